@@ -21,7 +21,7 @@ from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.garbage import collect_for_all
+from lcl_core.db.garbage import collect_garbage
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -325,7 +325,7 @@ def thinning_tasks(
     return [PeriodicTask("metrics", work, _THINNING_SECONDS, delayed=True, join_seconds=0.0)]
 
 
-def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -> PeriodicTask:
-    """A round of ``collect_for_all`` every ``gc_seconds``; one that is interrupted continues in a later round."""
-    work = partial(collect_for_all, database, settings, Artifacts(settings), worker_id, settings.gc_seconds)
+def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:
+    """A round of ``collect_garbage`` every ``gc_seconds``; one that is interrupted continues in a later round."""
+    work = partial(collect_garbage, database, settings, Artifacts(settings))
     return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)

@@ -16,7 +16,6 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, record_handle, release_lease, renew_lease
-from lcl_core.db.quotas import folder_bytes
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
@@ -197,7 +196,6 @@ class Attempt:
     def _requeue(self, requeue: Requeue) -> State | None:
         """Release the lease as the rule says; None: no attempt is left."""
         claim, rule = self.claim, requeue.rule
-        size = folder_bytes(self.run_dir.path, shared=False) if self.run_dir.path.is_dir() else None
         with self.database.session() as session:
             setbacks = read_setbacks(session, claim)
             if check_lease(session, claim) is State.RUNNING and rule.exhausted(setbacks, claim.max_attempts):
@@ -210,7 +208,6 @@ class Attempt:
                 code=rule.cause,
                 delay_seconds=rule.delay_seconds(setbacks),
                 keep_handle=requeue.keeps_processes,
-                folder_bytes=size,
                 holder=self.artifacts.holder,
             )
 

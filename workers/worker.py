@@ -152,7 +152,7 @@ class WorkerProcess:
             *unwanted_job_tasks(self._database, settings, self._executor, self._identity.id),
             *upload_tasks(self._database, settings),
             *thinning_tasks(self._database, settings, lambda: self._queue.is_maintainer),
-            garbage_task(self._database, settings, self._identity.id),
+            garbage_task(self._database, settings),
         ]
 
     def run(self) -> int:

@@ -1,4 +1,4 @@
-"""``lcl keys``, ``lcl audit``, ``lcl webhooks``, ``lcl homes``, ``lcl gc``, ``lcl quota``, ``lcl workers``."""
+"""``lcl keys``, ``lcl audit``, ``lcl webhooks``, ``lcl quota``, ``lcl workers``."""
 
 from __future__ import annotations
 
@@ -137,14 +137,11 @@ def delete(context: typer.Context, webhook_id: WebhookId, yes: Yes = False) -> N
 
 
 def show_quotas(context: typer.Context) -> None:
-    """Unfinished runs and stored bytes of the key's owner, and their limits (for admins: of all owners)."""
+    """Unfinished runs of the key's owner, and their limit (for admins: of all owners)."""
     options = global_options(context)
     quotas = options.call(lambda client: client.quotas())
-    rows = (
-        (quota["owner"], _usage(quota["runs"], quota["runs_limit"]), _usage(quota["bytes"], quota["bytes_limit"]))
-        for quota in quotas
-    )
-    options.print_table(quotas, ("owner", "unfinished runs", "bytes"), rows, "no owner has runs or stored files")
+    rows = ((quota["owner"], quota["runs"], quota["runs_limit"] or "any number") for quota in quotas)
+    options.print_table(quotas, ("owner", "unfinished runs", "limit"), rows, "no owner has unfinished runs")
 
 
 def show_workers(context: typer.Context) -> None:
@@ -172,7 +169,3 @@ def _delivery_state(row: Json) -> str:
     if row["done_at"] is None:
         return "waits" if row["error"] is None else "is tried again"
     return "delivered" if row["error"] is None else "given up"
-
-
-def _usage(used: int, limit: int | None) -> str:
-    return f"{used:,}" if limit is None else f"{used:,} of {limit:,}"

@@ -348,7 +348,7 @@ class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
         return self.get("/v1/workers")["items"]
 
     def quotas(self) -> list[Json]:
-        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
+        """{"owner", "runs", "runs_limit"} of the owner; for admins of all owners."""
         return self.get("/v1/quotas")["items"]
 
     def keys(self) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Bounds of callers: requests a minute of one key, unfinished runs and stored bytes of one owner."""
+"""Bounds of callers: requests a minute of one key, unfinished runs of one owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from lcl_core.db import quotas
+from lcl_core.db.runs import unfinished_runs_by_owner
 
 RETRY_SECONDS = 10.0  # after which a Redis that did not answer is asked again
 ANSWER_SECONDS = 1.0
@@ -65,57 +65,28 @@ def _as_tuple(errors: type[Exception] | tuple[type[Exception], ...]) -> tuple[ty
     return errors if isinstance(errors, tuple) else (errors,)
 
 
-class Quotas:
-    """Bounds of an owner, checked in the transaction that writes; 0: no bound."""
+class RunQuota:
+    """Bound of the unfinished runs of an owner, checked in the transaction that writes; 0: no bound."""
 
-    def __init__(self, runs: int, bytes: int) -> None:
-        self.runs, self.bytes = runs, bytes
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
 
     @contextmanager
-    def admit_runs(self, session: Session, owner: str) -> Iterator[None]:
+    def admit(self, session: Session, owner: str) -> Iterator[None]:
         """Around code that makes runs of ``owner``, or queues finished ones again.
 
         Raises: Problem 403 ``quota_exceeded``; the transaction must be rolled back then.
         """
-        self.check_bytes(session, owner)
         if self.runs:
             _lock_owner(session, owner)
         yield
-        if self.runs and (count := quotas.count_unfinished_runs(session, owner)) > self.runs:
+        if self.runs and (count := unfinished_runs_by_owner(session, owner).get(owner, 0)) > self.runs:
             raise Problem(
                 403,
                 "quota_exceeded",
                 f"{owner} would have {count:,} unfinished runs, of {self.runs:,} that an owner may have "
                 "(LCL_QUEUED_RUNS_PER_OWNER); wait until some are finished, or cancel some",
             )
-
-    def check_bytes(self, session: Session, owner: str, adding: int = 0) -> None:
-        """Raises: Problem 403 ``quota_exceeded`` for an owner at the limit, or above it with ``adding`` more bytes."""
-        if not self.bytes:
-            return
-        used = quotas.owner_bytes(session, owner)
-        if used + adding > self.bytes or used >= self.bytes:
-            raise Problem(
-                403,
-                "quota_exceeded",
-                f"{owner} would keep {used + adding:,} bytes, of {self.bytes:,} that an owner may keep "
-                "(LCL_BYTES_PER_OWNER); delete runs, datasets, encoders, collections or uploads that are not needed",
-            )
-
-    def charge_folder(self, session: Session, owner: str, path: str, size: int) -> None:
-        """Charge a folder of the home to its owner, in place of what it was charged with before.
-
-        Raises: Problem 403 ``quota_exceeded``; the transaction must be rolled back then.
-        """
-        _lock_owner(session, owner)
-        quotas.delete_bytes(session, path)
-        self.check_bytes(session, owner, size)
-        quotas.record_bytes(session, path, owner, size)
-
-    def check_addition(self, session: Session, owner: str, size: int) -> None:
-        """Whether ``owner`` may add so many bytes to a collection, in this transaction."""
-        _lock_owner(session, owner)
-        self.check_bytes(session, owner, size)
 
 
 def _lock_owner(session: Session, owner: str) -> None:

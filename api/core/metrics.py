@@ -19,8 +19,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from lcl_core.db import runs
-from lcl_core.db.outbox import count_pending_uploads, longest_upload_wait, pending_deliveries
 from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.uploads import pending_uploads
+from lcl_core.db.webhooks import pending_deliveries
 from lcl_core.db.workers import gpu_usage, longest_capacity_wait, lost_runs, queue_depths, worker_stats
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
@@ -175,10 +176,11 @@ def _webhooks(session: Session) -> Iterator[Metric]:
 
 
 def _artifacts(session: Session) -> Iterator[Metric]:
+    count, seconds = pending_uploads(session)
     words = "Folders of runs and what they made that are not in the store of artifacts yet"
-    yield GaugeMetricFamily("lcl_artifacts_pending", words, value=count_pending_uploads(session))
-    words = "Time for which the first of them has waited, without an upload that advances"
-    yield GaugeMetricFamily("lcl_artifacts_oldest_seconds", words, value=longest_upload_wait(session))
+    yield GaugeMetricFamily("lcl_artifacts_pending", words, value=count)
+    words = "Time since the first of them was enqueued"
+    yield GaugeMetricFamily("lcl_artifacts_oldest_seconds", words, value=seconds)
 
 
 _SECTIONS = (_runs, _queues, _workers, _gpus, _artifacts, _webhooks)

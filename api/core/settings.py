@@ -64,9 +64,6 @@ class ApiSettings(Settings):
     max_priority: int = Field(
         0, ge=-100, le=100, description="highest priority of a run whose submitter is no admin: it outweighs fairness"
     )
-    bytes_per_owner: int = Field(
-        1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
-    )
     requests_per_minute: int = Field(
         30_000, ge=1, description="of one key, over the processes that share LCL_BROKER_URL"
     )

@@ -12,7 +12,8 @@ from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer
 from api.schemas.admin import AuditView, QuotaView, WorkerView
 from api.schemas.base import Line, ListOf, PageOf
 from api.services.workers import worker_views
-from lcl_core.db import audit, quotas
+from lcl_core.db import audit
+from lcl_core.db.runs import unfinished_runs_by_owner
 
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
@@ -39,19 +40,10 @@ quotas_router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=ERROR_
 @quotas_router.get("", summary="List quotas")
 @single_thread_endpoint
 def list_quotas(principal: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[QuotaView]:
-    """Unfinished runs and stored bytes, and their limits: the caller's own, for an admin all owners'."""
-    settings = state.settings
-    limits = {"runs_limit": settings.queued_runs_per_owner or None, "bytes_limit": settings.bytes_per_owner or None}
-    if principal.visible_owner is None:
-        used = quotas.usage_by_owner(session)
-    else:
-        used = {
-            principal.owner: (
-                quotas.count_unfinished_runs(session, principal.owner),
-                quotas.owner_bytes(session, principal.owner),
-            )
-        }
-    items = [QuotaView(owner=owner, runs=runs, bytes=size, **limits) for owner, (runs, size) in used.items()]
+    """Unfinished runs and their limit: the caller's own, for an admin all owners'."""
+    counts = unfinished_runs_by_owner(session, principal.visible_owner)
+    limit = state.settings.queued_runs_per_owner or None
+    items = [QuotaView(owner=owner, runs=runs, runs_limit=limit) for owner, runs in counts.items()]
     return ListOf[QuotaView](items=items)
 
 

@@ -64,7 +64,6 @@ async def register(
 
     def write(session: Session) -> DatasetView:
         registry.check_name(session, "dataset", body.name, principal.owner, admin=principal.visible_owner is None)
-        state.quotas.check_bytes(session, principal.owner)
         row = datasets.register_dataset(
             session, body.name, root, state.settings.roots, principal.owner, new_version=body.new_version
         )

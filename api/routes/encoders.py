@@ -30,7 +30,6 @@ from api.services.encoder_archive import (
     discard_staged,
     encoder_files,
     exported_files,
-    import_bytes,
     sending_seconds,
     stage_import,
     stream_tar,
@@ -42,7 +41,7 @@ from api.services.runs import card_figures, evaluation_figures
 from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import deletion, outbox, registry
+from lcl_core.db import deletion, registry, uploads
 from lcl_core.encoders.files import check_unchanged, hash_files
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
@@ -67,7 +66,7 @@ async def import_(
     if state.settings.import_ == "admin" and principal.role != "admin":
         message = "admins import encoders here; ask one to import it, or to set LCL_IMPORT=submitter"
         raise Problem(403, "forbidden", message)
-    staged = await to_thread.run_sync(_stage, state, body.path, principal.owner, limiter=state.long_reads)
+    staged = await to_thread.run_sync(_stage, state, body.path, limiter=state.long_reads)
     try:
         async with transaction() as session:  # only now: write transactions exclude each other
             view = await to_thread.run_sync(_register, staged, session, body, principal, state)
@@ -79,10 +78,8 @@ async def import_(
     return view
 
 
-def _stage(state: AppState, path: str, owner: str) -> StagedEncoder:
+def _stage(state: AppState, path: str) -> StagedEncoder:
     source = Path(resolve_allowed(path, state.settings.folders))
-    with state.database.reading() as session:
-        state.quotas.check_bytes(session, owner, import_bytes(source))  # before anything is copied
     return stage_import(source, state.settings.encoders_dir)
 
 
@@ -90,9 +87,8 @@ def _register(
     staged: StagedEncoder, session: Session, body: EncoderImportRequest, principal: Principal, state: AppState
 ) -> EncoderView:
     row = staged.register(session, body.name, principal)
-    state.quotas.charge_folder(session, principal.owner, row.path, staged.size)
     if state.artifacts.holder is not None:
-        outbox.enqueue_upload(session, row.path, 1, state.artifacts.holder)
+        uploads.enqueue_upload(session, row.path, 1, state.artifacts.holder)
     view = EncoderView.model_validate(row)
     staged.publish()
     return view

@@ -140,7 +140,7 @@ def resume(
     if run.state == State.PAUSED:
         run = runs.unpause_run(session, run_id)
     else:
-        with state.quotas.admit_runs(session, run.owner):
+        with state.run_quota.admit(session, run.owner):
             run = runs.resume_run(session, run_id, changes)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
@@ -164,7 +164,7 @@ def act(
         return run_view(session, runs.cancel_run(session, run_id))
     if action == "pause":
         return run_view(session, runs.pause_run(session, run_id))
-    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner):
+    with state.run_quota.admit(session, runs.get_run(session, run_id).owner):
         run = runs.retry_run(session, run_id)
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)

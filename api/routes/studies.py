@@ -74,7 +74,7 @@ def submit(
     study = studies.find_repeated_study(session, spec, body.name, principal.owner, idempotency_key)
     if study is None:
         check_study(session, spec, state.settings.roots)
-        with state.quotas.admit_runs(session, principal.owner):
+        with state.run_quota.admit(session, principal.owner):
             study = studies.create_study(session, spec, body.name, principal.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
     after.add_task(state.wakeups.wake, [cell.run.id for cell in studies.study_cells(session, study.id)])
@@ -122,7 +122,7 @@ def resume(
     ``not_resumed`` has the runs that have used up their ``timeout_seconds``; 409 ``timeout_reached`` if all have.
     """
     study = studies.get_study(session, study_id)
-    with state.quotas.admit_runs(session, study.owner):
+    with state.run_quota.admit(session, study.owner):
         resumed = studies.resume_study(session, study)
     after.add_task(state.wakeups.wake, resumed.queued)
     refused = [
@@ -142,7 +142,7 @@ def extend(
 ) -> StudyView:
     """Add seeds, variants of its axes, or trials of a random search. Existing trials are not run again."""
     study = studies.get_study(session, study_id)
-    with state.quotas.admit_runs(session, study.owner):
+    with state.run_quota.admit(session, study.owner):
         added = studies.extend_study(session, study, body)
     check_study(session, parse_study(study.spec), state.settings.roots)
     after.add_task(state.wakeups.wake, [run.id for run in added])

@@ -19,7 +19,7 @@ from api.services.corpus_uploads import (
     unpack_archive,
 )
 from lcl_core.common.files import remove_tree
-from lcl_core.db import quotas
+from lcl_core.db import uploads
 
 UploadId = Annotated[str, Path(description="id of the upload")]
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPONSES)
@@ -38,8 +38,8 @@ async def create(
         unpacked = await to_thread.run_sync(unpack_archive, folder, settings.max_upload_bytes, limiter=threads)
         response.headers["location"] = f"/v1/uploads/{folder.name}"
         async with transaction() as session:
-            path = stored_path(folder.name)
-            await to_thread.run_sync(state.quotas.charge_folder, session, principal.owner, path, unpacked.bytes)
+            # removed after a while unless a dataset or an unfinished run names it
+            await to_thread.run_sync(uploads.discard, session, uploads.ANY_HOME, stored_path(folder.name))
     except BaseException:
         with CancelScope(shield=True):  # the client may have disconnected
             await to_thread.run_sync(remove_tree, folder)
@@ -49,8 +49,7 @@ async def create(
 
 
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)
-def delete(upload_id: UploadId, principal: Submitter, state: StateDep, session: WriteSessionDep) -> None:
+def delete(upload_id: UploadId, principal: Submitter, state: StateDep, _: WriteSessionDep) -> None:
     """Remove its files. Runs that are to read them fail."""
     folder = find_upload(state.settings.home, upload_id, principal.visible_owner)
-    quotas.delete_bytes(session, stored_path(upload_id))
     remove_tree(folder)

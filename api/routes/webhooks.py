@@ -16,8 +16,8 @@ from api.schemas.base import ListOf
 from api.services.state import AppState
 from lcl_core.common.webhook_signing import check_url, master_secret, webhook_secret
 from lcl_core.db.models import Webhook, new_id
-from lcl_core.db.outbox import list_deliveries
 from lcl_core.db.session import now
+from lcl_core.db.webhooks import list_deliveries
 
 log = structlog.get_logger(__name__)
 WebhookId = Annotated[str, Path(description="id of the webhook")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.schemas.base import RequestModel, Role, RowView, Timestamp, request_example
-from lcl_core.db.outbox import RunEvent
+from lcl_core.db.webhooks import RunEvent
 from lcl_core.specs.base import Name
 
 WebhookUrl = Annotated[str, StringConstraints(min_length=8, max_length=2000, pattern=r"^[\x21-\x7e]+$")]
@@ -57,8 +57,6 @@ class QuotaView(BaseModel):
     owner: str = Field(description="whose it is")
     runs: int = Field(description="that are not finished")
     runs_limit: int | None = Field(description="null: any number")
-    bytes: int = Field(description="kept: runs, and what they made, imported or added")
-    bytes_limit: int | None = Field(description="null: any number")
 
 
 class WebhookRequest(RequestModel):

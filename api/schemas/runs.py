@@ -99,8 +99,7 @@ class RunView(RowView):
     study_id: str | None = Field(None, description="the study that submitted it")
     artifacts: dict[str, Any] | None = Field(
         None,
-        description="while its files are not in the store of artifacts yet: code artifacts_pending, message; where "
-        "they never will be: artifacts_lost",
+        description="while its files are not in the store of artifacts yet: code artifacts_pending, message",
     )
 
 

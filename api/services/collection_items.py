@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
@@ -103,8 +102,6 @@ async def add_items(
                 opened.collection.encoder_hash,
                 replace=body.replace,
                 request=request,
-                owner=owner,
-                check_quota=partial(state.quotas.check_addition, writer, owner),
             )
 
         return _change_open_collection(state, reader, writer, opened.id, add)
@@ -132,8 +129,7 @@ def change_labels(
         changed = _relabel(reader, row.id, collection, body)
         reader.close()
         if changed:
-            check = partial(state.quotas.check_addition, writer, owner)
-            collections.replace_records(writer, ref, changed, collection.delta.number, owner=owner, check_quota=check)
+            collections.replace_records(writer, ref, changed, collection.delta.number)
         return len(changed)
 
     return _change_open_collection(state, reader, writer, name, change)

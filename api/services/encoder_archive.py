@@ -53,12 +53,6 @@ def encoder_files(directory: Path) -> list[Path]:
     return files
 
 
-def import_bytes(directory: Path) -> int:
-    """Bytes that an import of ``directory`` copies. Raises: Problem 422 ``bad_encoder``."""
-    with _reading(directory):
-        return sum(path.stat().st_size for path in files_to_import(directory).values())
-
-
 def tar_size(files: list[Path], folder: str) -> int:
     """Bytes of ``stream_tar``: header and padded content of each file, then padding to whole records."""
     blocks = sum(len(_tar_header(path, folder)) + _padded(path.stat().st_size) for path in files)

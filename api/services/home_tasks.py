@@ -6,12 +6,11 @@ each upload, and each round of garbage, is claimed in the database.
 
 from __future__ import annotations
 
-import secrets
 from functools import partial
 
 from api.core.settings import ApiSettings
 from lcl_core.db.artifacts import Artifacts, upload_next
-from lcl_core.db.garbage import collect_for_all
+from lcl_core.db.garbage import collect_garbage
 from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask
 
@@ -23,9 +22,8 @@ def home_tasks(database: Database, settings: ApiSettings, artifacts: Artifacts) 
     """Tasks for the caller to start and stop; none without an artifact store, where workers have the same home."""
     if artifacts.holder is None:
         return []
-    process = f"api-{secrets.token_hex(8)}"
     send = partial(upload_next, database, artifacts, imports=True)
-    collect = partial(collect_for_all, database, settings, artifacts, process, settings.gc_seconds)
+    collect = partial(collect_garbage, database, settings, artifacts)
     return [
         PeriodicTask("lcl-uploads", send, UPLOAD_SECONDS, join_seconds=_JOIN_SECONDS),
         PeriodicTask("lcl-garbage", collect, settings.gc_seconds, delayed=True, join_seconds=0.0),

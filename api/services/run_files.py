@@ -26,7 +26,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import Conflict
 from lcl_core.common.files import regular_files
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import outbox
+from lcl_core.db import uploads
 from lcl_core.db.models import ArtifactUpload, Run
 from lcl_core.db.states import FINISHED
 
@@ -53,7 +53,7 @@ class RunFiles:
         run = session.get(Run, run_id)
         under_way = run is not None and run.attempt > 0 and run.state not in FINISHED
         self._elsewhere = under_way and state.artifacts.holder is not None and not self._local.path.is_dir()
-        upload = self._remote or outbox.get_upload(session, path)
+        upload = self._remote or uploads.get_upload(session, path)
         self._entries = _file_entries(upload) if upload is not None else {}
 
     def artifacts(self) -> list[ArtifactView]:
@@ -61,7 +61,7 @@ class RunFiles:
         remote = self._find_remote()
         if remote is None:
             return [self._with_hash(artifact) for artifact in list_files(self._local.artifacts)]
-        outbox.require_uploaded(remote)
+        uploads.require_uploaded(remote)
         return [
             ArtifactView(name=name.removeprefix(_ARTIFACTS), **entry)
             for name, entry in sorted(self._entries.items())
@@ -76,7 +76,7 @@ class RunFiles:
             info = path.lstat()
             parse_range(range_header, info.st_size)  # FileResponse would answer a bad range in plain text
             return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=info)
-        key = outbox.require_uploaded(remote)
+        key = uploads.require_uploaded(remote)
         entry = self._entries.get(f"{_ARTIFACTS}{name}")
         if entry is None:
             raise _unknown_artifact(name)
@@ -99,7 +99,7 @@ class RunFiles:
         remote = self._find_remote()
         if remote is None:
             return read_log(self._local.log_file, offset)
-        key = outbox.require_uploaded(remote)
+        key = uploads.require_uploaded(remote)
         size = self._entries.get(_LOG, {"bytes": 0})["bytes"]
         data = b"".join(self._store.read_stream(key, _LOG, offset, min(offset + LOG_CHUNK_BYTES, size)))
         return _log_chunk(data, offset, size)

@@ -17,7 +17,7 @@ from api.schemas.runs import RunSubmission, RunView
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
-from lcl_core.db import datasets, outbox, registry, submit
+from lcl_core.db import datasets, registry, submit, uploads
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
@@ -94,7 +94,7 @@ def submit_run(state: AppState, session: Session, body: RunSubmission, principal
         raise Problem(403, "priority_too_high", message, field="priority")
     spec = validate_submission(session, body.kind, body.spec, state.settings)
     registry.check_run_names(session, body.kind, spec, body.name, owner, admin=visible_owner is None)
-    with state.quotas.admit_runs(session, owner):
+    with state.run_quota.admit(session, owner):
         return submit.submit(
             session,
             body.kind,
@@ -149,7 +149,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     """Views with the reason why no worker can run a queued run, and with pending uploads of its files."""
     blocked = db_runs.blocked_reasons(session, runs)
     started = [run.id for run in runs if run.started_at is not None]
-    pending = outbox.runs_with_pending_uploads(session, started) if started else {}
+    pending = uploads.runs_with_pending_uploads(session, started) if started else {}
     leased = leased_devices(session) if any(run.state in LEASED for run in runs) else {}
     views = []
     for run in runs:
@@ -168,8 +168,6 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
 
 
 def _missing_artifacts(error: str | None) -> dict[str, str]:
-    if error == outbox.LOST:
-        return {"code": "artifacts_lost", "message": f"its files are lost: {error}"}
     why = f"; the last try failed: {error}" if error else ""
     message = f"its files are on the machine that made them and are being sent to the store{why}"
     return {"code": "artifacts_pending", "message": message}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import Quotas, RateLimiter
+from api.core.limits import RateLimiter, RunQuota
 from api.core.metrics import ProcessMetrics
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
@@ -52,7 +52,7 @@ class AppState:
         self.metrics = ProcessMetrics()
         self.authenticator = Authenticator(self.database)
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
-        self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
+        self.run_quota = RunQuota(settings.queued_runs_per_owner)
         self.writers = CapacityLimiter(MAX_WRITERS)
         self.writing, self.reading = CapacityLimiter(MAX_SHORT_REQUESTS), CapacityLimiter(MAX_SHORT_REQUESTS)
         self.inferring = CapacityLimiter(MAX_INFERRING)

@@ -1,7 +1,6 @@
 """Artifact store: folders behind a URL, each under a key of its own.
 
     KEY/files/…          the folder's files, each checked by reading it again
-    KEY/incoming/…       files that are being sent, where the store shows incomplete files; then they are moved
     KEY/parts/00001.json of a checkpoint of several nodes: what node 1 has sent, written after it
     KEY/manifest.json    written last: {"format", "files": {name: {"bytes", "sha256", "modified_at"}}}
 
@@ -12,15 +11,10 @@ without a manifest is an interrupted upload, and no row names it.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +24,13 @@ from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import regular_files
 from lcl_core.common.storage import Storage
-from lcl_core.db.outbox import FileEntries
+from lcl_core.db.uploads import FileEntries
 
 MANIFEST = "manifest.json"
-_INCOMING = "incoming"
 CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
 _ATTEMPTS = 3  # most protocol libraries retry as well, and a user may be waiting for the response
-_DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
-_KEY = re.compile(
-    rf"((?:runs/run|encoders/enc|collections/col|datasets/data)_{_DIGITS}/\d+"
-    rf"|checkpoints/run_{_DIGITS}/step_\d+/[0-9a-f]{{16}})/.+"
-)
-_FOLDERS = ("runs", "encoders", "collections", "datasets", "checkpoints")
-_LISTED_TOGETHER = 1000  # folders whose objects are listed, and in memory, at a time
 _RUN_FILES = ("artifacts/", "log.txt", "metrics.jsonl", "result.json")  # only a resume needs the other files
-CopySources = Mapping[str, tuple[str, str]]
 
 
 class ArtifactStore:
@@ -59,25 +44,19 @@ class ArtifactStore:
         self.url = url
         self._storage = Storage(url, _ATTEMPTS)
 
-    def put(
-        self, key: str, folder: Path, copy_sources: CopySources, progress: Callable[[], None] = no_progress
-    ) -> FileEntries:
+    def put(self, key: str, folder: Path, progress: Callable[[], None] = no_progress) -> FileEntries:
         """Upload the regular files of a folder, then its manifest. Files that the store has already are not sent.
 
         Args:
-            copy_sources: (key, name) of objects by the SHA-256 of their content, which the store copies.
             progress: called before each file, and repeatedly during one; what it raises ends the call, at the latest
                 after the file.
 
         Raises: UserError also ``artifact_damaged`` for a file that differs from what was sent; OSError.
         """
         files, sizes = _describe_files(folder, progress), self._sizes(key)
-        if any(name.startswith(f"{key}/{_INCOMING}/") for name in sizes):
-            self._remove(f"{key}/{_INCOMING}")  # of an interrupted upload
         for name, entry in files.items():
             progress()
-            source = copy_sources.get(entry["sha256"])
-            self._put_file(key, name, folder / name, entry, source, sizes, progress)
+            self._put_file(key, name, folder / name, entry, sizes, progress)
         progress()
         self.put_manifest(key, {"files": files})
         return files
@@ -121,17 +100,6 @@ class ArtifactStore:
         """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB."""
         return self._read_chunks(f"{key}/files/{name}", start, end)
 
-    def iter_keys(self) -> Iterator[tuple[str, int]]:
-        """(key, bytes) of all keys in our format, listed piece by piece."""
-        for folder in _FOLDERS:
-            for prefix in _common_prefixes(self._names(folder)):
-                keys: dict[str, int] = {}
-                for name, size in self._sizes(folder, prefix).items():
-                    match = _KEY.fullmatch(name)
-                    if match is not None:
-                        keys[match[1]] = keys.get(match[1], 0) + size
-                yield from keys.items()
-
     def remove(self, key: str) -> None:
         """Remove all objects of a key, the manifest first. A key that does not exist is not an error."""
         for name in (f"{key}/{MANIFEST}", key):
@@ -150,7 +118,6 @@ class ArtifactStore:
         name: str,
         file: Path,
         entry: dict[str, Any],
-        source: tuple[str, str] | None,
         sizes: Mapping[str, int],
         progress: Callable[[], None],
     ) -> None:
@@ -161,42 +128,32 @@ class ArtifactStore:
 
         if sizes.get(target) == entry["bytes"] and is_stored():
             return  # an earlier attempt sent it
-        if source is not None and self._copy(source, key, name) and is_stored():
-            return
         self._send(key, name, file, progress)
         if not is_stored():
             raise _damaged_error(file.name)
 
     def _send(self, key: str, name: str, file: Path, progress: Callable[[], None]) -> None:
-        """Upload a file that replaces an older one at once. Raises: as ``progress``."""
+        """Upload a file. Raises: as ``progress``."""
         with _TransferProgress(progress) as callback:
-            self._replace(key, name, lambda store, path: store.put_file(str(file), path, callback=callback))
+
+            def put_file(store: Any, path: str) -> None:
+                store.put_file(str(file), path, callback=callback)
+
+            self._with_retries(f"{key}/files/{name}", "written", put_file)
 
     def _copy(self, source: tuple[str, str], key: str, name: str) -> bool:
         """Copy an object inside the store. False: the store cannot, or the source has just been removed."""
         try:
             root = self._storage.files()[1]
             path_of_source = f"{root}/{source[0]}/files/{source[1]}"
-            self._replace(key, name, lambda store, path: store.cp_file(path_of_source, path))
+
+            def copy_file(store: Any, path: str) -> None:
+                store.cp_file(path_of_source, path)
+
+            self._with_retries(f"{key}/files/{name}", "written", copy_file)
         except UserError:
             return False
         return True
-
-    def _replace(self, key: str, name: str, write: Callable[[Any, str], object]) -> None:
-        """Have ``write(file system, path)`` write a file of a key. A reader sees the older file or the new one."""
-
-        def act(store: Any, path: str) -> None:
-            if store.async_impl:  # object storage, whose objects appear when they are whole
-                write(store, path)
-                return
-            parent = f"{self._storage.files()[1]}/{key}/{_INCOMING}/{secrets.token_hex(8)}"
-            unfinished = f"{parent}/{name.rpartition('/')[2]}"
-            write(store, unfinished)
-            store.mv(unfinished, path)
-            with suppress(OSError):
-                store.rmdir(parent)
-
-        self._with_retries(f"{key}/files/{name}", "written", act)
 
     def _digest(self, name: str, size: int, progress: Callable[[], None]) -> str:
         digest = hashlib.sha256()
@@ -217,39 +174,19 @@ class ArtifactStore:
                 raise _damaged_error(name)
             yield data
 
-    def _names(self, folder: str) -> list[str]:
-        """Sorted names of what is directly in a folder of the store."""
-
-        def list_names(store: Any, path: str) -> list[str]:
-            store.invalidate_cache()
-            try:
-                return sorted(name.rstrip("/").rpartition("/")[2] for name in store.ls(path, detail=False))
-            except FileNotFoundError:
-                return []
-
-        return self._with_retries(folder, "read", list_names)
-
-    def _sizes(self, folder: str, prefix: str = "") -> dict[str, int]:
-        """{name: bytes} of every object below ``folder`` whose name continues with ``prefix``."""
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """{name: bytes} of every object below ``folder``."""
 
         def list_objects(store: Any, path: str) -> dict[str, int]:
             store.invalidate_cache()
             root = self._storage.files()[1]
-            # object storage finds a prefix by itself; a file system would walk through everything else as well
-            by_prefix = prefix and "prefix" in inspect.signature(store.find).parameters
-            starts = (
-                [path] if by_prefix or not prefix else [f"{path}/{name}" for name in self._matching(folder, prefix)]
-            )
-            objects: dict[str, Any] = {}
-            for start in starts:
-                with suppress(FileNotFoundError):
-                    objects |= store.find(start, detail=True, **({"prefix": prefix} if by_prefix else {}))
+            try:
+                objects = store.find(path, detail=True)
+            except FileNotFoundError:
+                return {}
             return {name[len(root) :].strip("/"): int(details["size"] or 0) for name, details in objects.items()}
 
         return self._with_retries(folder, "read", list_objects)
-
-    def _matching(self, folder: str, prefix: str) -> list[str]:
-        return [name for name in self._names(folder) if name.startswith(prefix)]
 
     def _with_retries(self, name: str, verb: str, act: Any) -> Any:
         try:
@@ -258,20 +195,6 @@ class ArtifactStore:
             if error.code == "file_missing":
                 raise
             raise Busy(error.message, code="store_unreachable", file=error.file) from error
-
-
-def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
-    """Prefixes that cover the sorted names, each of at most ``_LISTED_TOGETHER`` names."""
-    if not names:
-        return
-    first, last = names[0], names[-1]
-    length = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    if len(names) <= _LISTED_TOGETHER:
-        yield first[:length]
-        return
-    length += 1
-    for _, group in groupby(names, lambda name: name[:length]):
-        yield from _common_prefixes(list(group))
 
 
 class _TransferProgress(Callback):

@@ -30,20 +30,20 @@ from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.leases import Claim, lock_with_lease
 from lcl_core.db.models import ArtifactUpload
-from lcl_core.db.outbox import (
-    UPLOAD_OUTBOX,
+from lcl_core.db.registry import absolute_path
+from lcl_core.db.session import UNREACHABLE, Database, has_prefix, now
+from lcl_core.db.uploads import (
+    CLAIMED_FOR,
     FileEntries,
     UploadTask,
     claim_upload,
+    due_uploads,
     get_upload,
-    has_due_uploads,
     record_upload_failure,
     record_uploaded,
     renew_upload,
     require_uploaded,
 )
-from lcl_core.db.registry import absolute_path
-from lcl_core.db.session import UNREACHABLE, Database, has_prefix, now
 
 ReadChunks = Callable[[str, int], Iterable[bytes]]  # of (name, bytes)
 _MANIFEST, _CONTENT = "manifest.json", "checkpoint/manifest.json"  # of a checkpoint's copy, and its own
@@ -87,7 +87,7 @@ class Artifacts:
     ) -> AbstractContextManager[Path]:
         """The uploaded folder, or the folder ``below`` in it, in the cache; not evicted before the end of the block.
 
-        Raises (on entry): UserError ``artifacts_pending``, ``artifacts_lost``, ``store_unreachable``, or as
+        Raises (on entry): UserError ``artifacts_pending``, ``store_unreachable``, or as
             ``ArtifactCache.open_cached``.
         """
         key, prefix = require_uploaded(row), f"{below}/" if below else ""
@@ -226,7 +226,8 @@ def record_stored_checkpoint(
     before = {row.key for row in rows.values() if row.key is not None}
     if stored.step not in rows:
         path = f"{_checkpoint_prefix(claim.run_id)}{stored.step:08d}"
-        rows[stored.step] = ArtifactUpload(path=path, attempts=0, next_at=now(session))
+        moment = now(session)
+        rows[stored.step] = ArtifactUpload(path=path, attempts=0, enqueued_at=moment, next_at=moment)
         session.add(rows[stored.step])
     row = rows[stored.step]
     row.key, row.holder, row.pending, row.error = stored.key, holder, None, None
@@ -277,7 +278,7 @@ def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = Fal
     if holder is None:
         return False
     with database.reading() as session:
-        if not has_due_uploads(session, holder, imports=imports):
+        if session.scalars(due_uploads(session, holder, imports=imports)).first() is None:
             return False
     with database.session() as session:
         task = claim_upload(session, holder, imports=imports)
@@ -285,7 +286,7 @@ def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = Fal
         return False
     try:
         renew = _UploadRenewal(database, task)
-        files = artifacts.store.put(task.key, artifacts.home / task.path, task.copy_sources, renew)
+        files = artifacts.store.put(task.key, artifacts.home / task.path, renew)
     except _UploadLost:
         log.info("artifacts_sent_elsewhere", path=task.path, tries=task.tries)
         return True
@@ -312,7 +313,7 @@ class _UploadRenewal:
         self._renewed, self._lost = time.monotonic(), False
 
     def __call__(self) -> None:
-        if not self._lost and time.monotonic() >= self._renewed + UPLOAD_OUTBOX.timeout.total_seconds() / 2:
+        if not self._lost and time.monotonic() >= self._renewed + CLAIMED_FOR.total_seconds() / 2:
             self._renewed = time.monotonic()
             # a database that does not answer for a while stops no upload: one of the next calls renews
             with suppress(*UNREACHABLE), self._database.session() as session:

@@ -2,8 +2,7 @@
 
 The row of a collection counts its changes; each changed item has one row with the number of its last change. Writers
 lock the collection's row, so numbers are committed in order: a reader that has all changes up to some number queries
-those above it. Every transaction locks that row before it writes what belongs to the collection, such as the bytes
-that it charges to an owner: with two orders of locks, two transactions could wait for each other. An index run that
+those above it. An index run that
 adds to the collection compacts the changes into a new directory, and their rows are deleted in the transaction that
 names that directory.
 
@@ -14,7 +13,6 @@ open, and ``CollectionReplaced`` is raised when the collection has another direc
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,18 +26,16 @@ from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow, new_id
-from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.quotas import add_collection_bytes, delete_collection_bytes
 from lcl_core.db.registry import absolute_path, get_collection, unknown_collection
 from lcl_core.db.session import Database, now
 from lcl_core.db.submit import find_by_idempotency_key
+from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.parsing import AnySpec, collections_of
 from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 MAX_RECORD_BYTES = 64 * 2**20  # of their records: each process that opens the collection reads all of them
 IDEMPOTENCY_WINDOW = timedelta(days=1)
-CheckQuota = Callable[[int], None]  # raises unless the owner may store so many more bytes
 _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
@@ -75,12 +71,6 @@ class ItemAddition:
         text = json.dumps(self.change.record, ensure_ascii=False)
         return len(text.encode("utf-8", "surrogatepass"))  # captions of an old directory may have half a pair
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes in the database."""
-        data = len(self.data or b"")
-        return data + len(self.change.vector) + len(self.change.text_vectors) + self.record_bytes
-
 
 @dataclass(frozen=True)
 class IdempotentRequest:
@@ -99,8 +89,6 @@ def add_items(
     *,
     replace: bool = False,
     request: IdempotentRequest | None = None,
-    owner: str | None = None,
-    check_quota: CheckQuota | None = None,
 ) -> tuple[list[str], CollectionRow]:
     """Add all items or none.
 
@@ -108,16 +96,13 @@ def add_items(
         items: no item twice.
         encoder_hash: hash of the encoder that computed the vectors.
         replace: an item replaces an existing one of the same name.
-        owner: who is charged for the items; None: nobody.
-        check_quota: of the owner, unless the request repeats another one, or they store no more than before.
 
     Returns: ids of the items (of the first request, if this one repeats it), and the collection.
 
     Raises:
         CollectionReplaced.
         UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
-            ``collection_full``, ``idempotency_conflict``; what ``check_quota``
-            raises.
+            ``collection_full``, ``idempotency_conflict``.
     """
     row = _lock_collection(session, opened)
     if (ids := find_repeated_addition(session, request)) is not None:
@@ -132,7 +117,7 @@ def add_items(
             name = (item.change.record or {}).get("image")
             message = f"an image {name!r} is there already; give it another name, or say replace"
             raise Conflict(message, code="item_exists", field=f"items.{index}.name")
-    _insert_changes(session, row, [_change_values(item, owner) for item in items], owner, check_quota)
+    _insert_changes(session, row, [_change_values(item) for item in items])
     row.images += len(set(ids) - present)
     if request is not None:
         _record_addition(session, row, request, ids)
@@ -145,20 +130,15 @@ def replace_records(
     opened: CollectionRef,
     items: Sequence[ItemAddition],
     last_change: int,
-    *,
-    owner: str | None = None,
-    check_quota: CheckQuota | None = None,
 ) -> None:
     """Replace the records of items that the collection has: all of them, or none.
 
     Args:
         items: no item twice, with the vectors and thumbnails that they have; no bytes where the directory has them.
         last_change: number of the last change that the caller has read the items with.
-        owner: who is charged for those that were not changed before; the others stay charged to whoever added them.
-        check_quota: of the owner.
 
     Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
-        ``collection_full``; what ``check_quota`` raises.
+        ``collection_full``.
     """
     row = _lock_collection(session, opened)
     ids = [item.change.item for item in items]
@@ -167,10 +147,7 @@ def replace_records(
     )
     if session.scalars(later.limit(1)).first() is not None:
         raise CollectionReplaced
-    query = select(_Change.item, _Change.owner).where(_Change.collection_id == opened.id, _Change.item.in_(ids))
-    owners = dict(session.execute(query).tuples().all())
-    values = [_change_values(item, owners.get(item.change.item, owner)) for item in items]
-    _insert_changes(session, row, values, owner, check_quota)
+    _insert_changes(session, row, [_change_values(item) for item in items])
     session.flush()
 
 
@@ -179,7 +156,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise NotFound(f"the collection holds no item {item!r}", code="item_not_found")
-    _insert_changes(session, row, [{"item": item, "owner": None, "charged_bytes": 0, "record_bytes": 0}])
+    _insert_changes(session, row, [{"item": item, "record_bytes": 0}])
     row.images -= 1
     session.flush()
     return row
@@ -234,14 +211,9 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
 def delete_compacted_changes(session: Session, row: CollectionRow, through: int) -> list[tuple[str, bool]]:
     """Delete the changes up to the number ``through``, and requests older than IDEMPOTENCY_WINDOW.
 
-    The changes that stay are charged to their owners as before; the collection's directory contains the others.
-
     Returns: (item, whether the collection has it) of the changes that stay.
     """
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.number <= through))
-    delete_collection_bytes(session, row.id)
-    for owner, size in _charges(session, row.id).items():
-        add_collection_bytes(session, row.id, owner, size)
     old = CollectionAddition.created_at < now(session) - IDEMPOTENCY_WINDOW
     session.execute(delete(CollectionAddition).where(CollectionAddition.collection_id == row.id, old))
     later = select(_Change.item, _Change.vector.is_not(None)).where(_Change.collection_id == row.id)
@@ -257,8 +229,7 @@ def delete_collection(session: Session, row: CollectionRow) -> None:
     Raises: UserError ``unknown_collection`` if another transaction has deleted it.
     """
     _lock_row(session, row.id)
-    delete_stored_folder(session, row.path)
-    delete_collection_bytes(session, row.id)
+    discard_folder(session, row.path)
     session.delete(row)
     session.flush()
 
@@ -288,33 +259,14 @@ def _present_items(session: Session, opened: CollectionRef, ids: Sequence[str]) 
     return {item for item in ids if (changed[item] if item in changed else opened.holds(item))}
 
 
-def _insert_changes(
-    session: Session,
-    row: CollectionRow,
-    values: list[dict[str, Any]],
-    owner: str | None = None,
-    check_quota: CheckQuota | None = None,
-) -> None:
-    """Replace earlier changes of the items by these, and charge the difference to their owners.
-
-    Raises: UserError ``collection_full``; what ``check_quota`` raises where ``owner`` stores more than before.
-    """
+def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str, Any]]) -> None:
+    """Replace earlier changes of the items by these. Raises: UserError ``collection_full``."""
     ids = [value["item"] for value in values]
-    more = Counter[str]()
-    for value in values:
-        if value["owner"] is not None:
-            more[value["owner"]] += value["charged_bytes"]
-    more.subtract(_charges(session, row.id, ids))
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
     _check_room(session, row, values)
     rows = [{**_NO_VALUES, **value, "number": number} for number, value in enumerate(values, row.changes + 1)]
     session.execute(insert(_Change), [{**each, "collection_id": row.id} for each in rows])
     row.changes += len(rows)
-    if check_quota is not None and owner is not None and more[owner] > 0:
-        check_quota(more[owner])
-    for charged, size in more.items():
-        if size:
-            add_collection_bytes(session, row.id, charged, size)
 
 
 def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[str, Any]]) -> None:
@@ -336,22 +288,16 @@ def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[s
     raise Conflict(f"collection {row.name!r} would have {what}; {way_out}", code="collection_full")
 
 
-def _charges(session: Session, collection_id: str, items: Sequence[str] | None = None) -> dict[str, int]:
-    """{owner: bytes} of the changes of these items; None: of all."""
-    query = select(_Change.owner, func.sum(_Change.charged_bytes)).where(
-        _Change.collection_id == collection_id, _Change.owner.is_not(None)
-    )
-    if items is not None:
-        query = query.where(_Change.item.in_(items))
-    return {str(owner): int(size) for owner, size in session.execute(query.group_by(_Change.owner)).tuples()}
-
-
-def _change_values(addition: ItemAddition, owner: str | None) -> dict[str, Any]:
+def _change_values(addition: ItemAddition) -> dict[str, Any]:
     change = addition.change
-    columns: dict[str, Any] = {"item": change.item, "record": change.record, "picture": addition.data}
-    columns |= {"owner": owner, "charged_bytes": 0 if owner is None else addition.stored_bytes}
-    columns["record_bytes"] = addition.record_bytes
-    return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
+    return {
+        "item": change.item,
+        "record": change.record,
+        "picture": addition.data,
+        "record_bytes": addition.record_bytes,
+        "vector": change.vector,
+        "text_vectors": change.text_vectors,
+    }
 
 
 def _to_change(

@@ -22,14 +22,12 @@ from lcl_core.common.files import Staged, stage
 from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
-from lcl_core.db.garbage import record_unused_index
 from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, lock_with_lease, transition
 from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
-from lcl_core.db.outbox import delete_stored_folder, enqueue_upload, record_run_folder
-from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
 from lcl_core.db.registry import available_name, set_encoder_files
 from lcl_core.db.session import Database, now, storable_json
 from lcl_core.db.states import State
+from lcl_core.db.uploads import SERVER, discard, discard_folder, enqueue_upload
 from lcl_core.encoders.files import hash_files
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import slug
@@ -177,20 +175,17 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
     registered: _Registered | None = None
     output = end.output
     staged = output.staged if output is not None else None
-    # read from the disk before a row is locked
-    output_bytes = folder_bytes(staged.hidden) if staged is not None else 0
-    run_dir_bytes = folder_bytes(end.run_dir, shared=False)
     with database.session() as session:
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
             registered = _REGISTER[output.noun](session, run, output)
-            if staged is not None:
-                record_bytes(session, output.path, registered.owner, output_bytes)
-                if end.holder is not None:
-                    enqueue_upload(session, output.path, run.attempt, end.holder)
-            record_unused_index(session, registered.superseded)
-        record_run_folder(session, run, run_dir_bytes, end.holder if end.run_dir.is_dir() else None)
+            if staged is not None and end.holder is not None:
+                enqueue_upload(session, output.path, run.attempt, end.holder)
+            if index_writer(registered.superseded) == "worker":
+                discard(session, SERVER, str(registered.superseded))
+        if end.holder is not None and end.run_dir.is_dir():
+            enqueue_upload(session, f"runs/{run.id}", run.attempt, end.holder)
         session.flush()
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
@@ -344,8 +339,7 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
     previous = session.scalars(select(CollectionRow).where(CollectionRow.name == name).with_for_update()).one_or_none()
     if previous is not None:
         session.delete(previous)
-        delete_stored_folder(session, previous.path)
-        delete_collection_bytes(session, previous.id)
+        discard_folder(session, previous.path)
         session.flush()
     session.add(
         CollectionRow(
@@ -379,7 +373,7 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Re
     row = session.scalars(query).one_or_none()
     if row is None or row.path != metadata.get("base"):
         raise collection_changed_error(run.spec["collection"])
-    delete_stored_folder(session, row.path)
+    discard_folder(session, row.path)
     superseded, row.path, row.vectors = row.vectors, output.path, output.vectors
     later = delete_compacted_changes(session, row, int(metadata["through"]))
     row.images = int(metadata["images"]) + _image_count_change(later, output)

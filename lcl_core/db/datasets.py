@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
-from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import now, similar_name, storable_json
+from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.corpus_jobs import ConvertSpec
 from lcl_core.specs.data import VIEW_RECORDS
 from lcl_core.specs.pretrain import PretrainSpec
@@ -96,7 +96,7 @@ def record_version(
     """Record the contents of a dataset; contents that differ from the newest version become a new version.
 
     Equal contents move the newest version to the dataset's path: a conversion that is repeated replaces damaged files.
-    The previous folder, if the service made it, no longer counts for an owner and becomes garbage.
+    The previous folder becomes garbage.
     """
     statistics = storable_json(statistics)  # splits, sources and labels are texts of the corpus
     dataset.content_hash, dataset.statistics = content_hash, statistics
@@ -105,7 +105,7 @@ def record_version(
         previous, versions[0].path, versions[0].statistics = versions[0].path, dataset.path, statistics
         session.flush()
         if previous not in {dataset.path, *(version.path for version in versions)}:
-            delete_stored_folder(session, previous)
+            discard_folder(session, previous)
         return
     session.add(
         DatasetVersion(
@@ -128,20 +128,12 @@ def sample_path() -> str:
 
 
 def register_sample(session: Session) -> Dataset:
-    """Register the bundled corpus, or update its path after a new installation.
-
-    A file of another name has other contents: then the old statistics are removed until they are read again.
-    """
-    path = sample_path()
+    """Register the bundled corpus, or update its path after a new installation."""
     dataset = session.get(Dataset, SAMPLE_DATASET)
     if dataset is None:
-        dataset = Dataset(name=SAMPLE_DATASET, path=path, owner=PRODUCT_OWNER, created_at=now(session))
+        dataset = Dataset(name=SAMPLE_DATASET, owner=PRODUCT_OWNER, content_hash=SAMPLE_HASH, created_at=now(session))
         session.add(dataset)
-    elif dataset.path != path:
-        if Path(dataset.path).name != Path(path).name:
-            dataset.content_hash = dataset.statistics = None
-        dataset.path = path
-    dataset.content_hash = dataset.content_hash or SAMPLE_HASH
+    dataset.path = sample_path()
     session.flush()
     return dataset
 

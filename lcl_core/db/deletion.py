@@ -20,12 +20,12 @@ from lcl_core.common.errors import Conflict
 from lcl_core.common.paths import is_url
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Metric, Run, Study, StudyCell
-from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.registry import absolute_path
 from lcl_core.db.runs import measures_held_out
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
+from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.base import slug
 from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
 from lcl_core.specs.study import StudySpec
@@ -61,7 +61,7 @@ def delete_encoder(
         shown = ", ".join(made[:_MAX_LISTED]) + more
         reasons.append(f"collections were made with it ({shown}): delete them, or index them anew with another encoder")
     _raise_if_used("encoder", row.name, reasons)
-    delete_stored_folder(session, row.path)
+    discard_folder(session, row.path)
     session.delete(row)
     session.flush()
     return _managed_only([row.path])
@@ -100,7 +100,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
         reasons.append(f"its files are those of dataset {', '.join(others[:_MAX_LISTED])} too: delete that first")
     _raise_if_used("dataset", row.name, reasons)
     for path in paths:
-        delete_stored_folder(session, path)
+        discard_folder(session, path)
     session.delete(row)
     session.flush()
     return paths

@@ -3,27 +3,12 @@
 A worker owns a run by a token that expires. Every write of the worker names the token; after the token has expired
 or changed the write raises ``StaleLease`` and changes nothing.
 
-**Processes that outlive their worker.** An engine (Ray, Slurm, Kubernetes) keeps processes running after their worker
-has ended. They are found by ``Run.handle``. It is recorded before they start, and removed only by a worker that knows
-that none of them is left: the one that supervised them (``release_lease``, ``complete_run``), or one that has ended
-them for a run without a worker (``forget_processes``). Nobody else may remove it, or the processes could not be found
-any more, and would run until they miss a worker. ``transition`` marks the handle as ``UNWANTED`` when the run must not
-continue with these processes. The mark stays with the handle. So a row has a handle and no lease in these states:
-
-* ``queued``, not marked: the worker has detached, or was lost. A worker of the same engine claims the run before others
-  and re-attaches.
-* ``paused`` and ``cancelled``, marked: the run was paused or cancelled while it was queued like that, while its worker
-  detached, or in the lease of a lost worker.
-* ``failed``, marked: the worker was lost in the last attempt, or could not reach the engine.
-* ``queued`` and ``waiting``, marked: the run was unpaused, resumed or retried before its old processes were ended. It
-  is not re-attached: they may be about to end, and a retry starts from the beginning.
-
-``succeeded`` has no handle, since a worker has seen the processes end; a run with a lease has no marked one. Workers of
-the engine end the processes of marked handles (``workers.maintenance.end_unwanted_jobs``), with time for a checkpoint,
-and remove the handle if it still is the same one. Until then nobody claims the run, but not for longer than
-``REATTACH_SECONDS``: the engine may have no worker any more, and without one the processes end by themselves. A claim
-after that drops the handle; the lock of the run's folder keeps the new process and a late old one apart. The handle is
-deleted with its run: processes that the run still has fail without their folder, or miss a worker.
+An engine (Ray, Slurm, Kubernetes) keeps processes running after their worker has ended. ``Run.handle``, which is
+recorded before they start, finds them again. Only a worker that knows that none of them is left removes it. A queued
+run with a handle is claimed by a worker of the same engine, which re-attaches. ``transition`` marks the handle as
+``UNWANTED`` when the run must not continue with these processes: it was paused, cancelled, failed or restarted
+meanwhile. Workers of the engine end the processes of marked handles (``workers.maintenance.end_unwanted_jobs``). Until
+then nobody claims the run, but not for longer than ``REATTACH_SECONDS``, after which the processes end by themselves.
 """
 
 from __future__ import annotations
@@ -38,10 +23,10 @@ from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, tr
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.models import Metric, Run
-from lcl_core.db.outbox import NOTIFIED_STATES, delete_stored_checkpoints, enqueue_webhooks, record_run_folder
-from lcl_core.db.quotas import delete_bytes
 from lcl_core.db.session import dialect_insert, now, sql_now, storable_json
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
+from lcl_core.db.uploads import enqueue_upload, forget_checkpoints
+from lcl_core.db.webhooks import NOTIFIED_STATES, enqueue_webhooks
 from lcl_core.jobs import ANY_DEVICE
 
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
@@ -202,7 +187,6 @@ def release_lease(
     code: str = "",
     delay_seconds: float = 0.0,
     keep_handle: bool = False,
-    folder_bytes: int | None = None,
     holder: str | None = None,
 ) -> State:
     """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
@@ -212,8 +196,7 @@ def release_lease(
         code: cause that is counted until the next new checkpoint.
         delay_seconds: until the run may be claimed again.
         keep_handle: its processes may continue, and the next worker re-attaches to them.
-        folder_bytes: of its folder, which its owner is charged with; None: it has none.
-        holder: id of the home, if its folders are to be uploaded to an artifact store.
+        holder: id of the home, if the folder of a run that ends here is to be uploaded to an artifact store.
 
     Raises: StaleLease.
     """
@@ -230,8 +213,8 @@ def release_lease(
         if code:
             _count_setback(run, code)
         _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
-    if folder_bytes is not None:
-        record_run_folder(session, run, folder_bytes, holder)
+    if holder is not None and run.state in FINISHED:
+        enqueue_upload(session, f"runs/{run.id}", run.attempt, holder)
     return State(run.state)
 
 
@@ -292,7 +275,6 @@ def expire_leases(session: Session) -> list[Run]:
         count = (run.setbacks or {}).get(COUNTED, 0) + 1
         of = f"{count} of {run.max_attempts} without a new checkpoint"
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
-        delete_bytes(session, f"runs/{run.id}")  # it has grown since: its home measures it again
         _handle_lost_worker(run, moment, "worker_lost")
     return lost
 
@@ -355,7 +337,7 @@ def begin_attempt(
     run.encoder_id = encoder_id
     run.inputs = inputs
     if run.from_scratch:
-        delete_stored_checkpoints(session, run.id)
+        forget_checkpoints(session, run.id)
     run.from_scratch = False
     if from_scratch:
         run.progress = run.checkpoint = run.metrics_marks = None

@@ -382,8 +382,6 @@ class CollectionChange(Base):
     picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail; None: the directory's image is kept
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
-    owner: Mapped[str | None] = mapped_column(String(100))  # who is charged for it; None: nobody
-    charged_bytes: Mapped[int] = mapped_column(default=0)
     record_bytes: Mapped[int] = mapped_column(default=0)
 
 
@@ -476,31 +474,39 @@ _PREFIXES = {"path": "varchar_pattern_ops"}  # for has_prefix; the primary key h
 class ArtifactUpload(Base):
     """A folder of some home whose copy is in the artifact store, or is to be uploaded."""
 
-    __tablename__ = "deposit"
+    __tablename__ = "artifact_upload"
     __table_args__ = (
-        Index("ix_deposit_pending", "holder", "next_at", postgresql_where=text(_PENDING), sqlite_where=text(_PENDING)),
-        Index("ix_deposit_path", "path", postgresql_ops=_PREFIXES),
+        Index(
+            "ix_artifact_upload_pending",
+            "holder",
+            "next_at",
+            postgresql_where=text(_PENDING),
+            sqlite_where=text(_PENDING),
+        ),
+        Index("ix_artifact_upload_path", "path", postgresql_ops=_PREFIXES),
     )
 
     # relative to home: runs/run_…, encoders/enc_…; of a checkpoint: checkpoints/run_…/step_…
     path: Mapped[str] = mapped_column(String(200), primary_key=True)
-    key: Mapped[str | None] = mapped_column("place", String(220))  # key in the store, which has all of ``files``
+    key: Mapped[str | None] = mapped_column(String(220))  # key in the store, which has all of ``files``
     files: Mapped[dict[str, Any] | None]  # {name: {"bytes", "sha256", "modified_at"}}
     pending: Mapped[int | None]  # attempt whose files are to be uploaded; None: nothing to do
     holder: Mapped[str] = mapped_column(String(40))  # id of the home that has the newest files
+    enqueued_at: Mapped[datetime]
     next_at: Mapped[datetime]  # when the next upload may start
-    attempts: Mapped[int] = mapped_column("tries", default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(String(500))  # of the last upload
 
 
 class Garbage(Base):
-    """A folder or store key that no row names, and since when this database knows it."""
+    """A folder, a copy in the store or an index on a server that no row names any more."""
 
     __tablename__ = "garbage"
 
-    home: Mapped[str] = mapped_column(String(40), primary_key=True)  # id of the home; empty: the artifact store
-    path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home, or a key of the store
-    seen_at: Mapped[datetime]
+    # id of the home that has it, or one of uploads.STORE, SERVER, ANY_HOME
+    home: Mapped[str] = mapped_column(String(40), primary_key=True)
+    path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home; name of the index
+    seen_at: Mapped[datetime]  # since when
 
 
 class TaskLease(Base):
@@ -511,17 +517,3 @@ class TaskLease(Base):
     name: Mapped[str] = mapped_column(String(60), primary_key=True)
     worker: Mapped[str] = mapped_column(String(100))
     expires_at: Mapped[datetime]
-
-
-class StoredBytes(Base):
-    """Bytes of a folder of the service, or of what one owner added to a collection since its last index run."""
-
-    __tablename__ = "stored_bytes"
-    __table_args__ = (
-        Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),
-        Index("ix_stored_bytes_path", "path", postgresql_ops=_PREFIXES),
-    )
-
-    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/ID, encoders/ID, additions/ID/OWNER
-    owner: Mapped[str] = mapped_column(String(100))
-    bytes: Mapped[int] = mapped_column(BigInteger)

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
-from lcl_core.db.outbox import delete_stored_checkpoints, delete_stored_folder
 from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
+from lcl_core.db.uploads import STORE, discard, discard_folder, forget_checkpoints, output_paths
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
     ENGINES_NEEDED,
@@ -190,6 +190,14 @@ def count_runs_by_state(session: Session, owner: str | None = None) -> dict[str,
     return {state.value: counts.get(state.value, 0) for state in State}
 
 
+def unfinished_runs_by_owner(session: Session, owner: str | None = None) -> dict[str, int]:
+    """{owner: number of unfinished runs} of every owner who has some, or of one."""
+    unfinished = [state.value for state in State if state not in FINISHED]
+    query = select(Run.owner, func.count()).where(Run.state.in_(unfinished)).group_by(Run.owner).order_by(Run.owner)
+    query = query if owner is None else query.where(Run.owner == owner)
+    return dict(session.execute(query).tuples().all())
+
+
 def list_workers(session: Session) -> Sequence[Worker]:
     """Workers with a recent heartbeat, in the order of their start."""
     return session.scalars(select(Worker).order_by(Worker.started_at, Worker.id)).all()
@@ -287,8 +295,10 @@ def delete_run(session: Session, run_id: str) -> None:
     _check_in_no_study(session, run_id)
     _check_no_dependents(session, run_id)
     session.delete(run)
-    delete_stored_folder(session, f"runs/{run_id}")
-    delete_stored_checkpoints(session, run_id)
+    forget_checkpoints(session, run_id)
+    discard(session, STORE, f"checkpoints/{run_id}")
+    for path in (f"runs/{run_id}", *output_paths(run_id)):  # an output that no row names was not registered
+        discard_folder(session, path)
 
 
 def _check_in_no_study(session: Session, run_id: str) -> None:

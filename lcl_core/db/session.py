@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
     URL,
@@ -66,7 +65,6 @@ _POOL = {"pool_size": 12, "max_overflow": 11}
 _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
 _CLOCK = "lcl.clock"  # key in the info of a session
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
-_DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is treated as a full disk
 
 Item = TypeVar("Item")
 
@@ -87,13 +85,6 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def allow_long_statements(session: Session | Connection) -> None:
-    """Lift the limit of statements until the end of the transaction: an index of vectors may take minutes to build."""
-    connection = session.connection() if isinstance(session, Session) else session
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
 
 
 class Database:
@@ -132,12 +123,7 @@ class Database:
         config = Config()
         scripts = Path(__file__).parent / "migrations"
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-        with (
-            self._file_lock(),
-            self.writer.connect() as connection,
-            _foreign_keys_off(connection),
-            connection.begin(),
-        ):
+        with self._file_lock(), self.writer.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
@@ -179,7 +165,7 @@ def create_engines(url: str) -> tuple[Engine, Engine]:
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
     if parsed.database:
-        event.listen(engine, "handle_error", partial(explain_sqlite_error, parsed.database), retval=True)
+        event.listen(engine, "handle_error", partial(_explain_sqlite_error, parsed.database), retval=True)
     _WriteLock(engine)
     return engine, engine.execution_options(writes=True)
 
@@ -203,8 +189,8 @@ def storable_json(value: Any) -> Any:
 
 def now(session: Session) -> datetime:
     """Time of the database's clock: leases compare times that several machines wrote."""
-    if _CLOCK in session.info:
-        return _read_clock(session)
+    if (clock := session.info.get(_CLOCK)) is not None:
+        return cast(datetime, clock())
     if session.get_bind().dialect.name == "postgresql":
         return session.scalars(select(func.clock_timestamp())).one().astimezone(UTC)
     return datetime.now(UTC)
@@ -215,11 +201,6 @@ def sql_now(session: Session) -> ColumnElement[datetime] | datetime:
     if session.get_bind().dialect.name == "postgresql" and _CLOCK not in session.info:
         return func.clock_timestamp()
     return now(session)
-
-
-def _read_clock(session: Session) -> datetime:
-    clock: Callable[[], datetime] = session.info[_CLOCK]
-    return clock()
 
 
 def dialect_insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
@@ -320,27 +301,11 @@ class _WriteLock:
             self._lock.release()
 
 
-@contextmanager
-def _foreign_keys_off(connection: Connection) -> Iterator[None]:
-    """SQLite alters a table by copying and dropping it; with foreign keys on, the drop would cascade to child rows."""
-    raw = connection.connection.driver_connection
-    if connection.dialect.name != "sqlite" or raw is None:
-        yield
-        return
-    raw.execute("PRAGMA foreign_keys=OFF")  # without effect inside a transaction, so it encloses one
-    try:
-        yield
-    finally:
-        raw.execute("PRAGMA foreign_keys=ON")
-
-
 class _ExplainedError(DBAPIError):
     """Its text is one line for the user. The statement and its values, which may be private, are left out."""
 
-    explanation = ""
-
     def __str__(self) -> str:
-        return self.explanation
+        return str(self.orig)
 
 
 class DatabaseFull(_ExplainedError, OperationalError):
@@ -355,35 +320,26 @@ class DatabaseDamaged(_ExplainedError, DatabaseError):
     """The file is no database, or some of its pages are damaged: retrying does not help."""
 
 
-def explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | None:
+_FULL = "no space left on the disk that holds {path} ({cause}); make room there, then try again"
+_DAMAGED = "{path} is damaged ({cause}); stop the service and restore a backup (docs/operations.md, Backup)"
+_UNUSABLE = "{path} cannot be opened and written ({cause}); see to the rights of the file and its folder"
+_SQLITE_ERRORS = {  # by a part of SQLite's message
+    "database or disk is full": (DatabaseFull, _FULL),
+    "file is not a database": (DatabaseDamaged, _DAMAGED),
+    "malformed": (DatabaseDamaged, _DAMAGED),
+    "disk i/o error": (DatabaseDamaged, _DAMAGED),
+    "readonly database": (DatabaseUnusable, _UNUSABLE),
+    "unable to open database file": (DatabaseUnusable, _UNUSABLE),
+}
+
+
+def _explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | None:
     """Handler of the event ``handle_error`` of an engine on the file ``path``; None: the error stays as it is."""
     cause = context.original_exception
-    text = str(cause).lower()
-    if "database or disk is full" in text or ("disk i/o error" in text and _free_bytes(path) < _DISK_FULL_BELOW_BYTES):
-        message = f"no space left on the disk that holds {path} ({cause}); make room there, then try again"
-        return _explained(DatabaseFull, message, cause)
-    if "file is not a database" in text or "malformed" in text or "disk i/o error" in text:
-        message = f"{path} is damaged ({cause}); stop the service and restore a backup (docs/operations.md, Backup)"
-        return _explained(DatabaseDamaged, message, cause)
-    if "readonly database" in text or "unable to open database file" in text:
-        message = f"{path} cannot be opened and written ({cause}); see to the rights of the file and its folder"
-        return _explained(DatabaseUnusable, message, cause)
+    for part, (kind, message) in _SQLITE_ERRORS.items():
+        if part in str(cause).lower():
+            return kind(None, None, Exception(message.format(path=path, cause=cause)))
     return None
-
-
-def _explained(kind: type[_ExplainedError], explanation: str, cause: BaseException) -> _ExplainedError:
-    error = kind(None, None, cause)
-    error.explanation = explanation
-    return error
-
-
-def _free_bytes(path: str) -> int:
-    """Bytes that this user may still write to the disk of the file ``path``."""
-    try:
-        disk = os.statvfs(os.path.dirname(path) or ".")
-    except OSError:
-        return _DISK_FULL_BELOW_BYTES
-    return disk.f_bavail * disk.f_frsize
 
 
 def similar_name(session: Session, column: InstrumentedAttribute[Any], name: str, *conditions: Any) -> str:

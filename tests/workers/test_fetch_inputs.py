@@ -10,8 +10,7 @@ import pytest
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.artifacts import Artifacts, home_id, upload_pending
-from lcl_core.db.outbox import abandon_uploads
+from lcl_core.db.artifacts import Artifacts, upload_pending
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
 from workers import prepare_run
@@ -105,13 +104,3 @@ def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(database
     upload_pending(database, Artifacts(here))
     work_there(run_id)
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason
-
-
-def test_a_run_whose_input_is_lost_fails(database, here, work_there, examine, run_of):
-    run_id = examine()
-    work_there(run_id)
-    assert run_of(run_id).state == "queued"
-    with database.session() as session:
-        abandon_uploads(session, home_id(here.home))
-    work_there(run_id)
-    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_lost")

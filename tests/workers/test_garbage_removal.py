@@ -1,78 +1,27 @@
-"""A worker removes what nothing names, by itself."""
+"""A worker removes what no row names any more, by itself, and goes on after a folder that it cannot remove."""
 
-from __future__ import annotations
-
-import uuid
-
-import pytest
-from sqlalchemy import delete
-
-from lcl_core.common.errors import UserError
-from lcl_core.db.artifact_store import ArtifactStore
-from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.garbage import collect_for_all
-from lcl_core.db.models import TaskLease, new_id
+from lcl_core.db import uploads
+from lcl_core.db.garbage import remove_tree
 from workers.maintenance import garbage_task
 
 
-@pytest.fixture
-def orphan(settings):
-    folder = settings.runs_dir / new_id("run")
-    folder.mkdir(parents=True)
-    return folder
-
-
-def collect(database, settings, worker):
-    return collect_for_all(database, settings, Artifacts(settings), worker, settings.gc_seconds)
-
-
-def test_it_removes_what_is_due(database, settings, orphan, eventually):
+def test_a_worker_removes_what_is_due(database, settings, eventually, monkeypatch):
     settings.gc_seconds, settings.gc_grace_seconds = 0.05, 0.1
-    task = garbage_task(database, settings, "w-1")
+    folders = [settings.runs_dir / f"run_{number}" for number in range(2)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        with database.session() as session:
+            uploads.discard_folder(session, f"runs/{folder.name}")
+    tried = []
+
+    def refuse_first(path):
+        tried.append(path)
+        if tried.count(folders[0]) == 1 and path == folders[0]:
+            raise PermissionError(13, "Permission denied", str(path))
+        remove_tree(path)
+
+    monkeypatch.setattr("lcl_core.db.garbage.remove_tree", refuse_first)
+    task = garbage_task(database, settings)
     task.start()
-    eventually(lambda: not orphan.exists(), "the removal")
+    eventually(lambda: not any(folder.exists() for folder in folders), "the removal")
     task.stop()
-
-
-def test_the_store_of_artifacts_has_garbage_too_and_may_be_away(database, settings, orphan, monkeypatch):
-    settings.artifacts, settings.gc_grace_seconds = f"memory://{uuid.uuid4().hex}/artifacts", 0.0
-    store = ArtifactStore(settings.artifacts)
-    left = f"runs/{orphan.name}/1"
-    store.put(left, orphan, {})
-
-    def refuse(_):
-        yield from ()
-        raise UserError("it is away", code="store_unreachable")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ArtifactStore, "iter_keys", refuse)
-        assert collect(database, settings, "w-1") == 1
-    assert not orphan.exists()
-    assert dict(store.iter_keys()).keys() == {left}
-    assert collect(database, settings, "w-1") == 1
-    assert dict(store.iter_keys()) == {}
-
-
-def test_one_worker_collects_for_all_of_a_home_and_lists_the_store_once(
-    database, settings, orphan, tmp_path, monkeypatch
-):
-    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
-    listed: list[str] = []
-
-    def count(_):
-        listed.append("the store")
-        yield from ()
-
-    monkeypatch.setattr(ArtifactStore, "iter_keys", count)
-    other = settings.model_copy(update={"home": tmp_path / "other", "gc_grace_seconds": 0.0})
-    for worker in ("w-1", "w-2", "w-3"):
-        collect(database, settings, worker)
-    assert listed == ["the store"]
-    with database.session() as session:
-        session.execute(
-            delete(TaskLease).where(TaskLease.name == "garbage/store")
-        )  # its time is over before the home's
-    assert collect(database, settings, "w-2") == 0, "the home is another worker's"
-    (other.runs_dir / orphan.name).mkdir(parents=True)
-    assert collect(database, other, "w-4") == 1, "each home has its own"
-    assert listed == ["the store"] * 2, "who may not collect has not taken the store's turn"

@@ -13,8 +13,8 @@ import pytest
 from lcl_core.common.webhook_signing import master_secret, verify, webhook_secret
 from lcl_core.db import runs
 from lcl_core.db.models import Webhook, WebhookDelivery
-from lcl_core.db.outbox import list_deliveries
 from lcl_core.db.session import now
+from lcl_core.db.webhooks import list_deliveries
 from workers.webhook_delivery import WebhookSender
 
 HOOK = "hook_1"

@@ -11,8 +11,8 @@ import pytest
 from lcl_core.common.webhook_signing import master_secret
 from lcl_core.db import runs
 from lcl_core.db.models import Webhook
-from lcl_core.db.outbox import list_deliveries
 from lcl_core.db.session import now
+from lcl_core.db.webhooks import list_deliveries
 from workers import webhook_delivery as module
 from workers.webhook_delivery import WebhookSender
 

@@ -22,7 +22,7 @@ from ui.tabs.service_view import (
     draw_new_key,
     draw_overview,
     draw_queue,
-    draw_storage,
+    draw_quotas,
     draw_worker_table,
 )
 
@@ -103,7 +103,7 @@ class ServiceTab:
         return (
             *self.refresh_moving(),
             self._part(lambda: draw_keys(self.client.keys(), self.client.own_key()["prefix"])),
-            self._part(lambda: draw_storage(self.client.quotas())),
+            self._part(lambda: draw_quotas(self.client.quotas())),
             self._part(lambda: self._audit(audited.current)),
         )
 

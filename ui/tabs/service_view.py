@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.html import STATE_LABELS, ago, badge, definition_list, empty_state, esc, html_table, number, run_link
 from ui.tabs.run_view import NO_WORKERS, RUN_ACTIONS
@@ -64,16 +63,14 @@ def draw_queue(runs: Sequence[Json], more: bool = False) -> str:
     return html_table("Queue", columns, rows) + note
 
 
-def draw_storage(quotas: Sequence[Json]) -> str:
-    """What each owner stores and may store."""
+def draw_quotas(quotas: Sequence[Json]) -> str:
+    """What each owner has at work and may have."""
     rows = "".join(
-        f'<tr><th scope="row">{esc(each["owner"])}</th><td>{format_bytes(each["bytes"])}</td>'
-        f"<td>{_limit(each['bytes_limit'], format_bytes)}</td><td>{number(each['runs'])}</td>"
+        f'<tr><th scope="row">{esc(each["owner"])}</th><td>{number(each["runs"])}</td>'
         f"<td>{_limit(each['runs_limit'], number)}</td></tr>"
-        for each in sorted(quotas, key=lambda each: -each["bytes"])
+        for each in sorted(quotas, key=lambda each: -each["runs"])
     )
-    columns = ("Owner", "Stored", "Storage limit", "Unfinished runs", "Limit of runs")
-    return html_table("Storage by owner", columns, rows)
+    return html_table("Unfinished runs by owner", ("Owner", "Unfinished runs", "Limit"), rows)
 
 
 def draw_keys(keys: Sequence[Json], own: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from lcl_core.db.models import WebhookDelivery
-from lcl_core.db.outbox import claim_deliveries, record_delivery
+from lcl_core.db.webhooks import claim_deliveries, record_delivery
 
 URL = "https://hooks.example.org/lcl"
 

@@ -1,9 +1,7 @@
 """How much one key may ask, and how much one owner may queue and keep."""
 
 import asyncio
-import base64
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,9 +9,7 @@ import pytest
 from api.core.limits import RateLimiter
 from api.core.settings import ApiSettings
 from api.services.state import AppState
-from lcl_core.db import complete_run, runs
-from lcl_core.db import quotas as db_quotas
-from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
+from lcl_core.db import runs
 from tests.api.service_fixture import ServiceFixture, serve_app
 
 
@@ -60,15 +56,14 @@ STUDY = {"spec": {"pretrain": {"preset": "sample"}, "seeds": [5, 6, 7], "metrics
 
 @pytest.fixture
 def small(tmp_path):
-    """A service in which an owner may have four unfinished runs and few bytes."""
+    """A service in which an owner may have four unfinished runs."""
     data = tmp_path / "data"
-    weights = sum(file.stat().st_size for file in save_encoder(data / "tiny").iterdir())
+    data.mkdir()
     settings = ApiSettings(
         home=tmp_path / "home",
         data_roots=[data],
         welcome=False,
         queued_runs_per_owner=RUNS,
-        bytes_per_owner=2 * weights + 100_000,
         _env_file=None,
     )
     with serve_app(settings) as url:
@@ -97,7 +92,7 @@ def fill(caller, count=RUNS):
 
 def unfinished(live_service, owner="someone"):
     with live_service.context.database.reading() as session:
-        return db_quotas.count_unfinished_runs(session, owner)
+        return runs.unfinished_runs_by_owner(session, owner).get(owner, 0)
 
 
 def test_one_more_run_is_refused_with_the_way_out(small, caller, refused):
@@ -160,83 +155,7 @@ def test_many_at_once_do_not_overrun_it(small, caller):
     assert unfinished(small) == RUNS
 
 
-def imported(caller, small, name):
-    path = small.context.settings.data_roots[0]
-    return caller.post("/v1/encoders", json={"name": name, "path": f"{path}/tiny"})
-
-
-def test_imports_fill_the_bytes_and_leave_nothing_when_refused(small, caller, refused):
-    assert [imported(caller, small, name).status_code for name in ("one", "two")] == [201, 201]
-    folders = sorted(small.context.settings.encoders_dir.iterdir())
-    facts = refused(imported(caller, small, "three"), 403, "quota_exceeded")
-    assert "LCL_BYTES_PER_OWNER" in facts["message"]
-    assert sorted(small.context.settings.encoders_dir.iterdir()) == folders
-    with small.context.database.reading() as session:
-        kept = db_quotas.owner_bytes(session, "someone")
-    assert kept == sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-
-
-def test_additions_fill_the_bytes_until_the_collection_is_deleted(small, caller, refused):
-    path = small.context.settings.data_roots[0]
-    encoder = small.admin.import_encoder("tiny", f"{path}/tiny")
-    make_collection(small, encoder, Path(path) / "tiny", images_by_colour())
-    item = {"image": "data:image/png;base64," + base64.b64encode(png("red", (64, 64))).decode(), "name": "a"}
-    add = {"items": [item], "replace": True}
-    headers = {"Idempotency-Key": "once"}
-    answers = [caller.post("/v1/collections/squares/items", json=add, headers=headers) for _ in range(2)]
-    answers.append(caller.post("/v1/collections/squares/items", json=add))
-    assert [answer.status_code for answer in answers] == [201, 201, 201]
-    with small.context.database.session() as session:
-        once = db_quotas.owner_bytes(session, "someone")
-        assert 0 < once < 1000, "a repetition counts once, and so does what replaces it"
-        db_quotas.record_bytes(session, "encoders/enc_x", "someone", small.context.settings.bytes_per_owner - once)
-    more = {"items": [{**item, "name": "b"}]}
-    refused(caller.post("/v1/collections/squares/items", json=more), 403, "quota_exceeded")
-    assert caller.post("/v1/collections/squares/items", json=add).status_code == 201, "it needs no more bytes"
-    assert small.admin.collection("squares")["images"] == 5
-    assert small.http("admin").delete("/v1/collections/squares").status_code == 204
-    with small.context.database.session() as session:
-        assert db_quotas.owner_bytes(session, "someone") == small.context.settings.bytes_per_owner - once
-
-
-def test_who_keeps_too_much_submits_and_registers_nothing(small, caller, refused, sample_zip):
-    with small.context.database.session() as session:
-        db_quotas.record_bytes(session, "encoders/enc_x", "someone", small.context.settings.bytes_per_owner)
-    corpus = Path(small.context.settings.data_roots[0]) / "corpus.zip"
-    corpus.write_bytes(sample_zip.read_bytes())
-    message = refused(submitted(caller), 403, "quota_exceeded")["message"]
-    assert "delete runs, datasets, encoders, collections or uploads" in message, "all of them are charged"
-    assert "LCL_BYTES_PER_OWNER" in message
-    refused(caller.post("/v1/studies", json=STUDY), 403, "quota_exceeded")
-    refused(caller.post("/v1/datasets", json={"name": "x", "path": str(corpus)}), 403, "quota_exceeded")
-
-
-def test_a_run_counts_until_it_is_deleted_and_what_it_made_stays(small, tmp_path):
-    run_id = small.submit()
-    claim = small.claim(run_id)
-    folder = save_encoder(small.run_dir(run_id).artifacts / "encoder")
-    (small.run_dir(run_id).path / "log.txt").write_bytes(bytes(3_000))
-    from lcl_core.common.files import sha256_file
-
-    facts = {"path": "artifacts/encoder", "hash": sha256_file(folder / "model.safetensors")}
-    small.settle(claim, complete_run.RunSucceeded({"encoder": facts}))
-    made = sum(file.stat().st_size for file in folder.iterdir())
-    with small.context.database.reading() as session:
-        owner = runs.get_run(session, run_id).owner
-        assert db_quotas.owner_bytes(session, owner) >= 2 * made + 3_000
-    assert small.http("admin").delete(f"/v1/runs/{run_id}").status_code == 204
-    with small.context.database.reading() as session:
-        assert db_quotas.owner_bytes(session, owner) == made
-
-
 def test_everybody_sees_what_is_theirs(small, caller):
     fill(caller, 2)
-    [row] = caller.get("/v1/quotas").json()["items"]
-    limits = {"runs_limit": RUNS, "bytes_limit": small.context.settings.bytes_per_owner}
-    assert row == {"owner": "someone", "runs": 2, "bytes": 0, **limits}
-    with small.context.database.session() as session:
-        db_quotas.record_bytes(session, "encoders/enc_x", "ada", 7)
-    assert {(row["owner"], row["runs"], row["bytes"]) for row in small.admin.quotas()} == {
-        ("ada", 0, 7),
-        ("someone", 2, 0),
-    }
+    assert caller.get("/v1/quotas").json()["items"] == [{"owner": "someone", "runs": 2, "runs_limit": RUNS}]
+    assert [(row["owner"], row["runs"]) for row in small.admin.quotas()] == [("someone", 2)]

@@ -13,8 +13,8 @@ from sqlalchemy import delete
 from api.core.metrics import DatabaseCollector, ProcessMetrics
 from lcl_core.db import complete_run
 from lcl_core.db.models import ArtifactUpload, Worker
-from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import Database
+from lcl_core.db.uploads import enqueue_upload
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 
@@ -103,7 +103,7 @@ def test_artifacts_on_their_way_to_the_store_are_counted(live_service, http):
     with live_service.context.database.session() as session:
         enqueue_upload(session, "runs/run_1", 1, "home_a")
         enqueue_upload(session, "encoders/enc_1", 1, "home_b")
-        session.get_one(ArtifactUpload, "runs/run_1").next_at -= timedelta(hours=2)
+        session.get_one(ArtifactUpload, "runs/run_1").enqueued_at -= timedelta(hours=2)
     found = scrape(http)
     assert one(found["lcl_artifacts_pending"], "lcl_artifacts_pending") == 2
     oldest = "lcl_artifacts_oldest_seconds"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lcl_core.db import garbage, seed
+from lcl_core.db import seed
 from lcl_core.db.models import CollectionRow, Run
 from lcl_core.pretrained import pretrained_encoders
 from tests.api.sample_assets import make_collection
@@ -170,7 +170,6 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
     )
     assert not [folder for folder in folders if folder.exists()]
     assert source.is_file()
-    assert garbage.list_garbage(live_service.context.database, live_service.home, 0) == []
 
 
 def test_a_dataset_that_a_run_or_a_study_reads_stays(live_service, clients, corpus, refused):

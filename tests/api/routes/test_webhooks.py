@@ -7,7 +7,7 @@ import pytest
 
 from api.core.settings import ApiSettings
 from lcl_core.common.webhook_signing import master_secret, webhook_secret
-from lcl_core.db.outbox import NOTIFIED_STATES, RunEvent
+from lcl_core.db.webhooks import NOTIFIED_STATES, RunEvent
 
 URL = "https://hooks.example.org/lcl"
 

@@ -11,20 +11,20 @@ from api.services import home_tasks as tasks_module
 from api.services.home_tasks import home_tasks
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
-from lcl_core.db import outbox
+from lcl_core.db import uploads
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import ArtifactUpload, EncoderRow, new_id
-from lcl_core.db.outbox import enqueue_upload
 from lcl_core.db.session import now
 from lcl_core.db.submit import submit
+from lcl_core.db.uploads import enqueue_upload
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """Of an api with a store, in a hurry."""
     monkeypatch.setattr(tasks_module, "UPLOAD_SECONDS", 0.02)
-    monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "first_delay", timedelta(0))
+    monkeypatch.setattr(uploads, "_FIRST_DELAY", timedelta(0))
     url = f"memory://{uuid.uuid4().hex}/artifacts"
     home, root = tmp_path / "home", tmp_path / "data"
     return ApiSettings(home=home, data_roots=[root], artifacts=url, welcome=False, warm_encoders=False)

@@ -1,20 +1,16 @@
 """An entry stands and falls with the change that it tells of."""
 
-from __future__ import annotations
-
 import pytest
 
-from lcl_core.common.errors import UserError
 from lcl_core.db import audit, submit
-from lcl_core.db.session import Database
 
 
-def actions(database: Database, **wanted: str) -> list[str]:
+def actions(database, **wanted):
     with database.reading() as session:
         return [entry.object for entry in audit.list_audit(session, **wanted).items]
 
 
-def test_an_entry_falls_with_its_change(database: Database) -> None:
+def test_an_entry_falls_with_its_change(database):
     with database.session() as session:
         kept = submit.submit(session, "pretrain", {}).id
         audit.record_action(session, "ada", "lcl_1", "runs.submit", kept, "r")
@@ -23,7 +19,7 @@ def test_an_entry_falls_with_its_change(database: Database) -> None:
     assert actions(database) == [kept]
 
 
-def _submit_and_fall(database: Database) -> None:
+def _submit_and_fall(database):
     with database.session() as session:
         lost = submit.submit(session, "pretrain", {}).id
         audit.record_action(session, "ada", "lcl_1", "runs.submit", lost, "r")
@@ -31,7 +27,7 @@ def _submit_and_fall(database: Database) -> None:
         raise ZeroDivisionError
 
 
-def test_pages_do_not_shift_when_more_is_done(database: Database) -> None:
+def test_pages_do_not_shift_when_more_is_done(database):
     with database.session() as session:
         for number in range(5):
             audit.record_action(session, "ada", "lcl_1", "runs.submit", f"run_{number}")
@@ -45,10 +41,3 @@ def test_pages_do_not_shift_when_more_is_done(database: Database) -> None:
     assert names == ["run_4", "run_3", "run_2", "run_1", "run_0"]
     assert second.next_cursor is None
     assert all(entry.at.tzinfo is not None for entry in first.items)
-
-
-def test_bad_questions_are_refused(database: Database) -> None:
-    with database.reading() as session:
-        for wrong in ({"cursor": "x"}, {"cursor": "9" * 19}, {"limit": 0}):
-            with pytest.raises(UserError):
-                audit.list_audit(session, **wrong)  # type: ignore[arg-type]

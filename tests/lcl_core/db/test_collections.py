@@ -1,12 +1,7 @@
 """Changes of a collection as rows: what is refused, what a reader sees, and what an index run folds."""
 
-from __future__ import annotations
-
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +11,17 @@ from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
-from lcl_core.db import collections, complete_run, quotas, runs
+from lcl_core.db import collections, complete_run, runs
 from lcl_core.db import collections as db_collections
 from lcl_core.db.collections import CollectionRef, CollectionReplaced, IdempotentRequest, ItemAddition
 from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_spec
 
 ENCODER, DIM = "e" * 64, 4
 
 
-def identity(name: str) -> str:
+def identity(name):
     return f"img_{stable_hash64(name):016x}"
 
 
@@ -34,11 +29,11 @@ IN_DIRECTORY = ("a.png", "b.png")
 OPENED = CollectionRef("col_1", "collections/col_1", {identity(name) for name in IN_DIRECTORY}.__contains__)
 
 
-def vector(name: str) -> bytes:
+def vector(name):
     return np.random.default_rng(stable_hash64(name)).normal(size=DIM).astype("<f4").tobytes()
 
 
-def picture(name: str, note: str = "") -> ItemAddition:
+def picture(name, note=""):
     record = {"id": identity(name), "image": name, "captions": [note] if note else [], "labels": {}, "split": ""}
     record |= {"source": "", "media_type": "image/png"}
     return ItemAddition(
@@ -47,17 +42,17 @@ def picture(name: str, note: str = "") -> ItemAddition:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path):
     return tmp_path / "home"
 
 
-def build(place: Path, names: tuple[str, ...]) -> None:
+def build(place, names):
     items = [CollectionItem(name, name.encode(), "image/png") for name in names]
     build_collection(place, items, np.eye(len(names), DIM), {}, name="few", encoder_hash=ENCODER)
 
 
 @pytest.fixture
-def made(database: Database, home: Path) -> Database:
+def made(database, home):
     """With a collection of two images."""
     build(home / "collections" / "col_1", IN_DIRECTORY)
     with database.session() as session:
@@ -73,33 +68,33 @@ def made(database: Database, home: Path) -> Database:
     return database
 
 
-def add(database: Database, *pictures: ItemAddition, **how: Any) -> list[str]:
+def add(database, *pictures, **how):
     with database.session() as session:
         return db_collections.add_items(session, OPENED, pictures, **{"encoder_hash": ENCODER, **how})[0]
 
 
-def remove(database: Database, name: str) -> None:
+def remove(database, name):
     with database.session() as session:
         db_collections.remove_item(session, OPENED, identity(name))
 
 
-def row_of(database: Database) -> CollectionRow:
+def row_of(database):
     with database.reading() as session:
         return session.get_one(CollectionRow, "col_1")
 
 
-def seen(database: Database, number: int = 0, path: str = OPENED.path) -> list[ChangeRecord]:
+def seen(database, number=0, path=OPENED.path):
     with database.reading() as session:
         return db_collections.changes_since(session, "col_1", path, number)
 
 
-def code_of(do: Callable[..., object], *given: Any, **how: Any) -> str:
+def code_of(do, *given, **how):
     with pytest.raises(UserError) as caught:
         do(*given, **how)
     return caught.value.code
 
 
-def test_a_reader_is_told_what_came_since(made: Database) -> None:
+def test_a_reader_is_told_what_came_since(made):
     assert add(made, picture("c.png", "a cat"), picture("d.png")) == [identity("c.png"), identity("d.png")]
     first = seen(made)
     assert [(change.number, change.item) for change in first] == [(1, identity("c.png")), (2, identity("d.png"))]
@@ -115,7 +110,7 @@ def test_a_reader_is_told_what_came_since(made: Database) -> None:
         assert db_collections.item_image(session, "col_1", identity("c.png")) is None
 
 
-def test_a_name_that_is_there_is_not_replaced_in_silence(made: Database) -> None:
+def test_a_name_that_is_there_is_not_replaced_in_silence(made):
     add(made, picture("c.png"))
     for name in ("a.png", "c.png"):
         with pytest.raises(UserError) as caught:
@@ -130,7 +125,7 @@ def test_a_name_that_is_there_is_not_replaced_in_silence(made: Database) -> None
     assert row_of(made).images == 4
 
 
-def test_what_does_not_belong_is_refused(made: Database) -> None:
+def test_what_does_not_belong_is_refused(made):
     assert code_of(add, made, picture("c.png"), encoder_hash="f" * 64) == "encoder_mismatch"
     assert code_of(remove, made, "never.png") == "item_not_found"
     remove(made, "a.png")
@@ -141,7 +136,7 @@ def test_what_does_not_belong_is_refused(made: Database) -> None:
     assert row_of(made).changes == 1
 
 
-def test_there_is_a_bound_that_says_what_to_do(made: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_a_bound_that_says_what_to_do(made, monkeypatch):
     monkeypatch.setattr(collections, "MAX_CHANGES", 3)
     add(made, *(picture(f"{number}.png") for number in range(3)))
     for name in ("more.png", "a.png"):
@@ -154,9 +149,7 @@ def test_there_is_a_bound_that_says_what_to_do(made: Database, monkeypatch: pyte
     assert row_of(made).images == 5
 
 
-def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(
-    made: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(made, monkeypatch):
     long = "é" * 1000
     monkeypatch.setattr(collections, "MAX_RECORD_BYTES", 5000)
     add(made, picture("c.png", long), picture("d.png", long))
@@ -173,7 +166,7 @@ def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(
     remove(made, "a.png")
 
 
-def test_a_repeated_request_gives_the_same_answer(made: Database) -> None:
+def test_a_repeated_request_gives_the_same_answer(made):
     request = IdempotentRequest("ada", "once", "hash")
     ids = add(made, picture("c.png"), request=request)
     assert add(made, picture("c.png"), request=request) == ids
@@ -185,7 +178,7 @@ def test_a_repeated_request_gives_the_same_answer(made: Database) -> None:
     assert add(made, picture("d.png"), request=IdempotentRequest("ben", "once", "other")) == [identity("d.png")]
 
 
-def test_who_has_an_outdated_directory_open_is_told(made: Database) -> None:
+def test_who_has_an_outdated_directory_open_is_told(made):
     with made.session() as session:
         session.get_one(CollectionRow, "col_1").path = "collections/col_2"
     for act in (lambda: add(made, picture("c.png")), lambda: remove(made, "a.png"), lambda: seen(made)):
@@ -194,7 +187,7 @@ def test_who_has_an_outdated_directory_open_is_told(made: Database) -> None:
     assert row_of(made).changes == 0
 
 
-def test_changes_go_with_their_collection(made: Database) -> None:
+def test_changes_go_with_their_collection(made):
     add(made, picture("c.png"), request=IdempotentRequest("ada", "once", "hash"))
     with made.session() as session:
         db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
@@ -206,46 +199,17 @@ def test_changes_go_with_their_collection(made: Database) -> None:
         ]
 
 
-def charged(database: Database, *owners: str) -> list[int]:
-    with database.reading() as session:
-        return [quotas.owner_bytes(session, owner) for owner in owners]
-
-
-def test_who_added_an_image_is_charged_while_it_is_there(made: Database) -> None:
-    one = picture("c.png", "a cat")
-    record = json.dumps(one.change.record, ensure_ascii=False).encode()
-    assert one.stored_bytes == len(b"c.png") + 2 * len(vector("c.png")) + len(record)
-    for _ in range(2):
-        add(made, one, replace=True, owner="ada")
-        assert charged(made, "ada", "ben") == [one.stored_bytes, 0]
-    add(made, one, picture("d.png"), replace=True, owner="ben")
-    assert charged(made, "ada", "ben") == [0, one.stored_bytes + picture("d.png").stored_bytes]
-    changed = [picture("c.png", "a cat"), picture("a.png")]
-    with made.session() as session:
-        db_collections.replace_records(session, OPENED, changed, row_of(made).changes, owner="ada")
-    assert charged(made, "ada", "ben") == [
-        picture("a.png").stored_bytes,
-        one.stored_bytes + picture("d.png").stored_bytes,
-    ]
-    for name in ("c.png", "d.png"):
-        remove(made, name)
-    assert charged(made, "ada", "ben") == [picture("a.png").stored_bytes, 0]
-    with made.reading() as session:
-        assert list(quotas.usage_by_owner(session)) == ["ada"]
-
-
-def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made: Database, tmp_path: Path) -> None:
+def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made, tmp_path):
     add(made, picture("c.png"))
     kept = replace(picture("a.png", "a cat"), data=None)
     with made.session() as session:
-        db_collections.replace_records(session, OPENED, [kept, picture("c.png")], row_of(made).changes, owner="ada")
+        db_collections.replace_records(session, OPENED, [kept, picture("c.png")], row_of(made).changes)
     remove(made, "b.png")
     assert [(change.item, change.keeps_image) for change in seen(made)] == [
         (identity("a.png"), True),
         (identity("c.png"), False),
         (identity("b.png"), False),
     ]
-    assert charged(made, "ada") == [picture("a.png", "a cat").stored_bytes - len(b"a.png")]
     with made.reading() as session:
         assert db_collections.item_image(session, "col_1", identity("a.png")) is None
         db_collections.snapshot_changes(session, session.get_one(CollectionRow, "col_1"), tmp_path / "handed")
@@ -254,22 +218,10 @@ def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made: Database, tmp
     assert handed.images([identity("c.png")]) == [b"c.png"]
 
 
-def test_the_quota_is_asked_for_what_is_more(made: Database) -> None:
-    asked: list[int] = []
-    small, large = picture("c.png"), picture("c.png", "a cat")
-    for item in (small, small, large, small):
-        add(made, item, replace=True, owner="ada", check_quota=asked.append)
-    assert asked == [small.stored_bytes, large.stored_bytes - small.stored_bytes]
-    request = IdempotentRequest("ada", "once", "hash")
-    for _ in range(2):
-        add(made, picture("d.png"), request=request, owner="ada", check_quota=asked.append)
-    assert asked[2:] == [picture("d.png").stored_bytes]
-
-
 class Fold:
     """An index run that adds to the collection, from its claim to its end."""
 
-    def __init__(self, database: Database, home: Path, queue: Callable[..., str], claim: Callable[..., Any]) -> None:
+    def __init__(self, database, home, queue, claim):
         self.database, self.home = database, home
         spec = {"encoder": "any", "dataset": None, "collection": "few", "mode": "add"}
         self.run_dir = home / "runs" / queue("index", spec)
@@ -280,7 +232,7 @@ class Fold:
         )
         self.handed = handed["few"]
 
-    def end(self, names: tuple[str, ...]) -> str:
+    def end(self, names):
         """With a directory that holds these."""
         build(self.run_dir / "artifacts" / "collection", names)
         facts = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": len(names), "texts": 0, "dim": DIM}
@@ -292,11 +244,11 @@ class Fold:
 
 
 @pytest.fixture
-def begin(made: Database, home: Path, queue: Callable[..., str], claim: Callable[..., Any]) -> Callable[[], Fold]:
+def begin(made, home, queue, claim):
     return lambda: Fold(made, home, queue, claim)
 
 
-def test_a_fold_keeps_what_came_meanwhile(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
+def test_a_fold_keeps_what_came_meanwhile(made, home, begin):
     add(made, picture("c.png"), picture("d.png", "first"))
     remove(made, "a.png")
     fold = begin()
@@ -320,23 +272,7 @@ def test_a_fold_keeps_what_came_meanwhile(made: Database, home: Path, begin: Cal
     assert (left[1].record or {})["captions"] == ["second"]
 
 
-def test_a_fold_is_charged_to_the_collections_owner(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
-    add(made, picture("c.png"), owner="ben")
-    fold = begin()
-    add(made, picture("d.png"), owner="ben")
-    assert fold.end(("a.png", "b.png", "c.png")) == "succeeded"
-    with made.reading() as session:
-        run = runs.get_run(session, fold.claim.run_id)
-    assert run.owner not in ("ada", "ben")
-    directory = quotas.folder_bytes(home / row_of(made).path)
-    run_dir = quotas.folder_bytes(fold.run_dir, shared=False)
-    assert charged(made, "ada", "ben", run.owner) == [directory, picture("d.png").stored_bytes, run_dir]
-    with made.session() as session:
-        db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
-    assert charged(made, "ada", "ben") == [0, 0]
-
-
-def test_of_two_that_fold_at_once_one_has_to_do_it_again(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
+def test_of_two_that_fold_at_once_one_has_to_do_it_again(made, home, begin):
     first, second = begin(), begin()
     assert first.end(("a.png", "b.png")) == "succeeded"
     path = row_of(made).path

@@ -1,32 +1,26 @@
 """The end of a run: state, files and rows change together or not at all."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lcl_core.common.settings import Settings
 from lcl_core.db import complete_run, garbage, leases, registry, runs
-from lcl_core.db.session import Database
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.encoders.files import identity_hash
 
-Queue = Callable[..., str]
-Take = Callable[..., leases.Claim]
 WEIGHTS = b"weights"
 ENCODER = {"path": "artifacts/encoder", "hash": hashlib.sha256(WEIGHTS).hexdigest(), "parameters": 5, "steps": 2}
 COLLECTION = {"path": "artifacts/collection", "name": "c", "encoder_hash": "h", "images": 3, "texts": 4, "dim": 8}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path):
     return tmp_path / "home"
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
+def run_dir(tmp_path):
     """A finished run's directory."""
     for folder, name in (("encoder", "model.safetensors"), ("collection", "vectors.bin")):
         path = tmp_path / "run" / "artifacts" / folder
@@ -35,15 +29,13 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def stored(home: Path, room: str) -> list[str]:
+def stored(home, room):
     """Every name in a room of the home folder, hidden ones too."""
     folder = home / room
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_success_of_a_pretrain_run_registers_its_encoder(
-    database: Database, queue: Queue, claim: Take, run_dir: Path, home: Path
-) -> None:
+def test_success_of_a_pretrain_run_registers_its_encoder(database, queue, claim, run_dir, home):
     run_id = queue(name="mine", owner="ada")
     result = {"encoder": ENCODER, "final": {"loss": float("nan")}}
     assert (
@@ -73,8 +65,8 @@ def test_success_of_a_pretrain_run_registers_its_encoder(
     ],
 )
 def test_a_result_that_does_not_hold_fails_the_run_and_leaves_nothing(
-    database: Database, queue: Queue, claim: Take, run_dir: Path, home: Path, facts: Any, code: str
-) -> None:
+    database, queue, claim, run_dir, home, facts, code
+):
     run_id = queue()
     assert (
         complete_run.complete_run(database, claim(), complete_run.RunSucceeded({"encoder": facts}), run_dir, home, 1.0)
@@ -86,9 +78,7 @@ def test_a_result_that_does_not_hold_fails_the_run_and_leaves_nothing(
     assert stored(home, "encoders") == []
 
 
-def test_a_stale_worker_registers_nothing(
-    database: Database, queue: Queue, claim: Take, run_dir: Path, home: Path
-) -> None:
+def test_a_stale_worker_registers_nothing(database, queue, claim, run_dir, home):
     queue()
     stale = claim(lease_seconds=-1.0)
     with database.session() as session:
@@ -98,9 +88,7 @@ def test_a_stale_worker_registers_nothing(
     assert stored(home, "encoders") == []
 
 
-def test_what_an_interrupted_attempt_left_is_replaced(
-    database: Database, queue: Queue, claim: Take, run_dir: Path, home: Path
-) -> None:
+def test_what_an_interrupted_attempt_left_is_replaced(database, queue, claim, run_dir, home):
     run_id = queue()
     name = run_id.replace("run_", "enc_")
     for folder in (name, f".{name}.0a1b2c3d"):
@@ -111,9 +99,7 @@ def test_what_an_interrupted_attempt_left_is_replaced(
     assert [path.name for path in (home / "encoders" / name).iterdir()] == ["model.safetensors"]
 
 
-def test_a_collection_of_the_same_name_is_replaced(
-    database: Database, queue: Queue, claim: Take, run_dir: Path, home: Path
-) -> None:
+def test_a_collection_of_the_same_name_is_replaced(database, queue, claim, run_dir, home):
     made = []
     for _ in range(2):
         run_id = queue("index", {"encoder": "e", "collection": "emoji"})
@@ -126,18 +112,15 @@ def test_a_collection_of_the_same_name_is_replaced(
     assert old.id != new.id
     assert (new.run_id, new.images, new.texts, new.dim, new.dataset) == (last_run, 3, 4, 8, "sample")
     assert stored(home, "collections") == [old.id, new.id], "a database that is restored names the older one again"
-    [left] = garbage.record_garbage(database, home, 3600.0)
-    assert (left.path, left.due) == (old.path, False)
-    assert [each.path for each in garbage.collect_garbage(database, home, 0.0)] == [old.path]
+    settings = Settings(home=home, gc_grace_seconds=0.0)
+    assert garbage.collect_garbage(database, settings, Artifacts(settings)) == 1
     assert stored(home, "collections") == [new.id]
     with database.reading() as session:
         assert [collection.id for collection in registry.list_collections(session)] == [new.id]
         assert runs.get_run(session, last_run).collection_id == new.id
 
 
-def test_failure_and_cancellation(
-    database: Database, queue: Queue, claim: Take, run_of: Callable[[str], Any], run_dir: Path, home: Path
-) -> None:
+def test_failure_and_cancellation(database, queue, claim, run_of, run_dir, home):
     failed, cancelled, finished = queue(), queue(), queue()
     reason = {"code": "bad_spec", "message": "no", "field": "steps"}
     complete_run.complete_run(database, claim(), complete_run.RunFailed(reason), run_dir, home, 1.0)

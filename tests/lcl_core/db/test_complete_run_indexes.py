@@ -1,12 +1,9 @@
 """Completion of index runs whose index the worker writes to a server, or the run's process into the directory."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,48 +13,41 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
+from lcl_core.db import collections, complete_run, garbage, leases, registry, runs, uploads
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database
 from lcl_core.db.states import State
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
 ENCODER, DIM, ROWS = "e" * 64, 16, 40
-Complete = Callable[..., str]
 VECTORS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 
-def write(directory: Path, index: str, text_vectors: bool = True) -> None:
+def write(directory, index, text_vectors=True):
     items = [CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",)) for row in range(ROWS)]
-    header: dict[str, Any] = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
+    header = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
     with CollectionWriter(directory, **header, text_vectors=text_vectors) as writer:
         writer.add_items(items, VECTORS)
         if text_vectors:
             writer.add_text_vectors(-VECTORS)
         if index == "lancedb":
-            steps: list[int] = []
+            steps = []
             writer.link(steps.append, index)
             assert sum(steps) == writer.rows_to_index(index) == (1 + text_vectors) * ROWS
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path):
     return Settings(home=tmp_path, qdrant_url="http://127.0.0.1:9")
 
 
 @pytest.fixture
-def complete(
-    database: Database,
-    queue: Callable[..., str],
-    claim: Callable[..., leases.Claim],
-    tmp_path: Path,
-    settings: Settings,
-) -> Complete:
+def complete(database, queue, claim, tmp_path, settings):
     """Submit an index run, and complete it."""
 
-    def act(index: str, text_vectors: bool = True, **found: Any) -> str:
+    def act(index, text_vectors=True, **found):
         mode = "add" if "base" in found else "replace"
         run_id = queue("index", {"encoder": "any", "collection": "many", "index": index, "mode": mode})
         run_dir = tmp_path / "runs" / run_id
@@ -71,7 +61,7 @@ def complete(
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def server(monkeypatch):
     """Qdrant's client in its local mode, in memory."""
     client = pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed").QdrantClient(
         ":memory:"
@@ -81,12 +71,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.close()
 
 
-def row_of(database: Database) -> Any:
+def row_of(database):
     with database.reading() as session:
         return registry.get_collection(session, "many")
 
 
-def search(database: Database, home: Path, settings: Settings, text_vectors: bool = True) -> list[str]:
+def search(database, home, settings, text_vectors=True):
     """Names of the images nearest to each vector, by the index that the row names."""
     row = row_of(database)
     location = IndexLocation(row.vectors or "", row.dim, home / row.path, settings)
@@ -96,9 +86,7 @@ def search(database: Database, home: Path, settings: Settings, text_vectors: boo
     return [opened.search(vector, 1)[0].metadata["image"] for vector in VECTORS]
 
 
-def test_a_run_that_wrote_lancedb_is_searched_by_it(
-    database: Database, complete: Complete, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_wrote_lancedb_is_searched_by_it(database, complete, tmp_path, settings, caplog):
     pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
     assert complete("lancedb") == "succeeded"
     row = row_of(database)
@@ -113,9 +101,7 @@ def test_a_run_that_wrote_lancedb_is_searched_by_it(
     assert (tmp_path / row.path / "lancedb").is_dir(), "it goes with its directory"
 
 
-def test_the_vectors_on_a_server_go_with_their_row(
-    database: Database, complete: Complete, server: Any, tmp_path: Path, settings: Settings, caplog: Any
-) -> None:
+def test_the_vectors_on_a_server_go_with_their_row(database, complete, server, tmp_path, settings, caplog):
     assert complete("qdrant") == "succeeded"
     first = row_of(database).vectors
     assert names(server) == {f"{first}_images", f"{first}_texts"}
@@ -137,9 +123,7 @@ def test_the_vectors_on_a_server_go_with_their_row(
 
 
 @pytest.mark.parametrize("index", ["lancedb", "qdrant"])
-def test_captions_without_vectors_are_not_indexed(
-    database: Database, complete: Complete, server: Any, tmp_path: Path, settings: Settings, caplog: Any, index: str
-) -> None:
+def test_captions_without_vectors_are_not_indexed(database, complete, server, tmp_path, settings, caplog, index):
     if index == "lancedb":
         pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
     assert complete(index, text_vectors=False) == "succeeded"
@@ -153,58 +137,46 @@ def test_captions_without_vectors_are_not_indexed(
     assert names(server) == set()
 
 
-def collected(database: Database, home: Path, settings: Settings, grace: float) -> set[str]:
-    """The indexes that go with garbage of that age."""
-    found = garbage.collect_garbage(database, home, grace, settings=settings)
-    return {orphan.path for orphan in found if orphan.path.startswith("indexes/")}
+def collected(database, settings):
+    """How many indexes and folders go without a grace."""
+    settings = settings.model_copy(update={"gc_grace_seconds": 0.0})
+    return garbage.collect_garbage(database, settings, Artifacts(settings))
 
 
-def test_an_index_whose_server_is_away_stays_garbage(
-    database: Database,
-    complete: Complete,
-    slow_server: type[SlowServer],
-    tmp_path: Path,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_index_whose_server_is_away_stays_garbage(database, complete, slow_server, tmp_path, settings, monkeypatch):
     assert complete("qdrant") == "succeeded"
     first = row_of(database).vectors
     assert complete("qdrant") == "succeeded"
     with monkeypatch.context() as patch:
         patch.setattr(slow_server, "drop", fail)
-        assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{first}"}
+        assert collected(database, settings) == 1, "the folder"
     assert slow_server.names == {first, row_of(database).vectors}
-    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{first}"}
+    assert collected(database, settings) == 1
     assert slow_server.names == {row_of(database).vectors}
-    assert collected(database, tmp_path, settings, 0.0) == set()
+    assert collected(database, settings) == 0
 
 
-def test_an_index_that_a_restored_row_names_again_stays(
-    database: Database, complete: Complete, slow_server: type[SlowServer], tmp_path: Path, settings: Settings
-) -> None:
+def test_an_index_that_a_restored_row_names_again_stays(database, complete, slow_server, tmp_path, settings):
     assert complete("qdrant") == "succeeded"
     first = row_of(database)
     assert complete("qdrant") == "succeeded"
     second = row_of(database).vectors
     with database.session() as session:
         registry.get_collection(session, "many").vectors = first.vectors
-        garbage.record_unused_index(session, second)
-    assert (tmp_path / first.path).is_dir()
-    assert collected(database, tmp_path, settings, 0.0) == {f"indexes/{second}"}
+        uploads.discard(session, uploads.SERVER, second)
+    collected(database, settings)
     assert slow_server.names == {first.vectors}
 
 
-def fail(_: object) -> None:
+def fail(_):
     raise UserError("the server is away", code="qdrant_failed", field="index")
 
 
-def names(server: Any) -> set[str]:
+def names(server):
     return {each.name for each in server.get_collections().collections}
 
 
-def test_a_server_that_is_away_fails_the_run_and_spares_the_collection(
-    database: Database, complete: Complete, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_is_away_fails_the_run_and_spares_the_collection(database, complete, tmp_path, settings, caplog):
     pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
     assert complete("files") == "succeeded"
     before = row_of(database).path
@@ -223,29 +195,29 @@ class SlowServer:
     """An index of a server: ``names`` of those that exist. ``during_build`` is called while one is built."""
 
     names: ClassVar[set[str]] = set()
-    during_build: ClassVar[Callable[[Database], None]]
+    during_build: ClassVar[Callable[[IndexLocation], None]]
 
-    def __init__(self, location: IndexLocation) -> None:
+    def __init__(self, location):
         self.location = location
 
     @classmethod
-    def at(cls, location: IndexLocation) -> SlowServer:
+    def at(cls, location):
         return cls(location)
 
     @classmethod
-    def check(cls, location: IndexLocation) -> None: ...
+    def check(cls, location): ...
 
-    def build(self, target: str, batches: Any, labels: Any = None) -> None:
+    def build(self, target, batches, labels=None):
         self.names.add(self.location.name)
         assert sum(len(rows) for rows, *_ in batches) == ROWS
-        type(self).during_build(self.location.database)
+        type(self).during_build(self.location)
 
-    def drop(self) -> None:
+    def drop(self):
         self.names.discard(self.location.name)
 
 
 @pytest.fixture
-def slow_server(monkeypatch: pytest.MonkeyPatch) -> type[SlowServer]:
+def slow_server(monkeypatch):
     """In place of Qdrant's server."""
     kind = replace(INDEXES["qdrant"], index=f"{__name__}:{SlowServer.__name__}", package="")
     monkeypatch.setitem(INDEXES, "qdrant", kind)
@@ -254,14 +226,8 @@ def slow_server(monkeypatch: pytest.MonkeyPatch) -> type[SlowServer]:
     return SlowServer
 
 
-def test_others_write_while_a_server_takes_the_vectors(
-    database: Database,
-    complete: Complete,
-    queue: Callable[..., str],
-    slow_server: type[SlowServer],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    submitted: list[str] = []
+def test_others_write_while_a_server_takes_the_vectors(database, complete, queue, slow_server, monkeypatch):
+    submitted = []
     monkeypatch.setattr(slow_server, "during_build", lambda _: submitted.append(queue()))
     assert complete("qdrant") == "succeeded"
     assert len(submitted) == 2, "one for each of images and texts"
@@ -269,23 +235,20 @@ def test_others_write_while_a_server_takes_the_vectors(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_no_transaction_is_open_while_a_server_takes_the_vectors(
-    database: Database, complete: Complete, slow_server: type[SlowServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    idle: list[int] = []
+def test_no_transaction_is_open_while_a_server_takes_the_vectors(database, complete, slow_server, monkeypatch):
+    idle = []
 
-    def count_open_transactions(_: Database) -> None:
+    def count_open_transactions(_):
         with database.reading() as session:
-            idle.append(session.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")))
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")
+            idle.append(session.scalar(query))
 
     monkeypatch.setattr(slow_server, "during_build", count_open_transactions)
     assert complete("qdrant") == "succeeded"
     assert idle == [0, 0], "PostgreSQL ends transactions that are idle"
 
 
-def test_an_index_whose_collection_is_refused_is_removed(
-    database: Database, complete: Complete, slow_server: type[SlowServer]
-) -> None:
+def test_an_index_whose_collection_is_refused_is_removed(database, complete, slow_server):
     assert complete("qdrant") == "succeeded"
     row = row_of(database)
     assert complete("qdrant", id=row.id, base="collections/replaced", through=0) == "failed"
@@ -298,14 +261,9 @@ def test_an_index_whose_collection_is_refused_is_removed(
 
 @pytest.mark.parametrize(("state", "left"), [(State.CANCELLED, 0), (State.QUEUED, 1)])
 def test_an_index_of_a_lost_lease_stays_only_for_the_next_attempt(
-    database: Database,
-    complete: Complete,
-    slow_server: type[SlowServer],
-    monkeypatch: pytest.MonkeyPatch,
-    state: State,
-    left: int,
-) -> None:
-    def take_lease(_: Database) -> None:
+    database, complete, slow_server, monkeypatch, state, left
+):
+    def take_lease(_):
         with database.session() as session:
             session.execute(update(Run).values(state=state.value, **leases.NO_LEASE))
 
@@ -315,9 +273,7 @@ def test_an_index_of_a_lost_lease_stays_only_for_the_next_attempt(
     assert len(slow_server.names) == left
 
 
-def test_an_index_that_a_server_does_not_take_is_removed(
-    complete: Complete, slow_server: type[SlowServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_a_server_does_not_take_is_removed(complete, slow_server, monkeypatch):
     monkeypatch.setattr(slow_server, "during_build", fail)
     assert complete("qdrant") == "failed"
     assert slow_server.names == set()

@@ -1,37 +1,32 @@
 """Datasets in versions, what a run read, and paths that stay inside the data roots."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
-from lcl_core.db import complete_run, datasets, deletion, leases, quotas, registry
-from lcl_core.db.models import ArtifactUpload, StoredBytes
-from lcl_core.db.session import Database
+from lcl_core.db import complete_run, datasets, leases, registry
+from lcl_core.db.models import ArtifactUpload, Garbage
 from lcl_core.specs.parsing import parse_spec
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     for name in ("one", "two"):
         (tmp_path / "data" / name).mkdir(parents=True)
     return tmp_path / "data"
 
 
-def versions(database: Database, name: str) -> list[tuple[int, str, str]]:
+def versions(database, name):
     with database.reading() as session:
         return [(row.version, row.content_hash, Path(row.path).name) for row in datasets.list_versions(session, name)]
 
 
-def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: Database, root: Path) -> None:
+def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database, root):
     for folder, digest in (("one", "a" * 64), ("one", "a" * 64), ("two", "a" * 64), ("two", "b" * 64)):
         with database.session() as session:
             row = datasets.register_dataset(session, "mine", root / folder, [root], "ada", new_version=True)
@@ -53,9 +48,7 @@ def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: D
         (None, None, ""),
     ],
 )
-def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(
-    database: Database, root: Path, statistics: dict[str, int] | None, field: str | None, lacks: str
-) -> None:
+def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(database, root, statistics, field, lacks):
     sources = [{"dataset": "sample"}, {"dataset": "mine"}, {"dataset": "mine", "view": "pairs"}]
     with database.session() as session:
         datasets.register_sample(session)
@@ -70,7 +63,7 @@ def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(
     assert (caught.value.code, caught.value.field) == ("empty_source", field)
 
 
-def test_statistics_with_texts_that_no_database_stores_are_recorded(database: Database, root: Path) -> None:
+def test_statistics_with_texts_that_no_database_stores_are_recorded(database, root):
     statistics = json.loads(
         '{"splits": {"tr\\u0000ain": 1}, "labels": {"k": {"\\ud800": 1}}, "sources": ["\\ud83d\\ude00"]}'
     )
@@ -84,40 +77,24 @@ def test_statistics_with_texts_that_no_database_stores_are_recorded(database: Da
         assert row.statistics == {"splits": {"train": 1}, "labels": {"k": {"\ufffd": 1}}, "sources": ["\U0001f600"]}
 
 
-def test_a_folder_that_the_same_contents_replace_is_not_charged_any_more(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_a_folder_that_the_same_contents_replace_becomes_garbage(database, queue, claim, tmp_path):
     home, run_dir = tmp_path / "home", tmp_path / "run"
-    for name, size, digest in (("mine", 100, "a"), ("mine", 100, "a"), ("mine", 30, "b")):
+    for name, digest in (("mine", "a"), ("mine", "a"), ("mine", "b")):
         queue("convert", {"path": "/data", "name": name}, owner="ada")
         (run_dir / "artifacts/dataset").mkdir(parents=True)
-        (run_dir / "artifacts/dataset/shard").write_bytes(b"x" * size)
         made = {"path": "artifacts/dataset", "content_hash": digest * 64, "statistics": None}
         done = complete_run.RunSucceeded({"dataset": made})
         assert complete_run.complete_run(database, claim(), done, run_dir, home, 1.0, "home_1") == "succeeded"
         shutil.rmtree(run_dir)
     with database.session() as session:
         first, second = (row.path for row in reversed(datasets.list_versions(session, "mine")))
-        folders = set(session.scalars(select(StoredBytes.path).where(StoredBytes.path.startswith("datasets/"))))
-        assert folders == {first, second}
         uploads = select(ArtifactUpload.path).where(ArtifactUpload.path.startswith("datasets/"))
         assert set(session.scalars(uploads)) == {first, second}, "the upload of a folder that is gone never ends"
-        assert quotas.owner_bytes(session, "ada") == 130
-        deletion.delete_dataset(session, datasets.get_dataset(session, "mine"), home)
-        assert quotas.owner_bytes(session, "ada") == 0
+        (left,) = session.scalars(select(Garbage.path).where(Garbage.home == "home_1"))
+        assert left not in {first, second}
 
 
-def test_what_a_moved_name_holds_is_not_known_before_it_is_read(database: Database, root: Path) -> None:
-    with database.session() as session:
-        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
-        datasets.record_version(session, row, "a" * 64, {"documents": 1})
-        row = datasets.register_dataset(session, "mine", root / "two", [root], "ada", new_version=True)
-        assert (row.content_hash, row.statistics) == (None, None)
-
-
-def test_a_run_notes_the_hash_of_what_it_reads(
-    database: Database, root: Path, queue: Callable[..., str], claim: Callable[..., leases.Claim], run_of: Any
-) -> None:
+def test_a_run_notes_the_hash_of_what_it_reads(database, root, queue, claim, run_of):
     with database.session() as session:
         row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
         datasets.record_version(session, row, "a" * 64, None)
@@ -133,9 +110,7 @@ def test_a_run_notes_the_hash_of_what_it_reads(
     assert run_of(run_id).inputs == {"datasets": {"mine": "b" * 64}}, "the files had been changed since"
 
 
-def test_a_pre_training_notes_the_hashes_that_it_computed(
-    database: Database, root: Path, queue: Callable[..., str], claim: Callable[..., leases.Claim], run_of: Any
-) -> None:
+def test_a_pre_training_notes_the_hashes_that_it_computed(database, root, queue, claim, run_of):
     run_id = queue("pretrain")
     claimed = claim()
     with database.session() as session:
@@ -151,7 +126,7 @@ def test_a_pre_training_notes_the_hashes_that_it_computed(
 
 
 @pytest.mark.parametrize("kind", ["validate", "convert", "match"])
-def test_a_path_is_read_inside_the_roots_alone(database: Database, root: Path, kind: str) -> None:
+def test_a_path_is_read_inside_the_roots_alone(database, root, kind):
     (root / "link").symlink_to(root.parent)
     more = {"convert": {"name": "x"}, "match": {"name": "x", "encoder": "absent"}}.get(kind, {})
     with database.reading() as session:
@@ -164,7 +139,7 @@ def test_a_path_is_read_inside_the_roots_alone(database: Database, root: Path, k
         assert caught.value.code == "missing_files"
 
 
-def test_the_paths_of_an_evaluation_lie_in_the_roots(database: Database, root: Path) -> None:
+def test_the_paths_of_an_evaluation_lie_in_the_roots(database, root):
     for task, own in (
         ("captioning", {"language_model": {"path": "/"}}),
         ("dialogue", {"instructions": [{"path": str(root), "images": "/"}]}),
@@ -175,9 +150,7 @@ def test_the_paths_of_an_evaluation_lie_in_the_roots(database: Database, root: P
         assert caught.value.code == "path_forbidden"
 
 
-def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(database, queue, claim, tmp_path):
     shard = tmp_path / "run" / "artifacts" / "dataset" / "shards" / "000000.tar"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"tar")
@@ -197,9 +170,7 @@ def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(
     assert copy.stat().st_ino == shard.stat().st_ino
 
 
-def test_what_was_converted_to_a_url_is_registered_where_it_lies(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_what_was_converted_to_a_url_is_registered_where_it_lies(database, queue, claim, tmp_path):
     url, home = "s3://bucket/team/made", tmp_path / "home"
     made = {"path": "s3://elsewhere/made", "content_hash": "c" * 64, "statistics": {"documents": 7}}
     queue("convert", {"path": "/x", "name": "made", "to": url}, owner="ada")
@@ -219,7 +190,7 @@ def test_what_was_converted_to_a_url_is_registered_where_it_lies(
 
 
 @pytest.mark.parametrize("field", ["path", "to"])
-def test_a_url_of_a_spec_is_held_to_the_roots_by_the_worker_too(database: Database, root: Path, field: str) -> None:
+def test_a_url_of_a_spec_is_held_to_the_roots_by_the_worker_too(database, root, field):
     other = {"to": "dataset", "path": "name"}[field]
     spec = parse_spec("convert", {"name": "x", other: "x", field: "s3://bucket/other/x"})
     with database.reading() as session, pytest.raises(UserError) as caught:

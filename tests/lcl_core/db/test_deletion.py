@@ -1,18 +1,14 @@
 """What may be deleted, what is in the way, and which folders go with it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.db import datasets, deletion, outbox, registry, runs, studies
+from lcl_core.db import datasets, deletion, registry, runs, studies, uploads
 from lcl_core.db.datasets import upsert_dataset
 from lcl_core.db.models import Dataset, DatasetVersion, EncoderRow, Run, StudyCell
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.specs.base import slug
 from lcl_core.specs.parsing import parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
@@ -21,7 +17,7 @@ HOME = Path("/srv/lcl")
 
 
 @pytest.fixture
-def encoder(database: Database) -> str:
+def encoder(database):
     with database.session() as session:
         facts = {
             "path": "encoders/enc_1",
@@ -35,27 +31,25 @@ def encoder(database: Database) -> str:
     return "enc_1"
 
 
-def refusal(database: Database, sight: str | None = None) -> str:
+def refusal(database, sight=None):
     with database.session() as session, pytest.raises(UserError) as caught:
         deletion.delete_encoder(session, registry.get_encoder(session, "enc_1"), sight)
     assert caught.value.code == "encoder_in_use"
     return caught.value.message
 
 
-def test_an_encoder_goes_with_what_is_known_of_its_files(database: Database, encoder: str) -> None:
+def test_an_encoder_goes_with_what_is_known_of_its_files(database, encoder):
     with database.session() as session:
-        outbox.enqueue_upload(session, "encoders/enc_1", 1, "home-1")
+        uploads.enqueue_upload(session, "encoders/enc_1", 1, "home-1")
         assert deletion.delete_encoder(session, registry.get_encoder(session, "tiny")) == ["encoders/enc_1"]
     with database.reading() as session:
-        assert outbox.get_upload(session, "encoders/enc_1") is None
+        assert uploads.get_upload(session, "encoders/enc_1") is None
         with pytest.raises(UserError):
             registry.get_encoder(session, encoder)
 
 
 @pytest.mark.parametrize("named", ["tiny", "enc_1", "the tiny", "Thé tïny!"])
-def test_a_run_that_waits_needs_it_by_id_or_name(
-    database: Database, queue: Callable[..., str], encoder: str, named: str
-) -> None:
+def test_a_run_that_waits_needs_it_by_id_or_name(database, queue, encoder, named):
     if named not in ("tiny", "enc_1"):  # name of the run that made it
         with database.session() as session:
             registry.get_encoder(session, encoder).name = slug(named)
@@ -72,12 +66,10 @@ def test_a_run_that_waits_needs_it_by_id_or_name(
         deletion.delete_encoder(session, registry.get_encoder(session, encoder))
 
 
-def test_specs_that_do_not_have_the_name_are_not_parsed(
-    database: Database, queue: Callable[..., str], encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed: list[dict[str, Any]] = []
+def test_specs_that_do_not_have_the_name_are_not_parsed(database, queue, encoder, monkeypatch):
+    parsed = []
 
-    def parse(kind: str, spec: dict[str, Any]) -> Any:
+    def parse(kind, spec):
         parsed.append(spec)
         return parse_spec(kind, spec)
 
@@ -95,14 +87,12 @@ def test_specs_that_do_not_have_the_name_are_not_parsed(
 
 
 @pytest.mark.parametrize("named", ["tiny", "enc_1"])
-def test_a_pretraining_that_will_start_from_it_needs_it(
-    database: Database, queue: Callable[..., str], encoder: str, named: str
-) -> None:
+def test_a_pretraining_that_will_start_from_it_needs_it(database, queue, encoder, named):
     run_id = queue("pretrain", {"model": {"init": named}})
     assert run_id in refusal(database)
 
 
-def test_a_study_that_will_start_from_it_needs_it(database: Database, encoder: str) -> None:
+def test_a_study_that_will_start_from_it_needs_it(database, encoder):
     axis = {"name": "start", "variants": [{"name": "random"}, {"name": "tiny", "spec": {"model.init": "tiny"}}]}
     with database.session() as session:
         study = studies.create_study(session, parse_as(StudySpec, {**STUDY, "axes": [axis]}), owner="ada")
@@ -115,17 +105,17 @@ def test_a_study_that_will_start_from_it_needs_it(database: Database, encoder: s
     assert study_id in refusal(database)
 
 
-def test_many_in_the_way_are_counted(database: Database, queue: Callable[..., str], encoder: str) -> None:
+def test_many_in_the_way_are_counted(database, queue, encoder):
     for _ in range(7):
         queue("evaluate", {"encoder": "tiny"}, owner="ada")
     assert "2 more" in refusal(database, "ada")
     assert "7 runs of other owners" in refusal(database, "bob")
 
 
-STUDY: dict[str, Any] = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
+STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
 
 
-def test_what_a_study_is_going_to_examine_stays(database: Database, encoder: str) -> None:
+def test_what_a_study_is_going_to_examine_stays(database, encoder):
     with database.session() as session:
         study = studies.create_study(session, parse_as(StudySpec, STUDY), owner="ada")
         (cell,) = session.query(StudyCell).all()
@@ -140,7 +130,7 @@ def test_what_a_study_is_going_to_examine_stays(database: Database, encoder: str
         deletion.delete_encoder(session, registry.get_encoder(session, "tiny"))
 
 
-def test_a_dataset_goes_with_its_versions_and_names_the_services_folders_alone(database: Database) -> None:
+def test_a_dataset_goes_with_its_versions_and_names_the_services_folders_alone(database):
     with database.session() as session:
         for path, digest in (("datasets/data_1", "1"), ("/data/wiki", "2"), ("datasets/data_2", "3")):
             row = upsert_dataset(session, "wiki", path, "ada")
@@ -150,7 +140,7 @@ def test_a_dataset_goes_with_its_versions_and_names_the_services_folders_alone(d
         assert session.query(Dataset).count() == session.query(DatasetVersion).count() == 0
 
 
-def test_a_folder_that_another_dataset_is_registered_in_stays(database: Database) -> None:
+def test_a_folder_that_another_dataset_is_registered_in_stays(database):
     with database.session() as session:
         row = upsert_dataset(session, "wiki", "datasets/data_1", "ada")
         upsert_dataset(session, "part", str(HOME / "datasets" / "data_1" / "part"), "bob")
@@ -160,7 +150,7 @@ def test_a_folder_that_another_dataset_is_registered_in_stays(database: Database
         assert caught.value.code == "dataset_in_use"
 
 
-def test_what_comes_with_the_product_stays(database: Database, encoder: str) -> None:
+def test_what_comes_with_the_product_stays(database, encoder):
     with database.session() as session:
         sample, row = datasets.register_sample(session), session.get_one(EncoderRow, encoder)
         row.owner, row.path = "lcl", "/usr/lib/lcl/drawings"

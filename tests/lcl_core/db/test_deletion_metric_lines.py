@@ -1,32 +1,27 @@
 """Metric lines of runs that ended long ago: fewer, at the same steps, and all that measure held-out data."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
-from lcl_core.db import deletion, leases, runs
+from lcl_core.db import leases, runs
 from lcl_core.db.deletion import POINTS, thin_ended_runs
-from lcl_core.db.leases import Claim
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 
 STEPS = 6000
 
 
-def line(step: int) -> dict[str, Any]:
+def line(step):
     held_out = {"held_out.loss": 1 / step} if step % 1000 == 7 else {}
     return {"step": step, "total_steps": STEPS, "loss": 2 / step, **held_out}
 
 
 @pytest.fixture
-def ended(database: Database, queue: Callable[..., str], claim: Callable[..., Claim]) -> Callable[..., str]:
+def ended(database, queue, claim):
     """A failed run with these lines that ended so many days ago."""
 
-    def make(lines: list[dict[str, Any]], days: float = 40.0) -> str:
+    def make(lines, days=40.0):
         run_id = queue()
         claimed = claim()
         with database.session() as session:
@@ -41,17 +36,15 @@ def ended(database: Database, queue: Callable[..., str], claim: Callable[..., Cl
 
 
 @pytest.fixture
-def lines_of(database: Database) -> Callable[[str], list[dict[str, Any]]]:
-    def read(run_id: str) -> list[dict[str, Any]]:
+def lines_of(database):
+    def read(run_id):
         with database.reading() as session:
             return [row.values for row in runs.metrics_after(session, run_id)]
 
     return read
 
 
-def test_a_long_curve_is_thinned_once_and_keeps_what_matters(
-    database: Database, ended: Callable[..., str], lines_of: Callable[[str], list[dict[str, Any]]]
-) -> None:
+def test_a_long_curve_is_thinned_once_and_keeps_what_matters(database, ended, lines_of):
     whole = [line(step) for step in range(1, STEPS + 1)]
     preparing = [{"step": 0, "phase": "preparing"}, {"step": 0, "phase": "decoding images"}]
     run_id = ended([*preparing, *whole])
@@ -68,13 +61,7 @@ def test_a_long_curve_is_thinned_once_and_keeps_what_matters(
     assert thin_ended_runs(database, 30.0) == 0
 
 
-def test_short_recent_and_unfinished_runs_stay_as_they_are(
-    database: Database,
-    ended: Callable[..., str],
-    lines_of: Callable[[str], list[dict[str, Any]]],
-    queue: Callable[..., str],
-    claim: Callable[..., Claim],
-) -> None:
+def test_short_recent_and_unfinished_runs_stay_as_they_are(database, ended, lines_of, queue, claim):
     short = ended([line(step) for step in range(10, 5000, 10)])
     recent = ended([line(step) for step in range(1, STEPS + 1)], days=20.0)
     running = queue()
@@ -84,45 +71,7 @@ def test_short_recent_and_unfinished_runs_stay_as_they_are(
     assert [len(lines_of(run_id)) for run_id in (short, recent, running)] == [499, STEPS, STEPS]
 
 
-def test_an_interrupted_thinning_goes_on_to_the_same_lines(
-    database: Database,
-    ended: Callable[..., str],
-    lines_of: Callable[[str], list[dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = [line(step) for step in range(1, STEPS + 1)]
-    undisturbed, interrupted = ended(whole, days=50.0), ended(whole)
-    monkeypatch.setattr(deletion, "_RUNS_A_ROUND", 1)
-    thin_ended_runs(database, 30.0)
-    with monkeypatch.context() as patched:
-        patched.setattr(deletion, "delete", Interrupted(2))
-        with pytest.raises(KeyboardInterrupt):
-            thin_ended_runs(database, 30.0)
-    assert len(lines_of(undisturbed)) < len(lines_of(interrupted)) < STEPS
-    thin_ended_runs(database, 30.0)
-    assert lines_of(interrupted) == lines_of(undisturbed)
-
-
-class Interrupted:
-    """``delete`` that the process is ended in, the second time."""
-
-    def __init__(self, last: int) -> None:
-        self._left = last
-        self._delete = deletion.delete
-
-    def __call__(self, table: Any) -> Any:
-        self._left -= 1
-        if self._left == 0:
-            raise KeyboardInterrupt
-        return self._delete(table)
-
-
-def test_a_run_that_goes_on_is_thinned_after_its_next_end(
-    database: Database,
-    ended: Callable[..., str],
-    lines_of: Callable[[str], list[dict[str, Any]]],
-    claim: Callable[..., Claim],
-) -> None:
+def test_a_run_that_goes_on_is_thinned_after_its_next_end(database, ended, lines_of, claim):
     whole = [line(step) for step in range(1, STEPS + 1)]
     run_id = ended(whole)
     thin_ended_runs(database, 30.0)

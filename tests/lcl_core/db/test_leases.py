@@ -1,39 +1,31 @@
 """Claims and leases: one winner, guarded writes, lost workers."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.db import complete_run, leases, runs, states
 from lcl_core.db import queue as db_queue
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 
-Queue = Callable[..., str]
-Take = Callable[..., leases.Claim]
-RunOf = Callable[[str], Any]
 EXPIRED = -1.0  # a lease this long is over when it begins
 
 
-def expire(database: Database) -> list[str]:
+def expire(database):
     with database.session() as session:
         return [run.id for run in leases.expire_leases(session)]
 
 
-def test_claims_go_by_priority_then_waiting_time(database: Database, queue: Queue, claim: Take) -> None:
+def test_claims_go_by_priority_then_waiting_time(database, queue, claim):
     first, second, urgent = queue(), queue(), queue(priority=5)
     assert [claim().run_id for _ in range(3)] == [urgent, first, second]
     with database.session() as session:
         assert db_queue.claim_next(session, "worker-1") is None
 
 
-def test_a_claim_marks_the_row(queue: Queue, claim: Take, run_of: RunOf) -> None:
+def test_a_claim_marks_the_row(queue, claim, run_of):
     run_id = queue()
     claimed = claim("worker-7", 30.0)
     run = run_of(run_id)
@@ -41,11 +33,11 @@ def test_a_claim_marks_the_row(queue: Queue, claim: Take, run_of: RunOf) -> None
     assert run.lease_expires_at - run.started_at == timedelta(seconds=30)
 
 
-def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue) -> None:
+def test_a_worker_takes_only_what_it_can_serve(database, queue):
     for_gpu, for_cpu, for_any = queue(resource="gpu", priority=2), queue(resource="cpu", priority=1), queue()
     reads = queue("validate", {"path": "/data"})
 
-    def taken(*offers: str) -> list[str]:
+    def taken(*offers):
         devices = ("GPU-1", "GPU-2") if "gpu" in offers else ()
         with database.session() as session:
             claims = [db_queue.claim_next(session, "worker-1", offers=offers, devices=devices) for _ in range(5)]
@@ -61,12 +53,12 @@ def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue)
         assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_any], "without a device it serves no GPU run"
 
 
-def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
+def test_racing_claimers_share_the_runs_and_double_none(database, queue):
     wanted = {queue() for _ in range(24)}
-    won: list[str] = []
+    won = []
     together = threading.Barrier(4)
 
-    def work(name: str) -> None:
+    def work(name):
         together.wait()
         while True:
             with database.session() as session:
@@ -83,9 +75,7 @@ def test_racing_claimers_share_the_runs_and_double_none(database: Database, queu
     assert Counter(won) == Counter(wanted)
 
 
-def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(
-    database: Database, queue: Queue, claim: Take
-) -> None:
+def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(database, queue, claim):
     if database.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has one writer at a time")
     first, second = queue(), queue()
@@ -96,9 +86,7 @@ def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(
     assert taken.run_id == first
 
 
-def test_renewing_extends_the_lease_and_tells_the_state(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_renewing_extends_the_lease_and_tells_the_state(database, queue, claim, run_of):
     run_id = queue()
     claimed = claim(lease_seconds=EXPIRED)
     with database.session() as session:
@@ -111,16 +99,14 @@ def test_renewing_extends_the_lease_and_tells_the_state(
     assert run_of(run_id).ran_seconds == 4.5
 
 
-def test_every_write_of_a_stale_worker_is_discarded(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf, tmp_path: Path
-) -> None:
+def test_every_write_of_a_stale_worker_is_discarded(database, queue, claim, run_of, tmp_path):
     run_id = queue()
     stale = claim("worker-1", EXPIRED)
     assert expire(database) == [run_id]
     owner = claim("worker-2")
     before = run_of(run_id)
 
-    def write(action: Callable[..., object], *arguments: Any) -> None:
+    def write(action, *arguments):
         with database.session() as session:
             action(session, stale, *arguments)
 
@@ -144,9 +130,7 @@ def test_every_write_of_a_stale_worker_is_discarded(
         assert runs.metrics_after(session, run_id) == []
 
 
-def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(database, queue, claim, run_of):
     run_id = queue(max_attempts=2)
     claim(lease_seconds=EXPIRED)
     assert expire(database) == [run_id]
@@ -160,9 +144,7 @@ def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(
     assert expire(database) == []
 
 
-def test_losses_are_counted_since_the_last_new_checkpoint(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_losses_are_counted_since_the_last_new_checkpoint(database, queue, claim, run_of):
     run_id = queue(max_attempts=2)
     for number in range(1, 31):
         lost = claim(lease_seconds=EXPIRED)
@@ -179,9 +161,7 @@ def test_losses_are_counted_since_the_last_new_checkpoint(
     assert "2 attempts without a new checkpoint" in run.reason["message"]
 
 
-def test_a_resumed_run_has_the_attempts_that_were_asked_for(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_a_resumed_run_has_the_attempts_that_were_asked_for(database, queue, claim, run_of):
     run_id = queue(max_attempts=1)
     for _ in range(2):
         claim(lease_seconds=EXPIRED)
@@ -192,9 +172,7 @@ def test_a_resumed_run_has_the_attempts_that_were_asked_for(
     assert (run_of(run_id).state, run_of(run_id).setbacks) == ("queued", None)
 
 
-def test_a_run_that_is_to_wait_is_not_claimed_before(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_a_run_that_is_to_wait_is_not_claimed_before(database, queue, claim, run_of):
     run_id = queue()
     held = claim()
     with database.session() as session:
@@ -207,7 +185,7 @@ def test_a_run_that_is_to_wait_is_not_claimed_before(
     assert claim().run_id == run_id
 
 
-def test_a_lost_worker_finishes_a_cancel(database: Database, queue: Queue, claim: Take, run_of: RunOf) -> None:
+def test_a_lost_worker_finishes_a_cancel(database, queue, claim, run_of):
     run_id = queue()
     claim(lease_seconds=EXPIRED)
     with database.session() as session:
@@ -217,9 +195,7 @@ def test_a_lost_worker_finishes_a_cancel(database: Database, queue: Queue, claim
 
 
 @pytest.mark.parametrize(("uses_attempt", "attempt"), [(False, 1), (True, 2)])
-def test_handing_back_uses_an_attempt_only_when_told(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf, uses_attempt: bool, attempt: int
-) -> None:
+def test_handing_back_uses_an_attempt_only_when_told(database, queue, claim, run_of, uses_attempt, attempt):
     run_id = queue()
     held = claim()
     with database.session() as session:
@@ -228,9 +204,7 @@ def test_handing_back_uses_an_attempt_only_when_told(
     assert claim().attempt == attempt
 
 
-def test_handing_back_a_run_that_is_being_cancelled_ends_it(
-    database: Database, queue: Queue, claim: Take, run_of: RunOf
-) -> None:
+def test_handing_back_a_run_that_is_being_cancelled_ends_it(database, queue, claim, run_of):
     run_id = queue()
     held = claim()
     with database.session() as session:
@@ -240,7 +214,7 @@ def test_handing_back_a_run_that_is_being_cancelled_ends_it(
     assert run_of(run_id).finished_at is not None
 
 
-def test_the_reaper_sees_what_waits_and_what_expired(database: Database, queue: Queue, claim: Take) -> None:
+def test_the_reaper_sees_what_waits_and_what_expired(database, queue, claim):
     first, second = queue(), queue()
     with database.reading() as session:
         moment = now(session)

@@ -1,42 +1,36 @@
 """Metrics on their way to the database: never doubled, cut back with the file, always valid JSON."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from lcl_core.db import leases, runs
 from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.db.states import State
-
-Record = Callable[..., None]
 
 
 @pytest.fixture
-def claimed(queue: Callable[..., str], claim: Callable[..., leases.Claim]) -> leases.Claim:
+def claimed(queue, claim):
     queue()
     return claim()
 
 
 @pytest.fixture
-def record(database: Database, claimed: leases.Claim) -> Record:
-    def write(*lines: dict[str, Any], **more: Any) -> None:
+def record(database, claimed):
+    def write(*lines, **more):
         with database.session() as session:
             leases.record_metrics(session, claimed, lines, **more)
 
     return write
 
 
-def rows(database: Database, run_id: str, after: int = 0) -> list[Any]:
+def rows(database, run_id, after=0):
     with database.reading() as session:
         return list(runs.metrics_after(session, run_id, after))
 
 
-def test_lines_become_rows_and_the_last_one_progress(database: Database, claimed: leases.Claim, record: Record) -> None:
+def test_lines_become_rows_and_the_last_one_progress(database, claimed, record):
     record({"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0})
     first, second = rows(database, claimed.run_id)
     assert (first.values, second.values) == ({"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0})
@@ -46,15 +40,13 @@ def test_lines_become_rows_and_the_last_one_progress(database: Database, claimed
         assert runs.get_run(session, claimed.run_id).progress == {"step": 3, "loss": 1.0}
 
 
-def test_a_step_told_twice_is_one_row(database: Database, claimed: leases.Claim, record: Record) -> None:
+def test_a_step_told_twice_is_one_row(database, claimed, record):
     record({"step": 1, "loss": 3.0}, {"step": 1, "loss": 2.5})
     record({"step": 1, "loss": 2.0}, {"step": 1, "phase": "probe", "loss": 9.0})
     assert [(row.phase, row.values["loss"]) for row in rows(database, claimed.run_id)] == [("", 2.0), ("probe", 9.0)]
 
 
-def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(
-    database: Database, claimed: leases.Claim, record: Record
-) -> None:
+def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(database, claimed, record):
     record(*({"step": step, "attempt": 1} for step in range(1, 6)))
     newest = rows(database, claimed.run_id)[-1].id
     record(*({"step": step, "attempt": 1} for step in range(1, 4)), rewound=True)
@@ -65,7 +57,7 @@ def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(
     assert rows(database, claimed.run_id) == []
 
 
-def test_a_file_that_was_cut_back_comes_in_parts(database: Database, claimed: leases.Claim, record: Record) -> None:
+def test_a_file_that_was_cut_back_comes_in_parts(database, claimed, record):
     record(*({"step": step, "attempt": 1} for step in range(1, 9)))
     newest = rows(database, claimed.run_id)[-1].id
     record({"step": 1, "attempt": 2}, {"step": 2, "attempt": 2}, rewound=True, last_step=5, is_newest=False)
@@ -79,10 +71,8 @@ def test_a_file_that_was_cut_back_comes_in_parts(database: Database, claimed: le
 
 
 @pytest.mark.parametrize("end", ["anew", "another file", "thinned"])
-def test_marks_are_those_of_the_stored_lines(
-    database: Database, claimed: leases.Claim, record: Record, end: str
-) -> None:
-    def marks() -> dict[str, str]:
+def test_marks_are_those_of_the_stored_lines(database, claimed, record, end):
+    def marks():
         with database.reading() as session:
             return leases.stored_metrics_marks(session, claimed)
 
@@ -104,19 +94,17 @@ def test_marks_are_those_of_the_stored_lines(
     assert marks() == {}
 
 
-def test_many_lines_at_once(database: Database, claimed: leases.Claim, record: Record) -> None:
+def test_many_lines_at_once(database, claimed, record):
     record(*({"step": step} for step in range(1203)))
     assert [row.step for row in rows(database, claimed.run_id)] == list(range(1203))
 
 
-def test_what_json_in_the_database_cannot_hold(database: Database, claimed: leases.Claim, record: Record) -> None:
+def test_what_json_in_the_database_cannot_hold(database, claimed, record):
     record({"step": 1, "loss": float("nan"), "norms": [float("inf"), 1.5], "note": "a\x00b"})
     assert rows(database, claimed.run_id)[0].values == {"step": 1, "loss": None, "norms": [None, 1.5], "note": "ab"}
 
 
-def test_an_attempt_that_starts_over_forgets_the_metrics(
-    database: Database, claimed: leases.Claim, record: Record
-) -> None:
+def test_an_attempt_that_starts_over_forgets_the_metrics(database, claimed, record):
     record({"step": 1})
     with database.session() as session:
         leases.begin_attempt(session, claimed, encoder_id="enc_1", from_scratch=False)

@@ -1,24 +1,20 @@
 """A collection's own encoder, its equals, and those that only look like it."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
 from lcl_core.db.models import CollectionRow, EncoderRow
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 
 WEIGHTS = "a" * 64
 OWN = {"model.safetensors": WEIGHTS, "tokenizer.json": "1" * 64}
 OTHER_TEXT = {**OWN, "tokenizer.json": "2" * 64}
 
 
-def encoder(session: Any, row_id: str, files: dict[str, str]) -> EncoderRow:
+def encoder(session, row_id, files):
     digest = files["model.safetensors"]
-    facts: dict[str, Any] = {"hash": digest, "owner": "ada", "info": {}, "created_at": now(session)}
+    facts = {"hash": digest, "owner": "ada", "info": {}, "created_at": now(session)}
     row = EncoderRow(id=row_id, name=row_id[4:], path=f"encoders/{row_id}", **facts)
     registry.set_encoder_files(row, files)
     session.add(row)
@@ -27,7 +23,7 @@ def encoder(session: Any, row_id: str, files: dict[str, str]) -> EncoderRow:
 
 
 @pytest.fixture
-def furnished(database: Database) -> Database:
+def furnished(database):
     """An encoder with a collection, an equal one, a twin, and one of other weights."""
     with database.session() as session:
         own = encoder(session, "enc_2_own", OWN)
@@ -40,7 +36,7 @@ def furnished(database: Database) -> Database:
     return database
 
 
-def test_a_collections_encoder_is_the_one_that_it_names(furnished: Database) -> None:
+def test_a_collections_encoder_is_the_one_that_it_names(furnished):
     with furnished.reading() as session:
         row = registry.get_collection(session, "few")
         own = registry.collection_encoder(session, row)
@@ -49,7 +45,7 @@ def test_a_collections_encoder_is_the_one_that_it_names(furnished: Database) -> 
         assert [each.id for each in registry.identical_encoders(session, row)] == ["enc_1_equal"]
 
 
-def test_of_a_deleted_one_the_equal_ones_are_known(furnished: Database) -> None:
+def test_of_a_deleted_one_the_equal_ones_are_known(furnished):
     with furnished.session() as session:
         session.delete(session.get_one(EncoderRow, "enc_2_own"))
     with furnished.reading() as session:
@@ -67,7 +63,7 @@ def test_of_a_deleted_one_the_equal_ones_are_known(furnished: Database) -> None:
         ("4_other", "bbbbbbbbbbbb"),
     ],
 )
-def test_only_an_equal_one_adds_to_it(furnished: Database, name: str, says: str | None) -> None:
+def test_only_an_equal_one_adds_to_it(furnished, name, says):
     with furnished.reading() as session:
         row = registry.get_collection(session, "few")
         asked = registry.get_encoder(session, name)

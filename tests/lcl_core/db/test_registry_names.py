@@ -1,25 +1,18 @@
 """Whose a name is: the first owner's, the product's, and an admin's to use."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.db import complete_run, leases, registry, runs
+from lcl_core.db import complete_run, registry, runs
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
 from lcl_core.db.registry import MAX_NAME_LENGTH, available_name
-from lcl_core.db.session import Database, now
-
-Code = Callable[..., str | None]
+from lcl_core.db.session import now
 
 
-def add_encoder(session: Any, name: str, owner: str, row_id: str, **more: Any) -> None:
+def add_encoder(session, name, owner, row_id, **more):
     facts = {
         "path": f"encoders/{row_id}",
         "hash": "0" * 64,
@@ -32,10 +25,10 @@ def add_encoder(session: Any, name: str, owner: str, row_id: str, **more: Any) -
 
 
 @pytest.fixture
-def code(database: Database) -> Code:
+def code(database):
     """``code(noun, name, owner)``: of the refusal; None: the name may be used."""
 
-    def try_name(noun: str, name: str, owner: str, **more: Any) -> str | None:
+    def try_name(noun, name, owner, **more):
         with database.session() as session:
             try:
                 registry.check_name(session, noun, name, owner, **more)
@@ -46,7 +39,7 @@ def code(database: Database) -> Code:
     return try_name
 
 
-def test_the_first_owner_keeps_an_encoders_name(database: Database, code: Code) -> None:
+def test_the_first_owner_keeps_an_encoders_name(database, code):
     assert code("encoder", "tiny", "bob") is None
     with database.session() as session:
         moment = now(session)
@@ -58,7 +51,7 @@ def test_the_first_owner_keeps_an_encoders_name(database: Database, code: Code) 
     assert code("dataset", "tiny", "bob") is None, "each kind has names of its own"
 
 
-def test_a_dataset_and_a_collection_have_one_owner(database: Database, code: Code) -> None:
+def test_a_dataset_and_a_collection_have_one_owner(database, code):
     with database.session() as session:
         facts = {"owner": "ada", "created_at": now(session)}
         session.add(Dataset(name="wiki", path="/data/wiki", **facts))
@@ -71,21 +64,21 @@ def test_a_dataset_and_a_collection_have_one_owner(database: Database, code: Cod
 
 
 @pytest.mark.parametrize(
-    ("noun", "name"), [("encoder", "drawings"), ("dataset", "sample"), ("collection", "sample-drawings")]
+    ("noun", "name"), [("encoder", "drawings-v5"), ("dataset", "sample"), ("collection", "sample-drawings")]
 )
-def test_the_products_names_are_kept_though_nothing_has_them(code: Code, noun: str, name: str) -> None:
+def test_the_products_names_are_kept_though_nothing_has_them(code, noun, name):
     assert code(noun, name, "ada") == "name_taken"
     assert code(noun, name, "lcl") is None
     assert code(noun, name, "ada", admin=True) is None
 
 
-def test_the_form_of_an_id_is_nobodys(code: Code) -> None:
+def test_the_form_of_an_id_is_nobodys(code):
     assert code("encoder", "enc_anything", "ada", admin=True) == "bad_name"
     assert code("collection", "col_anything", "ada", admin=True) == "bad_name"
     assert code("dataset", "data_anything", "ada") is None, "datasets have names alone"
 
 
-def test_what_a_run_makes_gets_a_name_that_is_free(database: Database) -> None:
+def test_what_a_run_makes_gets_a_name_that_is_free(database):
     run_id = "run_0123456789abcdefgh"
     long = "x" * MAX_NAME_LENGTH
     with database.session() as session:
@@ -98,7 +91,7 @@ def test_what_a_run_makes_gets_a_name_that_is_free(database: Database) -> None:
         assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
 
 
-def test_an_owner_with_an_admins_key_may_use_any_name(database: Database) -> None:
+def test_an_owner_with_an_admins_key_may_use_any_name(database):
     with database.session() as session:
         add_encoder(session, "tiny", "ada", "enc_2")
         facts = {"hash": "x", "created_at": now(session)}
@@ -113,12 +106,12 @@ def test_an_owner_with_an_admins_key_may_use_any_name(database: Database) -> Non
 
 
 @pytest.mark.parametrize("noun", ["encoder", "dataset", "collection"])
-def test_a_name_that_another_registered_since_the_submission_stays_with_them(database: Database, noun: str) -> None:
+def test_a_name_that_another_registered_since_the_submission_stays_with_them(database, noun):
     """It was free then, so that no role was asked for, and the owner may have submitted with another key."""
     with database.session() as session:
         moment = now(session)
         session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=moment))
-        facts: dict[str, Any] = {"name": "x", "owner": "bob", "created_at": moment}
+        facts = {"name": "x", "owner": "bob", "created_at": moment}
         sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64, "encoder_identity": "0" * 64}
         rows = {
             "encoder": lambda: EncoderRow(
@@ -136,9 +129,7 @@ def test_a_name_that_another_registered_since_the_submission_stays_with_them(dat
         assert available_name(session, noun, "free", "ada", "run_1", before) == "free"
 
 
-def test_the_end_of_a_run_knows_when_it_was_submitted(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_the_end_of_a_run_knows_when_it_was_submitted(database, queue, claim, tmp_path):
     from lcl_core.encoders.files import sha256_file
 
     weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
@@ -154,12 +145,12 @@ def test_the_end_of_a_run_knows_when_it_was_submitted(
         assert runs.get_run(session, run_id).result["registered_as"] == f"mine-{run_id}"
 
 
-def test_two_who_want_one_name_at_one_moment(database: Database) -> None:
+def test_two_who_want_one_name_at_one_moment(database):
     """No constraint of the database keeps an encoder's name, since its owner may use it again."""
     both = threading.Barrier(2, timeout=60)
-    said: dict[str, str] = {}
+    said = {}
 
-    def take(owner: str) -> None:
+    def take(owner):
         both.wait()
         try:
             with database.session() as session:
@@ -177,9 +168,7 @@ def test_two_who_want_one_name_at_one_moment(database: Database) -> None:
     assert sorted(said.values()) == ["has it", "name_taken"]
 
 
-def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(database, queue, claim, tmp_path):
     from lcl_core.encoders.files import sha256_file
 
     with database.session() as session:
@@ -202,9 +191,7 @@ def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
         assert registry.get_encoder(session, "mine").id == "enc_2"
 
 
-def test_the_encoder_of_a_run_with_a_name_for_people_has_a_name_that_specs_accept(
-    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
-) -> None:
+def test_the_encoder_of_a_run_with_a_name_for_people_has_a_name_that_specs_accept(database, queue, claim, tmp_path):
     from lcl_core.encoders.files import sha256_file
 
     weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"

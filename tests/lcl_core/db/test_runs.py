@@ -1,10 +1,5 @@
 """Pages that stay put, filters, an encoder's figures."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from sqlalchemy import update
 
@@ -12,21 +7,18 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, states
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat, record_wakeup
 from lcl_core.specs.parsing import parse_spec
 
-Queue = Callable[..., str]
 
-
-def ids(database: Database, **filters: Any) -> list[str]:
+def ids(database, **filters):
     with database.reading() as session:
         return [run.id for run in runs.list_runs(session, **filters).items]
 
 
-def test_pages_cover_everything_once_though_runs_arrive_meanwhile(database: Database, queue: Queue) -> None:
+def test_pages_cover_everything_once_though_runs_arrive_meanwhile(database, queue):
     made = [queue(tags=["old"]) for _ in range(7)]
-    seen: list[str] = []
+    seen = []
     cursor = None
     while True:
         with database.reading() as session:
@@ -39,7 +31,7 @@ def test_pages_cover_everything_once_though_runs_arrive_meanwhile(database: Data
     assert seen == made[::-1]
 
 
-def test_filters(database: Database, queue: Queue) -> None:
+def test_filters(database, queue):
     pretrain = queue(tags=["a", "b"])
     evaluate = queue("evaluate", {"encoder": "e"}, tags=["b"], owner="ada")
     with database.session() as session:
@@ -55,7 +47,7 @@ def test_filters(database: Database, queue: Queue) -> None:
     assert counted == dict.fromkeys(states.State, 0) | {"queued": 1, "cancelled": 1}
 
 
-def test_a_part_of_the_name_in_any_case_finds_runs(database: Database, queue: Queue) -> None:
+def test_a_part_of_the_name_in_any_case_finds_runs(database, queue):
     clip, percent, _ = queue(name="million-CLIP-s0"), queue(name="50% clip"), queue(name=None)
     assert ids(database, name="clip") == [percent, clip]
     assert ids(database, name="CLIP-s") == [clip]
@@ -64,10 +56,10 @@ def test_a_part_of_the_name_in_any_case_finds_runs(database: Database, queue: Qu
     assert ids(database, name="clip", state="running") == []
 
 
-def test_a_tags_pages_cover_it_once_newest_first(database: Database, queue: Queue) -> None:
+def test_a_tags_pages_cover_it_once_newest_first(database, queue):
     tagged = [queue(tags=["a", "b"] if number % 2 else ["a"]) for number in range(5)]
     queue(tags=["c"])
-    seen: list[str] = []
+    seen = []
     cursor = None
     while cursor is not None or not seen:
         with database.reading() as session:
@@ -80,13 +72,13 @@ def test_a_tags_pages_cover_it_once_newest_first(database: Database, queue: Queu
 @pytest.mark.parametrize(
     ("arguments", "code"), [({"limit": 0}, "bad_limit"), ({"limit": 201}, "bad_limit"), ({"cursor": "x"}, "bad_cursor")]
 )
-def test_a_bad_page_is_refused(database: Database, arguments: dict[str, Any], code: str) -> None:
+def test_a_bad_page_is_refused(database, arguments, code):
     with pytest.raises(UserError) as caught:
         ids(database, **arguments)
     assert caught.value.code == code
 
 
-def test_figures_of_an_encoder_are_its_successful_evaluations(database: Database, queue: Queue) -> None:
+def test_figures_of_an_encoder_are_its_successful_evaluations(database, queue):
     good, failed, other = (queue("evaluate", {"encoder": "e"}) for _ in range(3))
     rows = [{"metric": "IR@5", "value": 0.1}]
     with database.session() as session:
@@ -101,7 +93,7 @@ def test_figures_of_an_encoder_are_its_successful_evaluations(database: Database
         assert [(run.id, figures) for run, figures in runs.list_evaluations(session, "enc_1")] == [(good, rows)]
 
 
-def test_the_roster_shows_who_is_alive_and_what_they_hold(database: Database, queue: Queue) -> None:
+def test_the_roster_shows_who_is_alive_and_what_they_hold(database, queue):
     queue()
     ada, bob = (WorkerIdentity(name, "host", 1, 1, ("cpu (2 cores)",)) for name in ("ada", "bob"))
     with database.session() as session:
@@ -122,9 +114,7 @@ def test_the_roster_shows_who_is_alive_and_what_they_hold(database: Database, qu
 
 
 @pytest.mark.parametrize("branch", [True, False])
-def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(
-    database: Database, queue: Queue, branch: bool
-) -> None:
+def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(database, queue, branch):
     """The seconds of a run that starts from another one's checkpoint count those before it."""
     spec = {"preset": "sample", "precision": "fp32"}
     first = queue(spec=spec)

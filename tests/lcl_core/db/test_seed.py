@@ -1,15 +1,13 @@
 """What a fresh service has to offer, and that a second start offers nothing twice."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lcl_core.db import datasets, registry, runs, seed, submit
+from lcl_core.db import datasets, registry, runs, seed
 from lcl_core.db.models import CollectionRow
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import now
 from lcl_core.encoders.files import identity_hash
 from lcl_core.pretrained import PretrainedEncoder
 
@@ -17,22 +15,20 @@ FOUND = PretrainedEncoder("drawer", Path("/opt/one/drawer"), "0123456789abcdef" 
 
 
 @pytest.fixture
-def comes_with(monkeypatch: pytest.MonkeyPatch) -> list[PretrainedEncoder]:
+def comes_with(monkeypatch):
     """The encoders that come with the product, to be changed by a test."""
     found = [FOUND]
     monkeypatch.setattr("lcl_core.db.seed.pretrained_encoders", lambda: found)
     return found
 
 
-def start(database: Database) -> list[str]:
+def start(database):
     with database.session() as session:
         datasets.register_sample(session)
         return [row.id for row in seed.seed_database(session)]
 
 
-def test_a_fresh_service_has_the_encoder_and_queues_its_index(
-    database: Database, comes_with: list[PretrainedEncoder]
-) -> None:
+def test_a_fresh_service_has_the_encoder_and_queues_its_index(database, comes_with):
     (identity,) = start(database)
     with database.reading() as session:
         (encoder,) = registry.list_encoders(session)
@@ -45,7 +41,7 @@ def test_a_fresh_service_has_the_encoder_and_queues_its_index(
         assert (run.spec["encoder"], run.spec["dataset"]) == (identity, "sample")
 
 
-def test_later_starts_add_nothing(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+def test_later_starts_add_nothing(database, comes_with):
     first = start(database)
     comes_with[0] = replace(FOUND, directory=Path("/opt/two/drawer"))
     assert start(database) == first
@@ -54,9 +50,7 @@ def test_later_starts_add_nothing(database: Database, comes_with: list[Pretraine
         assert len(runs.list_runs(session).items) == 1
 
 
-def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(
-    database: Database, comes_with: list[PretrainedEncoder]
-) -> None:
+def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(database, comes_with):
     newer = replace(FOUND, name="painter", directory=Path("/opt/two/painter"), hash="fedcba9876543210" * 4)
     first = start(database)
     comes_with[:] = [replace(FOUND, directory=Path("/opt/two/drawer"), superseded="painter"), newer]
@@ -66,7 +60,7 @@ def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(
     assert rows == {"drawer": "/opt/two/drawer", "painter": "/opt/two/painter"}
 
 
-def test_a_new_service_gets_the_newest_alone(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+def test_a_new_service_gets_the_newest_alone(database, comes_with):
     newer = replace(FOUND, name="painter", hash="fedcba9876543210" * 4)
     comes_with[:] = [replace(FOUND, superseded="painter"), newer]
     (identity,) = start(database)
@@ -76,7 +70,7 @@ def test_a_new_service_gets_the_newest_alone(database: Database, comes_with: lis
         assert run.spec["encoder"] == identity
 
 
-def test_an_index_that_was_deleted_does_not_come_back(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+def test_an_index_that_was_deleted_does_not_come_back(database, comes_with):
     start(database)
     with database.session() as session:
         (run,) = runs.list_runs(session).items
@@ -87,26 +81,7 @@ def test_an_index_that_was_deleted_does_not_come_back(database: Database, comes_
         assert runs.list_runs(session).items == []
 
 
-def test_an_encoder_made_here_is_listed_before_those_that_came(
-    database: Database, comes_with: list[PretrainedEncoder]
-) -> None:
-    (identity,) = start(database)
-    with database.session() as session:
-        row = registry.get_encoder(session, identity)
-        facts = {"path": "encoders/x", "hash": "0" * 64, "identity": "0" * 64, "owner": "ada", "info": {}}
-        session.add(type(row)(id=submit.submit(session, "pretrain", {}).id.replace("run", "enc"), name="own",
-                              created_at=now(session), **facts))  # fmt: skip
-    with database.reading() as session:
-        assert [row.name for row in registry.list_encoders(session)] == ["own", "drawer"]
-
-
-def test_a_better_encoder_is_another_one(database: Database, comes_with: list[PretrainedEncoder]) -> None:
-    start(database)
-    comes_with.append(replace(FOUND, name="drawer-2", hash="fedcba9876543210" * 4))
-    assert len(set(start(database))) == 2
-
-
-def test_a_collection_that_is_there_is_not_made_again(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+def test_a_collection_that_is_there_is_not_made_again(database, comes_with):
     with database.session() as session:
         session.add(
             CollectionRow(
@@ -115,12 +90,5 @@ def test_a_collection_that_is_there_is_not_made_again(database: Database, comes_
             )
         )  # fmt: skip
     start(database)
-    with database.reading() as session:
-        assert runs.list_runs(session).items == []
-
-
-def test_with_nothing_to_offer_nothing_is_queued(database: Database, comes_with: list[PretrainedEncoder]) -> None:
-    comes_with.clear()
-    assert start(database) == []
     with database.reading() as session:
         assert runs.list_runs(session).items == []

@@ -1,15 +1,11 @@
 """Migrations that agree with the tables, and many writers at once."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -22,18 +18,18 @@ from lcl_core.db.models import Base
 from lcl_core.db.session import BUSY_TIMEOUT_SECONDS, UNREACHABLE, Database
 
 
-def table_names(database: Database) -> set[str]:
+def table_names(database):
     return set(inspect(database.engine).get_table_names())
 
 
-def test_migrations_make_the_tables_of_the_models(database: Database) -> None:
+def test_migrations_make_the_tables_of_the_models(database):
     database.migrate()  # a second time changes nothing
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+def test_processes_that_start_together_migrate_once(database_url):
     code = "import sys; from lcl_core.db.session import Database; Database(sys.argv[1]).migrate()"
     started = [
         subprocess.Popen([sys.executable, "-c", code, database_url], stderr=subprocess.PIPE, text=True)
@@ -45,7 +41,7 @@ def test_processes_that_start_together_migrate_once(database_url: str) -> None:
     database.dispose()
 
 
-def test_a_database_touches_no_disk_until_it_is_migrated(tmp_path: Path) -> None:
+def test_a_database_touches_no_disk_until_it_is_migrated(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'a' / 'b' / 'lcl.db'}")
     assert list(tmp_path.iterdir()) == []
     database.migrate()
@@ -53,8 +49,8 @@ def test_a_database_touches_no_disk_until_it_is_migrated(tmp_path: Path) -> None
     database.dispose()
 
 
-def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable[..., str]) -> None:
-    def submit_and_fail() -> None:
+def test_a_failed_transaction_leaves_nothing(database, queue):
+    def submit_and_fail():
         with database.session() as session:
             submit.submit(session, "pretrain", {})
             session.flush()
@@ -67,14 +63,12 @@ def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreachable(
-    database: Database, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreachable(database, queue, monkeypatch):
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
     run_id = queue()
     hung = Database(database.url)
 
-    def hang() -> None:
+    def hang():
         with hung.session() as session:
             runs.pause_run(session, run_id)
             with database.session() as other:
@@ -87,10 +81,10 @@ def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreac
     hung.dispose()
 
 
-def test_writers_wait_for_each_other_and_readers_for_nobody(database: Database, queue: Callable[..., str]) -> None:
-    errors: list[Exception] = []
+def test_writers_wait_for_each_other_and_readers_for_nobody(database, queue):
+    errors = []
 
-    def work(number: int) -> None:
+    def work(number):
         try:
             for _ in range(15):
                 queue(owner=f"owner-{number}")
@@ -109,7 +103,7 @@ def test_writers_wait_for_each_other_and_readers_for_nobody(database: Database, 
         assert runs.count_runs_by_state(session)["queued"] == 90
 
 
-def test_sqlite_is_set_up_for_many_processes(database: Database) -> None:
+def test_sqlite_is_set_up_for_many_processes(database):
     if database.engine.dialect.name != "sqlite":
         pytest.skip("settings of SQLite")
     with database.engine.connect() as connection:
@@ -120,13 +114,13 @@ def test_sqlite_is_set_up_for_many_processes(database: Database) -> None:
     assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
 
 
-def test_writers_of_one_process_take_turns_on_sqlite(tmp_path: Path) -> None:
+def test_writers_of_one_process_take_turns_on_sqlite(tmp_path):
     """Nobody is told that the database is locked, though nobody waits for it."""
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     database.migrate()
     event.listen(database.engine, "connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout=0"))
 
-    def write(number: int) -> str:
+    def write(number):
         with database.session() as session:
             return submit.submit(session, "pretrain", {"seed": number}).id
 
@@ -137,7 +131,7 @@ def test_writers_of_one_process_take_turns_on_sqlite(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_a_turn_ends_with_a_transaction_that_failed(tmp_path: Path) -> None:
+def test_a_turn_ends_with_a_transaction_that_failed(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     database.migrate()
     with suppress(RuntimeError), database.session() as session:
@@ -153,6 +147,6 @@ def test_a_turn_ends_with_a_transaction_that_failed(tmp_path: Path) -> None:
     database.dispose()
 
 
-def _count_runs(database: Database) -> int:
+def _count_runs(database):
     with database.reading() as session:
         return sum(runs.count_runs_by_state(session).values())

@@ -1,35 +1,29 @@
 """A full disk, a damaged file, a file without rights: SQLite's errors name the file and the way out."""
 
-from __future__ import annotations
-
 import os
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from lcl_core.common.system_errors import FailureCode, failure_code
-from lcl_core.db import session
 from lcl_core.db.session import UNREACHABLE, Database, DatabaseDamaged, DatabaseFull, DatabaseUnusable
 
 
-def database_at(path: Path) -> Database:
+def database_at(path):
     return Database(f"sqlite:///{path}")
 
 
-def fill(database: Database) -> None:
+def fill(database):
     """Write rows until there is no room. The values must not show in the error."""
     for _ in range(1000):
         with database.session() as session:
             session.execute(text("INSERT INTO sheet VALUES (:value)"), {"value": "sesame" * 50_000})
 
 
-def test_a_full_disk_is_called_by_its_name_and_answers_again(small_disk: Any) -> None:
+def test_a_full_disk_is_called_by_its_name_and_answers_again(small_disk):
     database = database_at(small_disk.path / "lcl.db")
     with database.session() as session:
         session.execute(text("CREATE TABLE sheet (value TEXT)"))
@@ -48,7 +42,7 @@ def test_a_full_disk_is_called_by_its_name_and_answers_again(small_disk: Any) ->
     database.dispose()
 
 
-def test_a_full_disk_without_a_disk(tmp_path: Path) -> None:
+def test_a_full_disk_without_a_disk(tmp_path):
     """The same by SQLite's own bound, where no file system can be mounted."""
     database = database_at(tmp_path / "lcl.db")
     with database.session() as session:
@@ -60,29 +54,18 @@ def test_a_full_disk_without_a_disk(tmp_path: Path) -> None:
     database.dispose()
 
 
-@pytest.mark.parametrize(("room", "kind"), [(0, DatabaseFull), (1 << 30, DatabaseDamaged)])
-def test_an_input_output_error_is_a_full_disk_s_when_there_is_no_room(
-    room: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Context:
-        original_exception = sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr(session, "_free_bytes", lambda _: room)
-    assert isinstance(session.explain_sqlite_error("/srv/lcl.db", Context()), kind)  # type: ignore[arg-type]
-
-
-def damage_header(path: Path) -> None:
+def damage_header(path):
     path.write_bytes(b"x" * 8192)
 
 
-def damage_pages(path: Path) -> None:
+def damage_pages(path):
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(os.urandom(path.stat().st_size - 4096))
 
 
 @pytest.mark.parametrize("damage", [damage_header, damage_pages])
-def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path, damage):
     path = tmp_path / "lcl.db"
     database = database_at(path)
     database.migrate()
@@ -99,7 +82,7 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, damage: Any) -
     again.dispose()
 
 
-def test_a_file_without_the_right_to_write_is_named(small_disk: Any) -> None:
+def test_a_file_without_the_right_to_write_is_named(small_disk):
     path = small_disk.path / "lcl.db"
     database = database_at(path)
     database.migrate()
@@ -110,7 +93,7 @@ def test_a_file_without_the_right_to_write_is_named(small_disk: Any) -> None:
     database.dispose()
 
 
-def age_version(path: Path) -> None:
+def age_version(path):
     """As a later version leaves it."""
     database = database_at(path)
     database.migrate()
@@ -127,9 +110,7 @@ def age_version(path: Path) -> None:
         (age_version, "another version of the service has migrated the database"),
     ],
 )
-def test_every_process_tells_of_an_unusable_database_in_one_line(
-    spoil: Callable[[Path], None], words: str, module: str, tmp_path: Path
-) -> None:
+def test_every_process_tells_of_an_unusable_database_in_one_line(spoil, words, module, tmp_path):
     spoil(tmp_path / "lcl.db")
     done = subprocess.run(
         [sys.executable, "-m", module],

@@ -1,10 +1,6 @@
 """Submitting: the spec is completed, and the same request is the same run."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -12,12 +8,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.models import EncoderRow
-from lcl_core.db.session import Database, now
-
-Queue = Callable[..., str]
+from lcl_core.db.session import now
 
 
-def test_a_run_is_queued_with_its_whole_spec(queue: Queue, run_of: Callable[[str], Any]) -> None:
+def test_a_run_is_queued_with_its_whole_spec(queue, run_of):
     run_id = queue(spec={"steps": 7}, name="first", tags=["b", "a", "b"], owner="ada", priority=3)
     run = run_of(run_id)
     assert run_id.startswith("run_")
@@ -27,7 +21,7 @@ def test_a_run_is_queued_with_its_whole_spec(queue: Queue, run_of: Callable[[str
     assert run.created_at.utcoffset().total_seconds() == 0
 
 
-def test_a_new_run_can_be_read_after_its_session(database: Database) -> None:
+def test_a_new_run_can_be_read_after_its_session(database):
     with database.session() as session:
         run = db_submit.submit(session, "pretrain", {})
     assert (list(run.tags), run.reason, run.started_at, run.attempt) == ([], None, None, 0)
@@ -36,7 +30,7 @@ def test_a_new_run_can_be_read_after_its_session(database: Database) -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "code"), [("cook", {}, "unknown_kind"), ("pretrain", {"steps": -1}, "bad_spec")]
 )
-def test_a_bad_spec_makes_no_run(database: Database, kind: str, spec: dict[str, Any], code: str) -> None:
+def test_a_bad_spec_makes_no_run(database, kind, spec, code):
     with pytest.raises(UserError) as caught, database.session() as session:
         db_submit.submit(session, kind, spec)
     assert caught.value.code == code
@@ -44,7 +38,7 @@ def test_a_bad_spec_makes_no_run(database: Database, kind: str, spec: dict[str, 
         assert runs.list_runs(session).items == []
 
 
-def register_encoder(database: Database, row_id: str, name: str) -> None:
+def register_encoder(database, row_id, name):
     with database.session() as session:
         facts = {
             "path": f"encoders/{row_id}",
@@ -57,9 +51,7 @@ def register_encoder(database: Database, row_id: str, name: str) -> None:
         session.add(EncoderRow(id=row_id, name=name, **facts))
 
 
-def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(
-    database: Database, queue: Queue, run_of: Callable[[str], Any]
-) -> None:
+def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(database, queue, run_of):
     spec = {"model": {"init": "tiny"}, "objective": {"distill": {"encoder": "tiny"}}}
     register_encoder(database, "enc_1", "tiny")
     first = queue(spec=spec, idempotency_key="k")
@@ -72,31 +64,31 @@ def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(
     assert run_of(queue(spec=spec)).spec["model"]["init"] == "enc_2"
 
 
-def test_an_unknown_initial_encoder_names_the_field(database: Database) -> None:
+def test_an_unknown_initial_encoder_names_the_field(database):
     with pytest.raises(UserError, match=r"model\.init: encoder 'absent'") as caught, database.session() as session:
         db_submit.submit(session, "pretrain", {"model": {"init": "absent"}})
     assert (caught.value.code, caught.value.field) == ("unknown_encoder", "model.init")
 
 
-def test_the_same_key_and_body_give_the_same_run(queue: Queue) -> None:
+def test_the_same_key_and_body_give_the_same_run(queue):
     first = queue(idempotency_key="k", name="n", tags=["x", "y"])
     assert queue(idempotency_key="k", name="n", tags=["y", "x"]) == first
     assert queue(idempotency_key="k", name="n", tags=["x", "y"], owner="somebody else") != first
     assert queue(name="n", tags=["x", "y"]) != first
 
 
-def test_the_same_key_with_another_body_is_a_conflict(queue: Queue) -> None:
+def test_the_same_key_with_another_body_is_a_conflict(queue):
     first = queue(idempotency_key="k")
     with pytest.raises(UserError, match=first) as caught:
         queue(spec={"steps": 2}, idempotency_key="k")
     assert caught.value.code == "idempotency_conflict"
 
 
-def test_the_same_key_from_many_threads_at_once_makes_one_run(database: Database, queue: Queue) -> None:
-    made: list[str] = []
+def test_the_same_key_from_many_threads_at_once_makes_one_run(database, queue):
+    made = []
     together = threading.Barrier(8)
 
-    def submit() -> None:
+    def submit():
         together.wait()
         made.append(queue(idempotency_key="k"))
 
@@ -120,14 +112,7 @@ def test_the_same_key_from_many_threads_at_once_makes_one_run(database: Database
         ("validate", {"path": "/data"}, {}, ("cpu", 0)),
     ],
 )
-def test_a_run_needs_as_many_gpus_as_it_has_processes(
-    queue: Queue,
-    run_of: Callable[[str], Any],
-    kind: str,
-    spec: dict[str, Any],
-    request_: dict[str, Any],
-    expected: tuple[str, int],
-) -> None:
+def test_a_run_needs_as_many_gpus_as_it_has_processes(queue, run_of, kind, spec, request_, expected):
     run = run_of(queue(kind, spec, **request_))
     assert (run.resource, run.gpus) == expected
 
@@ -142,22 +127,20 @@ def test_a_run_needs_as_many_gpus_as_it_has_processes(
         ("evaluate", {"encoder": "e"}, {"gpus": 2}, "a run of kind evaluate uses one GPU"),
     ],
 )
-def test_other_numbers_of_gpus_are_refused(
-    database: Database, kind: str, spec: dict[str, Any], request_: dict[str, Any], words: str
-) -> None:
+def test_other_numbers_of_gpus_are_refused(database, kind, spec, request_, words):
     with database.session() as session, pytest.raises(UserError, match=words) as caught:
         db_submit.submit(session, kind, spec, **request_)
     assert (caught.value.code, caught.value.field) == ("bad_gpus", "gpus")
 
 
-def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(database: Database) -> None:
+def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(database):
     with database.session() as session:
         db_submit.submit(session, "pretrain", {}, idempotency_key="k", gpus=1)
     with database.session() as session, pytest.raises(UserError, match="another body"):
         db_submit.submit(session, "pretrain", {}, idempotency_key="k")
 
 
-def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database: Database, queue: Queue, run_of: Any) -> None:
+def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database, queue, run_of):
     trunk, theirs = queue(spec={"steps": 10}), queue(spec={"steps": 10}, owner="somebody")
     other = queue(kind="validate", spec={"dataset": "sample"})
     branch = queue(spec={"steps": 20, "branch": {"run": trunk, "step": 10}}, visible_to="local")

@@ -1,24 +1,15 @@
 """Runs that come after others: let go by success, ended by failure, whoever looks and however often."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 from sqlalchemy import event, select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import leases, runs, submit
 from lcl_core.db.models import Webhook, WebhookDelivery
-from lcl_core.db.session import Database, now
-
-Submit = Callable[..., str]
-Take = Callable[..., leases.Claim]
-RunOf = Callable[[str], Any]
+from lcl_core.db.session import now
 
 
-def release(database: Database) -> list[str]:
+def release(database):
     with database.reading() as session:
         due = submit.has_releasable(session)
     with database.session() as session:
@@ -27,15 +18,13 @@ def release(database: Database) -> list[str]:
     return queued
 
 
-def end(database: Database, run_id: str, state: str) -> None:
+def end(database, run_id, state):
     with database.session() as session:
         run = runs.get_run(session, run_id)
         run.state, run.reason = state, {"code": "crash", "message": "it fell over"} if state == "failed" else None
 
 
-def test_a_run_waits_for_all_and_then_takes_its_old_place(
-    database: Database, queue: Submit, claim: Take, run_of: RunOf
-) -> None:
+def test_a_run_waits_for_all_and_then_takes_its_old_place(database, queue, claim, run_of):
     first, second = queue(), queue()
     waiting = queue(after=[second, first, first])
     assert (run_of(waiting).state, list(run_of(waiting).after)) == ("waiting", [first, second])
@@ -48,16 +37,14 @@ def test_a_run_waits_for_all_and_then_takes_its_old_place(
     assert [claim().run_id, claim().run_id] == [waiting, later]
 
 
-def test_one_whose_predecessors_are_done_waits_for_nobody(database: Database, queue: Submit, run_of: RunOf) -> None:
+def test_one_whose_predecessors_are_done_waits_for_nobody(database, queue, run_of):
     done = queue()
     end(database, done, "succeeded")
     assert run_of(queue(after=[done])).state == "queued"
 
 
 @pytest.mark.parametrize(("ended", "words"), [("failed", "failed: it fell over"), ("cancelled", "was cancelled")])
-def test_a_lost_predecessor_ends_the_whole_chain_and_says_which(
-    database: Database, queue: Submit, run_of: RunOf, ended: str, words: str
-) -> None:
+def test_a_lost_predecessor_ends_the_whole_chain_and_says_which(database, queue, run_of, ended, words):
     first, other = queue(), queue()
     second = queue(after=[first, other])
     third = queue(after=[second])
@@ -71,7 +58,7 @@ def test_a_lost_predecessor_ends_the_whole_chain_and_says_which(
     assert run_of(second).finished_at is not None
 
 
-def test_a_chain_is_resumed_in_its_order(database: Database, queue: Submit, run_of: RunOf) -> None:
+def test_a_chain_is_resumed_in_its_order(database, queue, run_of):
     first = queue()
     second = queue(after=[first])
     end(database, first, "failed")
@@ -85,7 +72,7 @@ def test_a_chain_is_resumed_in_its_order(database: Database, queue: Submit, run_
     assert run_of(second).reason is None
 
 
-def test_what_cannot_be_waited_for_is_refused(database: Database, queue: Submit) -> None:
+def test_what_cannot_be_waited_for_is_refused(database, queue):
     good, failed, others = queue(), queue(), queue(owner="grace")
     end(database, failed, "failed")
     for after, code, field in (
@@ -98,7 +85,7 @@ def test_what_cannot_be_waited_for_is_refused(database: Database, queue: Submit)
         assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_who_comes_after_is_part_of_the_request(database: Database, queue: Submit) -> None:
+def test_who_comes_after_is_part_of_the_request(database, queue):
     first = queue()
     second = queue(after=[first], idempotency_key="k")
     assert queue(after=[first], idempotency_key="k") == second
@@ -106,7 +93,7 @@ def test_who_comes_after_is_part_of_the_request(database: Database, queue: Submi
         queue(idempotency_key="k")
 
 
-def test_a_paused_successor_hears_of_it_when_it_goes_on(database: Database, queue: Submit, run_of: RunOf) -> None:
+def test_a_paused_successor_hears_of_it_when_it_goes_on(database, queue, run_of):
     first = queue()
     second = queue(after=[first])
     with database.session() as session:
@@ -120,7 +107,7 @@ def test_a_paused_successor_hears_of_it_when_it_goes_on(database: Database, queu
     assert run_of(second).state == "cancelled"
 
 
-def test_a_run_that_is_awaited_is_not_deleted(database: Database, queue: Submit) -> None:
+def test_a_run_that_is_awaited_is_not_deleted(database, queue):
     first = queue()
     second = queue(after=[first])
     end(database, first, "failed")
@@ -134,16 +121,14 @@ def test_a_run_that_is_awaited_is_not_deleted(database: Database, queue: Submit)
 
 
 @pytest.mark.parametrize("start", ["branch", "continues"])
-def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
-    database: Database, queue: Submit, claim: Take, run_of: RunOf, start: str
-) -> None:
+def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(database, queue, claim, run_of, start):
     trunk = queue("pretrain", {"steps": 9})
     end(database, trunk, "succeeded")
     spec = {"steps": 9} | ({"branch": {"run": trunk, "step": 3}} if start == "branch" else {})
     second = queue("pretrain", spec, **({"continues": trunk} if start == "continues" else {}))
     claimed = claim()
 
-    def refused() -> None:
+    def refused():
         with pytest.raises(UserError, match=second) as caught, database.session() as session:
             runs.delete_run(session, trunk)
         assert caught.value.code == "run_is_awaited"
@@ -164,11 +149,11 @@ def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
 
 
 @pytest.fixture
-def webhook_reads(database: Database) -> Iterator[list[str]]:
+def webhook_reads(database):
     """Statements that read webhooks."""
-    statements: list[str] = []
+    statements = []
 
-    def add(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def add(_connection, _cursor, statement, *_):
         if "FROM webhook" in statement and "FROM webhook_delivery" not in statement:
             statements.append(statement)
 
@@ -177,13 +162,7 @@ def webhook_reads(database: Database) -> Iterator[list[str]]:
     event.remove(database.writer, "before_cursor_execute", add)
 
 
-def test_many_dependents_are_released_in_short_transactions(
-    database: Database,
-    queue: Submit,
-    run_of: RunOf,
-    webhook_reads: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_many_dependents_are_released_in_short_transactions(database, queue, run_of, webhook_reads, monkeypatch):
     monkeypatch.setattr(submit, "RELEASED_AT_ONCE", 3)
     with database.session() as session:
         events = ["run.cancelled"]
@@ -193,7 +172,7 @@ def test_many_dependents_are_released_in_short_transactions(
     after_lost = queue(after=[lost[0]])
     end(database, failed, "failed")
     end(database, succeeded, "succeeded")
-    released: list[str] = []
+    released = []
     numbers = []
     more = True
     while more:

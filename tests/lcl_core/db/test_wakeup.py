@@ -1,13 +1,8 @@
 """The wake-up message, and a broker that is not there."""
 
-from __future__ import annotations
-
 import base64
 import json
-import os
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +14,12 @@ from lcl_core.db.wakeup import PING, QUEUE, WAKE, WakeupProducer
 
 
 @pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
+def broker():
     with tempfile.TemporaryDirectory(prefix="lcl-") as folder, EmbeddedBroker(Path(folder)) as broker:
         yield broker
 
 
-def messages(broker: EmbeddedBroker) -> list[tuple[str, list[str]]]:
+def messages(broker):
     """Task and arguments of every message in the queue, oldest first."""
     with redis.Redis(unix_socket_path=str(broker.socket)) as server:
         raw = [json.loads(item) for item in reversed(server.lrange(QUEUE, 0, -1))]
@@ -32,7 +27,7 @@ def messages(broker: EmbeddedBroker) -> list[tuple[str, list[str]]]:
     return [(item["headers"]["task"], json.loads(base64.b64decode(item["body"]))[0]) for item in raw]
 
 
-def test_a_ring_is_a_small_json_message(broker: EmbeddedBroker) -> None:
+def test_a_ring_is_a_small_json_message(broker):
     wakeup_producer = WakeupProducer(broker.url)
     assert wakeup_producer.wake("run_1")
     assert wakeup_producer.ping("worker-1")
@@ -40,7 +35,7 @@ def test_a_ring_is_a_small_json_message(broker: EmbeddedBroker) -> None:
     wakeup_producer.close()
 
 
-def test_a_broker_that_is_down_costs_nobody_anything(broker: EmbeddedBroker) -> None:
+def test_a_broker_that_is_down_costs_nobody_anything(broker):
     wakeup_producer = WakeupProducer(broker.url)
     broker.stop()
     assert wakeup_producer.wake("run_1") is False
@@ -50,23 +45,8 @@ def test_a_broker_that_is_down_costs_nobody_anything(broker: EmbeddedBroker) -> 
     wakeup_producer.close()
 
 
-def test_a_broker_that_was_started_again_forgets_messages_and_takes_new_ones(
-    broker: EmbeddedBroker, eventually: Callable[..., None]
-) -> None:
-    wakeup_producer = WakeupProducer(broker.url)
-    assert wakeup_producer.wake("run_1")
-    assert broker.pid is not None
-    os.kill(broker.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
-    broker.start()
-    assert messages(broker) == []
-    eventually(lambda: wakeup_producer.wake("run_2"), "a message that is taken")
-    assert [arguments for _, arguments in messages(broker)] == [["run_2"]]
-    wakeup_producer.close()
-
-
 @pytest.mark.parametrize("problem", ["a replica", "full"])
-def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker: EmbeddedBroker, problem: str) -> None:
+def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker, problem):
     wakeup_producer = WakeupProducer(broker.url)
     with redis.Redis(unix_socket_path=str(broker.socket)) as server:
         if problem == "full":
@@ -81,7 +61,7 @@ def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker: EmbeddedB
     wakeup_producer.close()
 
 
-def test_a_queue_that_nobody_consumes_is_bounded(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_nobody_consumes_is_bounded(broker, monkeypatch):
     monkeypatch.setattr(wakeup, "MOST_WAITING", 5)
     monkeypatch.setattr(wakeup, "_COUNT_EVERY", 3)
     wakeup_producer = WakeupProducer(broker.url)

@@ -11,7 +11,7 @@ import pytest
 from api.client import ApiError
 from ui.common import PageSelection
 from ui.tabs.service import AUDIT_PAGE, ServiceTab, is_admin
-from ui.tabs.service_view import draw_keys, draw_overview, draw_queue, draw_storage, draw_worker_table
+from ui.tabs.service_view import draw_keys, draw_overview, draw_queue, draw_quotas, draw_worker_table
 
 Json = dict[str, Any]
 KEY: Json = {"prefix": "lcl_1", "owner": "<ada>", "role": "admin", "created_at": "2026-01-01T10:00:00Z",
@@ -119,10 +119,8 @@ def test_a_check_that_fails_is_named() -> None:
     assert "failed" not in draw_overview(STATUS)
 
 
-def test_storage_has_limits() -> None:
-    drawn = draw_storage([{"owner": "ada", "bytes": 2048, "bytes_limit": None, "runs": 1, "runs_limit": 20}])
-    assert "2 KiB" in drawn
-    assert "<td>none</td>" in drawn
+def test_quotas_have_limits() -> None:
+    assert "<td>20</td>" in draw_quotas([{"owner": "ada", "runs": 1, "runs_limit": 20}])
 
 
 def test_the_key_in_use_cannot_be_revoked_here() -> None:

@@ -1,0 +1,123 @@
+"""Webhook messages: written in the transaction of the event, sent afterwards, at least once.
+
+A receiver that does not answer therefore delays no run and loses nothing: a failed message is due again after a
+doubling delay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import product
+from typing import Any, Literal, get_args
+
+from sqlalchemy import ColumnElement, and_, delete, func, select
+from sqlalchemy.orm import Session
+
+from lcl_core.db.models import Run, Webhook, WebhookDelivery, new_id
+from lcl_core.db.session import now
+from lcl_core.db.states import State
+
+RunEvent = Literal["run.succeeded", "run.failed", "run.cancelled", "run.paused"]  # of which webhooks are notified
+NOTIFIED_STATES = tuple(State(event.removeprefix("run.")) for event in get_args(RunEvent))
+DELIVERY_ATTEMPTS = 15  # with these delays: about eight hours
+_FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=5), timedelta(hours=1)
+_CLAIMED_FOR = timedelta(minutes=1)  # longer than sending one batch
+_KEPT = timedelta(days=7)  # delivered or given up
+_PENDING = WebhookDelivery.done_at.is_(None)
+
+
+@dataclass(frozen=True)
+class PendingDelivery:
+    """A message that the caller has claimed and must send."""
+
+    id: str
+    webhook_id: str
+    url: str
+    event: str
+    payload: dict[str, Any]
+    attempt: int
+
+
+def enqueue_webhooks(session: Session, *runs: Run) -> None:
+    """Enqueue a message about the new state of each run for every webhook that has subscribed to the event."""
+    webhooks = session.scalars(select(Webhook).order_by(Webhook.id)).all()
+    for run, webhook in product(runs, webhooks):
+        event = f"run.{run.state}"
+        if event not in webhook.events:
+            continue
+        moment, event_id = now(session), new_id("evt")
+        names = ("id", "kind", "name", "owner", "state", "reason", "attempt", "study_id")
+        described = {**{name: getattr(run, name) for name in names}, "tags": list(run.tags)}
+        payload = {"id": event_id, "event": event, "created_at": moment.isoformat(), "run": described}
+        session.add(
+            WebhookDelivery(
+                id=event_id,
+                webhook_id=webhook.id,
+                event=event,
+                payload=payload,
+                next_at=moment,
+                created_at=moment,
+                attempts=0,
+            )
+        )
+
+
+def claim_deliveries(
+    session: Session, limit: int = 5, webhooks: Collection[str] | None = None
+) -> list[PendingDelivery]:
+    """Claim messages that are due, for the caller to send within a minute. ``webhooks``: their ids; None: all."""
+    query = select(WebhookDelivery).where(_is_due(session))
+    if webhooks is not None:
+        query = query.where(WebhookDelivery.webhook_id.in_(webhooks))
+    query = query.order_by(WebhookDelivery.next_at, WebhookDelivery.id).limit(limit)
+    claimed = []
+    for row in session.scalars(query.with_for_update(of=WebhookDelivery, skip_locked=True)):
+        row.attempts += 1
+        row.next_at = now(session) + _CLAIMED_FOR
+        url = session.get_one(Webhook, row.webhook_id).url
+        claimed.append(PendingDelivery(row.id, row.webhook_id, url, row.event, row.payload, row.attempts))
+    return claimed
+
+
+def webhooks_with_due_deliveries(session: Session) -> list[tuple[str, str]]:
+    """(id, URL) of the webhooks with due messages, the longest due first."""
+    query = (
+        select(Webhook.id, Webhook.url)
+        .join(WebhookDelivery, WebhookDelivery.webhook_id == Webhook.id)
+        .where(_is_due(session))
+        .group_by(Webhook.id, Webhook.url)
+        .order_by(func.min(WebhookDelivery.next_at))
+    )
+    return [(webhook_id, url) for webhook_id, url in session.execute(query).tuples()]
+
+
+def record_delivery(session: Session, delivery: PendingDelivery, error: str | None) -> None:
+    """Record a delivered message (``error`` None) or a failed attempt; the last failed attempt gives it up."""
+    row = session.get(WebhookDelivery, delivery.id, with_for_update=True)
+    if row is None or row.done_at is not None or row.attempts != delivery.attempt:
+        return  # the webhook was deleted, or another process has sent the message
+    moment = now(session)
+    row.error = None if error is None else error[:500]
+    row.next_at = moment + min(_FIRST_DELAY * 2 ** (delivery.attempt - 1), _LONGEST_DELAY)
+    if error is None or delivery.attempt >= DELIVERY_ATTEMPTS:
+        row.done_at = moment
+        session.execute(delete(WebhookDelivery).where(WebhookDelivery.done_at < moment - _KEPT))
+
+
+def list_deliveries(session: Session, webhook_id: str, limit: int = 50) -> Sequence[WebhookDelivery]:
+    """Newest first."""
+    query = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id).order_by(WebhookDelivery.id.desc())
+    return session.scalars(query.limit(limit)).all()
+
+
+def pending_deliveries(session: Session) -> tuple[int, float]:
+    """Number of undelivered messages, and the age of the oldest in seconds (0 where there is none)."""
+    oldest = func.min(WebhookDelivery.created_at, type_=WebhookDelivery.created_at.type)
+    count, since = session.execute(select(func.count(), oldest).where(_PENDING)).tuples().one()
+    return count, max(0.0, (now(session) - since).total_seconds()) if since else 0.0
+
+
+def _is_due(session: Session) -> ColumnElement[bool]:
+    return and_(_PENDING, WebhookDelivery.next_at <= now(session))
