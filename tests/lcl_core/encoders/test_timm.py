@@ -123,5 +123,5 @@ def test_arguments_beside_model_args_are_passed(tmp_path):
     torch.testing.assert_close(tower.patches(pixels), model.forward_features(pixels)[:, 1:])
     assert tower.random_init().embed_dim == 32
     file.write_text(json.dumps({**arguments, **config, "patch_size": 1 << 20}))
-    with pytest.raises(UserError, match="patch_size"):
+    with pytest.raises(UserError, match="the configuration makes pos_embed"):
         TimmImageEncoder.load(directory)

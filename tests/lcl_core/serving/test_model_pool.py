@@ -130,7 +130,7 @@ def test_a_failed_load_is_reported_and_tried_again(pool, loader, encoder, tmp_pa
     config = (broken / "config.json").read_bytes()
     (broken / "config.json").write_bytes(b"{")
     for _ in range(2):
-        with pytest.raises(UserError, match="cannot be loaded"):
+        with pytest.raises(UserError, match="this is not JSON"):
             pool.get(broken)
     assert pool.loaded == []
     (broken / "config.json").write_bytes(config)
