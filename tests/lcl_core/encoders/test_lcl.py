@@ -56,6 +56,6 @@ def load_tower_again(tower):
 
 
 def test_what_is_no_encoder_is_named(tmp_path):
-    with pytest.raises(UserError, match="there is no config.json") as caught:
+    with pytest.raises(UserError, match=r"there is no config\.json") as caught:
         load_image_encoder(tmp_path)
     assert caught.value.file == str(tmp_path)

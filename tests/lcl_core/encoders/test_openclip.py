@@ -119,7 +119,7 @@ def test_what_a_hub_defines_is_refused_without_asking_it(tmp_path, change):
     config = json.loads(file.read_text())
     config["model_cfg"] |= change
     file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="other places|hubs are not contacted") as caught:
+    with pytest.raises(UserError, match=r"other places|hubs are not contacted") as caught:
         OpenCLIPImageEncoder.load(tmp_path)
     assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
 
