@@ -40,7 +40,7 @@ Output = TypeVar("Output")
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
 INPUTS_PER_REQUEST = 256  # which the service accepts, unless LCL_MAX_INPUTS says otherwise
 SMALLER_PARTS = ("too_many_pixels", "bad_count")  # codes of errors that a request of fewer inputs does not have
-# The service converts an encoder for up to LCL_EXPORT_SECONDS (300) and examines one for three minutes and a second per
+# The service converts an encoder for up to 300 s and examines one for three minutes and a second per
 # 20 MiB, beside hashing and copying its files.
 ENCODER_SECONDS = 900.0
 ENCODER_TIMEOUT = httpx.Timeout(ENCODER_SECONDS, connect=10.0)
