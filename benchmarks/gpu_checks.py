@@ -35,10 +35,10 @@ from lcl_core.ops import attention
 from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.metrics import peak_flops
+from lcl_core.train.optimizer import build_optimizer
 from lcl_core.train.train_step import TrainingStep
 
 LOSS_ERROR, COSINE = 1e-2, 0.999  # of bf16 against fp32 on the CPU

@@ -25,11 +25,10 @@ from lcl_core.common.device import (
 from lcl_core.encoders.original_checkpoint import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.metrics import peak_flops
-from lcl_core.train.optimizer import set_learning_rate
+from lcl_core.train.optimizer import build_optimizer, set_learning_rate
 from lcl_core.train.train_step import StepReport, TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -14,7 +14,7 @@ import structlog
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import present_tree, remove_tree, restore_trees, stage
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.artifacts import Artifacts, home_id
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import ArtifactUpload, Run
@@ -127,7 +127,7 @@ def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
 
 def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
-    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots, "home": home_id(settings.home)}
+    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
 
 
 def _parent(spec: AnySpec, claim: Claim) -> str | None:

@@ -246,7 +246,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     model = None
     if location[0] == "body":
         model = _body_model(request)
-        first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], model, error.body)
+        first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], error.body)
         location = ["body", *map(str, path)]
     field = ".".join(location[1:]) or None
     return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)

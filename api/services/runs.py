@@ -28,11 +28,6 @@ from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import (
     AnySpec,
-    collections_of,
-    data_paths,
-    dataset_fields,
-    encoder_fields,
-    encoders_of,
     parse_spec,
 )
 from lcl_core.specs.pretrain import PretrainSpec
@@ -55,8 +50,8 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
     for field, find, name in _references(spec, settings.roots):
         with problem_of_field(field):
             find(session, name)
-    for name in collections_of(spec):
-        encoder = registry.get_encoder(session, encoders_of(spec)[0])
+    for name in spec.references().collections.values():
+        encoder = registry.get_encoder(session, spec.references().encoders["encoder"])
         registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
     if isinstance(spec, IndexSpec):
         check_index(spec.index, IndexLocation(settings=settings))
@@ -112,13 +107,14 @@ def submit_run(state: AppState, session: Session, body: RunSubmission, principal
 
 def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Callable[..., object], str]]:
     """(field, lookup, name or path) of everything that the spec reads."""
-    for field, name in dataset_fields(spec).items():
+    read = spec.references()
+    for field, name in read.datasets.items():
         yield field, datasets.get_dataset, name
-    for field, name in encoder_fields(spec).items():
+    for field, name in read.encoders.items():
         yield field, registry.get_encoder, name
-    for name in collections_of(spec):
-        yield "collection", registry.get_collection, name
-    for field, path in data_paths(spec).items():
+    for field, name in read.collections.items():
+        yield field, registry.get_collection, name
+    for field, path in read.paths.items():
         yield field, lambda _, path: resolve_allowed(path, roots), path
 
 

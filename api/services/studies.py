@@ -17,7 +17,7 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, registry, studies
 from lcl_core.db.models import Study
 from lcl_core.specs.limits import check_limits
-from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
+from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.results import SUCCEEDED, CellRecord, StudyStatus
 from lcl_core.studies.table import build_table, compare_rows, contents_notes, table_notes
@@ -45,18 +45,19 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
             check_limits(trial.spec)
         except UserError as error:
             raise Problem(422, error.code, f"pretrain.{error.message}", field=f"pretrain.{error.field}") from error
-        for name in datasets_of(trial.spec):
+        needed = trial.spec.references()
+        for name in needed.datasets.values():
             read["pretrain.data.sources", name] = partial(datasets.get_dataset, session, name)
-        for field, name in encoder_fields(trial.spec).items():
+        for field, name in needed.encoders.items():
             read[f"pretrain.{field}", name] = partial(registry.get_encoder, session, name)
-        for field, path in data_paths(trial.spec).items():
+        for field, path in needed.paths.items():
             read[f"pretrain.{field}", path] = partial(resolve_allowed, path, roots)
-    evaluation = evaluate_spec(spec)
-    for field, name in dataset_fields(evaluation).items():
+    needed = evaluate_spec(spec).references()
+    for field, name in needed.datasets.items():
         read[f"evaluate.{field}", name] = partial(datasets.get_dataset, session, name)
-    for field, name in evaluation.further_encoders().items():
+    for field, name in needed.further_encoders.items():
         read[f"evaluate.{field}", name] = partial(registry.get_encoder, session, name)
-    for field, path in data_paths(evaluation).items():
+    for field, path in needed.paths.items():
         read[f"evaluate.{field}", path] = partial(resolve_allowed, path, roots)
     for (field, _), find in read.items():
         with problem_of_field(field):

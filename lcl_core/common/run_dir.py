@@ -7,15 +7,13 @@
                        "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory that runs share, "roots"?: [allowed data roots],
-                       "home"?: id of the home folder, "attempt_id"?: of the lease,
+                       "attempt_id"?: of the lease,
                        "restarts"?: how often the run was begun anew}
       changes/         in:  additions to, and removals from, a collection that an index run appends to
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
       uploading/       the worker's: links to a checkpoint that it copies to the store
-      outgoing/        out: where the worker made it, links to checkpoints of a run of several nodes; each
-                       node's worker copies that node's files to the store
       fetching/        the worker's: a checkpoint of the store, before it is renamed into checkpoints/
       tokenizer.json   out: the tokenizer that a pretrain run learnt or copied; belongs to the checkpoints
       artifacts/       out: files offered for download
@@ -90,7 +88,6 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
-        self.outgoing = self.path / "outgoing"
         self.tokenizer_file = self.path / "tokenizer.json"
         self.artifacts = self.path / "artifacts"
         self.best_encoder = self.artifacts / "encoder_best"

@@ -30,7 +30,7 @@ from lcl_core.db.registry import absolute_path, get_collection, unknown_collecti
 from lcl_core.db.session import Database, now
 from lcl_core.db.submit import find_by_idempotency_key
 from lcl_core.db.uploads import discard_folder
-from lcl_core.specs.parsing import AnySpec, collections_of
+from lcl_core.specs.parsing import AnySpec
 from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
@@ -339,7 +339,7 @@ def prepare_collection_snapshots(
     Raises: UserError ``unknown_collection``, ``collection_changed``; OSError.
     """
     snapshots = {}
-    for name in collections_of(spec):
+    for name in spec.references().collections.values():
         remove_tree(changes)  # of an earlier attempt
         with database.reading() as session:
             row = get_collection(session, name)

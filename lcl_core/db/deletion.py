@@ -27,7 +27,7 @@ from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
 from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.base import slug
-from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
+from lcl_core.specs.parsing import AnySpec, parse_spec
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_spec, expand_study
 
@@ -77,7 +77,7 @@ def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str
 
 def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
     """Reasons why the encoder is needed under one of ``names``, or under the name of a run that becomes one of them."""
-    runs = _unfinished_runs_using(session, encoders_of, names)
+    runs = _unfinished_runs_using(session, lambda spec: spec.references().encoders.values(), names)
     studies = _active_studies_using(session, lambda spec: _is_among(_encoders_of_study(spec), names), row.run_id)
     return _usage_reasons(runs, studies, visible_to)
 
@@ -93,7 +93,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
         raise Conflict(message, code="in_product")
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
-    runs = _unfinished_runs_using(session, datasets_of, {row.name})
+    runs = _unfinished_runs_using(session, lambda spec: spec.references().datasets.values(), {row.name})
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
     reasons = _usage_reasons(runs, studies, visible_to)
     if others := _registered_inside(session, row, [absolute_path(home, path) for path in paths]):
@@ -184,13 +184,13 @@ def _active_studies_using(
 
 
 def _encoders_of_study(spec: StudySpec) -> set[str]:
-    trained = {name for cell in expand_study(spec) for name in encoders_of(cell.spec)}
-    return trained | set(evaluate_spec(spec).further_encoders().values())
+    trained = {name for cell in expand_study(spec) for name in cell.spec.references().encoders.values()}
+    return trained | set(evaluate_spec(spec).references().further_encoders.values())
 
 
 def _datasets_of_study(spec: StudySpec) -> set[str]:
-    trained = {name for cell in expand_study(spec) for name in datasets_of(cell.spec)}
-    return trained | set(dataset_fields(evaluate_spec(spec)).values())
+    trained = {name for cell in expand_study(spec) for name in cell.spec.references().datasets.values()}
+    return trained | set(evaluate_spec(spec).references().datasets.values())
 
 
 def _managed_only(paths: Iterable[str]) -> list[str]:

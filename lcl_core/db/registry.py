@@ -35,11 +35,6 @@ from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
 from lcl_core.specs.parsing import (
     AnyModel,
     AnySpec,
-    collections_of,
-    data_paths,
-    datasets_of,
-    encoder_fields,
-    encoders_of,
 )
 from lcl_core.specs.pretrain import PretrainSpec
 
@@ -93,7 +88,7 @@ def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
     Raises: UserError ``unknown_encoder`` with the dotted field.
     """
     rows = {}
-    for field, name in encoder_fields(spec).items():
+    for field, name in spec.references().encoders.items():
         try:
             rows[name] = get_encoder(session, name)
         except UserError as error:
@@ -121,7 +116,7 @@ def pin_reference(session: Session, reference: str) -> str:
 
 def _name_encoders(spec: PretrainSpec, references: Mapping[str, str]) -> PretrainSpec:
     """``spec`` with other references to encoders."""
-    for field, reference in encoder_fields(spec).items():
+    for field, reference in spec.references().encoders.items():
         spec = _set_field(spec, field.split("."), references[reference])
     return spec
 
@@ -357,9 +352,9 @@ def managed_paths(session: Session, spec: AnySpec) -> list[str]:
 
     Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``unknown_collection``.
     """
-    stored = [get_dataset(session, name).path for name in datasets_of(spec)]
+    stored = [get_dataset(session, name).path for name in spec.references().datasets.values()]
     stored += [encoder.path for encoder in find_encoders(session, spec).values()]
-    stored += [get_collection(session, name).path for name in collections_of(spec)]
+    stored += [get_collection(session, name).path for name in spec.references().collections.values()]
     return [path for path in dict.fromkeys(stored) if not os.path.isabs(path) and not is_url(path)]
 
 
@@ -375,12 +370,13 @@ def resolve_inputs(
     Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files``, ``path_forbidden`` or
         ``unknown_tag``; ``encoder_mismatch`` for an encoder that cannot add to the collection.
     """
-    for field, path in data_paths(spec).items():
+    read = spec.references()
+    for field, path in read.paths.items():
         resolve_allowed(path, roots, field)
-    datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
+    datasets = {name: get_dataset(session, name) for name in read.datasets.values()}
     encoders = find_encoders(session, spec)
-    for name in collections_of(spec):
-        check_collection_encoder(session, get_collection(session, name), encoders[encoders_of(spec)[0]])
+    for name in read.collections.values():
+        check_collection_encoder(session, get_collection(session, name), encoders[read.encoders["encoder"]])
     return ResolvedInputs(
         datasets={
             name: _check_present(dataset_location(home, dataset, roots, fetched)) for name, dataset in datasets.items()

@@ -24,7 +24,6 @@ from lcl_core.db.workers import ENGINES_NEEDED, live_workers
 from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import (
     AnySpec,
-    datasets_of,
     gpus_of,
     nodes_of,
     parse_spec,
@@ -315,4 +314,4 @@ def _has_same_inputs(run: Run, spec: AnySpec, content_hashes: dict[str, str | No
     if run.inputs is None and run.state != State.SUCCEEDED:
         return True
     read = (run.inputs or {}).get("datasets", {})
-    return all(read.get(name) == content_hashes.get(name) for name in datasets_of(spec))
+    return all(read.get(name) == content_hashes.get(name) for name in spec.references().datasets.values())

@@ -14,7 +14,15 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Protocol
 
-from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ModelPart, ObjectiveSpec, PretrainSpec
+from lcl_core.specs.pretrain import (
+    IMAGE_MASK_RATIO,
+    TEXT_CONTEXT_LENGTH,
+    TEXT_MASK_RATIO,
+    MethodName,
+    ModelPart,
+    ObjectiveSpec,
+    PretrainSpec,
+)
 from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network, tower_kind
 
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
@@ -299,8 +307,8 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
         labels, matched = (0.0 if name == "clip" else words + 1), (captions * 3 if name == "blip2" else [])
         return Workload(images, patches, [*captions, context], labels, matched=matched)
     if name == "beit3":
-        masked = objective.text_mask_ratio * words
-        return Workload(images, patches, [tokens], masked, objective.image_mask_ratio * images * patches)
+        masked = TEXT_MASK_RATIO * words
+        return Workload(images, patches, [tokens], masked, IMAGE_MASK_RATIO * images * patches)
     labels = max(tokens - images * (patches + 1) - 1, 0.0)
     return Workload(images, patches, [tokens], labels)
 
@@ -320,6 +328,6 @@ def training_flops(
     ``vocabulary``: as of ``model_sizes``.
     """
     sizes = model_sizes(spec, vocabulary)
-    count, patches = max(documents, 1), spec.kept_patches
+    count, patches = max(documents, 1), spec.model.num_image_tokens
     texts = max(tokens - images * patches, 0)
     return count * step_flops(sizes, [tokens / count], images / count, texts / count, patches)

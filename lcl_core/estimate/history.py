@@ -153,7 +153,7 @@ class MeanDocument:
 
     def tokens(self, spec: PretrainSpec) -> float:
         """With those of its images."""
-        total = self.words + self.images * (spec.kept_patches + _DELIMITERS)
+        total = self.words + self.images * (spec.model.num_image_tokens + _DELIMITERS)
         return min(total, float(spec.model.context_length))
 
     def documents(self, spec: PretrainSpec) -> float:
@@ -162,7 +162,7 @@ class MeanDocument:
         return max(1.0, fit * self.fill)
 
     def workload(self, spec: PretrainSpec) -> Workload:
-        return expected_workload(spec.objective, self.images, spec.kept_patches, self.tokens(spec))
+        return expected_workload(spec.objective, self.images, spec.model.num_image_tokens, self.tokens(spec))
 
 
 def mean_document(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> MeanDocument:
@@ -192,7 +192,7 @@ def assumed_document(spec: PretrainSpec) -> MeanDocument:
 def _measured_document(run: MeasuredRun) -> MeanDocument:
     documents = run.documents_read
     images, tokens = run.images / documents, run.tokens / documents
-    words = max(tokens - images * (run.spec.kept_patches + _DELIMITERS), 1.0)
+    words = max(tokens - images * (run.spec.model.num_image_tokens + _DELIMITERS), 1.0)
     how = "read them" if run.documents else "reads them, though it counts only images and tokens until it ends"
     because = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {run.run_id} {how}."
     full = MeanDocument(images, words, 1.0, because).documents(run.spec)
@@ -256,10 +256,9 @@ class Setup:
             self.workload,
             image_size=self.spec.model.image_size,
             half=half,
-            average=self.spec.ema_decay is not None,
-            staged=self.spec.async_checkpoint and not on_gpu,
+            staged=not on_gpu,
             checkpointing=engine.activation_checkpointing,
-            shards=(engine.shard_processes or process_count(self.spec)) if engine.strategy == "fsdp2" else 1,
+            shards=process_count(self.spec) if engine.strategy == "fsdp2" else 1,
             frozen=self.frozen,
             step_images=self.workload.images * engine.accumulate * process_count(self.spec),
         )
@@ -297,7 +296,7 @@ def _similar_run(setup: Setup, run: MeasuredRun, teachers: Teachers) -> SimilarR
     """None for a run whose vision tower is of a library that is not installed here."""
     documents = run.documents_read
     images, tokens = run.images / documents, run.tokens / documents
-    one = expected_workload(run.spec.objective, images, run.spec.kept_patches, tokens)
+    one = expected_workload(run.spec.objective, images, run.spec.model.num_image_tokens, tokens)
     try:
         own = Setup.of(run.spec, one, run.documents_at_once, teachers, run.vocabulary)
     except UserError:

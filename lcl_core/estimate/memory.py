@@ -87,7 +87,7 @@ class Memory:
     """Of one process, at its peak.
 
     Attributes:
-        weights, gradients, moments, average: of the parameters, each in fp32; ``average`` is the moving one.
+        weights, gradients, moments: of the parameters, each in fp32.
         copies: of the weights in the precision of products, and of a checkpoint being written.
         activations: kept by a forward pass, and the largest transient.
     """
@@ -95,18 +95,17 @@ class Memory:
     weights: int
     gradients: int
     moments: int
-    average: int
     copies: int
     activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.moments + self.average + self.copies + self.activations
+        return self.weights + self.gradients + self.moments + self.copies + self.activations
 
 
-def state_bytes(parameters: int, average: bool, frozen: int = 0) -> int:
-    """Of a checkpoint's tensors: weights, and of those that are trained both moments and any moving average."""
-    return FP32 * (parameters + (parameters - frozen) * (_MOMENTS + average))
+def state_bytes(parameters: int, frozen: int = 0) -> int:
+    """Of a checkpoint's tensors: weights, and of those that are trained both moments."""
+    return FP32 * (parameters + (parameters - frozen) * _MOMENTS)
 
 
 def training_memory(
@@ -116,7 +115,6 @@ def training_memory(
     *,
     image_size: int,
     half: bool,
-    average: bool,
     staged: bool,
     checkpointing: bool,
     shards: int = 1,
@@ -151,8 +149,7 @@ def training_memory(
         weights=own,
         gradients=trained,
         moments=_MOMENTS * trained,
-        average=trained * average,
-        copies=cast + staged * state_bytes(parameters, average, frozen) // shards,
+        copies=cast + staged * state_bytes(parameters, frozen) // shards,
         activations=round(
             _activation_bytes(config, load, item, image_size, checkpointing)
             + matching
@@ -170,8 +167,6 @@ def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int,
     else:
         vision = load.images * convolution_counts(config).outputs * FP32
         vision *= _RECOMPUTED if checkpointing else 1
-    if config.vision == "hybrid":  # outputs of the stem's convolutions, norms and activations
-        vision += load.images * convolution_counts(config).outputs * (FP32 + 2 * item)
     text = _tower_bytes(words, config.text_width, config.text_layers, config.mlp_ratio, item, False, checkpointing)
     pixels = load.images * 3 * image_size**2 * FP32
     embedded = 3 * load.images * config.num_image_tokens * config.vision_width * FP32

@@ -118,7 +118,7 @@ def estimate_pretraining(
     memory, correction = _memory(sum(parts.values()), nearest, device)
     batch = Counts(documents, documents * document.images, documents * document.tokens(spec))
     per_step = batch.times(ranks * spec.engine.accumulate)
-    checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None, setup.frozen)
+    checkpoint = state_bytes(setup.parameters, setup.frozen)
     checkpoints = kept_checkpoints(
         spec.steps, spec.checkpoint_every, spec.keep_checkpoints, spec.milestone_every, first
     )

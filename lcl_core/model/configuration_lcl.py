@@ -17,7 +17,7 @@ class LCLConfig(PretrainedConfig):
 
     Args:
         image_size, patch_size: side of the square input and of a patch, pixels.
-        vision: the vision tower, ``vit``, ``hybrid``, ``convnext``, ``resnet`` or ``timm:NAME``
+        vision: the vision tower, ``vit``, ``resnet`` or ``timm:NAME``
             (``vision_towers.py``). Files name it where it is another than ``vit``.
         vision_width, vision_layers, vision_head_width: of the vision tower; heads = width / head width.
         text_width, text_layers, text_heads: the causal transformer. The pooler's output and the contrastive

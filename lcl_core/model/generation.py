@@ -58,9 +58,6 @@ def generate_captions(
         num_beams: 1 is greedy (or sampling, with ``top_p``), more is beam search.
         top_p: nucleus sampling with this mass.
         seed: of the sampling; image i is sampled with ``seed`` + i, whatever else is in the batch.
-
-    Raises:
-        UserError: ``prompt_too_long``: image, texts and new tokens do not fit into the context.
     """
     prefix = caption_prefix(model, processor, pixel_values, prompt, context)
     if num_beams > 1:
@@ -194,7 +191,7 @@ def _advance(
 
 
 def caption_prompt_ids(config: LCLConfig, processor: LCLProcessor, prompt: str = "", context: str = "") -> list[int]:
-    """Ids of an image, ``context`` before it and ``prompt`` after it. Raises: UserError ``prompt_too_long``."""
+    """Ids of an image, ``context`` before it and ``prompt`` after it."""
     if context:
         ids = document_prompt_ids(config, processor, [context, None, *([prompt] if prompt else [])])
     else:
@@ -227,7 +224,7 @@ def check_context_length(config: LCLConfig, ids: Sequence[int], field: str) -> N
 def caption_prefix(
     model: LCLModel, processor: LCLProcessor, pixel_values: Tensor, prompt: str = "", context: str = ""
 ) -> Tensor:
-    """[n, 3, S, S] → embeddings [n, L, D], an image each between the same texts. Raises: as ``caption_prompt_ids``."""
+    """[n, 3, S, S] → embeddings [n, L, D], an image each between the same texts."""
     ids = caption_prompt_ids(model.config, processor, prompt, context)
     return torch.stack([_embed_prompt(model, ids, tokens[None]) for tokens in model.encode_images(pixel_values)[1]])
 

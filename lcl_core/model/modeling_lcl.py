@@ -228,9 +228,6 @@ class LCLModel(PreTrainedModel):
         Args:
             pixel_values: [n, 3, S, S], images in document order across the batch.
             input_ids: [B, L] long, right-padded with zeros; never written to.
-
-        Raises:
-            UserError: placeholders do not match the images, or a document is too long.
         """
         batch = PackedBatch.from_padded(input_ids, pixel_values, self.config)
         latents, tokens = self.encode_images(batch.pixel_values)
@@ -255,16 +252,9 @@ class LCLModel(PreTrainedModel):
             batch=batch,
         )
 
-    def encode_images(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D].
-
-        Args:
-            patches: [n, N] numbers of the patches to encode; none: all.
-            masked: patches that a learned vector replaces.
-        """
-        return self.pool_project(self.visual(pixel_values, patches, masked))
+    def encode_images(self, pixel_values: Tensor, masked: MaskedPatches | None = None) -> tuple[Tensor, Tensor]:
+        """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D]."""
+        return self.pool_project(self.visual(pixel_values, masked))
 
     def embed_tokens(self, token_ids: Tensor, image_slots: Tensor, patch_tokens: Tensor) -> Tensor:
         """Embeddings [T, D] of ids [T], with the patch tokens [n, N, D] in the slots [n * N]."""
@@ -324,18 +314,14 @@ class LCLModel(PreTrainedModel):
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
         return F.normalize(features, dim=-1) if normalize else features
 
-    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False, drop_path: float = 0.0) -> None:
+    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
         """Choose how the blocks of both towers compute in training.
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
             compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
                 changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
-            drop_path: of :class:`VitTower`; 0 for any other.
-
-        Raises: UserError where the vision tower cannot recompute activations.
         """
-        self.visual.drop_path = drop_path
         self.visual.configure_blocks(checkpointing=checkpointing, compiled=compiled)
         self.text.transformer.checkpointing = checkpointing
         for block in self.text.transformer.blocks if compiled else ():
@@ -348,10 +334,7 @@ class LCLModel(PreTrainedModel):
         self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def set_numerics(self, numerics: Numerics) -> Self:
-        """``fixed`` (default) or ``official``, the authors' behaviour to the letter.
-
-        Raises: ValueError for any other word.
-        """
+        """``fixed`` (default) or ``official``, the authors' behaviour to the letter."""
         if numerics not in ("fixed", "official"):
             raise ValueError(f"numerics must be 'fixed' or 'official', not {numerics!r}")
         self.config.numerics = numerics

@@ -33,10 +33,7 @@ class PackedTokens(NamedTuple):
 
     @classmethod
     def pack_contexts(cls, rows: Tensor, config: LCLConfig) -> PackedTokens:
-        """Each row of [n, L] as :func:`as_context_row` makes it, on the host; attention as the text tower was trained.
-
-        Raises: UserError as :meth:`pack`.
-        """
+        """Each row of [n, L] as :func:`as_context_row` makes it, on the host; attention as in training."""
         if not rows.numel():
             _check_lengths([0] * len(rows), config.context_length)
         ends = rows == config.eot_token_id
@@ -55,11 +52,7 @@ class PackedTokens(NamedTuple):
 
     @classmethod
     def pack(cls, rows: Sequence[Tensor], config: LCLConfig) -> PackedTokens:
-        """Pack long token rows, each at its own length, on the host; attention as the text tower was trained.
-
-        Raises:
-            UserError: there is no row, or one is empty or longer than the position table.
-        """
+        """Pack long token rows, each at its own length, on the host; attention as the text tower was trained."""
         lengths = [len(row) for row in rows]
         _check_lengths(lengths, config.context_length)
         return cls(
@@ -86,7 +79,6 @@ class PackedBatch:
         pair_groups: [M] int64, equal for pairs with the same context: the same text, and the same images in it.
         label_positions: [K] flat positions whose output predicts the next token.
         labels: [K] that token.
-        patches: [n, N] the encoded patches, where the others are dropped.
         placed_images: [k] the images whose tokens the documents have; none: all.
         concepts: [n] int64, equal for images of one concept, 0 where it is not known. None: of no image.
         image_terms, caption_terms: [n, K] and [n, k] int64, as in ``PairTerms``. None: of no image.
@@ -103,7 +95,6 @@ class PackedBatch:
     pair_groups: Tensor
     label_positions: Tensor
     labels: Tensor
-    patches: Tensor | None = None
     placed_images: Tensor | None = None
     concepts: Tensor | None = None
     image_terms: Tensor | None = None
@@ -144,22 +135,10 @@ class PackedBatch:
         return replace(self, **pinned)
 
     @classmethod
-    def pack(
-        cls,
-        documents: Sequence[Tensor],
-        pixel_values: Tensor,
-        config: LCLConfig,
-        patches: Tensor | None = None,
-    ) -> PackedBatch:
-        """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
-
-        Raises:
-            UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
-                placeholders do not match its images.
-        """
+    def pack(cls, documents: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig) -> PackedBatch:
+        """Pack token id rows (long, each at its own length) and their images."""
         tokens = PackedTokens.pack(documents, config)
         starts = torch.nonzero(tokens.ids == config.soi_token_id).flatten()
-        per_image = config.num_image_tokens if patches is None else patches.shape[1]
         pairs = _contrastive_pairs(tokens, starts, config)
         label_positions = find_label_positions(tokens, config)
         return cls(
@@ -168,13 +147,12 @@ class PackedBatch:
             positions=tokens.positions,
             lengths=tuple(len(document) for document in documents),
             layout=tokens.layout,
-            image_slots=_image_slots(tokens, starts, len(pixel_values), per_image, config),
+            image_slots=_image_slots(tokens, starts, len(pixel_values), config),
             pair_positions=starts[pairs],
             pair_images=pairs,
             pair_groups=_context_hashes(tokens, starts, pairs, pixel_values),
             label_positions=label_positions,
             labels=tokens.ids[label_positions + 1],
-            patches=patches,
         )
 
     def trim(self) -> PackedBatch:
@@ -250,7 +228,8 @@ def _check_lengths(lengths: list[int], context_length: int) -> None:
         )
 
 
-def _image_slots(tokens: PackedTokens, starts: Tensor, images: int, per_image: int, config: LCLConfig) -> Tensor:
+def _image_slots(tokens: PackedTokens, starts: Tensor, images: int, config: LCLConfig) -> Tensor:
+    per_image = config.num_image_tokens
     slots = torch.nonzero(tokens.ids == config.img_token_id).flatten()
     if len(slots) != images * per_image:
         raise UserError(

@@ -73,7 +73,7 @@ class LCLProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> Self:  # type: ignore[override]
-        """Read what :meth:`save_pretrained` wrote. Raises: OSError if the directory lacks it."""
+        """Read what :meth:`save_pretrained` wrote."""
         source = Path(pretrained_model_name_or_path)
         settings = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
         return cls(load_tokenizer(source / _TOKENIZER), settings["image_size"])

@@ -71,20 +71,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, int(width * mlp_ratio), activation, keep_hidden)
 
-    def forward(
-        self, x: Tensor, layout: VarlenLayout | None, sequence_length: int, keep: Tensor | None = None
-    ) -> Tensor:
-        """[T, D] → [T, D]; with ``keep`` [2, n] each of the n sequences' two branches is multiplied by its factor."""
-        if keep is None:
-            x = x + self.attn(x, self.ln_1, layout, sequence_length)
-            return x + self.mlp(x, self.ln_2)
-        x = x + _scale_sequences(self.attn(x, self.ln_1, layout, sequence_length), keep[0])
-        return x + _scale_sequences(self.mlp(x, self.ln_2), keep[1])
-
-
-def _scale_sequences(x: Tensor, factors: Tensor) -> Tensor:
-    """[n * L, D] of equally long sequences, each multiplied by its factor of [n]."""
-    return (x.view(len(factors), -1, x.shape[1]) * factors[:, None, None]).view_as(x)
+    def forward(self, x: Tensor, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
+        """[T, D] → [T, D]."""
+        x = x + self.attn(x, self.ln_1, layout, sequence_length)
+        return x + self.mlp(x, self.ln_2)
 
 
 class Transformer(nn.Module):
@@ -109,17 +99,14 @@ class Transformer(nn.Module):
     def blocks(self) -> list[Block]:
         return cast(list[Block], list(self.resblocks))
 
-    def forward(
-        self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0, keep: Tensor | None = None
-    ) -> Tensor:
-        """[T, D] → [T, D]. ``keep``: [blocks, 2, n], of each block as of :class:`Block`."""
+    def forward(self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
+        """[T, D] → [T, D]."""
         rows = len(x)
         if layout is not None and self.training:
             x = pad_rows(x)
-        for number, block in enumerate(self.blocks):
-            factors = () if keep is None else (keep[number],)
+        for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, sequence_length, *factors, use_reentrant=False)
+                x = checkpoint(block, x, layout, sequence_length, use_reentrant=False)
             else:
-                x = block(x, layout, sequence_length, *factors)
+                x = block(x, layout, sequence_length)
         return x[:rows]

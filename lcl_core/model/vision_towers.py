@@ -20,19 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.transformer import Transformer
-from lcl_core.ops.cpu_kernels import cpu_kernels
-from lcl_core.ops.recompute import norm_mlp
 from lcl_core.specs.vision import (
-    KERNEL,
-    MLP_EXPANSION,
     RESNET_STEM,
     build_timm_network,
-    convnext_stages,
     resnet_stages,
-    stem_widths,
 )
-
-_LAYER_SCALE = 1e-6  # ConvNeXt's initial value
 
 
 class MaskedPatches(NamedTuple):
@@ -53,17 +45,10 @@ class VisionTower(nn.Module):
     Pixels are cast to the weights' dtype: a processor gives fp32, and ``from_pretrained`` keeps the dtype of the file.
 
     Attributes:
-        patchwise: whether ``patches`` and ``masked`` can be given.
-        deferrable: whether initial weights are drawn in place, whatever their values: a draw can then be recorded
-            without memory (``lcl_core/train/deferred_init.py``).
-        drop_path: probability with which, in training, an image skips a branch of the last block; it rises linearly
-            from 0 in the first (stochastic depth, arXiv 1603.09382). Drawn from torch's generator of the device. Of
-            towers that are not patchwise 0.
+        patchwise: whether ``masked`` can be given.
     """
 
     patchwise: ClassVar[bool] = False
-    deferrable: ClassVar[bool] = False
-    drop_path: float = 0.0
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -71,7 +56,7 @@ class VisionTower(nn.Module):
         return []
 
     def configure_blocks(self, *, checkpointing: bool, compiled: bool) -> None:
-        """See :meth:`LCLModel.configure_blocks`. Raises: UserError where the tower cannot recompute activations."""
+        """See :meth:`LCLModel.configure_blocks`."""
         raise NotImplementedError
 
     def init_weights(self) -> None:
@@ -80,26 +65,20 @@ class VisionTower(nn.Module):
     def fold_norms(self) -> None:
         """For inference alone: fold batch normalisations into convolutions; outputs change by round-off."""
 
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        """[n, 3, S, S] → [n, N, W]; with ``patches`` [n, N'] those alone, [n, N', W]."""
+    def forward(self, pixel_values: Tensor, masked: MaskedPatches | None = None) -> Tensor:
+        """[n, 3, S, S] → [n, N, W]."""
         raise NotImplementedError
 
 
 class VitTower(VisionTower):
-    """CLIP's ViT; the class token is dropped.
+    """CLIP's ViT; the class token is dropped. ``masked`` patches are replaced before positions are added."""
 
-    With ``patches`` [n, N'] only those patches are encoded (token drop, arXiv 2212.00794): attention, MLPs and the
-    document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
-    """
-
-    patchwise = deferrable = True
+    patchwise = True
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
         width = config.vision_width
-        self._add_embedding(config)
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.num_image_tokens + 1, width))
         self.ln_pre = nn.LayerNorm(width)
@@ -107,14 +86,11 @@ class VitTower(VisionTower):
         self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
         self.ln_post = nn.LayerNorm(width)
 
-    def _add_embedding(self, config: LCLConfig) -> None:
-        self.conv1 = nn.Conv2d(3, config.vision_width, config.patch_size, config.patch_size, bias=False)
-
-    def _embed(self, pixel_values: Tensor, masked: MaskedPatches | None) -> Tensor:
-        """[n, 3, S, S] → [n, N, W]; of ``masked`` patches anything."""
+    def _embed(self, pixel_values: Tensor) -> Tensor:
+        """[n, 3, S, S] → [n, N, W]."""
         weight, side = self.conv1.weight, self.conv1.kernel_size[0]
         pixel_values = pixel_values.to(weight.dtype)
-        if pixel_values.device.type != "cpu" or not cpu_kernels().patch_products:
+        if pixel_values.device.type != "cpu":
             return self.conv1(pixel_values).flatten(2).transpose(1, 2)
         patches = pixel_values.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
         return F.linear(patches.flatten(3).flatten(1, 2), weight.flatten(1))
@@ -133,166 +109,19 @@ class VitTower(VisionTower):
         nn.init.normal_(self.class_embedding, std=std)
         nn.init.normal_(self.positional_embedding, std=std)
 
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        embedded = self._embed(pixel_values, masked)
+    def forward(self, pixel_values: Tensor, masked: MaskedPatches | None = None) -> Tensor:
+        embedded = self._embed(pixel_values)
         if masked is not None:
             vectors = masked.embedding.to(embedded.dtype).expand(len(masked.indices), -1)
             embedded = embedded.flatten(0, 1).index_copy(0, masked.indices, vectors).view_as(embedded)
         positions = self.positional_embedding.to(embedded.dtype)
         embedded = embedded + positions[1:]
-        if patches is not None:
-            embedded = embedded.gather(1, patches[:, :, None].expand(-1, -1, embedded.shape[2]))
         register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
         x = torch.cat((register, embedded), dim=1)
         count, length, width = x.shape
-        keep = self._draw_kept_branches(count, x.device) if self.training and self.drop_path else None
-        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length, keep=keep)
+        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)
         # The class token is only an attention register: LCL keeps the patch tokens alone.
         return self.ln_post(x.view(count, length, width)[:, 1:])
-
-    def _draw_kept_branches(self, images: int, device: torch.device) -> Tensor:
-        """[blocks, 2, n]: 0 for a branch that is skipped, else 1 / (1 - probability of that)."""
-        kept = 1 - torch.linspace(0, self.drop_path, len(self.blocks), device=device)[:, None, None]
-        return (torch.rand(len(self.blocks), 2, images, device=device) < kept) / kept
-
-
-class ConvStem(nn.Module):
-    """Overlapping stride-2 convolutions down to the patch grid, then a projection (arXiv 2106.14881, section 4).
-
-    Norms are over the channels of a position, not over the batch: a step then does not depend on how the batch is cut
-    into micro-batches and ranks. What remains of a patch size that is no power of two is the projection's kernel.
-    """
-
-    def __init__(self, config: LCLConfig) -> None:
-        super().__init__()
-        widths = stem_widths(config.tower_sizes)
-        rest = config.patch_size >> len(widths)
-        pairs = zip((3, *widths), widths, strict=False)
-        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1, bias=False) for before, after in pairs)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.proj = nn.Conv2d(widths[-1], config.vision_width, rest, rest, bias=False)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[n, 3, S, S] → [n, N, W]."""
-        x = pixel_values.to(self.proj.weight.dtype, memory_format=torch.channels_last)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.gelu(norm(conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return self.proj(x).permute(0, 2, 3, 1).flatten(1, 2)
-
-
-class HybridTower(VitTower):
-    """The ViT over the patch grid of a convolutional stem."""
-
-    def _add_embedding(self, config: LCLConfig) -> None:
-        self.patch_size = config.patch_size
-        self.stem = ConvStem(config)
-
-    def _embed(self, pixel_values: Tensor, masked: MaskedPatches | None) -> Tensor:
-        if masked is not None:  # else the neighbours' embeddings would contain pixels of masked patches
-            side = pixel_values.shape[-1] // self.patch_size
-            hidden = torch.zeros(len(pixel_values) * side * side, dtype=torch.bool, device=pixel_values.device)
-            hidden = hidden.index_fill(0, masked.indices, True).view(-1, 1, side, side)
-            hidden = hidden.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
-            pixel_values = pixel_values.masked_fill(hidden, 0)
-        return self.stem(pixel_values)
-
-
-class ConvNextPatches(nn.Module):
-    """ConvNeXt's first layer, patches of the image, and the halving of the grid before a stage."""
-
-    def __init__(self, before: int, after: int, side: int) -> None:
-        super().__init__()
-        self.of_pixels = before == 3
-        self.conv = nn.Conv2d(before, after, side, side)
-        self.norm = nn.LayerNorm(after if self.of_pixels else before)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, h, w, C] → [n, h / side, w / side, C']."""
-        if self.of_pixels:
-            return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class ConvNextBlock(nn.Module):
-    """x += gamma W2 gelu(W1 LN(depthwise 7x7 of x)), on [n, h, w, C] (arXiv 2201.03545, figure 4)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((width,), _LAYER_SCALE))
-        self.conv = nn.Conv2d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, MLP_EXPANSION * width)
-        self.outer = nn.Linear(MLP_EXPANSION * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).to(x.dtype)
-        rows = mixed.reshape(-1, mixed.shape[3])
-        added = norm_mlp(rows, self.norm, self.inner, F.gelu, self.outer, keep_hidden=True)
-        return x + self.gamma * added.view(mixed.shape)
-
-
-class LayeredTower(VisionTower):
-    """Base of the convolutional towers: ``layers`` one after the other, recomputed and compiled one by one."""
-
-    layers: nn.ModuleList
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.checkpointing = self.compiled = False
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return list(self.layers)
-
-    def configure_blocks(self, *, checkpointing: bool, compiled: bool) -> None:
-        self.checkpointing, self.compiled = checkpointing, compiled
-        for block in self.blocks if compiled else ():
-            block.compile()
-
-    def _run_layers(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            if self.compiled:  # one graph a stage: only the number of images is symbolic
-                torch._dynamo.maybe_mark_dynamic(x, 0)
-                torch._dynamo.mark_static(x, [1, 2, 3])
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
-            else:
-                x = layer(x)
-        return x
-
-
-class ConvNextTower(LayeredTower):
-    """ConvNeXt (arXiv 2201.03545), whose last grid is the patches' and whose last width is the tower's."""
-
-    def __init__(self, config: LCLConfig) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before, channels = 1, 3
-        for width, depth, stride in convnext_stages(config.tower_sizes):
-            layers += [ConvNextPatches(channels, width, stride // before)]
-            layers += [ConvNextBlock(width) for _ in range(depth)]
-            before, channels = stride, width
-        self.layers = nn.ModuleList(layers)
-        self.ln_post = nn.LayerNorm(config.vision_width)
-
-    def init_weights(self) -> None:
-        """The paper's (appendix A.1)."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(cast(Tensor, module.bias))
-            elif isinstance(module, ConvNextBlock):
-                nn.init.constant_(module.gamma, _LAYER_SCALE)
-
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        assert patches is None
-        assert masked is None
-        x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        return self.ln_post(self._run_layers(x).flatten(1, 2))
 
 
 class BatchNorm(nn.Module):
@@ -341,14 +170,13 @@ class ResNetBlock(nn.Module):
         return F.relu(self.shortcut(x) + self.second(F.relu(self.first(x))))
 
 
-class ResNetTower(LayeredTower):
+class ResNetTower(VisionTower):
     """ResNet (arXiv 1512.03385) of basic blocks after a 3 x 3 stem; its last grid is the patches'.
 
+    Blocks are recomputed and compiled one by one.
     It begins with torch's weights: by He's rule with zeroed last norms it learns more slowly in short trainings.
     Batch normalisation uses the statistics of one process's micro-batch, and their running mean in evaluation.
     """
-
-    deferrable = True
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
@@ -361,19 +189,34 @@ class ResNetTower(LayeredTower):
             channels = width
         self.layers = nn.ModuleList(layers)
         self.ln_post = nn.LayerNorm(channels)
+        self.checkpointing = self.compiled = False
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    def configure_blocks(self, *, checkpointing: bool, compiled: bool) -> None:
+        self.checkpointing, self.compiled = checkpointing, compiled
+        for block in self.blocks if compiled else ():
+            block.compile()
 
     def fold_norms(self) -> None:
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.fold()
 
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        assert patches is None
+    def forward(self, pixel_values: Tensor, masked: MaskedPatches | None = None) -> Tensor:
         assert masked is None
         x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last)
-        x = self._run_layers(F.relu(self.stem(x)))
+        x = F.relu(self.stem(x))
+        for layer in self.layers:
+            if self.compiled:  # one graph a stage: only the number of images is symbolic
+                torch._dynamo.maybe_mark_dynamic(x, 0)
+                torch._dynamo.mark_static(x, [1, 2, 3])
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
         return self.ln_post(x.permute(0, 2, 3, 1).flatten(1, 2))
 
 
@@ -420,10 +263,7 @@ class TimmTower(VisionTower):
     def fold_norms(self) -> None:
         fold_traced_norms(self.network)
 
-    def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
-    ) -> Tensor:
-        assert patches is None
+    def forward(self, pixel_values: Tensor, masked: MaskedPatches | None = None) -> Tensor:
         assert masked is None
         x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last)
         (map_,) = self.network(x)
@@ -495,13 +335,11 @@ class _Tracer(fx.Tracer):
 
 TOWERS: Mapping[str, type[VisionTower]] = {
     "vit": VitTower,
-    "hybrid": HybridTower,
-    "convnext": ConvNextTower,
     "resnet": ResNetTower,
     "timm": TimmTower,
 }
 
 
 def build_vision_tower(config: LCLConfig) -> VisionTower:
-    """The tower that ``config.vision`` names. Raises: UserError from timm (:func:`build_timm_network`)."""
+    """The tower that ``config.vision`` names."""
     return TOWERS[config.vision.partition(":")[0]](config)

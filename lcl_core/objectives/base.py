@@ -158,12 +158,10 @@ class Objective(nn.Module):
         weights: of its losses by name.
         unused_parameters: prefixes of the names of the model's parameters that it does not use. Their gradient is 0.
         reads_image_outputs: whether a loss reads the text tower's outputs at image tokens.
-        cuts_documents: whether documents are cut after the last position that a loss reads, unless one reads those.
     """
 
     name: ClassVar[MethodName]
     reads_image_outputs: ClassVar[bool] = False
-    cuts_documents: bool = True
     unused_parameters: tuple[str, ...] = ()
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -180,7 +178,6 @@ class Objective(nn.Module):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> PackedBatch:
         """Pack documents as the method reads them, with every index that it needs; on the host.
@@ -188,13 +185,13 @@ class Objective(nn.Module):
         Args:
             rows: token ids of each document, long, at its own length.
             pixel_values: [n, 3, S, S], their images in order.
-            patches: [n, N] the patches to encode; none: all.
             keys: a 64-bit number for each document, a function of the seed and the document's position in the data,
                 from which random choices derive. None: the document's position in the batch.
         """
-        batch = PackedBatch.pack(rows, pixel_values, config, patches)
-        # the authors' numerics also accept documents whose placeholders do not match their images
-        whole = self.reads_image_outputs or not self.cuts_documents or config.numerics == "official"
+        batch = PackedBatch.pack(rows, pixel_values, config)
+        # documents end with the last position that a loss reads; the authors' numerics also accept documents whose
+        # placeholders do not match their images, which cannot be cut
+        whole = self.reads_image_outputs or config.numerics == "official"
         return batch if whole else batch.trim()
 
     @property
@@ -228,8 +225,7 @@ class Objective(nn.Module):
 
     def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
         """Counts of a batch on the host, from which FLOPs follow."""
-        patches = config.num_image_tokens if batch.patches is None else batch.patches.shape[1]
-        return Workload(len(batch.pixel_values), patches, batch.lengths, len(batch.labels))
+        return Workload(len(batch.pixel_values), config.num_image_tokens, batch.lengths, len(batch.labels))
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
         """Useful floating-point operations of a training step over a batch on the host."""

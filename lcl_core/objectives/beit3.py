@@ -43,7 +43,7 @@ from lcl_core.objectives.base import (
 )
 from lcl_core.ops.attention import BidirectionalLayout
 from lcl_core.ops.linear_cross_entropy import count_correct
-from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
+from lcl_core.specs.pretrain import IMAGE_MASK_RATIO, TEXT_MASK_RATIO, MethodName, ObjectiveSpec
 
 _MIN_BLOCK = 16 / 196  # share of the patches that a block has at least, unless fewer are left to mask
 _MIN_ASPECT = 0.3  # aspect ratio of a block, or its inverse
@@ -97,13 +97,11 @@ class MaskedBatch(PackedBatch):
 
     Attributes:
         masked_patches: [B] flat numbers of the masked patches, image by image.
-        target_slots: [B'] flat positions in the document of those that are encoded.
-        target_patches: [B'] their flat numbers.
+        target_slots: [B] their flat positions in the documents.
     """
 
     masked_patches: Tensor
     target_slots: Tensor
-    target_patches: Tensor
 
 
 class Beit3(Objective):
@@ -112,7 +110,7 @@ class Beit3(Objective):
 
     def __init__(self, config: LCLConfig, spec: ObjectiveSpec) -> None:
         super().__init__(spec.weights)
-        self.text_ratio, self.image_ratio, self.masking = spec.text_mask_ratio, spec.image_mask_ratio, spec.masking
+        self.masking = spec.masking
         width, pixels = config.text_width, 3 * config.patch_size**2
         self.hidden_word = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.hidden_patch = nn.Parameter(torch.randn(config.vision_width) * _INIT_STD)
@@ -127,17 +125,15 @@ class Beit3(Objective):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> MaskedBatch:
-        batch = PackedBatch.pack(rows, pixel_values, config, patches)
+        batch = PackedBatch.pack(rows, pixel_values, config)
         draws = [np.random.default_rng(key) for key in (range(len(rows)) if keys is None else keys)]
         # of each document: are its words masked, are its patches?
         masks = [(True, True) if self.masking == "joint" else _either(draw) for draw in draws]
         words = self._masked_words(rows, draws, [text for text, _ in masks], config)
         masked = self._masked_patches(rows, draws, [image for _, image in masks], config)  # [n, N]
-        encoded = masked if patches is None else masked.gather(1, patches)
-        numbers = torch.arange(masked.numel()).view_as(masked)
+        masked_patches = torch.nonzero(masked.flatten()).flatten()
         empty = torch.empty(0, dtype=torch.long)
         own = {
             "layout": BidirectionalLayout.from_lengths(list(batch.lengths)),
@@ -146,9 +142,8 @@ class Beit3(Objective):
             "pair_groups": empty,
             "label_positions": words,
             "labels": batch.token_ids[words],
-            "masked_patches": numbers[masked],
-            "target_slots": batch.image_slots[encoded.flatten()],
-            "target_patches": (numbers if patches is None else numbers.gather(1, patches))[encoded],
+            "masked_patches": masked_patches,
+            "target_slots": batch.image_slots[masked_patches],
         }
         return MaskedBatch(**{field.name: getattr(batch, field.name) for field in fields(batch)} | own)
 
@@ -160,7 +155,7 @@ class Beit3(Objective):
         for row, draw, chosen in zip(rows, draws, masked, strict=True):
             if chosen:
                 words = np.flatnonzero(~np.isin(row.numpy(), config.special_token_ids))
-                positions.append(start + masked_positions(draw, words, self.text_ratio))
+                positions.append(start + masked_positions(draw, words, TEXT_MASK_RATIO))
             start += len(row)
         return torch.from_numpy(np.concatenate(positions))
 
@@ -174,18 +169,18 @@ class Beit3(Objective):
             for _ in range(int((row == config.soi_token_id).sum())):
                 mask = np.zeros(side * side, bool)
                 if chosen:
-                    mask[masked_block_patches(draw, side, self.image_ratio)] = True
+                    mask[masked_block_patches(draw, side, IMAGE_MASK_RATIO)] = True
                 masks.append(mask)
         return torch.from_numpy(np.array(masks, bool).reshape(len(masks), side * side))
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         assert isinstance(batch, MaskedBatch)
-        return {"masked_text": len(batch.labels), "masked_image": len(batch.target_patches)}
+        return {"masked_text": len(batch.labels), "masked_image": len(batch.masked_patches)}
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         assert isinstance(batch, MaskedBatch)
         masked = MaskedPatches(batch.masked_patches, self.hidden_patch)
-        latents, tokens = model.encode_images(batch.pixel_values, batch.patches, masked)
+        latents, tokens = model.encode_images(batch.pixel_values, masked)
         embeddings = model.embed_tokens(batch.token_ids, batch.image_slots, tokens)
         vectors = self.hidden_word.to(embeddings.dtype).expand(len(batch.labels), -1)
         embeddings = embeddings.index_copy(0, batch.label_positions, vectors)
@@ -206,7 +201,7 @@ class Beit3(Objective):
         """Squared error of normalised pixels, a mean within each patch, summed over patches."""
         predicted = self.pixels(hidden.index_select(0, batch.target_slots)).float()
         pixels = _patch_pixels(batch.pixel_values, model.config.patch_size)
-        target = pixels.index_select(0, batch.target_patches).float()
+        target = pixels.index_select(0, batch.masked_patches).float()
         variance, mean = torch.var_mean(target, dim=1, keepdim=True)
         return (predicted - (target - mean) / (variance + _EPSILON).sqrt()).square().mean(dim=1).sum()
 
@@ -217,7 +212,7 @@ class Beit3(Objective):
 
     def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
         assert isinstance(batch, MaskedBatch)
-        return replace(super().workload(config, batch), restored=len(batch.target_patches))
+        return replace(super().workload(config, batch), restored=len(batch.masked_patches))
 
 
 def _patch_pixels(pixel_values: Tensor, side: int) -> Tensor:

@@ -72,10 +72,9 @@ class Blip2(Coca):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> MatchingBatch:
-        batch = super().collate(rows, pixel_values, config, patches, keys)
+        batch = super().collate(rows, pixel_values, config, keys)
         lengths = list(batch.lengths[: len(rows)])
         block = 2 + len(batch.image_slots) // len(rows)
         texts = [row[block:] for row in batch.token_ids[: sum(lengths)].split(lengths)]

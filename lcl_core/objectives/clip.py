@@ -39,18 +39,14 @@ from lcl_core.objectives.lcl import Lcl
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName
 
 
-def pack_pairs(
-    rows: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, patches: Tensor | None, *, captions: bool
-) -> PackedBatch:
+def pack_pairs(rows: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, *, captions: bool) -> PackedBatch:
     """Pack pairs, whose rows may have text and image in either order.
 
     Every caption is a row ``sot text <soi>``, cut as ``LCLModel.get_text_features`` cuts it; a contrastive pair is its
     last position and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and have
     all the labels.
-
-    Raises: UserError ``not_a_pair`` when a row does not have exactly one image.
     """
-    per_image = config.num_image_tokens if patches is None else patches.shape[1]
+    per_image = config.num_image_tokens
     texts = [_caption_text(row, per_image, config) for row in rows]
     if len(pixel_values) != len(rows):
         raise _not_a_pair(f"{len(rows)} pairs have {len(pixel_values)} images")
@@ -72,7 +68,6 @@ def pack_pairs(
         pair_groups=torch.tensor([hash_tensors(text) for text in contexts], dtype=torch.int64),
         label_positions=label_positions,
         labels=tokens.ids[label_positions + 1],
-        patches=patches,
     )
 
 
@@ -109,16 +104,15 @@ class Clip(ContrastiveObjective):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> PackedBatch:
-        return pack_pairs(rows, pixel_values, config, patches, captions=False)
+        return pack_pairs(rows, pixel_values, config, captions=False)
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {"contrastive": len(batch.pair_images)}
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
-        latents = model.pool_project.pool(model.visual(batch.pixel_values, batch.patches))
+        latents = model.pool_project.pool(model.visual(batch.pixel_values))
         hidden = model.text(model.text.token_embedding(batch.token_ids), batch.positions, batch.layout)
         return EncodedBatch(Activations(latents, None, hidden), self.contrast(model, latents, hidden, batch))
 
@@ -136,7 +130,6 @@ class Coca(Lcl):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> PackedBatch:
-        return pack_pairs(rows, pixel_values, config, patches, captions=True)
+        return pack_pairs(rows, pixel_values, config, captions=True)

@@ -76,10 +76,9 @@ class Distillation(Objective):
         rows: Sequence[Tensor],
         pixel_values: Tensor,
         config: LCLConfig,
-        patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> PackedBatch:
-        return self.method.collate(rows, pixel_values, config, patches, keys)
+        return self.method.collate(rows, pixel_values, config, keys)
 
     def max_text_length(self, batch: PackedBatch) -> int:
         return self.method.max_text_length(batch)

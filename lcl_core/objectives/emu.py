@@ -76,7 +76,7 @@ class TargetEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, batch: PackedBatch) -> Tensor:
         """Tokens [n, N, D] of the batch's images."""
-        tokens: Tensor = self.pool_project(self.visual(batch.pixel_values, batch.patches))[1]
+        tokens: Tensor = self.pool_project(self.visual(batch.pixel_values))[1]
         return tokens
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ class Flamingo(Objective):
         return {"generation": len(batch.labels)}
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
-        latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
+        latents, tokens = model.encode_images(batch.pixel_values)
         return EncodedBatch(Activations(latents, tokens, model.encode_documents(batch, tokens)))
 
     def losses(

@@ -30,7 +30,7 @@ class Lcl(ContrastiveObjective):
         return {"generation": len(batch.labels), "contrastive": len(batch.pair_images)}
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
-        latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
+        latents, tokens = model.encode_images(batch.pixel_values)
         hidden = model.encode_documents(batch, tokens)
         return EncodedBatch(Activations(latents, tokens, hidden), self.contrast(model, latents, hidden, batch))
 

@@ -9,7 +9,6 @@ recomputed in the backward pass from the logarithm of each row's sum.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.ops.cpu_kernels import cpu_kernels
+from lcl_core.ops.cpu_kernels import SHORT_SEQUENCE
 
 _LONG_DOCUMENT = 256  # tokens
 MAX_BLOCKWISE_LENGTH = 1024  # tokens; beyond, PyTorch's kernel is about as fast
@@ -137,7 +136,7 @@ def _longest_beside(length: int, slack: float) -> float:
     """Length of the longest document whose group a document may join."""
     if length >= _LONG_DOCUMENT:
         return length
-    return max(length * slack, min(2 * length, cpu_kernels().short_sequence), length + 2)
+    return max(length * slack, min(2 * length, SHORT_SEQUENCE), length + 2)
 
 
 class CausalLayout(VarlenLayout):
@@ -244,68 +243,52 @@ def varlen_kernel_supports(qkv: Tensor, heads: int) -> bool:
     """Whether PyTorch's variable-length kernel computes this: on a GPU, in half precision, and as a trial showed."""
     if qkv.device.type not in _VARLEN_DEVICES or qkv.dtype not in _VARLEN_DTYPES:
         return False
-    return _varlen_kernel(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads)) is not None
+    return _varlen_options(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads)) is not None
 
 
 def varlen_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int, causal: bool = True) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v within each document.
+    """softmax(q k^T / sqrt(d)) v within each document, [T, 3D] → [T, D], where ``varlen_kernel_supports`` it.
 
     Args:
-        qkv: [T, 3D] projections, for which ``varlen_kernel_supports``.
         cu_seqlens: int32 [documents + 1] where documents begin and end; a document may be empty.
         max_seqlen: tokens of the longest one.
-
-    Returns:
-        [T, D].
     """
-    call = _varlen_kernel(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads))
-    assert call is not None
-    return call(qkv, cu_seqlens, max_seqlen, heads, causal)
+    options = _varlen_options(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads))
+    assert options is not None
+    return _call_varlen(qkv, cu_seqlens, max_seqlen, heads, causal, options)
 
 
-class _VarlenCall(NamedTuple):
-    """The kernel, with the keyword arguments of full (first) and causal attention."""
+def _call_varlen(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int, causal: bool, options: Mapping[str, Any]
+) -> Tensor:
+    q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+    window = (-1, 0 if causal else -1)  # tokens to the left and right; -1: any number
+    out: Tensor = _import_varlen_attn()(
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window, **options
+    )
+    return out.flatten(1)
 
-    kernel: Callable[..., Any]
-    options: tuple[Mapping[str, Any], Mapping[str, Any]]
 
-    def __call__(self, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int, causal: bool) -> Tensor:
-        q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
-        out: Tensor = self.kernel(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **self.options[int(causal)])
-        return out.flatten(1)
+def _import_varlen_attn() -> Callable[..., Any]:
+    from torch.nn.attention.varlen import varlen_attn
 
-
-def _varlen_calls(kernel: Callable[..., Any]) -> list[_VarlenCall]:
-    """How this PyTorch's signature lets the kernel be called, best first.
-
-    Causal attention is a window, in older versions a flag. One split makes a document's output independent of what it
-    is packed with, to the last bit. FlashAttention 2 refuses that argument in PyTorch 2.12, and so does ROCm; neither
-    splits by itself.
-    """
-    known = inspect.signature(kernel).parameters
-    if "window_size" in known:  # tokens to the left and right; -1: any number
-        options: tuple[dict[str, Any], dict[str, Any]] = ({"window_size": (-1, -1)}, {"window_size": (-1, 0)})
-    else:
-        options = ({"is_causal": False}, {"is_causal": True})
-    plain = _VarlenCall(kernel, options)
-    if "num_splits" not in known:
-        return [plain]
-    full, causal = ({**each, "num_splits": 1} for each in options)
-    return [_VarlenCall(kernel, (full, causal)), plain]
+    return varlen_attn
 
 
 @cache
-def _varlen_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> _VarlenCall | None:
-    """The first call that passes a trial; none, with a log line that says why, if no call does."""
+def _varlen_options(device: torch.device, dtype: torch.dtype, head_width: int) -> Mapping[str, Any] | None:
+    """Arguments with which the kernel passes a trial; none, with a log line that says why, if it does not.
+
+    One split makes a document's output independent of what it is packed with, to the last bit. FlashAttention 2 and
+    ROCm refuse that argument; neither splits by itself.
+    """
     reasons = []
     if head_width not in _VARLEN_WIDTHS:
         reasons.append(f"its heads are multiples of 8 up to {_VARLEN_WIDTHS[-1]} wide")
-    elif (kernel := _import_varlen_attn()) is None:
-        reasons.append(f"PyTorch {torch.__version__} has none")
     else:
-        for call in _varlen_calls(kernel):
-            if (reason := _try_varlen(call, device, dtype, head_width)) is None:
-                return call
+        for options in ({"num_splits": 1}, {}):
+            if (reason := _try_varlen(options, device, dtype, head_width)) is None:
+                return options
             reasons.append(reason)
     log.warning(
         "attention over packed rows: scaled_dot_product_attention instead of the variable-length kernel "
@@ -315,22 +298,13 @@ def _varlen_kernel(device: torch.device, dtype: torch.dtype, head_width: int) ->
     return None
 
 
-def _import_varlen_attn() -> Callable[..., Any] | None:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except (ImportError, AttributeError):  # PyTorch before 2.10, or built without the operators behind it
-        return None
-    return varlen_attn
-
-
-def _try_varlen(call: _VarlenCall, device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
+def _try_varlen(options: Mapping[str, Any], device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
     """Compare outputs and gradients of three tiny documents, one of them empty, with ``_attend_group``'s.
 
     No random numbers: the generators' states belong to the run. Tensors are saved without the caller's hooks: those of
     activation checkpointing would count them in the forward pass, and miss them in the recomputation.
 
-    Returns: why the call is not to be used; none: it works.
-    Raises: torch.OutOfMemoryError.
+    Returns: why the kernel is not to be called with these options; none: it works.
     """
     tokens, heads = sum(_TRIAL_LENGTHS), 2
     starts = torch.tensor([0, *_TRIAL_LENGTHS], dtype=torch.int32).cumsum(0).int().to(device)
@@ -343,11 +317,11 @@ def _try_varlen(call: _VarlenCall, device: torch.device, dtype: torch.dtype, hea
                 [_attend_group(part, heads, len(part), None, causal) for part in qkv.split(_TRIAL_LENGTHS) if len(part)]
             )
             try:
-                found = call(qkv, starts, max(_TRIAL_LENGTHS), heads, causal)
+                found = _call_varlen(qkv, starts, max(_TRIAL_LENGTHS), heads, causal, options)
                 gradients = [torch.autograd.grad(out.float().square().sum(), qkv)[0] for out in (found, expected)]
             except torch.OutOfMemoryError:
                 raise
-            except (RuntimeError, TypeError, ValueError) as error:
+            except (RuntimeError, TypeError, ValueError, ImportError) as error:  # ImportError: PyTorch before 2.10
                 return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             pairs = ((found.detach(), expected.detach()), (gradients[0], gradients[1]))
             errors = [float((mine - theirs).float().norm() / theirs.float().norm()) for mine, theirs in pairs]
@@ -401,7 +375,6 @@ def _key_mask(heads: int, length: int, causal: bool, visible: Tensor | None) -> 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_KeyMask]) -> Tensor:
-        ctx.short = cpu_kernels().short_sequence
         out, kept = _forward_groups(qkv, groups, heads, masks)
         ctx.groups, ctx.heads, ctx.masks = groups, heads, masks
         ctx.save_for_backward(qkv, out, *kept)
@@ -423,7 +396,7 @@ class _Blockwise(torch.autograd.Function):
         ):
             q, k, v, grad_mixed = map(_batched, (*parts, grad_rows))
             q = q * _scale(q)
-            if q.shape[1] <= ctx.short:
+            if q.shape[1] <= SHORT_SEQUENCE:
                 gradients = _backward_short(q, k, v, grad_mixed, probabilities=sums)
             else:
                 weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
@@ -441,7 +414,7 @@ def _forward_groups(qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_Ke
     for (q, k, v), (rows,), mask in zip(
         _views(qkv, groups, heads, 3), _views(out, groups, heads, 1), masks, strict=True
     ):
-        forward = _forward_short if q.shape[2] <= cpu_kernels().short_sequence else _forward_blocks
+        forward = _forward_short if q.shape[2] <= SHORT_SEQUENCE else _forward_blocks
         mixed, sums = forward(_batched(q) * _scale(q), _batched(k), _batched(v), mask)
         rows.copy_(mixed.view(rows.shape))
         kept.append(sums)

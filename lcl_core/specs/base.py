@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal, cast
@@ -31,7 +32,7 @@ def _json_leaves(value: Any) -> Iterator[Any]:
 
 
 def _check_storable(value: Any) -> Any:
-    """The value, if JSON and every database can hold it. Raises: ValueError."""
+    """The value, if JSON and every database can hold it."""
     for leaf in _json_leaves(value):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             raise ValueError(f"{leaf} is not a finite number")
@@ -47,8 +48,6 @@ def check_texts(value: Any) -> Any:
     """The value, if all databases can store its texts and the names in it, whatever else they hold.
 
     PostgreSQL stores no NUL character, and no database half of a surrogate pair, which JSON can write as escapes.
-
-    Raises: ValueError.
     """
     for leaf in _json_leaves(value):
         if isinstance(leaf, str) and _UNSTORABLE.search(leaf):
@@ -94,6 +93,30 @@ class Spec(BaseModel):
         return check_texts(value)
 
 
+@dataclass(frozen=True)
+class References:
+    """What a job reads, by the dotted field of its spec that names each."""
+
+    datasets: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
+    collections: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)  # on the server, and URLs; read or written
+
+    @property
+    def further_encoders(self) -> dict[str, str]:
+        """Those beside the one that the job is about."""
+        return {field: encoder for field, encoder in self.encoders.items() if field != "encoder"}
+
+
+class JobSpec(Spec):
+    """The spec of a job, which a worker runs."""
+
+    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
+
+    def references(self) -> References:
+        raise NotImplementedError
+
+
 def presets(kind: str) -> dict[str, dict[str, Any]]:
     """Named starting points, kept as data in ``lcl_core/presets/KIND/*.json``; each may hold a ``description``."""
     return copy.deepcopy(_read_presets(kind))
@@ -114,7 +137,7 @@ def _read_presets(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def apply_preset(kind: str, fields: Any) -> Any:
-    """``fields`` over the preset that they name, if any. Raises: ValueError for an unknown name."""
+    """``fields`` over the preset that they name, if any."""
     if not isinstance(fields, dict) or not isinstance(fields.get("preset"), str):
         return fields  # anything else is rejected by the field
     known = _read_presets(kind)

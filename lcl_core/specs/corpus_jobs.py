@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import EncoderReference, Name, Precision, Spec, Tag
+from lcl_core.specs.base import EncoderReference, JobSpec, Name, Precision, References, Tag
 
 LabelType = Literal["text", "number", "date", "set"]
 RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
 REMOTE_FORMATS = ("mmc4", "obelics", "webdataset", "table")  # whose files can be read at a URL, one by one
 
 
-class CorpusSpec(Spec):
+class CorpusSpec(JobSpec):
     """A corpus: by its registered name, or by path and format."""
 
     dataset: Name | None = Field(None, description="name of a registered dataset")
@@ -29,6 +30,12 @@ class CorpusSpec(Spec):
         "auto", max_length=40, description="format of what lies at path; auto: recognised, and shards at a URL"
     )
     options: dict[str, Any] = Field({}, description="options of the format's reader")
+
+    def references(self) -> References:
+        return References(
+            datasets={} if self.dataset is None else {"dataset": self.dataset},
+            paths={} if self.path is None else {"path": self.path},
+        )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> CorpusSpec:
@@ -53,7 +60,6 @@ class ValidateSpec(CorpusSpec):
     tokens: bool = Field(True, description="measure texts in CLIP tokens; otherwise in words, which is faster")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are not usable")
     min_image_side: int = Field(8, ge=1, le=4096, description="a shorter side below this is too small, pixels")
-    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
 
 class WriteSpec(CorpusSpec):
@@ -64,7 +70,10 @@ class WriteSpec(CorpusSpec):
     to: str | None = Field(
         None, max_length=4096, description="URL below a data root that gets the shards; none: the service's own disk"
     )
-    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
+
+    def references(self) -> References:
+        found = super().references()
+        return found if self.to is None else replace(found, paths=found.paths | {"to": self.to})
 
     @field_validator("to")
     @classmethod
@@ -80,17 +89,14 @@ class ConvertSpec(WriteSpec):
     processes: int = Field(
         1, ge=1, le=256, description="processes that read and decode; the shards do not depend on their number"
     )
-    # left out where they say nothing, so that specs of before there were tags keep their hash
     only_tags: tuple[Tag, ...] | None = Field(
         None,
         max_length=32,
-        exclude_if=lambda tags: not tags,
         description="only documents and captioned images of the dataset that have any of these tags; none: all",
     )
     without_tags: tuple[Tag, ...] | None = Field(
         None,
         max_length=32,
-        exclude_if=lambda tags: not tags,
         description="leave out documents and captioned images of the dataset that have any of these tags",
     )
 
@@ -107,8 +113,11 @@ class MatchSpec(WriteSpec):
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
     precision: Precision = Field("auto", description="of the encoder; auto: bf16 where the hardware has it")
 
+    def references(self) -> References:
+        return replace(super().references(), encoders={"encoder": self.encoder})
 
-class IndexSpec(Spec):
+
+class IndexSpec(JobSpec):
     """Embed a corpus's images and captions into a collection that can be searched."""
 
     encoder: EncoderReference = Field(..., description="id or name of a registered encoder")
@@ -129,11 +138,9 @@ class IndexSpec(Spec):
         description="search index: files, in the collection's own files by the api; lancedb, a LanceDB database "
         "beside these files; qdrant, a Qdrant server; auto: what it has been, in mode add, else files",
     )
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
     label_types: dict[Annotated[str, Field(min_length=1, max_length=100)], LabelType] = Field(
         {},
         max_length=100,
-        exclude_if=lambda types: not types,
         description="types of labels: text, number, date or set; others are number, date (2020-01-31) or set (a JSON "
         "list of texts) where all their values are, else text; mode add keeps those that were given before",
     )
@@ -145,7 +152,13 @@ class IndexSpec(Spec):
         le=256,
         description="that read and embed, each with an encoder of its own; on a processor, one thread each",
     )
-    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
+
+    def references(self) -> References:
+        return References(
+            datasets={} if self.dataset is None else {"dataset": self.dataset},
+            encoders={"encoder": self.encoder},
+            collections={"collection": self.collection} if self.mode == "add" else {},
+        )
 
     @field_validator("label_types")
     @classmethod

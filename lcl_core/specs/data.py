@@ -1,8 +1,4 @@
-"""Specs of training data: sources, what happens to an image, how documents are laid out and read.
-
-The fields that newer versions added are left out of a spec where they say nothing, so that specs of before there was a
-choice keep their hash.
-"""
+"""Specs of training data: sources, what happens to an image, how documents are laid out and read."""
 
 from __future__ import annotations
 
@@ -30,17 +26,14 @@ class SourceSpec(Spec):
     )
     split: Name = Field("train", description="split of the captioned images")
     weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
     captions: Literal["as_written", "drawn", "keyword"] = Field(
         "as_written",
-        exclude_if=lambda captions: captions == "as_written",
         description="texts of captioned images: as written, or (drawn) composed anew at every pass of the name, the "
         "keywords (one, or some in any order) and the texts as written, or (keyword) the name or one keyword alone, "
         "half of them after an attribute, or an attribute alone; images without keywords keep their texts",
     )
     image_first_probability: Fraction | None = Field(
         None,
-        exclude_if=lambda probability: probability is None,
         description="of this source, in place of data.image_first_probability: texts before an image train the "
         "contrastive loss, texts after it train captions",
     )
@@ -53,15 +46,10 @@ class AugmentationSpec(Spec):
     flip_probability: Fraction = Field(0.0, description="probability of mirroring")
     colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
     grey_probability: Fraction = Field(0.0, description="probability of greyscale")
-    channel_permutation: Fraction = Field(
-        0.0, exclude_if=lambda p: p == 0, description="probability that the colour channels are in random order"
-    )
-    invert: Fraction = Field(
-        0.0, exclude_if=lambda p: p == 0, description="probability of inverted lightness; hues stay as they are"
-    )
+    channel_permutation: Fraction = Field(0.0, description="probability that the colour channels are in random order")
+    invert: Fraction = Field(0.0, description="probability of inverted lightness; hues stay as they are")
     background: Fraction = Field(
         0.0,
-        exclude_if=lambda p: p == 0,
         description="probability that the white ground of a drawing, an image with a white border, gets a random light "
         "or dark colour",
     )
@@ -99,12 +87,10 @@ class DataSpec(Spec):
         None,
         ge=0,
         le=64,
-        exclude_if=lambda workers: workers is None,
         description="loader processes of each training process; none: chosen from the cores, 0: no process of its own",
     )
     order: Literal["full", "blocks"] = Field(
         "full",
-        exclude_if=lambda order: order == "full",
         description="full: any document next; blocks: one of a few blocks of consecutive documents, each fetched at "
         "once, for large corpora on object storage",
     )
@@ -112,14 +98,12 @@ class DataSpec(Spec):
         32,
         ge=1,
         le=65536,
-        exclude_if=lambda records: records == 32,
         description="order blocks: documents of a block, which one request fetches",
     )
     window_blocks: int = Field(
         384,
         ge=1,
         le=4096,
-        exclude_if=lambda blocks: blocks == 384,
         description="order blocks: blocks that are mixed at a time; a multiple of the number of training processes, at "
         "least that times the loader processes of each",
     )
@@ -127,12 +111,10 @@ class DataSpec(Spec):
         2048,
         ge=0,
         le=1 << 20,
-        exclude_if=lambda megabytes: megabytes == 2048,
         description="order blocks: memory of each training process for documents fetched ahead, MiB; 0: none are",
     )
     resident: bool = Field(
         False,
-        exclude_if=lambda resident: not resident,
         description="decode every image once, to the size that crops need, into a file in the cache that all processes "
         "of a machine map; crops are taken from there",
     )

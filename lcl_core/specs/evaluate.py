@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.specs.base import CorpusWord, EncoderReference, Fraction, Name, Precision, Spec, apply_preset
+from lcl_core.specs.base import (
+    CorpusWord,
+    EncoderReference,
+    Fraction,
+    JobSpec,
+    Name,
+    Precision,
+    References,
+    Spec,
+    apply_preset,
+)
 from lcl_core.specs.data import AugmentationSpec
 
 Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
@@ -22,12 +32,22 @@ _FULL_TRANSFER_FIELDS = (*_ENCODER_FIELDS, "full_epochs", "augmentation")
 _UNSEEDED_TASKS = ("retrieval", "zero_shot_classification")
 
 
-class TuningSpec(Spec):
-    """AdamW; linear warm-up, then a cosine to zero. Fields of the encoder are for full transfer."""
+class TrainedTask(Spec):
+    """A task that trains something on a split."""
 
     transfer: tuple[Transfer, ...] | None = Field(
         None, min_length=1, description="of this task alone; none: as the evaluation says"
     )
+    train_split: CorpusWord = Field("train", description="training split")
+    train_dataset: Name | None = Field(
+        None,
+        description="registered dataset to train on, as ImageNet for ImageNet-Sketch; none: the evaluated one",
+    )
+
+
+class TuningSpec(Spec):
+    """AdamW; linear warm-up, then a cosine to zero. Fields of the encoder are for full transfer."""
+
     epochs: int = Field(20, ge=1, le=1000, description="passes over the training split")
     full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
     steps: int | None = Field(None, ge=1, le=10_000_000, description="end after so many steps; none: epochs decide")
@@ -84,7 +104,7 @@ class TuningSpec(Spec):
         return self.model_copy(update={"epochs": self.full_epochs})
 
     def with_values(self, **values: Any) -> Self:
-        """A copy with other values and no search. Raises: ValueError for a value that is not allowed."""
+        """A copy with other values and no search."""
         try:
             return type(self).model_validate({**self.model_dump(), **values, "search": {}})
         except ValidationError as error:
@@ -117,10 +137,6 @@ class LanguageModelSpec(Spec):
         512, ge=16, le=131_072, description="longer texts are truncated in training; an image is one token"
     )
 
-    def paths(self) -> dict[str, str]:
-        """Paths on the server, by field."""
-        return {} if self.path is None else {"language_model.path": self.path}
-
 
 class DecodingSpec(Spec):
     """Greedy, unless there are several beams or a nucleus to draw from."""
@@ -138,17 +154,11 @@ class DecodingSpec(Spec):
         return self
 
 
-class ProbeSpec(TuningSpec):
+class ProbeSpec(TuningSpec, TrainedTask):
     """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
 
     labels: tuple[CorpusWord, ...] = Field(
         ("subgroup",), min_length=1, description="label keys of the corpus to classify"
-    )
-    train_split: CorpusWord = Field("train", description="training split")
-    train_dataset: Name | None = Field(
-        None,
-        description="registered dataset to train on, as ImageNet for ImageNet-Sketch; none: the evaluated one",
-        exclude_if=lambda name: name is None,
     )
 
     @property
@@ -200,16 +210,12 @@ class ClassificationSpec(ProbeSpec):
         min_length=1,
         description="attentive: on patch features, as the other fields say; on frozen pooled latents linear: logistic "
         "regression, knn: nearest neighbours",
-        exclude_if=lambda heads: heads == ("attentive",),
     )
     linear: LinearHeadSpec = Field(
         LinearHeadSpec(),
         description="of the head linear",
-        exclude_if=lambda linear: linear == LinearHeadSpec(),
     )
-    knn: NeighboursHeadSpec = Field(
-        NeighboursHeadSpec(), description="of the head knn", exclude_if=lambda knn: knn == NeighboursHeadSpec()
-    )
+    knn: NeighboursHeadSpec = Field(NeighboursHeadSpec(), description="of the head knn")
 
     @model_validator(mode="after")
     def _heads_differ(self) -> ClassificationSpec:
@@ -269,15 +275,9 @@ class ZeroShotSpec(Spec):
     class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
 
 
-class TunedRetrievalSpec(TuningSpec):
+class TunedRetrievalSpec(TuningSpec, TrainedTask):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
-    train_split: CorpusWord = Field("train", description="training split")
-    train_dataset: Name | None = Field(
-        None,
-        description="registered dataset to train on, as COCO for Flickr30k; none: the evaluated one",
-        exclude_if=lambda name: name is None,
-    )
     text_encoder: EncoderReference | None = Field(
         None, description="registered encoder that encodes the texts; none: the evaluated encoder's own text encoder"
     )
@@ -291,20 +291,21 @@ class TunedRetrievalSpec(TuningSpec):
     batch_size: int = Field(256, ge=2, le=65_536, description="images that the contrastive loss of a step compares")
 
 
-class CaptioningSpec(TuningSpec):
-    """An MLP carries patch tokens into the embedding space of a causal language model (paper, transfer heads (c))."""
+class BridgeTuningSpec(TuningSpec):
+    """Training of what carries an encoder's features into a language model; the defaults are LLaVA's."""
 
-    epochs: int = Field(1, ge=1, le=1000, description="passes over all captions of the training split")
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(32, ge=1, le=65_536, description="training examples in a step")
     weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with two dimensions or more")
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
+
+
+class CaptioningSpec(BridgeTuningSpec, TrainedTask):
+    """An MLP carries patch tokens into the embedding space of a causal language model (paper, transfer heads (c))."""
+
     language_model: LanguageModelSpec | None = Field(
         LanguageModelSpec(), description="language model behind the encoder; none: no training, zero_shot alone"
-    )
-    train_split: CorpusWord = Field("train", description="training split")
-    train_dataset: Name | None = Field(
-        None, description="registered dataset to train on, as COCO for NoCaps; none: the evaluated one"
     )
     prompt: str = Field("", max_length=1000, description="text between the image and the caption")
     question: str | None = Field(
@@ -334,24 +335,14 @@ class CaptioningSpec(TuningSpec):
             raise ValueError("with language_model none and zero_shot false no captions are generated")
         return self
 
-    def paths(self) -> dict[str, str]:
-        """Paths on the server, by field."""
-        return {} if self.language_model is None else self.language_model.paths()
 
-
-class StageSpec(TuningSpec):
+class StageSpec(BridgeTuningSpec):
     """One of the two stages."""
-
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the training split")
-    batch_size: int = Field(32, ge=1, le=65_536, description="training examples in a step")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with two dimensions or more")
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
 
     @model_validator(mode="after")
     def _part_of_a_whole(self) -> StageSpec:
-        if self.search or self.transfer:
-            raise ValueError("a stage has no search and no transfer of its own; leave out both")
+        if self.search:
+            raise ValueError("a stage has no search of its own; leave it out")
         return self
 
 
@@ -370,17 +361,10 @@ class DerivedSpec(Spec):
     questions: int = Field(300, ge=1, le=1_000_000, description="tested images with a question, drawn by the seed")
 
 
-class DialogueSpec(Spec):
-    """Stage one aligns the bridge on captions, stage two teaches it to answer (paper, dialogue)."""
+class DialogueSpec(TrainedTask):
+    """Stage one aligns the bridge on the captions of a split, stage two teaches it to answer (paper, dialogue)."""
 
-    transfer: tuple[Transfer, ...] | None = Field(
-        None, min_length=1, description="of this task alone; none: as the evaluation says"
-    )
     language_model: LanguageModelSpec = LanguageModelSpec()
-    train_split: CorpusWord = Field("train", description="split whose captions stage one trains on")
-    train_dataset: Name | None = Field(
-        None, description="registered dataset whose captions stage one trains on; none: the evaluated one"
-    )
     align: StageSpec = StageSpec()
     instruct: StageSpec = StageSpec()
     instructions: tuple[InstructionsSpec, ...] = Field(
@@ -390,14 +374,6 @@ class DialogueSpec(Spec):
         DerivedSpec(), description="questions about the tested splits; none: no questions, with instructions alone"
     )
     decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
-
-    def paths(self) -> dict[str, str]:
-        """Paths on the server, by field."""
-        paths = self.language_model.paths()
-        for index, source in enumerate(self.instructions):
-            paths[f"instructions.{index}.path"] = source.path
-            paths[f"instructions.{index}.images"] = source.images
-        return paths
 
 
 TaskName = Literal[
@@ -413,7 +389,7 @@ TaskName = Literal[
 TRAINED_TASKS: tuple[TaskName, ...] = ("classification", "few_shot", "tuned_retrieval", "captioning", "dialogue")
 
 
-class EvaluateSpec(Spec):
+class EvaluateSpec(JobSpec):
     """Evaluate an encoder, every number beside chance and the same architecture untrained.
 
     ``preset`` fills in every field that is not given.
@@ -445,9 +421,8 @@ class EvaluateSpec(Spec):
     untrained_baseline: bool = Field(True, description="also evaluate the same architecture with its initial weights")
     figures: bool = Field(True, description="draw confusion, learning curves and examples into the artifacts")
     seed: int = Field(0, ge=0, lt=2**31, description="of heads, order of the data and draws")
-    timeout_seconds: float | None = Field(None, gt=0, description="after which the run fails; none: no limit")
 
-    def protocols(self, own: TuningSpec | DialogueSpec) -> tuple[Transfer, ...]:
+    def protocols(self, own: TrainedTask) -> tuple[Transfer, ...]:
         """Transfer protocols of a task that trains, each once: its own, else those of the evaluation."""
         return tuple(dict.fromkeys(own.transfer or self.transfer))
 
@@ -466,25 +441,23 @@ class EvaluateSpec(Spec):
             raise UserError(f"{field}: {message}", code="bad_spec", field=field)
         return self
 
-    def further_datasets(self) -> dict[str, str]:
-        """Registered datasets that tasks read beside ``dataset``, by field."""
-        datasets = {task: getattr(self, task).train_dataset for task in TRAINED_TASKS if task in self.tasks}
-        return {f"{task}.train_dataset": name for task, name in datasets.items() if name}
-
-    def further_encoders(self) -> dict[str, str]:
-        """Registered encoders that tasks use beside ``encoder``, by field."""
-        other = self.tuned_retrieval.text_encoder
-        return {"tuned_retrieval.text_encoder": other} if other and "tuned_retrieval" in self.tasks else {}
-
-    def paths(self) -> dict[str, str]:
-        """Paths on the server that tasks read, by field."""
-        readers = {"captioning": self.captioning.paths, "dialogue": self.dialogue.paths}
-        return {
-            f"{task}.{field}": path
-            for task, paths in readers.items()
-            if task in self.tasks
-            for field, path in paths().items()
-        }
+    def references(self) -> References:
+        datasets, encoders, paths = {"dataset": self.dataset}, {"encoder": self.encoder}, {}
+        for task in TRAINED_TASKS:
+            if task in self.tasks and (name := getattr(self, task).train_dataset):
+                datasets[f"{task}.train_dataset"] = name
+        if "tuned_retrieval" in self.tasks and (text_encoder := self.tuned_retrieval.text_encoder):
+            encoders["tuned_retrieval.text_encoder"] = text_encoder
+        for task, model in (
+            ("captioning", self.captioning.language_model),
+            ("dialogue", self.dialogue.language_model),
+        ):
+            if task in self.tasks and model is not None and model.path is not None:
+                paths[f"{task}.language_model.path"] = model.path
+        for index, source in enumerate(self.dialogue.instructions) if "dialogue" in self.tasks else ():
+            paths[f"dialogue.instructions.{index}.path"] = source.path
+            paths[f"dialogue.instructions.{index}.images"] = source.images
+        return References(datasets, encoders, paths=paths)
 
     @model_validator(mode="before")
     @classmethod
@@ -528,12 +501,10 @@ def task_settings(
 
 
 def _fields_of_head(own: Mapping[str, Any], head: str) -> dict[str, Any]:
-    """The fields of classification on which the figures of a head depend; a stored spec may lack those of defaults."""
-    data = {name: own.get(name) for name in ("train_split", "train_dataset") if name in own}
+    """The fields of classification on which the figures of a head depend."""
+    data = {name: own[name] for name in ("train_split", "train_dataset")}
     if head == "linear":
-        kept = {**data, "validation_split": own.get("validation_split")}
-        return {**kept, "linear": LinearHeadSpec().model_dump(mode="json") | own.get("linear", {})}
+        return {**data, "validation_split": own["validation_split"], "linear": own["linear"]}
     if head == "knn":
-        temperature = own.get("knn", {}).get("temperature", NeighboursHeadSpec().temperature)
-        return {**data, "knn.temperature": temperature}
+        return {**data, "knn.temperature": own["knn"]["temperature"]}
     return {name: value for name, value in own.items() if name not in ("linear", "knn")}

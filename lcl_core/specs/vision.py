@@ -16,12 +16,8 @@ from typing import Any, NamedTuple
 from lcl_core.common.errors import UserError
 
 DEFAULT_TOWER = "vit"
-TOWER_PATTERN = r"^(vit|hybrid|convnext|resnet|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
-KERNEL = 7  # side of ConvNeXt's depthwise convolutions
-CONVNEXT_STEM = 4  # side of the patches of its first convolution
+TOWER_PATTERN = r"^(vit|resnet|timm:[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_-]{1,100})?)$"
 RESNET_STEM = 2  # stride of ResNet's first convolution
-MLP_EXPANSION = 4  # of its blocks
-_MIN_STEM_WIDTH = 16
 
 
 class TowerTensor(NamedTuple):
@@ -58,17 +54,11 @@ class TowerKind:
 
 
 def tower_kind(vision: str) -> TowerKind:
-    """The kind of ``vit``, ``hybrid``, ``convnext``, ``resnet`` or ``timm:NAME``. Raises: ValueError for another."""
+    """The kind of ``vit``, ``resnet`` or ``timm:NAME``."""
     name = vision.partition(":")[0]
     if name not in VISION_TOWERS or (name == "timm") != (":" in vision):
-        raise ValueError(f"vision {vision!r} is not known; choose from vit, hybrid, convnext, resnet and timm:NAME")
+        raise ValueError(f"vision {vision!r} is not known; choose from vit, resnet and timm:NAME")
     return VISION_TOWERS[name]
-
-
-def stem_widths(sizes: TowerSizes) -> list[int]:
-    """Channels after each stride-2 convolution of the hybrid's stem, doubling up to the tower's width."""
-    halvings = (sizes.patch_size & -sizes.patch_size).bit_length() - 1
-    return [max(sizes.width >> (halvings - 1 - level), _MIN_STEM_WIDTH) for level in range(halvings)]
 
 
 class TowerStage(NamedTuple):
@@ -77,19 +67,6 @@ class TowerStage(NamedTuple):
     width: int
     depth: int
     stride: int
-
-
-def convnext_stages(sizes: TowerSizes) -> list[TowerStage]:
-    """Stages whose grids halve from the stem's patches to ``patch_size`` and whose widths double to ``width``.
-
-    ``layers`` blocks are distributed 1:1:3:1 (ConvNeXt-T, arXiv 2201.03545, section 2.2), further stages 1 each.
-    """
-    first = min(CONVNEXT_STEM, sizes.patch_size)
-    count = (sizes.patch_size // first).bit_length()
-    shares = [3 if stage == 2 else 1 for stage in range(count)]
-    depths = [max(1, sizes.layers * share // sum(shares)) for share in shares]
-    depths[min(2, count - 1)] += sizes.layers - sum(depths)
-    return [TowerStage(sizes.width >> (count - 1 - i), depths[i], first << i) for i in range(count)]
 
 
 def resnet_stages(sizes: TowerSizes) -> list[TowerStage]:
@@ -108,42 +85,6 @@ def resnet_stages(sizes: TowerSizes) -> list[TowerStage]:
 def _vit_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
     side = sizes.patch_size
     return {"conv1.weight": TowerTensor((sizes.width, 3, side, side), sizes.patches)}
-
-
-def _hybrid_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
-    found, channels, stride = {}, 3, 1
-    for level, width in enumerate(stem_widths(sizes)):
-        stride *= 2
-        positions = sizes.patches * (sizes.patch_size // stride) ** 2
-        found[f"stem.convs.{level}.weight"] = TowerTensor((width, channels, 3, 3), positions)
-        found |= _affine(f"stem.norms.{level}", (width,), positions)
-        channels = width
-    rest = sizes.patch_size // stride
-    found["stem.proj.weight"] = TowerTensor((sizes.width, channels, rest, rest), sizes.patches)
-    return found
-
-
-def _hybrid_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
-    if sizes.patch_size % 2 == 0:
-        return None
-    return "patch_size", f"the convolutions of hybrid halve the grid, so patch_size {sizes.patch_size} must be even"
-
-
-def _convnext_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
-    found: dict[str, TowerTensor] = {}
-    channels, before, number = 3, 1, 0
-    for width, depth, stride in convnext_stages(sizes):
-        positions, step, name = sizes.patches * (sizes.patch_size // stride) ** 2, stride // before, f"layers.{number}"
-        found |= _affine(f"{name}.conv", (width, channels, step, step), positions)
-        found |= _affine(f"{name}.norm", (width,) if number == 0 else (channels,), positions)
-        for name in (f"layers.{number + block}" for block in range(1, depth + 1)):
-            found[f"{name}.gamma"] = TowerTensor((width,), positions)
-            found |= _affine(f"{name}.conv", (width, 1, KERNEL, KERNEL), positions)
-            found |= _affine(f"{name}.norm", (width,), positions)
-            found |= _affine(f"{name}.inner", (MLP_EXPANSION * width, width), positions)
-            found |= _affine(f"{name}.outer", (width, MLP_EXPANSION * width), positions)
-        channels, before, number = width, stride, number + depth + 1
-    return found | _affine("ln_post", (channels,), sizes.patches)
 
 
 def _resnet_tensors(sizes: TowerSizes) -> dict[str, TowerTensor]:
@@ -175,40 +116,21 @@ def _affine(name: str, shape: tuple[int, ...], positions: int) -> dict[str, Towe
     return {f"{name}.weight": TowerTensor(shape, positions), f"{name}.bias": TowerTensor(shape[:1], positions)}
 
 
-def _convnext_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
-    if sizes.patch_size & (sizes.patch_size - 1):
-        return "patch_size", f"the stages of convnext halve the grid: patch_size {sizes.patch_size} must be 4, 8, 16 …"
-    count = len(convnext_stages(sizes))
-    if sizes.width % (1 << (count - 1)):
-        words = f"the {count} stages of convnext double the width: vision_width {sizes.width} must be a multiple of"
-        return "vision_width", f"{words} {1 << (count - 1)}"
-    if sizes.layers < count:
-        return (
-            "vision_layers",
-            f"convnext has {count} stages with patch_size {sizes.patch_size}: set vision_layers to at least {count}",
-        )
-    return None
-
-
 def _resnet_misfit(sizes: TowerSizes) -> tuple[str, str] | None:
+    stages = sizes.patch_size.bit_length() - 2
     if sizes.patch_size < 2 * RESNET_STEM or sizes.patch_size & (sizes.patch_size - 1):
         return "patch_size", f"the stages of resnet halve the grid: patch_size {sizes.patch_size} must be 4, 8, 16 …"
-    count = sizes.patch_size.bit_length() - 2
-    if sizes.width % (1 << (count - 1)):
-        words = f"the {count} stages of resnet double the width: vision_width {sizes.width} must be a multiple of"
-        return "vision_width", f"{words} {1 << (count - 1)}"
-    if sizes.layers < count:
-        return (
-            "vision_layers",
-            f"resnet has {count} stages with patch_size {sizes.patch_size}: set vision_layers to at least {count}",
-        )
+    if sizes.width % (1 << (stages - 1)):
+        words = f"the {stages} stages of resnet double the width: vision_width {sizes.width} must be a multiple of"
+        return "vision_width", f"{words} {1 << (stages - 1)}"
+    if sizes.layers < stages:
+        words = f"resnet has {stages} stages with patch_size {sizes.patch_size}"
+        return "vision_layers", f"{words}: set vision_layers to at least {stages}"
     return None
 
 
 VISION_TOWERS: Mapping[str, TowerKind] = {
     "vit": TowerKind(patchwise=True, convolutions=_vit_tensors),
-    "hybrid": TowerKind(patchwise=True, misfit=_hybrid_misfit, convolutions=_hybrid_tensors),
-    "convnext": TowerKind(patchwise=False, misfit=_convnext_misfit, convolutions=_convnext_tensors),
     "resnet": TowerKind(patchwise=False, misfit=_resnet_misfit, convolutions=_resnet_tensors),
     "timm": TowerKind(patchwise=False),
 }
@@ -219,9 +141,6 @@ def build_timm_network(vision: str, image_size: int, patch_size: int, width: int
 
     It returns a list of one map, without dropout and stochastic depth: gradient caching encodes a batch twice and needs
     the same features. Nothing is downloaded.
-
-    Raises:
-        UserError: naming the field of the spec: timm has no such model, or the sizes do not fit it.
     """
     field, name = "model.vision", vision.partition(":")[2]
     timm: Any = import_module("timm")

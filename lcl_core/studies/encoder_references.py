@@ -79,7 +79,7 @@ def _replace_in_evaluation(given: Setting, spec: EvaluateSpec, replacement: Repl
     """A partial evaluate spec. ``spec``: the complete one, with the fields of its preset."""
     changed = {
         field: new
-        for field, reference in spec.further_encoders().items()
+        for field, reference in spec.references().further_encoders.items()
         if (new := replacement(reference)) != reference
     }
     return apply_overlay(apply_overlay({}, given), changed) if changed else given

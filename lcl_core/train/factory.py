@@ -13,7 +13,7 @@ import torch
 
 from lcl_core.common.disk_cache import DiskCache, data_cache_bytes
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.common.files import sha256_file, write_atomically
+from lcl_core.common.files import write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.file_store import FolderStore
@@ -31,18 +31,15 @@ from lcl_core.data.tokenizer import (
     train_bpe,
 )
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.model.vision_towers import TOWERS
 from lcl_core.specs.data import SourceSpec
-from lcl_core.specs.parsing import dataset_fields
 from lcl_core.specs.pretrain import METHODS, PretrainSpec
-from lcl_core.train.deferred_init import InitialWeights, build_deferred
 from lcl_core.train.distributed import RankGroup, Step
 
 
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
-    """The corpora that the spec names. Raises: UserError naming the field of one without a path."""
+    """The corpora that the spec names."""
     corpora: dict[str, Corpus] = {}
-    for field, name in dataset_fields(spec).items():
+    for field, name in spec.references().datasets.items():
         if name not in paths:
             message = f"dataset {name!r} is not registered; register it or choose another"
             raise UserError(message, code="unknown_dataset", field=field)
@@ -97,27 +94,16 @@ TOKENIZER_ITEMS = 50_000  # read to train a tokenizer; of several sources equall
 
 
 def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: RunDir, ranks: RankGroup) -> Tokenizer:
-    """The tokenizer, trained or copied once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this.
-
-    Ranks whose RUN_DIR is another folder get it from rank 0.
-
-    A run whose checkpoints are older than that file was started with the merges of the whole corpus, and keeps them.
-    """
+    """The tokenizer, trained or copied once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this."""
     if spec.tokenizer.kind == "clip":
         return clip_tokenizer()
     file = run_dir.tokenizer_file
 
     def train_once() -> None:
         if ranks.rank == 0 and not file.exists():
-            items = None if any(run_dir.checkpoints.glob("step_*")) else TOKENIZER_ITEMS
-            write_atomically(file, build_tokenizer(spec, corpora, items).to_json())
+            write_atomically(file, build_tokenizer(spec, corpora).to_json())
 
     ranks.run_on_all_ranks(train_once)
-    digests = ranks.all_gather_object(sha256_file(file) if file.exists() else "")
-    if len(set(digests)) > 1:
-        text = ranks.all_gather_object(file.read_text(encoding="utf-8") if ranks.rank == 0 else "")[0]
-        if digests[ranks.rank] != digests[0]:
-            write_atomically(file, text)
     return load_tokenizer(file)
 
 
@@ -137,7 +123,7 @@ def build_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], items: int |
 
 
 def read_shared_tokenizer(path: str) -> Tokenizer:
-    """A ``tokenizer.json``, or that of a folder. Raises: UserError naming ``tokenizer.path`` and the file."""
+    """A ``tokenizer.json``, or that of a folder."""
     real = Path(path).resolve()
     folder, name = (real, "tokenizer.json") if real.is_dir() else (real.parent, real.name)
     try:
@@ -196,7 +182,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
-        **spec.model.model_dump(exclude={"init", "vision_init", "text_init", "freeze", "drop_path"}),
+        **spec.model.model_dump(exclude={"init", "vision_init", "freeze"}),
         vocab_size=tokenizer.vocab_size,
         sot_token_id=specials.sot,
         eot_token_id=specials.eot,
@@ -215,18 +201,3 @@ def build_model(config: LCLConfig, seed: int) -> LCLModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LCLModel(config)
-
-
-def build_deferred_model(config: LCLConfig) -> tuple[LCLModel, InitialWeights]:
-    """A model on the meta device, and the weights of :func:`build_model`, to be drawn into its shards."""
-    return build_deferred(lambda: LCLModel(config))
-
-
-def defers_init(spec: PretrainSpec, ranks: int) -> bool:
-    """Whether the run's processes keep only shards of the initial weights.
-
-    Weights of encoders and language models are fitted to whole tensors, and draws of some towers depend on values.
-    """
-    tower = TOWERS[spec.model.vision.partition(":")[0]]
-    from_elsewhere = (spec.model.init, spec.model.vision_init, spec.model.text_init) != (None, None, None)
-    return spec.engine.strategy == "fsdp2" and ranks > 1 and tower.deferrable and not from_elsewhere

@@ -78,17 +78,13 @@ class Collator:
     """Packs documents for one objective and model.
 
     Attributes:
-        kept_patches: encoded patches of an image; the documents hold as many placeholders.
-        seed: of random choices: dropped patches, and those of the objective.
-        ranks: number of processes that share the stream.
+        seed: of the objective's random choices.
         pin: leave images as levels, in pinned memory, for a GPU.
     """
 
     objective: Objective
     config: LCLConfig
-    kept_patches: int
     seed: int
-    ranks: int = 1
     pin: bool = False
 
     def __call__(self, batch: DocumentBatch) -> HostBatch:
@@ -99,7 +95,7 @@ class Collator:
         tables = [table for sample in samples for table in sample.tables]
         pixels = torch.from_numpy(levels if self.pin else normalise_levels(levels, tables))
         keys = [mix64(self.seed, sample.position) for sample in samples]
-        packed = self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
+        packed = self.objective.collate(rows, pixels, self.config, keys)
         concepts = [concept for sample in samples for concept in sample.concepts or [0] * len(sample.levels)]
         packed = replace(packed, concepts=torch.tensor(concepts, dtype=torch.int64))
         if self.objective.reads_terms:
@@ -108,16 +104,6 @@ class Collator:
         if not self.pin:
             return HostBatch(packed)
         return HostBatch(packed.pin_memory(), torch.tensor(tables, dtype=torch.int32).pin_memory())
-
-    def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
-        """[images, kept] patch numbers, ascending: random, the same for the same position in the data."""
-        total = self.config.num_image_tokens
-        if self.kept_patches == total:
-            return None
-        # each number divided by the ranks: the position among a rank's own documents, by which runs have always drawn
-        draw = np.random.default_rng(mix64(self.seed, *(number // self.ranks for number in batch.cursor.to_json())))
-        shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
-        return torch.from_numpy(np.sort(shuffled, axis=1))
 
 
 def _terms(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -161,10 +147,7 @@ def prefetch(items: Iterator[T], device: torch.device) -> AbstractContextManager
 
 
 class Prefetcher(Generic[T]):
-    """Runs an iterator one item ahead in a thread; itself an iterator and a context manager.
-
-    Raises (from ``next``): what the iterator raises.
-    """
+    """Runs an iterator one item ahead in a thread; itself an iterator and a context manager."""
 
     def __init__(self, items: Iterator[T]) -> None:
         self._items = items

@@ -37,7 +37,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def node_from_env() -> NodeInfo | None:
-    """What :meth:`NodeInfo.to_env` wrote for this process; None: a single node. Raises: KeyError, ValueError."""
+    """What :meth:`NodeInfo.to_env` wrote for this process; None: a single node."""
     count = int(os.environ.get(COUNT_VARIABLE, "1"))
     if count == 1:
         return None

@@ -45,9 +45,8 @@ class LossBalance:
 
     def set_weight(self, progress: TrainingProgress) -> None:
         """Set the weight of the step after ``progress.step``."""
-        if self.spec.varies_contrastive_weight:
-            held = progress.contrastive_weight
-            self._method.weights[CONTRASTIVE] = scheduled_weight(self.spec, progress.step, held)
+        if self.spec.hold_gradient_ratio is not None and progress.contrastive_weight is not None:
+            self._method.weights[CONTRASTIVE] = progress.contrastive_weight
 
     def metrics(self, batch: AnyBatch, progress: TrainingProgress, *, measure: bool, adjust: bool) -> dict[str, float]:
         """Numbers of a step before it is done, the same on all ranks.
@@ -59,7 +58,7 @@ class LossBalance:
                 must depend on neither the monitor nor the number of steps, or the weights of the model would.
         """
         weight, found = self._method.weights.get(CONTRASTIVE, 0.0), {}
-        if self.spec.varies_contrastive_weight:
+        if self.spec.hold_gradient_ratio is not None:
             found["contrastive_weight"] = weight
         if measure and self._copy is not None and (ratio := self._measure(self._copy, batch)) is not None:
             found["gradient_ratio"] = ratio
@@ -112,16 +111,6 @@ def _square(loss: Tensor, parameters: Sequence[Tensor]) -> float:
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     gradients = [gradient for gradient in found if gradient is not None]
     return float(torch.nn.utils.get_total_norm(gradients)) ** 2 if gradients else 0.0
-
-
-def scheduled_weight(spec: ObjectiveSpec, step: int, held: float | None) -> float:
-    """The weight of 0-based ``step``. ``held``: that of a held ratio; none: there was no measurement yet."""
-    first = spec.weights[CONTRASTIVE]
-    if spec.hold_gradient_ratio is not None:
-        return first if held is None else held
-    if spec.contrastive_weight_to is None:
-        return first
-    return first + (spec.contrastive_weight_to - first) * min(step / spec.contrastive_weight_steps, 1.0)
 
 
 def adjusted_weight(weight: float, ratio: float, target: float) -> float:

@@ -19,7 +19,6 @@ from lcl_core.common.device import CpuClock, compute_dtype, peak_memory_gib, res
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import DocumentBatch
-from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
@@ -68,27 +67,21 @@ class DataCounts:
             self.left_out.update(batch.left_out)
             self.source_images.update({str(number): count.images for number, count in batch.by_source.items()})
 
-    def add_to(self, progress: TrainingProgress, ranks: RankGroup) -> None:
-        """Add the counts of all ranks. All ranks call it, and end with the same numbers."""
+    def move_to(self, progress: TrainingProgress, ranks: RankGroup) -> None:
+        """Add the counts of all ranks, and begin anew. All ranks call it, and end with the same numbers."""
         for own in ranks.all_gather_object(vars(self)):
             progress.documents_seen += own["documents"]
             progress.images_seen += own["images"]
             progress.tokens_seen += own["tokens"]
-            _add_counts(progress.skipped, own["skipped"])
-            _add_counts(progress.left_out, own["left_out"])
-            _add_counts(progress.source_images, own["source_images"])
-
-
-def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, count in more.items():
-        total[name] = total.get(name, 0) + count
+            for name in ("skipped", "left_out", "source_images"):
+                total = getattr(progress, name)
+                for key, count in own[name].items():
+                    total[key] = total.get(key, 0) + count
+        vars(self).update(vars(DataCounts()))
 
 
 class MetricLogger:
-    """Writes metric lines to ``metrics.jsonl``, and to TensorBoard on request; rank 0 alone has one.
-
-    Raises: UserError when TensorBoard is requested and not installed.
-    """
+    """Writes metric lines to ``metrics.jsonl``, and to TensorBoard on request; rank 0 alone has one."""
 
     def __init__(self, run_dir: RunDir, tensorboard: bool) -> None:
         self._run_dir = run_dir
@@ -120,6 +113,11 @@ def setup_lines(spec: PretrainSpec, model: nn.Module, device: torch.device, rank
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}  {threads} threads"
     sizes = f"{spec.model.image_size} px  context {spec.model.context_length}"
     sources = [f"{source.dataset} {source.view} × {source.weight:g}" for source in spec.data.sources]
+    warning = []
+    window = spec.data.window_blocks
+    if spec.data.order == "blocks" and window % ranks:
+        message = f"data.window_blocks {window} is no multiple of {ranks} processes, so that blocks are read by several"
+        warning = [f"warning  {message} of them; {-(-window // ranks) * ranks} would be"]
     return [
         f"spec  {spec.objective.name}  {spec.steps} steps  {batch.images} images, {batch.tokens} tokens a batch  "
         f"lr {rates.lr:g}  seed {spec.seed}",
@@ -127,32 +125,19 @@ def setup_lines(spec: PretrainSpec, model: nn.Module, device: torch.device, rank
         f"device  {where}  {str(compute_dtype(device, spec.precision)).removeprefix('torch.')}  "
         f"{ranks} process{'es' if ranks > 1 else ''}",
         f"data  {'  '.join(sources)}",
-        *_window_warning(spec.data, ranks),
+        *warning,
         f"start  {f'checkpoint of step {step}' if step else 'step 0'}",
     ]
 
 
-def _window_warning(data: DataSpec, ranks: int) -> list[str]:
-    """A line for a window of blocks that the ranks cannot divide: several of them then read the same block."""
-    if data.order != "blocks" or data.window_blocks % ranks == 0:
-        return []
-    wanted = -(-data.window_blocks // ranks) * ranks
-    message = f"data.window_blocks {data.window_blocks} is no multiple of {ranks} processes, so that blocks are read "
-    return [f"warning  {message}by several of them; {wanted} would be"]
-
-
 def log_line(line: Mapping[str, Any]) -> str:
     """The line as people read it: step, losses, learning rate, speed."""
-    losses = [f"{name.removesuffix('_loss')} {value:.4f}" for name, value in line.items() if _is_loss(name, value)]
+    own = [name for name in line if (name == "loss" or name.endswith("_loss")) and "." not in name]
+    losses = [f"{name.removesuffix('_loss')} {line[name]:.4f}" for name in own]
     rest = {"lr": "lr {:.3g}", "images_per_s": "{:.1f} images/s", "held_out.loss": "held out {:.4f}"}
     others = [text.format(line[name]) for name, text in rest.items() if line.get(name) is not None]
     total = f"/{line['total_steps']}" if "total_steps" in line else ""
     return "  ".join([f"step {line['step']}{total}", *losses, *others])
-
-
-def _is_loss(name: str, value: Any) -> bool:
-    own = name == "loss" or name.endswith("_loss")
-    return own and "." not in name and isinstance(value, int | float)
 
 
 def _summary_writer(run_dir: RunDir) -> Any:
@@ -191,10 +176,8 @@ class MetricsAggregator:
 
     Attributes:
         total_steps: of the run.
-        max_nonfinite_steps: steps in a row without a finite gradient that are left out.
         peak: FLOP/s of this rank's device, for the utilisation.
         device: of this rank, whose memory is reported; none: as ``pick_device``.
-        nonfinite: steps that were left out for that reason, and are not reported yet.
         _started, _counted: clock at the start of the next line's interval, and when the training time was last added
             to the progress; a checkpoint moves only the second one.
     """
@@ -203,11 +186,9 @@ class MetricsAggregator:
     ranks: RankGroup
     peak: float
     device: torch.device | None = None
-    max_nonfinite_steps: int = 0
     _started: float = field(default_factory=time.monotonic)
     _counted: float = field(init=False)
     _cpu: CpuClock = field(default_factory=CpuClock)
-    nonfinite: list[NonFiniteLoss] = field(default_factory=list)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
     _flops: float = 0.0
@@ -236,30 +217,24 @@ class MetricsAggregator:
     def flush(self, progress: TrainingProgress) -> None:
         """Read the pending scalars from the device into ``progress``, so that a checkpoint holds them.
 
-        Raises: NonFiniteLoss for a loss or gradient that was not finite, when no more such steps may be left out.
+        Raises: NonFiniteLoss for a loss or gradient that was not finite.
         """
         pending, self._pending = self._pending, []
-        by_rank = self.ranks.all_gather_object(_read_values(pending))
+        read = iter(torch.cat([step.values for step in pending]).tolist() if pending else [])  # all at once
+        own = [[next(read) for _ in range(len(step.values))] for step in pending]
+        by_rank = self.ranks.all_gather_object(own)
         for number, step in enumerate(pending):
             shares = [rank[number] for rank in by_rank]
             sums = [sum(column) for column in zip(*(row[:-2] for row in shares), strict=True)]
             norm, finite = shares[0][-2:]
             losses = dict(zip(step.losses, sums, strict=False))
             if not finite:
-                self._count_nonfinite(progress, NonFiniteLoss(step.step, losses, norm, step.documents))
-                continue
-            progress.nonfinite_in_a_row = None
-            metrics = _metric_means(step.metrics, sums[len(losses) :])
+                raise NonFiniteLoss(step.step, losses, norm, step.documents)
             numbers = {f"{name}_loss": loss for name, loss in losses.items()}
-            progress.pending.append({**numbers, **metrics, **step.known, "grad_norm": norm})
-
-    def _count_nonfinite(self, progress: TrainingProgress, step: NonFiniteLoss) -> None:
-        progress.nonfinite_steps = (progress.nonfinite_steps or 0) + 1
-        progress.nonfinite_in_a_row = (progress.nonfinite_in_a_row or 0) + 1
-        if progress.nonfinite_in_a_row > self.max_nonfinite_steps:
-            raise step
-        progress.pending.append({})
-        self.nonfinite.append(step)
+            totals, counts = sums[len(losses) :][: len(step.metrics)], sums[len(losses) + len(step.metrics) :]
+            for name, total, count in zip(step.metrics, totals, counts, strict=True):
+                numbers[name] = total / max(count, 1)
+            progress.pending.append({**numbers, **step.known, "grad_norm": norm})
 
     def add_seconds(self, progress: TrainingProgress) -> None:
         """Add the training time since the last call to ``progress``, so that a checkpoint holds it."""
@@ -273,17 +248,21 @@ class MetricsAggregator:
         self._counted += seconds
 
     def line(self, progress: TrainingProgress, **more: float) -> dict[str, Any]:
-        """The metric line of ``progress.step``; starts the next interval. Raises: as ``flush``."""
+        """The metric line of ``progress.step``; starts the next interval."""
         self.flush(progress)
         seconds = time.monotonic() - self._started
-        means = _means(progress.pending)
+        columns: dict[str, list[float]] = {}
+        for row in progress.pending:
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+        means = {name: sum(values) / len(values) for name, values in columns.items()}
         losses = [value for name, value in means.items() if name.endswith("_loss")]
         own = [self._images, self._tokens, peak_memory_gib(self.device)]
         all_images, all_tokens, memory = zip(*self.ranks.all_gather_object(own), strict=True)
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
-            **({"loss": sum(losses)} if losses else {}),  # no loss: no step since the last line had finite ones
+            "loss": sum(losses),
             **means,
             "images_per_s": sum(all_images) / seconds,
             "tokens_per_s": sum(all_tokens) / seconds,
@@ -316,33 +295,10 @@ class NonFiniteLoss(UserError):
         super().__init__(
             f"the loss is no longer a number at step {step}; its documents are listed in {NONFINITE_FILE}. "
             "Lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm, and resume from the "
-            "last checkpoint; or leave single steps out: optimizer.max_nonfinite_steps",
+            "last checkpoint",
             code="diverged",
             field="optimizer.lr",
         )
         numbers = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
         self.step = step
         self.details = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
-
-
-def _read_values(pending: Sequence[_PendingStep]) -> list[list[float]]:
-    """The values of each step, all read at once."""
-    if not pending:
-        return []
-    numbers = iter(torch.cat([step.values for step in pending]).tolist())
-    return [[next(numbers) for _ in range(len(step.values))] for step in pending]
-
-
-def _metric_means(names: Sequence[str], numbers: Sequence[float]) -> dict[str, float]:
-    """``numbers``: totals …, counts …; over no items a mean is 0."""
-    totals, counts = numbers[: len(names)], numbers[len(names) :]
-    return {name: total / max(count, 1) for name, total, count in zip(names, totals, counts, strict=True)}
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number over the rows that have it."""
-    columns: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in columns.items()}

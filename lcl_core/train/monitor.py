@@ -1,6 +1,6 @@
 """Held-out losses, retrieval and nearest neighbours while a run trains, and the best of its weights.
 
-Everything is computed with a copy of the weights, the averaged ones where the run averages: neither the mode of the
+Everything is computed with a copy of the weights: neither the mode of the
 trained model, nor its gradients, its compiled blocks or the random generators change, so a run has bitwise identical
 weights with and without a monitor. The first rank computes alone, so the numbers do not depend on the ranks.
 """
@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import SECONDS_BETWEEN_LINES, RankGroup
-from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_model
 from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
@@ -66,14 +65,13 @@ class WeightsCopy:
         return self.module.model
 
     @torch.no_grad()
-    def load(self, trained: TrainingModule, ema: Ema | None = None) -> None:
-        """Copy the weights, or their averages. All ranks call it, since sharded weights are gathered."""
+    def load(self, trained: TrainingModule) -> None:
+        """Copy the weights. All ranks call it, since sharded weights are gathered."""
         method = undistilled(trained.objective)
-        with nullcontext() if ema is None else ema.swapped():
-            for source, target in ((trained.model, self.module.model), (method, self.module.objective)):
-                own = target.state_dict()
-                for name, tensor in source.state_dict().items():
-                    own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+        for source, target in ((trained.model, self.module.model), (method, self.module.objective)):
+            own = target.state_dict()
+            for name, tensor in source.state_dict().items():
+                own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
         self.module.objective.weights.update(method.weights)
 
     @contextmanager
@@ -132,8 +130,6 @@ class HeldOutMonitor:
     """Measures a run on ``spec.monitor``, and keeps the best weights in ``artifacts/encoder_best``.
 
     All ranks make every call. The best weights so far are those in that folder, so checkpoints need no state for them.
-
-    Raises: UserError naming the field for data without anything to measure.
     """
 
     def __init__(
@@ -149,7 +145,7 @@ class HeldOutMonitor:
         assert spec.monitor is not None
         self.spec, self.monitor, self.copy, self.run_dir, self.ranks = spec, spec.monitor, copy, run_dir, ranks
         self.processor = LCLProcessor(tokenizer, config.image_size)
-        self._collator = Collator(copy.module.objective, config, config.num_image_tokens, _SEED)
+        self._collator = Collator(copy.module.objective, config, _SEED)
         self._stream = _open_stream(spec, config, corpora, tokenizer)
         self._batches: list[list[Sample]] = []
         self._labels: list[str | None] = []  # in the order of the batches
@@ -158,12 +154,9 @@ class HeldOutMonitor:
     def due(self, step: int) -> bool:
         return step == self.spec.steps or step % self.monitor.every == 0
 
-    def evaluate(self, trained: TrainingModule, ema: Ema | None, step: int) -> dict[str, float] | None:
-        """Numbers by name, the same on all ranks; None: the run was requested to stop before they were complete.
-
-        Raises: UserError for held-out data that cannot be measured; on all ranks.
-        """
-        self.copy.load(trained, ema)
+    def evaluate(self, trained: TrainingModule, step: int) -> dict[str, float] | None:
+        """Numbers by name, the same on all ranks; None: the run was requested to stop before they were complete."""
+        self.copy.load(trained)
         numbers: dict[str, float] | None
         numbers = self.ranks.run_on_all_ranks(lambda: self._measure(step) if self.ranks.rank == 0 else None)[0]
         return numbers
@@ -322,8 +315,7 @@ class HeldOutMonitor:
         if best is not None and sign * value >= sign * best["value"]:
             return
         tensors = {key: tensor.detach().cpu() for key, tensor in self.copy.model.state_dict().items()}
-        weights = "last" if self.spec.ema_decay is None else "ema"
-        training = {"weights": weights, "best": {"step": step, "value": value, "numbers": dict(numbers)}}
+        training = {"best": {"step": step, "value": value, "numbers": dict(numbers)}}
         write_encoder(self.run_dir.best_encoder, self.copy.model, tensors, self.processor, self.spec, training)
 
 
@@ -393,7 +385,7 @@ def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
 def _open_stream(
     spec: PretrainSpec, config: LCLConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer
 ) -> SampleStream:
-    """The held-out data, whole images without augmentation. Raises: UserError naming the field."""
+    """The held-out data, whole images without augmentation."""
     monitor = spec.monitor
     assert monitor is not None
     source = SourceSpec(dataset=monitor.dataset, view=monitor.view, split=monitor.split)

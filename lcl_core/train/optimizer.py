@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lcl_core.encoders.external import parameter_groups
-
 if TYPE_CHECKING:
     from lcl_core.model import LCLModel
     from lcl_core.specs.pretrain import ModelPart, OptimizerSpec
@@ -35,21 +33,11 @@ def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
         model.get_submodule(_PART_MODULES[part]).requires_grad_(False).eval()
 
 
-def rate_scales(
-    model: LCLModel, lr_scale: Mapping[ModelPart, float], layer_decay: float = 1.0
-) -> dict[nn.Parameter, float]:
-    """Factor of the rate of each trained parameter where it is not 1.
-
-    The last layer of the vision tower has the factor of its part, and each layer below ``layer_decay`` times the factor
-    of the one above: the input's is decay^(blocks + 1) (BEiT, arXiv 2106.08254, section 2.6).
-    """
+def rate_scales(model: LCLModel, lr_scale: Mapping[ModelPart, float]) -> dict[nn.Parameter, float]:
+    """Factor of the rate of each trained parameter where it is not 1."""
     scales: dict[nn.Parameter, float] = {}
-    for part, module in _PART_MODULES.items():
-        scales |= dict.fromkeys(model.get_submodule(module).parameters(), lr_scale.get(part, 1.0))
-    layers = parameter_groups(model.visual, model.visual.blocks)
-    for depth, parameters in enumerate(layers):
-        for parameter in parameters:
-            scales[parameter] *= layer_decay ** (len(layers) - 1 - depth)
+    for part, scale in lr_scale.items():
+        scales |= dict.fromkeys(model.get_submodule(_PART_MODULES[part]).parameters(), scale)
     return {parameter: scale for parameter, scale in scales.items() if scale != 1 and parameter.requires_grad}
 
 
@@ -80,15 +68,9 @@ def build_optimizer(
 
 
 def describe_rates(model: LCLModel, scales: Mapping[nn.Parameter, float]) -> str:
-    """One line: parts, and layers of the vision tower, with their factor of the rate; frozen parts with 0."""
-    factors: dict[str, set[float]] = {}
-    for part, module in _PART_MODULES.items():
-        parameters = list(model.get_submodule(module).parameters())
-        factors[part] = {scales.get(p, 1.0) if p.requires_grad else 0.0 for p in parameters}
-    shown = [
-        f"{part} x {max(found):.4g}" + (f" (from x {min(found):.4g} at its input)" if len(found) > 1 else "")
-        for part, found in factors.items()
-    ]
+    """One line: parts with their factor of the rate; frozen ones with 0."""
+    first = {part: next(model.get_submodule(module).parameters()) for part, module in _PART_MODULES.items()}
+    shown = [f"{part} x {scales.get(p, 1.0) if p.requires_grad else 0.0:.4g}" for part, p in first.items()]
     return f"learning rates: {', '.join(shown)}"
 
 

@@ -8,8 +8,7 @@ the loss with respect to them is kept, and passed to each micro-batch when it is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,8 +20,6 @@ from lcl_core.model import LCLModel, PackedBatch
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch, LossTerms, MeanMetric, Objective
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.ops.contrastive_loss import ContrastiveSums
-from lcl_core.train.checkpoint.state import restore_rng, rng_tensors
-from lcl_core.train.deferred_init import lacks_values
 from lcl_core.train.distributed import RankGroup, average_unsharded_gradients, no_sync, parallelize_model
 from lcl_core.train.input_pipeline import HostBatch
 
@@ -81,9 +78,8 @@ class TrainingStep:
     """Gather, encode, loss, backward, clip, step.
 
     Args:
-        model: on the meta device it has its shards, without values, afterwards; the caller sets them and calls
-            ``objective.before_training``.
-        strategy, shard_processes: how several processes share the model (``distributed.parallelize_model``).
+        model: it is sharded, or replicated, afterwards.
+        strategy: how several processes share the model (``distributed.parallelize_model``).
         max_grad_norm: longest gradient; none: not clipped.
     Attributes:
         trained: model and objective, whose parameters the optimiser updates.
@@ -97,13 +93,11 @@ class TrainingStep:
         precision: Precision = "fp32",
         strategy: str = "ddp",
         max_grad_norm: float | None = None,
-        shard_processes: int | None = None,
     ) -> None:
         self.model, self.objective, self.ranks = model, objective, ranks
-        if not lacks_values(model):
-            objective.before_training(model)
+        objective.before_training(model)
         self.trained = TrainingModule(model, objective)
-        self.module = parallelize_model(self.trained, model, strategy, shard_processes)
+        self.module = parallelize_model(self.trained, model, strategy)
         self._precision, self._max_norm = precision, math.inf if max_grad_norm is None else max_grad_norm
         saved = model.state_dict().keys()  # without buffers that are computed from the configuration
         self._statistics = [name for name, _ in model.named_buffers() if name in saved]
@@ -138,7 +132,9 @@ class TrainingStep:
         clip_gradients(self.trained.parameters(), self._max_norm, norm)
         # The norm is enough: only the authors' mean over no pairs is NaN without a NaN gradient.
         finite = torch.isfinite(norm).float()
-        self._apply(optimizer, finite)
+        # fused kernels check this themselves, so the host does not wait
+        optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
+        optimizer.step()
         for name, before in statistics.items():  # the forward pass has changed them
             buffer = self.model.get_buffer(name)
             buffer.copy_(torch.where(finite.bool(), buffer, before))
@@ -171,8 +167,7 @@ class TrainingStep:
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with no_sync(self.module, skip=not last):
-                with self._replayed_rng(cached.rng[number] if cached.rng else {}):
-                    terms = self._forward(batch, GlobalBatch(cached.gather, compute_metrics))
+                terms = self._forward(batch, GlobalBatch(cached.gather, compute_metrics))
                 own = _scaled_losses(terms, counts)
                 parts = own | cached.surrogate_loss(terms.encoded.pairs, number)
                 if last and (pairs := terms.encoded.pairs) is not None:
@@ -181,18 +176,22 @@ class TrainingStep:
             for name, loss in own.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach()
             for name, metric in terms.losses.metrics.items():
-                metrics[name] = _add_metrics(metrics.get(name), metric)
+                before = metrics.get(name)
+                if before is not None:
+                    metric = MeanMetric(before.total + metric.total, before.count + metric.count)
+                metrics[name] = metric
         return losses, metrics
 
     def _cache_gradients(self, batches: Sequence[AnyBatch], counts: GlobalBatchCounts) -> _CachedGradients:
         if not counts.pairs:
             return _CachedGradients()
-        rng, pairs, candidates = [], [], []
-        for batch in batches:
-            rng.append(self._rng_state())
-            own_pairs, own_candidates = self._encode(batch)
-            pairs += [] if own_pairs is None else [own_pairs]
-            candidates += [] if own_candidates is None else [own_candidates]
+        pairs, candidates = [], []
+        for batch in batches:  # the activations of each are freed: those of all may not fit
+            with torch.no_grad(), autocast(self.model.device, self._precision):
+                encoded: EncodedBatch = self.module(batch.to(self.model.device))
+            pairs += [] if encoded.pairs is None else [encoded.pairs]
+            candidates += [] if encoded.candidates is None else [encoded.candidates]
+            del encoded
         joined = ContrastivePairs.concatenate(pairs)
         image, text = joined.image_features.requires_grad_(), joined.text_features.requires_grad_()
         scale = self.model.logit_scale.detach().requires_grad_()
@@ -213,26 +212,7 @@ class TrainingStep:
             by_text=by_text.split(sizes),
             by_scalar=by_scalar,
             candidates=gathered,
-            rng=rng,
         )
-
-    def _rng_state(self) -> dict[str, Tensor]:
-        """The state of torch's generators, if the model draws from them."""
-        return rng_tensors(self.model.device) if self.model.visual.drop_path else {}
-
-    @contextmanager
-    def _replayed_rng(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Context with the generators at ``state``, and afterwards as they are now: the same branches are skipped."""
-        present = self._rng_state() if state else {}
-        restore_rng(state, self.model.device)
-        yield
-        restore_rng(present, self.model.device)
-
-    def _encode(self, batch: AnyBatch) -> tuple[ContrastivePairs | None, NegativeCandidates | None]:
-        """What the joint loss reads of a micro-batch. Its activations are freed: those of all may not fit."""
-        with torch.no_grad(), autocast(self.model.device, self._precision):
-            encoded: EncodedBatch = self.module(batch.to(self.model.device))
-        return encoded.pairs, encoded.candidates
 
     def _forward(self, batch: AnyBatch, global_batch: GlobalBatch) -> LossTerms:
         with autocast(self.model.device, self._precision):
@@ -242,11 +222,6 @@ class TrainingStep:
     def _contrastive(self, pairs: ContrastivePairs, logit_scale: Tensor, counts: GlobalBatchCounts) -> ContrastiveSums:
         sums = pairs.loss(logit_scale, counts.pairs)
         return ContrastiveSums(sums.loss * (pairs.weight * counts.scales[CONTRASTIVE]), sums.correct)
-
-    def _apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Step, unless the gradient is not finite. Fused kernels check that themselves, so the host does not wait."""
-        optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
-        optimizer.step()
 
 
 @dataclass(frozen=True)
@@ -262,7 +237,6 @@ class _CachedGradients:
     by_text: Sequence[Tensor] = ()
     by_scalar: Sequence[Tensor] = ()
     candidates: NegativeCandidates | None = None
-    rng: Sequence[Mapping[str, Tensor]] = ()
 
     def gather(self, own: NegativeCandidates) -> NegativeCandidates:
         assert self.candidates is not None
@@ -364,7 +338,3 @@ def _total_loss(losses: Mapping[str, Tensor], unused: Tensor | None) -> Tensor:
 
 def _accuracy(sums: ContrastiveSums, pairs: ContrastivePairs) -> MeanMetric:
     return MeanMetric(sums.correct, torch.full_like(sums.correct, len(pairs.image_features)))
-
-
-def _add_metrics(one: MeanMetric | None, other: MeanMetric) -> MeanMetric:
-    return other if one is None else MeanMetric(one.total + other.total, one.count + other.count)

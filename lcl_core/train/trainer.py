@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,9 @@ from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
 from lcl_core.data.sampling.packing import first_cursors
-from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
-from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.registry import build_objective
-from lcl_core.ops.cpu_kernels import use_cpu_kernels
-from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
 from lcl_core.train.checkpoint.state import (
@@ -46,15 +42,10 @@ from lcl_core.train.checkpoint.state import (
     source_names,
     training_tensors,
 )
-from lcl_core.train.checkpoint.writer import copy_shard
-from lcl_core.train.deferred_init import InitialWeights
 from lcl_core.train.distributed import RankGroup, init_process_group
-from lcl_core.train.ema import Ema
 from lcl_core.train.factory import (
     build_config,
-    build_deferred_model,
     build_model,
-    defers_init,
     open_corpora,
     open_resident,
     prepare_tokenizer,
@@ -86,14 +77,13 @@ from lcl_core.train.warm_start import (
     VISION_INIT,
     add_teacher,
     start_from_encoder,
-    start_from_language_model,
 )
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
-    """Run this rank of a pre-training in a process of its own. Returns and raises: as ``Trainer.run``.
+    """Run this rank of a pre-training in a process of its own; the result as of ``Trainer.run``.
 
-    The result also has ``dataset_hashes``, of the datasets that were registered without one.
+    It also has ``dataset_hashes``, of the datasets that were registered without one.
     """
     keep_freed_memory()
     limit_onednn_cache()
@@ -101,24 +91,20 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
     # loader processes are forked before CUDA and the threads of libraries
     with (
         LoaderPool(corpora, loader_processes(spec)) as loaders,
-        init_process_group(use_device(), spec.engine.collective_timeout, run_dir.artifacts),
+        init_process_group(use_device()),
         open_resident(spec, corpora, run_dir) as resident,
     ):
         result = Trainer(spec, run_dir, corpora, loaders, resident).run()
     if not result:
         return result
     known = run_dir.read_run().get("dataset_hashes", {})
-    # where it is known, the whole corpus need not be read again
-    hashes = {name: _content_hash(corpus) for name, corpus in corpora.items() if known.get(name) is None}
+    hashes: dict[str, str | None] = {}
+    for name, corpus in corpora.items():
+        if known.get(name) is None:  # else the whole corpus need not be read again
+            hashes[name] = None
+            with suppress(OSError, UserError):  # the training has succeeded, though its corpus is gone
+                hashes[name] = corpus.content_hash()
     return {**result, "dataset_hashes": hashes}
-
-
-def _content_hash(corpus: Corpus) -> str | None:
-    """None for a corpus that cannot be read any more: its training has succeeded, and must not fail for that."""
-    try:
-        return corpus.content_hash()
-    except (OSError, UserError):
-        return None
 
 
 def loader_processes(spec: PretrainSpec) -> int:
@@ -149,7 +135,7 @@ class Trainer:
         self.device = use_device()
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
-        self.model, self.initial = self._build_model(config)
+        self.model = self._build_model(config)
         method = build_objective(spec.objective, config, spec.seed)
         self.objective = add_teacher(method, spec, run_dir).to(self.device)
         rates = spec.optimizer
@@ -161,17 +147,15 @@ class Trainer:
             spec.precision,
             spec.engine.strategy,
             rates.max_grad_norm,
-            spec.engine.shard_processes,
         )
-        scales = rate_scales(self.model, rates.lr_scale, rates.layer_decay)
+        scales = rate_scales(self.model, rates.lr_scale)
         self.optimizer = build_optimizer(
             self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps, scales
         )
         if (scales or spec.model.freeze) and self.ranks.rank == 0:
             write_log(describe_rates(self.model, scales))
-        self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
         on_gpu = self.device.type == "cuda"
-        self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)
+        self.collator = Collator(self.objective, config, spec.seed, pin=on_gpu)
         self.stream = self._open_stream(corpora, resident)
         measured = spec.objective.measures_gradient_ratio
         copy = WeightsCopy(spec, config, self.device) if measured or spec.monitor is not None else None
@@ -179,10 +163,8 @@ class Trainer:
         self.monitor: HeldOutMonitor | None = None
         if spec.monitor is not None and copy is not None:
             self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
-        if spec.model.drop_path:  # each rank has a random stream of its own, which checkpoints contain
-            torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(
-            tokenizer=_sha256(self.tokenizer.to_json()),
+            tokenizer=hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             sources=source_names(spec.data.sources),
             source_items=self.stream.source_items,
         )
@@ -191,27 +173,17 @@ class Trainer:
         self.last_line: dict[str, Any] = {}
         self._saved_at, self._saved_step = time.monotonic(), 0
 
-    def _build_model(self, config: LCLConfig) -> tuple[LCLModel, InitialWeights | None]:
-        """The model, and its initial weights if it is still on the meta device."""
-        spec, initial = self.spec, None
-        if defers_init(spec, self.ranks.size):
-            model, initial = build_deferred_model(config)
-        else:
-            model = build_model(config, spec.seed)
-        model.train()
+    def _build_model(self, config: LCLConfig) -> LCLModel:
+        spec = self.spec
+        model = build_model(config, spec.seed).train()
         for start in (INIT, VISION_INIT):
             start_from_encoder(model, self.tokenizer, start, spec.model, self.run_dir, main=self.ranks.rank == 0)
-        if (folder := spec.model.text_init) is not None:
-            start_from_language_model(model, self.tokenizer, folder, self.run_dir, main=self.ranks.rank == 0)
         freeze_parts(model, spec.model.freeze)
         model.configure_blocks(
             checkpointing=spec.engine.activation_checkpointing,
             compiled=spec.engine.compile,
-            drop_path=spec.model.drop_path,
         )
-        if initial is None:
-            model.to(self.device)  # type: ignore[arg-type]
-        return model, initial
+        return model.to(self.device)
 
     def _open_stream(self, corpora: dict[str, Corpus], resident: Mapping[str, Path] | None) -> SampleStream:
         spec, config = self.spec, self.model.config
@@ -219,7 +191,7 @@ class Trainer:
             spec.data,
             corpora,
             self.tokenizer,
-            num_image_tokens=spec.kept_patches,
+            num_image_tokens=spec.model.num_image_tokens,
             image_size=config.image_size,
             context_length=config.context_length,
             seed=spec.seed,
@@ -237,27 +209,25 @@ class Trainer:
         spec, engine = self.spec, self.spec.engine
         logger = MetricLogger(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
         with CheckpointManager(
-            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every, spec.async_checkpoint,
-            lambda step: write_log(f"checkpoint  step {step}"),
-            home=self.run_dir.read_run().get("home", ""), outgoing=self.run_dir.outgoing,
+            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every,
+            on_written=lambda step: write_log(f"checkpoint  step {step}"),
         ) as checkpoints:  # fmt: skip
             self._restore(checkpoints)
-            use_cpu_kernels(self.progress.cpu_kernels)
             if logger:
                 write_log(*setup_lines(spec, self.model, self.device, self.ranks.size, self.progress.step))
                 self.run_dir.truncate_metrics(self.progress.step)
-                self.last_line = _last_line(self.run_dir)
+                # the result's, if all steps were done by an earlier attempt
+                self.last_line = {k: v for k, v in self.run_dir.last_metrics("loss").items() if k != "time"}
             if self.progress.step < spec.steps or self.progress.pending:
                 dtype = compute_dtype(self.device, spec.precision)
                 peak = peak_flops(dtype, self.device, seconds=0.2)
-                skips = spec.optimizer.max_nonfinite_steps
-                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device, skips)
+                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
                     self._train(metrics, checkpoints, logger)
         if logger:
             logger.close()
         processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
-        result = export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
+        result = export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line)
         return result if self.monitor is None or not result else self._with_best(result)
 
     def _with_best(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -269,23 +239,16 @@ class Trainer:
         return {**result, "monitor": monitored}
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
-        optional = {} if self.ema is None else {"ema": self.ema.statistics}
-        loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema), optional)
+        loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
         new, restored = self.progress, TrainingProgress.from_json(loaded.state) if loaded else None
         changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
         self._report_problems(checkpoints.passed_over, loaded, changed)
         if loaded is None or restored is None:
-            if self.initial is not None:
-                self._draw_weights(self.initial)
             return
-        if restored.tokenizer not in ("", new.tokenizer):
+        if restored.tokenizer != new.tokenizer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
-        restored.tokenizer = new.tokenizer
         self.progress = restored
-        if self.ema is not None:
-            self.ema.restart(loaded.lacking["ema"])
-        undistilled(self.objective).cuts_documents = self.progress.cuts_documents
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
@@ -301,19 +264,20 @@ class Trainer:
         """
         problems: dict[str, str] = {}
         if passed_over:
-            problems["checkpoint_damaged"] = _describe_corruption(passed_over, loaded)
+            damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
+            end = "none was whole, so the run began anew"
+            if loaded is not None:
+                end = f"the run went on from that of step {loaded.step}"
+            problems["checkpoint_damaged"] = f"{damaged}; {end}"
         if changed:
-            problems["data_changed"] = _describe_changes(self.spec.data.sources, changed)
+            sources = self.spec.data.sources
+            described = [
+                f"data.sources.{number}: dataset {sources[number].dataset!r} has {now:,} items, had {before:,} before"
+                for number, (before, now) in changed.items()
+            ]
+            problems["data_changed"] = f"{'; '.join(described)}: the run goes on with the new data, in another order"
         if problems and self.ranks.rank == 0:
             self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
-
-    def _draw_weights(self, initial: InitialWeights) -> None:
-        """Set the shards of a model that was built without values."""
-        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        initial.draw(self.spec.seed, lambda name, whole: copy_shard(tensors[name], whole))
-        self.objective.before_training(self.model)
-        if self.ema is not None:
-            self.ema.restart()
 
     def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
         spec = self.spec
@@ -336,14 +300,12 @@ class Trainer:
                 if (stop or overdue) and self.progress.step > self._saved_step:
                     self._save(metrics, checkpoints)
                 if stop:
-                    checkpoints.send_newest()
                     raise JobCancelled
                 self._step(batch, counts, waited, metrics)
                 if self._logs(self.progress.step):
                     self._log(metrics, checkpoints, logger)
                 if self.progress.step == spec.steps or self.progress.step % spec.checkpoint_every == 0:
                     self._save(metrics, checkpoints)
-            checkpoints.send_newest()
 
     def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
         step = self.progress.step
@@ -355,8 +317,6 @@ class Trainer:
         report = self.step(self.optimizer, batch.batches, logs, counts)
         report = replace(report, known=balance)
         self.objective.after_step(self.model)
-        if self.ema is not None:
-            self.ema.update(step)
         self.cursor = batch.documents[-1].cursor
         self.progress.step += 1
         self.data_counts.add(batch.documents)
@@ -376,41 +336,29 @@ class Trainer:
         overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         return [int(self.run_dir.stop_requested), int(overdue)]
 
-    def _add_data_counts(self) -> None:
-        counts, self.data_counts = self.data_counts, DataCounts()
-        counts.add_to(self.progress, self.ranks)
-
     def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
         """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
-        self._add_data_counts()
+        self.data_counts.move_to(self.progress, self.ranks)
         self._flush(metrics)
-        held_out = self._measure_held_out(metrics)
-        if held_out is None:
+        held_out: dict[str, float] | None = {}
+        if self.monitor is not None and self.monitor.due(self.progress.step):
+            started = time.monotonic()
+            self.balance.set_weight(self.progress)
+            held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
+            metrics.exclude(time.monotonic() - started)
+        if held_out is None:  # stopped meanwhile
             self._save(metrics, checkpoints)
-            checkpoints.send_newest()
             raise JobCancelled
-        nonfinite = self.progress.nonfinite_steps
         line = metrics.line(
             self.progress,
             lr=self.optimizer.param_groups[0]["lr"],
             logit_scale=float(self.model.logit_scale.detach().exp()),
-            **({} if nonfinite is None else {"nonfinite_steps": nonfinite}),
             **self._data_counts(),
             **held_out,
         )
         self.last_line = line
         if logger:
             logger.write(line)
-
-    def _measure_held_out(self, metrics: MetricsAggregator) -> dict[str, float] | None:
-        """Numbers of held-out data where they are due; None: the run was requested to stop meanwhile."""
-        if self.monitor is None or not self.monitor.due(self.progress.step):
-            return {}
-        started = time.monotonic()
-        self.balance.set_weight(self.progress)
-        numbers = self.monitor.evaluate(self.step.trained, self.ema, self.progress.step)
-        metrics.exclude(time.monotonic() - started)
-        return numbers
 
     def _data_counts(self) -> dict[str, int]:
         """Images of each source, and documents and images left out by reason, since the run began."""
@@ -423,16 +371,14 @@ class Trainer:
 
     def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
         self._flush(metrics)
-        self._add_data_counts()
+        self.data_counts.move_to(self.progress, self.ranks)
         metrics.add_seconds(self.progress)
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
-        buffers = {name for name, _ in self.step.trained.named_buffers()}
         checkpoints.save(
             self.progress.step,
-            training_tensors(self.step.trained, self.optimizer, self.ema),
-            self.progress.to_json(),
+            training_tensors(self.step.trained, self.optimizer),
+            asdict(self.progress),
             rank_tensors={"rng": rng_tensors(self.device)},
-            only_first={"model": buffers, "ema": buffers},
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
@@ -441,50 +387,12 @@ class Trainer:
         try:
             metrics.flush(self.progress)
         except NonFiniteLoss as error:
-            self._write_nonfinite(error)
+            documents = [name for rank in self.ranks.all_gather_object(error.details["documents"]) for name in rank]
+            if self.ranks.rank == 0:
+                self.run_dir.artifacts.mkdir(exist_ok=True)
+                details = {**error.details, "documents": documents}
+                write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, details)
             raise
-        if not metrics.nonfinite:
-            return
-        steps, metrics.nonfinite = metrics.nonfinite, []
-        self._write_nonfinite(steps[-1])
-        if self.ranks.rank == 0:
-            numbers = ", ".join(str(each.step) for each in steps)
-            message = f"left out, because the loss was no number: step {numbers}; documents in {NONFINITE_FILE}"
-            write_log(f"warning  {message}")
-            if not self.run_dir.notice_file.exists():  # one notice per attempt; the metric line counts all steps
-                self.run_dir.write_notice("nonfinite_steps", message)
-
-    def _write_nonfinite(self, step: NonFiniteLoss) -> None:
-        """Write the documents that every rank had read in the step as an artifact."""
-        documents = [name for rank in self.ranks.all_gather_object(step.details["documents"]) for name in rank]
-        if self.ranks.rank == 0:
-            self.run_dir.artifacts.mkdir(exist_ok=True)
-            write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, {**step.details, "documents": documents})
-
-
-def _last_line(run_dir: RunDir) -> dict[str, Any]:
-    """The last metric line of earlier attempts: the result's, if all steps were done before this one."""
-    return {name: value for name, value in run_dir.last_metrics("loss").items() if name != "time"}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> str:
-    """The damaged checkpoints, and where the run continued."""
-    damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
-    if loaded is None:
-        return f"{damaged}; none was whole, so the run began anew"
-    return f"{damaged}; the run went on from that of step {loaded.step}"
-
-
-def _describe_changes(sources: Sequence[SourceSpec], changed: Mapping[int, tuple[int, int]]) -> str:
-    described = [
-        f"data.sources.{number}: dataset {sources[number].dataset!r} has {now:,} items, had {before:,} before"
-        for number, (before, now) in changed.items()
-    ]
-    return f"{'; '.join(described)}: the run goes on with the new data, in another order"
 
 
 def export_encoder(
@@ -494,21 +402,18 @@ def export_encoder(
     spec: PretrainSpec,
     progress: TrainingProgress,
     last_metrics: dict[str, Any],
-    ema: Ema | None = None,
 ) -> dict[str, Any]:
-    """Write ``artifacts/encoder`` for LCLModel and LCLProcessor, with the averaged weights if there are any.
+    """Write ``artifacts/encoder`` for LCLModel and LCLProcessor.
 
-    All ranks call this, since sharded weights are gathered; rank 0 writes. ``training.json`` holds the spec, and in
-    ``weights`` whether they are ``ema`` or ``last``.
+    All ranks call this, since sharded weights are gathered; rank 0 writes. ``training.json`` holds the spec.
 
     Returns: the run's result; empty on the other ranks.
     """
-    with nullcontext() if ema is None else ema.swapped():
-        tensors = full_state_dict(model)
+    tensors = full_state_dict(model)
     if _rank() > 0:
         return {}
     target = run_dir.artifacts / "encoder"
-    write_encoder(target, model, tensors, processor, spec, {"weights": "last" if ema is None else "ema"})
+    write_encoder(target, model, tensors, processor, spec, {})
     return {
         "encoder": {
             "path": "artifacts/encoder",

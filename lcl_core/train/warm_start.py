@@ -25,8 +25,6 @@ from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.encoders.token_embeddings import FIELD as TEXT_FIELD
-from lcl_core.encoders.token_embeddings import read_token_embeddings
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLModel
 from lcl_core.model.vision_towers import VitTower
@@ -35,7 +33,6 @@ from lcl_core.objectives.distillation import Distillation
 from lcl_core.specs.pretrain import ModelSpec, PretrainSpec
 
 INIT, VISION_INIT = "init", "vision_init"  # fields of the spec's model, and names of reports below artifacts/
-TEXT_REPORT = "text_init.json"
 _VISION_TOWER = "visual."
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
 _STEM = {_CONV, _PATCH_POSITIONS}
@@ -78,8 +75,6 @@ def load_run_encoder(run_dir: RunDir, name: str, field_name: str) -> ImageEncode
 
     Args:
         field_name: of the spec.
-
-    Raises: UserError with that field: ``unknown_encoder``, ``encoder_changed``, ``encoder_unreadable``.
     """
     run = run_dir.read_run()
     directory = run.get("encoders", {}).get(name)
@@ -132,9 +127,6 @@ def start_from_encoder(
     Args:
         start: ``INIT``, or ``VISION_INIT`` for the vision tower alone.
         main: write the report below ``artifacts/``: of several ranks, the first.
-
-    Raises: UserError with the field of the spec: ``unknown_encoder``; ``encoder_changed``; ``encoder_unreadable``;
-        ``init_mismatch`` when no tensor fits.
     """
     name, field_name = getattr(spec, start), f"model.{start}"
     if name is None:
@@ -160,32 +152,6 @@ def start_from_encoder(
         run_dir.artifacts.mkdir(parents=True, exist_ok=True)
         write_json_atomically(run_dir.artifacts / f"{start}.json", asdict(report))
         print(report.summary(f"{start}.json"), flush=True)  # noqa: T201  into log.txt
-
-
-def start_from_language_model(
-    model: LCLModel, tokenizer: Tokenizer, place: str, run_dir: RunDir, *, main: bool
-) -> None:
-    """Set the token embeddings of ``model`` to those of a language model, projected to its width, by the tokens' texts.
-
-    Args:
-        place: as of :func:`read_token_embeddings`.
-        main: write ``artifacts/text_init.json``: of several ranks, the first.
-
-    Raises: UserError with the field ``model.text_init``, as reading does; ``init_mismatch`` without a common token.
-    """
-    read = read_token_embeddings(place)
-    table = {_TOKEN_ROWS[0]: read.projected(model.config.text_width)}
-    left_out = dict.fromkeys(read.others, "of a language model only the token embeddings are taken")
-    report = copy_weights(model, TowerWeights(table, read.vocabulary, left_out=left_out), tokenizer)
-    report.encoder, report.weights = place, read.weights_hash
-    if _TOKEN_ROWS[0] in report.new:
-        message = f"{TEXT_FIELD}: {report.new[_TOKEN_ROWS[0]]}; choose a language model with a byte-level vocabulary"
-        raise UserError(message, code="init_mismatch", field=TEXT_FIELD)
-    report.new = {name: why for name, why in report.new.items() if name.startswith("text.")}
-    if main:
-        run_dir.artifacts.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(run_dir.artifacts / TEXT_REPORT, asdict(report))
-        print(f"text {report.summary(TEXT_REPORT)}", flush=True)  # noqa: T201  into log.txt
 
 
 @torch.no_grad()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from lcl_core.model import LCLConfig, PackedBatch
-from lcl_core.objectives.base import Objective
 from lcl_core.specs.pretrain import METHODS
 
 PAIR_METHODS = tuple(name for name, method in METHODS.items() if "documents" not in method.reads)
 
 # every method, and every option of one that changes its losses: fields of the objective's spec
-VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS} | {
+VARIANTS = {name: {"name": name} for name in METHODS} | {
     "clip, sigmoid": {"name": "clip", "contrastive_loss": "sigmoid"},
     "clip, same context": {"name": "clip", "positives": "same_context"},
     "clip, same concept": {"name": "clip", "positives": "same_concept"},
@@ -36,7 +32,7 @@ VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS}
 }
 
 
-def rows_of_variant(fields: dict[str, str], documents: list[Tensor], pairs: list[Tensor]) -> list[Tensor]:
+def rows_of_variant(fields, documents, pairs):
     """Four rows that the variant can read. Two of the pairs have one text where that text alone makes both positives.
 
     With concepts, one of two equal texts may be a positive of an image and the other not; round-off then decides which
@@ -47,14 +43,12 @@ def rows_of_variant(fields: dict[str, str], documents: list[Tensor], pairs: list
     return pairs[:4] if fields.get("positives") == "same_context" else [*pairs[:3], pairs[4]]
 
 
-def key_of(number: int) -> int:
+def key_of(number):
     """What the random choices about a document come from; too large for a signed number."""
     return 7**20 + 2**63 + number
 
 
-def partition_batches(
-    objective: Objective, rows: Sequence[Tensor], pixels: Tensor, config: LCLConfig, hands: Sequence[Sequence[int]]
-) -> list[PackedBatch]:
+def partition_batches(objective, rows, pixels, config, hands):
     """A batch for each hand: numbers of rows. ``pixels``: the images of all rows, in order.
 
     Where concepts are positives, every second image is of one concept and every fifth of none that is known. Where

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.model import LCLConfig
 from tests.reference_model import ReferenceLCL, decay_groups
 
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")  # their gradient is zero by mathematics
@@ -41,15 +38,15 @@ class Case:
     padding: int = 0
 
     @property
-    def specials(self) -> dict[str, int]:
+    def specials(self):
         return dict(zip(("sot", "eot", "img", "soi", "eoi"), self.official["special_token_ids"].values(), strict=True))
 
     @property
-    def patches(self) -> int:
+    def patches(self):
         vision = self.official["vision_cfg"]
         return (vision["image_size"] // vision["patch_size"]) ** 2
 
-    def inputs(self) -> tuple[Tensor, Tensor]:
+    def inputs(self):
         """Images [n, 3, S, S] and right-padded rows [B, L]."""
         draw = np.random.RandomState(self.seed)
         rows = [self._row(layout, draw) for layout in self.layouts]
@@ -59,7 +56,7 @@ class Case:
         count, side = int((ids == self.specials["soi"]).sum()), self.official["vision_cfg"]["image_size"]
         return torch.from_numpy(draw.standard_normal((count, 3, side, side)).astype(np.float32)), ids
 
-    def texts(self, lengths: Sequence[int], columns: int) -> Tensor:
+    def texts(self, lengths, columns):
         """Rows ``sot text eot 0 …`` [n, columns]; a text that is too long has no ``eot`` within the columns."""
         draw = np.random.RandomState(self.seed + 1)
         ids = torch.zeros(len(lengths), max([columns, *(length + 2 for length in lengths)]), dtype=torch.long)
@@ -67,7 +64,7 @@ class Case:
             row[: length + 2] = torch.tensor(self._row(("sot", length, "eot"), draw))
         return ids[:, :columns]
 
-    def _row(self, layout: Sequence[str | int], draw: np.random.RandomState) -> list[int]:
+    def _row(self, layout, draw):
         special, row = self.specials, list[int]()
         start = [special["soi"], *[special["img"]] * self.patches]
         blocks = {"sot": [special["sot"]], "eot": [special["eot"]], "image": [*start, special["eoi"]], "open": start}
@@ -77,9 +74,9 @@ class Case:
 
 
 def official_config(
-    image: int, patch: int, vision: tuple[int, int, int], text: tuple[int, int, int], pool_heads: int, context: int,
-    vocabulary: int, **extra: Any,
-) -> dict[str, Any]:  # fmt: skip
+    image, patch, vision, text, pool_heads, context,
+    vocabulary, **extra
+):  # fmt: skip
     """The authors' model JSON. ``vision``: width, layers, head width; ``text``: width, layers, heads."""
     return {
         "embed_dim": text[0],
@@ -99,7 +96,7 @@ def official_config(
     }  # fmt: skip
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed):
     """Sizes, documents and padding at random; at least two contrastive pairs."""
     draw = random.Random(seed)
     text_heads, text_width = draw.choice([(1, 16), (2, 32), (3, 48), (4, 32)])
@@ -118,14 +115,14 @@ def random_case(seed: int) -> Case:
     )  # fmt: skip
 
 
-def _random_layouts(draw: random.Random) -> Iterator[tuple[str | int, ...]]:
+def _random_layouts(draw):
     for _ in range(draw.randint(1, 5)):
         beginning = draw.choice([("sot",), ("sot", draw.randint(1, 30)), ("image",)])
         middle = [draw.choice(["image", draw.randint(1, 20)]) for _ in range(draw.randint(0, 6))]
         yield *beginning, *middle, *draw.choice([("eot",), ("eot",), ("image",), ("open", "eot"), (3,)])
 
 
-def recipe(name: str, shape: Sequence[int], seed: int) -> Tensor:
+def recipe(name, shape, seed):
     """One parameter of the weight recipe of the reference tensors: a normal draw seeded by its name, scaled."""
     if name == "logit_scale":
         return torch.tensor(2.7)
@@ -144,13 +141,13 @@ def recipe(name: str, shape: Sequence[int], seed: int) -> Tensor:
     return z * float(np.prod(shape[1:])) ** -0.5
 
 
-def recipe_weights(shapes: dict[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
+def recipe_weights(shapes, seed):
     with ThreadPoolExecutor(2) as threads:  # the real sizes take seconds
         made = threads.map(lambda item: recipe(*item, seed), shapes.items())
     return dict(zip(shapes, made, strict=True))
 
 
-def reference_model(config: LCLConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> ReferenceLCL:
+def reference_model(config, weights, dtype=torch.float32):
     """The reference with these weights; in fp32 it shares their memory."""
     with torch.device("meta"):
         model = ReferenceLCL(config)
@@ -158,7 +155,7 @@ def reference_model(config: LCLConfig, weights: dict[str, Tensor], dtype: torch.
     return model
 
 
-def encode_text(model: ReferenceLCL, ids: Tensor, context_length: int) -> Tensor:
+def encode_text(model, ids, context_length):
     """Texts as contexts: every end becomes an image start, a row that has none gets it in its last place."""
     config, ids = model.config, ids[:, :context_length].clone()
     ids[ids == config.eot_token_id] = config.soi_token_id
@@ -167,9 +164,7 @@ def encode_text(model: ReferenceLCL, ids: Tensor, context_length: int) -> Tensor
     return model.text.contrast(hidden[ids == config.soi_token_id])
 
 
-def loss_trace(
-    model: ReferenceLCL, images: Tensor, ids: Tensor, steps: int, lr: float
-) -> Iterator[tuple[float, float]]:
+def loss_trace(model, images, ids, steps, lr):
     """Both losses before each optimiser step."""
     optimizer = torch.optim.AdamW(decay_groups(model, 0.2), lr=lr, betas=(0.9, 0.98), eps=1e-6)
     for _ in range(steps):
@@ -181,9 +176,7 @@ def loss_trace(
         model.clamp()
 
 
-def distributed_contrastive(
-    images: Sequence[Tensor], texts: Sequence[Tensor], scales: Sequence[Tensor], weight: float = 0.1
-) -> list[Tensor]:
+def distributed_contrastive(images, texts, scales, weight=0.1):
     """The contrastive loss that each rank reports, in ``official`` numerics.
 
     A rank's rows stand against the columns of all ranks, and its loss is the mean over its own rows: so a row on
@@ -204,12 +197,12 @@ def distributed_contrastive(
     return losses
 
 
-def allowed(exact: Tensor, plain: Tensor) -> float:
+def allowed(exact, plain):
     """How far from fp64 an output may lie: four times the reference's own fp32 error, with room for round-off."""
     scale = max(float(exact.detach().abs().max()), 1.0)
     return 4 * distance(plain, exact) + 3e-6 * scale
 
 
-def distance(ours: Tensor, exact: Tensor) -> float:
+def distance(ours, exact):
     assert ours.shape == exact.shape
     return float((ours.detach().double() - exact.detach()).abs().max())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lcl_core.model import LCLModel, LCLOutput, PackedBatch
-from lcl_core.objectives.base import GlobalBatch, Objective
+from lcl_core.model import LCLOutput
+from lcl_core.objectives.base import GlobalBatch
 
 
-def compute_loss(objective: Objective, model: LCLModel, batch: PackedBatch) -> LCLOutput:
+def compute_loss(objective, model, batch):
     """Every loss of ``batch`` as the mean over its items, each already x its weight."""
     encoded = objective.encode(model, batch)
     sums = objective.losses(model, batch, encoded, GlobalBatch()).sums

@@ -16,7 +16,7 @@ from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
 from lcl_core.encoders.files import tensor_sizes
 from lcl_core.model import LCLConfig
-from lcl_core.specs.vision import KERNEL, RESNET_STEM, convnext_stages, resnet_stages, stem_widths
+from lcl_core.specs.vision import RESNET_STEM, resnet_stages
 
 OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # what goes with it: older runtimes read no newer form
@@ -208,8 +208,7 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     """``pixel_values`` [n, 3, S, S] → ``image_embeds`` [n, E]."""
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
     graph, given, size = OnnxBuilder(weights), "pixel_values", config.image_size
-    convolutional = {"convnext": _convnext, "resnet": _resnet}
-    features = convolutional.get(config.vision, _transformer)(graph, given, config)
+    features = (_resnet if config.vision == "resnet" else _transformer)(graph, given, config)
     latents = _pooled(graph, graph.norm(features, "visual.ln_post"), config, weights)
     kind = onnx.TensorProto.FLOAT
     inputs, outputs = (given, kind, ["n", 3, size, size]), ("image_embeds", kind, ["n", config.embed_dim])
@@ -217,11 +216,8 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
 
 
 def _transformer(graph: OnnxBuilder, given: str, config: LCLConfig) -> str:
-    """The ViT, or hybrid, over ``given`` [n, 3, S, S] → [n, N, W] before the last norm."""
-    if config.vision == "hybrid":
-        map_ = _stem(graph, given, config)
-    else:
-        map_ = graph.conv(given, "visual.conv1", config.patch_size)
+    """The ViT over ``given`` [n, 3, S, S] → [n, N, W] before the last norm."""
+    map_ = graph.conv(given, "visual.conv1", config.patch_size)
     patches = graph.reshape(graph.node("Transpose", map_, perm=[0, 2, 3, 1]), 0, -1, config.vision_width)
     count = graph.node("Concat", graph.node("Shape", given, start=0, end=1), graph.constant([1, 1]), axis=0)
     register = graph.reshape(graph.weight("visual.class_embedding"), 1, 1, -1)
@@ -232,36 +228,6 @@ def _transformer(graph: OnnxBuilder, given: str, config: LCLConfig) -> str:
         x = graph.block(x, f"visual.transformer.resblocks.{layer}", heads, config.activation)
     last = graph.constant([np.iinfo(np.int64).max])
     return graph.node("Slice", x, graph.constant([1]), last, graph.constant([1]))  # the class token stays behind
-
-
-def _stem(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
-    """The hybrid's convolutions of [n, C, h, w]."""
-    levels = len(stem_widths(config.tower_sizes))
-    for level in range(levels):
-        rows = graph.node("Transpose", graph.conv(x, f"visual.stem.convs.{level}", 2, padding=1), perm=[0, 2, 3, 1])
-        rows = graph.node("Gelu", graph.norm(rows, f"visual.stem.norms.{level}"))
-        x = graph.node("Transpose", rows, perm=[0, 3, 1, 2])
-    return graph.conv(x, "visual.stem.proj", config.patch_size >> levels)
-
-
-def _convnext(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:
-    """ConvNeXt over ``x`` [n, 3, S, S] → [n, N, W] before the last norm."""
-    before, number = 1, 0
-    for width, depth, stride in convnext_stages(config.tower_sizes):
-        name, step = f"visual.layers.{number}", stride // before
-        if number:  # x is [n, h, w, C] from the first layer on
-            x = graph.node("Transpose", graph.norm(x, f"{name}.norm"), perm=[0, 3, 1, 2])
-        x = graph.node("Transpose", graph.conv(x, f"{name}.conv", step), perm=[0, 2, 3, 1])
-        x = x if number else graph.norm(x, f"{name}.norm")
-        for name in (f"visual.layers.{number + block}" for block in range(1, depth + 1)):
-            given = graph.node("Transpose", x, perm=[0, 3, 1, 2])
-            mixed = graph.conv(given, f"{name}.conv", padding=KERNEL // 2, groups=width)
-            mixed = graph.norm(graph.node("Transpose", mixed, perm=[0, 2, 3, 1]), f"{name}.norm")
-            hidden = graph.node("Gelu", graph.linear(mixed, f"{name}.inner.weight", f"{name}.inner.bias"))
-            added = graph.linear(hidden, f"{name}.outer.weight", f"{name}.outer.bias")
-            x = graph.node("Add", x, graph.node("Mul", added, graph.weight(f"{name}.gamma")))
-        before, number = stride, number + depth + 1
-    return graph.reshape(x, 0, -1, config.vision_width)
 
 
 def _resnet(graph: OnnxBuilder, x: str, config: LCLConfig) -> str:

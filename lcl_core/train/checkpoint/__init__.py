@@ -3,13 +3,11 @@
     checkpoints/step_00000100/
       model.safetensors             the weights
       optimizer.safetensors         first and second moments by parameter name, and the step of each
-      ema.safetensors               averaged weights, when the run keeps them
       rng.rank_00000.safetensors    what each rank has for itself
       state.json                    step, data position of each rank, counters
       manifest.json                 number of ranks, sha256 of the files above; written last
 
-A group to which several ranks write is a folder. With FSDP2 each rank writes its shards; with DDP, where all have the
-same tensors, each writes an equal share of the rows, at least 4 MiB:
+With FSDP2 a group is a folder, to which each rank writes its shards:
 
       model/rank_00000.safetensors  parts; the header says where each begins in the whole tensor
 

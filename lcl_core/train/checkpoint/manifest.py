@@ -1,11 +1,11 @@
-"""Manifest of a checkpoint: its files, and which rank wrote, has and verifies each. Imports no torch."""
+"""Manifest of a checkpoint: its files, and groups. Imports no torch."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ DAMAGE = (
 )  # fmt: skip
 MANIFEST = "manifest.json"
 _RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
-_WRITER = re.compile(r"[./]rank_(\d+)\.")
 _GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
 
 
@@ -74,19 +73,3 @@ class CheckpointManifest:
         """The file of each group that belongs to ``rank`` alone."""
         matches = [match for name in self.files if (match := _RANK_FILE.match(name))]
         return {match["group"]: match[0] for match in matches if int(match["rank"]) == rank}
-
-    def written_by(self, ranks: Collection[int]) -> list[str]:
-        """Files that have the number of one of these ranks in their name."""
-        return [name for name in self.files if (match := _WRITER.search(name)) and int(match[1]) in ranks]
-
-    def owners(self, ranks: int) -> dict[str, int]:
-        """The rank that verifies each file: one whose shard it contains, where possible.
-
-        Parts of a sharded group lie in the order of the ranks that wrote them.
-        """
-        found = {}
-        for number, name in enumerate(sorted(self.files)):
-            writer = _WRITER.search(name)
-            place = number % ranks if writer is None else int(writer[1]) * ranks // max(self.ranks, 1)
-            found[name] = min(place, ranks - 1)
-        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
-from lcl_core.ops.cpu_kernels import NEWEST
 from lcl_core.specs.data import SourceSpec
 
 if TYPE_CHECKING:
     from lcl_core.train.checkpoint.manager import LoadedCheckpoint
-    from lcl_core.train.ema import Ema
 
 
 @dataclass
@@ -27,23 +25,16 @@ class TrainingProgress:
     Attributes:
         step: optimiser steps done.
         cursors: of each rank as JSON, where its next batch starts in the stream of all ranks.
-        tokenizer: sha256 of its JSON; empty in states of older versions.
+        tokenizer: sha256 of its JSON.
         images_seen, documents_seen, tokens_seen: read by the steps.
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
-        sources: a name of each source of the data spec (``source_names``); empty in states of older versions.
+        sources: a name of each source of the data spec (``source_names``).
         source_images: images read, by number of the source.
-        source_items: items in one epoch of each source; empty in states of older versions. The order of the data
-            depends on them.
+        source_items: items in one epoch of each source, on which the order of the data depends.
         seconds: training time of all attempts.
-        cuts_documents: whether documents end with what a loss reads (``Objective.cuts_documents``); false in runs that
-            an older version began, which continue bitwise as before.
-        cpu_kernels: generation of the kernels that the run computes with on a CPU, in ``lcl_core.ops.cpu_kernels``.
         contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
-        nonfinite_steps, nonfinite_in_a_row: steps without a finite gradient, which changed nothing: all, and the
-            latest consecutive ones; none: there were none.
-        pending: losses and metrics, by name, of each step since the last metric line; empty for one that changed
-            nothing.
+        pending: losses and metrics, by name, of each step since the last metric line.
     """
 
     step: int = 0
@@ -60,32 +51,21 @@ class TrainingProgress:
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
     contrastive_weight: float | None = None
-    nonfinite_steps: int | None = None
-    nonfinite_in_a_row: int | None = None
-    cuts_documents: bool = True
-    cpu_kernels: int = NEWEST
-
-    def to_json(self) -> dict[str, Any]:
-        """Without fields that do not apply, so that versions that do not know these can read it too."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
-        """Raises: UserError ``checkpoint_mismatch`` for a state with fields that are not known here."""
-        if unknown := state.keys() - {each.name for each in fields(cls)}:
-            message = f"the checkpoint has the unknown field {min(unknown)!r}, so other rules; start a new run"
-            raise UserError(message, code="checkpoint_mismatch", field=min(unknown))
-        return cls(**{"cuts_documents": False, "cpu_kernels": 1, **state})
+        if state.keys() != {each.name for each in fields(cls)}:
+            message = "the checkpoint is of a version with other rules; start a new run, or resume with that version"
+            raise UserError(message, code="checkpoint_mismatch")
+        return cls(**state)
 
     def renumber_sources(self, names: list[str], items: list[int]) -> dict[int, tuple[int, int]]:
         """Continue with these sources; those of a branch may differ. A source that was there before keeps its count.
 
         Returns: by number, the items that a source had and has, where these differ.
         """
-        unnamed = names if len(self.source_items) in (0, len(names)) else []
-        before = self.sources or unnamed
-        images = {name: self.source_images.get(str(number), 0) for number, name in enumerate(before)}
-        had = dict(zip(before, self.source_items, strict=False))  # older states have no items
+        images = {name: self.source_images.get(str(number), 0) for number, name in enumerate(self.sources)}
+        had = dict(zip(self.sources, self.source_items, strict=True))
         changed = {
             number: (had[name], has)
             for number, (name, has) in enumerate(zip(names, items, strict=True))
@@ -132,14 +112,9 @@ def restore_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def training_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
-) -> dict[str, dict[str, Tensor]]:
-    """The live tensors of ``model``, ``optimizer`` and ``ema``, not copied: writing into them changes the run."""
-    groups = {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
-    if ema is not None:
-        groups["ema"] = ema.tensors
-    return groups
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The live tensors of ``model`` and ``optimizer``, not copied: writing into them changes the run."""
+    return {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,11 +6,10 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,7 +38,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     Unlike the library's ``save_file`` it computes the checksum on the way, flushes the file to the disk, raises an
     OSError with its number on a full disk, and lets other threads run.
-    Raises: OSError.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
@@ -52,7 +50,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def write_text(path: Path, text: str) -> str:
-    """Write and flush. Returns: the sha256 of the file. Raises: OSError."""
+    """Write and flush. Returns: the sha256 of the file."""
     return _write_parts(path, [text.encode()])
 
 
@@ -123,93 +121,25 @@ def part_and_offset(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return tensor.to_local().detach(), tuple(chunk.offsets)
 
 
-@torch.no_grad()
-def copy_shard(target: Tensor, whole: Tensor) -> None:
-    """Set ``target``, or the part of it on this rank, from the whole tensor."""
-    part, offset = part_and_offset(target)
-    part.copy_(whole[tuple(slice(at, at + size) for at, size in zip(offset, part.shape, strict=True))])
-
-
-MIN_PART_BYTES = 4 << 20  # smaller parts cost more to open than they save
-
-
-def plan_files(
-    groups: Groups, rank: int, ranks: int = 1, only_first: Mapping[str, Collection[str]] = MappingProxyType({})
-) -> dict[str, TensorFile]:
+def plan_files(groups: Groups, rank: int) -> dict[str, TensorFile]:
     """The files that ``rank`` writes, by name; with the live tensors.
 
-    A group is a folder with one file per rank. If some of its tensors are sharded, the files have the ranks' shards,
-    and the first rank's also the plain tensors. If none is, all ranks have the same tensors, and the files have equal
-    shares of their bytes. A group without sharded tensors that is too small for several files is one file, which rank 0
-    writes.
-
-    Args:
-        only_first: plain tensors, by group and name, that differ between ranks; those of rank 0 are written.
+    A group with sharded tensors is a folder with a file of each rank: its shards, and in the first one also the plain
+    tensors. Any other group is one file, which rank 0 writes.
     """
     files: dict[str, TensorFile] = {}
     for group, tensors in groups.items():
-        if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-            own, folder = _shards(tensors, rank), True
-        else:
-            parts = max(1, min(ranks, sum(tensor.nbytes for tensor in tensors.values()) // MIN_PART_BYTES))
-            own, folder = _rows(tensors, rank, ranks, parts, only_first.get(group, ())), parts > 1
-        if own.tensors and folder:
-            files[f"{group}/rank_{rank:05d}.safetensors"] = own
-        elif rank == 0 and not folder:
-            files[f"{group}.safetensors"] = TensorFile(own.tensors)
-    return files
-
-
-def _rows(tensors: Mapping[str, Tensor], rank: int, ranks: int, parts: int, only_first: Collection[str]) -> TensorFile:
-    """This rank's rows of tensors that all have; ``parts`` of the ranks, far from each other, write about as much."""
-    file = TensorFile(offsets={})
-    assert file.offsets is not None
-    total, end = sum(tensor.nbytes for tensor in tensors.values()), 0
-    cuts = [total * part // parts for part in range(parts + 1)]
-    part = next((part for part in range(parts) if part * ranks // parts == rank), None)
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.nbytes
-        live = tensor.detach()
-        first, last = (0, 0) if part is None else (_row(live, cut - begin) for cut in cuts[part : part + 2])
-        if name in only_first or not live.ndim or not live.numel():
-            first, last = 0, 0
+        if not any(isinstance(tensor, DTensor) for tensor in tensors.values()):
             if rank == 0:
-                file.tensors[name], file.offsets[name] = live, (0,) * live.ndim
-        if first < last:
-            file.tensors[name], file.offsets[name] = live[first:last], (first, *(0,) * (live.ndim - 1))
-    return file
-
-
-def _row(tensor: Tensor, byte: int) -> int:
-    """The first row that begins at ``byte`` of the tensor or later; all lie between 0 and the number of rows."""
-    return min(max(-(-byte * len(tensor) // tensor.nbytes), 0), len(tensor)) if tensor.ndim and tensor.nbytes else 0
-
-
-def _shards(tensors: Mapping[str, Tensor], rank: int) -> TensorFile:
-    file = TensorFile(offsets={})
-    assert file.offsets is not None
-    written: dict[int, list[int]] = {}  # by number of equal copies: bytes of each
-    for name, tensor in tensors.items():
-        if _writes_tensor(tensor, rank, written):
-            file.tensors[name], file.offsets[name] = part_and_offset(tensor)
-    return file
-
-
-def _writes_tensor(tensor: Tensor, rank: int, written: dict[int, list[int]]) -> bool:
-    """Whether this rank writes its part: of equal copies the one that has written least so far does."""
-    if not isinstance(tensor, DTensor):
-        return rank == 0
-    copy, copies = 0, 1  # along mesh dimensions that replicate
-    for dim, placement in enumerate(tensor.placements):
-        if placement.is_replicate():
-            copy = copy * tensor.device_mesh.size(dim) + tensor.device_mesh.get_local_rank(dim)
-            copies *= tensor.device_mesh.size(dim)
-    sizes = written.setdefault(copies, [0] * copies)
-    least = sizes.index(min(sizes))
-    sizes[least] += tensor.numel() * tensor.itemsize
-    if tensor.to_local().numel() == 0:
-        return tensor.numel() == 0 and rank == 0
-    return copy == least
+                files[f"{group}.safetensors"] = TensorFile({name: live.detach() for name, live in tensors.items()})
+            continue
+        own, offsets = {}, {}
+        for name, tensor in tensors.items():
+            if rank == 0 or (isinstance(tensor, DTensor) and tensor.to_local().numel()):
+                own[name], offsets[name] = part_and_offset(tensor)
+        if own:
+            files[f"{group}/rank_{rank:05d}.safetensors"] = TensorFile(own, offsets)
+    return files
 
 
 class Staging:

@@ -9,7 +9,7 @@ import torch
 
 from lcl_core.encoders import export_official, load_official
 from lcl_core.model import LCLModel
-from lcl_core.train import build_optimizer
+from lcl_core.train.optimizer import build_optimizer
 from tests.lcl_core.reference_cases import (
     Case,
     allowed,

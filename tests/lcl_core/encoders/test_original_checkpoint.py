@@ -119,7 +119,8 @@ def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("other", "field"), [({"text_attention": "bidirectional"}, "text_attention"), ({"vision": "hybrid"}, "vision")]
+    ("other", "field"),
+    [({"text_attention": "bidirectional"}, "text_attention"), ({"vision": "resnet", "patch_size": 4}, "vision")],
 )
 def test_what_the_authors_form_cannot_hold_is_not_written(tmp_path, other, field):
     model = LCLModel(LCLConfig(**{**SMALL, **other}, vocab_size=49_411))

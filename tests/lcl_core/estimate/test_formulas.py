@@ -116,7 +116,7 @@ def test_the_memory_of_matching_is_about_what_it_keeps(small_config, words):
         batch, tokens = equal_pairs(small_config, objective, count, words)
         kept.append(kept_bytes(model, partial(compute_loss, objective, model, batch)))
         load = expected_workload(spec, images=1, patches=4, tokens=tokens).times(count)
-        plain: Any = {"image_size": 16, "half": False, "average": False, "staged": False, "checkpointing": False}
+        plain: Any = {"image_size": 16, "half": False, "staged": False, "checkpointing": False}
         counted.append(training_memory(small_config, 0, load, **plain, step_images=count).activations)
     assert counted[1] - counted[0] == pytest.approx(kept[1] - kept[0], rel=0.2)
 
@@ -124,7 +124,7 @@ def test_the_memory_of_matching_is_about_what_it_keeps(small_config, words):
 def test_the_tokens_of_all_images_of_the_step_are_in_memory(small_config):
     spec = ObjectiveSpec.model_validate({"name": "blip2"})
     load = expected_workload(spec, images=1, patches=4, tokens=20)
-    plain: Any = {"image_size": 16, "half": True, "average": False, "staged": False, "checkpointing": False}
+    plain: Any = {"image_size": 16, "half": True, "staged": False, "checkpointing": False}
     own, all_ranks = (
         training_memory(small_config, 0, load, **plain, step_images=images).activations for images in (1, 9)
     )
@@ -145,9 +145,6 @@ def test_a_spec_has_the_sizes_of_its_model():
 
 TOWERS: list[dict[str, Any]] = [
     {},
-    {"vision": "hybrid"},
-    {"vision": "hybrid", "image_size": 48, "patch_size": 12},
-    {"vision": "convnext", "vision_layers": 5},
     {"vision": "resnet", "vision_layers": 5},
     {"vision": "timm:resnet18", "vision_width": 256},
     {"vision": "timm:swin_tiny_patch4_window7_224", "image_size": 224, "patch_size": 32, "vision_width": 768},
@@ -182,7 +179,7 @@ def test_the_memory_of_every_vision_tower_is_about_what_it_keeps(changes):
     sizes, side = model_sizes(spec), spec.model.image_size
     model = LCLModel(LCLConfig(**spec.model.model_dump(), vocab_size=sizes.vocab_size, **SPECIALS)).train()
     kept = kept_bytes(model, lambda: model.visual(torch.zeros(2, 3, side, side)))
-    plain: Any = {"image_size": side, "half": False, "average": False, "staged": False, "checkpointing": False}
+    plain: Any = {"image_size": side, "half": False, "staged": False, "checkpointing": False}
     images, none = (Workload(count, sizes.num_image_tokens, [0.0], 0) for count in (2, 0))
     counted = [training_memory(sizes, 0, load, **plain).activations for load in (images, none)]
     assert 0.4 < (counted[0] - counted[1]) / kept < 2.5
@@ -200,25 +197,23 @@ def test_memory_follows_what_is_switched_on():
     spec = parse_spec("pretrain", {"preset": "sample"})
     assert isinstance(spec, PretrainSpec)
     sizes, load = model_sizes(spec), Workload(128, 16, [3000.0], 1000)
-    plain = {"image_size": 64, "half": False, "average": False, "staged": False, "checkpointing": False}
+    plain = {"image_size": 64, "half": False, "staged": False, "checkpointing": False}
     held = {
         name: training_memory(sizes, 1000, load, **(plain | changes))
         for name, changes in {
             "plain": {},
-            "average": {"average": True},
             "staged": {"staged": True},
             "again": {"checkpointing": True},
             "half": {"half": True},
             "shared": {"shards": 4},
-            "frozen": {"frozen": 400, "average": True},
+            "frozen": {"frozen": 400},
         }.items()
     }
-    assert (held["plain"].weights, held["plain"].moments, held["plain"].average) == (4000, 8000, 0)
-    assert held["average"].total - held["plain"].total == 4000
+    assert (held["plain"].weights, held["plain"].moments) == (4000, 8000)
     assert held["staged"].total - held["plain"].total == 12_000
     assert held["again"].activations < 0.6 * held["plain"].activations
     assert held["shared"].moments == 2000
-    assert (held["frozen"].weights, held["frozen"].gradients, held["frozen"].average) == (4000, 2400, 2400)
+    assert (held["frozen"].weights, held["frozen"].gradients) == (4000, 2400)
     more = training_memory(sizes, 1000, Workload(256, 16, [6000.0], 2000), **plain)
     assert 1.5 < more.activations / held["plain"].activations < 2
 

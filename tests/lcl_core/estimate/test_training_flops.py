@@ -8,14 +8,12 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 
 
-@pytest.mark.parametrize(("changes", "patches"), [({}, None), ({"patch_drop": 0.5}, 8)])
-def test_equal_documents_cost_what_the_trainer_counts(changes, patches):
-    spec = parse_spec("pretrain", {"preset": "sample", **changes})
+def test_equal_documents_cost_what_the_trainer_counts() -> None:
+    spec = parse_spec("pretrain", {"preset": "sample"})
     assert isinstance(spec, PretrainSpec)
     config = LCLConfig(**spec.model.model_dump(), vocab_size=spec.tokenizer.vocab_size + 5)
-    seen = spec.kept_patches
-    documents, length = 40, 2 * seen + 30
-    counted = step_flops(config, [length] * documents, 2 * documents, 30 * documents, patches)
+    documents, length = 40, 2 * spec.model.num_image_tokens + 30
+    counted = step_flops(config, [length] * documents, 2 * documents, 30 * documents)
     assert training_flops(spec, 2 * documents, length * documents, documents) == pytest.approx(counted, rel=1e-12)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from lcl_core.model import LCLModel, generation
+from lcl_core.model import generation
 from lcl_core.model.generation import PreallocatedCache, TextDecoder, beam_search
 
 
-def theirs(model: LCLModel, prefix: torch.Tensor, length: int, beams: int) -> list[list[int]]:
+def theirs(model, prefix, length, beams):
     ends = [model.config.eot_token_id, model.config.soi_token_id]
     config = GenerationConfig(
         max_new_tokens=length,
@@ -30,21 +28,19 @@ def theirs(model: LCLModel, prefix: torch.Tensor, length: int, beams: int) -> li
     return [cut(row, ends) for row in found.tolist()]
 
 
-def cut(ids: list[int], ends: list[int]) -> list[int]:
+def cut(ids, ends):
     """Up to the first end; what follows it is padding."""
     first = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     return ids[: first + 1]
 
 
 @pytest.mark.parametrize("prompt_tokens", [8192, 12])
-def test_the_prompt_is_read_once_a_row(
-    small_model: LCLModel, monkeypatch: pytest.MonkeyPatch, prompt_tokens: int
-) -> None:
+def test_the_prompt_is_read_once_a_row(small_model, monkeypatch, prompt_tokens):
     """Also where it is read in several steps, which give the tokens that one gives."""
-    read: list[tuple[int, ...]] = []
+    read = []
     original = TextDecoder.forward
 
-    def forward(decoder: TextDecoder, *given: Any, **named: Any) -> Any:
+    def forward(decoder, *given, **named):
         read.append(tuple(named["inputs_embeds"].shape[:2]))
         return original(decoder, *given, **named)
 
@@ -61,7 +57,7 @@ def test_the_prompt_is_read_once_a_row(
 
 @pytest.mark.parametrize("beams", [2, 5, 16])
 @pytest.mark.parametrize("likely_ends", [0.0, 3.0, 6.0])
-def test_it_finds_what_transformers_finds(small_model: LCLModel, beams: int, likely_ends: float) -> None:
+def test_it_finds_what_transformers_finds(small_model, beams, likely_ends):
     config = small_model.eval().config
     lean = torch.nn.Linear(config.text_width, config.vocab_size)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.encoders.registry import load_image_encoder
@@ -15,7 +15,7 @@ from lcl_core.model.vision_towers import BatchNorm, ConvNorm, fold_traced_norms
 from lcl_core.pretrained import pretrained_encoders
 
 
-def trained(network: nn.Module) -> nn.Module:
+def trained(network):
     """With statistics and weights as after a training, in evaluation."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
@@ -31,15 +31,15 @@ def trained(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def count(network: nn.Module) -> int:
+def count(network):
     return sum(isinstance(module, nn.BatchNorm2d | BatchNorm) for module in network.modules())
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
+def assert_close(found, expected):
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
-def test_a_convolution_computes_its_normalisation_too() -> None:
+def test_a_convolution_computes_its_normalisation_too():
     layer = trained(ConvNorm(3, 8, 3, 2))
     assert isinstance(layer, ConvNorm)
     images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
@@ -59,7 +59,7 @@ def test_a_convolution_computes_its_normalisation_too() -> None:
         ("convnext_atto", 0),  # has none
     ],
 )
-def test_timm_networks_compute_the_same(name: str, left: int) -> None:
+def test_timm_networks_compute_the_same(name, left):
     network = trained(timm.create_model(name, features_only=True, out_indices=(-1,)))
     before = count(network)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -70,46 +70,7 @@ def test_timm_networks_compute_the_same(name: str, left: int) -> None:
     assert (folded, count(network)) == (before - left, left)
 
 
-class ReadTwice(nn.Module):
-    """The convolution's output is read beside its norm, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return self.norm(y) + y
-
-
-class Branching(ReadTwice):
-    """Its calls depend on values, so that it cannot be traced."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x)) if float(x.sum()) > 0 else x
-
-
-class ScaledWeight(nn.Conv2d):
-    """Computes with another weight than its own."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.conv2d(input, self.weight / self.weight.norm(), self.bias)
-
-
-@pytest.mark.parametrize(
-    "network",
-    [ReadTwice(), Branching(), nn.Sequential(ScaledWeight(3, 4, 1), nn.BatchNorm2d(4))],
-    ids=["read twice", "branching", "another weight"],
-)
-def test_what_cannot_be_folded_stays(network: nn.Module) -> None:
-    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = trained(network)(images)
-        assert fold_traced_norms(network) == 0
-        assert torch.equal(network(images), expected)
-
-
-def test_a_served_encoder_has_none_and_finds_the_same() -> None:
+def test_a_served_encoder_has_none_and_finds_the_same():
     (directory,) = [known.directory for known in pretrained_encoders() if known.superseded is None]
     images = [Image.new("RGB", (96, 96), colour) for colour in ("red", "white", "navy")]
     encoder = load_image_encoder(directory)

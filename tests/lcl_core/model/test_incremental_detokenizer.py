@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lcl_core.data import train_bpe
-from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer
+from lcl_core.data.tokenizer import clip_tokenizer
 from lcl_core.model import LCLProcessor
 from lcl_core.model.generation import IncrementalDetokenizer
 
@@ -15,11 +15,11 @@ TOKENIZERS = {"CLIP's": clip_tokenizer, "trained": lambda: train_bpe(["a red fox
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
-def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+def tokenizer(request):
     return TOKENIZERS[request.param]()
 
 
-def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+def pieces_of(tokenizer, ids):
     spelling = IncrementalDetokenizer(LCLProcessor(tokenizer, 16))
     return [*(spelling.add(token) for token in ids), spelling.flush()]
 
@@ -28,7 +28,7 @@ TEXTS = ("a red fox, and 3 fish!", "ein grüner fuß", "the fox 🦊 of 東京 a
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_comes_piece_by_piece(tokenizer: Tokenizer, text: str) -> None:
+def test_a_text_comes_piece_by_piece(tokenizer, text):
     ids = tokenizer.encode(text)
     pieces = pieces_of(tokenizer, ids)
     assert "".join(pieces) == LCLProcessor(tokenizer, 16).decode(ids)
@@ -36,7 +36,7 @@ def test_a_text_comes_piece_by_piece(tokenizer: Tokenizer, text: str) -> None:
     assert sum(map(bool, pieces)) >= min(3, len(text.split())), "not all of it at once"
 
 
-def test_whatever_is_decoded_adds_up(tokenizer: Tokenizer) -> None:
+def test_whatever_is_decoded_adds_up(tokenizer):
     draw = random.Random(0)
     processor = LCLProcessor(tokenizer, 16)
     common = min(300, tokenizer.specials.sot)
@@ -46,7 +46,7 @@ def test_whatever_is_decoded_adds_up(tokenizer: Tokenizer) -> None:
         assert "".join(pieces_of(tokenizer, ids)) == processor.decode(ids), ids
 
 
-def test_an_end_is_no_text(tokenizer: Tokenizer) -> None:
+def test_an_end_is_no_text(tokenizer):
     spelling = IncrementalDetokenizer(LCLProcessor(tokenizer, 16))
     (token, *_) = tokenizer.encode("a")
     spelling.add(token)

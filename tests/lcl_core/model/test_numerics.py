@@ -7,25 +7,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import render_mmc4, train_bpe
-from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
-from lcl_core.model.configuration_lcl import Numerics
+from lcl_core.model import LCLConfig, LCLOutput
 from lcl_core.train.factory import build_model
 from tests.reference_model import ReferenceLCL
 
-BOTH: tuple[Numerics, Numerics] = ("fixed", "official")
+BOTH = ("fixed", "official")
 Run = Callable[..., LCLOutput]
 
 
 @pytest.fixture
-def run(small_model: LCLModel, pixels: Tensor) -> Run:
+def run(small_model, pixels):
     """The model on rows of ids and the first images, in the numerics given."""
 
-    def forward(numerics: Numerics, rows: list[list[int]], images: int, shown: Tensor = pixels) -> LCLOutput:
+    def forward(numerics, rows, images, shown=pixels):
         small_model.set_numerics(numerics)
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         return small_model(pixel_values=shown[:images], input_ids=ids)
@@ -34,16 +32,14 @@ def run(small_model: LCLModel, pixels: Tensor) -> Run:
 
 
 @pytest.fixture
-def reference(small_model: LCLModel) -> ReferenceLCL:
+def reference(small_model):
     """The authors' method on the same weights."""
     model = ReferenceLCL(small_model.config)
     model.load_state_dict(small_model.state_dict())
     return model
 
 
-def test_an_image_right_behind_the_start_has_no_context(
-    run: Run, small_config: LCLConfig, image_tokens: list[int]
-) -> None:
+def test_an_image_right_behind_the_start_has_no_context(run, small_config, image_tokens):
     """Its text feature depends on nothing, so two documents share it and are each other's false negatives."""
     start = small_config.sot_token_id
     rows = [[start, *image_tokens, 5, 6], [start, *image_tokens, 7], [start, 8, *image_tokens, 9]]
@@ -57,7 +53,7 @@ def test_an_image_right_behind_the_start_has_no_context(
     torch.testing.assert_close(fixed.generation_loss, official.generation_loss)
 
 
-def test_a_step_without_a_pair(run: Run, reference: ReferenceLCL, image_tokens: list[int], pixels: Tensor) -> None:
+def test_a_step_without_a_pair(run, reference, image_tokens, pixels):
     """Images first in every document: the authors' loss is a mean over nothing. What can be learnt is the same."""
     row = [*image_tokens, 5, 6, 7]
     official, fixed = run("official", [row], 1), run("fixed", [row], 1)
@@ -68,7 +64,7 @@ def test_a_step_without_a_pair(run: Run, reference: ReferenceLCL, image_tokens: 
     assert fixed.loss.item() == fixed.generation_loss.item() == official.generation_loss.item() > 0
 
 
-def test_image_tokens_written_in_web_text() -> None:
+def test_image_tokens_written_in_web_text():
     """A text that spells out an image block makes an image that is not there, and the step falls over it."""
     block = "&lt;start_of_img&gt; " + "<img_placehold> " * 4 + "<end_of_img>"
     doc = {
@@ -92,7 +88,7 @@ def test_image_tokens_written_in_web_text() -> None:
         model.set_numerics("official")(pixel_values=one_image, input_ids=torch.tensor([ids]))
 
 
-def test_token_zero_in_a_text(run: Run, reference: ReferenceLCL, image_tokens: list[int], pixels: Tensor) -> None:
+def test_token_zero_in_a_text(run, reference, image_tokens, pixels):
     """The authors never predict it, taking it for padding; it is a target like any other."""
     row = [1, 0, 2, *image_tokens, 0, 3]
     ids = torch.tensor([row])
@@ -106,17 +102,7 @@ def test_token_zero_in_a_text(run: Run, reference: ReferenceLCL, image_tokens: l
     assert abs((every - theirs.generation_loss).item()) > 1e-3
 
 
-def test_a_row_that_ends_in_token_zero_keeps_it(small_config: LCLConfig) -> None:
-    """Packed rows come with their lengths, so only ``official`` takes the last zero for padding."""
-    nothing = torch.empty(0, 3, 16, 16)
-    labels = {}
-    for numerics in BOTH:
-        small_config.numerics = numerics
-        labels[numerics] = PackedBatch.pack([torch.tensor([5, 6, 0])], nothing, small_config).labels.tolist()
-    assert labels == {"fixed": [6, 0], "official": [6]}
-
-
-def test_patches_that_would_go_to_another_document(run: Run, image_tokens: list[int], pixels: Tensor) -> None:
+def test_patches_that_would_go_to_another_document(run, image_tokens, pixels):
     """A placeholder too many here and one too few there: the authors show a patch of one image to the other text."""
     soi, *placeholders, eoi = image_tokens
     short = [1, soi, *placeholders[:-1], eoi, 5, 6]
@@ -132,9 +118,7 @@ def test_patches_that_would_go_to_another_document(run: Run, image_tokens: list[
 
 
 @pytest.mark.parametrize("numerics", BOTH)
-def test_the_callers_texts_are_never_written_to(
-    small_model: LCLModel, small_config: LCLConfig, numerics: Numerics
-) -> None:
+def test_the_callers_texts_are_never_written_to(small_model, small_config, numerics):
     """The authors turn ends into image starts in place, in the last column too; that is mended in both numerics."""
     small_model.set_numerics(numerics)
     start, end = small_config.sot_token_id, small_config.eot_token_id

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
 
 from lcl_core.data import train_bpe
-from lcl_core.model import LCLConfig, LCLProcessor
+from lcl_core.model import LCLProcessor
 
 
 @pytest.fixture(scope="module")
-def processor() -> LCLProcessor:
+def processor():
     return LCLProcessor(train_bpe(["a red fox", "a blue fish", "the red fish"] * 5, 400), image_size=16)
 
 
-def test_images_of_any_size_become_squares(processor: LCLProcessor) -> None:
+def test_images_of_any_size_become_squares(processor):
     pixels = processor.preprocess([Image.new("RGB", (40, 20), "white"), Image.new("RGB", (9, 30), "black")])
     assert pixels.shape == (2, 3, 16, 16)
     assert pixels.dtype == torch.float32
@@ -26,7 +24,7 @@ def test_images_of_any_size_become_squares(processor: LCLProcessor) -> None:
     assert processor.preprocess([]).shape == (0, 3, 16, 16)
 
 
-def test_texts_are_framed_and_padded(processor: LCLProcessor) -> None:
+def test_texts_are_framed_and_padded(processor):
     specials = processor.tokenizer.specials
     short, long = processor.encode_texts(["fox", "the red fish and a blue fox"]).tolist()
     assert short[0] == long[0] == specials.sot
@@ -34,13 +32,13 @@ def test_texts_are_framed_and_padded(processor: LCLProcessor) -> None:
     assert short[short.index(specials.eot) + 1 :] == [0] * (len(short) - short.index(specials.eot) - 1)
 
 
-def test_decoding_stops_at_the_end(processor: LCLProcessor) -> None:
+def test_decoding_stops_at_the_end(processor):
     specials = processor.tokenizer.specials
     ids = [*processor.tokenizer.encode("a red fish"), specials.eot, *processor.tokenizer.encode("more")]
     assert processor.decode(ids) == "a red fish"
 
 
-def test_saved_and_loaded(processor: LCLProcessor, small_config: LCLConfig, tmp_path: Path) -> None:
+def test_saved_and_loaded(processor, small_config, tmp_path):
     small_config.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     for again in (LCLProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):

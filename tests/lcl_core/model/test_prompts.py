@@ -9,7 +9,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
 from lcl_core.data.records import Document, ImageSegment, TextSegment
 from lcl_core.data.sampling.interleave import encode_document
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
+from lcl_core.model import LCLProcessor, PackedBatch
 from lcl_core.model.generation import (
     TextDecoder,
     caption_prefix,
@@ -20,7 +20,7 @@ from lcl_core.model.generation import (
 )
 from lcl_core.train.factory import build_model
 
-PARTS: dict[str, list[str | None]] = {
+PARTS = {
     "text first": ["a red fox", None, "sees a fish"],
     "picture first": [None, "a red fox"],
     "pictures in a row": ["two", None, None],
@@ -30,12 +30,12 @@ PARTS: dict[str, list[str | None]] = {
 
 
 @pytest.fixture(scope="module")
-def processor() -> LCLProcessor:
+def processor():
     return LCLProcessor(train_bpe(["a red fox", "a blue fish"] * 5, 300), image_size=16)
 
 
 @pytest.fixture
-def config(small_config: LCLConfig, processor: LCLProcessor) -> LCLConfig:
+def config(small_config, processor):
     specials = processor.tokenizer.specials
     small_config.vocab_size, small_config.context_length = processor.tokenizer.vocab_size, 120
     for name in ("sot", "eot", "img", "soi", "eoi"):
@@ -44,11 +44,11 @@ def config(small_config: LCLConfig, processor: LCLProcessor) -> LCLConfig:
 
 
 @pytest.fixture
-def model(config: LCLConfig) -> LCLModel:
+def model(config):
     return build_model(config, seed=1).eval()
 
 
-def trained_ids(config: LCLConfig, processor: LCLProcessor, parts: list[str | None]) -> list[int]:
+def trained_ids(config, processor, parts):
     """The document as the stream of a training gives it."""
     document = Document("", tuple(ImageSegment("x") if part is None else TextSegment(part) for part in parts))
     rendered = encode_document(document, processor.tokenizer, config.num_image_tokens, config.context_length, 0)
@@ -57,9 +57,7 @@ def trained_ids(config: LCLConfig, processor: LCLProcessor, parts: list[str | No
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_the_first_step_is_the_training_forward(
-    model: LCLModel, processor: LCLProcessor, documents: list[torch.Tensor], pixels: torch.Tensor, name: str
-) -> None:
+def test_the_first_step_is_the_training_forward(model, processor, documents, pixels, name):
     parts, config = PARTS[name], model.config
     whole = trained_ids(config, processor, parts)
     ids = document_prompt_ids(config, processor, parts)
@@ -74,9 +72,7 @@ def test_the_first_step_is_the_training_forward(
     torch.testing.assert_close(first, trained, atol=2e-6, rtol=2e-6)
 
 
-def test_a_caption_with_a_text_before_is_a_document_and_one_without_a_pair(
-    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
-) -> None:
+def test_a_caption_with_a_text_before_is_a_document_and_one_without_a_pair(model, processor, pixels):
     config = model.config
     with_context = caption_prefix(model, processor, pixels[:2], "a", "a blue fish")
     for row, image in zip(with_context, pixels[:2].split(1), strict=True):
@@ -87,7 +83,7 @@ def test_a_caption_with_a_text_before_is_a_document_and_one_without_a_pair(
     assert caption_prompt_ids(config, processor, "a") == [*pair, *processor.tokenizer.encode("a")]
 
 
-def test_too_long_a_document_is_refused_with_the_way_out(config: LCLConfig, processor: LCLProcessor) -> None:
+def test_too_long_a_document_is_refused_with_the_way_out(config, processor):
     fits = document_prompt_ids(config, processor, [None] * 19)
     assert len(fits) == 115
     check_context_length(config, fits, "document")

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from torch import Tensor
 
-from lcl_core.model import LCLConfig, PackedBatch
-from lcl_core.objectives.base import Objective
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
 
 
 @pytest.fixture
-def collated(
-    small_config: LCLConfig, documents: list[Tensor], pairs: list[Tensor], pixels: Tensor
-) -> Callable[..., tuple[Objective, PackedBatch]]:
+def collated(small_config, documents, pairs, pixels):
     """A method by name, with other fields of its spec, and the documents or pairs as it reads them."""
 
-    def collate(name: str, **spec: float | str) -> tuple[Objective, PackedBatch]:
+    def collate(name, **spec):
         objective = build_objective(ObjectiveSpec(name=name, **spec), small_config, seed=0)
         rows = pairs if name in PAIR_METHODS else documents
         return objective, *partition_batches(objective, rows, pixels, small_config, [range(len(rows))])

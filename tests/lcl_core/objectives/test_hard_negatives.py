@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.objectives.hard_negatives import (
     NegativeCandidates,
-    gumbel_noise,
     sample_hard_negatives,
 )
 
 LOG_SCALE = torch.tensor(1.2)
 
 
-def offer(pairs: int, keys: Tensor, texts: Tensor | None = None) -> NegativeCandidates:
+def offer(pairs, keys, texts=None):
     """Pairs with random features, the same for the same number."""
     draw = torch.Generator().manual_seed(0)
     image, text = (F.normalize(torch.randn(pairs, 4, generator=draw), dim=1) for _ in range(2))
@@ -27,11 +24,11 @@ def offer(pairs: int, keys: Tensor, texts: Tensor | None = None) -> NegativeCand
     return NegativeCandidates(image, text, torch.randn(pairs, 2, 3), ids[:, None], torch.ones(pairs), keys, same)
 
 
-def rows(whole: NegativeCandidates, numbers: list[int]) -> NegativeCandidates:
+def rows(whole, numbers):
     return NegativeCandidates(**{name: tensor[numbers] for name, tensor in vars(whole).items()})
 
 
-def test_likelier_negatives_are_drawn_as_much_more_often() -> None:
+def test_likelier_negatives_are_drawn_as_much_more_often():
     pairs, draws = 6, 1500
     found = {"texts": torch.zeros(pairs, pairs), "images": torch.zeros(pairs, pairs)}
     made = offer(pairs, torch.arange(pairs) * 7919)
@@ -49,7 +46,7 @@ def test_likelier_negatives_are_drawn_as_much_more_often() -> None:
         assert (error <= 5 * (expected * (1 - expected) / draws).sqrt() + 1e-9).all(), kind
 
 
-def test_draws_do_not_depend_on_how_pairs_are_dealt_out() -> None:
+def test_draws_do_not_depend_on_how_pairs_are_dealt_out():
     made = offer(9, torch.arange(9) * 7919)
     whole = sample_hard_negatives(made, made, LOG_SCALE)
     order = [8, 3, 5, 0, 1, 7, 2, 6, 4]
@@ -59,17 +56,7 @@ def test_draws_do_not_depend_on_how_pairs_are_dealt_out() -> None:
         assert [order[number] for number in mine] == theirs[order[4:]].tolist()
 
 
-def test_draws_are_the_same_under_autocast() -> None:
-    """At a scale of 100, as trainings end with, bf16 would round each logit by up to .25."""
-    made = offer(400, torch.arange(400) * 7919)
-    log_scale = torch.tensor(100.0).log()
-    expected = sample_hard_negatives(made, made, log_scale)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = sample_hard_negatives(made, made, log_scale)
-    assert all(map(torch.equal, found, expected))
-
-
-def test_a_pair_with_the_same_text_is_no_negative() -> None:
+def test_a_pair_with_the_same_text_is_no_negative():
     texts = torch.tensor([1, 1, 1, 2])
     for number in range(50):
         made = offer(4, torch.arange(4) * 7919 + number * 104_729, texts)
@@ -80,34 +67,13 @@ def test_a_pair_with_the_same_text_is_no_negative() -> None:
     assert sample_hard_negatives(same, same, LOG_SCALE).exists.tolist() == [0, 0, 0]
 
 
-def test_a_pair_of_the_same_concept_is_no_negative() -> None:
+def test_a_pair_of_the_same_concept_is_no_negative():
     groups = torch.tensor([[1, 5], [2, 5], [3, 7], [1, 8]])  # text, concept
     allowed = [{2}, {2, 3}, {0, 1, 3}, {1, 2}]
-    found: list[set[int]] = [set() for _ in allowed]
+    found = [set() for _ in allowed]
     for number in range(80):
         made = offer(4, torch.arange(4) * 7919 + number * 104_729, groups)
         negatives = sample_hard_negatives(made, made, LOG_SCALE)
         for pair, drawn in enumerate(found):
             drawn |= {int(negatives.texts[pair]), int(negatives.images[pair])}
     assert found == allowed
-
-
-def test_the_noise_is_gumbels_and_each_pairs_own() -> None:
-    keys = torch.arange(300) - 150
-    noise = gumbel_noise(keys, keys, 0)
-    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
-    assert float(noise.var()) == pytest.approx(torch.pi**2 / 6, abs=0.05)
-    assert len(noise.unique()) > 0.99 * noise.numel()
-    assert not torch.equal(noise, noise.T)
-    for other in (gumbel_noise(keys, keys, 1), noise.T, noise.roll(1, 0), noise.roll(1, 1)):
-        both = torch.stack((noise.flatten(), other.flatten()))
-        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.02
-
-
-def test_text_and_image_are_drawn_for_themselves() -> None:
-    made = offer(40, torch.arange(40) * 7919)
-    alike = NegativeCandidates(
-        **{**vars(made), "image_features": torch.ones(40, 4), "text_features": torch.ones(40, 4)}
-    )
-    negatives = sample_hard_negatives(alike, alike, LOG_SCALE)
-    assert int((negatives.texts == negatives.images).sum()) < 8, "one in 39 by chance"

@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.model import LCLModel, PackedBatch
+from lcl_core.model import PackedBatch
 from lcl_core.objectives.lcl import Lcl
 from tests.lcl_core.reference_loss import compute_loss
 
 
-def test_losses_follow_the_equations(
-    small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
-) -> None:
+def test_losses_follow_the_equations(small_model, documents, pixels):
     out = compute_loss(
         Lcl.from_config(small_model.config), small_model, PackedBatch.pack(documents, pixels, small_model.config)
     )
@@ -25,7 +23,7 @@ def test_losses_follow_the_equations(
     assert torch.equal(out.loss, out.contrastive_loss + out.generation_loss)
 
 
-def restated(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor) -> tuple[float, float]:
+def restated(model, documents, pixels):
     """Document by document and token by token, as the paper writes it."""
     config = model.config
     latents, tokens = model.encode_images(pixels)
@@ -51,9 +49,7 @@ def restated(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tenso
     return float(sum(both) / 2), float(sum(nll) / len(nll))
 
 
-def test_a_batch_without_pairs_costs_nothing_unless_official(
-    small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
-) -> None:
+def test_a_batch_without_pairs_costs_nothing_unless_official(small_model, documents, pixels):
     rows, images = documents[3:], pixels[:1]
     fixed = compute_loss(
         Lcl.from_config(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.base import GlobalBatch, Objective
 from lcl_core.objectives.emu import effective_rank, log_variance
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
+from lcl_core.train.optimizer import build_optimizer
 from lcl_core.train.train_step import TrainingStep
 from tests.lcl_core.batch_partitions import PAIR_METHODS
 
@@ -36,23 +35,23 @@ class Learnt:
     rows: list[Tensor]
     losses: dict[str, float]
 
-    def collate(self, key: int, pixels: Tensor = PIXELS) -> PackedBatch:
+    def collate(self, key, pixels=PIXELS):
         keys = [key * IMAGES + place for place in range(IMAGES)]
         return self.objective.collate(self.rows, pixels, self.model.config, keys=keys)
 
     @torch.no_grad()
-    def retrieves(self) -> float:
+    def retrieves(self):
         """Share of images to which their own words are the nearest."""
         images = self.model.get_image_features(PIXELS)
         texts = self.model.get_text_features(torch.tensor([[SOT, *words, EOT] for words in WORDS]))
         return float(((images @ texts.T).argmax(1) == torch.arange(IMAGES)).float().mean())
 
     @torch.no_grad()
-    def latents(self) -> Tensor:
+    def latents(self):
         return self.model.get_image_features(PIXELS, normalize=False)
 
 
-def rows_of(name: str) -> list[Tensor]:
+def rows_of(name):
     """Pairs; or documents with the words on both sides of the image; or, to be restored, one word beside it."""
     if name in PAIR_METHODS:
         return [torch.tensor([SOT, *words, *BLOCK]) for words in WORDS]
@@ -62,11 +61,11 @@ def rows_of(name: str) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Iterator[Callable[[str], Learnt]]:
+def learnt():
     """The method of that name after its training; each is trained once."""
 
     @cache
-    def train(name: str) -> Learnt:
+    def train(name):
         config = LCLConfig(
             image_size=16, patch_size=8, vision_width=32, vision_layers=2, vision_head_width=16, text_width=32,
             text_layers=2, text_heads=2, context_length=40, vocab_size=100, sot_token_id=SOT, eot_token_id=EOT,
@@ -86,17 +85,17 @@ def learnt() -> Iterator[Callable[[str], Learnt]]:
 
 
 @pytest.mark.parametrize("name", ["lcl", "clip", "coca", "blip2"])
-def test_who_contrasts_retrieves_what_it_has_learnt(learnt: Callable[[str], Learnt], name: str) -> None:
+def test_who_contrasts_retrieves_what_it_has_learnt(learnt, name):
     assert learnt(name).retrieves() == 1.0
 
 
-def test_generation_alone_learns_the_text_but_not_to_retrieve(learnt: Callable[[str], Learnt]) -> None:
+def test_generation_alone_learns_the_text_but_not_to_retrieve(learnt):
     generation, lcl = learnt("flamingo"), learnt("lcl")
     assert generation.losses["generation"] < 1.1 * lcl.losses["generation"] < 1.0, "of 4.7 in the beginning"
     assert generation.retrieves() < 0.3
 
 
-def test_regression_of_its_own_latents_makes_them_collapse(learnt: Callable[[str], Learnt]) -> None:
+def test_regression_of_its_own_latents_makes_them_collapse(learnt):
     emu, lcl = learnt("emu"), learnt("lcl")
     assert emu.losses["regression"] < 0.02, "of 0.5 in the beginning: it predicts what it has made alike"
     assert effective_rank(emu.latents()) < 0.7 * effective_rank(lcl.latents())
@@ -104,12 +103,12 @@ def test_regression_of_its_own_latents_makes_them_collapse(learnt: Callable[[str
     assert emu.retrieves() < 0.3
 
 
-def test_captioning_writes_the_captions(learnt: Callable[[str], Learnt]) -> None:
+def test_captioning_writes_the_captions(learnt):
     for name in ("coca", "blip2"):
         assert learnt(name).losses["generation"] / learnt(name).objective.weights["generation"] < 0.5, name
 
 
-def test_matching_tells_pairs_from_new_negatives(learnt: Callable[[str], Learnt]) -> None:
+def test_matching_tells_pairs_from_new_negatives(learnt):
     blip2 = learnt("blip2")
     batch = blip2.collate(key=12345)
     with torch.no_grad():
@@ -119,7 +118,7 @@ def test_matching_tells_pairs_from_new_negatives(learnt: Callable[[str], Learnt]
     assert float(accuracy.total) / float(accuracy.count) > 0.9, "two in three are negatives"
 
 
-def test_masked_words_are_restored_from_the_image(learnt: Callable[[str], Learnt]) -> None:
+def test_masked_words_are_restored_from_the_image(learnt):
     beit3 = learnt("beit3")
     found = {}
     for what, pixels in (("own", PIXELS), ("another", PIXELS.roll(1, 0)), ("none", torch.zeros_like(PIXELS))):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective
 from lcl_core.objectives.clip import pack_pairs
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
@@ -18,7 +13,7 @@ from lcl_core.train.factory import build_model
 from tests.lcl_core.batch_partitions import PAIR_METHODS
 
 
-def as_texts(pairs: list[Tensor], config: LCLConfig, columns: int) -> Tensor:
+def as_texts(pairs, config, columns):
     """Rows ``sot text eot 0 …`` as a processor writes them."""
     texts = torch.zeros(len(pairs), columns, dtype=torch.long)
     for row, pair in zip(texts, pairs, strict=True):
@@ -29,13 +24,7 @@ def as_texts(pairs: list[Tensor], config: LCLConfig, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PAIR_METHODS)
-def test_features_are_those_of_the_evaluation(
-    small_model: LCLModel,
-    pairs: list[Tensor],
-    pixels: Tensor,
-    collated: Callable[..., tuple[Objective, PackedBatch]],
-    name: str,
-) -> None:
+def test_features_are_those_of_the_evaluation(small_model, pairs, pixels, collated, name):
     objective, batch = collated(name)
     found = objective.encode(small_model, batch).pairs
     assert found is not None
@@ -44,7 +33,7 @@ def test_features_are_those_of_the_evaluation(
     torch.testing.assert_close(found.image_features, small_model.get_image_features(pixels))
 
 
-def test_long_texts_are_cut_as_the_evaluation_cuts_them(small_config: LCLConfig, pixels: Tensor) -> None:
+def test_long_texts_are_cut_as_the_evaluation_cuts_them(small_config, pixels):
     small_config.context_length = 120
     model = build_model(small_config, seed=0)
     block = [small_config.soi_token_id, *[small_config.img_token_id] * 4, small_config.eoi_token_id]
@@ -56,19 +45,7 @@ def test_long_texts_are_cut_as_the_evaluation_cuts_them(small_config: LCLConfig,
     torch.testing.assert_close(objective.encode(model, batch).pairs.text_features, texts)
 
 
-def test_captions_hold_all_labels(pairs: list[Tensor], pixels: Tensor, small_config: LCLConfig) -> None:
-    batch = pack_pairs(pairs, pixels, small_config, None, captions=True)
-    eot = small_config.eot_token_id
-    assert batch.labels.tolist() == [5, 6, 7, 8, eot, 9, 10, 11, eot, 12, 13, eot, 12, 13, eot, 14, eot]
-    behind = batch.token_ids[batch.label_positions]
-    assert behind.tolist()[:5] == [small_config.eoi_token_id, 5, 6, 7, 8]
-    assert batch.lengths == (11, 10, 9, 9, 8, 6, 5, 4, 4, 3)
-    assert batch.token_ids[batch.pair_positions].eq(small_config.soi_token_id).all()
-    without = pack_pairs(pairs, pixels, small_config, None, captions=False)
-    assert (len(without.labels), without.lengths) == (0, batch.lengths[5:])
-
-
-def test_documents_are_refused(documents: list[Tensor], pixels: Tensor, small_config: LCLConfig) -> None:
+def test_documents_are_refused(documents, pixels, small_config):
     with pytest.raises(UserError, match="one image and one text") as caught:
-        pack_pairs(documents, pixels, small_config, None, captions=False)
+        pack_pairs(documents, pixels, small_config, captions=False)
     assert (caught.value.code, caught.value.field) == ("not_a_pair", "objective.name")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.model.modeling_lcl import Attention
 from lcl_core.ops import attention
-from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
+from lcl_core.ops.attention import BidirectionalLayout, CausalLayout
 
 RAGGED = [3, 7, 5, 7, 160, 150]  # several blocks of queries, and groups with padding
 HEADS, WIDTH = 3, 24
 
 
 @pytest.fixture(params=["blockwise", "PyTorch's kernel"])
-def layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Attention:
+def layer(request, monkeypatch):
     if request.param != "blockwise":
         monkeypatch.setattr(attention, "MAX_BLOCKWISE_LENGTH", 0)
     torch.manual_seed(0)
@@ -25,7 +24,7 @@ def layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> At
     return layer.double()
 
 
-def plainly(layer: Attention, norm: torch.nn.LayerNorm, x: Tensor, causal: bool) -> Tensor:
+def plainly(layer, norm, x, causal):
     """One document [L, D]."""
     qkv = F.linear(norm(x), layer.in_proj_weight, layer.in_proj_bias)
     q, k, v = qkv.view(len(x), 3, HEADS, -1).permute(1, 2, 0, 3)
@@ -35,7 +34,7 @@ def plainly(layer: Attention, norm: torch.nn.LayerNorm, x: Tensor, causal: bool)
     return layer.out_proj((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))
 
 
-def compared(layer: Attention, layout: VarlenLayout, x: Tensor, documents: list[slice]) -> None:
+def compared(layer, layout, x, documents):
     """Outputs and gradients at the documents' tokens are those of each document alone; elsewhere nothing is learnt."""
     norm = torch.nn.LayerNorm(WIDTH).double()
     x.requires_grad_()
@@ -55,14 +54,14 @@ def compared(layer: Attention, layout: VarlenLayout, x: Tensor, documents: list[
 
 
 @pytest.mark.parametrize("kind", [CausalLayout, BidirectionalLayout])
-def test_documents_of_any_length(layer: Attention, kind: type[VarlenLayout]) -> None:
+def test_documents_of_any_length(layer, kind):
     torch.manual_seed(1)
     ends = torch.tensor(RAGGED).cumsum(0).tolist()
     documents = [slice(end - length, end) for end, length in zip(ends, RAGGED, strict=True)]
     compared(layer, kind.from_lengths(RAGGED), torch.randn(sum(RAGGED), WIDTH, dtype=torch.float64), documents)
 
 
-def test_rows_whose_lengths_the_host_does_not_know(layer: Attention) -> None:
+def test_rows_whose_lengths_the_host_does_not_know(layer):
     torch.manual_seed(2)
     lengths = [4, 9, 1]
     documents = [slice(9 * row, 9 * row + length) for row, length in enumerate(lengths)]
@@ -70,7 +69,7 @@ def test_rows_whose_lengths_the_host_does_not_know(layer: Attention) -> None:
     compared(layer, layout, torch.randn(27, WIDTH, dtype=torch.float64), documents)
 
 
-def test_padding_is_hidden_only_where_it_would_be_seen() -> None:
+def test_padding_is_hidden_only_where_it_would_be_seen():
     causal, full = CausalLayout.from_lengths([7, 6, 3, 3]), BidirectionalLayout.from_lengths([7, 6, 3, 3])
     assert causal.groups == full.groups == ((2, 7), (2, 3))
     assert causal.lengths == (None, None)

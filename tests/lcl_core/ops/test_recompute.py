@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.ops.recompute import linear, norm_linear, norm_mlp
 
 ROWS, WIDTH, HIDDEN = 7, 12, 40
 
 
 @pytest.fixture
-def layers() -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
+def layers():
     torch.manual_seed(0)
     norm = nn.LayerNorm(WIDTH)
     nn.init.normal_(norm.weight)
@@ -27,7 +24,7 @@ def layers() -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
     return norm, nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
 
 
-def gradients(forward: Callable[[Tensor], Tensor], parts: tuple[nn.Module, ...], bf16: bool) -> list[Tensor]:
+def gradients(forward, parts, bf16):
     """The output, and the gradients of the input and of all parameters."""
     torch.manual_seed(1)
     x = torch.randn(ROWS, WIDTH, requires_grad=True)
@@ -39,7 +36,7 @@ def gradients(forward: Callable[[Tensor], Tensor], parts: tuple[nn.Module, ...],
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("keep_hidden", [False, True])
-def test_a_perceptron(layers: Any, keep_hidden: bool, bf16: bool) -> None:
+def test_a_perceptron(layers, keep_hidden, bf16):
     norm, inner, outer = layers
     got = gradients(lambda x: norm_mlp(x, norm, inner, F.gelu, outer, keep_hidden), layers, bf16)
     wanted = gradients(lambda x: outer(F.gelu(inner(norm(x)))), layers, bf16)
@@ -50,7 +47,7 @@ def test_a_perceptron(layers: Any, keep_hidden: bool, bf16: bool) -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_normalised_product(layers: Any, bf16: bool) -> None:
+def test_a_normalised_product(layers, bf16):
     norm, inner, _ = layers
     got = gradients(lambda x: norm_linear(x, norm, inner.weight, inner.bias), (norm, inner), bf16)
     wanted = gradients(lambda x: inner(norm(x)), (norm, inner), bf16)
@@ -59,7 +56,7 @@ def test_a_normalised_product(layers: Any, bf16: bool) -> None:
         torch.testing.assert_close(mine, plain, **tolerance)
 
 
-FORMS: dict[str, tuple[int, Callable[..., Tensor]]] = {  # and the products that make gradients of weights
+FORMS = {  # and the products that make gradients of weights
     "linear": (1, lambda x, norm, inner, outer: linear(x, inner.weight, inner.bias)),
     "norm_linear": (1, lambda x, norm, inner, outer: norm_linear(x, norm, inner.weight, inner.bias)),
     "norm_mlp": (2, lambda x, norm, inner, outer: norm_mlp(x, norm, inner, F.gelu, outer, True)),
@@ -69,11 +66,11 @@ FORMS: dict[str, tuple[int, Callable[..., Tensor]]] = {  # and the products that
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-def test_gradients_of_frozen_parts_are_not_computed(layers: Any, name: str, bf16: bool) -> None:
+def test_gradients_of_frozen_parts_are_not_computed(layers, name, bf16):
     products, form = FORMS[name]
     parameters = [each for layer in layers for each in layer.parameters()]
 
-    def backward(frozen: bool, of_x: bool = True) -> tuple[list[Tensor | None], int]:
+    def backward(frozen, of_x=True):
         """Gradients of the input and of the parameters, and operations of the backward pass."""
         torch.manual_seed(1)
         x = torch.randn(ROWS, WIDTH, requires_grad=of_x)
@@ -95,50 +92,10 @@ def test_gradients_of_frozen_parts_are_not_computed(layers: Any, name: str, bf16
     torch.testing.assert_close(of_weights[1:], whole[1:], atol=0, rtol=0)
 
 
-def kept_rows(forward: Callable[[Tensor], Tensor]) -> set[tuple[int, ...]]:
-    """Shapes of what is kept for the backward pass and grows with the rows."""
-    shapes: set[tuple[int, ...]] = set()
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.shape[0] == ROWS:
-            shapes.add(tuple(tensor.shape))
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        forward(torch.randn(ROWS, WIDTH, requires_grad=True))
-    return shapes
-
-
-def test_what_is_kept(layers: Any) -> None:
-    norm, inner, outer = layers
-    statistics = {(ROWS, 1)}
-    thrifty = kept_rows(lambda x: norm_mlp(x, norm, inner, F.gelu, outer, False))
-    assert thrifty == {(ROWS, WIDTH)} | statistics
-    assert kept_rows(lambda x: norm_mlp(x, norm, inner, F.gelu, outer, True)) == thrifty | {(ROWS, HIDDEN)}
-
-
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_product_is_the_plain_one_to_the_bit(layers: Any, bf16: bool) -> None:
+def test_a_product_is_the_plain_one_to_the_bit(layers, bf16):
     _, inner, _ = layers
     got = gradients(lambda x: linear(x, inner.weight, inner.bias), (inner,), bf16)
     for mine, plain in zip(got, gradients(inner, (inner,), bf16), strict=True):
         assert mine.dtype == plain.dtype
         assert torch.equal(mine, plain)
-
-
-def test_no_copy_of_a_blocks_weight_waits_for_the_backward_pass(small_config: LCLConfig) -> None:
-    """FSDP2 frees the gathered weights of a block after its forward pass; a copy in bf16 would stay."""
-    block = LCLModel(small_config).visual.transformer.blocks[0]
-    weights = {tuple(sorted(each.shape)): each for each in block.parameters() if each.ndim == 2}
-    own = {each.untyped_storage().data_ptr() for each in block.parameters()}
-    copies = []
-
-    def pack(saved: Tensor) -> Tensor:
-        if tuple(sorted(saved.shape)) in weights and saved.untyped_storage().data_ptr() not in own:
-            copies.append(tuple(saved.shape))
-        return saved
-
-    x = torch.randn(ROWS, small_config.vision_width, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved), torch.autocast("cpu", torch.bfloat16):
-        block(x, None, ROWS)
-    assert not copies

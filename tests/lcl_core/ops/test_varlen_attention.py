@@ -1,29 +1,26 @@
 """The variable-length kernel of GPUs: which calls of it a trial accepts, and attention through it.
 
-Functions with the signatures and refusals of several PyTorch versions are in the kernel's place, on the CPU.
+Functions with the signature and refusals of several kernels are in its place, on the CPU.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.model.modeling_lcl import Attention
 from lcl_core.model.transformer import Transformer
 from lcl_core.ops import attention
-from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
+from lcl_core.ops.attention import BidirectionalLayout, CausalLayout
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
-Kernel = Callable[..., Tensor]
 
 
-def by_document(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, causal: bool) -> Tensor:
+def by_document(q, k, v, ends, causal):
     """What the kernel's documentation says, document by document: [T, heads, d]."""
     parts = []
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -35,62 +32,50 @@ def by_document(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, causal: bool) -> 
 class Calls:
     """Kernels of several versions, and how each was called."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.options: list[dict[str, Any]] = []
 
-    def _run(self, parts: tuple[Tensor, ...], begins: Tensor, ends: Tensor, longest: int, **options: Any) -> Tensor:
+    def _run(self, parts, begins, ends, longest, **options):
         assert begins.dtype == torch.int32
         assert longest >= int(ends.diff().max())
         self.options.append(options)
-        causal = options.get("is_causal", options.get("window_size") == (-1, 0))
+        causal = options.get("window_size") == (-1, 0)
         return by_document(*parts, ends, causal)
 
-    def flag(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None, scale=None):  # type: ignore[no-untyped-def]
-        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, is_causal=is_causal)
-
-    def window(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), scale=None):  # type: ignore[no-untyped-def]
-        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, window_size=window_size)
-
-    def splits(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+    def splits(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), num_splits=None):
         return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, window_size=window_size, num_splits=num_splits)
 
-    def flash_attention_2(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+    def flash_attention_2(self, *args, window_size=(-1, -1), num_splits=None):
         if num_splits is not None:
             raise RuntimeError("num_splits requires FA3\nException raised from mha_varlen_fwd")
         return self.splits(*args, window_size=window_size)
 
-    def rocm(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
-        if num_splits is not None:
-            raise ValueError("[ROCm] num_splits is not supported")
-        return self.splits(*args, window_size=window_size)
-
-    def refuses(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+    def refuses(self, *args, window_size=(-1, -1), num_splits=None):
         self.options.append({})
         raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nException raised from mha_varlen_fwd")
 
-    def loses_empty_documents(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
-        out = self.window(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)
+    def loses_empty_documents(
+        self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), num_splits=None
+    ):
+        out = self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, window_size=window_size)
         return out * (float("nan") if bool((cu_seq_k.diff() == 0).any()) else 1.0)
 
-    def ignores_the_window(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
-        return self.window(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k)
-
-    def is_out_of_memory(self, *args, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def ignores_the_window(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), num_splits=None):
+        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k)
 
 
 @pytest.fixture(autouse=True)
-def forgotten_trials() -> Iterator[None]:
-    attention._varlen_kernel.cache_clear()
+def forgotten_trials():
+    attention._varlen_options.cache_clear()
     yield
-    attention._varlen_kernel.cache_clear()
+    attention._varlen_options.cache_clear()
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel | None], None]:
+def install(monkeypatch):
     """Put ``kernel`` in the place of PyTorch's, and let it run on CPUs."""
 
-    def installed(kernel: Kernel | None) -> None:
+    def installed(kernel):
         monkeypatch.setattr(attention, "_import_varlen_attn", lambda: kernel)
         monkeypatch.setattr(attention, "_VARLEN_DEVICES", ("cpu",))
 
@@ -103,21 +88,12 @@ CAUSAL, SPLIT_ONCE = {"window_size": (-1, 0)}, {"num_splits": 1}
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
-        ("flag", {"is_causal": True}),
-        ("window", CAUSAL),
         ("splits", CAUSAL | SPLIT_ONCE),
         ("flash_attention_2", CAUSAL | {"num_splits": None}),
-        ("rocm", CAUSAL | {"num_splits": None}),
     ],
 )
 @pytest.mark.parametrize("head_width", [8, 32, 96, 256])
-def test_each_version_is_called_as_it_allows(
-    install: Callable[[Kernel], None],
-    caplog: pytest.LogCaptureFixture,
-    version: str,
-    expected: dict[str, Any],
-    head_width: int,
-) -> None:
+def test_each_version_is_called_as_it_allows(install, caplog, version, expected, head_width):
     calls = Calls()
     install(getattr(calls, version))
     qkv = torch.randn(9, 3 * 2 * head_width).to(BF16)
@@ -140,9 +116,7 @@ def test_each_version_is_called_as_it_allows(
         ("ignores_the_window", "off by"),
     ],
 )
-def test_a_kernel_that_fails_the_trial_is_replaced(
-    install: Callable[[Kernel], None], caplog: pytest.LogCaptureFixture, version: str, reason: str
-) -> None:
+def test_a_kernel_that_fails_the_trial_is_replaced(install, caplog, version, reason):
     calls = Calls()
     install(getattr(calls, version))
     qkv = torch.randn(9, 3 * 2 * 32).to(BF16)
@@ -155,49 +129,10 @@ def test_a_kernel_that_fails_the_trial_is_replaced(
     [record] = caplog.records
     assert reason in record.getMessage()
     assert "\n" not in record.getMessage()
-    assert len(calls.options) <= 2
+    assert len(calls.options) <= 4
 
 
-@pytest.mark.parametrize("head_width", [4, 20, 264])
-def test_head_widths_that_no_kernel_has_are_not_tried(
-    install: Callable[[Kernel], None], caplog: pytest.LogCaptureFixture, head_width: int
-) -> None:
-    calls = Calls()
-    install(calls.splits)
-    qkv = torch.randn(9, 3 * 2 * head_width).to(BF16)
-    with caplog.at_level(logging.WARNING):
-        attention.attend(qkv, 2, CausalLayout.from_lengths([4, 5]), 0)
-    assert not calls.options
-    assert f"heads {head_width} wide" in caplog.records[0].getMessage()
-
-
-def test_a_pytorch_without_the_kernel(install: Callable[[None], None], caplog: pytest.LogCaptureFixture) -> None:
-    install(None)
-    with caplog.at_level(logging.WARNING):
-        attention.attend(torch.randn(9, 192).to(BF16), 2, CausalLayout.from_lengths([4, 5]), 0)
-    assert f"PyTorch {torch.__version__} has none" in caplog.records[0].getMessage()
-
-
-def test_lack_of_memory_is_no_answer(install: Callable[[Kernel], None]) -> None:
-    install(Calls().is_out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
-        attention.varlen_kernel_supports(torch.randn(9, 192).to(BF16), 2)
-    assert attention._varlen_kernel.cache_info().currsize == 0
-
-
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_the_trial_leaves_random_numbers_and_modes_alone(
-    install: Callable[[Kernel], None], mode: Callable[[], Any]
-) -> None:
-    install(Calls().splits)
-    qkv = torch.randn(9, 192).to(BF16)
-    before = torch.get_rng_state()
-    with mode(), torch.autocast("cpu", torch.bfloat16):
-        assert attention.varlen_kernel_supports(qkv, 2)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_trial_may_happen_in_a_checkpointed_block(install: Callable[[Kernel], None]) -> None:
+def test_the_trial_may_happen_in_a_checkpointed_block(install):
     torch.manual_seed(0)
     stack = Transformer(width=64, layers=2, heads=2, mlp_ratio=2.0, activation="gelu")
     for block in stack.blocks:
@@ -206,7 +141,7 @@ def test_the_trial_may_happen_in_a_checkpointed_block(install: Callable[[Kernel]
     calls = Calls()
     install(calls.splits)
 
-    def gradients(checkpointing: bool) -> list[Tensor]:
+    def gradients(checkpointing):
         stack.checkpointing = checkpointing
         with torch.autocast("cpu", torch.bfloat16):
             out = stack(x, layout)
@@ -225,9 +160,7 @@ def test_the_trial_may_happen_in_a_checkpointed_block(install: Callable[[Kernel]
         BidirectionalLayout.from_padded(11, torch.tensor([4, 11])),
     ],
 )
-def test_it_gives_what_the_groups_give(
-    monkeypatch: pytest.MonkeyPatch, install: Callable[[Kernel], None], layout: VarlenLayout
-) -> None:
+def test_it_gives_what_the_groups_give(monkeypatch, install, layout):
     torch.manual_seed(0)
     layer = Attention(width=24, heads=3)
     torch.nn.init.normal_(layer.in_proj_weight)
@@ -244,13 +177,9 @@ def test_it_gives_what_the_groups_give(
     assert calls.options
 
 
-def test_it_is_for_gpus_in_half_precision() -> None:
-    assert not attention.varlen_kernel_supports(torch.zeros(2, 6, dtype=torch.bfloat16), 1)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: benchmarks gpu runs the same on one")
 @pytest.mark.parametrize("head_width", [32, 64])
-def test_the_real_kernel_follows_the_plain_one(head_width: int) -> None:
+def test_the_real_kernel_follows_the_plain_one(head_width):
     layout = CausalLayout.from_lengths([130, 7, 64]).to(torch.device("cuda"))
     qkv = torch.randn(201, 3 * 2 * head_width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     plain = by_document(*qkv.view(201, 3, 2, head_width).unbind(1), layout.cu_seqlens, True).flatten(1)

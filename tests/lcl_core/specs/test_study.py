@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -19,22 +18,22 @@ RATE = {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}
 SEARCH = {"kind": "random", "trials": 4, "parameters": {"optimizer.lr": RATE}}
 
 
-def axis(name: str, *variants: str) -> dict[str, Any]:
+def axis(name, *variants):
     return {"name": name, "variants": [{"name": variant} for variant in variants]}
 
 
-def study(**given: Any) -> StudySpec:
+def study(**given):
     return parse_as(StudySpec, {"metrics": [METRIC], **given})
 
 
-def test_a_preset_fills_in_what_is_not_given() -> None:
+def test_a_preset_fills_in_what_is_not_given():
     spec = parse_as(StudySpec, {"preset": "table1", "seeds": [7], "pretrain": {"steps": 3}})
     assert (spec.seeds, spec.pretrain) == ((7,), {"preset": "sample", "steps": 3})
     assert [variant.name for variant in spec.axes[0].variants][-1] == "lcl"
 
 
 @pytest.mark.parametrize("name", sorted(presets("study")))
-def test_a_parsed_study_parses_to_itself(name: str) -> None:
+def test_a_parsed_study_parses_to_itself(name):
     spec = parse_as(StudySpec, {"preset": name})
     assert parse_as(StudySpec, json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
 
@@ -65,7 +64,7 @@ def test_a_parsed_study_parses_to_itself(name: str) -> None:
         ({"search": {"kind": "guess"}}, "search", "grid"),
     ],
 )  # fmt: skip
-def test_bad_studies_name_the_field(given: dict[str, Any], field: str | None, word: str) -> None:
+def test_bad_studies_name_the_field(given, field, word):
     with pytest.raises(UserError, match=word) as caught:
         study(**given)
     assert (caught.value.field or "").startswith(field or "")
@@ -81,7 +80,7 @@ def test_bad_studies_name_the_field(given: dict[str, Any], field: str | None, wo
         ({"parameters": {}}, "at least 1"),
     ],
 )
-def test_bad_searches_are_refused(changes: dict[str, Any], word: str) -> None:
+def test_bad_searches_are_refused(changes, word):
     with pytest.raises(UserError, match=word):
         study(search={**SEARCH, **changes})
 

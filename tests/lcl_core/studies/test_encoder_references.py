@@ -1,6 +1,6 @@
 """Every place where a study's spec may refer to an encoder."""
 
-from lcl_core.specs.parsing import encoder_fields, parse_as, parse_spec
+from lcl_core.specs.parsing import parse_as, parse_spec
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.encoder_references import (
     TRAINING_FIELDS,
@@ -52,4 +52,4 @@ def test_an_encoder_that_no_task_of_the_evaluation_uses_is_no_reference(study_of
 def test_the_fields_are_those_of_a_pretraining():
     model = {"init": "a", "vision_init": "c"}
     spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
-    assert tuple(encoder_fields(spec)) == TRAINING_FIELDS
+    assert tuple(spec.references().encoders) == TRAINING_FIELDS

@@ -96,8 +96,8 @@ def test_log_uniform_gives_each_order_of_magnitude_the_same_share():
 
 
 def test_uniform_and_whole_numbers():
-    half = sample_settings(search(400, {"patch_drop": {"kind": "uniform", "low": 0.0, "high": 0.5}}))
-    assert 0.23 < sum(setting["patch_drop"] for setting in half) / len(half) < 0.27
+    half = sample_settings(search(400, {"data.image_first_probability": {"kind": "uniform", "low": 0.0, "high": 0.5}}))
+    assert 0.23 < sum(setting["data.image_first_probability"] for setting in half) / len(half) < 0.27
     whole = sample_settings(
         search(200, {"batch.images": {"kind": "uniform", "low": 2.5, "high": 5.4, "integer": True}})
     )
@@ -374,7 +374,7 @@ def test_every_step_reads_as_many_images_whatever_the_data(data, sample_zip):
         spec.data,
         corpora,
         build_tokenizer(spec, corpora),
-        num_image_tokens=spec.kept_patches,
+        num_image_tokens=spec.model.num_image_tokens,
         image_size=spec.model.image_size,
         context_length=spec.model.context_length,
         seed=spec.seed,

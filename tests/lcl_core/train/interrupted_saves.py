@@ -13,22 +13,21 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lcl_core.train.checkpoint.manager import CheckpointManager
 
 
-def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
+def groups(step):
     return {name: {"w": torch.full((999,), float(step))} for name in ("model", "optimizer")}
 
 
-def save(folder: Path, step: int, flushes: int) -> None:
+def save(folder, step, flushes):
     """Save ``step`` and die before the flush after ``flushes``."""
     real, left = os.fsync, flushes
 
-    def counted(descriptor: Any) -> None:
+    def counted(descriptor):
         nonlocal left
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -40,9 +39,9 @@ def save(folder: Path, step: int, flushes: int) -> None:
         checkpointer.save(step, groups(step), {"step": step})
 
 
-def there(folder: Path) -> int:
+def there(folder):
     """The step of the checkpoint that a successor finds, after it has seen that all of it is of that step."""
-    with CheckpointManager(folder, asynchronous=False) as checkpointer:
+    with CheckpointManager(folder) as checkpointer:
         loaded = checkpointer.load_newest()
     assert loaded is not None
     assert not checkpointer.passed_over
@@ -52,8 +51,8 @@ def there(folder: Path) -> int:
     return loaded.step
 
 
-def main(folder: Path) -> None:
-    with CheckpointManager(folder, asynchronous=False) as checkpointer:
+def main(folder):
+    with CheckpointManager(folder) as checkpointer:
         checkpointer.save(1, groups(1), {"step": 1})
     for flushes in range(100):
         step = flushes + 2

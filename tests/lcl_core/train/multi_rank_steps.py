@@ -1,61 +1,45 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS FROZEN SHARDS]
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS FROZEN]
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows, FOLDER/pixels.safetensors their images; HANDS
 (JSON) says which rows each micro-batch of each rank takes; OBJECTIVES (JSON) are names of ``VARIANTS``, by default all,
-BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``, FROZEN (JSON) parts of the model, and SHARDS (JSON) the
-number of ranks that share one copy of the weights. Rank 0 writes, by objective, gradients, weights and the losses of
-two steps.
+BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks`` and FROZEN (JSON) parts of the model. Rank 0 writes, by
+objective, gradients, weights and the losses of two steps.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import build_objective
-from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec
-from lcl_core.train import build_optimizer
+from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
-from lcl_core.train.optimizer import freeze_parts
-from lcl_core.train.train_step import StepReport, TrainingStep
+from lcl_core.train.optimizer import build_optimizer, freeze_parts
+from lcl_core.train.train_step import TrainingStep
 from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 
-Hands = list[list[int]]
 CONTRASTIVE_WEIGHT = 0.1  # with more of it round-off of the pooler's key bias, zero by mathematics, stands out
 
 
-def main(
-    folder: Path,
-    rank: int,
-    ranks: int,
-    strategy: str,
-    hands: Hands,
-    objectives: Sequence[str] = tuple(VARIANTS),
-    blocks: Mapping[str, bool] = MappingProxyType({}),
-    frozen: Sequence[ModelPart] = (),
-    shards: int | None = None,
-) -> None:
+def main(folder, rank, ranks, strategy, hands, objectives=tuple(VARIANTS), blocks=MappingProxyType({}), frozen=()):
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
     config = LCLConfig(**json.loads((folder / "config.json").read_text()))
-    tensors: dict[str, Tensor] = {}
+    tensors = {}
     facts = {}
     for name in objectives:
-        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks, frozen, shards)
+        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks, frozen)
         tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     if rank == 0:
         save_file(tensors, folder / "result.safetensors")
@@ -64,16 +48,7 @@ def main(
         dist.destroy_process_group()
 
 
-def learnt(
-    name: str,
-    folder: Path,
-    config: LCLConfig,
-    strategy: str,
-    hands: Hands,
-    blocks: Mapping[str, bool],
-    frozen: Sequence[ModelPart],
-    shards: int | None,
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def learnt(name, folder, config, strategy, hands, blocks, frozen):
     """Gradients of the first step (``grad``) and the second (``later_grad``), weights after it; numbers of both."""
     documents, pairs = (_load_rows(folder / f"{kind}.safetensors") for kind in ("documents", "pairs"))
     rows = rows_of_variant(VARIANTS[name], documents, pairs)
@@ -85,7 +60,7 @@ def learnt(
     model = build_model(config, seed=0).train()
     model.configure_blocks(**blocks)
     freeze_parts(model, frozen)
-    step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5, shard_processes=shards)
+    step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5)
     # with a usual epsilon steps turn the round-off of near-zero gradients into full steps of the rate
     optimizer = build_optimizer(step.trained, lr=1e-3, eps=1e-3)
     facts, gradients = [], {}
@@ -97,12 +72,12 @@ def learnt(
     return gradients | {f"weight.{key}": _whole(p) for key, p in step.trained.named_parameters()}, facts
 
 
-def _load_rows(file: Path) -> list[Tensor]:
+def _load_rows(file):
     case = load_file(file)
     return [case[f"{number}"] for number in range(len(case))]
 
 
-def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
+def numbers(report, meeting):
     """What the ranks found together."""
     own = {name: float(loss) for name, loss in report.losses.items()}
     own |= {f"{name}.total": float(ratio.total) for name, ratio in report.metrics.items()}
@@ -111,7 +86,7 @@ def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
     return {name: sum(share[name] for share in shares) for name in own} | {"norm": float(report.norm)}
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _whole(tensor):
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().clone()
 

@@ -1,8 +1,8 @@
 """One rank of a small FSDP2 training that goes on with another number of ranks each time.
 
-    resized_checkpoints.py FOLDER RANK RANKS SHARDS NUMBER
+    resized_checkpoints.py FOLDER RANK RANKS NUMBER
 
-SHARDS: ranks that share one copy of the tensors. NUMBER: of the call.
+NUMBER: of the call.
 
 Each call restores what is there, compares it with the whole tensors that the one before had, trains two more steps,
 saves and writes its own whole tensors.
@@ -21,9 +21,9 @@ from lcl_core.train.checkpoint.manager import CheckpointManager
 from tests.lcl_core.train.sharded_checkpoints import Run, same
 
 
-def main(folder: Path, rank: int, ranks: int, shards: int, number: int) -> None:
+def main(folder, rank, ranks, number):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting_{number}", rank=rank, world_size=ranks)
-    run = Run(ranks, number, shards)
+    run = Run(ranks, number)
     expected = folder / "expected.safetensors"
     with CheckpointManager(folder / "checkpoints") as saver:
         loaded = saver.load_newest(run.groups())
@@ -43,4 +43,4 @@ def main(folder: Path, rank: int, ranks: int, shards: int, number: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:6]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from contextlib import suppress
-from typing import Any
 
 import torch
 
@@ -25,24 +24,24 @@ class StopsAt(RunDir):
     done = 0
 
     @property
-    def stop_requested(self) -> bool:
+    def stop_requested(self):
         return self.done >= self.step
 
 
-def main(path: str, rank: str, ranks: str, stop: int, port: str) -> None:
+def main(path, rank, ranks, stop, port):
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update(own)
     run_dir = StopsAt(path)
     run_dir.step = stop
-    used: list[list[int]] = []
+    used = []
     step = trainer.Trainer._step
 
-    def recorded(self: trainer.Trainer, batch: Any, *more: Any) -> None:
+    def recorded(self, batch, *more):
         step(self, batch, *more)
         run_dir.done = self.progress.step
         used.append([sample.position for documents in batch.documents for sample in documents.samples])
 
-    trainer.Trainer._step = recorded  # type: ignore[method-assign]
+    trainer.Trainer._step = recorded
     run = run_dir.read_run()
     with suppress(JobCancelled):
         trainer.train(PretrainSpec.model_validate(run["spec"]), run_dir, run["datasets"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,15 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint import load as torch_load
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager
 from lcl_core.train.checkpoint.state import training_tensors
-from lcl_core.train.distributed import device_mesh
-from lcl_core.train.ema import Ema
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -36,7 +34,7 @@ Groups = dict[str, dict[str, Tensor]]
 class Net(nn.Module):
     """Rows that two ranks cannot halve, a single row, and a scalar, which FSDP2 does not take."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.odd = nn.Linear(3, 5)
         self.single = nn.Linear(5, 1)
@@ -44,48 +42,42 @@ class Net(nn.Module):
 
 
 class Run:
-    """``shards``: ranks among which the tensors are sharded; every group of as many has a copy."""
-
-    def __init__(self, ranks: int, seed: int, shards: int | None = None) -> None:
+    def __init__(self, ranks, seed):
         torch.manual_seed(seed)
         self.model = Net()
-        self.mesh = device_mesh("cpu", ranks, shards)
+        self.mesh = init_device_mesh("cpu", (ranks,))
         if ranks > 1:
             fully_shard(self.model, mesh=self.mesh, ignored_params={self.model.scale})
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1, fused=True)
-        self.ema = Ema(self.model, 0.9)
         self.more = {"copied": torch.rand(4, 3), "columns": torch.rand(2, 5)}
         if ranks > 1:
-            copies = [Replicate()] * (self.mesh.ndim - 1)
-            self.more["copied"] = distribute_tensor(self.more["copied"], self.mesh, [Replicate()] * self.mesh.ndim)
-            self.more["columns"] = distribute_tensor(self.more["columns"], self.mesh, [*copies, Shard(1)])
+            self.more["columns"] = distribute_tensor(self.more["columns"], self.mesh, [Shard(1)])
 
-    def step(self, number: int) -> None:
+    def step(self, number):
         generator = torch.Generator().manual_seed(number)
         for parameter in self.model.parameters():
             gradient = torch.randn(parameter.shape, generator=generator)
             sharded = isinstance(parameter, DTensor)
             parameter.grad = distribute_tensor(gradient, self.mesh, parameter.placements) if sharded else gradient
         self.optimizer.step()
-        self.ema.update(number - 1)
 
-    def groups(self) -> Groups:
-        return {**training_tensors(self.model, self.optimizer, self.ema), "more": self.more}
+    def groups(self):
+        return {**training_tensors(self.model, self.optimizer), "more": self.more}
 
-    def whole(self) -> dict[str, Tensor]:
+    def whole(self):
         """Everything on every rank, by GROUP/NAME."""
         return {f"{group}/{name}": full(t) for group, tensors in self.groups().items() for name, t in tensors.items()}
 
 
-def full(tensor: Tensor) -> Tensor:
+def full(tensor):
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+def same(got, expected):
     return got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-def save(folder: Path, rank: int, ranks: int) -> None:
+def save(folder, rank, ranks):
     run = Run(ranks, seed=0)
     with CheckpointManager(folder / "checkpoints", keep=3) as saver:
         for number in (1, 2, 3):
@@ -96,16 +88,16 @@ def save(folder: Path, rank: int, ranks: int) -> None:
             if number > 1 and rank == 0:
                 save_file(whole, folder / "expected" / f"{number}.safetensors")
             if number < 3:  # step 3 changes the weights while step 2 is being written
-                own: Groups = {"rng": {"cpu": torch.tensor([rank])}}
+                own = {"rng": {"cpu": torch.tensor([rank])}}
                 saver.save(number, run.groups(), {"step": number}, rank_tensors=own)
         saver.wait()
         fail_on_one_rank(saver, run, rank)
 
 
-def fail_on_one_rank(saver: CheckpointManager, run: Run, rank: int) -> None:
+def fail_on_one_rank(saver, run, rank):
     """The disk of the last rank is full: all ranks hear of it, and nothing is left behind."""
 
-    def full_disk(*_: Any) -> str:
+    def full_disk(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if rank == dist.get_world_size() - 1:
@@ -117,7 +109,7 @@ def fail_on_one_rank(saver: CheckpointManager, run: Run, rank: int) -> None:
     assert sorted(path.name for path in saver.folder.iterdir()) == ["step_00000001", "step_00000002"]
 
 
-def load(folder: Path, rank: int, ranks: int) -> None:
+def load(folder, rank, ranks):
     run = Run(ranks, seed=9)
     expected = {number: load_file(folder / "expected" / f"{number}.safetensors") for number in (2, 3)}
     with CheckpointManager(folder / "checkpoints") as saver:
@@ -136,14 +128,14 @@ def load(folder: Path, rank: int, ranks: int) -> None:
             fall_back_and_mend(saver, run, rank, newest / "model" / "rank_00001.safetensors")
 
 
-def read_by_torch(newest: Path, run: Run) -> None:
+def read_by_torch(newest, run):
     weights = {name: torch.zeros_like(tensor) for name, tensor in run.model.state_dict().items()}
     torch_load(weights, storage_reader=HuggingFaceStorageReader(str(newest / "model")))
     expected = load_file(newest.parent.parent / "expected" / "2.safetensors")
     assert all(torch.equal(tensor, expected[f"model/{name}"]) for name, tensor in weights.items())
 
 
-def fall_back_and_mend(saver: CheckpointManager, run: Run, rank: int, victim: Path) -> None:
+def fall_back_and_mend(saver, run, rank, victim):
     whole = victim.read_bytes()
     dist.barrier()
     if rank == 0:
@@ -158,7 +150,7 @@ def fall_back_and_mend(saver: CheckpointManager, run: Run, rank: int, victim: Pa
         victim.write_bytes(whole)
 
 
-def main(folder: Path, rank: int, ranks: int) -> None:
+def main(folder, rank, ranks):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting_{ranks}", rank=rank, world_size=ranks)
     if ranks > 1:
         save(folder, rank, ranks)

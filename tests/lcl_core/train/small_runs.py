@@ -8,14 +8,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lcl_core.common.forked_process import Process, start_module
+from lcl_core.common.forked_process import start_module
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
@@ -24,7 +22,7 @@ from lcl_core.train.factory import open_corpora, open_resident
 from lcl_core.train.trainer import Trainer
 from workers.executors.local import FORK_SERVER, sanitized_env
 
-TINY: dict[str, Any] = {
+TINY = {
     "model": {
         "image_size": 32,
         "vision_width": 32,
@@ -59,7 +57,7 @@ VOLATILE = {
 }
 
 
-def prepared(path: Path, sample_zip: Path | str, **changes: Any) -> RunDir:
+def prepared(path, sample_zip, **changes):
     """A directory ready for an attempt at ``TINY`` with these changes."""
     path.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(path)
@@ -73,12 +71,12 @@ class _OneRun(Trainer):
 
     resources: ExitStack
 
-    def run(self) -> dict[str, Any]:
+    def run(self):
         with self.resources, self.loaders:
             return super().run()
 
 
-def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
+def trainer(run_dir, workers=0):
     run = run_dir.read_run()
     spec = parse_spec("pretrain", run["spec"])
     assert isinstance(spec, PretrainSpec)
@@ -90,17 +88,17 @@ def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
     return found
 
 
-def curve(run_dir: RunDir) -> list[dict[str, Any]]:
+def curve(run_dir):
     """The metric lines, without what a clock or the memory says."""
     lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines if line["step"]]
 
 
-def weights(run_dir: RunDir) -> str:
+def weights(run_dir):
     return hashlib.sha256((run_dir.artifacts / "encoder" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def logged_steps(run_dir: RunDir) -> int:
+def logged_steps(run_dir):
     """The last step of which there is a whole metric line."""
     text = run_dir.metrics_file.read_text() if run_dir.metrics_file.exists() else ""
     lines = text[: text.rfind("\n") + 1].splitlines()
@@ -108,7 +106,7 @@ def logged_steps(run_dir: RunDir) -> int:
 
 
 @contextmanager
-def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[Process]:
+def started(run_dir, *command, supervised=False):
     """``python -m lcl_core.train RUN_DIR``, or another module, in a group of its own, of which nothing stays.
 
     What it says goes to ``log.txt``.
@@ -134,13 +132,13 @@ def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterato
             process.stdin.close()
 
 
-def finished(run_dir: RunDir, *command: str) -> int:
+def finished(run_dir, *command):
     """The exit status of the command that ``started`` runs."""
     with started(run_dir, *command) as process:
         return process.wait(timeout=240)
 
 
-def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *command: str) -> None:
+def killed_after(run_dir, step, eventually, *command):
     """Run until the line of ``step`` is there, then kill every process by SIGKILL."""
     with started(run_dir, *command) as process:
         eventually(lambda: logged_steps(run_dir) >= step or process.poll() is not None, f"step {step}")
@@ -148,7 +146,7 @@ def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *c
         assert process.wait() == -signal.SIGKILL, run_dir.log_file.read_text()
 
 
-def kill_group(process: Process) -> None:
+def kill_group(process):
     """Returns when none of the group is left: a loader process has the lock of the run directory too."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -159,7 +157,7 @@ def kill_group(process: Process) -> None:
         time.sleep(0.01)
 
 
-def group(leader: int) -> list[int]:
+def group(leader):
     """The processes of a process group that may have open files.
 
     A process whose first thread has ended is shown as a zombie while its other threads, and so its files, are open.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import fsspec
 import pytest
@@ -18,13 +16,13 @@ DATA = {**TINY["data"], "order": "blocks", "block_records": 8, "window_blocks": 
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Path:
+def shards(tmp_path):
     convert(open_reader(SAMPLE_CORPUS, "native").records(), tmp_path / "shards")
     return tmp_path / "shards"
 
 
 @pytest.fixture
-def url(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
     url = f"memory://{uuid.uuid4().hex}/corpus"
@@ -33,7 +31,7 @@ def url(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     fsspec.filesystem("memory").rm(url, recursive=True)
 
 
-def test_a_run_from_storage_is_the_run_from_disk(shards: Path, url: str, tmp_path: Path) -> None:
+def test_a_run_from_storage_is_the_run_from_disk(shards, url, tmp_path):
     near, far = (
         prepared(tmp_path / name, place, data=DATA, steps=6) for name, place in (("near", shards), ("far", url))
     )

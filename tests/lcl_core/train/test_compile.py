@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch._dynamo.utils import counters
 
 from lcl_core.common.device import onednn_fp32_matmul
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
+from lcl_core.train.optimizer import build_optimizer
 from lcl_core.train.train_step import TrainingStep
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -34,13 +31,13 @@ pytestmark = [
 ]
 
 
-def batches(config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor) -> list[PackedBatch]:
+def batches(config, documents, pixels):
     """Of different lengths, numbers of documents and groups in attention; of 3, 3, 4, 5 and 2 images."""
     cuts = ((0, 2, 0, 3), (0, 2, 0, 3), (1, 4, 1, 5), (0, 4, 0, 5), (2, 4, 3, 5))
     return [PackedBatch.pack(documents[a:b], pixels[c:d], config) for a, b, c, d in cuts]
 
 
-def learnt(model: LCLModel, batch: PackedBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
+def learnt(model, batch):
     """Losses and gradients of a step that changes nothing."""
     step = TrainingStep(model.train(), Lcl.from_config(model.config), RankGroup())
     report = step(build_optimizer(model, lr=0.0), [batch])
@@ -49,9 +46,7 @@ def learnt(model: LCLModel, batch: PackedBatch) -> tuple[dict[str, float], dict[
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_blocks_learn_the_same(
-    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, checkpointing: bool
-) -> None:
+def test_compiled_blocks_learn_the_same(small_config, documents, pixels, checkpointing):
     torch.compiler.reset()
     counters.clear()
     plain, compiled = build_model(small_config, seed=0), build_model(small_config, seed=0)
@@ -78,11 +73,11 @@ def test_compiled_blocks_learn_the_same(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_each_stage_of_convnext_is_compiled_once(small_config: LCLConfig, pixels: Tensor, checkpointing: bool) -> None:
+def test_each_stage_of_resnet_is_compiled_once(small_config, pixels, checkpointing):
     """Its grids differ from stage to stage; only the number of images may become symbolic."""
     torch.compiler.reset()
     counters.clear()
-    config = LCLConfig(**{**small_config.to_dict(), "vision": "convnext", "vision_layers": 3})
+    config = LCLConfig(**{**small_config.to_dict(), "vision": "resnet", "vision_layers": 3})
     plain, compiled = (build_model(config, seed=0).visual.train() for _ in range(2))
     compiled.configure_blocks(checkpointing=checkpointing, compiled=True)
     graphs = []
@@ -97,9 +92,7 @@ def test_each_stage_of_convnext_is_compiled_once(small_config: LCLConfig, pixels
     assert graphs == [4] * 4  # patches, blocks of either width, the halving between
 
 
-def test_compiled_blocks_with_checkpointing_are_sharded(
-    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, tmp_path: Path
-) -> None:
+def test_compiled_blocks_with_checkpointing_are_sharded(small_config, documents, pixels, tmp_path):
     """Two ranks under fsdp2 learn what one process learns with plain blocks."""
     results = {}
     blocks = {"compiled": True, "checkpointing": True}

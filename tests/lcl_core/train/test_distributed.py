@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier, Event
 from typing import Any
 
@@ -16,9 +14,8 @@ from torch import Tensor
 
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
-from lcl_core.model import LCLConfig
 from lcl_core.train import distributed
-from lcl_core.train.distributed import RankGroup, Step, device_mesh
+from lcl_core.train.distributed import RankGroup
 from tests.lcl_core.batch_partitions import VARIANTS
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -32,23 +29,16 @@ Result = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, Result]:
+def results():
     """By name: processes are slow to start, and each run is of all objectives."""
     return {}
 
 
 @pytest.fixture
-def run(
-    results: dict[str, Result],
-    tmp_path: Path,
-    small_config: LCLConfig,
-    documents: list[Tensor],
-    pairs: list[Tensor],
-    pixels: Tensor,
-) -> Callable[..., Result]:
+def run(results, tmp_path, small_config, documents, pairs, pixels):
     """Tensors and numbers that the ranks, which share the case in this way, end with. ``copies``: of each document."""
 
-    def run(name: str, strategy: str, hands: list[list[list[int]]], *options: object, copies: int = 1) -> Result:
+    def run(name, strategy, hands, *options, copies=1):
         if name not in results:
             (tmp_path / "config.json").write_text(small_config.to_json_string(use_diff=False))
             for kind, rows in (("documents", documents * copies), ("pairs", pairs * copies)):
@@ -68,9 +58,7 @@ def run(
 @pytest.mark.parametrize("deal", sorted(DEALS))
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_two_ranks_are_one_process_with_the_joint_batch(
-    run: Callable[..., Result], strategy: str, deal: str, name: str
-) -> None:
+def test_two_ranks_are_one_process_with_the_joint_batch(run, strategy, deal, name):
     alone, alone_facts = run("alone", "ddp", [[[0, 1, 2, 3]]])
     shared, shared_facts = run(f"{strategy} {deal}", strategy, DEALS[deal])
     own = {key: tensor for key, tensor in alone.items() if key.startswith(f"{name}.")}
@@ -83,10 +71,11 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
         assert mine == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("frozen", [["vision", "pooler"], ["text", "head"]], ids="-".join)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strategy: str, frozen: list[str]) -> None:
-    options: tuple[list[str], dict[str, bool], list[str]] = ["lcl", "clip", "emu"], {}, frozen
+def test_frozen_parts_are_frozen_on_all_ranks(run, strategy, frozen):
+    options = ["lcl", "clip", "emu"], {}, frozen
     alone, _ = run(f"alone {frozen}", "ddp", [[[0, 1, 2, 3]]], *options)
     shared, _ = run(f"{strategy} {frozen}", strategy, DEALS["accumulated"], *options)
     whole, _ = run("alone", "ddp", [[[0, 1, 2, 3]]])
@@ -100,46 +89,21 @@ def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strate
         torch.testing.assert_close(shared[key], tensor, atol=2e-5 * scale + 2e-6, rtol=0, msg=key)
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_ranks_that_form_no_groups_are_refused(ranks: int) -> None:
-    with pytest.raises(UserError, match=f"{ranks} processes cannot form groups of 2") as caught:
-        device_mesh("cpu", ranks, 2)
-    assert (caught.value.code, caught.value.field) == ("bad_spec", "engine.shard_processes")
-
-
-GROUPED = {"uneven": [[[0, 7]], [[1]], [[2, 3, 4]], [[5, 6]]], "accumulated": [[[n], [7 - n]] for n in range(4)]}
-
-
-@pytest.mark.parametrize("deal", sorted(GROUPED))
-def test_two_groups_of_two_ranks_are_one_process_with_the_joint_batch(run: Callable[..., Result], deal: str) -> None:
-    """Weights are sharded within a group and replicated between groups."""
-    options: tuple[list[str], dict[str, bool], list[str], int] = ["lcl", "emu"], {}, [], 2
-    alone, alone_facts = run("alone twice", "ddp", [[list(range(8))]], *options, copies=2)
-    shared, shared_facts = run(f"groups {deal}", "fsdp2", GROUPED[deal], *options, copies=2)
-    assert shared.keys() == alone.keys()
-    for key, tensor in alone.items():
-        scale = max(float(tensor.abs().max()), 1e-3)
-        torch.testing.assert_close(shared[key], tensor, atol=2e-5 * scale + 2e-6, rtol=0, msg=key)
-    for name in options[0]:
-        for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-5)
-
-
 class ThreadRanks(RankGroup):
     """Two ranks that are threads of this process; what they send each other is JSON."""
 
-    def __init__(self, rank: int, sent: dict[int, str], meeting: Barrier) -> None:
+    def __init__(self, rank, sent, meeting):
         super().__init__()
         self.rank, self._sent, self._meeting = rank, sent, meeting
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value):
         self._sent[self.rank] = json.dumps(value)
         self._meeting.wait(60)
         values = [json.loads(self._sent[rank]) for rank in sorted(self._sent)]
         self._meeting.wait(60)
         return values
 
-    def all_gather_ints(self, values: Sequence[int]) -> list[list[int]]:
+    def all_gather_ints(self, values):
         return self.all_gather_object(list(values))
 
 
@@ -153,14 +117,14 @@ class ThreadRanks(RankGroup):
     ],
     ids=["spec", "store", "stop", "bug"],
 )
-def test_an_error_of_one_rank_is_the_same_on_the_others(error: Exception, kind: type[Exception]) -> None:
-    sent: dict[int, str] = {}
+def test_an_error_of_one_rank_is_the_same_on_the_others(error, kind):
+    sent = {}
     meeting = Barrier(2)
 
-    def fail() -> None:
+    def fail():
         raise error
 
-    def run(rank: int) -> Exception | None:
+    def run(rank):
         try:
             ThreadRanks(rank, sent, meeting).run_on_all_ranks(fail if rank == 1 else lambda: None)
         except Exception as raised:
@@ -177,59 +141,15 @@ def test_an_error_of_one_rank_is_the_same_on_the_others(error: Exception, kind: 
         assert str(healthy) == "rank 1 failed: ValueError: odd"
 
 
-class CountedRanks(ThreadRanks):
-    """Says when the ranks have exchanged a few messages, and one that the work has got further."""
-
-    def __init__(self, rank: int, sent: dict[int, str], meeting: Barrier, enough: Event) -> None:
-        super().__init__(rank, sent, meeting)
-        self.exchanges, self._enough = 0, enough
-
-    def all_gather_ints(self, values: Sequence[int]) -> list[list[int]]:
-        found = super().all_gather_ints(values)
-        self.exchanges += 1
-        if self.exchanges >= 3 and any(steps for _, steps in found):
-            self._enough.set()
-        return found
-
-
-@pytest.mark.parametrize("error", [None, JobCancelled()], ids=["done", "stopped"])
-def test_ranks_exchange_messages_while_one_of_them_works_for_long(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None
-) -> None:
-    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_LINES", 0.01)
-    sent: dict[int, str] = {}
-    meeting, enough, reports = Barrier(2), Event(), list[int]()
-
-    def work(rank: int, step: Step) -> str:
-        if rank == 1:
-            step()
-            assert enough.wait(60), "no message came before the work had ended"
-            if error is not None:
-                raise error
-        return f"of {rank}"
-
-    def run(rank: int) -> Any:
-        ranks = CountedRanks(rank, sent, meeting, enough)
-        try:
-            return ranks.run_long_on_all_ranks(lambda step: work(rank, step), lambda: reports.append(rank))
-        except JobCancelled as raised:
-            return type(raised)
-
-    with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(run, range(2)))
-    assert found == [JobCancelled if error else ["of 0", "of 1"]] * 2
-    assert sorted(reports) == [0, 1], "each rank once: the work got further once"
-
-
-def test_a_lost_rank_ends_the_work_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_rank_ends_the_work_of_the_others(monkeypatch):
     begun, ended = Event(), list[str]()
     ranks = RankGroup()
 
-    def lose(_: Sequence[int]) -> list[list[int]]:
+    def lose(_):
         assert begun.wait(60)
         raise RuntimeError("connection closed by peer")
 
-    def work(step: Step) -> None:
+    def work(step):
         try:
             while True:
                 step()

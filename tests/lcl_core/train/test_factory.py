@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,22 +12,20 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
-from lcl_core.data.tokenizer import clip_tokenizer, load_tokenizer, train_bpe
+from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train import factory
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_tokenizer, prepare_tokenizer, read_shared_tokenizer
 from tests.lcl_core.data.shards.conftest import Make
-from tests.lcl_core.train.rank_processes import run_ranks
 
 MODULE = "tests.lcl_core.train.counted_tokenizer"
 
 
-def test_merges_are_learnt_from_the_texts_of_sequences_too(tmp_path: Path) -> None:
+def test_merges_are_learnt_from_the_texts_of_sequences_too(tmp_path):
     """A sequence in its own form lists its texts among the segments alone."""
 
-    def vocabulary(**document: Any) -> int:
+    def vocabulary(**document):
         (tmp_path / "interleaved.jsonl").write_text(json.dumps(document) + "\n")
         spec = parse_spec("pretrain", {"tokenizer": {"vocab_size": 400}, "data": {"sources": [{"dataset": "it"}]}})
         assert isinstance(spec, PretrainSpec)
@@ -42,12 +38,12 @@ def test_merges_are_learnt_from_the_texts_of_sequences_too(tmp_path: Path) -> No
     assert vocabulary(text_list=[], image_info=[], segments=segments) == listed
 
 
-def spec_of(*sources: dict[str, Any]) -> PretrainSpec:
+def spec_of(*sources):
     return PretrainSpec.model_validate({"tokenizer": {"vocab_size": 400}, "data": {"sources": sources}})
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Path:
+def shards(tmp_path):
     """Forty documents, each with a word of its own that occurs often in it; and as many pairs."""
     words = ["".join(letters) for letters in itertools.permutations("abcde", 3)][:40]
     documents = [Make.matched(word, [f"{word} " * 9], ("red.png", 0, 0.5)) for word in words]
@@ -56,11 +52,11 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("view", ["interleaved", "pairs"])
-def test_a_fixed_sample_of_a_large_corpus_is_read(shards: Path, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
+def test_a_fixed_sample_of_a_large_corpus_is_read(shards, view, monkeypatch):
+    read = []
     description = ShardedCorpus.description
 
-    def counted(self: ShardedCorpus, record: int, with_images: bool = True) -> Any:
+    def counted(self, record, with_images=True):
         assert not with_images, "no image is fetched for its text"
         read.append(record)
         return description(self, record, with_images)
@@ -77,67 +73,27 @@ def test_a_fixed_sample_of_a_large_corpus_is_read(shards: Path, view: str, monke
         assert some[0] != whole
 
 
-def test_several_sources_share_the_sample(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    description = ShardedCorpus.description
-    monkeypatch.setattr(
-        ShardedCorpus, "description", lambda self, record, **more: read.append(record) or description(self, record)
-    )
-    build_tokenizer(spec_of({"dataset": "it"}, {"dataset": "it", "view": "pairs"}), {"it": open_corpus(shards)}, 20)
-    assert len(read) == 20
-
-
-def test_a_line_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_a_line_that_cannot_be_read_is_left_out(tmp_path):
     good = json.dumps({"text_list": ["the pump turns the wheel"], "image_info": []})
     (tmp_path / "interleaved.jsonl").write_text(f"{good}\nno JSON\n")
     assert build_tokenizer(spec_of({"dataset": "it"}), {"it": open_corpus(tmp_path)}).vocab_size > 262
 
 
-def test_one_rank_trains_it_once_for_all_ranks_and_attempts(tmp_path: Path, shards: Path) -> None:
-    run_dir = RunDir(tmp_path)
-    spec = spec_of({"dataset": "it"}).model_dump(mode="json")
-    run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"it": str(shards)}})
-    found = []
-    for attempt in ("first", "resumed"):
-        run_ranks([[MODULE, str(tmp_path), str(rank), "2", attempt] for rank in range(2)])
-        found += [json.loads((tmp_path / f"reads.{attempt}.{rank}.json").read_text()) for rank in range(2)]
-    assert [reads for reads, _ in found] == [40, 0, 0, 0]
-    assert len({tokenizer for _, tokenizer in found}) == 1
-
-
-def test_a_run_with_older_checkpoints_keeps_the_merges_of_the_whole_corpus(
-    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(factory, "TOKENIZER_ITEMS", 12)
-    spec, corpora = spec_of({"dataset": "it"}), {"it": open_corpus(shards)}
-
-    def prepared(name: str, *checkpoints: str) -> str:
-        run_dir = RunDir(tmp_path / name)
-        for each in ("", *checkpoints):
-            (run_dir.checkpoints / each).mkdir(parents=True)
-        return prepare_tokenizer(spec, corpora, run_dir, RankGroup()).to_json()
-
-    assert prepared("new") == build_tokenizer(spec, corpora, items=12).to_json()
-    assert prepared("older", "step_00000005") == build_tokenizer(spec, corpora, items=None).to_json()
-    (tmp_path / "new" / "checkpoints" / "step_00000005").mkdir()
-    assert prepare_tokenizer(spec, corpora, RunDir(tmp_path / "new"), RankGroup()).to_json() != prepared("b", "step_1")
-
-
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory):
     """A folder with a tokenizer that knows words of no corpus here."""
     folder = tmp_path_factory.mktemp("shared")
     train_bpe(["zebra crossing"] * 3, 400).save(folder / "tokenizer.json")
     return folder
 
 
-def spec_with(path: Path, **changes: Any) -> PretrainSpec:
+def spec_with(path, **changes):
     fields = {"tokenizer": {"path": str(path)}, "data": {"sources": [{"dataset": "it"}]}, **changes}
     return PretrainSpec.model_validate(fields)
 
 
 @pytest.mark.parametrize("name", [".", "tokenizer.json", "link/words.json"])
-def test_a_shared_tokenizer_is_copied_once(tmp_path: Path, shards: Path, shared: Path, name: str) -> None:
+def test_a_shared_tokenizer_is_copied_once(tmp_path, shards, shared, name):
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "words.json").symlink_to(shared / "tokenizer.json")
     path = (tmp_path if name.startswith("link") else shared) / name
@@ -150,23 +106,16 @@ def test_a_shared_tokenizer_is_copied_once(tmp_path: Path, shards: Path, shared:
     assert prepare_tokenizer(gone, corpora, run_dir, RankGroup()).to_json() == first.to_json(), "the run's own copy"
 
 
-def test_every_tokenizer_that_is_made_here_is_known(tmp_path: Path) -> None:
-    clip_tokenizer().save(tmp_path / "clip.json")
-    assert read_shared_tokenizer(str(tmp_path / "clip.json")).vocab_size == clip_tokenizer().vocab_size
-    train_bpe([], 300).save(tmp_path / "bytes.json")
-    assert read_shared_tokenizer(str(tmp_path / "bytes.json")).vocab_size == 262
-
-
-def test_another_tokenizer_is_rejected_with_field_and_file(tmp_path: Path, shared: Path) -> None:
-    def changed(name: str, change: Any) -> None:
+def test_another_tokenizer_is_rejected_with_field_and_file(tmp_path, shared):
+    def changed(name, change):
         value = json.loads((shared / "tokenizer.json").read_text())
         change(value)
         (tmp_path / name).write_text(json.dumps(value))
 
-    def rename(value: Any) -> None:
+    def rename(value):
         value["model"]["vocab"]["zebra"] = value["model"]["vocab"].pop("<end_of_img>")
 
-    def swap(value: Any) -> None:
+    def swap(value):
         words = value["model"]["vocab"]
         words["<end_of_img>"], words["a"] = words["a"], words["<end_of_img>"]
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import pytest
 
 from lcl_core.common.run_dir import ExitCode
 from tests.lcl_core.train.small_runs import curve, finished, logged_steps, prepared, started, weights
 
 
-def test_it_goes_on_exactly_once_there_is_room(
-    small_disk: Any, tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]
-) -> None:
+@pytest.mark.extended
+def test_it_goes_on_exactly_once_there_is_room(small_disk, tmp_path, sample_zip, eventually):
     many = {"steps": 60, "log_every": 1, "checkpoint_every": 5}
     run_dir = prepared(small_disk.path / "run", sample_zip, **many)
     with started(run_dir) as process:

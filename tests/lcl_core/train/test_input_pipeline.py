@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +12,12 @@ from torch import Tensor
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
-from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train.input_pipeline import Collator, HostBatch, Prefetcher, normalise_on_device, prefetch
+from lcl_core.train.input_pipeline import Collator, Prefetcher, normalise_on_device
 
 
-def test_a_device_normalises_to_the_same_bits() -> None:
+def test_a_device_normalises_to_the_same_bits():
     levels = np.random.default_rng(0).integers(0, 256, (5, 3, 9, 7), np.uint8)
     tables = [DIVIDED, MULTIPLIED, MULTIPLIED, DIVIDED, MULTIPLIED]
     found = normalise_on_device(torch.from_numpy(levels), torch.tensor(tables, dtype=torch.int32))
@@ -29,10 +26,10 @@ def test_a_device_normalises_to_the_same_bits() -> None:
 
 
 @pytest.fixture
-def collated(small_config: LCLConfig, documents: list[Tensor], pixels: Tensor) -> Callable[[bool], HostBatch]:
+def collated(small_config, documents, pixels):
     """The documents of a case, whose images are noise, packed for a CPU or a GPU."""
 
-    def call(pin: bool) -> HostBatch:
+    def call(pin):
         draw, size = np.random.default_rng(0), pixels.shape[-1]
         samples = []
         for position, row in enumerate(documents):
@@ -43,27 +40,25 @@ def collated(small_config: LCLConfig, documents: list[Tensor], pixels: Tensor) -
             ids = row.numpy().astype(np.int32)
             samples.append(Sample(f"{position}", 0, ids, levels, tables, position=position, **known))
         objective = build_objective(ObjectiveSpec(), small_config)
-        collator = Collator(objective, small_config, small_config.num_image_tokens, seed=0, pin=pin)
+        collator = Collator(objective, small_config, seed=0, pin=pin)
         return collator(DocumentBatch(samples, Cursor(len(samples))))
 
     return call
 
 
-def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
-    collated: Callable[[bool], HostBatch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pinned: list[torch.dtype] = []
-    pages: set[int] = set()
-    copies: list[dict[str, Any]] = []
+def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(collated, monkeypatch):
+    pinned = []
+    pages = set()
+    copies = []
     to = Tensor.to
 
-    def pin(self: Tensor) -> Tensor:
+    def pin(self):
         pinned.append(self.dtype)
         copy = self.clone()
         pages.add(copy.data_ptr())
         return copy
 
-    def recorded(self: Tensor, *where: Any, **how: Any) -> Tensor:
+    def recorded(self, *where, **how):
         copies.append(how)
         assert self.data_ptr() in pages, "a copy from other memory may wait for the device"
         return to(self, *where, **how)
@@ -87,22 +82,10 @@ def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
     assert gpu.packed.layout.groups == cpu.packed.layout.groups
 
 
-def test_concepts_stand_in_the_order_of_the_images(
-    collated: Callable[[bool], HostBatch], documents: list[Tensor], small_config: LCLConfig
-) -> None:
-    packed = collated(False).packed
-    images = [int((row == small_config.soi_token_id).sum()) for row in documents]
-    order = sorted(range(len(documents)), key=lambda number: -len(documents[number]))
-    expected = [number * 10 + place if number else 0 for number in order for place in range(images[number])]
-    assert packed.concepts is not None
-    assert packed.concepts.tolist() == expected
-    assert len(expected) == len(packed.pixel_values)
-
-
-def test_one_item_is_made_while_another_is_used() -> None:
+def test_one_item_is_made_while_another_is_used():
     made = [threading.Event() for _ in range(8)]
 
-    def items() -> Iterator[int]:
+    def items():
         for number, event in enumerate(made):
             event.set()
             yield number
@@ -113,8 +96,8 @@ def test_one_item_is_made_while_another_is_used() -> None:
         assert list(ahead) == list(range(1, 8))
 
 
-def test_an_error_comes_after_the_items_before_it() -> None:
-    def items() -> Iterator[int]:
+def test_an_error_comes_after_the_items_before_it():
+    def items():
         yield 1
         raise ValueError("torn")
 
@@ -124,20 +107,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
             next(ahead)
 
 
-def test_a_cpu_makes_each_item_in_the_thread_that_computes() -> None:
-    threads = []
-
-    def items() -> Iterator[int]:
-        for number in range(2):
-            threads.append(threading.current_thread())
-            yield number
-
-    with prefetch(items(), torch.device("cpu")) as inputs:
-        assert list(inputs) == [0, 1]
-    assert threads == [threading.main_thread()] * 2
-
-
-def test_closing_ends_the_thread() -> None:
+def test_closing_ends_the_thread():
     with Prefetcher(iter(range(10**9))) as ahead:
         next(ahead)
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lcl_core.common.run_dir import RunDir
-from lcl_core.specs.data import SourceSpec
-from lcl_core.train.checkpoint.state import TrainingProgress, source_names
 from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 from workers.prepare_run import copy_milestone
 
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
 
 
-def last_line(run_dir: RunDir, step: int) -> dict[str, Any]:
+def last_line(run_dir, step):
     lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
     return next(line for line in reversed(lines) if line["step"] == step and "loss" in line)
 
 
-def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = None, **changes: Any) -> RunDir:
+def trained(path, sample_zip, steps, parent=None, **changes):
     run_dir = prepared(path, sample_zip, steps=steps, optimizer=RATES, **changes)
     if parent is not None:
         shutil.copytree(parent.checkpoints, run_dir.checkpoints, dirs_exist_ok=True)
@@ -37,24 +32,20 @@ def trained(path: Path, sample_zip: Path, steps: int, parent: RunDir | None = No
     [({}, [4, 8]), ({"log_every": 3, "objective": {"hold_gradient_ratio": 0.5}}, [3, 4, 6, 8])],
     ids=["plain", "held ratio"],
 )
-def test_going_on_is_the_same_to_the_last_bit(
-    tmp_path: Path, sample_zip: Path, changes: dict[str, Any], lines: list[int]
-) -> None:
+def test_going_on_is_the_same_to_the_last_bit(tmp_path, sample_zip, changes, lines):
     short = trained(tmp_path / "short", sample_zip, 4, **changes)
     heir = trained(tmp_path / "heir", sample_zip, 8, parent=short, **changes)
     assert [line["step"] for line in curve(heir)] == lines
     assert weights(heir) == weights(trained(tmp_path / "whole", sample_zip, 8, **changes)) != weights(short)
 
 
-def test_a_branch_of_a_milestone_is_the_same_to_the_last_bit(tmp_path: Path, sample_zip: Path) -> None:
+def test_a_branch_of_a_milestone_is_the_same_to_the_last_bit(tmp_path, sample_zip):
     """With its trunk's schedule it gives the trunk's weights; with a decay, those of a whole run with that decay."""
 
-    def run(name: str, steps: int, rates: dict[str, Any], branch: int | None = None, **more: Any) -> RunDir:
+    def run(name, steps, rates, branch=None, **more):
         if branch is not None:
             more["branch"] = {"run": "run_0123456789abcdef01", "step": branch}
-        run_dir = prepared(
-            tmp_path / name, sample_zip, steps=steps, optimizer=rates, checkpoint_every=3, ema_decay=0.9, **more
-        )
+        run_dir = prepared(tmp_path / name, sample_zip, steps=steps, optimizer=rates, checkpoint_every=3, **more)
         if branch is not None:
             copy_milestone(trunk, run_dir, branch)
         trainer(run_dir).run()
@@ -70,7 +61,7 @@ def test_a_branch_of_a_milestone_is_the_same_to_the_last_bit(tmp_path: Path, sam
     assert weights(branch) != weights(trunk)
 
 
-def test_a_branch_may_read_other_sources(tmp_path: Path, sample_zip: Path) -> None:
+def test_a_branch_may_read_other_sources(tmp_path, sample_zip):
     trunk = prepared(tmp_path / "trunk", sample_zip, steps=4, checkpoint_every=2, log_every=2, milestone_every=2)
     trainer(trunk).run()
     read = last_line(trunk, 2)["images.1.sample"]
@@ -86,19 +77,3 @@ def test_a_branch_may_read_other_sources(tmp_path: Path, sample_zip: Path) -> No
         "those of the same source are counted from the trunk's beginning on"
     )
     assert "images.1.sample" not in line
-
-
-def test_states_without_names_of_sources_are_those_of_the_same_spec() -> None:
-    names = ["a interleaved train", "b pairs train"]
-    state = TrainingProgress.from_json({"source_images": {"1": 5}, "source_items": [10, 20]})
-    assert state.renumber_sources(names, [10, 30]) == {1: (20, 30)}
-    assert (state.source_images, state.source_items) == ({"1": 5}, [10, 30])
-    assert state.renumber_sources(names[1:], [30]) == {}
-    assert state.source_images == {"0": 5}
-    other = TrainingProgress.from_json({"source_images": {"1": 5}, "source_items": [10, 20]})
-    assert other.renumber_sources(names[1:], [30]) == {}, "which of the two it was is not known"
-    assert other.source_images == {}
-    same = SourceSpec(dataset="a", view="pairs")
-    assert source_names([same, same, SourceSpec(dataset="a", view="pairs", split="extra")]) == [
-        "a pairs train", "a pairs train 2", "a pairs extra"
-    ]  # fmt: skip

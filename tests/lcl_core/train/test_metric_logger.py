@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,13 +22,13 @@ LINES = [
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path):
     run_dir = RunDir(tmp_path)
     run_dir.prepare({})
     return run_dir
 
 
-def write(run_dir: RunDir, *, tensorboard: bool) -> None:
+def write(run_dir, *, tensorboard):
     journal = MetricLogger(run_dir, tensorboard)
     for line in LINES:
         journal.write(line)
@@ -37,7 +36,7 @@ def write(run_dir: RunDir, *, tensorboard: bool) -> None:
 
 
 @pytest.mark.parametrize("tensorboard", [False, True])
-def test_each_line_is_one_of_json(run_dir: RunDir, tensorboard: bool) -> None:
+def test_each_line_is_one_of_json(run_dir, tensorboard):
     write(run_dir, tensorboard=tensorboard)
     lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
     assert all(line.pop("time") > 0 for line in lines)
@@ -45,7 +44,7 @@ def test_each_line_is_one_of_json(run_dir: RunDir, tensorboard: bool) -> None:
     assert (run_dir.artifacts / "tensorboard").exists() == tensorboard
 
 
-def test_tensorboard_shows_the_numbers_of_all_attempts(run_dir: RunDir) -> None:
+def test_tensorboard_shows_the_numbers_of_all_attempts(run_dir):
     write(run_dir, tensorboard=True)
     journal = MetricLogger(run_dir, True)
     journal.write({"step": 12, "loss": 1.75})
@@ -56,7 +55,7 @@ def test_tensorboard_shows_the_numbers_of_all_attempts(run_dir: RunDir) -> None:
     assert [(event.step, event.value) for event in shown.Scalars("loss")] == [(4, 3.25), (8, 2.5), (12, 1.75)]
 
 
-def test_a_missing_package_names_the_extra(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_extra(run_dir, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
@@ -66,10 +65,8 @@ def test_a_missing_package_names_the_extra(run_dir: RunDir, monkeypatch: pytest.
     MetricLogger(run_dir, False).close()
 
 
-def test_the_log_says_what_is_trained_on_what_and_each_checkpoint(
-    tmp_path: Path, sample_zip: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_dir = prepared(tmp_path, sample_zip, steps=4, checkpoint_every=2, log_every=2, async_checkpoint=False)
+def test_the_log_says_what_is_trained_on_what_and_each_checkpoint(tmp_path, sample_zip, capsys):
+    run_dir = prepared(tmp_path, sample_zip, steps=4, checkpoint_every=2, log_every=2)
     trainer(run_dir).run()
     lines = [line for line in capsys.readouterr().out.splitlines() if "  " in line]
     assert [line.partition("  ")[0] for line in lines] == [
@@ -86,7 +83,7 @@ def test_the_log_says_what_is_trained_on_what_and_each_checkpoint(
 
 
 @pytest.mark.parametrize(("order", "ranks", "wanted"), [("blocks", 5, "385"), ("blocks", 4, None), ("full", 5, None)])
-def test_a_window_that_ranks_cannot_divide_is_warned_about(order: str, ranks: int, wanted: str | None) -> None:
+def test_a_window_that_ranks_cannot_divide_is_warned_about(order, ranks, wanted):
     spec = PretrainSpec.model_validate({"data": {"order": order}})
     lines = setup_lines(spec, torch.nn.Linear(1, 1), torch.device("cpu"), ranks, 0)
     found = [line for line in lines if line.startswith("warning")]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -23,35 +21,33 @@ from lcl_core.train.train_step import StepReport
 class TwoRanks(RankGroup):
     """This rank and another, whose answers are given."""
 
-    def __init__(self, *answers: Any) -> None:
+    def __init__(self, *answers):
         self.rank, self.size, self._group = 0, 2, None
         self._answers = list(answers)
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value):
         return [value, self._answers.pop(0)]
 
 
-def report(
-    contrastive: float, generation: float, correct: float = 0, pairs: int = 4, norm: float = 1, finite: float = 1
-) -> StepReport:
+def report(contrastive, generation, correct=0, pairs=4, norm=1, finite=1):
     losses = {"contrastive": torch.tensor(contrastive), "generation": torch.tensor(generation)}
     right, all_pairs, length, taken = (torch.tensor(float(number)) for number in (correct, pairs, norm, finite))
     return StepReport(losses, {"in_batch_accuracy": MeanMetric(right, all_pairs)}, length, taken)
 
 
-def batch(*names: str) -> DocumentBatch:
+def batch(*names):
     """Documents of three tokens and an image each."""
     levels = np.zeros((1, 3, 2, 2), np.uint8)
     samples = [Sample(name, 0, np.arange(3, dtype=np.int32), levels, (0,)) for name in names]
     return DocumentBatch(samples, Cursor(len(samples)))
 
 
-def add(meter: MetricsAggregator, reports: Sequence[StepReport], first: int = 1) -> None:
+def add(meter, reports, first=1):
     for step, one in enumerate(reports, first):
         meter.add(step, one, [batch(f"a/{step}"), batch(f"b/{step}")], flops=100.0, waited=0.0)
 
 
-def test_a_line_holds_means_over_its_steps() -> None:
+def test_a_line_holds_means_over_its_steps():
     meter, progress = (
         MetricsAggregator(10, RankGroup(), peak=1e9),
         TrainingProgress(step=2, images_seen=8, skipped={"long": 2, "torn": 1}),
@@ -69,27 +65,7 @@ def test_a_line_holds_means_over_its_steps() -> None:
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
 
 
-def test_a_number_that_the_host_knows_is_the_same_on_all_ranks() -> None:
-    """It is not sent, and no copy of it to the device is waited for."""
-    one, other = report(2.0, 4.0), report(1.0, 3.0)
-    ranks = TwoRanks([[*(1.0, 2.0), *(0.0, 4.0), *(1.0, 1.0)]] * 2)
-    meter, progress = MetricsAggregator(10, ranks, peak=1e9), TrainingProgress()
-    add(meter, [replace(one, known={"contrastive_weight": 0.25}), replace(other, known={"contrastive_weight": 0.75})])
-    meter.flush(progress)
-    assert [row["contrastive_weight"] for row in progress.pending] == [0.25, 0.75]
-
-
-def test_the_next_line_starts_anew() -> None:
-    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress()
-    add(meter, [report(2.0, 4.0, correct=4)])
-    meter.line(progress)
-    add(meter, [report(1.0, 3.0, correct=2)], first=2)
-    line = meter.line(progress)
-    assert (line["contrastive_loss"], line["in_batch_accuracy"]) == (1.0, 0.5)
-    assert progress.pending == []
-
-
-def test_shares_of_ranks_add_up() -> None:
+def test_shares_of_ranks_add_up():
     """Losses, and totals and counts of metrics, are shares of the whole; the norm is the same everywhere."""
     others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30, 1e6]
     meter = MetricsAggregator(10, TwoRanks(others_rows, others_counts), peak=1e9)
@@ -102,23 +78,7 @@ def test_shares_of_ranks_add_up() -> None:
     assert line["memory_gib"] == 1e6
 
 
-def test_a_step_without_pairs_has_no_accuracy_to_divide() -> None:
-    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
-    add(meter, [report(0.0, 4.0, pairs=0)])
-    assert meter.line(TrainingProgress(step=1))["in_batch_accuracy"] == 0
-
-
-def test_a_number_that_only_some_steps_have_is_their_mean() -> None:
-    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
-    measured = report(1.0, 3.0)
-    measured.metrics["rank"] = MeanMetric(torch.tensor(5.0), torch.tensor(2.0))
-    add(meter, [report(2.0, 4.0), measured])
-    line = meter.line(TrainingProgress(step=2))
-    assert (line["rank"], line["contrastive_loss"]) == (2.5, 1.5)
-    assert line["loss"] == 5.0, "other numbers are no losses"
-
-
-def test_a_checkpoint_carries_the_steps_since_the_last_line() -> None:
+def test_a_checkpoint_carries_the_steps_since_the_last_line():
     reports = [report(2.0, 4.0, correct=1), report(1.0, 3.0), report(0.1, 0.7, correct=3, norm=0.3)]
     whole, alone = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=3)
     add(whole, reports)
@@ -136,7 +96,7 @@ def test_a_checkpoint_carries_the_steps_since_the_last_line() -> None:
         assert line[name] == expected[name], name
 
 
-def test_a_step_that_was_no_number_is_told_with_its_documents() -> None:
+def test_a_step_that_was_no_number_is_told_with_its_documents():
     meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress()
     nan = float("nan")
     add(meter, [report(2.0, 4.0), report(nan, 3.0, norm=nan, finite=0), report(nan, nan, norm=nan, finite=0)])
@@ -153,44 +113,7 @@ def test_a_step_that_was_no_number_is_told_with_its_documents() -> None:
     assert len(progress.pending) == 1
 
 
-def test_steps_that_were_no_number_may_be_left_out_until_too_many_follow_each_other() -> None:
-    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9, max_nonfinite_steps=1), TrainingProgress(step=3)
-    nan = float("nan")
-    poisoned = report(nan, nan, norm=nan, finite=0)
-    add(meter, [report(2.0, 4.0), poisoned, report(1.0, 3.0)])
-    line = meter.line(progress)
-    assert (line["loss"], line["contrastive_loss"], line["grad_norm"]) == (5.0, 1.5, 1.0), "means of the others"
-    assert (progress.nonfinite_steps, progress.nonfinite_in_a_row) == (1, None)
-    assert [each.details["documents"] for each in meter.nonfinite] == [["a/2", "b/2"]]
-    add(meter, [poisoned], first=4)
-    line = meter.line(progress)
-    assert "loss" not in line, "there was none"
-    resumed = MetricsAggregator(10, RankGroup(), peak=1e9, max_nonfinite_steps=1)
-    progress = TrainingProgress.from_json(json.loads(json.dumps(progress.to_json())))
-    add(resumed, [poisoned], first=5)
-    with pytest.raises(NonFiniteLoss, match="at step 5"):
-        resumed.flush(progress)
-
-
-def test_a_line_of_finite_numbers_is_strict_json() -> None:
-    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
-    add(meter, [report(2.0, 4.0)])
-    json.dumps(meter.line(TrainingProgress(step=1)), allow_nan=False)
-
-
-def test_what_was_no_training_is_left_out_of_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcl_core.train.metrics.time.monotonic", lambda: 60.0)
-    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9, _started=0.0), TrainingProgress(step=1)
-    add(meter, [report(2.0, 4.0)])
-    meter.exclude(56.0)
-    line = meter.line(progress)
-    assert line["images_per_s"] == 2 / 4.0
-    assert (progress.seconds, line["seconds_left"]) == (4.0, 36.0)
-
-
-def test_a_checkpoint_holds_the_training_time_and_the_next_line_its_whole_interval(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_checkpoint_holds_the_training_time_and_the_next_line_its_whole_interval(monkeypatch):
     now = [10.0]
     monkeypatch.setattr("lcl_core.train.metrics.time.monotonic", lambda: now[-1])
     meter = MetricsAggregator(10, RankGroup(), peak=1e9, _started=10.0)
@@ -206,7 +129,7 @@ def test_a_checkpoint_holds_the_training_time_and_the_next_line_its_whole_interv
     assert line["images_per_s"] == 2 / 4.0
 
 
-def test_the_log_has_a_line_of_losses_and_speed() -> None:
+def test_the_log_has_a_line_of_losses_and_speed():
     line = {"step": 20, "total_steps": 500, "loss": 5.0, "contrastive_loss": 1.5, "held_out.contrastive_loss": 9.0}
     assert log_line({**line, "lr": 3e-4, "images_per_s": 31.26, "mfu": 0.3}) == (
         "step 20/500  loss 5.0000  contrastive 1.5000  lr 0.0003  31.3 images/s"

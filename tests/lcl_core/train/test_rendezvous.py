@@ -25,12 +25,12 @@ except RendezvousFailed as error:
 """
 
 
-def start(node: NodeInfo) -> subprocess.Popen[str]:
+def start(node):
     env = os.environ | rank_env(node, 0, 1) | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", MEET], env=env, stdout=subprocess.PIPE, text=True)
 
 
-def test_two_nodes_meet() -> None:
+def test_two_nodes_meet():
     with reserve_port("127.0.0.1") as reserved:
         port = reserved.getsockname()[1]
         ranks = [start(NodeInfo(number, 2, "127.0.0.1", port)) for number in (1, 0)]
@@ -39,7 +39,8 @@ def test_two_nodes_meet() -> None:
     assert [rank.returncode for rank in ranks] == [0, 0]
 
 
-def test_a_node_that_stays_away_ends_the_wait() -> None:
+@pytest.mark.extended
+def test_a_node_that_stays_away_ends_the_wait():
     with reserve_port("127.0.0.1") as reserved:
         node = NodeInfo(0, 2, "127.0.0.1", reserved.getsockname()[1], seconds=1.0)
         rank = start(node)
@@ -47,12 +48,7 @@ def test_a_node_that_stays_away_ends_the_wait() -> None:
     assert rank.returncode == ExitCode.RENDEZVOUS_FAILED, output
 
 
-def test_a_rank_knows_its_place() -> None:
-    env = rank_env(NodeInfo(2, 4, "node7", 4711), local_rank=1, processes=8)
-    assert (env["RANK"], env["WORLD_SIZE"], env["MASTER_ADDR"], env["MASTER_PORT"]) == ("17", "32", "node7", "4711")
-
-
-def test_what_a_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_node_is_told(monkeypatch):
     assert node_from_env() is None
     for host in ("10.0.0.1", "2001:db8::7", "node7"):
         node = NodeInfo(2, 4, host, 4711, 60.0)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
-from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import prepared
@@ -16,13 +13,13 @@ from tests.lcl_core.train.small_runs import prepared
 MODULE = "tests.lcl_core.train.resized_run"
 
 
-def free_port() -> str:
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
-def attempt(run_dir: RunDir, ranks: int, stop: int) -> Counter[int]:
+def attempt(run_dir, ranks, stop):
     """Positions of the documents used by ``ranks`` processes until ``stop``."""
     port = free_port()
     run_ranks([[MODULE, str(run_dir.path), str(rank), str(ranks), str(stop), port] for rank in range(ranks)])
@@ -30,14 +27,14 @@ def attempt(run_dir: RunDir, ranks: int, stop: int) -> Counter[int]:
     return Counter(position for file in files for step in json.loads(file.read_text()) for position in step)
 
 
-def newest_state(run_dir: RunDir) -> dict[str, Any]:
+def newest_state(run_dir):
     return json.loads((max(run_dir.checkpoints.glob("step_*")) / "state.json").read_text())
 
 
-def test_two_one_and_three_ranks_use_each_document_of_an_epoch_once(tmp_path: Path, sample_zip: Path) -> None:
+def test_two_one_and_three_ranks_use_each_document_of_an_epoch_once(tmp_path, sample_zip):
     few = {"batch": {"tokens": 256, "images": 8}, "steps": 100, "log_every": 50, "checkpoint_every": 100}
     run_dir = prepared(tmp_path, sample_zip, **few)
-    used: Counter[int] = Counter()
+    used = Counter()
     held = 0
     for ranks, stop in ((2, 4), (1, 8), (3, 12)):
         used += attempt(run_dir, ranks, stop)
@@ -50,15 +47,3 @@ def test_two_one_and_three_ranks_use_each_document_of_an_epoch_once(tmp_path: Pa
         assert sorted([*used, *end.held]) == list(range(end.position)), "none lost"
         assert state["documents_seen"] == len(used)
     assert held, "documents waited to be packed when the number changed"
-
-
-def test_groups_of_ranks_that_share_weights_go_on_as_one_rank_and_back(tmp_path: Path, sample_zip: Path) -> None:
-    engine = {"strategy": "fsdp2", "processes": 4, "shard_processes": 2}
-    few = {"batch": {"tokens": 256, "images": 8}, "steps": 6, "log_every": 1, "checkpoint_every": 100, "engine": engine}
-    run_dir = prepared(tmp_path, sample_zip, **few)
-    used: Counter[int] = Counter()
-    for ranks, stop in ((4, 2), (1, 4), (4, 9)):
-        used += attempt(run_dir, ranks, stop)
-        assert set(used.values()) == {1}, "none twice"
-    assert (newest_state(run_dir)["step"], newest_state(run_dir)["documents_seen"]) == (6, len(used))
-    assert (run_dir.artifacts / "encoder" / "model.safetensors").exists()

@@ -5,77 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.specs.parsing import parse_spec, spec_hash
+from lcl_core.common.run_dir import ExitCode
 from tests.lcl_core.train.small_runs import curve, finished, killed_after, prepared, trainer, weights
 
 AT_ONCE = 1e-9  # minutes: a checkpoint is due after every step
 ALL = {"steps": 8, "checkpoint_every": 1000, "keep_checkpoints": 100, "log_every": 1}
 
 
-def saved(run_dir: RunDir) -> list[int]:
+def saved(run_dir):
     return sorted(int(path.name.removeprefix("step_")) for path in run_dir.checkpoints.glob("step_*"))
 
 
 @pytest.mark.parametrize(("given", "expected"), [(AT_ONCE, range(1, 9)), (None, [8]), (60, [8])])
-def test_a_checkpoint_is_due_by_the_clock(
-    tmp_path: Path, sample_zip: Path, given: float | None, expected: list[int]
-) -> None:
+def test_a_checkpoint_is_due_by_the_clock(tmp_path, sample_zip, given, expected):
     run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=given)
     trainer(run_dir).run()
     assert saved(run_dir) == list(expected)
 
 
-@pytest.mark.parametrize("waiting", [1, 2])
-def test_a_stop_after_a_save_sends_that_checkpoint_to_the_store(
-    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
-) -> None:
-    """Also if it was left out when it was saved, because two others waited for the worker."""
-    changes = {**ALL, "checkpoint_every": 1, "async_checkpoint": False}
-    run = trainer(run_dir := prepared(tmp_path, sample_zip, **changes))
-    run_dir.outgoing.mkdir()
-    step = run._step
-
-    def watched(*given: Any) -> None:
-        step(*given)
-        if run.progress.step == 4:
-            for path in sorted(run_dir.outgoing.iterdir())[waiting:]:  # the worker has copied it
-                shutil.rmtree(path)
-            run_dir._stop.set()  # as SIGTERM does; the checkpoint of this step is saved before it is noticed
-
-    monkeypatch.setattr(run, "_step", watched)
-    with pytest.raises(JobCancelled):
-        run.run()
-    assert saved(run_dir) == [1, 2, 3, 4]
-    outgoing = sorted(path.name for path in run_dir.outgoing.iterdir())
-    assert outgoing == [f"step_{each:08d}" for each in (*range(1, waiting + 1), 4)]
-
-
-def test_the_clock_begins_anew_with_each_checkpoint(
-    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = trainer(run_dir := prepared(tmp_path, sample_zip, **{**ALL, "checkpoint_every": 3}, checkpoint_minutes=1))
-    step, clock = run._step, [0.0]
-
-    def slow(*given: Any) -> None:
-        step(*given)
-        clock[0] += 35.0
-
-    monkeypatch.setattr(run, "_step", slow)
-    monkeypatch.setattr("lcl_core.train.trainer.time.monotonic", lambda: clock[0])
-    run.run()
-    assert saved(run_dir) == [2, 3, 5, 6, 8]
-
-
+@pytest.mark.extended
 def test_a_run_killed_between_two_counted_checkpoints_loses_little_and_ends_bitwise_the_same(
-    tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]
-) -> None:
+    tmp_path, sample_zip, eventually
+):
     steps = {"steps": 40, "checkpoint_every": 1000, "log_every": 2}
     alone = prepared(tmp_path / "alone", sample_zip, **steps, checkpoint_minutes=None)
     alone.write_result(trainer(alone).run())
@@ -88,19 +42,14 @@ def test_a_run_killed_between_two_counted_checkpoints_loses_little_and_ends_bitw
     assert weights(run_dir) == weights(alone)
 
 
-def test_two_ranks_save_after_the_same_steps(tmp_path: Path, sample_zip: Path) -> None:
+@pytest.mark.extended
+def test_two_ranks_save_after_the_same_steps(tmp_path, sample_zip):
     run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=AT_ONCE, engine={"processes": 2})
     assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert saved(run_dir) == list(range(1, 9))
 
 
-def test_the_clock_does_not_make_it_another_spec() -> None:
-    one, other = (parse_spec("pretrain", {"checkpoint_minutes": minutes}) for minutes in (None, 7))
-    assert spec_hash("pretrain", one) == spec_hash("pretrain", other)
-    assert spec_hash("pretrain", one) != spec_hash("pretrain", parse_spec("pretrain", {"checkpoint_every": 7}))
-
-
-def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, sample_zip: Path) -> None:
+def test_a_run_that_goes_on_with_other_data_says_so(tmp_path, sample_zip):
     folder = tmp_path / "sample"
     with zipfile.ZipFile(sample_zip) as archive:
         archive.extractall(folder)
@@ -131,7 +80,7 @@ def test_a_run_that_goes_on_with_other_data_says_so(tmp_path: Path, sample_zip: 
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])
-def test_a_damaged_checkpoint_is_left_as_a_notice(tmp_path: Path, sample_zip: Path, all_of_them: bool) -> None:
+def test_a_damaged_checkpoint_is_left_as_a_notice(tmp_path, sample_zip, all_of_them):
     run_dir = prepared(tmp_path, sample_zip, steps=4, checkpoint_every=2)
     trainer(run_dir).run()
     assert not run_dir.notice_file.exists()

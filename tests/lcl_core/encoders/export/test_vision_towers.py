@@ -15,9 +15,6 @@ from lcl_core.encoders.export import export
 from tests.lcl_core.encoders.export.conftest import save_sample
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "hybrid": {},
-    "hybrid of patches of 12": {"vision": "hybrid", "image_size": 48, "patch_size": 12},
-    "convnext": {"patch_size": 16, "vision_layers": 4},
     "resnet": {"patch_size": 16, "vision_layers": 4},
     "timm:resnet18": {"vision_width": 128},
     "timm:swin_tiny_patch4_window7_224": {"image_size": 56, "vision_width": 192},
@@ -42,9 +39,7 @@ def test_transformers_loads_it_without_lcl_core(tower, tmp_path, anonymous_users
 
 def test_onnx_runtimes_compute_the_same(tower, tmp_path):
     if tower.model.config.vision.startswith("timm:"):
-        with pytest.raises(
-            UserError, match=r"vit or hybrid or convnext or resnet alone.*timm:.*format=huggingface"
-        ) as caught:
+        with pytest.raises(UserError, match=r"vit or resnet alone.*timm:.*format=huggingface") as caught:
             export("onnx", tower.directory, tmp_path / "out")
         assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
         return
