@@ -94,7 +94,7 @@ def test_held_out_documents_have_concepts_where_the_loss_reads_them(tmp_path, sa
     run_dir = monitored(tmp_path, sample_zip, {"view": "matched_pairs"}, data=data, objective={"positives": positives})
     run = trainer(run_dir)
     assert run.monitor is not None
-    assert run.monitor.evaluate(run.step.trained, None, 4) is not None
+    assert run.monitor.evaluate(run.step.trained, 4) is not None
     samples = [sample for batch in run.monitor._batches for sample in batch]
     assert any(any(sample.concepts) for sample in samples) is (positives == "same_concept")
 
