@@ -199,7 +199,7 @@ def test_several_ranks_measure_what_one_does(tmp_path, sample_zip, strategy):
     model = LCLModel.from_pretrained(run_dir.artifacts / "encoder")
     alone.model.load_state_dict(model.state_dict())
     assert alone.monitor is not None
-    found = alone.monitor.evaluate(alone.step.trained, None, 4)
+    found = alone.monitor.evaluate(alone.step.trained, 4)
     assert found is not None
     expected = held_out(run_dir)[4]
     for name, value in expected.items():
