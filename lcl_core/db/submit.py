@@ -193,7 +193,8 @@ def find_by_idempotency_key(
 
 def hash_body(body: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a request."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # the checks that refuse come later
 
 
 def check_predecessors(session: Session, after: Sequence[str], visible_to: str | None = None) -> bool:
