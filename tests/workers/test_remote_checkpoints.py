@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import fsspec
 import pytest
@@ -100,6 +100,16 @@ class Team:
         found = files.find(path, detail=True) if files.exists(path) else {}
         return {name[len(path) :].strip("/"): facts["size"] for name, facts in found.items()}
 
+    def delete(self, claim):
+        with self.database.session() as session:
+            leases.transition(runs.get_run(session, claim.run_id), leases.State.FAILED, **leases.NO_LEASE)
+            runs.delete_run(session, claim.run_id)
+
+    def collect(self):
+        """Remove what no row names any more, without a grace."""
+        settings = self.settings.model_copy(update={"gc_grace_seconds": 0.0})
+        garbage.collect_garbage(self.database, settings, Artifacts(settings))
+
     def change(self, name, data):
         """Overwrite or remove an object behind the service's back."""
         files, path = fsspec.core.url_to_fs(self.settings.artifacts)
@@ -176,6 +186,21 @@ def test_another_home_has_everything_of_the_newest(team):
     assert data == (NUMBERS * 2)[10:74]
 
 
+@pytest.fixture
+def sent(monkeypatch):
+    """Names of what is sent from here on: STEP/NAME."""
+    names = []
+    send = ArtifactStore.send_file
+
+    def counted(store, key, name, file, source=None):
+        if was_sent := send(store, key, name, file, source):
+            names.append(f"{int(key.split('/')[2].removeprefix('step_'))}/{name}")
+        return was_sent
+
+    monkeypatch.setattr(ArtifactStore, "send_file", counted)
+    return names
+
+
 def test_milestones_that_were_passed_meanwhile_are_copied_too(team, sent):
     run_id = team.submit(milestone_every=20)
     claim = team.claim()
@@ -227,7 +252,7 @@ def test_a_damaged_copy_is_passed_over(team, harm):
     assert not (run_dir.path / "fetching").exists()
 
 
-def test_a_torn_upload_is_passed_over_and_removed(team, monkeypatch, settings):
+def test_a_torn_upload_is_passed_over_and_goes_with_the_run(team, monkeypatch):
     """The worker dies between two files: no row names the key, and the next attempts do not either."""
     run_id = team.submit()
     claim = team.claim()
@@ -249,19 +274,12 @@ def test_a_torn_upload_is_passed_over_and_removed(team, monkeypatch, settings):
     assert len(torn) == 1
     assert list(team.stored(run_id)) == [1]
 
-    def due():
-        listed = garbage.collect_garbage(team.database, settings.home, 0.0, team.store, team.store.iter_keys())
-        return {orphan.path.removeprefix("store/") for orphan in listed}
-
-    assert due() == set(), "its worker may still be at work on it"
     team.hand_back(claim)
     claim = team.claim()
     assert [path.name for path in team.fetch(claim, "b").checkpoints.iterdir()] == ["step_00000001"]
-    team.hand_back(claim)
-    assert due() == torn
-    assert {name.partition("/files/")[0].removesuffix("/manifest.json") for name in team.objects()} == set(
-        team.stored(run_id).values()
-    )
+    team.delete(claim)
+    team.collect()
+    assert team.objects() == {}
 
 
 def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team):
@@ -416,27 +434,29 @@ def test_a_checkpoint_that_the_job_removes_meanwhile_is_copied_whole(team, monke
     assert contents(team.fetch(team.claim(), "b").checkpoints / path.name) == expected
 
 
-def test_they_go_with_the_run_and_with_its_retry(team, settings):
-    for forget in (runs.delete_run, runs.retry_run):
-        run_id = team.submit()
-        claim = team.claim()
-        save(team.run_dir(claim, "a"), 1)
-        team.copy(claim, "a")
-        with team.database.session() as session:
-            leases.transition(runs.get_run(session, run_id), leases.State.FAILED, **leases.NO_LEASE)
-        with team.database.session() as session:
-            forget(session, run_id)
-        if forget is runs.retry_run:
-            claim = team.claim()
-            assert not list(team.fetch(claim, "b").checkpoints.iterdir())
-            with team.database.session() as session:
-                leases.begin_attempt(session, claim, encoder_id=None, from_scratch=True)
-            team.hand_back(claim)
-        assert team.stored(run_id) == {}
-        garbage.collect_garbage(team.database, settings.home, 0.0, team.store, team.store.iter_keys())
-        assert team.objects() == {}
-        with team.database.session() as session, suppress(UserError):
-            runs.cancel_run(session, run_id)
+def test_a_retry_does_not_continue_from_them_and_they_go_with_the_run(team):
+    run_id = team.submit()
+    claim = team.claim()
+    save(team.run_dir(claim, "a"), 1)
+    team.copy(claim, "a")
+    with team.database.session() as session:
+        leases.transition(runs.get_run(session, run_id), leases.State.FAILED, **leases.NO_LEASE)
+        runs.retry_run(session, run_id)
+    claim = team.claim()
+    assert not list(team.fetch(claim, "b").checkpoints.iterdir())
+    with team.database.session() as session:
+        leases.begin_attempt(session, claim, encoder_id=None, from_scratch=True)
+    assert team.stored(run_id) == {}
+    save(team.run_dir(claim, "b"), 2)
+    team.copy(claim, "b")
+    team.collect()
+    team.hand_back(claim)
+    claim = team.claim()
+    assert [path.name for path in team.fetch(claim, "c").checkpoints.iterdir()] == ["step_00000002"]
+    team.delete(claim)
+    assert team.stored(run_id) == {}
+    team.collect()
+    assert team.objects() == {}
 
 
 def test_a_store_has_to_be_there(tmp_path):
