@@ -46,7 +46,7 @@ def walk_tar(path: Path) -> Iterator[TarMember | IrregularMember]:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 total = path.stat().st_size
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # which would grow with the tar
+                    archive.members.clear()  # type: ignore[attr-defined]  # the list would grow with the tar
                     if member.size < 0 or member.offset_data + member.size > total:
                         raise tarfile.ReadError(f"{member.name[:120]!r} has {member.size:,} bytes, the tar ends before")
                     if member.isreg() and not member.issparse():

@@ -254,8 +254,12 @@ class _Output:
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
             name = path.relative_to(self._folder).as_posix()
             if name != HEADER:
-                storage.with_retries(name, "written", lambda files, to, local=path: files.put_file(str(local), to))
+                self._upload(storage, name, path)
                 path.unlink()
+
+    @staticmethod
+    def _upload(storage: Storage, name: str, path: Path) -> None:
+        storage.with_retries(name, "written", lambda files, to: files.put_file(str(path), to))
 
     def _remove_partial(self, shards: Sequence[ShardFile]) -> None:
         """Remove what a process wrote that was killed, in this attempt or in an earlier one."""
