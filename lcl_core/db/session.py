@@ -304,8 +304,10 @@ class _WriteLock:
 class _ExplainedError(DBAPIError):
     """Its text is one line for the user. The statement and its values, which may be private, are left out."""
 
+    explanation = ""
+
     def __str__(self) -> str:
-        return str(self.orig)
+        return self.explanation
 
 
 class DatabaseFull(_ExplainedError, OperationalError):
@@ -338,7 +340,9 @@ def _explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | 
     cause = context.original_exception
     for part, (kind, message) in _SQLITE_ERRORS.items():
         if part in str(cause).lower():
-            return kind(None, None, Exception(message.format(path=path, cause=cause)))
+            error = kind(None, None, cause)  # ``orig`` stays the driver's, whose code tells a full disk
+            error.explanation = message.format(path=path, cause=cause)
+            return error
     return None
 
 
