@@ -165,16 +165,20 @@ FOREIGN = {
     "a backbone of a hub": config(model_type="detr", backbone="hf-hub:attacker/repo", use_timm_backbone=True),
     "a backbone in a known type": config(backbone="hf-hub:attacker/repo", use_pretrained_backbone=True),
     "a kernel of a hub, elsewhere": config(attn_implementation="attacker/kernel"),
+    "code beside the weights": config(auto_map={"AutoConfig": "code.C"}),
     "a text tower of 100 layers": side("text", num_hidden_layers=100),
     "images of 4096 pixels": side("vision", image_size=4096),
     "a processor with code": _set("preprocessor_config.json", auto_map={"AutoImageProcessor": "code.P"}),
+    "a tokenizer with code": _set("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.T", None]}),
     "a tokenizer in another file": _set("tokenizer_config.json", tokenizer_file="/etc/passwd"),
     "a map that makes a megabyte of a letter": tokenizer(normalizer=_map_of(b"a" * (1 << 20) + b"\0")),
     "weights of timm in a file": _timm(pretrained_cfg={"file": "/etc/passwd"}),
     "weights of timm at an address": _timm(pretrained_cfg={"url": "http://192.0.2.1/x.pth"}),
+    "weights of timm on a hub": _timm(pretrained_cfg={"hf_hub_id": "attacker/repo"}),
     "a name of timm that is an address": _timm(architecture="hf-hub:attacker/repo"),
     "timm with 4096 pixels": _timm(model_args={"img_size": 4096}),
     "a text tower of OpenCLIP on a hub": _openclip({}, {"hf_model_name": "attacker/repo"}),
+    "weights of OpenCLIP that are fetched": _openclip({"timm_model_pretrained": True}, {}),
 }  # fmt: skip
 OURS = {**CONFIGS, **HEADERS, **TOKENIZERS, **FILES}
 ALL = {**OURS, **FOREIGN}
