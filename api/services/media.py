@@ -27,7 +27,7 @@ def check_count(items: Sequence[object], settings: ApiSettings, field: str) -> N
     """Raises: Problem 422 for no items, or more than a request may hold."""
     if not 1 <= len(items) <= settings.max_inputs:
         message = f"{field}: send 1 to {settings.max_inputs} items at once (got {len(items)})"
-        raise Problem(422, "bad_request", message, field=field)
+        raise Problem(422, "bad_count", message, field=field)
 
 
 def check_text(text: str, settings: ApiSettings, field: str) -> str:

@@ -30,6 +30,7 @@ def describe_error(error: Mapping[str, Any], model: type[BaseModel] | None = Non
     """An item of ``ValidationError.errors()`` as one clause; ``model``: the validated one, for the names of fields."""
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "must")
     message = message.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    message = message.partition(", unable to ")[0]
     match error["type"]:
         case "model_type":
             return "must be an object, with named fields"

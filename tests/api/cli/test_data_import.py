@@ -86,13 +86,6 @@ def test_after_a_failure_the_files_are_named(live_service: Any, lcl: Any, tmp_pa
     live_service.admin.delete_upload(upload.name)
 
 
-def test_a_name_that_is_refused_costs_no_build(lcl: Any, tmp_path: Path) -> None:
-    status, out, err = lcl("data", "build", "two words", "--out", str(tmp_path / "built"))
-    assert (status, out) == (1, "")
-    assert "a name starts with" in err
-    assert not (tmp_path / "built").exists()
-
-
 def test_what_is_not_there_or_no_zip_is_an_error_of_one_line(lcl: Any, tmp_path: Path) -> None:
     status, out, err = lcl("data", "import", str(tmp_path / "nowhere"), "--name", "x")
     assert (status, out) == (1, "")

@@ -95,7 +95,7 @@ def test_a_wrong_command_line_is_explained_in_one_line(lcl: Any, arguments: tupl
         (("encoders", "show", "tin"), "did you mean 'tiny'?"),
         (("search", "square", "x"), "did you mean 'squares'?"),
         (("data", "stats", "smaple"), "did you mean 'sample'?"),
-        (("runs", "list", "--state", "done"), "choose from 'waiting', 'queued'"),
+        (("runs", "list", "--state", "done"), "must be 'waiting', 'queued'"),
         (("spec", "pretrian"), "did you mean 'pretrain'?"),
     ],
 )
