@@ -145,12 +145,6 @@ def test_the_choices_do_not_depend_on_the_pixels(image: Image.Image, drawing: Im
     assert draws[0].getstate() == draws[1].getstate()
 
 
-def test_new_fields_are_left_out_where_they_are_off() -> None:
-    assert set(AugmentationSpec().model_dump()) == {
-        "crop_scale", "flip_probability", "colour_jitter", "grey_probability",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("scale", [[0.9, 0.5], [0, 1]])
 def test_an_impossible_crop_is_refused(scale: list[float]) -> None:
     with pytest.raises(UserError, match="crop_scale"):

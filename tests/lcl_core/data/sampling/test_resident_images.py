@@ -29,7 +29,6 @@ from lcl_core.data.sampling.resident_images import (
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.transforms import CLIP_STD
 from lcl_core.specs.data import DataSpec
-from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import BatchSpec
 
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
@@ -77,11 +76,6 @@ def opened(corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> Opened:
         return stream, folders["d"], data
 
     return call
-
-
-def test_the_field_is_left_out_where_it_says_nothing() -> None:
-    assert "resident" not in DataSpec().model_dump()
-    assert parse_spec("pretrain", {"data": {"resident": True}}).model_dump()["data"]["resident"] is True
 
 
 @pytest.mark.parametrize("shape", [(120, 60), (50, 90), (300, 300), (9, 7), (1, 400), (640, 480)])
