@@ -5,11 +5,17 @@ import pytest
 from api.services.encoder_comparisons import COMPARISON_KEYS, EvaluatedFigure, compare_figures, evaluated_figures
 from lcl_core.db import runs
 from lcl_core.db.models import Run
+from lcl_core.specs.parsing import parse_spec
 
 
 def figure(run_id, value, settings="a", metric="IR@5"):
     key = tuple(metric if name == "metric" else name for name in COMPARISON_KEYS)
     return EvaluatedFigure(key, value, 0.1, run_id, {"source": settings, "seed": "0"})
+
+
+def stored(spec):
+    """As a run's row has it, with all fields."""
+    return parse_spec("evaluate", spec).model_dump(mode="json")
 
 
 def test_the_newest_two_with_equal_settings_are_compared():
@@ -45,7 +51,7 @@ def test_another_text_encoder_counts_by_its_weights(monkeypatch, other, same):
 @pytest.mark.parametrize(("other", "same"), [("h2", False), ("h1", True)])
 def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch, other, same):
     def evaluation(run_id, encoder, name, content):
-        spec = {"encoder": encoder, "dataset": "v2", "classification": {"train_dataset": name}}
+        spec = stored({"encoder": encoder, "dataset": "v2", "classification": {"train_dataset": name}})
         inputs = {"datasets": {"v2": "h0", name: content}, "encoders": {encoder: "e"}}
         return Run(id=run_id, spec=spec, encoder_id=encoder, inputs=inputs, result={})
 
@@ -62,7 +68,7 @@ def test_a_dataset_to_train_on_counts_by_its_content(monkeypatch, other, same):
 
 def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatch):
     def evaluation(run_id, encoder, own):
-        spec = {"encoder": encoder, "dataset": "sample", "classification": own}
+        spec = stored({"encoder": encoder, "dataset": "sample", "classification": own})
         row = {"task": "classification", "metric": "acc@1", "transfer": "frozen", "value": 0.5}
         rows = [{**row, "variant": variant} for variant in ("group", "group, linear", "group, knn 20")]
         return Run(id=run_id, spec=spec, encoder_id=encoder, inputs={}, result={}), rows
