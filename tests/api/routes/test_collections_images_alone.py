@@ -1,6 +1,7 @@
 """A collection of an encoder that reads images alone, such as DINOv2: by image, and by the words of captions."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.services.warmup import EncoderWarmup
 from tests.api.sample_assets import make_collection
@@ -85,9 +86,9 @@ def test_words_are_searched_without_the_encoder(live_service, http, refused, col
 
 def test_its_encoder_is_loaded_before_anybody_searches(live_service, collection):
     warmup = EncoderWarmup(live_service.context)
-    opened = warmup._load_encoder(collection["id"])
-    assert opened is not None
-    assert opened.encoder is not None
+    with capture_logs() as logs:
+        warmup._load_encoder(collection["id"])
+    assert ("encoder_warmed", collection["id"]) in [(line["event"], line.get("collection")) for line in logs]
 
 
 def test_the_command_line_says_how_to_search_it(lcl, collection):

@@ -172,7 +172,7 @@ def test_tags_that_make_no_sense_are_refused(sentences, http, refused):
     refused(http.patch(url, json={"items": [item], "add": ["a b"]}), 422, "bad_request", "add.0")
     refused(http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "bad_request", "items.1")
     refused(http.patch("/v1/datasets/absent/tags", json={"items": [item], "add": ["a"]}), 404, "unknown_dataset")
-    assert http.get(url).json()["items"] == []
+    assert http.get(f"/v1/datasets/{sentences}").json()["tags"] == {}
     spec = {"dataset": sentences, "name": "x", "only_tags": ["a"]}
     refused(http.post("/v1/runs", json={"kind": "convert", "spec": spec}), 422, "unknown_tag", "only_tags.0")
     spec = {"path": "/srv/x", "name": "x", "only_tags": ["a"]}
