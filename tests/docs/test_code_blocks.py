@@ -222,7 +222,7 @@ def check_pip(words: list[str], place: str) -> None:
     if words[-1].endswith(".whl"):
         assert words[-1] == CLIENT_WHEEL, f"{place}: make client builds {CLIENT_WHEEL}"
         return
-    wanted = re.fullmatch(r"lcl\[([\w,]+)\]", words[-1])
+    wanted = re.fullmatch(r"(?:lcl|\.)\[([\w,]+)\]", words[-1])
     assert wanted, f"{place}: {words[-1]}"
     assert set(wanted[1].split(",")) <= extras.keys(), place
 
