@@ -136,8 +136,8 @@ def test_a_document_goes_on(live_service, encoder, session, sample_images, way):
 def bad_documents(red):
     """{what: (document, error code, field)}."""
     return {
-        "nothing": ([], "bad_request", "document"),
-        "too many parts": (["a"] * 9, "bad_request", "document"),
+        "nothing": ([], "bad_count", "document"),
+        "too many parts": (["a"] * 9, "bad_count", "document"),
         "too long a text": (["a", "x" * 501], "bad_request", "document.1"),
         "a broken image": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
         "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "bad_request", "document.0.image"),
