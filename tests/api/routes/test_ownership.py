@@ -16,6 +16,7 @@ from lcl_core.db import complete_run
 SHARED = {
     "kind": "of a spec, a table's form or a picture's: part of the product",
     "encoder": "an encoder that came out is for everybody to examine and to serve",
+    "model": "an encoder, under the name that OpenAI's clients give it",
     "action": "a word: cancel, pause or retry",
     "name": "a dataset, a collection, or (below a run or study) a file of what the id has named already",
     "item": "of a collection",

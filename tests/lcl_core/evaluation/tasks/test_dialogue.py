@@ -155,7 +155,7 @@ def test_the_same_question_about_the_same_image_is_put_once(talk_run, monkeypatc
         ({"train_dataset": "elsewhere"}, "unknown_dataset", "dialogue.train_dataset"),
         ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
         ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align"),
-        ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct"),
+        ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct.transfer"),
         ({"derived": None}, "nothing_to_learn", "dialogue.instructions"),
     ],
 )  # fmt: skip
