@@ -38,7 +38,7 @@ def test_each_device_names_the_run_that_has_it(live_service, http, worker, lcl):
     (shown,) = [each for each in http.get("/v1/workers").json()["items"] if each["id"] == worker]
     assert [(gpu["id"], gpu["use"], gpu["run"]) for gpu in shown["gpus"]] == [
         ("GPU-a", "run", first["id"]),
-        ("GPU-b", "reserved", waiting["id"]),
+        ("GPU-b", "free", None),
         ("GPU-c", "inference", None),
     ]
     assert (shown["gpus"][0]["memory_used"], shown["gpus"][1]["memory_used"]) == (2**30, None)
