@@ -136,7 +136,7 @@ def test_one_bad_item_names_its_field_and_nothing_is_kept(
 
 def test_other_bad_calls(live_service, http, refused, squares, encoder_dir):
     refused(add(http), 422, "bad_request", "items")
-    refused(add(http, *({"image": url(BLACK)} for _ in range(9))), 422, "bad_request", "items")
+    refused(add(http, *({"image": url(BLACK)} for _ in range(9))), 422, "bad_count", "items")
     refused(http.post("/v1/collections/absent/items", json={"items": [{"image": url(BLACK)}]}), 404)
     with live_service.http("viewer") as viewer:
         refused(add(viewer, {"image": url(BLACK)}), 403, "forbidden")

@@ -117,11 +117,13 @@ def test_what_runs_made_is_for_workers(state, settings, eventually):
 
 def test_garbage_of_the_home_is_removed(state, settings, eventually):
     settings.gc_seconds, settings.gc_grace_seconds = 0.1, 0.0
-    orphan = settings.encoders_dir / new_id("enc")
-    orphan.mkdir(parents=True)
+    discarded = settings.encoders_dir / new_id("enc")
+    discarded.mkdir(parents=True)
+    with state.database.session() as session:
+        uploads.discard_folder(session, f"encoders/{discarded.name}")
     _, garbage = home_tasks(state.database, settings, state.artifacts)
     garbage.start()
-    eventually(lambda: not orphan.exists(), "the removal")
+    eventually(lambda: not discarded.exists(), "the removal")
     garbage.stop()
 
 
