@@ -158,7 +158,7 @@ class EstimateView(BaseModel):
     seconds: RangeView = Field(description="from its start to its end, waiting in the queue apart")
     memory_bytes: RangeView = Field(description="peak of one process; on a GPU of the GPU's memory")
     memory_parts: dict[str, int] = Field(
-        description="bytes as counted: weights, gradients, moments, average, copies, activations, process"
+        description="bytes as counted: weights, gradients, moments, copies, activations, process"
     )
     parameters: int = Field(description="of the encoder that comes out, text tower included")
     flops_per_step: float = Field(description="useful floating-point operations, all processes together")

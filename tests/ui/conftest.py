@@ -85,7 +85,6 @@ def estimate() -> dict[str, Any]:
             "weights": 25_645_060,
             "gradients": 25_645_060,
             "moments": 51_290_120,
-            "average": 0,
             "copies": 76_935_180,
             "activations": 240_730_112,
             "process": 590_558_003,

@@ -50,7 +50,6 @@ MEMORY_PARTS = {
     "weights": "weights",
     "gradients": "gradients",
     "moments": "AdamW's moments",
-    "average": "moving average",
     "copies": "copies",
     "activations": "activations",
     "process": "the process itself",

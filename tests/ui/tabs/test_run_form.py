@@ -27,7 +27,6 @@ def test_how_sure_it_is_and_why_are_in_words(estimate: dict[str, Any]) -> None:
     assert "Measured" in drawn
     assert '<a href="?run=run_1">run_1</a>' in drawn
     assert "&lt;some&gt;" in drawn
-    assert "moving average" not in drawn, "a part that is not there"
     guess = draw_estimate({**estimate, "certainty": "assumed", "device": "gpu", "runs": []})
     assert "A guess" in guess
     assert "of a GPU, a process" in guess
