@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,9 @@ def test_a_damaged_graph_costs_time_and_nothing_else(tmp_path, vectors, queries,
         verifier = ChecksumVerifier(place, opened.manifest, 0 if later else 1 << 30, drop_graph=opened.drop_graph)
         verifier.check()
         eventually(lambda: opened.damaged_graphs)
+    for thread in threading.enumerate():  # it remembers the files it compared when it has compared them
+        if thread.name == "lcl-checksums":
+            thread.join()
     (problem,) = opened.damaged_graphs.values()
     assert GRAPHS["images"] in problem
     assert len([each for each in caplog.records if "all vectors are compared" in each.getMessage()]) == 1
