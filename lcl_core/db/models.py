@@ -90,9 +90,8 @@ class Predecessor(Base):
 
 
 _QUEUED = "state = 'queued'"
-_QUEUE_COLUMNS = (
-    *("priority", "queued_at", "id", "owner", "resource", "gpus", "nodes", "ready_at", "reserved_by", "state"),
-)
+# all columns by which a claim chooses a run; SQLite reads the index only if it begins with the state and the priority
+_QUEUE_COLUMNS = "state priority queued_at id owner resource gpus nodes ready_at reserved_by".split()
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
 _UNTHINNED = "NOT metrics_thinned"
@@ -109,12 +108,11 @@ class Run(Base):
         Index("ix_run_kind_id", "kind", "id"),
         Index("ix_run_encoder_id_kind", "encoder_id", "kind"),
         Index("ix_run_owner_id", "owner", "id"),
-        Index("ix_run_owner_state_id", "owner", "state", "id"),
+        Index("ix_run_state_owner_id", "state", "owner", "id"),
         Index("ix_run_owner_kind_id", "owner", "kind", "id"),
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
         Index("ix_run_name_owner_id", "name", "owner", "id"),
-        # for claims: all columns by which a queued run is chosen
         Index("ix_run_queue", *_QUEUE_COLUMNS, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
         Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
         Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
