@@ -1,8 +1,7 @@
 """Periodic work of workers: heartbeats, expired leases, dependents, studies, unwanted jobs, artifact uploads, garbage.
 
-One worker, the maintainer, does what needs to be done once: it holds the lease of the task ``maintenance`` and renews
-it with its heartbeats; when it is lost, another gets the lease. Two workers that both consider themselves the
-maintainer do no harm: the database decides which of them changes a row.
+One worker, the maintainer, does what needs to be done once: the live one with the lowest id. Two workers that both
+consider themselves the maintainer do no harm: the database decides which of them changes a row.
 """
 
 from __future__ import annotations
@@ -32,22 +31,18 @@ from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import (
     PeriodicTask,
     WorkerIdentity,
-    claim_task,
     expire_serving_leases,
     has_expired_serving_leases,
+    is_first_worker,
     record_heartbeat,
-    release_task,
 )
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import EngineUnreachable, Executor, Handle, MachineLost
 from workers.settings import WorkerSettings
 
-MAINTENANCE = "maintenance"  # name of the task
 _THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 _JOBS_AT_ONCE = 8  # that are ended in parallel: each has its grace for a checkpoint
-# after the grace, for an engine to end a job; then another worker may try too, which does no harm
-_JOB_END_SECONDS = 120.0
 log = structlog.get_logger(__name__)
 
 
@@ -199,12 +194,17 @@ class QueueMaintenance:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
             gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
-            began, seconds = time.monotonic(), 3 * max(self._settings.ping_seconds, self._settings.reap_seconds)
+            began, seconds = time.monotonic(), _heard_within(self._settings)
             with self._database.session() as session:
                 record_heartbeat(session, self._identity, gpus)
-                elected = claim_task(session, MAINTENANCE, self._identity.id, seconds)
+                elected = is_first_worker(session, self._identity.id, seconds)
             self._maintainer_until = began + seconds if elected else 0.0
             self._hears = self._wakeups.ping(self._identity.id)
+
+
+def _heard_within(settings: WorkerSettings) -> float:
+    """Seconds since the last heartbeat of a worker that counts as alive."""
+    return 3 * max(settings.ping_seconds, settings.reap_seconds)
 
 
 def schedule_dependents(database: Database) -> tuple[list[str], bool]:
@@ -247,7 +247,7 @@ def unwanted_job_tasks(
 
 
 def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Executor, worker_id: str) -> int:
-    """End the unwanted jobs of this executor, unless another worker is doing so.
+    """End the unwanted jobs of this executor, if this is the first of its workers.
 
     An unwanted job has outlived its worker, and its run does not continue with it (``lcl_core.db.leases``). A job whose
     engine does not answer is tried again with the next call.
@@ -256,11 +256,7 @@ def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Ex
     """
     with database.reading() as session:
         rows = unwanted_processes(session, settings.executor)
-    if not rows:
-        return 0
-    task, seconds = f"unwanted jobs/{settings.executor}", settings.cancel_grace_seconds + _JOB_END_SECONDS
-    with database.session() as session:
-        if not claim_task(session, task, worker_id, seconds):
+        if not rows or not is_first_worker(session, worker_id, _heard_within(settings), settings.executor):
             return 0
 
     def end(row: tuple[str, Handle]) -> bool:
@@ -272,12 +268,8 @@ def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Ex
             log.info("unwanted_job_ended", run=run_id, job=handle.get("name"))
         return ended
 
-    try:
-        with ThreadPoolExecutor(_JOBS_AT_ONCE, thread_name_prefix="unwanted") as pool:
-            return sum(pool.map(end, rows))
-    finally:
-        with database.session() as session:
-            release_task(session, task, worker_id)
+    with ThreadPoolExecutor(_JOBS_AT_ONCE, thread_name_prefix="unwanted") as pool:
+        return sum(pool.map(end, rows))
 
 
 def _end_job(settings: WorkerSettings, executor: Executor, run_id: str, handle: Handle) -> bool:

@@ -35,13 +35,11 @@ from lcl_core.db.workers import (
     deregister,
     engine_device,
     record_wakeup,
-    release_task,
 )
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
 from workers.maintenance import (
-    MAINTENANCE,
     QueueMaintenance,
     garbage_task,
     thinning_tasks,
@@ -231,7 +229,6 @@ class WorkerProcess:
         try:
             with self._database.session() as session:
                 deregister(session, self._identity.id)
-                release_task(session, MAINTENANCE, self._identity.id)
             self._wakeups.wake_all(None)  # for the runs that were just requeued
         except UNREACHABLE as error:
             log_database_error(error)

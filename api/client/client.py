@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -208,16 +207,11 @@ class CollectionCalls(Transport):
         items: Sequence[NewItem],
         *,
         replace: bool = False,
-        idempotency_key: str | None = None,
     ) -> Json:
-        """Add images, all or none: {"ids", "images": number of images afterwards}.
-
-        Two calls with the same ``idempotency_key`` add the items once; the default is random.
-        """
+        """Add images, all or none: {"ids", "images": number of images afterwards}. A repeated call adds nothing."""
         body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
-        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         path = f"{_collection_path(collection)}/items"
-        return read_json(self.send("POST", path, json=body, headers=headers, repeatable=True))
+        return read_json(self.send("POST", path, json=body, repeatable=True))
 
     def change_labels(
         self,

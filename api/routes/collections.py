@@ -20,7 +20,6 @@ from api.core.session import (
 )
 from api.deps import (
     CollectionReference,
-    IdempotencyKey,
     ItemId,
     Offset,
     PageLimit,
@@ -200,17 +199,16 @@ async def map_file(
 async def add(
     name: CollectionReference,
     body: AddItemsRequest,
-    principal: Submitter,
+    _: Submitter,
     state: StateDep,
     session: ReadSessionDep,
     transaction: WriteTransactionDep,
-    idempotency_key: IdempotencyKey = None,
 ) -> AddedItemsView:
     """Embed images with the collection's own encoder and add them: all of a call, or none.
 
-    The next search of every process finds them. The same Idempotency-Key and body give the same answer for a day.
+    The next search of every process finds them. An image that was added alike before stays as it is.
     """
-    ids, row = await add_items(state, session, transaction, name, body, principal.owner, idempotency_key)
+    ids, row = await add_items(state, session, transaction, name, body)
     return AddedItemsView(ids=ids, images=row.images)
 
 

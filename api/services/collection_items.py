@@ -20,7 +20,7 @@ from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy,
 from api.services.state import AppState
 from lcl_core.collections.records import ChangeRecord, caption_texts
 from lcl_core.common.errors import UserError
-from lcl_core.db import collections, registry, submit
+from lcl_core.db import collections
 from lcl_core.db.models import CollectionRow
 from lcl_core.serving.dynamic_batcher import gather_results
 
@@ -49,27 +49,14 @@ async def add_items(
     transaction: WriteTransaction,
     name: str,
     body: AddItemsRequest,
-    owner: str,
-    key: str | None,
 ) -> tuple[list[str], CollectionRow]:
     """Ids of the items, and the collection's row: all items are written, or none. Closes ``reader``.
 
     The write transaction begins after the encoder has run.
 
-    Args:
-        key: the request's Idempotency-Key.
-
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
     check_count(body.items, state.settings, "items")
-    request = None
-    if key is not None:
-        row = await to_thread.run_sync(registry.get_collection, reader, name, limiter=state.inferring)
-        body_hash = submit.hash_body({"collection": row.name, **body.model_dump()})
-        request = collections.IdempotentRequest(owner, key, body_hash)
-        ids = await to_thread.run_sync(collections.find_repeated_addition, reader, request, limiter=state.inferring)
-        if ids is not None:
-            return ids, row
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
         opened = open_for_search(state, reader, name, ["images"])
@@ -101,7 +88,6 @@ async def add_items(
                 [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)],
                 opened.collection.encoder_hash,
                 replace=body.replace,
-                request=request,
             )
 
         return _change_open_collection(state, reader, writer, opened.id, add)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,15 @@ from sqlalchemy.orm import Session
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
-from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow, new_id
+from lcl_core.db.models import CollectionChange, CollectionRow
 from lcl_core.db.registry import absolute_path, get_collection, unknown_collection
-from lcl_core.db.session import Database, now
-from lcl_core.db.submit import find_by_idempotency_key
+from lcl_core.db.session import Database
 from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 MAX_RECORD_BYTES = 64 * 2**20  # of their records: each process that opens the collection reads all of them
-IDEMPOTENCY_WINDOW = timedelta(days=1)
 _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
@@ -72,15 +69,6 @@ class ItemAddition:
         return len(text.encode("utf-8", "surrogatepass"))  # captions of an old directory may have half a pair
 
 
-@dataclass(frozen=True)
-class IdempotentRequest:
-    """The Idempotency-Key of a request."""
-
-    owner: str
-    key: str
-    body_hash: str
-
-
 def add_items(
     session: Session,
     opened: CollectionRef,
@@ -88,39 +76,36 @@ def add_items(
     encoder_hash: str,
     *,
     replace: bool = False,
-    request: IdempotentRequest | None = None,
 ) -> tuple[list[str], CollectionRow]:
-    """Add all items or none.
+    """Add all items or none. An item that has been added before, with the same record and thumbnail, is left as it is.
 
     Args:
         items: no item twice.
         encoder_hash: hash of the encoder that computed the vectors.
         replace: an item replaces an existing one of the same name.
 
-    Returns: ids of the items (of the first request, if this one repeats it), and the collection.
+    Returns: ids of the items, and the collection.
 
     Raises:
         CollectionReplaced.
         UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
-            ``collection_full``, ``idempotency_conflict``.
+            ``collection_full``.
     """
     row = _lock_collection(session, opened)
-    if (ids := find_repeated_addition(session, request)) is not None:
-        return ids, row
     if row.encoder_hash != encoder_hash:
         message = f"collection {row.name!r} is of encoder {row.encoder_hash[:12]}, the vectors are of another"
         raise Conflict(message, code="encoder_mismatch", field="encoder")
     ids = [item.change.item for item in items]
     present = _present_items(session, opened, ids)
+    repeated = set() if replace else _repeated_items(session, row, items)
     for index, item in enumerate(items):
-        if item.change.item in present and not replace:
+        if item.change.item in present - repeated and not replace:
             name = (item.change.record or {}).get("image")
             message = f"an image {name!r} is there already; give it another name, or say replace"
             raise Conflict(message, code="item_exists", field=f"items.{index}.name")
-    _insert_changes(session, row, [_change_values(item) for item in items])
+    if new := [_change_values(item) for item in items if item.change.item not in repeated]:
+        _insert_changes(session, row, new)
     row.images += len(set(ids) - present)
-    if request is not None:
-        _record_addition(session, row, request, ids)
     session.flush()
     return ids, row
 
@@ -162,14 +147,6 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     return row
 
 
-def find_repeated_addition(session: Session, request: IdempotentRequest | None) -> list[str] | None:
-    """Ids of the items that the same request has added; None: it is new. Raises: UserError ``idempotency_conflict``."""
-    if request is None:
-        return None
-    row = find_by_idempotency_key(session, CollectionAddition, request.owner, request.key, request.body_hash)
-    return None if row is None else list(row.items)
-
-
 def changes_since(session: Session, collection_id: str, path: str, number: int) -> list[ChangeRecord]:
     """Changes above ``number``, in order, without thumbnails. Raises: CollectionReplaced if ``path`` is outdated."""
     query = (
@@ -209,13 +186,8 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
 
 
 def delete_compacted_changes(session: Session, row: CollectionRow, through: int) -> list[tuple[str, bool]]:
-    """Delete the changes up to the number ``through``, and requests older than IDEMPOTENCY_WINDOW.
-
-    Returns: (item, whether the collection has it) of the changes that stay.
-    """
+    """Delete the changes up to the number ``through``. Returns: (item, whether it is present) of those that stay."""
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.number <= through))
-    old = CollectionAddition.created_at < now(session) - IDEMPOTENCY_WINDOW
-    session.execute(delete(CollectionAddition).where(CollectionAddition.collection_id == row.id, old))
     later = select(_Change.item, _Change.vector.is_not(None)).where(_Change.collection_id == row.id)
     return list(session.execute(later).tuples().all())
 
@@ -257,6 +229,14 @@ def _present_items(session: Session, opened: CollectionRef, ids: Sequence[str]) 
     )
     changed = dict(session.execute(query).tuples().all())
     return {item for item in ids if (changed[item] if item in changed else opened.holds(item))}
+
+
+def _repeated_items(session: Session, row: CollectionRow, items: Sequence[ItemAddition]) -> set[str]:
+    """Those that an earlier request has added alike: a client repeats one that it got no answer to."""
+    wanted = {item.change.item: (item.change.record, item.data) for item in items}
+    query = select(_Change.item, _Change.record, _Change.picture)
+    rows = session.execute(query.where(_Change.collection_id == row.id, _Change.item.in_(wanted))).tuples()
+    return {item for item, record, picture in rows if wanted[item] == (record, picture)}
 
 
 def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str, Any]]) -> None:
@@ -309,20 +289,6 @@ def _to_change(
     keeps_image: bool,
 ) -> ChangeRecord:
     return ChangeRecord(number, item, record, vector or b"", text_vectors or b"", keeps_image)
-
-
-def _record_addition(session: Session, row: CollectionRow, request: IdempotentRequest, ids: list[str]) -> None:
-    session.add(
-        CollectionAddition(
-            id=new_id("add"),
-            collection_id=row.id,
-            owner=request.owner,
-            idempotency_key=request.key,
-            body_hash=request.body_hash,
-            items=ids,
-            created_at=now(session),
-        )
-    )
 
 
 def prepare_collection_snapshots(

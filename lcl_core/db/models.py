@@ -91,7 +91,9 @@ class Predecessor(Base):
 
 _QUEUED = "state = 'queued'"
 # all columns by which a claim chooses a run; SQLite reads the index only if it begins with the state and the priority
-_QUEUE_COLUMNS = "state priority queued_at id owner resource gpus nodes ready_at reserved_by".split()
+_QUEUE_COLUMNS = (
+    *("state", "priority", "queued_at", "id", "owner", "resource", "gpus", "nodes", "ready_at", "reserved_by"),
+)
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
 _UNTHINNED = "NOT metrics_thinned"
@@ -383,21 +385,6 @@ class CollectionChange(Base):
     record_bytes: Mapped[int] = mapped_column(default=0)
 
 
-class CollectionAddition(Base):
-    """A request that added items, for its Idempotency-Key."""
-
-    __tablename__ = "addition"
-    __table_args__ = (UniqueConstraint("owner", "idempotency_key"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
-    owner: Mapped[str] = mapped_column(String(100))
-    idempotency_key: Mapped[str] = mapped_column(String(200))
-    body_hash: Mapped[str] = mapped_column(String(64))
-    items: Mapped[list[Any]]  # ids of the added items
-    created_at: Mapped[datetime]
-
-
 class ApiKey(Base):
     """A key is ``PREFIX.SECRET``. Only the secret's hash is stored and, for a grace, the previous hash."""
 
@@ -505,13 +492,3 @@ class Garbage(Base):
     home: Mapped[str] = mapped_column(String(40), primary_key=True)
     path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home; name of the index
     seen_at: Mapped[datetime]  # since when
-
-
-class TaskLease(Base):
-    """A periodic task that one worker does for all, and until when no other worker begins it."""
-
-    __tablename__ = "task_lease"
-
-    name: Mapped[str] = mapped_column(String(60), primary_key=True)
-    worker: Mapped[str] = mapped_column(String(100))
-    expires_at: Mapped[datetime]

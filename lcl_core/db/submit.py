@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import Conflict, UserError
 from lcl_core.db.leases import transition_all
-from lcl_core.db.models import CollectionAddition, Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
+from lcl_core.db.models import Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
 from lcl_core.db.registry import pin_encoders
 from lcl_core.db.session import now
 from lcl_core.db.states import State
@@ -39,7 +39,7 @@ REUSABLE_STATES = tuple(
 )
 _UNSUCCESSFUL = (State.FAILED.value, State.CANCELLED.value)
 
-IdempotentRow = TypeVar("IdempotentRow", CollectionAddition, Run, Study)
+IdempotentRow = TypeVar("IdempotentRow", Run, Study)
 
 
 def submit(

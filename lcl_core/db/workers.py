@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
 from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import NO_CAPACITY_SINCE, Claim
-from lcl_core.db.models import DeviceRow, Run, TaskLease, Worker
+from lcl_core.db.models import DeviceRow, Run, Worker
 from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
@@ -118,24 +118,15 @@ def deregister(session: Session, worker_id: str) -> None:
     session.execute(delete(Worker).where(Worker.id == worker_id))
 
 
-def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> bool:
-    """Claim or renew a periodic task that one worker does for all. Returns: whether it is this worker's."""
-    moment = now(session)
-    held = select(TaskLease.worker).where(TaskLease.name == name, TaskLease.expires_at >= moment)
-    if session.scalars(held).one_or_none() not in (None, worker_id):
-        return False  # without a lock on the row, which all workers ask for
-    values = {"worker": worker_id, "expires_at": moment + timedelta(seconds=seconds)}
-    statement = dialect_insert(session, TaskLease).values(name=name, **values)
-    claimable = or_(TaskLease.expires_at < moment, TaskLease.worker == worker_id)
-    claimed = session.execute(
-        statement.on_conflict_do_update(index_elements=["name"], set_=values, where=claimable).returning(TaskLease.name)
-    )
-    return claimed.one_or_none() is not None
+def is_first_worker(session: Session, worker_id: str, seconds: float, executor: str | None = None) -> bool:
+    """Whether it has the lowest id of the workers with a heartbeat within ``seconds``: one does what is done for all.
 
-
-def release_task(session: Session, name: str, worker_id: str) -> None:
-    """Let other workers start the task at once: it has failed."""
-    session.execute(delete(TaskLease).where(TaskLease.name == name, TaskLease.worker == worker_id))
+    ``executor``: only of those whose executor it is.
+    """
+    rows = select(Worker.id, Worker.devices).where(Worker.seen_at >= now(session) - timedelta(seconds=seconds))
+    wanted = None if executor is None else engine_device(executor)
+    alive = (id_ for id_, devices in session.execute(rows).tuples() if wanted is None or wanted in devices)
+    return min(alive, default=None) == worker_id
 
 
 class PeriodicTask:

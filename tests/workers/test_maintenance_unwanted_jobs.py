@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from lcl_core.db.models import Run
-from lcl_core.db.workers import claim_task
+from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 from workers.executors.base import EngineUnreachable, MachineLost
 from workers.maintenance import end_unwanted_jobs
 
@@ -48,6 +48,9 @@ class StoppedJob:
 def cancelled(database, queue, settings):
     """A cancelled run with an unwanted job of that name."""
     settings.executor, settings.cancel_grace_seconds = "slurm", 0.2
+    with database.session() as session:
+        for name, executor in (("local", "local"), ("worker-1", "slurm"), ("worker-2", "slurm")):
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, (engine_device(executor),)))
 
     def prepare(name):
         run_id = queue()
@@ -68,20 +71,18 @@ def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(database, s
         "broken": ValueError("an error of ours"),
     }
     engine, found = EngineStub(jobs), {name: cancelled(name) for name in jobs}
-    assert end_unwanted_jobs(database, settings, engine, "worker") == 3  # type: ignore[arg-type]
+    assert end_unwanted_jobs(database, settings, engine, "worker-1") == 3  # type: ignore[arg-type]
     assert [what for name, what in engine.history if name == "orderly"] == ["terminated", "ended", "killed"]
     assert [what for name, what in engine.history if name == "hung"] == ["terminated", "killed"], "after the grace"
     kept = {name for name, run_id in found.items() if run_of(run_id).handle is not None}
     assert kept == {"away", "broken"}
     jobs["away"] = MachineLost("unknown")
-    assert end_unwanted_jobs(database, settings, engine, "another") == 1  # type: ignore[arg-type]
+    assert end_unwanted_jobs(database, settings, engine, "worker-1") == 1  # type: ignore[arg-type]
     assert run_of(found["away"]).handle is None
 
 
 def test_one_worker_ends_them_at_a_time(database, settings, cancelled, run_of):
     run_id, engine = cancelled("orderly"), EngineStub({"orderly": 1.0})
-    with database.session() as session:
-        assert claim_task(session, "unwanted jobs/slurm", "another", 60.0)
-    assert end_unwanted_jobs(database, settings, engine, "worker") == 0  # type: ignore[arg-type]
+    assert end_unwanted_jobs(database, settings, engine, "worker-2") == 0  # type: ignore[arg-type]
     assert engine.history == []
     assert run_of(run_id).handle is not None

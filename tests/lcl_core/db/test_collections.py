@@ -13,8 +13,8 @@ from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, complete_run, runs
 from lcl_core.db import collections as db_collections
-from lcl_core.db.collections import CollectionRef, CollectionReplaced, IdempotentRequest, ItemAddition
-from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow
+from lcl_core.db.collections import CollectionRef, CollectionReplaced, ItemAddition
+from lcl_core.db.models import CollectionChange, CollectionRow
 from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_spec
 
@@ -114,7 +114,7 @@ def test_a_name_that_is_there_is_not_replaced_in_silence(made):
     add(made, picture("c.png"))
     for name in ("a.png", "c.png"):
         with pytest.raises(UserError) as caught:
-            add(made, picture("new.png"), picture(name))
+            add(made, picture("new.png"), picture(name, "another"))
         assert (caught.value.code, caught.value.field) == ("item_exists", "items.1.name")
         assert name in caught.value.message
     assert (row_of(made).changes, row_of(made).images) == (1, 3), "nothing of a refused call is kept"
@@ -166,16 +166,11 @@ def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(made, monkeypatc
     remove(made, "a.png")
 
 
-def test_a_repeated_request_gives_the_same_answer(made):
-    request = IdempotentRequest("ada", "once", "hash")
-    ids = add(made, picture("c.png"), request=request)
-    assert add(made, picture("c.png"), request=request) == ids
-    assert row_of(made).changes == 1
-    assert (
-        code_of(add, made, picture("x.png"), request=IdempotentRequest("ada", "once", "other"))
-        == "idempotency_conflict"
-    )
-    assert add(made, picture("d.png"), request=IdempotentRequest("ben", "once", "other")) == [identity("d.png")]
+def test_a_repeated_request_changes_nothing(made):
+    ids = add(made, picture("c.png"), picture("d.png"))
+    assert add(made, picture("c.png"), picture("d.png")) == ids
+    assert row_of(made).changes == 2
+    assert code_of(add, made, picture("c.png", "another caption")) == "item_exists"
 
 
 def test_who_has_an_outdated_directory_open_is_told(made):
@@ -188,15 +183,11 @@ def test_who_has_an_outdated_directory_open_is_told(made):
 
 
 def test_changes_go_with_their_collection(made):
-    add(made, picture("c.png"), request=IdempotentRequest("ada", "once", "hash"))
+    add(made, picture("c.png"))
     with made.session() as session:
         db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
     with made.reading() as session:
-        assert [session.query(table).count() for table in (CollectionRow, CollectionChange, CollectionAddition)] == [
-            0,
-            0,
-            0,
-        ]
+        assert [session.query(table).count() for table in (CollectionRow, CollectionChange)] == [0, 0]
 
 
 def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made, tmp_path):
