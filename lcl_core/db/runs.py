@@ -6,8 +6,7 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
@@ -15,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.db.leases import transition
-from lcl_core.db.models import Dataset, EncoderRow, Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
+from lcl_core.db.models import Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.uploads import STORE, discard, discard_folder, forget_checkpoints, output_paths
@@ -29,17 +28,14 @@ from lcl_core.db.workers import (
     live_workers,
     needed_devices,
 )
-from lcl_core.estimate.flops import encoder_flops
-from lcl_core.estimate.history import MeasuredRun, measured_run
-from lcl_core.estimate.report import RunEstimate, estimate_pretraining
+from lcl_core.estimate.report import Device, MeasuredRun, RunEstimate, estimate_pretraining, measured_run
 from lcl_core.jobs import ANY_DEVICE
-from lcl_core.specs.parsing import AnySpec, parse_spec
+from lcl_core.specs.parsing import AnySpec
 from lcl_core.specs.pretrain import HELD_OUT, PretrainSpec
 
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 _FETCHED_LINES = 5000  # of metrics, at one time
-Device = Literal["cpu", "gpu"]
 _NO_CHANGES: Mapping[str, Any] = {}
 OwnedRow = TypeVar("OwnedRow", Run, Study)
 _REMEDIES = {
@@ -450,30 +446,7 @@ def estimate_pretrainings(
     has_gpu = _has_gpu_worker(session)
     device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
     measured = _measured_runs(session, device, has_gpu, owner)
-    teachers = _teacher_flops(session, [*specs, *(run.spec for run in measured)])
-    return [estimate_pretraining(spec, measured, device, _image_counts(session, spec), teachers) for spec in specs]
-
-
-def _teacher_flops(session: Session, specs: Sequence[PretrainSpec]) -> dict[str, float]:
-    """Operations of a teacher's forward pass over an image, of encoders that runs made here."""
-    names = {spec.objective.distill.encoder for spec in specs if spec.objective.distill is not None}
-    query = select(EncoderRow.id, EncoderRow.name, Run.spec).join(Run, Run.id == EncoderRow.run_id)
-    query = query.where(or_(EncoderRow.id.in_(names), EncoderRow.name.in_(names)))
-    rows = session.execute(query.order_by(EncoderRow.id)).tuples()  # a name is that of the newest
-    found: dict[str, float] = {}
-    for encoder_id, name, fields in rows:
-        with suppress(UserError):  # of an older version, or with a library that is not installed here
-            spec = parse_spec("pretrain", dict(fields))
-            assert isinstance(spec, PretrainSpec)
-            found |= dict.fromkeys({encoder_id, name} & names, encoder_flops(spec))
-    return found
-
-
-def _image_counts(session: Session, spec: PretrainSpec) -> dict[str, int]:
-    """Images of the spec's datasets, as far as a validation has counted them."""
-    names = {source.dataset for source in spec.data.sources}
-    rows = session.execute(select(Dataset.name, Dataset.statistics).where(Dataset.name.in_(names))).tuples()
-    return {name: int(found["images"]) for name, found in rows if found and isinstance(found.get("images"), int)}
+    return [estimate_pretraining(spec, measured, device) for spec in specs]
 
 
 def _has_gpu_worker(session: Session) -> bool:
@@ -484,17 +457,16 @@ def _has_gpu_worker(session: Session) -> bool:
 def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str | None) -> list[MeasuredRun]:
     """Newest first. A run of the class "any device" is assumed to have had a GPU if a worker has one."""
     classes = {device} if has_gpu and device == "cpu" else {device, ANY_DEVICE}
-    columns = (Run.id, Run.spec, Run.resource, Run.progress, Run.result, Run.ran_seconds)
     query = (
-        select(*columns, Run.attempt, Run.continues)
-        .where(Run.kind == "pretrain", Run.resource.in_(classes))
+        select(Run.id, Run.spec, Run.result, Run.ran_seconds, Run.attempt, Run.continues)
+        .where(Run.kind == "pretrain", Run.resource.in_(classes), Run.state == State.SUCCEEDED.value)
         .order_by(Run.id.desc())
     )
     if owner is not None:
         query = query.where(Run.owner == owner)
     rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
     measured = (
-        measured_run(run_id, spec, resource, progress, result, ran if attempt == 1 and continues is None else None)
-        for run_id, spec, resource, progress, result, ran, attempt, continues in rows
+        measured_run(run_id, spec, result or {}, ran if attempt == 1 and continues is None else None)
+        for run_id, spec, result, ran, attempt, continues in rows
     )
     return [run for run in measured if run is not None]

@@ -8,7 +8,7 @@ expectation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -19,7 +19,6 @@ from lcl_core.specs.pretrain import (
     TEXT_CONTEXT_LENGTH,
     TEXT_MASK_RATIO,
     MethodName,
-    ModelPart,
     ObjectiveSpec,
     PretrainSpec,
 )
@@ -28,6 +27,7 @@ from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network,
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
 SPECIALS = 5  # of a vocabulary that is learnt
 MLP_RATIO = 4.0  # of every model that a spec describes
+FORWARDS_PER_STEP = 3.0  # forward passes that a training step costs
 
 
 class Sizes(Protocol):
@@ -64,12 +64,7 @@ class ModelSizes:
 
 
 def model_sizes(spec: PretrainSpec, vocabulary: int | None = None) -> ModelSizes:
-    """Sizes of a spec's model.
-
-    Args:
-        vocabulary: its size, specials included, where it is known. None: as the spec says, though a vocabulary that is
-            learnt from few texts is smaller, and that of ``tokenizer.path`` has a size of its own.
-    """
+    """Sizes of a spec's model. ``vocabulary``: its size, specials included; None: as large as the spec allows."""
     model, said = spec.model, CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS
     return ModelSizes(
         patch_size=model.patch_size,
@@ -82,25 +77,6 @@ def model_sizes(spec: PretrainSpec, vocabulary: int | None = None) -> ModelSizes
         num_image_tokens=model.num_image_tokens,
         vision=model.vision,
     )
-
-
-FORWARDS_PER_STEP = 3.0  # forward passes that a training step costs
-
-
-def step_flops(
-    config: Sizes, lengths: Sequence[float], images: float, labels: float, patches: int | None = None
-) -> float:
-    """A training step of one pass through each tower over documents of these token lengths.
-
-    Args:
-        lengths: tokens of each document, image tokens included.
-        images: number of images.
-        labels: positions at which a next token is predicted.
-        patches: encoded patches of an image; none: all.
-    """
-    patches = config.num_image_tokens if patches is None else patches
-    vision = vision_flops(config, images, patches) + pooling_flops(config, images, patches)
-    return FORWARDS_PER_STEP * (vision + text_flops(config, lengths) + head_flops(config, labels))
 
 
 def vision_flops(config: Sizes, images: float, patches: int) -> float:
@@ -254,43 +230,10 @@ def target_flops(config: Sizes, load: Workload) -> float:
     return encoded + pooling_flops(config, load.images, load.patches, latents=False)
 
 
-def step_forwards(method: MethodName, freeze: Collection[ModelPart]) -> dict[ModelPart, float]:
-    """Forward passes that a training step costs in each part of the model.
-
-    The backward pass is one product for the gradient of weights, which a frozen part does not have, and one for that
-    of the inputs, which is needed where a part before it is trained. The text tower of ``clip`` reads no images.
-    """
-    images: tuple[ModelPart, ...] = ("vision", "pooler")
-    before: dict[ModelPart, tuple[ModelPart, ...]] = {
-        "vision": (),
-        "pooler": ("vision",),
-        "text": () if method == "clip" else images,
-        "head": (*images, "text"),
-    }
-    return {
-        part: FORWARDS_PER_STEP if part not in freeze else 2.0 if any(each not in freeze for each in parts) else 1.0
-        for part, parts in before.items()
-    }
-
-
-def method_step_flops(
-    objective: ObjectiveSpec, config: Sizes, load: Workload, freeze: Collection[ModelPart], teacher: float = 0.0
-) -> float:
-    """A training step with these counts.
-
-    Args:
-        freeze: parts that are not trained.
-        teacher: operations of a teacher's forward pass over an image.
-    """
-    total, forwards = FORWARD_FLOPS[objective.name](config, load), step_forwards(objective.name, freeze)
-    parts: dict[ModelPart, float] = {
-        "vision": vision_flops(config, load.images, load.patches),
-        "pooler": pooling_flops(config, load.images, load.patches, latents=False, tokens=False),
-        "head": head_flops(config, load.labels),
-    }
-    parts["text"] = total - sum(parts.values())  # with what a method adds, and the pooler's outputs
+def method_step_flops(objective: ObjectiveSpec, config: Sizes, load: Workload) -> float:
+    """A training step with these counts; frozen parts and a teacher's passes are counted as the trainer counts them."""
     targets = target_flops(config, load) if objective.averages_encoder else 0.0
-    return sum(forwards[part] * count for part, count in parts.items()) + targets + load.images * teacher
+    return FORWARDS_PER_STEP * FORWARD_FLOPS[objective.name](config, load) + targets
 
 
 def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tokens: float) -> Workload:
@@ -313,21 +256,14 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
     return Workload(images, patches, [tokens], labels)
 
 
-def encoder_flops(spec: PretrainSpec) -> float:
-    """A forward pass over one image of the encoder that a run of ``spec`` makes."""
-    sizes = model_sizes(spec)
-    patches = sizes.num_image_tokens
-    return vision_flops(sizes, 1, patches) + pooling_flops(sizes, 1, patches, tokens=False)
-
-
 def training_flops(
     spec: PretrainSpec, images: int, tokens: int, documents: int, vocabulary: int | None = None
 ) -> float:
-    """Of a training that has read so many images, tokens (with those of images) and documents.
+    """Of a training with one pass through each tower that has read these images, tokens (with theirs) and documents.
 
     ``vocabulary``: as of ``model_sizes``.
     """
-    sizes = model_sizes(spec, vocabulary)
     count, patches = max(documents, 1), spec.model.num_image_tokens
-    texts = max(tokens - images * patches, 0)
-    return count * step_flops(sizes, [tokens / count], images / count, texts / count, patches)
+    labels = max(tokens - images * patches, 0) / count
+    one = Workload(images / count, patches, [tokens / count], labels)
+    return FORWARDS_PER_STEP * count * lcl_flops(model_sizes(spec, vocabulary), one)

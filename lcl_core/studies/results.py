@@ -14,7 +14,6 @@ from typing import Any, TypeGuard, cast
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate.flops import training_flops
-from lcl_core.estimate.history import vocabulary_size
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import MetricSpec
@@ -176,7 +175,7 @@ def _run_cost(run: RunRecord) -> dict[str, float]:
         with suppress(UserError):  # a vision tower of a library that is not installed here
             spec = cast(PretrainSpec, parse_spec("pretrain", run.spec))
             images, tokens, documents = (int(encoder[name]) for name in COUNTS)
-            cost["flops"] = training_flops(spec, images, tokens, documents, vocabulary_size(encoder))
+            cost["flops"] = training_flops(spec, images, tokens, documents, encoder.get("vocab_size"))
     return cost
 
 

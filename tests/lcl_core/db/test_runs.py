@@ -124,7 +124,8 @@ def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(data
     with database.session() as session:
         for run_id, seconds in ((first, 210.0), (later, 14.0)):
             run = runs.get_run(session, run_id)
-            run.attempt, run.ran_seconds, run.result = 1, seconds, {"encoder": counts, "final": {"memory_gib": 1.0}}
+            run.state, run.attempt, run.ran_seconds = "succeeded", 1, seconds
+            run.result = {"encoder": counts, "final": {"memory_gib": 1.0}}
     with database.reading() as session:
         found = runs.estimate_run(session, parse_spec("pretrain", spec))
     assert sorted(found.runs) == sorted([first, later])

@@ -6,9 +6,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate import flops
-from lcl_core.estimate.history import measured_run
-from lcl_core.estimate.memory import pooler_parameters, vision_parameters
-from lcl_core.estimate.report import estimate_pretraining
+from lcl_core.estimate.memory import part_parameters
+from lcl_core.estimate.report import estimate_pretraining, measured_run
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 
@@ -21,13 +20,10 @@ def spec_of(**changes):
     return spec
 
 
-def ended(run_id="run_1", seconds=200.0, memory=1.0, vocabulary=None, **changes):
+def ended(run_id="run_1", seconds=200.0, memory=1.0, **changes):
     """A run of the sample preset that read its 128 images a step."""
     result: dict[str, Any] = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
-    result["encoder"] |= {} if vocabulary is None else {"vocab_size": vocabulary}
-    past = measured_run(run_id, spec_of(**changes).model_dump(), "cpu", None, result, seconds + 10)
-    assert past is not None
-    return past
+    return measured_run(run_id, spec_of(**changes).model_dump(), result, seconds + 10)
 
 
 def test_a_run_forecasts_its_own_repetition():
@@ -107,54 +103,6 @@ def test_more_processes_read_more_at_the_same_rate_each():
     assert four.flops == pytest.approx(4 * one.flops)
 
 
-def test_a_run_under_way_tells_its_rate_too():
-    line = {"step": 100, "images_seen": 12_800, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 1.0}
-    past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
-    assert past is not None
-    found = estimate_pretraining(spec_of(), [past])
-    assert "as run_2 reads them" in found.basis[1]
-    assert (found.certainty, found.runs) == ("measured", ["run_2"])
-    assert found.seconds.expected == pytest.approx(200 + 15, rel=0.01)
-    assert "as run_1 read them" in estimate_pretraining(spec_of(), [past, ended()]).basis[1], (
-        "one that has ended knows more"
-    )
-
-
-@pytest.mark.parametrize(
-    ("steps", "seconds", "counts"), [(3, 9.0, False), (49, 120.0, False), (50, 20.0, True), (20, 900.0, True)]
-)
-def test_a_run_of_a_few_steps_tells_no_rate(steps, seconds, counts):
-    images = 128 * steps
-    result = {"encoder": {"steps": steps, "seconds": seconds, "images_seen": images, "tokens_seen": 25 * images,
-                          "documents_seen": 0.9 * images}, "final": {"memory_gib": 1.0}}  # fmt: skip
-    past = measured_run("run_2", spec_of(steps=steps).model_dump(), "cpu", None, result, seconds + 10)
-    assert past is not None
-    found = estimate_pretraining(spec_of(), [past])
-    assert (found.certainty, found.runs) == (("measured", ["run_2"]) if counts else ("assumed", []))
-    assert "as run_2 read them" in found.basis[1], "its documents are as good as any"
-    both = estimate_pretraining(spec_of(), [past, ended()])
-    assert ("run_2" in both.runs) == counts
-
-
-def test_a_process_that_is_still_growing_tells_no_peak():
-    line = {"step": 20, "images_seen": 2560, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 9.0}
-    past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
-    assert past is not None
-    blind, young = estimate_pretraining(spec_of(), []), estimate_pretraining(spec_of(), [past])
-    assert young.memory_bytes.expected == pytest.approx(blind.memory_bytes.expected, rel=0.2)
-    assert "no run has measured its peak" in young.basis[2]
-    assert estimate_pretraining(spec_of(steps=20), [past]).memory_bytes.expected == pytest.approx(9 * 2**30)
-
-
-@pytest.mark.parametrize(
-    ("progress", "result"),
-    [(None, None), ({"step": 3}, None), ({"step": 3, "images_per_s": "many"}, None), (None, {"encoder": {"steps": 5}}),
-     ({"step": 5, "images_seen": True, "images_per_s": 1.0, "tokens_per_s": 1.0}, None)],
-)  # fmt: skip
-def test_a_run_that_tells_too_little_is_passed_over(progress, result):
-    assert measured_run("run_3", spec_of().model_dump(), "cpu", progress, result) is None
-
-
 @pytest.mark.parametrize("name", ["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"])
 def test_every_method_is_forecast(name):
     changes = {"preset": "sample_pairs", "objective": {"name": name}}
@@ -180,7 +128,8 @@ def test_a_moving_average_of_the_encoder_is_one_more_encoder_that_is_not_trained
         for target in ("detached", "ema")
     )
     sizes = flops.model_sizes(spec_of())
-    encoder = 4 * (vision_parameters(sizes) + pooler_parameters(sizes))
+    parts = part_parameters(sizes)
+    encoder = 4 * (parts["vision"] + parts["pooler"])
     assert averaged.memory_parts["weights"] - plain.memory_parts["weights"] == encoder
     assert averaged.memory_parts["gradients"] == plain.memory_parts["gradients"]
     assert averaged.checkpoint_bytes - plain.checkpoint_bytes == encoder
@@ -203,37 +152,6 @@ def test_a_branch_is_forecast_without_the_steps_of_its_trunk():
     assert branched.memory_bytes == whole.memory_bytes
 
 
-def test_a_branch_of_a_few_steps_says_nothing_of_the_peak():
-    branch = {"run": "run_trunk", "step": 480}
-    young = estimate_pretraining(spec_of(), [ended(memory=9.0, branch=branch)])
-    assert "no run has measured its peak" in young.basis[2]
-
-
-def test_the_vocabulary_of_a_file_is_the_one_that_a_run_with_it_had():
-    shared = {"tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
-    blind = estimate_pretraining(spec_of(**shared), [ended(vocabulary=5000)])
-    assert "Vocabulary: counted as 4,101 tokens" in blind.basis[-1]
-    past = ended("run_shared", vocabulary=30_000, **shared)
-    other_size = {"tokenizer": shared["tokenizer"] | {"vocab_size": 300}}
-    for spec in (spec_of(**shared), spec_of(**other_size), spec_of(**shared, data={"piece_images": 3})):
-        found = estimate_pretraining(spec, [past])
-        assert found.parameters - blind.parameters == 2 * (30_000 - 4101) * spec.model.text_width
-        assert not any(sentence.startswith("Vocabulary") for sentence in found.basis)
-    again = estimate_pretraining(spec_of(**shared), [past])
-    assert (again.certainty, again.seconds.expected) == ("measured", pytest.approx(210))
-    assert again.flops > blind.flops
-
-
-def test_a_learnt_vocabulary_is_as_large_as_it_was_for_the_same_texts():
-    plain, same, others = (
-        estimate_pretraining(spec_of(**changes), [ended(vocabulary=vocabulary)])
-        for changes, vocabulary in (({}, None), ({}, 1000), ({"tokenizer": {"vocab_size": 2000}}, 1000))
-    )
-    width = spec_of().model.text_width
-    assert plain.parameters - same.parameters == 2 * width * (4101 - 1000)
-    assert plain.parameters - others.parameters == 2 * width * (4096 - 2000)
-
-
 def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(monkeypatch):
     tower = {"vision": "timm:resnet18", "vision_width": 256}
     foreign, own = ended("run_timm", model=tower), ended("run_own")
@@ -246,57 +164,25 @@ def test_runs_with_towers_that_this_version_of_timm_does_not_have_do_not_count(m
         estimate_pretraining(spec_of(model=tower), [own])
 
 
-def test_resident_images_take_disk_as_far_as_their_number_is_known():
-    plain, resident = (
-        estimate_pretraining(spec_of(data={"resident": flag}), [], images={"sample": 1000}) for flag in (False, True)
-    )
-    # crops keep .6 of the area, and the narrowest has sides of 3 to 4
-    assert resident.disk_bytes - plain.disk_bytes == 1000 * 27_307
-    assert "27,307,000 bytes" in resident.basis[-1]
-    unknown = estimate_pretraining(spec_of(data={"resident": True}), [])
-    assert unknown.disk_bytes == plain.disk_bytes
-    assert "not counted" in unknown.basis[-1]
-    assert "sample" in unknown.basis[-1]
+def test_a_frozen_part_has_no_gradients_and_no_moments():
+    whole, part = (estimate_pretraining(spec_of(model={"freeze": freeze}), []) for freeze in ([], ["vision"]))
+    frozen = 4 * part_parameters(flops.model_sizes(spec_of()))["vision"]
+    for name, share in {"weights": 0, "gradients": 1, "moments": 2}.items():
+        assert whole.memory_parts[name] - part.memory_parts[name] == share * frozen
+    assert whole.checkpoint_bytes - part.checkpoint_bytes == 2 * frozen
+    assert whole.flops == part.flops, "as the trainer counts"
 
 
-def frozen(*parts, **more):
-    return spec_of(model={"freeze": list(parts)}, **more)
+@pytest.mark.parametrize(
+    ("steps", "seconds", "counts"), [(3, 9.0, False), (49, 120.0, False), (50, 20.0, True), (20, 900.0, True)]
+)
+def test_a_run_of_a_few_steps_measures_nothing(steps, seconds, counts):
+    images = 128 * steps
+    read = {"images_seen": images, "tokens_seen": 25 * images, "documents_seen": 0.9 * images}
+    past = measured_run("run_2", spec_of().model_dump(), {"encoder": {"steps": steps, "seconds": seconds, **read}})
+    assert (past is not None) == counts
 
 
-def test_frozen_parts_have_no_gradients_to_compute():
-    """A forward pass counts one; gradients of weights another; those of inputs, where something before is trained."""
-    whole = estimate_pretraining(spec_of(), [])
-    vision = estimate_pretraining(frozen("vision"), [])
-    text = estimate_pretraining(frozen("text"), [])
-    bottom = estimate_pretraining(frozen("vision", "pooler", "text"), [])
-    assert vision.flops < text.flops < whole.flops, "the tower before everything needs no gradient at all"
-    assert bottom.flops < vision.flops
-    assert whole.seconds.expected > vision.seconds.expected
-    clip = {"objective": {"name": "clip"}, "data": {"sources": [{"view": "pairs"}]}}
-    locked, free = (estimate_pretraining(frozen(*parts, **clip), []).flops for parts in (("text",), ()))
-    sizes = flops.model_sizes(spec_of())
-    forwards = flops.step_forwards("clip", ("text",))
-    assert (forwards["text"], forwards["vision"], flops.step_forwards("lcl", ("text",))["text"]) == (1, 3, 2)
-    assert locked < free
-    assert sizes.text_layers == 4
-
-
-def test_a_run_with_frozen_parts_is_forecast_from_one_without():
-    past = [ended()]
-    whole, part = (estimate_pretraining(each, past) for each in (spec_of(), frozen("vision")))
-    assert part.seconds.expected - 10 == pytest.approx((whole.seconds.expected - 10) * part.flops / whole.flops)
-    again = estimate_pretraining(frozen("vision"), [ended(model={"freeze": ["vision"]})])
-    assert again.seconds.expected == pytest.approx(210)
-
-
-def test_a_teacher_takes_a_forward_pass_an_image():
-    distill = {"objective": {"distill": {"encoder": "enc_1"}}}
-    alone = estimate_pretraining(spec_of(), [])
-    taught = estimate_pretraining(spec_of(**distill), [], teachers={"enc_1": 1e9})
-    assert taught.flops - alone.flops == pytest.approx(1e9 * alone.samples.images)
-    unknown = estimate_pretraining(spec_of(**distill), [])
-    assert unknown.flops == alone.flops
-    assert "without the teacher enc_1" in unknown.basis[-1]
-    measured = estimate_pretraining(spec_of(**distill), [ended(**distill)])
-    assert measured.seconds.expected == pytest.approx(210)
-    assert "teacher" not in measured.basis[-1]
+@pytest.mark.parametrize("result", [{}, {"encoder": {"steps": 500}}, {"encoder": {**COUNTS, "seconds": 0}}])
+def test_a_result_without_counts_measures_nothing(result):
+    assert measured_run("run_3", spec_of().model_dump(), result) is None

@@ -14,8 +14,7 @@ from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
-from lcl_core.estimate.history import measured_run
-from lcl_core.estimate.report import estimate_pretraining
+from lcl_core.estimate.report import estimate_pretraining, measured_run
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
@@ -46,11 +45,11 @@ def test_the_losses_fall_and_the_encoder_loads(undisturbed):
 
 
 def test_the_run_is_what_would_be_forecast_of_it(undisturbed, monkeypatch):
-    monkeypatch.setattr("lcl_core.estimate.history.MIN_STEPS", 1)  # the run is shorter than those whose rate counts
+    monkeypatch.setattr("lcl_core.estimate.report.MIN_STEPS", 1)  # the run is shorter than those whose rate counts
     spec, result = undisturbed.read_run()["spec"], json.loads(undisturbed.result_file.read_text())
     encoder, parsed = result["encoder"], parse_spec("pretrain", spec)
     assert isinstance(parsed, PretrainSpec)
-    past = measured_run("run_1", spec, "cpu", None, result, encoder["seconds"])
+    past = measured_run("run_1", spec, result, encoder["seconds"])
     assert past is not None
     found = estimate_pretraining(parsed, [past])
     assert found.certainty == "measured"
