@@ -7,16 +7,13 @@ exact whatever an index rounds. Imports no index: the library of one is loaded w
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lcl_core.common.errors import UserError
 
@@ -33,65 +30,6 @@ BATCH_ROWS = 2000
 
 # rows, the id of each item, and vectors [len(rows), E] of length 1, f32 or f16
 VectorBatch = tuple[Sequence[int], Sequence[str], "np.ndarray"]
-
-
-Scale = Literal["number", "date"]
-
-
-@dataclass(frozen=True, slots=True)
-class TextFilter:
-    """The value, or a member of the set, is one of these; ``excluded``: neither is, or there is no value."""
-
-    label: str
-    values: tuple[str, ...]
-    of_set: bool = False
-    excluded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RangeFilter:
-    """``low`` <= value < ``high``: an open bound is the next number above it."""
-
-    label: str
-    scale: Scale
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class SetFilter:
-    """The set has every value."""
-
-    label: str
-    values: tuple[str, ...]
-
-
-Filter = tuple[TextFilter | RangeFilter | SetFilter, ...]  # all of them apply
-
-
-def column_name(what: Literal["text", "value", "members"], label: str) -> str:
-    """Name of a label's column in an index: what is written, its number or time, or the members of the set."""
-    plain = re.fullmatch(r"[A-Za-z0-9_]{1,60}", label)
-    return f"{what}_{label if plain else hashlib.sha256(label.encode()).hexdigest()[:16]}"
-
-
-def columns_of(filters: Filter) -> set[str]:
-    """The columns that these filters need."""
-    names = set()
-    for each in filters:
-        if isinstance(each, RangeFilter):
-            names.add(column_name("value", each.label))
-        else:
-            names |= {column_name("members", each.label)} if isinstance(each, SetFilter) or each.of_set else set()
-            names |= {column_name("text", each.label)} if isinstance(each, TextFilter) else set()
-    return names
-
-
-class LabelColumns(Protocol):
-    """The labels of all images, by row."""
-
-    def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
-        """{``column_name``: value of each of these rows, None where it has none}."""
 
 
 class SearchFn(Protocol):
@@ -114,24 +52,11 @@ class VectorIndex(SearchFn, Protocol):
     def check(cls, location: IndexLocation) -> None:
         """Whether an index could be made there. Raises: UserError that says what is missing."""
 
-    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
-        """Make the index anew from all its rows. ``labels``: of the images, by row, for a ``LabelSearch``."""
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        """Make the index anew from all its rows."""
 
     def drop(self) -> None:
         """Remove the whole index, if there is one."""
-
-
-@runtime_checkable
-class LabelSearch(Protocol):
-    """An index that has the labels of the images in columns, and filters by them."""
-
-    def search_labels(
-        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
-    ) -> Sequence[int] | None:
-        """As a search of the images that ``filters`` allow, all but ``without``, which are ``passing`` many.
-
-        None: it has no columns for these labels, or cannot leave out so many: the caller lists rows instead.
-        """
 
 
 @dataclass(frozen=True)
@@ -155,17 +80,14 @@ class IndexKind:
 
     Attributes:
         index: ``MODULE:CLASS``, a VectorIndex.
-        prefix: of names in the rows of collections.
         writer: ``job``: written into the directory by the index run's process; ``worker``: sent to a server before the
             collection is registered, by the worker, because that process has no credentials of a server.
-        package, extra: library to import, and the extra of ``lcl`` that brings it.
+        package: library to import; the extra of ``lcl`` that brings it has the name of the kind.
     """
 
     index: str
-    prefix: str
     writer: Literal["job", "worker"]
-    package: str = ""
-    extra: str = ""
+    package: str
 
     def index_class(self) -> type[VectorIndex]:
         module, _, name = self.index.partition(":")
@@ -174,28 +96,15 @@ class IndexKind:
 
 
 INDEXES: dict[str, IndexKind] = {
-    "lancedb": IndexKind(
-        "lcl_core.collections.lancedb_index:LanceIndex",
-        prefix="lancedb",
-        writer="job",
-        package="lancedb",
-        extra="lancedb",
-    ),
-    "qdrant": IndexKind(
-        "lcl_core.collections.qdrant_index:QdrantIndex",
-        prefix="qdrant",
-        writer="worker",
-        package="qdrant_client",
-        extra="qdrant",
-    ),
+    "lancedb": IndexKind("lcl_core.collections.lancedb_index:LanceIndex", writer="job", package="lancedb"),
+    "qdrant": IndexKind("lcl_core.collections.qdrant_index:QdrantIndex", writer="worker", package="qdrant_client"),
 }
 FILES = "files"  # no index of these, but the collection's own files: ``lcl_core.collections.vector_index``
 
 
 def index_name(vectors: str | None) -> str:
-    """What a spec calls the index of a collection whose row has these ``vectors``."""
-    prefix = (vectors or "").partition("_")[0]
-    return next((name for name, kind in INDEXES.items() if kind.prefix == prefix), FILES)
+    """What a spec calls the index of a collection whose row has these ``vectors``, such as ``qdrant_1``."""
+    return (vectors or FILES).partition("_")[0]
 
 
 def open_index(vectors: str | None, location: IndexLocation) -> VectorIndex | None:
@@ -230,11 +139,9 @@ def check_index(name: str, location: IndexLocation) -> None:
     if name not in INDEXES:
         return
     kind = INDEXES[name]
-    if kind.package and find_spec(kind.package) is None:
-        message = (
-            f"index {name} needs {kind.package}, which is not installed; `pip install 'lcl[{kind.extra}]'` brings it"
-        )
-        raise UserError(f"{message}, or set index to files", code="missing_extra", field="index")
+    if find_spec(kind.package) is None:
+        message = f"index {name} needs {kind.package}: `pip install 'lcl[{name}]'` brings it, or set index to files"
+        raise UserError(message, code="missing_extra", field="index")
     kind.index_class().check(location)
 
 
@@ -243,9 +150,6 @@ class CollectionDirectory(Protocol):
 
     @property
     def dim(self) -> int: ...
-
-    @property
-    def label_index(self) -> LabelColumns: ...
 
     @property
     def vector_targets(self) -> tuple[Target, ...]: ...

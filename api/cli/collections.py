@@ -65,10 +65,6 @@ def show(context: typer.Context, collection: Collection) -> None:
         lines.append(_index_line(row["vectors"], row["text_vectors"]))
     if not row["text_vectors"]:
         lines.append("its encoder reads images alone: search with an image, or the words of captions (--hybrid)")
-    if row["index_problem"]:
-        lines.append(f"all vectors are compared: {row['index_problem']}")
-        again = f"--set mode=add --set dataset=null --set encoder={row['encoder_id']} --set collection={row['name']}"
-        lines.append(f"to make the graph anew: lcl submit index {again}")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     options.print(row, "\n".join(lines))
     if not options.as_json:

@@ -81,8 +81,7 @@ def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSess
         "label_types": collection.label_types(),
         "text_vectors": collection.has_text_vectors,
     }
-    problem = "; ".join(collection.damaged_graphs.values()) or None
-    return json_response(CollectionDetail(**columns, **facets, index_problem=problem))
+    return json_response(CollectionDetail(**columns, **facets))
 
 
 @router.post("/{name}/search", summary="Search collection")

@@ -64,9 +64,6 @@ class CollectionDetail(CollectionView):
         description="whether its captions have vectors; false: its encoder reads images alone, and texts are searched "
         "by the words of captions (hybrid)"
     )
-    index_problem: str | None = Field(
-        None, description="why its graph is not used and all vectors are compared; null: nothing is wrong with it"
-    )
 
 
 class QueryWeights(BaseModel):

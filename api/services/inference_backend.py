@@ -17,7 +17,7 @@ from api.services.encoder_archive import EXAMINATIONS_FOLDER
 from api.services.inference_device import InferenceDevice
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import Delta
-from lcl_core.collections.file_format import ChecksumVerifier
+from lcl_core.collections.file_format import BackgroundVerification
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.encoders.files import Hashes
 from lcl_core.encoders.sandbox import inspect_encoder
@@ -123,9 +123,8 @@ class InferenceBackend:
     def _opened(self, directory: Path) -> _OpenCollection | None:
         with self._lock:
             cached = self._collections.get(directory)
-            if cached is None or cached.checksums.is_outdated:
-                return None
-            self._collections.move_to_end(directory)
+            if cached is not None:
+                self._collections.move_to_end(directory)
             return cached
 
     def _keep(self, directory: Path, collection: Collection) -> _OpenCollection:
@@ -148,7 +147,7 @@ class _OpenCollection:
     """A collection with the newest changes known to this process. One thread loads changes at a time."""
 
     def __init__(self, base: Collection) -> None:
-        self.checksums = ChecksumVerifier(base.directory, base.manifest, drop_graph=base.drop_graph)
+        self.checksums = BackgroundVerification(base.directory, base.manifest)
         self._delta = Delta()
         self._current = base
         self._lock = threading.Lock()

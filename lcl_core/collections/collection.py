@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,7 @@ from lcl_core.collections.records import caption_texts
 from lcl_core.collections.vector_index import (
     ExternalIndex,
     HnswIndex,
-    LabelSelection,
     chosen_first,
-    map_single_rows,
     nearest,
 )
 from lcl_core.common.errors import Conflict, UserError
@@ -73,12 +71,10 @@ class _Chosen:
     Attributes:
         rows: of the directory, ascending; None: all.
         added: places among the added ones, ascending; None: all.
-        labels: of images, the filters that leave these rows.
     """
 
     rows: np.ndarray | None
     added: np.ndarray | None = None
-    labels: LabelSelection | None = None
 
 
 class Collection:
@@ -86,19 +82,20 @@ class Collection:
 
     Attributes:
         delta: the changes since the directory was written.
-        damaged_graphs: why each is not used.
     """
 
     def __init__(self, directory: Path, manifest: CollectionManifest, ask: SearchFn | None = None) -> None:
         self.directory = directory
         self.manifest = manifest
         self._sides = {target: Side.open(directory, manifest, target) for target in file_format.TARGETS}
-        self.damaged_graphs: dict[Target, str] = {}
-        self._graphs: dict[Target, HnswIndex] = {}
-        self._searched: dict[Target, HnswIndex | ExternalIndex] = {}
-        self._open_graphs()
+        self._graphs = {
+            target: HnswIndex.open(directory / name, self._sides[target].vectors)
+            for target, name in file_format.GRAPHS.items()
+            if name in manifest.files
+        }
+        self._searched: dict[Target, HnswIndex | ExternalIndex] = {**self._graphs}
         if ask is not None:
-            self._searched = {name: self._external_index(ask, name) for name in self.vector_targets}
+            self._searched = {name: ExternalIndex(ask, name, self._sides[name].vectors) for name in self.vector_targets}
         self._image_blobs = BlobFile(directory / file_format.IMAGES, load_array(directory, file_format.IMAGE_OFFSETS))
         self._starts = load_array(directory, file_format.TEXT_ITEM_STARTS)
         self._carriers = load_array(directory, file_format.TEXT_ITEM_ROWS)
@@ -117,8 +114,6 @@ class Collection:
     def open(cls, directory: str | Path, *, verify: bool = False, ask: SearchFn | None = None) -> Collection:
         """Open for reading; sizes are checked always, every byte's checksum only with ``verify``.
 
-        A damaged graph is not used: ``damaged_graphs``.
-
         Args:
             ask: searches an external index; none: the files are searched.
 
@@ -130,26 +125,11 @@ class Collection:
         if verify:
             verify_checksums(path, manifest)
         try:
-            opened = cls(path, manifest, ask)
+            return cls(path, manifest, ask)
         except (ValueError, LookupError) as error:  # damaged JSON, or a damaged array
             verify_checksums(path, manifest)  # names the file
             message = f"the collection cannot be read ({error}); make it again with an index run"
             raise UserError(message, code="collection_unreadable", file=path) from error
-        if verify:
-            for target, name in file_format.graphs_of(manifest).items():
-                if why := file_format.graph_damage(path, manifest, name):
-                    opened.drop_graph(target, why)
-        return opened
-
-    def drop_graph(self, target: Target, why: str) -> None:
-        """Compare all vectors from now on, because the graph's file is damaged. Warns once."""
-        if target in self.damaged_graphs:
-            return
-        self.damaged_graphs[target] = why
-        graph = self._graphs.pop(target, None)
-        if graph is not None and self._searched.get(target) is graph:
-            del self._searched[target]
-        log.warning("graph of %s in %s cannot be used, all vectors are compared: %s", target, self.directory, why)
 
     def with_delta(self, delta: Delta) -> Collection:
         """The collection with these changes in place of its own; what is read of the directory is shared."""
@@ -208,11 +188,6 @@ class Collection:
                 "choose images"
             )
             raise UserError(message, code="no_text_encoder", field="target")
-
-    @property
-    def label_index(self) -> LabelIndex:
-        """Of the images of the directory, by row."""
-        return self._labels
 
     def __len__(self) -> int:
         """Number of images."""
@@ -452,13 +427,9 @@ class Collection:
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[int, float]]:
         """Number and score of each hit of a validated search; ``query`` f32 [E] of length 1."""
         rows, chosen = self._rows[target], self._chosen(target, where)
-        searched = self._searched.get(target)
-        if isinstance(searched, ExternalIndex):
-            found, scores = searched.nearest(query, k, chosen.rows, chosen.labels)
-        elif searched is not None:
-            found, scores = searched.nearest(query, k, chosen.rows)
-        else:
-            found, scores = nearest(rows.side.vectors, query, k, chosen.rows)
+        index = self._searched.get(target)
+        search = partial(nearest, rows.side.vectors) if index is None else index.nearest
+        found, scores = search(query, k, chosen.rows)
         more, more_scores = nearest(rows.added_vectors, query, k, chosen.added)
         numbers = np.concatenate((found, more + len(rows.side)))
         scores = np.concatenate((scores, more_scores))
@@ -552,9 +523,7 @@ class Collection:
         if target == "texts":
             carried = self._carried(shown)
             return _Chosen(np.flatnonzero(carried[:count]), np.flatnonzero(carried[count:]))
-        hidden = np.flatnonzero(fits[:count] & ~shown[:count])
-        labels = LabelSelection(parse_where(where, self.label_types()), hidden)
-        return _Chosen(np.flatnonzero(shown[:count]), np.flatnonzero(shown[count:]), labels)
+        return _Chosen(np.flatnonzero(shown[:count]), np.flatnonzero(shown[count:]))
 
     def _record(self, target: Target, number: int) -> dict[str, Any]:
         rows = self._rows[target]
@@ -573,22 +542,3 @@ class Collection:
             message = f"target {target!r} is not known; choose images or texts"
             raise UserError(message, code="unknown_target", field="target")
         return self._rows[target]
-
-    def _open_graphs(self) -> None:
-        """Raises: UserError ``missing_extra``."""
-        for target, name in file_format.graphs_of(self.manifest).items():
-            path = self.directory / name
-            try:
-                file_format.check_size(path, self.manifest.files[name])
-                self._graphs[target] = HnswIndex.open(path, self._sides[target].vectors)
-            except UserError as error:
-                if error.code != "collection_unreadable":
-                    raise
-                self.drop_graph(target, error.message)
-            else:
-                self._searched[target] = self._graphs[target]
-
-    def _external_index(self, ask: SearchFn, target: Target) -> ExternalIndex:
-        vectors = self._sides[target].vectors
-        path = self.directory / file_format.SIDES[target][3]
-        return ExternalIndex(ask, target, vectors, map_single_rows(path, vectors))

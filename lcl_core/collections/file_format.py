@@ -16,8 +16,8 @@ COLLECTION/
   *_graph.usearch       of a large collection: the HNSW graph of its vectors (``vector_index.py``)
   text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the images that carry a caption
 
-Checksums of small collections are compared before the first result. Those of large ones take seconds or minutes: a
-low-priority thread compares them in the background, one collection at a time.
+Opening compares the sizes of all files with the manifest. A thread of low priority then compares the checksums, one
+collection at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def text_id(text: str) -> str:
 
 
 def read_manifest(directory: Path) -> CollectionManifest:
-    """Read and check the manifest, and that every file but the graphs has the size it names.
+    """Read and check the manifest, and that every file has the size it names.
 
     Raises:
         UserError: ``collection_unreadable``, naming the file.
@@ -126,8 +125,8 @@ def read_manifest(directory: Path) -> CollectionManifest:
         raise _format_error(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
     if manifest.format_version != FORMAT_VERSION:
         raise _format_error(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
-    for name in _needed_files(manifest):
-        check_size(directory / name, manifest.files.get(name))
+    for name in expected_files(manifest):
+        _check_size(directory / name, manifest.files.get(name))
     width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
     text_rows = manifest.texts if manifest.text_vectors else 0
     for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, text_rows)):
@@ -141,30 +140,13 @@ def expected_files(manifest: CollectionManifest) -> tuple[str, ...]:
     return (*FILES, *(name for name in OPTIONAL_FILES if name in manifest.files))
 
 
-def graphs_of(manifest: CollectionManifest) -> dict[Target, str]:
-    """The files of its HNSW graphs. A search does without one that is damaged: the vectors are in other files."""
-    return {target: name for target, name in GRAPHS.items() if name in manifest.files}
-
-
-def _needed_files(manifest: CollectionManifest) -> list[str]:
-    """The expected files without those of graphs."""
-    return [name for name in expected_files(manifest) if name not in GRAPHS.values()]
-
-
-def check_size(path: Path, facts: FileEntry | None) -> None:
-    """Raises: UserError ``collection_unreadable``."""
+def _check_size(path: Path, facts: FileEntry | None) -> None:
     if facts is None:
         raise _format_error(path, "is missing from the manifest")
     if not path.is_file():
         raise _format_error(path, "is missing")
     if path.stat().st_size != facts.bytes:
         raise _format_error(path, f"holds {path.stat().st_size} bytes where the manifest says {facts.bytes}")
-
-
-def checksum_error(path: Path) -> UserError:
-    """The error for a file that has the size of the manifest, and another content."""
-    message = f"{path.name} is damaged: its checksum is not the manifest's; make the collection again with an index run"
-    return Conflict(message, code="collection_changed", file=path)
 
 
 def _format_error(path: Path, what: str) -> UserError:
@@ -267,121 +249,41 @@ class BlobWriter:
         return np.array(self._ends, dtype=np.int64)
 
 
-AT_ONCE_BYTES = 64 << 20  # compared before the first answer: .06 to .25 s
-CHUNK = 1 << 20
 NICENESS = 10
 _one_at_a_time = threading.Lock()
 log = logging.getLogger(__name__)
-Stamp = tuple[tuple[int, int] | None, ...]
 
 
-class ChecksumVerifier:
-    """Of one opened directory. Thread-safe.
+class BackgroundVerification:
+    """Compares the checksums of an opened directory in a thread of its own."""
 
-    Args:
-        at_once: bytes up to which the files are compared by the first caller of ``check``.
-        drop_graph: receives each graph that is damaged, and why; ``check`` does not fail because of it.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        manifest: CollectionManifest,
-        at_once: int = AT_ONCE_BYTES,
-        drop_graph: Callable[[Target, str], None] = lambda target, why: None,
-    ) -> None:
+    def __init__(self, directory: Path, manifest: CollectionManifest) -> None:
         self._directory, self._manifest = directory, manifest
-        self._graphs = {name: target for target, name in graphs_of(manifest).items()}
-        self._drop_graph = drop_graph
-        self._graph_damaged = False
-        # graphs first, because a walk of a damaged one may leave the mapped file; images last, because the other files
-        # decide what is found and may be a hundredth as large
-        self._names = sorted(
-            expected_files(manifest),
-            key=lambda name: (name not in self._graphs, name == IMAGES, manifest.files[name].bytes),
-        )
-        self._small = sum(facts.bytes for facts in manifest.files.values()) <= at_once
-        self._begun = False
-        self._damage: str | None = None
-        self._stamp: Stamp = ()
-        self._lock = threading.Lock()
+        self._error: UserError | None = None
+        threading.Thread(target=self._verify, name="lcl-checksums", daemon=True).start()
 
     def check(self) -> None:
-        """Compare, or have it begun. Raises: UserError ``collection_changed``, naming the file."""
-        if not self._begun:
-            with self._lock:
-                self._begin()
-        if self._damage is not None:
-            raise checksum_error(self._directory / self._damage)
+        """Raises: UserError ``collection_changed``, naming the file, once it was found."""
+        if self._error is not None:
+            raise self._error
 
-    @property
-    def is_outdated(self) -> bool:
-        """Whether files that were found changed are others by now: the directory is to be opened anew."""
-        damaged = self._damage is not None or self._graph_damaged
-        return damaged and self._stamp != self._stamp_now()
-
-    def _begin(self) -> None:
-        if self._begun:
-            return
-        if self._small:
-            self._compare()
-        else:
-            threading.Thread(target=self._compare_slowly, name="lcl-checksums", daemon=True).start()
-        self._begun = True
-
-    def _compare_slowly(self) -> None:
+    def _verify(self) -> None:
         with _one_at_a_time:
             with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-            self._compare()
-
-    def _compare(self) -> None:
-        self._stamp = self._stamp_now()
-        for name in self._names:
-            if name in self._graphs:
-                self._compare_graph(name)
-                continue
             try:
-                found = sha256_file(self._directory / name)
-            except OSError:  # folded or deleted meanwhile: who has it open reads what was mapped
-                return
-            if found != self._manifest.files[name].sha256:
-                log.error("collection_changed: %s", self._directory / name)
-                self._damage = name
-                return
-
-    def _compare_graph(self, name: str) -> None:
-        why = graph_damage(self._directory, self._manifest, name)
-        if why and self._directory.is_dir():
-            self._graph_damaged = True
-            self._drop_graph(self._graphs[name], why)
-
-    def _stamp_now(self) -> Stamp:
-        return tuple(_file_stat(self._directory / name) for name in self._names)
+                verify_checksums(self._directory, self._manifest)
+            except UserError as error:
+                log.error("collection_changed: %s", error.file)
+                self._error = error
+            except OSError:  # compacted or deleted meanwhile: who has it open reads what was mapped
+                pass
 
 
 def verify_checksums(directory: Path, manifest: CollectionManifest) -> None:
-    """Compare every file but the graphs now. Raises: UserError ``collection_changed``, naming the file; OSError."""
-    for name in _needed_files(manifest):
+    """Compare every file now. Raises: UserError ``collection_changed``, naming the file; OSError."""
+    # images last, because the other files decide what is found and may be a hundredth as large
+    for name in sorted(expected_files(manifest), key=lambda name: (name == IMAGES, manifest.files[name].bytes)):
         if sha256_file(directory / name) != manifest.files[name].sha256:
-            raise checksum_error(directory / name)
-
-
-def graph_damage(directory: Path, manifest: CollectionManifest, name: str) -> str:
-    """Why the file of a graph is not what was written; empty: it is. Reads the whole file."""
-    try:
-        check_size(directory / name, manifest.files[name])
-        found = sha256_file(directory / name)
-    except UserError as error:
-        return error.message
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    return "" if found == manifest.files[name].sha256 else checksum_error(directory / name).message
-
-
-def _file_stat(path: Path) -> tuple[int, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_mtime_ns, facts.st_size
+            message = f"{name} is damaged: its checksum is not the manifest's; make the collection again"
+            raise Conflict(f"{message} with an index run", code="collection_changed", file=directory / name)

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -27,7 +27,6 @@ from pydantic import BaseModel, ConfigDict
 from lcl_core.collections.records import read_list, read_set, write_value
 from lcl_core.common.errors import UserError
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
-from lcl_core.vector_indexes import Filter, RangeFilter, Scale, SetFilter, TextFilter, column_name
 
 # value or values; a number; {"gte"|"gt"|"lte"|"lt": bound}; {"any"|"all": values}; {"none": values}
 LabelFilter = str | float | Sequence[str] | Mapping[str, Any]
@@ -35,7 +34,6 @@ Where = Mapping[str, LabelFilter]
 BOUNDS = ("gte", "gt", "lte", "lt")
 MEMBERS = ("any", "all")
 EXCLUDED = "none"
-MAX_COLUMNS = 64  # labels that an index gets columns of
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _DATE = re.compile(_DAY + r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
@@ -52,6 +50,40 @@ _FORMS: dict[LabelType, str] = {
     "set": 'a value, a list of values of which an image has any, or any of {"any": [values]}, {"all": [values]} and '
     '{"none": [values]}',
 }
+
+
+Scale = Literal["number", "date"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFilter:
+    """The value, or a member of the set, is one of these; ``excluded``: neither is, or there is no value."""
+
+    label: str
+    values: tuple[str, ...]
+    of_set: bool = False
+    excluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RangeFilter:
+    """``low`` <= value < ``high``: an open bound is the next number above it."""
+
+    label: str
+    scale: Scale
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class SetFilter:
+    """The set has every value."""
+
+    label: str
+    values: tuple[str, ...]
+
+
+Filter = tuple[TextFilter | RangeFilter | SetFilter, ...]  # all of them apply
 
 
 class LabelTypes(BaseModel):
@@ -376,21 +408,6 @@ class LabelIndex:
                 members, written = self._set(label), np.zeros(len(self._texts[label]) + 1, dtype=bool)
                 written[self._codes[self._rows[label]][images]] = True  # that of an absent label is the last
                 found[label] = [members.texts[code] for code in np.unique(members.codes[written[members.owners]])]
-        return found
-
-    def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
-        """{``column_name``: value of each of these rows, None where it has none}, for an index with columns."""
-        found: dict[str, list[Any]] = {}
-        for label in list(self._rows)[:MAX_COLUMNS]:
-            codes = self._codes[self._rows[label]][np.asarray(rows, dtype=np.int64)].tolist()
-            texts = self._texts[label]
-            found[column_name("text", label)] = [None if code < 0 else texts[code] for code in codes]
-            kind = self.types[label]
-            if kind == "number" or kind == "date":
-                numbers = np.append(self._read(label, kind), math.nan)[codes].tolist()
-                found[column_name("value", label)] = [None if math.isnan(each) else each for each in numbers]
-            elif kind == "set":
-                found[column_name("members", label)] = [None if code < 0 else read_set(texts[code]) for code in codes]
         return found
 
     def _fitting(self, each: TextFilter | RangeFilter | SetFilter) -> np.ndarray:

@@ -1,8 +1,6 @@
-"""A LanceDB database as the index of a collection: in a folder of its directory, or behind a URL of object storage.
+"""A LanceDB database in a collection's directory as its index.
 
-    COLLECTION/lancedb/images.lance, texts.lance    row (int64), item (its id), vector (f16 [E]); of images, for each
-                                                    label text_… (string), of numbers and dates value_… (f64), of sets
-                                                    members_… (list of strings), absent values null
+    COLLECTION/lancedb/images.lance, texts.lance    row (int64), item (its id), vector (f16 [E])
 
 LanceDB compares all rows of a table up to ``vector_index.EXACT_ROWS``. Beyond, an IVF index with vectors of one bit a
 number (RaBitQ, arXiv 2405.12497) is searched in the partitions nearest to the query, and what it finds is ranked again
@@ -12,10 +10,8 @@ by the table's own vectors. Short vectors have one byte a number there. Imports 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, cached_property
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,20 +19,7 @@ import pyarrow as pa
 
 from lcl_core.collections import vector_index
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.vector_indexes import (
-    TARGETS,
-    Filter,
-    IndexLocation,
-    LabelColumns,
-    RangeFilter,
-    SetFilter,
-    Target,
-    TextFilter,
-    VectorBatch,
-    column_name,
-    columns_of,
-    unusable,
-)
+from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
 
 FOLDER = "lancedb"  # in a collection's directory
 RABITQ_WIDTH = 128  # of vectors from which one bit a number ranks as well as one byte; below, it loses neighbours
@@ -47,18 +30,11 @@ REFINE_FACTOR = 10  # so many candidates for each answer are ranked again
 # of a process, whatever the number of its tables: LanceDB would keep up to 6 GiB of partitions and 1 GiB of metadata.
 # A partition that is not kept is read again, as a rule from the system's page cache.
 INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 128 << 20, 64 << 20
-MAX_LISTED = 5_000  # rows in a filter: each is a literal of an SQL expression
 _ROW, _ITEM, _VECTOR = "row", "item", "vector"
-_LABEL_COLUMNS = {"text": pa.string(), "value": pa.float64(), "members": pa.list_(pa.string())}
-_ERRORS = (ValueError, RuntimeError, OSError, pa.ArrowException)
 
 
 class LanceIndex:
-    """Tables of images and texts. A table is opened by the first search, and read as it was then.
-
-    Args:
-        url: a folder, or a URL such as ``s3://bucket/prefix`` with credentials and endpoint from ``AWS_*``.
-    """
+    """Tables of images and texts. A table is opened by the first search, and read as it was then."""
 
     def __init__(self, url: str, dim: int) -> None:
         self.url = url
@@ -75,30 +51,19 @@ class LanceIndex:
         """Any folder will do."""
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
-        with _unusable_on_error(self.url, target):
+        try:
             table = self._table(target)
-            if len(rows) > MAX_LISTED:
-                total = table.count_rows()
-                search = lambda count: _search(table, query, count)  # noqa: E731
-                return vector_index.filter_after_search(search, k, rows, among, total).tolist()
             return _search(table, query, k, _row_filter(rows, among), exact=among).tolist()
+        except UserError:
+            raise
+        except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
+            what = str(error).partition("\n")[0][:200]
+            raise unusable(f"table {target} of {self.url} cannot be read ({what})") from error
 
-    def search_labels(
-        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
-    ) -> Sequence[int] | None:
-        with _unusable_on_error(self.url, "images"):
-            table = self._table("images")
-            if len(without) > MAX_LISTED or not columns_of(filters) <= set(table.schema.names):
-                return None
-            parts = [*map(_label_filter, filters), *filter(None, [_row_filter(without, False)])]
-            return _search(table, query, k, " AND ".join(parts), exact=passing <= MAX_LISTED).tolist()
-
-    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
-        schema = self._schema
-        if labels is not None:
-            for name in labels.columns([]):
-                schema = schema.append(pa.field(name, _LABEL_COLUMNS[name.partition("_")[0]]))
-        records = pa.RecordBatchReader.from_batches(schema, (_to_arrow(batch, schema, labels) for batch in batches))
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
+        vector = pa.list_(pa.float16(), self._dim)
+        schema = pa.schema([(_ROW, pa.int64()), (_ITEM, pa.string()), (_VECTOR, vector)])
+        records = pa.RecordBatchReader.from_batches(schema, (_to_arrow(batch, schema) for batch in batches))
         database = self._database()
         database.drop_table(target, ignore_missing=True)  # a table that is overwritten keeps its former versions
         table = database.create_table(target, data=records, schema=schema)
@@ -113,15 +78,9 @@ class LanceIndex:
             self._tables.pop(target, None)
             database.drop_table(target, ignore_missing=True)
 
-    @cached_property
-    def _schema(self) -> pa.Schema:
-        vector = pa.list_(pa.float16(), self._dim)
-        return pa.schema([(_ROW, pa.int64()), (_ITEM, pa.string()), (_VECTOR, vector)])
-
     def _database(self) -> Any:
         """Raises: UserError ``missing_extra``."""
-        lancedb = import_optional("lancedb", "an index lancedb", "lancedb", "index")
-        return lancedb.connect(self.url, storage_options=_storage_options(self.url), session=_session())
+        return import_optional("lancedb", "an index lancedb", "lancedb", "index").connect(self.url, session=_session())
 
     def _table(self, target: Target) -> Any:
         """Raises: UserError ``index_unusable`` for vectors of another width; what LanceDB raises."""
@@ -171,51 +130,8 @@ def _row_filter(rows: Sequence[int], among: bool) -> str | None:
     return f"{_ROW} {'' if among else 'NOT '}IN ({', '.join(str(int(row)) for row in rows)})"
 
 
-def _label_filter(each: TextFilter | RangeFilter | SetFilter) -> str:
-    """A filter as SQL; columns have names without quotes."""
-    text, members = f"`{column_name('text', each.label)}`", f"`{column_name('members', each.label)}`"
-    if isinstance(each, RangeFilter):
-        value = f"`{column_name('value', each.label)}`"
-        bounds = [f"{value} >= {each.low!r}"] if math.isfinite(each.low) else []
-        bounds += [f"{value} < {each.high!r}"] if math.isfinite(each.high) else []
-        return " AND ".join(bounds) or f"{value} IS NOT NULL"
-    listed = ", ".join("'" + value.replace("'", "''") + "'" for value in each.values)
-    if isinstance(each, SetFilter):
-        return f"array_has_all({members}, [{listed}])"
-    if not listed:
-        return "false"
-    found = f"{text} IN ({listed})"
-    if each.of_set:
-        found = f"({found} OR array_has_any({members}, [{listed}]))"
-    return f"({found}) IS NOT TRUE" if each.excluded else found  # also where the image has no such label
-
-
-def _to_arrow(batch: VectorBatch, schema: pa.Schema, labels: LabelColumns | None) -> pa.RecordBatch:
-    """The batch in ``schema``, whose label columns are those of ``labels``."""
+def _to_arrow(batch: VectorBatch, schema: pa.Schema) -> pa.RecordBatch:
     rows, items, vectors = batch
     numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float16).ravel())
     nested = pa.FixedSizeListArray.from_arrays(numbers, schema.field(_VECTOR).type.list_size)
-    columns = {} if labels is None else labels.columns(rows)
-    arrays = [pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested]
-    arrays += [pa.array(columns[field.name], field.type) for field in list(schema)[3:]]
-    return pa.record_batch(arrays, schema=schema)
-
-
-def _storage_options(url: str) -> dict[str, str] | None:
-    """Endpoint of S3 by the name that s3fs knows it by, too, which LanceDB does not read."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    if not url.startswith("s3://") or not endpoint:
-        return None
-    return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
-
-
-@contextmanager
-def _unusable_on_error(url: str, target: Target) -> Iterator[None]:
-    """Raises: UserError ``index_unusable`` for what LanceDB raises about a damaged or missing table."""
-    try:
-        yield
-    except UserError:
-        raise
-    except _ERRORS as error:
-        what = str(error).partition("\n")[0][:200]
-        raise unusable(f"table {target} of {url} cannot be read ({what})") from error
+    return pa.record_batch([pa.array(rows, pa.int64()), pa.array(items, pa.string()), nested], schema=schema)

@@ -1,38 +1,22 @@
 """Collections of a Qdrant server as the index of a collection: ``qdrant_…_images`` and ``qdrant_…_texts``.
 
-A point has the row as its id, a vector (f16, on the server's disk; HNSW by cosine) and a payload: ``item``, its id,
-and of an image the columns of its labels (``column_name``). The first point also has the names of all columns
-(``columns``). A server is named by ``LCL_QDRANT_URL``. Imports no torch.
+A point has the row as its id, a vector (f16, on the server's disk; HNSW by cosine), and the item's id (``item``) as its
+payload. A server is named by ``LCL_QDRANT_URL``. Imports no torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from lcl_core.collections.vector_index import EXPANSION_ADD, EXPANSION_SEARCH, LINKS, filter_after_search
+from lcl_core.collections.vector_index import EXPANSION_ADD, EXPANSION_SEARCH, LINKS
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.vector_indexes import (
-    TARGETS,
-    Filter,
-    IndexLocation,
-    LabelColumns,
-    RangeFilter,
-    SetFilter,
-    Target,
-    TextFilter,
-    VectorBatch,
-    column_name,
-    columns_of,
-    unusable,
-)
+from lcl_core.vector_indexes import TARGETS, IndexLocation, Target, VectorBatch, unusable
 
-MAX_LISTED = 5_000  # rows in a filter of a request
 POINTS_PER_REQUEST = 500
 SEARCH_SECONDS, WRITE_SECONDS = 10, 120
 
@@ -44,7 +28,6 @@ class QdrantIndex:
         self._url, self._api_key = url, api_key
         self._name = name
         self._dim = dim
-        self._columns: set[str] | None = None  # read at the first search by labels
 
     @classmethod
     def at(cls, location: IndexLocation) -> QdrantIndex:
@@ -61,29 +44,18 @@ class QdrantIndex:
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         with self._errors(unusable):
-            if len(rows) > MAX_LISTED:
-                total = self._client.count(self._collection(target)).count
-                return filter_after_search(
-                    lambda count: self._search(target, query, count), k, rows, among, total
-                ).tolist()
-            return self._search(target, query, k, self._row_filter(rows, among)).tolist()
+            found = self._client.query_points(
+                self._collection(target),
+                query=query,
+                query_filter=self._row_filter(rows, among),
+                search_params=self._models.SearchParams(hnsw_ef=max(EXPANSION_SEARCH, 2 * k)),
+                limit=k,
+                with_payload=False,
+                timeout=SEARCH_SECONDS,
+            )
+            return [point.id for point in found.points]
 
-    def search_labels(
-        self, query: list[float], k: int, filters: Filter, without: Sequence[int], passing: int
-    ) -> Sequence[int] | None:
-        with self._errors(unusable):
-            if self._columns is None:
-                first = self._client.retrieve(self._collection("images"), [0], with_payload=["columns"])
-                self._columns = set(first[0].payload.get("columns", ())) if first else set()
-            if len(without) > MAX_LISTED or not columns_of(filters) <= self._columns:
-                return None
-            models = self._models
-            conditions = [self._condition(each) for each in filters]
-            hidden = [models.HasIdCondition(has_id=list(without))] if without else None
-            chosen = models.Filter(must=conditions, must_not=hidden)
-            return self._search("images", query, k, chosen).tolist()
-
-    def build(self, target: Target, batches: Iterable[VectorBatch], labels: LabelColumns | None = None) -> None:
+    def build(self, target: Target, batches: Iterable[VectorBatch]) -> None:
         """Raises: UserError ``qdrant_failed``."""
         models, name = self._models, self._collection(target)
         with self._errors(_failed):
@@ -99,13 +71,16 @@ class QdrantIndex:
                 ),
                 timeout=WRITE_SECONDS,
             )
-            kinds = models.PayloadSchemaType
-            for column in () if labels is None else labels.columns([]):
-                kind = kinds.FLOAT if column.startswith("value_") else kinds.KEYWORD
-                self._client.create_payload_index(name, column, kind, timeout=WRITE_SECONDS)
-        self._columns = None
-        for batch in batches:
-            self._upsert(target, batch, labels)
+        for rows, items, vectors in batches:
+            with self._errors(_failed):
+                for start in range(0, len(rows), POINTS_PER_REQUEST):
+                    part = slice(start, start + POINTS_PER_REQUEST)
+                    points = models.Batch(
+                        ids=[int(row) for row in rows[part]],
+                        vectors=np.asarray(vectors[part], np.float32).tolist(),
+                        payloads=[{"item": item} for item in items[part]],
+                    )
+                    self._client.upsert(name, points, timeout=WRITE_SECONDS)
 
     def drop(self) -> None:
         """Raises: UserError ``qdrant_failed``."""
@@ -126,55 +101,11 @@ class QdrantIndex:
     def _collection(self, target: Target) -> str:
         return f"{self._name}_{target}"
 
-    def _upsert(self, target: Target, batch: VectorBatch, labels: LabelColumns | None) -> None:
-        """Raises: UserError ``qdrant_failed``."""
-        rows, items, vectors = batch
-        payloads = _payloads(rows, items, labels)
-        with self._errors(_failed):
-            for start in range(0, len(rows), POINTS_PER_REQUEST):
-                part = slice(start, start + POINTS_PER_REQUEST)
-                points = self._models.Batch(
-                    ids=[int(row) for row in rows[part]],
-                    vectors=np.asarray(vectors[part], np.float32).tolist(),
-                    payloads=payloads[part],
-                )
-                self._client.upsert(self._collection(target), points, timeout=WRITE_SECONDS)
-
-    def _search(self, target: Target, query: list[float], k: int, chosen: Any = None) -> np.ndarray:
-        """int64 [<= k], best first."""
-        found = self._client.query_points(
-            self._collection(target),
-            query=query,
-            query_filter=chosen,
-            search_params=self._models.SearchParams(hnsw_ef=max(EXPANSION_SEARCH, 2 * k)),
-            limit=k,
-            with_payload=False,
-            timeout=SEARCH_SECONDS,
-        )
-        return np.array([point.id for point in found.points], dtype=np.int64)
-
     def _row_filter(self, rows: Sequence[int], among: bool) -> Any:
         if not among and not rows:
             return None
         condition = self._models.HasIdCondition(has_id=[int(row) for row in rows])
         return self._models.Filter(**{"must" if among else "must_not": [condition]})
-
-    def _condition(self, each: TextFilter | RangeFilter | SetFilter) -> Any:
-        models = self._models
-
-        def has_any(what: Literal["text", "members"], values: Sequence[str]) -> Any:
-            return models.FieldCondition(key=column_name(what, each.label), match=models.MatchAny(any=list(values)))
-
-        if isinstance(each, RangeFilter):
-            bounds = models.Range(gte=_finite(each.low), lt=_finite(each.high))
-            return models.FieldCondition(key=column_name("value", each.label), range=bounds)
-        if isinstance(each, SetFilter):
-            return models.Filter(must=[has_any("members", [value]) for value in each.values])
-        if not each.values:
-            return models.HasIdCondition(has_id=[])
-        found = [has_any("text", each.values)]
-        found += [has_any("members", each.values)] if each.of_set else []
-        return models.Filter(must_not=found) if each.excluded else models.Filter(should=found)
 
     @contextmanager
     def _errors(self, made: Any) -> Iterator[None]:
@@ -185,22 +116,6 @@ class QdrantIndex:
         except (errors.ApiException, ValueError, KeyError, OSError, RuntimeError) as error:
             what = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
             raise made(f"Qdrant at {self._url} does not answer as expected for {self._name} ({what})") from error
-
-
-def _payloads(rows: Sequence[int], items: Sequence[str], labels: LabelColumns | None) -> list[dict[str, Any]]:
-    payloads: list[dict[str, Any]] = [{"item": item} for item in items]
-    if labels is None:
-        return payloads
-    columns = labels.columns(rows)
-    for at, row in enumerate(rows):
-        payloads[at] |= {name: values[at] for name, values in columns.items() if values[at] is not None}
-        if row == 0:
-            payloads[at]["columns"] = list(columns)
-    return payloads
-
-
-def _finite(bound: float) -> float | None:
-    return bound if math.isfinite(bound) else None
 
 
 def _failed(what: str) -> UserError:

@@ -7,9 +7,7 @@ search reads no other file. Imports no torch.
 from __future__ import annotations
 
 import logging
-import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import usable_cores
-from lcl_core.vector_indexes import UNUSABLE, Filter, LabelSearch, SearchFn, Target
+from lcl_core.vector_indexes import UNUSABLE, SearchFn, Target, unusable
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -65,127 +63,59 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.sort(np.concatenate((above, level)))
 
 
-def map_single_rows(path: Path, vectors: np.ndarray) -> np.ndarray:
-    """The rows of ``vectors`` [n, E], which are those of a file, mapped once more for who reads few of them.
-
-    For a row that is not in memory the system reads as much around it as its read-ahead, which is megabytes on some
-    machines. From this mapping it reads the row alone.
-    """
-    if not vectors.size:
-        return vectors
-    with path.open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    mapping.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(mapping, vectors.dtype, vectors.size).reshape(vectors.shape)
-
-
-SHORT_LIST = 500  # of so few rows a list costs an index less than a filter by labels
-SPARSE = 64  # of more rows than one in so many the whole file is read sooner than each for itself
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSelection:
-    """The images that ``filters`` allow, all but the rows ``without``."""
-
-    filters: Filter
-    without: np.ndarray
-
-
 class ExternalIndex:
     """Index of the images, or of the texts. Thread-safe.
 
-    Rows found are ranked again by the collection's own vectors, so that scores are exact. All vectors are compared
-    where too few are found, and, with one warning, where the index cannot be used.
-
-    Args:
-        vectors: [n, E], for passes over all of them.
-        single_rows: the same, for reading some of them; none: ``vectors``.
+    Rows found are ranked again by the collection's own vectors [n, E], so that scores are exact. All vectors are
+    compared where too few are found, and, with one warning, where the index cannot be used.
     """
 
-    def __init__(
-        self, search: SearchFn, target: Target, vectors: np.ndarray, single_rows: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, search: SearchFn, target: Target, vectors: np.ndarray) -> None:
         self._search = search
         self._target = target
         self._vectors = vectors
-        self._single_rows = vectors if single_rows is None else single_rows
         self._warned = False
 
-    def nearest(
-        self, query: np.ndarray, k: int, rows: np.ndarray | None = None, labels: LabelSelection | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``nearest``, but a neighbour may be missed. Raises: what the search function raises, but for an index
-        that cannot be used.
-
-        Args:
-            labels: the filters that leave ``rows``, for an index that has columns of them.
-        """
+    def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As ``nearest``, but a neighbour may be missed."""
         count = min(k, len(self._vectors) if rows is None else len(rows))
-        found = self._proposed(query, count, rows, labels) if count else np.empty(0, np.int64)
-        if len(found) < count:
-            sparse = rows is not None and SPARSE * len(rows) <= len(self._vectors)
-            return nearest(self._single_rows if sparse else self._vectors, query, k, rows)
-        return nearest(self._single_rows, query, k, found)
+        found = self._proposed(query.tolist(), count, rows) if count else np.empty(0, np.int64)
+        return nearest(self._vectors, query, k, rows if len(found) < count else found)
 
-    def _proposed(
-        self, query: np.ndarray, count: int, rows: np.ndarray | None, labels: LabelSelection | None
-    ) -> np.ndarray:
+    def _proposed(self, query: list[float], count: int, rows: np.ndarray | None) -> np.ndarray:
         """Ascending rows; none where the index cannot be used."""
+        total = len(self._vectors)
         try:
-            found = np.unique(np.asarray(self._searched(query.tolist(), count, rows, labels), np.int64))
+            found = np.unique(np.asarray(self._filtered(query, count, rows, total), np.int64))
+            if len(found) and not 0 <= found[0] <= found[-1] < total:
+                raise unusable(f"row {found[-1]} of {total} was found: these are other vectors")
+            return found
         except UserError as error:
             if error.code not in (UNUSABLE, "missing_extra"):
                 raise
-            return self._unusable(error.message)
-        if len(found) and not 0 <= found[0] <= found[-1] < len(self._vectors):
-            return self._unusable(f"row {found[-1]} of {len(self._vectors)} was found: these are other vectors")
-        return found
+            if not self._warned:
+                log.warning("index of %s cannot be used, all vectors are compared: %s", self._target, error.message)
+                self._warned = True
+            return np.empty(0, np.int64)
 
-    def _searched(
-        self, query: list[float], count: int, rows: np.ndarray | None, labels: LabelSelection | None
-    ) -> Sequence[int]:
-        if rows is not None and len(rows) <= SHORT_LIST:
-            labels = None
-        if rows is not None and labels is not None and isinstance(self._search, LabelSearch):
-            hidden = labels.without.tolist()
-            found = self._search.search_labels(query, count, labels.filters, hidden, len(rows))
-            if found is not None:
-                return found
-        return self._search(self._target, query, count, *self._row_filter(rows))
-
-    def _unusable(self, why: str) -> np.ndarray:
-        if not self._warned:
-            log.warning("index of %s cannot be used, all vectors are compared: %s", self._target, why)
-            self._warned = True
-        return np.empty(0, np.int64)
-
-    def _row_filter(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
-        """The rows to choose from, or those to leave out: whichever are fewer."""
+    def _filtered(self, query: list[float], count: int, rows: np.ndarray | None, total: int) -> Sequence[int]:
+        """The index gets the rows to choose from, or those to leave out: whichever are fewer. Where these are too many
+        for a request, more neighbours are searched for without a filter, and those that it does not pass are dropped.
+        """
         if rows is None:
-            return [], False
-        if 2 * len(rows) <= len(self._vectors):
-            return rows.tolist(), True
-        others = np.ones(len(self._vectors), dtype=bool)
-        others[rows] = False
-        return np.flatnonzero(others).tolist(), False
+            return self._search(self._target, query, count, [], False)
+        among = 2 * len(rows) <= total
+        listed = rows if among else np.setdiff1d(np.arange(total), rows, assume_unique=True)
+        if len(listed) <= MAX_LISTED:
+            return self._search(self._target, query, count, listed.tolist(), among)
+        enough = _count_before_filter(count, len(rows), total)
+        if enough is None:
+            return []
+        found = np.asarray(self._search(self._target, query, enough, [], False), np.int64)
+        return found[np.isin(found, rows)][:count].tolist()
 
 
-def filter_after_search(
-    search: Callable[[int], np.ndarray], k: int, rows: Sequence[int], among: bool, total: int
-) -> np.ndarray:
-    """For an index that a long list of rows cannot be sent to: search for more, without a filter, and drop some.
-
-    Args:
-        search: from a number to as many rows, best first.
-        total: number of rows of the index.
-
-    Returns: up to ``k`` rows, none where too many would have to be searched for.
-    """
-    count = _count_before_filter(k, len(rows) if among else total - len(rows), total)
-    if count is None:
-        return np.empty(0, np.int64)
-    found = search(count)
-    return found[np.isin(found, np.asarray(rows), invert=not among)][:k]
+MAX_LISTED = 5_000  # rows in a filter of an external index
 
 
 def _count_before_filter(k: int, passing: int, total: int) -> int | None:

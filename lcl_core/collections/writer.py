@@ -20,7 +20,7 @@ from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.labels import LabelIndex, LabelIndexBuilder, choose_types
+from lcl_core.collections.labels import LabelIndexBuilder, choose_types
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import Conflict, NotFound, UserError
@@ -152,8 +152,7 @@ class CollectionWriter:
             else:
                 location = IndexLocation(dim=self._header["dim"], directory=self._building)
                 batches = self._batches(target, vectors, progress)
-                labels = self._label_index() if target == "images" else None
-                INDEXES[index].index_class().at(location).build(target, batches, labels)
+                INDEXES[index].index_class().at(location).build(target, batches)
 
     def rows_to_index(self, index: str = FILES) -> int:
         """Number of rows that ``link`` will report."""
@@ -235,10 +234,6 @@ class CollectionWriter:
         self._save(file_format.TEXT_ITEM_ROWS, rows)
         self._save_labels()
         self._write_manifest()
-
-    def _label_index(self) -> LabelIndex:
-        values = self._labels.values()
-        return LabelIndex(values, self._labels.codes(), choose_types(values, self._stated_types).types)
 
     def _save_labels(self) -> None:
         """Raises: UserError ``bad_label``."""

@@ -234,8 +234,7 @@ def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
     location = replace(location, name=output.vectors, dim=directory.dim)
     index = INDEXES[index_name(output.vectors)].index_class().at(location)
     for target in directory.vector_targets:
-        labels = directory.label_index if target == "images" else None
-        index.build(target, directory_batches(directory, target), labels)
+        index.build(target, directory_batches(directory, target))
 
 
 def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
@@ -243,10 +242,10 @@ def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | 
 
     It is derived from the run's id: another attempt replaces the index that an interrupted one has left on a server.
     """
-    kind = INDEXES.get(str(metadata.get("index", FILES))) if noun == "collection" else None
-    if kind is None:
+    name = str(metadata.get("index", FILES))
+    if noun != "collection" or name not in INDEXES:
         return None
-    return kind.prefix if kind.writer == "job" else f"{kind.prefix}_{collection_id.rpartition('_')[2]}"
+    return name if INDEXES[name].writer == "job" else f"{name}_{collection_id.rpartition('_')[2]}"
 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:

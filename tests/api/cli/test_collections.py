@@ -11,7 +11,6 @@ import pytest
 
 from api.cli import collections
 from api.client import ApiError, Client
-from lcl_core.collections import vector_index
 from lcl_core.db import registry
 from tests.api.sample_assets import make_collection, png
 
@@ -132,35 +131,6 @@ def test_images_are_labelled_by_ids_of_a_file(
     live_service.admin.change_labels("squares", ids, labels={"tags": None, "year": None})
     for item in ids:
         live_service.admin.remove_item("squares", item)
-
-
-def test_a_damaged_graph_is_said_with_the_way_to_make_it_anew(
-    lcl: Any,
-    live_service: Any,
-    encoder: Any,
-    encoder_dir: Path,
-    sample_images: dict[str, bytes],
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("usearch")
-    monkeypatch.setattr(vector_index, "EXACT_ROWS", 1)
-    made = make_collection(live_service, encoder, encoder_dir, sample_images, "linked")
-    assert made["index_problem"] is None
-    with live_service.context.database.reading() as session:
-        graph = live_service.home / registry.get_collection(session, "linked").path / "image_graph.usearch"
-    content = graph.read_bytes()
-    graph.unlink()  # the service has it mapped
-    graph.write_bytes(content[:-1])
-    with serve(live_service.context.settings) as url:
-        monkeypatch.setenv("LCL_API_URL", url)
-        shown = lcl("collections", "show", "linked")[1]
-        found = lcl("search", "linked", "a red square", "-k", "1")[1]
-    assert "all vectors are compared: image_graph.usearch holds" in shown
-    again = f"lcl submit index --set mode=add --set dataset=null --set encoder={encoder['id']} --set collection=linked"
-    assert again in shown
-    assert found.count("img_") == 1
-    live_service.admin.delete_collection("linked")
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,9 @@ def _broken(*_, **__):
     raise RuntimeError("nothing can be written")
 
 
-def test_a_collection_whose_vectors_were_overwritten_is_refused(live_service, http, collection, refused, serve):
+def test_a_collection_whose_vectors_were_overwritten_is_refused(
+    live_service, http, collection, refused, serve, eventually
+):
     with live_service.context.database.reading() as session:
         folder = live_service.home / registry.get_collection(session, "squares").path
     moved = folder.with_name("moved")
@@ -204,10 +206,13 @@ def test_a_collection_whose_vectors_were_overwritten_is_refused(live_service, ht
     try:
         with serve(live_service.context.settings) as url:
             query = {"vector": [1.0] + [0.0] * 23}
-            answer = httpx.post(
-                f"{url}/v1/collections/squares/search", json=query, headers=http.headers, timeout=60, trust_env=False
-            )
-            message = refused(answer, 409, "collection_changed")["message"]
+
+            def search():
+                address = f"{url}/v1/collections/squares/search"
+                return httpx.post(address, json=query, headers=http.headers, timeout=60, trust_env=False)
+
+            eventually(lambda: search().status_code == 409, "the checksums are compared")
+            message = refused(search(), 409, "collection_changed")["message"]
             assert "image_vectors.bin" in message
             assert "index" in message
             assert str(live_service.home) not in message

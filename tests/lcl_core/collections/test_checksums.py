@@ -1,4 +1,4 @@
-"""The checksums of an opened collection: compared once, at once where it is small, else meanwhile."""
+"""The checksums of an opened collection: compared in the background."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.file_format import ChecksumVerifier
+from lcl_core.collections.file_format import BackgroundVerification
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
 
@@ -30,19 +29,23 @@ def turn(file):
     file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
 
 
-def check_of(place, at_once=1 << 30):
-    return ChecksumVerifier(place, Collection.open(place).manifest, at_once)
+def verification(place):
+    return BackgroundVerification(place, Collection.open(place).manifest)
 
 
 @pytest.mark.parametrize("name", ["image_vectors.bin", "texts.jsonl", "images.blob"])
-def test_a_small_collection_is_refused_at_once(place, name):
+def test_a_damaged_file_is_found_in_the_background(place, name, eventually):
     turn(place / name)
-    check = check_of(place)
-    for _ in range(2):
-        with pytest.raises(UserError, match=f"{name} is damaged.* index run") as caught:
-            check.check()
-        assert caught.value.code == "collection_changed"
-    assert not check.is_outdated
+    found = verification(place)
+
+    def is_refused():
+        try:
+            found.check()
+        except UserError as error:
+            return error.code == "collection_changed" and f"{name} is damaged" in error.message
+        return False
+
+    eventually(is_refused, "the end of the comparison")
 
 
 @pytest.mark.parametrize("name", ["labels.json", "item_keys.npy", "text_item_starts.npy"])
@@ -53,49 +56,15 @@ def test_what_cannot_even_be_opened_names_the_file(place, name):
     assert caught.value.code == "collection_changed"
 
 
-def test_a_whole_collection_is_read_once(place, monkeypatch):
-    read: list[str] = []
-    real = file_format.sha256_file
-    monkeypatch.setattr(file_format, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
-    check = check_of(place)
-    callers = [threading.Thread(target=check.check) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join(30)
-    check.check()
-    assert len(read) == len(set(read)) == len(Collection.open(place).manifest.files)
-    assert read[-1] == "images.blob", "what decides a search comes before the images"
-
-
-def test_a_large_one_answers_while_it_is_read(place, monkeypatch, eventually):
-    go_on = threading.Event()
-    real = file_format.sha256_file
-    monkeypatch.setattr(file_format, "sha256_file", lambda path: (go_on.wait(60), real(path))[1])
-    turn(place / "image_vectors.bin")
-    check = check_of(place, at_once=0)
-    check.check()  # nobody waits for it
-    go_on.set()
-
-    def refuses():
-        try:
-            check.check()
-        except UserError as error:
-            return error.code == "collection_changed"
-        return False
-
-    eventually(refuses, "the end of the comparison")
-    assert not check.is_outdated
-    turn(place / "image_vectors.bin")
-    assert check.is_outdated, "restored: it is to be opened anew"
-    check_of(place).check()
-
-
 def test_one_that_is_removed_meanwhile_is_no_damage(place):
-    check = check_of(place)
+    manifest = Collection.open(place).manifest
     for file in place.iterdir():
         file.unlink()
-    check.check()
+    found = BackgroundVerification(place, manifest)
+    for thread in threading.enumerate():
+        if thread.name == "lcl-checksums":
+            thread.join(30)
+    found.check()
 
 
 def test_what_is_damaged_is_not_taken_over_by_a_run_that_adds(place):

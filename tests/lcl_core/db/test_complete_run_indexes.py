@@ -207,7 +207,7 @@ class SlowServer:
     @classmethod
     def check(cls, location): ...
 
-    def build(self, target, batches, labels=None):
+    def build(self, target, batches):
         self.names.add(self.location.name)
         assert sum(len(rows) for rows, *_ in batches) == ROWS
         type(self).during_build(self.location)
@@ -219,7 +219,7 @@ class SlowServer:
 @pytest.fixture
 def slow_server(monkeypatch):
     """In place of Qdrant's server."""
-    kind = replace(INDEXES["qdrant"], index=f"{__name__}:{SlowServer.__name__}", package="")
+    kind = replace(INDEXES["qdrant"], index=f"{__name__}:{SlowServer.__name__}", package="json")
     monkeypatch.setitem(INDEXES, "qdrant", kind)
     monkeypatch.setattr(SlowServer, "names", set())
     monkeypatch.setattr(SlowServer, "during_build", lambda _: None, raising=False)
