@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
+from contextlib import closing
 from typing import Any
 
 import structlog
 
 from lcl_core.common.logging import log_database_error
-from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.run_dir import ExitCode
 from lcl_core.db.leases import (
-    Claim,
     StaleLease,
     check_lease,
     record_checkpoint,
@@ -20,92 +18,51 @@ from lcl_core.db.leases import (
     record_metrics,
     stored_metrics_marks,
 )
-from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.session import UNREACHABLE
 from lcl_core.db.states import State
+from workers.attempt import Attempt
 from workers.executors.base import Job, MachineLost
 from workers.exit_outcome import ProcessExit, StopReason
 from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, newest_checkpoint
-from workers.lease_keeper import LeaseKeeper
-from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 
-class WorkClock:
-    """Seconds of work on a run: those of earlier attempts, and those since ``start`` without pauses. Thread-safe."""
-
-    def __init__(self, earlier_seconds: float) -> None:
-        self._counted: tuple[float, float | None] = (earlier_seconds, None)  # until the last pause; since when it runs
-
-    def start(self) -> None:
-        if self._counted[1] is None:
-            self._counted = (self._counted[0], time.monotonic())
-
-    def pause(self) -> None:
-        """Until the next ``start`` no second counts."""
-        self._counted = (self.seconds, None)
-
-    @property
-    def seconds(self) -> float:
-        earlier, started = self._counted
-        return earlier + (0.0 if started is None else time.monotonic() - started)
-
-
 class JobMonitor:
-    """Monitors a job process every ``watch_seconds`` until it has exited.
+    """Monitors a job process every ``watch_seconds`` until it has exited."""
 
-    Args:
-        lease: renewed, and the process ended by it, independently of this monitor.
-        stopping: set when the worker stops.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        settings: WorkerSettings,
-        claim: Claim,
-        process: Job,
-        run_dir: RunDir,
-        tail: MetricsTail,
-        lease: LeaseKeeper,
-        clock: WorkClock,
-        stopping: threading.Event,
-    ) -> None:
-        self._database = database
-        self._settings = settings
-        self._claim = claim
-        self._process = process
-        self._run_dir = run_dir
-        self._notice_recorded = False
-        self._checkpoint = ""
-        self._tail = tail
+    def __init__(self, attempt: Attempt, job: Job) -> None:
+        self._database, self._settings, self._claim = attempt.database, attempt.settings, attempt.claim
+        self._run_dir, self._lease, self._clock = attempt.run_dir, attempt.lease, attempt.clock
+        self._stopping, self._job = attempt.stopping, job
+        self._tail = MetricsTail(self._run_dir.metrics_file)
         self._unsaved = PendingMetrics()
         self._tail_ready = False  # it is known which lines the database has
-        self._lease = lease
-        self._clock = clock
-        self._stopping = stopping
-        self._progress = ProgressDeadline(settings.hung_seconds)
+        self._notice_recorded = False
+        self._checkpoint = ""
+        self._progress = ProgressDeadline(self._settings.hung_seconds)
         self._stop_reason: StopReason | None = None
         self._hang = self._loss = ""
 
     def until_exit(self) -> ProcessExit:
         """Raises: StaleLease, after the process has been killed because the lease was lost."""
         self._clock.start()
-        with self._lease.protect(self._process):
-            status = self._until_status()
-        self._tail.reopen()
-        self._lease.persist(self._exchange)
-        while self._tail.more and self._stop_reason is not StopReason.DETACHED:
+        with closing(self._tail):
+            with self._lease.protect(self._job):
+                status = self._until_status()
+            self._tail.reopen()
             self._lease.persist(self._exchange)
+            while self._tail.more and self._stop_reason is not StopReason.DETACHED:
+                self._lease.persist(self._exchange)
         if self._lease.ended_process and self._stop_reason is None:
             self._stop_reason = StopReason.DATABASE
-        job = self._process
+        job = self._job
         return ProcessExit(status, self._stop_reason, job.log_start, self._hang, self._loss, job.log_file)
 
     def _until_status(self) -> int:
         """Exit status, or 0 where this worker leaves and the processes continue. Raises: StaleLease."""
         try:
-            while (status := self._process.wait(self._settings.watch_seconds)) is None:
+            while (status := self._job.wait(self._settings.watch_seconds)) is None:
                 self._check()
                 if self._stop_reason is StopReason.DETACHED:
                     return ExitCode.OK
@@ -113,13 +70,13 @@ class JobMonitor:
             log.warning("machine_lost", problem=str(error))
             self._loss = str(error)
             self._stop_reason = self._stop_reason or StopReason.MACHINE
-            return self._process.kill()
+            return self._job.kill()
         return status
 
     def _check(self) -> None:
         if self._tail_ready:
             self._unsaved.read_from(self._tail)
-        if self._process.is_paused:
+        if self._job.is_paused:
             self._clock.pause()
         else:
             self._clock.start()
@@ -129,7 +86,7 @@ class JobMonitor:
             self._lease.check()
             state = self._exchange()
         except StaleLease:
-            self._process.kill()
+            self._job.kill()
             raise
         except UNREACHABLE as error:
             log_database_error(error)
@@ -192,26 +149,18 @@ class JobMonitor:
         elif state is State.PAUSING:
             self._stop(StopReason.PAUSE)
         elif self._stopping.is_set():
-            self._detach_or_stop(state)
+            # the processes continue if another worker can re-attach, else they save their state
+            if state is State.RUNNING and self._job.detach():
+                self._stop_reason = StopReason.DETACHED
+            else:
+                self._stop(StopReason.SHUTDOWN)
         elif limit is not None and self._clock.seconds > limit:
             self._stop(StopReason.TIMEOUT)
-        elif self._progress.exceeded:
-            self._stop_hung()
-
-    def _stop_hung(self) -> None:
-        """A hung process would not write a checkpoint: it is killed once its stacks are known."""
-        self._stop_reason = StopReason.HUNG
-        dumped = self._process.dump_stacks()
-        self._hang = f"{self._progress.describe()}; {dumped}"
-        log.warning("job_hung", problem=self._hang)
-        self._process.kill()
-
-    def _detach_or_stop(self, state: State | None) -> None:
-        """The worker stops: the processes continue if another worker can re-attach, else they save their state."""
-        if state is State.RUNNING and self._process.detach():
-            self._stop_reason = StopReason.DETACHED
-        else:
-            self._stop(StopReason.SHUTDOWN)
+        elif self._progress.exceeded:  # a hung process would write no checkpoint: it is killed, with its stacks known
+            self._stop_reason = StopReason.HUNG
+            self._hang = f"{self._progress.describe()}; {self._job.dump_stacks()}"
+            log.warning("job_hung", problem=self._hang)
+            self._job.kill()
 
     def _stop(self, reason: StopReason) -> None:
         log.info("stop_requested", reason=reason.value)

@@ -1,4 +1,4 @@
-"""Preparation of a claimed run: inputs fetched from the artifact store, checkpoints copied from a parent run."""
+"""Preparation of a claimed run: RUN_DIR locked, inputs fetched from the store, checkpoints copied from a parent run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,77 +13,43 @@ import structlog
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import present_tree, remove_tree, restore_trees, stage
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import ArtifactUpload, Run
-from lcl_core.db.registry import ResolvedInputs, managed_paths, resolve_inputs
-from lcl_core.db.session import Database
-from lcl_core.specs.parsing import AnySpec, parse_spec
+from lcl_core.db.registry import managed_paths, resolve_inputs
+from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from workers.lease_keeper import LeaseKeeper
-from workers.settings import WorkerSettings
+from workers.attempt import Attempt
 
-_FETCH_SECONDS = 30.0  # then the run is queued again, so that it keeps no slot and no GPU while it waits
-# of errors that pass: an upload in progress, a store that is unreachable
-_TRANSIENT_CODES = ("artifacts_pending", "store_unreachable")
 log = structlog.get_logger(__name__)
 
 
-def prepare_run_dir(
-    database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]
-) -> None:
-    """Record the run's inputs in the database and write RUN_DIR, which is locked, for a new attempt.
+@contextmanager
+def fetched_inputs(attempt: Attempt) -> Iterator[dict[str, Path]]:
+    """Local copies of the inputs that another home holds, by stored path; they stay until the end of the block.
 
-    Args:
-        fetched: of :func:`fetch_inputs`.
-
-    Raises: UserError for unknown names and a deleted parent, StaleLease, UNREACHABLE, OSError.
+    Raises (on entry): AttemptInterrupted, StaleLease, UNREACHABLE; UserError for an input that is unknown or
+    unavailable.
     """
-    scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
-    with database.session() as session:
-        spec = parse_spec(claim.kind, claim.spec)
-        parent = _parent(spec, claim)
-        if scratch and parent is not None and session.get(Run, parent) is None:
-            raise _deleted_parent_error(claim, parent)
-        inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
-        read: dict[str, object] = {"datasets": inputs.dataset_hashes}
-        read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
-        folders = managed_paths(session, spec)
-        read |= {"folders": folders} if folders else {}
-        begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
-    if scratch:
-        run_dir.metrics_file.unlink(missing_ok=True)
-        remove_tree(run_dir.checkpoints)
-        remove_tree(run_dir.artifacts)
-        if claim.from_scratch:
-            run_dir.tokenizer_file.unlink(missing_ok=True)
-        _copy_start(spec, parent, run_dir)
-    collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
-    run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
+    artifacts, claim, lease = attempt.artifacts, attempt.claim, attempt.lease
 
+    def remote_inputs() -> list[ArtifactUpload]:
+        if artifacts.holder is None:
+            return []
+        with attempt.database.reading() as session:
+            stored = managed_paths(session, parse_spec(claim.kind, claim.spec))
+            return [row for path in stored if (row := artifacts.find_remote_copy(session, path)) is not None]
 
-def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
-    """Remove from RUN_DIR, which is locked, what was computed before the run was last started from the beginning.
-
-    Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
-    state a folder is in.
-
-    Raises: OSError.
-    """
-    try:
-        restarts = int(run_dir.read_run().get("restarts", 0))
-    except (OSError, ValueError):
-        restarts = 0
-    if restarts < claim.restarts:
-        run_dir.metrics_file.unlink(missing_ok=True)
-        run_dir.tokenizer_file.unlink(missing_ok=True)
-        remove_tree(run_dir.checkpoints)
-        remove_tree(run_dir.artifacts)
+    with ExitStack() as stack:
+        rows = lease.persist(remote_inputs)
+        yield {
+            row.path: stack.enter_context(artifacts.open_cached(row, progress=lease.raise_if_interrupted))
+            for row in rows
+        }
 
 
 @contextmanager
-def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper) -> Iterator[None]:
+def locked_run_dir(attempt: Attempt) -> Iterator[None]:
     """Create RUN_DIR and lock it until ``unlock`` or the end of the block; what a killed job was replacing is restored.
 
     A process of an earlier attempt may still have the lock; a file system keeps that of a lost machine for minutes. The
@@ -92,16 +57,17 @@ def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper
 
     Raises (on entry): UserError ``run_dir_busy`` after ``folder_seconds``; AttemptInterrupted, StaleLease, OSError.
     """
+    settings, run_dir = attempt.settings, attempt.run_dir
     run_dir.path.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + settings.folder_seconds
     while not run_dir.try_lock():
         if time.monotonic() > deadline:
             message = f"another process has been at work in {run_dir.path} for {settings.folder_seconds:g} s"
             raise UserError(message, code="run_dir_busy")
-        lease.raise_if_interrupted()
+        attempt.lease.raise_if_interrupted()
         time.sleep(settings.watch_seconds)
     try:
-        lease.check()
+        attempt.lease.check()
         for folder in (run_dir.checkpoints, run_dir.artifacts):
             restore_trees(folder)
         yield
@@ -109,47 +75,83 @@ def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper
         run_dir.unlock()
 
 
-def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
-    return {
-        "run_id": claim.run_id,
-        "kind": claim.kind,
-        "spec": claim.spec,
-        "datasets": inputs.datasets,
-        "dataset_hashes": inputs.dataset_hashes,
-        "encoders": inputs.encoders,
-        "encoder_files": inputs.encoder_files,
-        "items": inputs.items,
-        "attempt": claim.attempt,
-        "attempt_id": claim.attempt_id,
-        "restarts": claim.restarts,
-    }
+def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
+    """Remove from RUN_DIR, which is locked, what was computed before the run was last started from the beginning.
+
+    Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
+    state a folder is in.
+    """
+    try:
+        restarts = int(run_dir.read_run().get("restarts", 0))
+    except (OSError, ValueError):
+        restarts = 0
+    if restarts < claim.restarts:
+        _remove_output(run_dir)
+        run_dir.tokenizer_file.unlink(missing_ok=True)
 
 
-def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
-    roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
-    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
+def _remove_output(run_dir: RunDir) -> None:
+    run_dir.metrics_file.unlink(missing_ok=True)
+    remove_tree(run_dir.checkpoints)
+    remove_tree(run_dir.artifacts)
 
 
-def _parent(spec: AnySpec, claim: Claim) -> str | None:
-    """Id of the run from whose last checkpoint this one starts; None: of none, or from a milestone of its trunk."""
+def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
+    """Record the run's inputs in the database and write RUN_DIR, which is locked, for a new attempt.
+
+    Args:
+        fetched: of :func:`fetched_inputs`.
+
+    Raises: UserError for unknown names and a deleted parent, StaleLease, UNREACHABLE, OSError.
+    """
+    claim, run_dir, settings = attempt.claim, attempt.run_dir, attempt.settings
+    scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
+    spec = parse_spec(claim.kind, claim.spec)
     branch = spec.branch if isinstance(spec, PretrainSpec) else None
-    return claim.parent if branch is None or claim.parent != branch.run else None
-
-
-def _deleted_parent_error(claim: Claim, parent: str) -> UserError:
-    """Starting from the beginning would change the result without notice."""
-    return UserError(
-        f"run {parent}, from whose last checkpoint this one starts, has been deleted; "
-        f"lcl runs retry {claim.run_id} begins from the beginning instead",
-        code="parent_deleted",
+    # the run from whose last checkpoint this one starts; none where it starts from a milestone of its trunk
+    parent = None if branch is not None and claim.parent == branch.run else claim.parent
+    with attempt.database.session() as session:
+        if scratch and parent is not None and session.get(Run, parent) is None:
+            # starting from the beginning would change the result without notice
+            raise UserError(
+                f"run {parent}, from whose last checkpoint this one starts, has been deleted; "
+                f"lcl runs retry {claim.run_id} begins from the beginning instead",
+                code="parent_deleted",
+            )
+        inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
+        read: dict[str, object] = {"datasets": inputs.dataset_hashes}
+        read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
+        folders = managed_paths(session, spec)
+        read |= {"folders": folders} if folders else {}
+        begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
+    if scratch:
+        _remove_output(run_dir)
+        if claim.from_scratch:
+            run_dir.tokenizer_file.unlink(missing_ok=True)
+        runs = run_dir.path.parent
+        continued = parent is not None and copy_parent_checkpoint(RunDir(runs / parent), run_dir)
+        if not continued and branch is not None:
+            copy_milestone(RunDir(runs / branch.run), run_dir, branch.step)
+    run_dir.prepare(
+        {
+            "run_id": claim.run_id,
+            "kind": claim.kind,
+            "spec": claim.spec,
+            "datasets": inputs.datasets,
+            "dataset_hashes": inputs.dataset_hashes,
+            "encoders": inputs.encoders,
+            "encoder_files": inputs.encoder_files,
+            "items": inputs.items,
+            "attempt": claim.attempt,
+            "attempt_id": claim.attempt_id,
+            "restarts": claim.restarts,
+            "collections": prepare_collection_snapshots(
+                attempt.database, spec, run_dir.changes, settings.home, fetched
+            ),
+            "cache": str(settings.home.resolve() / "cache"),
+            "roots": [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots],
+        }
     )
-
-
-def _copy_start(spec: AnySpec, parent: str | None, child: RunDir) -> None:
-    """What a run starts from: the last checkpoint of the run that it continues, or else its milestone if it has one."""
-    branch, runs = spec.branch if isinstance(spec, PretrainSpec) else None, child.path.parent
-    if (parent is None or not copy_parent_checkpoint(RunDir(runs / parent), child)) and branch is not None:
-        copy_milestone(RunDir(runs / branch.run), child, branch.step)
 
 
 def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
@@ -195,54 +197,3 @@ def _copy_history(parent: RunDir, child: RunDir) -> None:
     for source, target in ((parent.metrics_file, child.metrics_file), (parent.tokenizer_file, child.tokenizer_file)):
         if source.exists():
             shutil.copyfile(source, target)
-
-
-@contextmanager
-def fetch_inputs(
-    database: Database, settings: WorkerSettings, artifacts: Artifacts, claim: Claim, lease: LeaseKeeper
-) -> Iterator[dict[str, Path]]:
-    """Local copies of the inputs that another home holds, by stored path; they stay until the end of the block.
-
-    Raises (on entry): AttemptInterrupted, StaleLease, UNREACHABLE; UserError for an input that is unknown or
-    unavailable.
-    """
-    with ExitStack() as stack:
-        rows = lease.persist(lambda: _remote_inputs(database, artifacts, claim))
-        yield {row.path: _fetch(stack, database, settings, artifacts, row, lease) for row in rows}
-
-
-def _remote_inputs(database: Database, artifacts: Artifacts, claim: Claim) -> list[ArtifactUpload]:
-    if artifacts.holder is None:
-        return []
-    with database.reading() as session:
-        stored = managed_paths(session, parse_spec(claim.kind, claim.spec))
-        return [row for path in stored if (row := artifacts.find_remote_copy(session, path)) is not None]
-
-
-def _fetch(
-    stack: ExitStack,
-    database: Database,
-    settings: WorkerSettings,
-    artifacts: Artifacts,
-    row: ArtifactUpload,
-    lease: LeaseKeeper,
-) -> Path:
-    """Raises: as :func:`fetch_inputs`."""
-    deadline = time.monotonic() + _FETCH_SECONDS
-    while True:
-        try:
-            return stack.enter_context(artifacts.open_cached(row, progress=lease.raise_if_interrupted))
-        except UserError as error:
-            if error.code not in _TRANSIENT_CODES or time.monotonic() > deadline:
-                raise
-            log.warning("input_unavailable", path=row.path, error=str(error))
-        pause_until = time.monotonic() + settings.reap_seconds
-        while time.monotonic() < pause_until:
-            lease.raise_if_interrupted()
-            time.sleep(min(settings.reap_seconds, settings.watch_seconds))
-        row = lease.persist(partial(_read_upload, database, row.path))
-
-
-def _read_upload(database: Database, path: str) -> ArtifactUpload:
-    with database.reading() as session:
-        return session.get_one(ArtifactUpload, path)

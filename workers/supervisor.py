@@ -20,6 +20,7 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
 from lcl_core.vector_indexes import CollectionDirectory
+from workers.attempt import Attempt, WorkClock
 from workers.executors.base import Executor, Handle, Job, JobRequest
 from workers.executors.local import LocalExecutor
 from workers.exit_outcome import (
@@ -31,13 +32,11 @@ from workers.exit_outcome import (
     os_error_failure,
     outcome_of,
 )
-from workers.fetch_checkpoints import fetch_checkpoints
-from workers.job_output import MetricsTail
 from workers.lease_keeper import LeaseKeeper
 from workers.maintenance import schedule_dependents, schedule_studies
-from workers.monitor import JobMonitor, WorkClock
-from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir, remove_earlier_state
-from workers.remote_checkpoints import copied_checkpoints
+from workers.mirror import CheckpointMirror
+from workers.monitor import JobMonitor
+from workers.prepare_run import fetched_inputs, locked_run_dir, prepare_run_dir, remove_earlier_state
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -58,69 +57,60 @@ class Supervisor:
         modules: Mapping[str, str] = JOB_MODULES,
         executor: Executor | None = None,
     ) -> None:
-        self.database, self.settings, self.modules = database, settings, modules
-        self.artifacts = Artifacts(settings)
-        self.executor: Executor = executor or LocalExecutor(settings)
+        self._database, self._settings, self._modules = database, settings, modules
+        self._artifacts = Artifacts(settings)
+        self._executor: Executor = executor or LocalExecutor(settings)
 
     def run(self, claim: Claim, stopping: threading.Event) -> None:
         """Work on a claimed run until it is completed, requeued or lost. ``stopping`` requests to requeue it."""
-        clock = WorkClock(claim.ran_seconds)
+        database, settings, clock = self._database, self._settings, WorkClock(claim.ran_seconds)
         lease = LeaseKeeper(
-            self.database,
-            self.settings,
+            database,
+            settings,
             claim.run_id,
-            lambda session: renew_lease(session, claim, self.settings.lease_seconds, clock.seconds),
+            lambda session: renew_lease(session, claim, settings.lease_seconds, clock.seconds),
             stopping,
         )
+        run_dir = RunDir(settings.runs_dir.resolve() / claim.run_id)
+        attempt = Attempt(database, settings, self._artifacts, claim, run_dir, lease, clock, stopping)
         try:
             with lease:
-                attempt = Attempt(self, claim, lease, clock, stopping)
-                attempt.conclude(attempt.outcome())
+                _conclude(attempt, self._outcome(attempt))
         except StaleLease:
             log.warning("lease_lost")
         except UNREACHABLE as error:
             log_database_error(error)  # the worker stops: another one requeues the run when its lease has expired
 
-
-class Attempt:
-    """One attempt at a run, under its lease. Every method raises StaleLease and UNREACHABLE."""
-
-    def __init__(
-        self, services: Supervisor, claim: Claim, lease: LeaseKeeper, clock: WorkClock, stopping: threading.Event
-    ) -> None:
-        self.database, self.settings, self.artifacts = services.database, services.settings, services.artifacts
-        self.executor, self.module = services.executor, services.modules[claim.kind]
-        self.claim, self.lease, self.clock, self.stopping = claim, lease, clock, stopping
-        self.run_dir = RunDir(self.settings.runs_dir.resolve() / claim.run_id)
-
-    def outcome(self) -> RunOutcome | Requeue:
-        """Work until the processes have ended."""
+    def _outcome(self, attempt: Attempt) -> RunOutcome | Requeue:
+        """Work until the processes have ended. Raises: StaleLease, UNREACHABLE."""
+        claim, run_dir = attempt.claim, attempt.run_dir
         try:
-            self.lease.confirm()
-            exited = self._prepare_and_start() if self.claim.handle is None else self._reattach(self.claim.handle)
-            if self.executor.places_nodes:
-                await_outcome_file(self.run_dir, exited, self.lease.check)
-            return classify_exit(self.claim, self.run_dir, exited)
+            attempt.lease.confirm()
+            if claim.handle is None:
+                exited = self._prepare_and_start(attempt)
+            else:  # the processes have outlived their worker
+                with self._executor.attach(claim.handle, run_dir) as job:
+                    exited = _watch(attempt, job, "reattached")
+            if self._executor.places_nodes:
+                await_outcome_file(run_dir, exited, attempt.lease.check)
+            return classify_exit(claim, run_dir, exited)
         except (StaleLease, *UNREACHABLE):
             raise
         except Exception as error:
-            return outcome_of(error, self.claim, self.run_dir)
+            return outcome_of(error, claim, run_dir)
 
-    def _prepare_and_start(self) -> ProcessExit:
-        claim, run_dir, lease, where = self.claim, self.run_dir, self.lease, (self.database, self.settings)
-        with (
-            fetch_inputs(*where, self.artifacts, claim, lease) as fetched,
-            locked_run_dir(self.settings, run_dir, lease),
-        ):
+    def _prepare_and_start(self, attempt: Attempt) -> ProcessExit:
+        claim, run_dir, lease = attempt.claim, attempt.run_dir, attempt.lease
+        with fetched_inputs(attempt) as inputs, locked_run_dir(attempt):
             remove_earlier_state(claim, run_dir)
-            fetch_checkpoints(*where, self.artifacts, claim, run_dir, lease)
-            lease.persist(lambda: prepare_run_dir(*where, claim, run_dir, fetched))
+            CheckpointMirror(attempt).fetch()
+            lease.persist(lambda: prepare_run_dir(attempt, inputs))
             request = JobRequest(
-                self.module,
+                self._modules[claim.kind],
                 run_dir,
                 f"attempt {claim.attempt} on {claim.worker}",
-                self.settings.protocols,
-                env={} if self.executor.places_nodes else visible_devices_env(claim.devices),
+                self._settings.protocols,
+                env={} if self._executor.places_nodes else visible_devices_env(claim.devices),
                 name=claim.run_id,
                 nodes=claim.nodes,
                 gpus=claim.gpus if claim.resource != "cpu" else 0,
@@ -129,87 +119,80 @@ class Attempt:
             )
             lease.confirm()
             run_dir.unlock()  # for the process, which locks it again
-            with self.executor.start(request, self._remember) as job:
-                log.info("started", kind=claim.kind, attempt=claim.attempt, **job.identity)
-                return self._watch(job)
 
-    def _reattach(self, handle: Handle) -> ProcessExit:
-        """Supervise processes that have outlived their worker."""
-        with self.executor.attach(handle, self.run_dir) as job:
-            log.info("reattached", kind=self.claim.kind, attempt=self.claim.attempt, **job.identity)
-            return self._watch(job)
+            def remember(handle: Handle) -> None:
+                def record() -> None:
+                    with self._database.session() as session:
+                        record_handle(session, claim, handle)
 
-    def _remember(self, handle: Handle) -> None:
-        def record() -> None:
-            with self.database.session() as session:
-                record_handle(session, self.claim, handle)
+                lease.persist(record)
 
-        self.lease.persist(record)
+            with self._executor.start(request, remember) as job:
+                return _watch(attempt, job, "started")
 
-    def _watch(self, job: Job) -> ProcessExit:
-        where = self.database, self.settings
-        tail = MetricsTail(self.run_dir.metrics_file)
-        try:
-            with copied_checkpoints(*where, self.artifacts, self.claim, self.run_dir) as finish_copies:
-                monitor = JobMonitor(*where, self.claim, job, self.run_dir, tail, self.lease, self.clock, self.stopping)
-                exited = monitor.until_exit()
-                if exited.stop_reason is not StopReason.DETACHED:
-                    finish_copies()
-                    log.info("job_exited", status=exited.status)
-                return exited
-        finally:
-            tail.close()
 
-    def conclude(self, outcome: RunOutcome | Requeue) -> None:
-        """Release or complete the run. The lease is renewed meanwhile: the output may be large."""
-        if isinstance(outcome, Requeue):
-            requeue = outcome
-            if self.lease.persist(lambda: self._requeue(requeue)) is not None:
-                log.info("requeued", cause=requeue.cause)
-                return
-            outcome = replace(requeue.failure, keeps_processes=requeue.keeps_processes)
-        shutil.rmtree(self.run_dir.changes, ignore_errors=True)  # of this attempt alone
-        try:
-            state = self._complete(outcome)
-        except OSError as error:
-            state = self._complete(os_error_failure(error, self.run_dir.path))
-        log.info("completed", state=state)
-        schedule_dependents(self.database)  # of very many the maintainer does the rest
-        schedule_studies(self.database)  # now, so that an evaluation runs before the study's next pre-training
+def _watch(attempt: Attempt, job: Job, event: str) -> ProcessExit:
+    log.info(event, kind=attempt.claim.kind, attempt=attempt.claim.attempt, **job.identity)
+    with CheckpointMirror(attempt).copying() as finish_copies:
+        exited = JobMonitor(attempt, job).until_exit()
+        if exited.stop_reason is not StopReason.DETACHED:
+            finish_copies()
+            log.info("job_exited", status=exited.status)
+        return exited
 
-    def _complete(self, outcome: RunOutcome) -> State:
-        """Raises: OSError."""
-        return self.lease.persist(
-            lambda: complete_run(
-                self.database,
-                self.claim,
-                outcome,
-                self.run_dir.path,
-                self.settings.home,
-                self.clock.seconds,
-                self.artifacts.holder,
-                _open_collection,
-                self.settings,
-            )
+
+def _conclude(attempt: Attempt, outcome: RunOutcome | Requeue) -> None:
+    """Release or complete the run. The lease is renewed meanwhile: the output may be large."""
+    if isinstance(outcome, Requeue):
+        requeue = outcome
+        if attempt.lease.persist(lambda: _requeue(attempt, requeue)) is not None:
+            log.info("requeued", cause=requeue.cause)
+            return
+        outcome = replace(requeue.failure, keeps_processes=requeue.keeps_processes)
+    shutil.rmtree(attempt.run_dir.changes, ignore_errors=True)  # of this attempt alone
+    try:
+        state = _complete(attempt, outcome)
+    except OSError as error:
+        state = _complete(attempt, os_error_failure(error, attempt.run_dir.path))
+    log.info("completed", state=state)
+    schedule_dependents(attempt.database)  # of very many the maintainer does the rest
+    schedule_studies(attempt.database)  # now, so that an evaluation runs before the study's next pre-training
+
+
+def _complete(attempt: Attempt, outcome: RunOutcome) -> State:
+    """Raises: OSError."""
+    return attempt.lease.persist(
+        lambda: complete_run(
+            attempt.database,
+            attempt.claim,
+            outcome,
+            attempt.run_dir.path,
+            attempt.settings.home,
+            attempt.clock.seconds,
+            attempt.artifacts.holder,
+            _open_collection,
+            attempt.settings,
         )
+    )
 
-    def _requeue(self, requeue: Requeue) -> State | None:
-        """Release the lease as the rule says; None: no attempt is left."""
-        claim, rule = self.claim, requeue.rule
-        with self.database.session() as session:
-            setbacks = read_setbacks(session, claim)
-            if check_lease(session, claim) is State.RUNNING and rule.exhausted(setbacks, claim.max_attempts):
-                return None
-            return release_lease(
-                session,
-                claim,
-                uses_attempt=rule.uses_attempt,
-                cause=requeue.cause,
-                code=rule.cause,
-                delay_seconds=rule.delay_seconds(setbacks),
-                keep_handle=requeue.keeps_processes,
-                holder=self.artifacts.holder,
-            )
+
+def _requeue(attempt: Attempt, requeue: Requeue) -> State | None:
+    """Release the lease as the rule says; None: no attempt is left."""
+    claim, rule = attempt.claim, requeue.rule
+    with attempt.database.session() as session:
+        setbacks = read_setbacks(session, claim)
+        if check_lease(session, claim) is State.RUNNING and rule.exhausted(setbacks, claim.max_attempts):
+            return None
+        return release_lease(
+            session,
+            claim,
+            uses_attempt=rule.uses_attempt,
+            cause=requeue.cause,
+            code=rule.cause,
+            delay_seconds=rule.delay_seconds(setbacks),
+            keep_handle=requeue.keeps_processes,
+            holder=attempt.artifacts.holder,
+        )
 
 
 def _open_collection(directory: Path) -> CollectionDirectory:

@@ -1,7 +1,6 @@
 """Artifact store: folders behind a URL, each under a key of its own.
 
     KEY/files/…          the folder's files, each checked by reading it again
-    KEY/parts/00001.json of a checkpoint of several nodes: what node 1 has sent, written after it
     KEY/manifest.json    written last: {"format", "files": {name: {"bytes", "sha256", "modified_at"}}}
 
 KEY is ``encoders/enc_…/ATTEMPT`` and the like, of a checkpoint ``checkpoints/run_…/step_00000100/ATTEMPT_ID``. A key
@@ -61,18 +60,9 @@ class ArtifactStore:
         self.put_manifest(key, {"files": files})
         return files
 
-    def send_file(self, key: str, name: str, file: Path, source: tuple[str, str] | None = None) -> bool:
-        """Upload one file of a folder, which is not read back: readers compare its SHA-256.
-
-        Args:
-            source: (key, name) of an object with the same content, which the store copies if it can.
-
-        Returns: whether the file was sent rather than copied. Raises: OSError.
-        """
-        if source is not None and self._copy(source, key, name):
-            return False
+    def send_file(self, key: str, name: str, file: Path) -> None:
+        """Upload one file of a folder, which is not read back: readers compare its SHA-256. Raises: OSError."""
         self._send(key, name, file, no_progress)
-        return True
 
     def put_manifest(self, key: str, content: Mapping[str, Any]) -> str:
         """Write the manifest of a folder whose files have all been sent. Returns: its SHA-256.
@@ -140,20 +130,6 @@ class ArtifactStore:
                 store.put_file(str(file), path, callback=callback)
 
             self._with_retries(f"{key}/files/{name}", "written", put_file)
-
-    def _copy(self, source: tuple[str, str], key: str, name: str) -> bool:
-        """Copy an object inside the store. False: the store cannot, or the source has just been removed."""
-        try:
-            root = self._storage.files()[1]
-            path_of_source = f"{root}/{source[0]}/files/{source[1]}"
-
-            def copy_file(store: Any, path: str) -> None:
-                store.cp_file(path_of_source, path)
-
-            self._with_retries(f"{key}/files/{name}", "written", copy_file)
-        except UserError:
-            return False
-        return True
 
     def _digest(self, name: str, size: int, progress: Callable[[], None]) -> str:
         digest = hashlib.sha256()

@@ -242,14 +242,6 @@ def record_stored_checkpoint(
     return sorted(before - {rows[step].key for step in kept})
 
 
-def forget_stored_checkpoint(session: Session, claim: Claim, stored: StoredCheckpoint) -> None:
-    """Delete the row of a damaged copy, so that all nodes of a run start from an older one. Raises: StaleLease."""
-    lock_with_lease(session, claim)
-    row = _checkpoint_rows(session, claim.run_id).get(stored.step)
-    if row is not None and row.key == stored.key:
-        session.delete(row)
-
-
 def _checkpoint_prefix(run_id: str) -> str:
     return f"checkpoints/{run_id}/step_"
 

@@ -5,9 +5,24 @@ from __future__ import annotations
 import threading
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import queue
+from lcl_core.db import leases, queue
+from lcl_core.db.artifacts import Artifacts
+from workers.attempt import Attempt, WorkClock
 from workers.executors.base import create_executor
+from workers.lease_keeper import LeaseKeeper
 from workers.supervisor import Supervisor
+
+
+def attempt_at(claim, database, settings, lease=None):
+    """Under a lease that is renewed within its ``with`` block."""
+    stopping = threading.Event()
+
+    def renew(session):
+        return leases.renew_lease(session, claim, settings.lease_seconds)
+
+    lease = lease or LeaseKeeper(database, settings, claim.run_id, renew, stopping)
+    run_dir = RunDir(settings.runs_dir / claim.run_id)
+    return Attempt(database, settings, Artifacts(settings), claim, run_dir, lease, WorkClock(0.0), stopping)
 
 
 class InProcessWorker:

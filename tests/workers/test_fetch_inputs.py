@@ -13,8 +13,6 @@ from lcl_core.db import submit as db_submit
 from lcl_core.db.artifacts import Artifacts, upload_pending
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
-from workers import prepare_run
-from workers.maintenance import upload_tasks
 
 
 @pytest.fixture
@@ -57,10 +55,8 @@ def read_by(settings, run_id):
 
 def test_it_reads_what_another_has_made(database, here, there, modules, examine, run_of):
     run_id = examine()
-    (uploads,) = upload_tasks(database, here)
-    uploads.start()
-    InProcessWorker(database, there, modules).work()  # waits for what is on its way
-    uploads.stop()
+    upload_pending(database, Artifacts(here))
+    InProcessWorker(database, there, modules).work()
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason
     place = read_by(there, run_id)
     assert place.is_relative_to(there.home / "cache" / "artifacts")
@@ -79,9 +75,8 @@ def test_a_pretraining_reads_the_encoder_that_it_starts_from(database, here, mod
 
 
 @pytest.fixture
-def work_there(database, there, modules, monkeypatch):
-    """One attempt of a run, which is due whatever its delay, by a worker that does not wait long."""
-    monkeypatch.setattr(prepare_run, "_FETCH_SECONDS", 0.1)
+def work_there(database, there, modules):
+    """One attempt of a run, which is due whatever its delay."""
 
     def attempt(run_id):
         with database.session() as session:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -16,13 +15,13 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db.leases import Claim, transition
 from lcl_core.db.models import Run
 from lcl_core.db.states import State
+from tests.workers.in_process_worker import attempt_at
+from workers import attempt as attempt_module
 from workers import job_output
 from workers import monitor as monitor_module
 from workers.executors.base import Job
 from workers.exit_outcome import StopReason
-from workers.job_output import MetricsTail
-from workers.lease_keeper import LeaseKeeper
-from workers.monitor import JobMonitor, WorkClock
+from workers.monitor import JobMonitor
 
 TIMEOUT, HUNG = 400.0, 100.0
 CHECK_SECONDS = 5.0
@@ -70,7 +69,7 @@ class SilentJob(Job):
 @pytest.fixture
 def clock(monkeypatch):
     moment = [1000.0]
-    monkeypatch.setattr(monitor_module.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(attempt_module.time, "monotonic", lambda: moment[0])
     return moment
 
 
@@ -83,21 +82,18 @@ def monitor(database, settings, queue, tmp_path):
     run_dir = RunDir(tmp_path / "run")
     run_dir.prepare({})
     settings.hung_seconds = HUNG
-    tail = MetricsTail(run_dir.metrics_file)
-    lease: Any = SimpleNamespace(
+    lease = SimpleNamespace(
         check=lambda: None,
         protect=nullcontext,
         persist=lambda write: write(),
         ended_process=False,
     )
 
-    def create(job, tail=tail):
+    def create(job):
         lease.end_process = lambda *_, **__: job.kill()
-        where: tuple[RunDir, MetricsTail, LeaseKeeper] = (run_dir, tail, lease)
-        return JobMonitor(database, settings, claim, job, *where, WorkClock(0.0), threading.Event())
+        return JobMonitor(replace(attempt_at(claim, database, settings, lease), run_dir=run_dir), job)
 
-    yield create
-    tail.close()
+    return create
 
 
 @pytest.mark.parametrize(
@@ -170,6 +166,6 @@ class TestLongHistory:
         run_dir.truncate_metrics(82)
         with database.reading() as session:
             (run_id,) = session.scalars(select(Run.id)).all()
-        monitor(SilentJob(clock, 1, range(0)), tail=MetricsTail(run_dir.metrics_file)).until_exit()
+        monitor(SilentJob(clock, 1, range(0))).until_exit()
         assert parts == [2]
         assert steps_of(run_id) == list(range(1, 83))

@@ -23,7 +23,7 @@ from lcl_core.db import datasets, leases, runs, submit
 from lcl_core.db.artifacts import stored_checkpoints
 from lcl_core.db.session import Database, now
 from tests.lcl_core.train.small_runs import TINY, curve, logged_steps, prepared, trainer, weights
-from workers.remote_checkpoints import local_checkpoints
+from workers.mirror import local_checkpoints
 
 KILLS = int(os.environ.get("STORE_KILLS", "3"))
 HOMES = ("a", "b")
@@ -128,6 +128,7 @@ def kill_at_random(homes, home, draw, eventually):
     homes.expire()
 
 
+@pytest.mark.extended
 @pytest.mark.timeout(600 + 60 * KILLS)
 def test_two_homes_killed_at_random_steps(tmp_path, sample_zip, s3_bucket, eventually):
     changes = {"steps": 20 + 6 * KILLS, "log_every": 1, "checkpoint_every": 2, "batch": {"tokens": 256, "images": 8}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from contextlib import contextmanager
 
 import fsspec
 import pytest
@@ -16,19 +15,17 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db import garbage, leases, queue, runs, submit
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_checkpoints
-from workers.fetch_checkpoints import fetch_checkpoints
-from workers.lease_keeper import LeaseKeeper
-from workers.remote_checkpoints import CheckpointCopier, copied_checkpoints
+from tests.workers.in_process_worker import attempt_at
+from workers.mirror import CheckpointMirror
 from workers.settings import WorkerSettings
 
-NUMBERS = bytes(range(64))
+WEIGHTS = bytes(range(64))
 EVERYWHERE = pytest.mark.parametrize("store_url", ["memory", "file", "s3"], indirect=True)
 
 
 @pytest.fixture
 def settings(settings, store_url):
-    settings.artifacts, settings.checkpoints, settings.watch_seconds = store_url, "store", 0.01
-    settings.reap_seconds = 0.02
+    settings.artifacts, settings.checkpoints, settings.reap_seconds = store_url, "store", 0.01
     return settings
 
 
@@ -62,31 +59,21 @@ class Team:
         run_dir.artifacts.mkdir(exist_ok=True)
         return run_dir
 
-    def copier(self, claim, home):
-        settings = self.home(home)
-        return CheckpointCopier(self.database, settings, Artifacts(settings), claim, self.run_dir(claim, home))
+    def mirror(self, claim, home):
+        attempt = attempt_at(claim, self.database, self.home(home))
+        self.run_dir(claim, home)
+        return CheckpointMirror(attempt)
 
     def copy(self, claim, home):
         """Copy what is there now."""
-        copier = self.copier(claim, home)
-        copier.ending.set()
-        copier.serve()
-
-    @contextmanager
-    def copying(self, claim, home):
-        settings = self.home(home)
-        artifacts, run_dir = Artifacts(settings), self.run_dir(claim, home)
-        with copied_checkpoints(self.database, settings, artifacts, claim, run_dir) as finish:
-            yield finish
+        mirror = self.mirror(claim, home)
+        mirror._ending.set()
+        mirror.copy_until_ended()
 
     def fetch(self, claim, home):
-        settings, run_dir = self.home(home), self.run_dir(claim, home)
-
-        def renew(session):
-            return leases.renew_lease(session, claim, 60.0)
-
-        with LeaseKeeper(self.database, settings, claim.run_id, renew, threading.Event()) as lease:
-            fetch_checkpoints(self.database, settings, Artifacts(settings), claim, run_dir, lease)
+        mirror, run_dir = self.mirror(claim, home), self.run_dir(claim, home)
+        with mirror._lease:
+            mirror.fetch()
         return run_dir
 
     def stored(self, run_id):
@@ -128,11 +115,9 @@ def save(run_dir, step, *, size=64):
     """What a job leaves at a checkpoint."""
     path = run_dir.checkpoints / f"step_{step:08d}"
     (path / "optimizer").mkdir(parents=True)
-    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    weights = len(header).to_bytes(8, "little") + header + (NUMBERS * size)[step : step + size]
     files = {
-        "model.safetensors": weights,
-        "optimizer/rank_00000.safetensors": weights[::-1],
+        "model.safetensors": WEIGHTS[:size],
+        "optimizer/rank_00000.safetensors": WEIGHTS[:size][::-1],
         "state.json": b'{"step": %d}' % step,
     }
     for name, data in files.items():
@@ -160,7 +145,7 @@ def test_another_home_has_everything_of_the_newest(team):
     train(run_dir, range(1, 13))
     run_dir.best_encoder.mkdir()
     (run_dir.best_encoder / "model.safetensors").write_bytes(b"best")
-    path = save(run_dir, 10)
+    save(run_dir, 10)
     team.copy(claim, "a")
     team.hand_back(claim)
     fetched = team.fetch(team.claim(), "b")
@@ -175,74 +160,41 @@ def test_another_home_has_everything_of_the_newest(team):
     assert not list((run_dir.path).glob("uploading/*"))
     (key,) = team.stored(run_id).values()
     files, root = fsspec.core.url_to_fs(team.settings.artifacts)
-    manifest = json.loads(files.cat_file(f"{root}/{key}/manifest.json"))
-    assert (manifest["step"], manifest["attempt"]) == (10, 1)
-    for name, entry in manifest["files"].items():
+    for name, entry in json.loads(files.cat_file(f"{root}/{key}/manifest.json"))["files"].items():
         data = files.cat_file(f"{root}/{key}/files/{name}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
-    begin, size = manifest["tensors"]["checkpoint/model.safetensors"]["w"]
-    assert (path / "model.safetensors").read_bytes()[begin:][:size] == (NUMBERS * 2)[10:74]
-    data = files.cat_file(f"{root}/{key}/files/checkpoint/model.safetensors", start=begin, end=begin + size)
-    assert data == (NUMBERS * 2)[10:74]
 
 
-@pytest.fixture
-def sent(monkeypatch):
-    """Names of what is sent from here on: STEP/NAME."""
-    names = []
-    send = ArtifactStore.send_file
-
-    def counted(store, key, name, file, source=None):
-        if was_sent := send(store, key, name, file, source):
-            names.append(f"{int(key.split('/')[2].removeprefix('step_'))}/{name}")
-        return was_sent
-
-    monkeypatch.setattr(ArtifactStore, "send_file", counted)
-    return names
-
-
-def test_milestones_that_were_passed_meanwhile_are_copied_too(team, sent):
+def test_milestones_that_were_passed_meanwhile_are_copied_too(team):
     run_id = team.submit(milestone_every=20)
     claim = team.claim()
     for step in (10, 20, 30, 40, 50):
         save(team.run_dir(claim, "a"), step)
     team.copy(claim, "a")
     assert list(team.stored(run_id)) == [50, 40, 20]
-    assert [name for name in sent if name.endswith("state.json")] == [
-        f"{step}/checkpoint/state.json" for step in (50, 40, 20)
-    ]
 
 
-def damage_object(team, key):
-    team.change(f"{key}/files/checkpoint/model.safetensors", b"x" * 138)
+WEIGHTS_OBJECT = "files/checkpoint/model.safetensors"
 
 
-def shorten_object(team, key):
-    team.change(f"{key}/files/checkpoint/model.safetensors", b"x")
-
-
-def remove_object(team, key):
-    team.change(f"{key}/files/checkpoint/state.json", None)
-
-
-def remove_manifest(team, key):
-    team.change(f"{key}/manifest.json", None)
-
-
-def tear_manifest(team, key):
-    team.change(f"{key}/manifest.json", b'{"files": {')
-
-
-@EVERYWHERE
-@pytest.mark.parametrize("harm", [damage_object, shorten_object, remove_object, remove_manifest, tear_manifest])
-def test_a_damaged_copy_is_passed_over(team, harm):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (WEIGHTS_OBJECT, b"x" * 64),
+        (WEIGHTS_OBJECT, b"x"),
+        ("files/checkpoint/state.json", None),
+        ("manifest.json", None),
+        ("manifest.json", b'{"files": {'),
+    ],
+)
+def test_a_damaged_copy_is_passed_over(team, name, content):
     run_id = team.submit()
     claim = team.claim()
     for step in (1, 2):
         train(team.run_dir(claim, "a"), range(step, step + 1))
         save(team.run_dir(claim, "a"), step)
         team.copy(claim, "a")
-    harm(team, team.stored(run_id)[2])
+    team.change(f"{team.stored(run_id)[2]}/{name}", content)
     team.hand_back(claim)
     run_dir = team.fetch(team.claim(), "b")
     assert [path.name for path in run_dir.checkpoints.iterdir()] == ["step_00000001"]
@@ -286,8 +238,8 @@ def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team):
     run_id = team.submit()
     lost = team.claim()
     save(team.run_dir(lost, "a"), 1)
-    stale = team.copier(lost, "a")
-    assert stale._copy_next()
+    stale = team.mirror(lost, "a")
+    assert stale.copy_next()
     save(team.run_dir(lost, "a"), 2)
     team.hand_back(lost)  # as when its lease runs out
     claim = team.claim()
@@ -295,10 +247,10 @@ def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team):
     team.copy(claim, "b")
     before, objects = team.stored(run_id), team.objects()
     with pytest.raises(leases.StaleLease):
-        stale._copy_next()
+        stale.copy_next()
     assert team.stored(run_id) == before
     assert {name: team.objects()[name] for name in objects} == objects
-    stale.serve()  # it ends by itself
+    stale.copy_until_ended()  # it ends by itself
     with team.database.session() as session:
         (newest, *_) = stored_checkpoints(session, run_id)
         with pytest.raises(leases.StaleLease):
@@ -311,7 +263,7 @@ def test_later_copies_go_when_the_run_went_on_from_an_earlier_one(team):
     for step in (1, 2):
         save(team.run_dir(claim, "a"), step)
         team.copy(claim, "a")
-    damage_object(team, team.stored(run_id)[2])
+    team.change(f"{team.stored(run_id)[2]}/{WEIGHTS_OBJECT}", b"x" * 64)
     team.hand_back(claim)
     claim = team.claim()
     run_dir = team.fetch(claim, "b")
@@ -344,7 +296,7 @@ def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(t
 
 @pytest.mark.parametrize("step", [5, 2])
 def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team, step):
-    """The last one, or the milestone that it branches from."""
+    """The last one, or the milestone that it branches from, beside what is there."""
     parent = team.submit(milestone_every=2)
     claim = team.claim()
     run_dir = team.run_dir(claim, "a")
@@ -356,35 +308,17 @@ def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team, step)
         leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
         spec = {"branch": {"run": parent, "step": step}} if step == 2 else {}
         submit.submit(session, "pretrain", spec, continues=parent)
+    there = team.run_dir(claim, "b")
+    remaining = [] if step == 5 else [save(there, 4).name]
     child = team.fetch(team.claim(), "b")
     assert not list(child.checkpoints.iterdir())
-    there = RunDir(child.path.parent / parent)
     name = f"step_{step:08d}"
-    assert [path.name for path in there.checkpoints.iterdir()] == [name]
+    assert sorted(path.name for path in there.checkpoints.iterdir()) == [name, *remaining]
     assert contents(there.checkpoints / name) == contents(run_dir.checkpoints / name)
-    assert len(there.metrics_file.read_text().splitlines()) == step
+    assert remaining or len(there.metrics_file.read_text().splitlines()) == step
     assert there.tokenizer_file.exists()
     assert there.try_lock(), "the folder is left to others"
     there.unlock()
-
-
-def test_a_milestone_is_fetched_beside_what_is_there(team):
-    parent = team.submit(milestone_every=2)
-    claim = team.claim()
-    run_dir = team.run_dir(claim, "a")
-    train(run_dir, range(1, 6))
-    for step in (2, 5):
-        save(run_dir, step)
-        team.copy(claim, "a")
-    remaining = save(team.run_dir(claim, "b"), 4)
-    train(team.run_dir(claim, "b"), range(1, 5))
-    with team.database.session() as session:
-        leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
-        submit.submit(session, "pretrain", {"branch": {"run": parent, "step": 2}})
-    child = team.fetch(team.claim(), "b")
-    there = RunDir(child.path.parent / parent)
-    assert {path.name for path in there.checkpoints.iterdir()} == {"step_00000002", remaining.name}
-    assert len(there.metrics_file.read_text().splitlines()) == 4
 
 
 def test_the_store_may_be_away_while_the_run_goes_on(team, eventually, monkeypatch, caplog):
@@ -401,7 +335,7 @@ def test_the_store_may_be_away_while_the_run_goes_on(team, eventually, monkeypat
 
     monkeypatch.setattr(ArtifactStore, "send_file", flaky)
     run_dir = team.run_dir(claim, "a")
-    with team.copying(claim, "a") as finish:
+    with team.mirror(claim, "a").copying() as finish:
         save(run_dir, 1)
         eventually(tried.is_set, "a try")
         tried.clear()
