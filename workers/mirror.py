@@ -202,17 +202,15 @@ class CheckpointMirror:
         """
         if not self._enabled:
             return
-        claim, run_dir, branch = self._claim, self._run_dir, self._claim.spec.get("branch") or {}
+        claim, run_dir, branch = self._claim, self._run_dir, self._claim.spec.get("branch")
         if not claim.from_scratch:
             self._fetch_newest(run_dir)
             if local_checkpoints(run_dir.checkpoints):
                 return
-            if claim.parent not in (None, branch.get("run")):
-                self._fetch_from(claim.parent)
         if branch:
             self._fetch_from(branch["run"], branch["step"])
 
-    def _fetch_from(self, run_id: str, step: int | None = None) -> None:
+    def _fetch_from(self, run_id: str, step: int) -> None:
         """Fetch into the folder of another run, unless a job uses it, which has the newest checkpoint."""
         parent = RunDir(self._run_dir.path.parent / run_id)
         parent.path.mkdir(parents=True, exist_ok=True)

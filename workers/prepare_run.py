@@ -1,4 +1,4 @@
-"""Preparation of a claimed run: RUN_DIR locked, inputs fetched from the store, checkpoints copied from a parent run."""
+"""Preparation of a claimed run: RUN_DIR locked, inputs fetched from the store, the milestone of a branch copied."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import present_tree, remove_tree, restore_trees, stage
+from lcl_core.common.files import remove_tree, restore_trees, stage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.leases import Claim, begin_attempt
-from lcl_core.db.models import ArtifactUpload, Run
+from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.registry import managed_paths, resolve_inputs
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
@@ -102,22 +102,12 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
     Args:
         fetched: of :func:`fetched_inputs`.
 
-    Raises: UserError for unknown names and a deleted parent, StaleLease, UNREACHABLE, OSError.
+    Raises: UserError for unknown names and a missing milestone, StaleLease, UNREACHABLE, OSError.
     """
     claim, run_dir, settings = attempt.claim, attempt.run_dir, attempt.settings
     scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
     spec = parse_spec(claim.kind, claim.spec)
-    branch = spec.branch if isinstance(spec, PretrainSpec) else None
-    # the run from whose last checkpoint this one starts; none where it starts from a milestone of its trunk
-    parent = None if branch is not None and claim.parent == branch.run else claim.parent
     with attempt.database.session() as session:
-        if scratch and parent is not None and session.get(Run, parent) is None:
-            # starting from the beginning would change the result without notice
-            raise UserError(
-                f"run {parent}, from whose last checkpoint this one starts, has been deleted; "
-                f"lcl runs retry {claim.run_id} begins from the beginning instead",
-                code="parent_deleted",
-            )
         inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
         read: dict[str, object] = {"datasets": inputs.dataset_hashes}
         read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
@@ -128,10 +118,8 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
         _remove_output(run_dir)
         if claim.from_scratch:
             run_dir.tokenizer_file.unlink(missing_ok=True)
-        runs = run_dir.path.parent
-        continued = parent is not None and copy_parent_checkpoint(RunDir(runs / parent), run_dir)
-        if not continued and branch is not None:
-            copy_milestone(RunDir(runs / branch.run), run_dir, branch.step)
+        if isinstance(spec, PretrainSpec) and (branch := spec.branch) is not None:
+            copy_milestone(RunDir(run_dir.path.parent / branch.run), run_dir, branch.step)
     run_dir.prepare(
         {
             "run_id": claim.run_id,
@@ -155,7 +143,9 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
 
 
 def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
-    """Copy the checkpoint of ``step`` as ``copy_parent_checkpoint`` copies all, with the metrics up to it.
+    """Copy the checkpoint of ``step`` (hard links where the disk allows), the tokenizer, and the metrics up to it.
+
+    The checkpoint appears last and whole: an attempt that is interrupted before finds none and copies again.
 
     Raises: UserError ``no_milestone`` where ``parent`` has none of that step; OSError.
     """
@@ -172,24 +162,6 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
     _copy_history(parent, child)
     child.truncate_metrics(step)
     stage(parent.checkpoints / name, child.checkpoints / name, link=True).publish()
-
-
-def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
-    """Copy checkpoints (hard links where the disk allows), tokenizer, metrics and best weights of ``parent``.
-
-    The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
-    a run does whose parent's folder is gone.
-
-    Returns: whether the parent had checkpoints. Raises: OSError.
-    """
-    if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
-        log.warning("parent_has_no_checkpoint", parent=parent.path.name)
-        return False
-    _copy_history(parent, child)
-    if best := present_tree(parent.best_encoder):
-        stage(best, child.best_encoder, link=True).publish()
-    stage(parent.checkpoints, child.checkpoints, link=True).publish()
-    return True
 
 
 def _copy_history(parent: RunDir, child: RunDir) -> None:

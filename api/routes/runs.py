@@ -275,7 +275,7 @@ def estimate(
     if kind != "pretrain":
         raise Problem(422, "bad_request", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
     spec = validate_submission(session, kind, body.spec, state.settings)
-    db_submit.find_trunk(session, spec, principal.visible_owner)
+    db_submit.check_branch(session, spec, principal.visible_owner)
     return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, principal.visible_owner)))
 
 

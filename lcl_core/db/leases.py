@@ -49,7 +49,6 @@ CLAIM_FIELDS = (
     "from_scratch",
     "restarts",
     "ran_seconds",
-    "continues",
     "resource",
     "nodes",
     "gpus",
@@ -75,7 +74,6 @@ class Claim:
     max_attempts: int
     from_scratch: bool
     ran_seconds: float
-    continues: str | None = None
     resource: str = ANY_DEVICE
     nodes: int = 1
     gpus: int = 1  # of each node that runs on GPUs
@@ -88,11 +86,6 @@ class Claim:
     def attempt_id(self) -> str:
         """16 hex digits, of this attempt alone."""
         return hashlib.sha256(self.token.encode()).hexdigest()[:16]
-
-    @property
-    def parent(self) -> str | None:
-        """Id of the run from whose last checkpoint this one starts; None: of none, or it was restarted since."""
-        return None if self.from_scratch or self.restarts else self.continues
 
     @classmethod
     def of(cls, run: Run | Row[Any], token: str, worker: str, **more: Any) -> Claim:

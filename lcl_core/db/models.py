@@ -143,7 +143,6 @@ class Run(Base):
     inputs: Mapped[dict[str, Any] | None]
     # the study that submitted it; other studies may use the run too
     study_id: Mapped[str | None] = mapped_column(ForeignKey("study.id", ondelete="SET NULL"), index=True)
-    continues: Mapped[str | None] = mapped_column(String(40))  # id of the run whose last checkpoint it starts from
 
     priority: Mapped[int] = mapped_column(default=0)  # higher runs first
     # one of RESOURCE_CLASSES: which workers may claim it

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Text, and_, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -318,8 +318,7 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
     waiting = session.scalars(query.limit(1)).one_or_none()
     if waiting is not None:
         raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
-    from_last = and_(Run.continues == run_id, Run.restarts == 0)  # a retry begins without it
-    starts_from_it = or_(from_last, Run.spec[("branch", "run")].as_string() == run_id)
+    starts_from_it = Run.spec[("branch", "run")].as_string() == run_id
     unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
     starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
     if starting is not None:
@@ -458,7 +457,7 @@ def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str |
     """Newest first. A run of the class "any device" is assumed to have had a GPU if a worker has one."""
     classes = {device} if has_gpu and device == "cpu" else {device, ANY_DEVICE}
     query = (
-        select(Run.id, Run.spec, Run.result, Run.ran_seconds, Run.attempt, Run.continues)
+        select(Run.id, Run.spec, Run.result, Run.ran_seconds, Run.attempt)
         .where(Run.kind == "pretrain", Run.resource.in_(classes), Run.state == State.SUCCEEDED.value)
         .order_by(Run.id.desc())
     )
@@ -466,7 +465,7 @@ def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str |
         query = query.where(Run.owner == owner)
     rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
     measured = (
-        measured_run(run_id, spec, result or {}, ran if attempt == 1 and continues is None else None)
-        for run_id, spec, result, ran, attempt, continues in rows
+        measured_run(run_id, spec, result or {}, ran if attempt == 1 and not spec.get("branch") else None)
+        for run_id, spec, result, ran, attempt in rows
     )
     return [run for run in measured if run is not None]

@@ -56,7 +56,6 @@ def submit(
     resource: str | None = None,
     gpus: int | None = None,
     study_id: str | None = None,
-    continues: str | None = None,
     after: Sequence[str] = (),
     visible_to: str | None = None,
     body_hash: str | None = None,
@@ -67,7 +66,6 @@ def submit(
         resource: ``cpu`` or ``gpu``; None: ``gpu`` if ``gpus`` is given, else the default of the kind.
         gpus: that each worker of the run leases to it; None: what the spec needs where the run gets a GPU.
         after: ids of runs whose success the run waits for.
-        continues: id of a run from whose last checkpoint the new run starts; None: the trunk of the spec, if any.
         visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
         body_hash: of the request; None: that of these arguments.
 
@@ -85,6 +83,7 @@ def submit(
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
+    check_branch(session, spec, visible_to)
     moment, ready = now(session), check_predecessors(session, after, visible_to)
     run = Run(
         id=new_id("run"),
@@ -101,7 +100,6 @@ def submit(
         **requirements,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
-        continues=continues or find_trunk(session, spec, visible_to),
         tag_rows=[RunTag(tag=tag, owner=owner) for tag in sorted(set(tags))],
         after_rows=[Predecessor(after_id=run_id) for run_id in dict.fromkeys(after)],
     )
@@ -116,14 +114,14 @@ def _check_engine(session: Session, nodes: int) -> None:
         raise UserError(message, code="no_engine", field="engine.nodes")
 
 
-def find_trunk(session: Session, spec: AnySpec, visible_to: str | None = None) -> str | None:
-    """Id of the run from whose milestone the spec starts, if any. Raises: UserError ``bad_branch``.
+def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> None:
+    """Check the run from whose milestone the spec starts, if any, which ``visible_to`` must own (None: anyone).
 
-    ``visible_to``: owner whose runs it may be; None: all owners.
+    Raises: UserError ``bad_branch``.
     """
     branch = spec.branch if isinstance(spec, PretrainSpec) else None
     if branch is None:
-        return None
+        return
     trunk = session.get(Run, branch.run)
     if trunk is None or trunk.kind != "pretrain" or visible_to not in (None, trunk.owner):
         message = f"branch.run: there is no pre-training {branch.run!r} to start from"
@@ -131,7 +129,6 @@ def find_trunk(session: Session, spec: AnySpec, visible_to: str | None = None) -
     if branch.step > trunk.spec["steps"]:
         message = f"branch.step: run {branch.run} has {trunk.spec['steps']} steps, fewer than {branch.step}"
         raise UserError(message, code="bad_branch", field="branch.step")
-    return branch.run
 
 
 def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:

@@ -294,9 +294,10 @@ def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(t
     assert [path.name for path in fetched.checkpoints.iterdir()] == ["step_00000050"]
 
 
-@pytest.mark.parametrize("step", [5, 2])
-def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team, step):
-    """The last one, or the milestone that it branches from, beside what is there."""
+@pytest.mark.parametrize("remaining", [[], [4]])
+def test_a_run_that_branches_from_another_has_its_milestone_in_any_home(team, remaining):
+    """Beside what is there."""
+    step = 2
     parent = team.submit(milestone_every=2)
     claim = team.claim()
     run_dir = team.run_dir(claim, "a")
@@ -306,10 +307,9 @@ def test_a_run_that_continues_another_has_its_checkpoint_in_any_home(team, step)
         team.copy(claim, "a")
     with team.database.session() as session:
         leases.transition(runs.get_run(session, parent), leases.State.SUCCEEDED, **leases.NO_LEASE)
-        spec = {"branch": {"run": parent, "step": step}} if step == 2 else {}
-        submit.submit(session, "pretrain", spec, continues=parent)
+        submit.submit(session, "pretrain", {"branch": {"run": parent, "step": step}})
     there = team.run_dir(claim, "b")
-    remaining = [] if step == 5 else [save(there, 4).name]
+    remaining = [save(there, saved).name for saved in remaining]
     child = team.fetch(team.claim(), "b")
     assert not list(child.checkpoints.iterdir())
     name = f"step_{step:08d}"

@@ -71,23 +71,6 @@ def test_a_name_that_stands_for_nothing_fails_the_run(in_process_worker, queue, 
     assert "sample" in run.reason["message"]
 
 
-def test_a_run_that_continues_another_begins_with_its_checkpoint(in_process_worker, queue, run_of, steps_of):
-    parent = queue(steps=6, checkpoint_every=5)
-    in_process_worker.work()
-    heir = queue(steps=9, checkpoint_every=5, continues=parent)
-    in_process_worker.work()
-    run = run_of(heir)
-    assert (run.state, run.result["final"]["start"], steps_of(heir)) == ("succeeded", 5, list(range(1, 10)))
-    assert steps_of(parent) == list(range(1, 7))
-    orphan = queue(steps=4, continues="run_gone")
-    in_process_worker.work()
-    assert (run_of(orphan).state, run_of(orphan).reason["code"]) == ("failed", "parent_deleted")
-    with in_process_worker.database.session() as session:
-        runs.retry_run(session, orphan)
-    in_process_worker.work()
-    assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
-
-
 @pytest.mark.extended
 def test_a_damaged_checkpoint_is_told_in_the_row(in_process_worker, queue, run_of, steps_of, monkeypatch):
     run_id = queue(steps=9, checkpoint_every=5)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from structlog.testing import capture_logs
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from workers.prepare_run import copy_milestone, copy_parent_checkpoint
+from workers.prepare_run import copy_milestone
 
 
 @pytest.fixture
@@ -30,39 +29,16 @@ def heir(tmp_path):
     return run_dir
 
 
-def test_checkpoints_and_metrics_are_there_as_if_it_had_made_them(parent, heir):
-    assert copy_parent_checkpoint(parent, heir)
-    weights = heir.checkpoints / "step_00000010" / "model.safetensors"
-    assert weights.read_bytes() == b"weights"
-    assert heir.metrics_file.read_text() == '{"step": 10}\n'
-    assert heir.tokenizer_file.read_text() == "{}", "the weights are those of its tokens"
-    assert (heir.best_encoder / "model.safetensors").read_bytes() == b"best weights"
-    weights.unlink()
-    assert (parent.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
-
-
-def test_without_a_parent_it_begins_anew_and_says_so(heir):
-    with capture_logs() as logs:
-        assert not copy_parent_checkpoint(RunDir(heir.path.with_name("run_gone")), heir)
-    assert not heir.checkpoints.exists()
-    assert [(line["event"], line["parent"]) for line in logs] == [("parent_has_no_checkpoint", "run_gone")]
-
-
-def test_a_parent_without_metrics_will_do(parent, heir):
-    parent.metrics_file.unlink()
-    parent.tokenizer_file.unlink()  # an older version kept none
-    assert copy_parent_checkpoint(parent, heir)
-    assert not heir.metrics_file.exists()
-    assert not heir.tokenizer_file.exists()
-
-
 def test_a_branch_gets_the_milestone_and_what_was_before_it(parent, heir):
     later = parent.checkpoints / "step_00000020"
     later.mkdir()
     parent.metrics_file.write_text('{"step": 10}\n{"step": 20}\n')
     copy_milestone(parent, heir, 10)
     assert [path.name for path in heir.checkpoints.iterdir()] == ["step_00000010"]
-    assert (heir.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
+    weights = heir.checkpoints / "step_00000010" / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
+    weights.unlink()
+    assert (parent.checkpoints / "step_00000010" / "model.safetensors").exists()
     assert heir.metrics_file.read_text() == '{"step": 10}\n'
     assert heir.tokenizer_file.read_text() == "{}"
     assert not heir.best_encoder.exists(), "they may be of a later step"

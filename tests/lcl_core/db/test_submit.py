@@ -140,11 +140,10 @@ def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(databas
         db_submit.submit(session, "pretrain", {}, idempotency_key="k")
 
 
-def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database, queue, run_of):
+def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database, queue):
     trunk, theirs = queue(spec={"steps": 10}), queue(spec={"steps": 10}, owner="somebody")
     other = queue(kind="validate", spec={"dataset": "sample"})
-    branch = queue(spec={"steps": 20, "branch": {"run": trunk, "step": 10}}, visible_to="local")
-    assert run_of(branch).continues == trunk
+    queue(spec={"steps": 20, "branch": {"run": trunk, "step": 10}}, visible_to="local")
     for run_id, step, field in (
         ("run_0000000000000000zz", 5, "branch.run"),
         (theirs, 5, "branch.run"),

@@ -227,7 +227,7 @@ def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies):
     }
     study_id = studies.make(spec[own], owner="ada")
     cells = {cell.run_id for cell in studies.cells(study_id)}
-    assert {run.continues for run in studies.runs() if run.id in cells} == {own}
+    assert {run.spec["branch"]["run"] for run in studies.runs() if run.id in cells} == {own}
     with pytest.raises(UserError) as caught:
         studies.make(spec[theirs], owner="ada")
     assert (caught.value.code, caught.value.field) == ("bad_branch", "branch.run")
