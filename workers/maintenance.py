@@ -7,7 +7,7 @@ consider themselves the maintainer do no harm: the database decides which of the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +19,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts, upload_next
-from lcl_core.db.deletion import thin_ended_runs
 from lcl_core.db.garbage import collect_garbage
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
@@ -40,7 +39,6 @@ from workers.claim_loop import ClaimLoop
 from workers.executors.base import EngineUnreachable, Executor, Handle, MachineLost
 from workers.settings import WorkerSettings
 
-_THINNING_SECONDS = 60.0
 _WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 _JOBS_AT_ONCE = 8  # that are ended in parallel: each has its grace for a checkpoint
 log = structlog.get_logger(__name__)
@@ -301,20 +299,6 @@ def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicT
         return []
     work = partial(upload_next, database, artifacts)
     return [PeriodicTask("uploads", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
-
-
-def thinning_tasks(
-    database: Database, settings: WorkerSettings, is_maintainer: Callable[[], bool]
-) -> list[PeriodicTask]:
-    """Metric lines of runs that ended long ago, a few runs a minute; none where they are kept for ever."""
-    if settings.metric_days == 0:
-        return []
-
-    def work() -> None:
-        if is_maintainer() and (deleted := thin_ended_runs(database, settings.metric_days)):
-            log.info("metrics_thinned", lines=deleted)
-
-    return [PeriodicTask("metrics", work, _THINNING_SECONDS, delayed=True, join_seconds=0.0)]
 
 
 def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:

@@ -162,9 +162,6 @@ class WorkerSettings(Settings):
     scan_seconds: float = Field(
         30.0, gt=0, le=86_400, description="between two looks for queued runs of a worker that the broker can wake"
     )
-    metric_days: float = Field(
-        0.0, ge=0, le=36_500, description="after a run's end, before its metric lines are thinned; 0: never"
-    )
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
 
     @model_validator(mode="after")

@@ -42,7 +42,6 @@ from workers.executors.base import Executor, create_executor
 from workers.maintenance import (
     QueueMaintenance,
     garbage_task,
-    thinning_tasks,
     unwanted_job_tasks,
     upload_tasks,
 )
@@ -149,7 +148,6 @@ class WorkerProcess:
             WebhookSender(self._database, settings, lambda: self._queue.is_maintainer),
             *unwanted_job_tasks(self._database, settings, self._executor, self._identity.id),
             *upload_tasks(self._database, settings),
-            *thinning_tasks(self._database, settings, lambda: self._queue.is_maintainer),
             garbage_task(self._database, settings),
         ]
 

@@ -1,8 +1,7 @@
 """Deletion of encoders and datasets, and renaming of encoders, refused while something uses them.
 
 The rows are deleted in the caller's transaction; the caller removes the folders that the service made after the
-commit. A folder that a crash in between leaves is garbage, which no row names (``lcl_core.db.garbage``). Metric lines
-of runs that ended long ago are thinned.
+commit. A folder that a crash in between leaves is garbage, which no row names (``lcl_core.db.garbage``).
 """
 
 from __future__ import annotations
@@ -10,19 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select, text
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import Conflict
 from lcl_core.common.paths import is_url
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
-from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Metric, Run, Study, StudyCell
+from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Run, Study, StudyCell
 from lcl_core.db.registry import absolute_path
-from lcl_core.db.runs import measures_held_out
-from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
 from lcl_core.db.uploads import discard_folder
@@ -32,11 +28,7 @@ from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_spec, expand_study
 
 _FINISHED = [state.value for state in FINISHED]
-_HAS_ENDED = Run.state.in_(_FINISHED)
 _MAX_LISTED = 5  # objects that a message names
-POINTS = 2000  # metric lines of a run that are kept, beside those of held-out data
-_RUNS_A_ROUND = 100
-_ROWS_A_TRANSACTION = 2000  # a worker that reports meanwhile waits for one transaction on SQLite
 
 
 def delete_encoder(
@@ -211,63 +203,3 @@ def _registered_inside(session: Session, row: Dataset, folders: Sequence[Path]) 
             if name != row.name and os.path.isabs(path) and any(Path(path).is_relative_to(folder) for folder in folders)
         }
     )
-
-
-def thin_ended_runs(database: Database, days: float) -> int:
-    """Thin the metric lines of a few of the runs that ended more than ``days`` ago: 2,000 points draw the same curve.
-
-    ``metrics.jsonl`` in the run's folder, and in the artifact store, keeps all lines. The database keeps, of each
-    phase, the first line of each of as many equal intervals of steps and the last line, further all lines with numbers
-    of held-out data and the line that was written last. Which lines these are depends on the steps alone, so that a
-    thinning that was interrupted continues where it was. A run that continues sends all its lines again, and is thinned
-    after its next end.
-
-    Returns: the number of deleted lines. Raises: UNREACHABLE.
-    """
-    with database.reading() as session:
-        before = now(session) - timedelta(days=days)
-        # a run that has not ended has no finished_at; written so, the condition is the one of the index
-        query = select(Run.id).where(Run.finished_at < before, text("NOT run.metrics_thinned"))
-        run_ids = session.scalars(query.order_by(Run.finished_at).limit(_RUNS_A_ROUND)).all()
-    return sum(_thin_run(database, run_id) for run_id in run_ids)
-
-
-def _thin_run(database: Database, run_id: str) -> int:
-    with database.reading() as session:
-        surplus = _surplus(session, run_id)
-    for start in range(0, max(len(surplus), 1), _ROWS_A_TRANSACTION):
-        rows = surplus[start : start + _ROWS_A_TRANSACTION]
-        with database.session() as session:
-            run = session.scalars(select(Run).where(Run.id == run_id, _HAS_ENDED).with_for_update(of=Run)).one_or_none()
-            if run is None:
-                return start  # it was deleted, or continues
-            session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.id.in_(rows)))
-            run.metrics_marks = None  # before which lines are missing now
-            run.metrics_thinned = start + len(rows) == len(surplus)
-    return len(surplus)
-
-
-def _surplus(session: Session, run_id: str) -> Sequence[int]:
-    """Ids of the rows to delete."""
-    of_run = Metric.run_id == run_id
-    totals = session.execute(
-        select(Metric.phase, func.max(Metric.step), func.max(Metric.id)).where(of_run).group_by(Metric.phase)
-    ).tuples()
-    last_steps: dict[str, int] = {}
-    newest = 0
-    for phase, last_step, last_id in totals:
-        last_steps[phase], newest = last_step, max(newest, last_id)
-    intervals = max(1, POINTS // max(len(last_steps), 1) - 1)
-    columns = Metric.id, Metric.phase, Metric.step, measures_held_out()
-    query = select(*columns).where(of_run).order_by(Metric.phase, Metric.step)
-    surplus: list[int] = []
-    filled: tuple[str, int] | None = None
-    for id_, phase, step, measures in session.execute(query.execution_options(yield_per=10_000)).tuples():
-        last_step = last_steps[phase]
-        interval = (phase, step * intervals // (last_step + 1))
-        if measures or step == last_step or id_ == newest:
-            continue
-        if interval == filled:
-            surplus.append(id_)
-        filled = interval
-    return surplus

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, true, update
+from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, update
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.models import Metric, Run
@@ -124,8 +124,6 @@ def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
     check_transition(run.id, run.state, target)
     run.state = target.value
     run.reserved_by = None
-    if target in FINISHED:
-        run.metrics_thinned = False
     for name, value in changes.items():
         setattr(run, name, value)
     if run.handle is not None and target is State.QUEUED:
@@ -384,10 +382,7 @@ def record_metrics(
     run = lock_with_lease(session, claim)
     if rewound:
         last = max((line["step"] for line in lines), default=-1) if last_step is None else last_step
-        # of a thinned run all: lines that come between others would have greater ids than they
-        replaced = true() if run.metrics_thinned else Metric.step > last
-        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, replaced))
-        run.metrics_thinned = False
+        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, Metric.step > last))
     run.metrics_marks = dict(marks or {}) or None
     _upsert_metrics(session, list(rows.values()))
     if lines and is_newest:
@@ -396,8 +391,7 @@ def record_metrics(
 
 def stored_metrics_marks(session: Session, claim: Claim) -> dict[str, str]:
     """The ``marks`` of the metric lines that the database has; none where it may lack lines before one."""
-    query = select(Run.metrics_marks).where(Run.id == claim.run_id, Run.metrics_thinned.is_(False))
-    return session.scalars(query).one_or_none() or {}
+    return session.scalars(select(Run.metrics_marks).where(Run.id == claim.run_id)).one_or_none() or {}
 
 
 def _upsert_metrics(session: Session, rows: list[dict[str, Any]]) -> None:

@@ -96,7 +96,6 @@ _QUEUE_COLUMNS = (
 )
 _HANDLE_ORDER = ("state", "nodes", "id")
 _HAS_HANDLE = "handle IS NOT NULL"
-_UNTHINNED = "NOT metrics_thinned"
 
 
 class Run(Base):
@@ -118,8 +117,6 @@ class Run(Base):
         Index("ix_run_queue", *_QUEUE_COLUMNS, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
         Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
         Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
-        # for the maintainer: ended runs whose metric lines are not thinned
-        Index("ix_run_unthinned", "finished_at", postgresql_where=text(_UNTHINNED), sqlite_where=text(_UNTHINNED)),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -160,8 +157,7 @@ class Run(Base):
     restarts: Mapped[int] = mapped_column(default=0)  # folders from before the last are emptied
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
-    metrics_thinned: Mapped[bool] = mapped_column(default=False)  # since its last end
-    # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: those of a short or thinned file
+    # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: the file is short
     metrics_marks: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime]

@@ -1,13 +1,8 @@
 """Metrics on their way to the database: never doubled, cut back with the file, always valid JSON."""
 
-from datetime import timedelta
-
 import pytest
 
 from lcl_core.db import leases, runs
-from lcl_core.db.deletion import thin_ended_runs
-from lcl_core.db.session import now
-from lcl_core.db.states import State
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ def test_a_file_that_was_cut_back_comes_in_parts(database, claimed, record):
     assert rows(database, claimed.run_id, after=newest) == []
 
 
-@pytest.mark.parametrize("end", ["anew", "another file", "thinned"])
+@pytest.mark.parametrize("end", ["anew", "another file"])
 def test_marks_are_those_of_the_stored_lines(database, claimed, record, end):
     def marks():
         with database.reading() as session:
@@ -84,13 +79,8 @@ def test_marks_are_those_of_the_stored_lines(database, claimed, record, end):
     if end == "anew":
         with database.session() as session:
             leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True)
-    elif end == "another file":
-        record({"step": 1}, rewound=True)
     else:
-        with database.session() as session:
-            failed = {"finished_at": now(session) - timedelta(days=40), **leases.NO_LEASE}
-            leases.transition(runs.get_run(session, claimed.run_id), State.FAILED, **failed)
-        thin_ended_runs(database, 30.0)
+        record({"step": 1}, rewound=True)
     assert marks() == {}
 
 
