@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--images", type=int, default=64, help="documents of one image in a batch")
     parser.add_argument("--orders", nargs="+", choices=("full", "blocks"), default=["full", "blocks"])
-    parser.add_argument("--block-records", type=int, default=32)
     parser.add_argument("--window-blocks", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=300, help="times that the sample's documents are in the corpus")
     parser.add_argument("--size", type=int, default=64, help="side of an image, pixels")
@@ -86,7 +85,7 @@ def slow_down(latency: float) -> Traffic:
 
 def measure(options: argparse.Namespace, order: str, traffic: Traffic) -> dict[str, Any]:
     """The share of waiting, after the first few batches, the rate without steps, and what was requested for it."""
-    blocks = {"order": order, "block_records": options.block_records, "window_blocks": options.window_blocks}
+    blocks = {"order": order, "window_blocks": options.window_blocks}
     data = DataSpec(sources=({"dataset": "it"},), max_images=1, **(blocks if order == "blocks" else {}))
     corpus = ShardedCorpus.open(_URL)
     tokens = (options.size // 16) ** 2

@@ -25,12 +25,10 @@ from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import leased_devices
 from lcl_core.specs.corpus_jobs import IndexSpec
-from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import (
     AnySpec,
     parse_spec,
 )
-from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.vector_indexes import IndexLocation, check_index
 
 if TYPE_CHECKING:
@@ -45,8 +43,6 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
     """
     with problem_of_field():
         spec = parse_spec(kind, value)
-    if isinstance(spec, PretrainSpec):
-        check_limits(spec)
     for field, find, name in _references(spec, settings.roots):
         with problem_of_field(field):
             find(session, name)

@@ -12,11 +12,9 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.schemas.studies import StudyDetailView, StudyView, TrialRunView, TrialView
 from api.services.runs import problem_of_field
-from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, registry, studies
 from lcl_core.db.models import Study
-from lcl_core.specs.limits import check_limits
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.results import SUCCEEDED, CellRecord, StudyStatus
@@ -33,7 +31,7 @@ def parse_study(value: Json) -> StudySpec:
 
 
 def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> None:
-    """Check that everything the runs of a study read is registered or below ``roots``, and that their limits allow it.
+    """Check that everything the runs of a study read is registered or below ``roots``.
 
     Raises: Problem 422 with the field.
     """
@@ -41,10 +39,6 @@ def check_study(session: Session, spec: StudySpec, roots: Sequence[Root]) -> Non
         trials = expand_study(spec)
     read: dict[tuple[str, str], Callable[[], object]] = {}  # lookup by field and name or path
     for trial in trials:
-        try:
-            check_limits(trial.spec)
-        except UserError as error:
-            raise Problem(422, error.code, f"pretrain.{error.message}", field=f"pretrain.{error.field}") from error
         needed = trial.spec.references()
         for name in needed.datasets.values():
             read["pretrain.data.sources", name] = partial(datasets.get_dataset, session, name)

@@ -1,8 +1,7 @@
 """The crop and resize of training images by torch's vector instructions: three to five times as fast as Pillow's.
 
 The filter is Pillow's own (bicubic with antialiasing, on 8-bit levels, each axis rounded for itself); a value in some
-hundred comes out a level higher or lower, seldom two. It knows torch, so only the stream of training imports it, and
-only when ``DataSpec.fast_decode`` asks for it.
+hundred comes out a level higher or lower, seldom two. It knows torch, so only the stream of training imports it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -46,12 +46,6 @@ class TowerWeights:
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     settings: Settings = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-
-    def of_vision(self) -> TowerWeights:
-        """Those of the vision tower, without the pooler."""
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith("visual.")}
-        settings = {what: value for what, value in self.settings.items() if what.startswith("vision")}
-        return replace(self, tensors=tensors, settings=settings)
 
 
 def tower_weights(encoder: ImageEncoder) -> TowerWeights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -62,7 +62,7 @@ class AugmentationSpec(Spec):
         return self
 
 
-_BLOCK_FIELDS = ("block_records", "window_blocks", "read_ahead_mb")
+BLOCK_RECORDS = 32  # consecutive documents of a block in order blocks, which one request fetches
 
 
 class DataSpec(Spec):
@@ -72,17 +72,9 @@ class DataSpec(Spec):
     weight_by: Literal["documents", "images", "tokens"] = Field("documents", description="unit of the sources' weights")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
-    min_images: int = Field(1, ge=1, le=255, description="documents with fewer images are left out")
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
     image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
     augmentation: AugmentationSpec = AugmentationSpec()
-    fast_decode: bool = Field(
-        True,
-        description="resize with vector instructions, decode large JPEGs at reduced size; levels may differ by 1",
-    )
-    packing_lookahead: int = Field(
-        16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
-    )
     workers: int | None = Field(
         None,
         ge=0,
@@ -91,14 +83,8 @@ class DataSpec(Spec):
     )
     order: Literal["full", "blocks"] = Field(
         "full",
-        description="full: any document next; blocks: one of a few blocks of consecutive documents, each fetched at "
-        "once, for large corpora on object storage",
-    )
-    block_records: int = Field(
-        32,
-        ge=1,
-        le=65536,
-        description="order blocks: documents of a block, which one request fetches",
+        description="full: any document next; blocks: one of a few blocks of 32 consecutive documents, each fetched "
+        "at once, for large corpora on object storage",
     )
     window_blocks: int = Field(
         384,
@@ -107,33 +93,15 @@ class DataSpec(Spec):
         description="order blocks: blocks that are mixed at a time; a multiple of the number of training processes, at "
         "least that times the loader processes of each",
     )
-    read_ahead_mb: int = Field(
-        2048,
-        ge=0,
-        le=1 << 20,
-        description="order blocks: memory of each training process for documents fetched ahead, MiB; 0: none are",
-    )
     resident: bool = Field(
         False,
         description="decode every image once, to the size that crops need, into a file in the cache that all processes "
         "of a machine map; crops are taken from there",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _full_order_has_no_blocks(cls, value: Any) -> Any:
-        """Who asks for the full order by name, instead of a preset's blocks, need not name the sizes too."""
-        if isinstance(value, dict) and value.get("order") == "full":
-            return {name: field for name, field in value.items() if name not in _BLOCK_FIELDS}
-        return value
-
     @model_validator(mode="after")
-    def _blocks_have_their_order(self) -> DataSpec:
-        if self.order == "full":
-            for name in _BLOCK_FIELDS:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} is for data.order blocks; set that too, or leave {name} out")
-        elif self.window_blocks < len(self.sources):
+    def _window_holds_all_sources(self) -> DataSpec:
+        if self.order == "blocks" and self.window_blocks < len(self.sources):
             raise ValueError(f"window_blocks {self.window_blocks}: {len(self.sources)} sources need as many at least")
         return self
 

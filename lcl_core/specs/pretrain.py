@@ -61,11 +61,6 @@ class ModelSpec(Spec):
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
         "random weights",
     )
-    vision_init: EncoderReference | None = Field(
-        None,
-        description="id or name of a registered encoder whose vision tower the run starts from, in place of that of "
-        "init; none: no other",
-    )
     freeze: tuple[ModelPart, ...] = Field(
         (),
         description="parts whose weights stay as they are; the temperature is always trained",
@@ -188,15 +183,6 @@ class ObjectiveSpec(Spec):
     matching_weight: float | None = Field(
         None, ge=0, le=1000, description="blip2: weight of image-text matching against hard negatives; none: 1"
     )
-    masked_text_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of masked text prediction; none: 1"
-    )
-    masked_image_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of masked patch prediction; none: 1"
-    )
-    regression_weight: float | None = Field(
-        None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
-    )
     distill: DistillSpec | None = Field(
         None,
         description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
@@ -257,8 +243,11 @@ class ObjectiveSpec(Spec):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss that the method has, by the loss's name."""
-        given = {name: getattr(self, f"{name}_weight") for name in METHODS[self.name].weights}
-        return {name: own if given[name] is None else given[name] for name, own in METHODS[self.name].weights.items()}
+        weights = dict(METHODS[self.name].weights)
+        for name in weights:
+            given = getattr(self, f"{name}_weight", None)
+            weights[name] = weights[name] if given is None else given
+        return weights
 
 
 class EngineSpec(Spec):
@@ -281,7 +270,6 @@ class EngineSpec(Spec):
         False, description="activation checkpointing: compute activations twice to store fewer"
     )
     compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
-    tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
 
 class BatchSpec(Spec):
@@ -348,6 +336,9 @@ class BranchSpec(Spec):
 def bad_field(field: str, message: str) -> UserError:
     """A ValueError of a model's validator could not name a field of a part."""
     return UserError(f"{field}: {message}", code="bad_spec", field=field)
+
+
+PAIR_TOKENS = 5  # of a pair besides those of its image: four that are reserved, and one of the text
 
 
 class PretrainSpec(JobSpec):
@@ -424,6 +415,15 @@ class PretrainSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
+    def _pairs_fit_the_context(self) -> PretrainSpec:
+        views = {source.view for source in self.data.sources} | ({self.monitor.view} if self.monitor else set())
+        least = self.model.num_image_tokens + PAIR_TOKENS
+        if self.model.context_length < least and any(VIEW_ITEMS[view] == "pairs" for view in views):
+            message = f"an image of {self.model.num_image_tokens} tokens leaves no room for its text"
+            raise bad_field("model.context_length", f"{message}; take {least} at least, or raise model.patch_size")
+        return self
+
+    @model_validator(mode="after")
     def _something_is_trained(self) -> PretrainSpec:
         losses = {name for name, weight in self.objective.weights.items() if weight > 0}
         trained: set[ModelPart] = {"vision", "pooler", "text"}
@@ -466,7 +466,6 @@ class PretrainSpec(JobSpec):
         distill = self.objective.distill
         encoders = {
             "model.init": self.model.init,
-            "model.vision_init": self.model.vision_init,
             "objective.distill.encoder": None if distill is None else distill.encoder,
         }
         return References(

@@ -9,7 +9,7 @@ from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.study import AxisSpec, ChoiceSpec, GridSearch, StudySpec
 from lcl_core.studies.trials import Setting, apply_overlay, evaluate_spec
 
-TRAINING_FIELDS = ("model.init", "model.vision_init", "objective.distill.encoder")
+TRAINING_FIELDS = ("model.init", "objective.distill.encoder")
 Replacement = Callable[[str], str]
 
 

@@ -182,7 +182,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
-        **spec.model.model_dump(exclude={"init", "vision_init", "freeze"}),
+        **spec.model.model_dump(exclude={"init", "freeze"}),
         vocab_size=tokenizer.vocab_size,
         sot_token_id=specials.sot,
         eot_token_id=specials.eot,

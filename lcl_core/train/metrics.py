@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from lcl_core.common.device import CpuClock, compute_dtype, peak_memory_gib, resident_gib
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.state import TrainingProgress
@@ -80,28 +79,6 @@ class DataCounts:
         vars(self).update(vars(DataCounts()))
 
 
-class MetricLogger:
-    """Writes metric lines to ``metrics.jsonl``, and to TensorBoard on request; rank 0 alone has one."""
-
-    def __init__(self, run_dir: RunDir, tensorboard: bool) -> None:
-        self._run_dir = run_dir
-        self._writer = _summary_writer(run_dir) if tensorboard else None
-
-    def write(self, line: dict[str, Any]) -> None:
-        self._run_dir.append_metrics(**line)
-        write_log(log_line(line))
-        if self._writer is None:
-            return
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, line["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
 def write_log(*lines: str) -> None:
     """Print lines for people, which the run's log.txt gets."""
     print("\n".join(lines), flush=True)  # noqa: T201
@@ -138,18 +115,6 @@ def log_line(line: Mapping[str, Any]) -> str:
     others = [text.format(line[name]) for name, text in rest.items() if line.get(name) is not None]
     total = f"/{line['total_steps']}" if "total_steps" in line else ""
     return "  ".join([f"step {line['step']}{total}", *losses, *others])
-
-
-def _summary_writer(run_dir: RunDir) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "TensorBoard is not installed; pip install 'lcl[tensorboard]', or leave engine.tensorboard off",
-            code="extra_missing",
-            field="engine.tensorboard",
-        ) from error
-    return SummaryWriter(str(run_dir.artifacts / "tensorboard"))
 
 
 @dataclass

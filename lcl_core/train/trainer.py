@@ -55,9 +55,9 @@ from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import (
     NONFINITE_FILE,
     DataCounts,
-    MetricLogger,
     MetricsAggregator,
     NonFiniteLoss,
+    log_line,
     peak_flops,
     setup_lines,
     write_log,
@@ -72,12 +72,9 @@ from lcl_core.train.optimizer import (
     set_learning_rate,
 )
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
-from lcl_core.train.warm_start import (
-    INIT,
-    VISION_INIT,
-    add_teacher,
-    start_from_encoder,
-)
+from lcl_core.train.warm_start import add_teacher, start_from_encoder
+
+LOOKAHEAD = 16  # documents that may wait for a batch that they fill
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -176,8 +173,7 @@ class Trainer:
     def _build_model(self, config: LCLConfig) -> LCLModel:
         spec = self.spec
         model = build_model(config, spec.seed).train()
-        for start in (INIT, VISION_INIT):
-            start_from_encoder(model, self.tokenizer, start, spec.model, self.run_dir, main=self.ranks.rank == 0)
+        start_from_encoder(model, self.tokenizer, spec.model, self.run_dir, main=self.ranks.rank == 0)
         freeze_parts(model, spec.model.freeze)
         model.configure_blocks(
             checkpointing=spec.engine.activation_checkpointing,
@@ -206,14 +202,13 @@ class Trainer:
         Returns: the run's result; empty on ranks other than the first.
         Raises: JobCancelled after SIGTERM, with a checkpoint on disk; UserError for bad data or a non-finite loss.
         """
-        spec, engine = self.spec, self.spec.engine
-        logger = MetricLogger(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
+        spec = self.spec
         with CheckpointManager(
             self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every,
             on_written=lambda step: write_log(f"checkpoint  step {step}"),
         ) as checkpoints:  # fmt: skip
             self._restore(checkpoints)
-            if logger:
+            if self.ranks.rank == 0:
                 write_log(*setup_lines(spec, self.model, self.device, self.ranks.size, self.progress.step))
                 self.run_dir.truncate_metrics(self.progress.step)
                 # the result's, if all steps were done by an earlier attempt
@@ -223,9 +218,7 @@ class Trainer:
                 peak = peak_flops(dtype, self.device, seconds=0.2)
                 metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
-                    self._train(metrics, checkpoints, logger)
-        if logger:
-            logger.close()
+                    self._train(metrics, checkpoints)
         processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
         result = export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line)
         return result if self.monitor is None or not result else self._with_best(result)
@@ -279,17 +272,15 @@ class Trainer:
         if problems and self.ranks.rank == 0:
             self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
 
-    def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
+    def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
         spec = self.spec
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
-        documents = load_batches(
-            self.stream, self.cursor, spec.batch, self.loaders, spec.data.packing_lookahead, self.ranks.size
-        )
+        documents = load_batches(self.stream, self.cursor, spec.batch, self.loaders, LOOKAHEAD, self.ranks.size)
         steps = step_inputs(documents, spec.engine.accumulate, self.collator)
         with prefetch(steps, self.device) as inputs:
             if self.progress.pending and self._logs(self.progress.step):  # stopped while it was measured
                 set_learning_rate(self.optimizer, learning_rate(self.progress.step - 1, spec.steps, spec.optimizer))
-                self._log(metrics, checkpoints, logger)
+                self._log(metrics, checkpoints)
                 self._save(metrics, checkpoints)
             while self.progress.step < spec.steps:
                 started = time.monotonic()
@@ -303,7 +294,7 @@ class Trainer:
                     raise JobCancelled
                 self._step(batch, counts, waited, metrics)
                 if self._logs(self.progress.step):
-                    self._log(metrics, checkpoints, logger)
+                    self._log(metrics, checkpoints)
                 if self.progress.step == spec.steps or self.progress.step % spec.checkpoint_every == 0:
                     self._save(metrics, checkpoints)
 
@@ -336,7 +327,7 @@ class Trainer:
         overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         return [int(self.run_dir.stop_requested), int(overdue)]
 
-    def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
+    def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
         """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
         self.data_counts.move_to(self.progress, self.ranks)
         self._flush(metrics)
@@ -357,8 +348,9 @@ class Trainer:
             **held_out,
         )
         self.last_line = line
-        if logger:
-            logger.write(line)
+        if self.ranks.rank == 0:
+            self.run_dir.append_metrics(**line)
+            write_log(log_line(line))
 
     def _data_counts(self) -> dict[str, int]:
         """Images of each source, and documents and images left out by reason, since the run began."""

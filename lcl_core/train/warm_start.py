@@ -1,10 +1,9 @@
-"""Registered encoders in a pre-training: those whose weights it starts from (``model.init``, and ``model.vision_init``
-for the vision tower alone), and a teacher.
+"""Registered encoders in a pre-training: the one whose weights it starts from (``model.init``), and a teacher.
 
 A tensor is copied if its name and shape are those of the model. Tables of a different size are fitted: positions of
 image patches are interpolated, patch embeddings resized as FlexiViT does (arXiv 2212.08013, section 3.4), positions of
 tokens cut or left as they are beyond the encoder's, and rows of tokens matched by the tokens' texts. All other tensors
-keep their random weights. ``artifacts/init.json`` and ``vision_init.json`` list every tensor.
+keep their random weights. ``artifacts/init.json`` lists every tensor.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ from lcl_core.objectives.base import Objective
 from lcl_core.objectives.distillation import Distillation
 from lcl_core.specs.pretrain import ModelSpec, PretrainSpec
 
-INIT, VISION_INIT = "init", "vision_init"  # fields of the spec's model, and names of reports below artifacts/
-_VISION_TOWER = "visual."
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
 _STEM = {_CONV, _PATCH_POSITIONS}
 _TEXT_POSITIONS = "text.positional_embedding"
@@ -61,12 +58,11 @@ class InitReport:
     unused: dict[str, str] = field(default_factory=dict)
     differences: dict[str, list[str | int]] = field(default_factory=dict)
 
-    def summary(self, file: str) -> str:
-        """One line. ``file``: with the whole report."""
+    def summary(self) -> str:
         differing = [f"; {what}: {theirs} there, {ours} here" for what, (theirs, ours) in self.differences.items()]
         return (
             f"start from encoder {self.encoder}: {len(self.taken)} tensors taken, {len(self.resampled)} fitted, "
-            f"{len(self.new)} left new, {len(self.unused)} of the encoder not used{''.join(differing)}; see {file}"
+            f"{len(self.new)} left new, {len(self.unused)} of the encoder not used{''.join(differing)}; see init.json"
         )
 
 
@@ -119,39 +115,29 @@ def add_teacher(objective: Objective, spec: PretrainSpec, run_dir: RunDir) -> Ob
     return Distillation(objective, teacher, spec.model.text_width, width, distill.weight, spec.seed)
 
 
-def start_from_encoder(
-    model: LCLModel, tokenizer: Tokenizer, start: str, spec: ModelSpec, run_dir: RunDir, *, main: bool
-) -> None:
-    """Set weights of ``model`` from the encoder that ``run.json`` has under the name in the spec; without one, none.
+def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, spec: ModelSpec, run_dir: RunDir, *, main: bool) -> None:
+    """Set weights of ``model`` from the encoder ``spec.init``; without one, none.
 
     Args:
-        start: ``INIT``, or ``VISION_INIT`` for the vision tower alone.
-        main: write the report below ``artifacts/``: of several ranks, the first.
+        main: write the report ``artifacts/init.json``: of several ranks, the first.
     """
-    name, field_name = getattr(spec, start), f"model.{start}"
-    if name is None:
+    if spec.init is None:
         return
-    encoder = load_run_encoder(run_dir, name, field_name)
-    weights = tower_weights(encoder)
-    if start == VISION_INIT:
-        weights = weights.of_vision()
-    report = copy_weights(model, weights, tokenizer)
-    report.encoder, report.weights = name, encoder.weights_hash
-    if start == VISION_INIT:
-        report.new = {tensor: why for tensor, why in report.new.items() if tensor.startswith(_VISION_TOWER)}
+    encoder = load_run_encoder(run_dir, spec.init, "model.init")
+    report = copy_weights(model, tower_weights(encoder), tokenizer)
+    report.encoder, report.weights = spec.init, encoder.weights_hash
     tables = {tensor for tensor, value in model.state_dict().items() if value.ndim > 1}
-    towers = (_VISION_TOWER,) if start == VISION_INIT else (_VISION_TOWER, "text.")
-    if not any(tensor.startswith(towers) for tensor in tables & {*report.taken, *report.resampled}):
+    if not any(tensor.startswith(("visual.", "text.")) for tensor in tables & {*report.taken, *report.resampled}):
         shape = next((why for tensor, why in report.new.items() if "resblocks" in tensor), "it has no such blocks")
         message = (
-            f"no layer of encoder {name!r} fits the model ({shape}); set model.vision_width, text_width "
+            f"no layer of encoder {spec.init!r} fits the model ({shape}); set model.vision_width, text_width "
             "and the other sizes to the encoder's, or choose an encoder of the model's sizes"
         )
-        raise UserError(f"{field_name}: {message}", code="init_mismatch", field=field_name)
+        raise UserError(f"model.init: {message}", code="init_mismatch", field="model.init")
     if main:
         run_dir.artifacts.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(run_dir.artifacts / f"{start}.json", asdict(report))
-        print(report.summary(f"{start}.json"), flush=True)  # noqa: T201  into log.txt
+        write_json_atomically(run_dir.artifacts / "init.json", asdict(report))
+        print(report.summary(), flush=True)  # noqa: T201  into log.txt
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ def test_the_search_finds_a_page_from_the_file_system(docs_site: Path, chromium:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.goto((docs_site / "index.html").as_uri())
-    page.get_by_label("Search").first.fill("packing_lookahead")
+    page.get_by_label("Search").first.fill("similarity_threshold")
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Spec: pretrain").first.click()
     expect(page.get_by_role("heading", name="Spec: pretrain")).to_be_visible()

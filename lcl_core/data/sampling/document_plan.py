@@ -164,7 +164,7 @@ def plan_document(
     chunk: DocumentChunk | None = None,
     captions: Mapping[Placement, str] | None = None,
 ) -> DocumentPlan | None:
-    """Choose the images of a document, or of one chunk of it; None: too few are usable.
+    """Choose the images of a document, or of one chunk of it; None: none is usable.
 
     Args:
         draw: the document's own: the cuts and the choice among images of one sentence agree in all its chunks.
@@ -175,7 +175,7 @@ def plan_document(
     if "segments" in document:
         return _plan_sequence(parse_segments(document), data, draw, chunk)
     placements = choose_images(document, data.similarity_threshold, data.max_images, draw)
-    if len(placements) < max(1, data.min_images):
+    if not placements:
         return None
     sentences: list[str] = list(document["text_list"])
     for placement in placements:
@@ -217,7 +217,7 @@ def _plan_sequence(
         if isinstance(segment, TextSegment) or images <= data.max_images:
             kept.append(segment)
     images = min(images, data.max_images)
-    if images < max(1, data.min_images):
+    if not images:
         return None
     if chunk is not None:
         kept = _chunk_segments(kept, sample_images_per_chunk(draw, images, chunk.max_images), chunk)

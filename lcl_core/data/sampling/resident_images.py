@@ -77,7 +77,6 @@ class ResidentSource:
     Attributes:
         content_hash: of the corpus, as it was recorded.
         sources: those of the data spec that read the corpus.
-        fast_decode: whether large JPEGs are decoded at reduced size.
     """
 
     corpus: Corpus
@@ -85,7 +84,6 @@ class ResidentSource:
     sources: tuple[SourceSpec, ...]
     need: CropNeed
     similarity_threshold: float
-    fast_decode: bool
 
     @property
     def name(self) -> str:
@@ -102,7 +100,6 @@ class ResidentSource:
             "views": views,
             "items": [len(self._items(*view)) for view in views],
             "similarity": self.similarity_threshold if documents else None,
-            "fast": self.fast_decode,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -134,7 +131,7 @@ class ResidentSource:
 
     def read(self, name: str) -> np.ndarray:
         """The image's levels [height, width, 3] as they are stored. Raises: UserError."""
-        image = self.corpus.read_image(name, self.need if self.fast_decode else None)
+        image = self.corpus.read_image(name, self.need)
         size = self.need.smallest_size(*image.size)
         return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
@@ -227,9 +224,7 @@ def resident_sources(
     found = {}
     for name in dict.fromkeys(source.dataset for source in data.sources):
         own = tuple(source for source in data.sources if source.dataset == name)
-        found[name] = ResidentSource(
-            corpora[name], hashes[name], own, need, data.similarity_threshold, data.fast_decode
-        )
+        found[name] = ResidentSource(corpora[name], hashes[name], own, need, data.similarity_threshold)
     return found
 
 

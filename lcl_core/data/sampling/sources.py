@@ -176,7 +176,7 @@ class StreamContext:
         if dataset in self.resident:
             return self.resident[dataset].read
         data = self.data
-        need = CropNeed(self.image_size, data.augmentation.crop_scale[0]) if data.fast_decode else None
+        need = CropNeed(self.image_size, data.augmentation.crop_scale[0])
         return partial(self.cache.get, dataset, read=partial(corpus.read_image, need=need))
 
     def crop(self, images: Sequence[Image.Image], draw: random.Random) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -341,8 +341,7 @@ class DocumentSource(SampleSource):
             context.tokenizer,
             context.num_image_tokens,
             context.context_length,
-            context.data.min_images if chunk is None else 1,
-            context.numerics,
+            numerics=context.numerics,
         )
 
 

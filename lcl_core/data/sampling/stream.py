@@ -31,11 +31,11 @@ from lcl_core.data.sampling.sources import (
 from lcl_core.data.shards.read_ahead import ReadAhead, WantedBlock
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.data.transforms import PILLOW_CROPPER, Cropper
-from lcl_core.specs.data import DataSpec, SourceSpec
+from lcl_core.specs.data import BLOCK_RECORDS, DataSpec, SourceSpec
 
 WeightUnit = Literal["documents", "images", "tokens"]
 _MEASURED_ITEMS = 128
+READ_AHEAD_BYTES = 2 << 30  # of each training process, for documents fetched ahead in block order
 
 
 def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
@@ -111,10 +111,12 @@ class SampleStream:
         self.corpora = corpora
         self._data = data
         self._ahead: ReadAhead | None = None
-        cache, cropper = ImageCache(cache_bytes), _make_cropper(data)
+        cache = ImageCache(cache_bytes)
+        from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does not need otherwise
+
         context = StreamContext(
-            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts,
-            {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
+            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, TorchCropper(),
+            concepts, {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
         )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         corpora_used = [corpora[spec.dataset] for spec in data.sources]
@@ -129,7 +131,7 @@ class SampleStream:
             document_weights = weights_by_documents(
                 self._sources, [spec.weight for spec in data.sources], data.weight_by
             )
-        blocks = Blocks(data.block_records, data.window_blocks) if data.order == "blocks" else None
+        blocks = Blocks(BLOCK_RECORDS, data.window_blocks) if data.order == "blocks" else None
         self._mixture = Mixture(self.source_items, document_weights, seed, blocks)
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
@@ -176,7 +178,7 @@ class SampleStream:
     @property
     def reads_blocks(self) -> bool:
         """Whether readers should fetch blocks ahead: in block order, of shards behind a URL."""
-        return self._data.order == "blocks" and self._data.read_ahead_mb > 0 and bool(self._remote)
+        return self._data.order == "blocks" and bool(self._remote)
 
     def reader(self, position: int, stride: int, readers: int) -> int:
         """Number of the reader, of a rank's, that should read a position (``Mixture.reader``)."""
@@ -188,9 +190,8 @@ class SampleStream:
         if not self.reads_blocks:
             yield
             return
-        data = self._data
-        horizon = data.window_blocks * data.block_records // 2  # room for a window and a half is used at most
-        memory = (data.read_ahead_mb << 20) // share.readers
+        horizon = self._data.window_blocks * BLOCK_RECORDS // 2  # room for a window and a half is used at most
+        memory = READ_AHEAD_BYTES // share.readers
         with ReadAhead(self._coming_blocks(share), self._remote.values(), memory, horizon) as self._ahead:
             yield
         self._ahead = None
@@ -208,14 +209,6 @@ class SampleStream:
         if position < 0:
             raise IndexError(position)
         return self._mixture[position]
-
-
-def _make_cropper(data: DataSpec) -> Cropper:
-    if not data.fast_decode:
-        return PILLOW_CROPPER
-    from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does not need otherwise
-
-    return TorchCropper()
 
 
 def _open_source(context: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]) -> SampleSource:

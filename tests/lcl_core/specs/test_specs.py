@@ -159,7 +159,7 @@ def test_every_method_takes_pairs_and_some_take_documents(name, view):
 def test_weights_are_the_methods_own_unless_given():
     assert ObjectiveSpec().weights == {"contrastive": 0.1, "generation": 1.0}
     assert ObjectiveSpec(name="coca").weights == {"contrastive": 1.0, "generation": 2.0}
-    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3, regression_weight=9)
+    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3)
     assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
 
 
@@ -181,11 +181,11 @@ def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec, field):
 
 def test_what_a_spec_reads():
     sources = {"sources": [{"dataset": "a"}, {"dataset": "b"}]}
-    model, tokenizer = {"init": "a", "vision_init": "c"}, {"path": "/data/words"}
+    model, tokenizer = {"init": "a"}, {"path": "/data/words"}
     fields = {"data": sources, "model": model, "objective": {"distill": {"encoder": "b"}}, "tokenizer": tokenizer}
     assert parse_spec("pretrain", {**fields, "monitor": {"dataset": "held"}}).references() == References(
         {"data.sources.0.dataset": "a", "data.sources.1.dataset": "b", "monitor.dataset": "held"},
-        {"model.init": "a", "model.vision_init": "c", "objective.distill.encoder": "b"},
+        {"model.init": "a", "objective.distill.encoder": "b"},
         paths={"tokenizer.path": "/data/words"},
     )
     assert parse_spec("pretrain", {}).references() == References({"data.sources.0.dataset": "sample"})
@@ -269,8 +269,6 @@ def test_the_block_order_is_another_spec():
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        ({"block_records": 64}, "block_records is for data.order blocks"),
-        ({"window_blocks": 10}, "window_blocks is for data.order blocks"),
         ({"order": "blocks", "window_blocks": 1, "sources": [{}, {}]}, "2 sources need as many"),
     ],
 )

@@ -50,6 +50,6 @@ def test_an_encoder_that_no_task_of_the_evaluation_uses_is_no_reference(study_of
 
 
 def test_the_fields_are_those_of_a_pretraining():
-    model = {"init": "a", "vision_init": "c"}
+    model = {"init": "a"}
     spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
     assert tuple(spec.references().encoders) == TRAINING_FIELDS

@@ -21,6 +21,7 @@ from lcl_core.studies.trials import (
     study_rows,
 )
 from lcl_core.train.factory import build_tokenizer, open_corpora
+from lcl_core.train.trainer import LOOKAHEAD
 
 BASE = {"steps": 5, "optimizer": {"lr": 1.0, "eps": 2.0}, "data": {"sources": [{"view": "pairs"}, {"view": "x"}]}}
 
@@ -380,7 +381,7 @@ def test_every_step_reads_as_many_images_whatever_the_data(data, sample_zip):
         seed=spec.seed,
         numerics=spec.numerics,
     )
-    batches = load_batches(stream, Cursor(), spec.batch, 0, spec.data.packing_lookahead)
+    batches = load_batches(stream, Cursor(), spec.batch, 0, LOOKAHEAD)
     assert [batch.images for batch in islice(batches, 3)] == [spec.batch.images] * 3 == [128] * 3
 
 

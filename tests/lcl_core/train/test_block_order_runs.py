@@ -12,7 +12,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from tests.lcl_core.train.small_runs import TINY, curve, prepared, trainer, weights
 
-DATA = {**TINY["data"], "order": "blocks", "block_records": 8, "window_blocks": 6}
+DATA = {**TINY["data"], "order": "blocks", "window_blocks": 3}
 
 
 @pytest.fixture

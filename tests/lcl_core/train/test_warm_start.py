@@ -148,28 +148,6 @@ def test_a_run_starts_from_it_and_says_so(tmp_path, sample_zip, clip_encoder, ca
     assert load_image_encoder(run_dir.path / result["encoder"]["path"]).width == 32
 
 
-def test_the_vision_tower_alone_starts_from_another(tmp_path, sample_zip, clip_encoder, capfd):
-    words = trainer(prepared(tmp_path / "words", sample_zip, model=TINY["model"]))
-    words.run()
-    ours = tmp_path / "words" / "artifacts" / "encoder"
-    run_dir = starting_from(tmp_path / "run", sample_zip, ours, vision_init="enc_2")
-    run = run_dir.read_run()
-    files = {"enc_1": dict(hash_files(ours)), "enc_2": dict(hash_files(clip_encoder))}
-    run_dir.prepare({**run, "encoders": {"enc_1": str(ours), "enc_2": str(clip_encoder)}, "encoder_files": files})
-    started = trainer(run_dir).model.state_dict()
-    saved, text = load_file(clip_encoder / "open_clip_model.safetensors"), load_file(ours / "model.safetensors")
-    vision = "visual.transformer.resblocks.1.mlp.c_fc.weight"
-    assert torch.equal(started[vision], saved[vision])
-    assert torch.equal(started["text.ln_final.weight"], text["text.ln_final.weight"].float())
-    assert "text.ln_final.weight" in json.loads((run_dir.artifacts / "init.json").read_text())["taken"]
-    report = json.loads((run_dir.artifacts / "vision_init.json").read_text())
-    assert report["encoder"] == "enc_2"
-    assert vision in report["taken"]
-    assert all(name.startswith("visual.") for name in [*report["taken"], *report["new"]])
-    assert all(what.startswith("vision") for what in report["differences"])
-    assert "see vision_init.json" in capfd.readouterr().out
-
-
 def stop_once_after_a_line(monkeypatch):
     """The first trainer is requested to stop when it has written its first line."""
     log = Trainer._log

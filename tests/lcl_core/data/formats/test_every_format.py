@@ -114,7 +114,6 @@ def open_stream(
     spec = DataSpec(
         sources=sources,
         image_first_probability=float(image_first),
-        fast_decode=False,
         augmentation={"crop_scale": (1.0, 1.0)},
     )
     return SampleStream(spec, corpora, tokenizer, N, SIZE, CONTEXT, seed=0)

@@ -168,12 +168,13 @@ BUDGET = BatchSpec(tokens=128, images=8)
 
 
 @pytest.fixture
-def open_stream(kit: Any, tokenizer: Tokenizer) -> Callable[[], SampleStream]:
+def open_stream(kit: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], SampleStream]:
+    monkeypatch.setattr("lcl_core.data.sampling.stream.BLOCK_RECORDS", 4)
     documents = [kit.document(["a red square"] * (1 + number % 7), kit.image("red.png", 0)) for number in range(53)]
     corpus = kit.corpus(documents)
 
     def call() -> SampleStream:
-        data = DataSpec(sources=({"dataset": "d"},), order="blocks", block_records=4, window_blocks=6)
+        data = DataSpec(sources=({"dataset": "d"},), order="blocks", window_blocks=6)
         return SampleStream(data, {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
 
     return call

@@ -25,7 +25,7 @@ from tests.lcl_core.data.shards.conftest import Make
 
 DOCUMENTS, PAIRS = 768, 96
 BUDGET = BatchSpec(tokens=256, images=16)
-BLOCKS = {"order": "blocks", "block_records": 32, "window_blocks": 12}
+BLOCKS = {"order": "blocks", "window_blocks": 12}
 
 
 class Tally:
@@ -119,28 +119,39 @@ def test_a_resumed_reader_takes_what_waits_and_goes_on(
     )
 
 
-def test_sources_of_a_mixture_share_the_window(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+def read_alone(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **data: Any) -> list[tuple[int, str, bytes]]:
+    """Each document by a request of its own, as where there is no memory."""
+    with monkeypatch.context() as patched:
+        patched.setattr("lcl_core.data.sampling.stream.READ_AHEAD_BYTES", 0)
+        return read(*arguments, **data)
+
+
+def test_sources_of_a_mixture_share_the_window(
+    url: str, tokenizer: Tokenizer, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = (
         {"dataset": "d", "weight": 3},
         {"dataset": "d", "view": "pairs"},
         {"dataset": "d", "view": "matched_pairs"},
     )
-    expected = read(url, tokenizer, Cursor(), 300, 0, sources=sources, read_ahead_mb=0)
+    expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, sources=sources)
     alone = tally.requests.value
     assert alone >= 300
     assert read(url, tokenizer, Cursor(), 300, 2, sources=sources) == expected
     assert tally.requests.value - alone <= 40
 
 
-def test_pieces_of_a_document_are_read_with_one_request_for_many(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
-    expected = read(url, tokenizer, Cursor(), 300, 0, piece_images=1, read_ahead_mb=0)
+def test_pieces_of_a_document_are_read_with_one_request_for_many(
+    url: str, tokenizer: Tokenizer, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, piece_images=1)
     alone = tally.requests.value
     assert read(url, tokenizer, Cursor(), 300, 1, piece_images=1) == expected
     assert tally.requests.value - alone <= 40
 
 
 def test_in_full_order_each_document_is_a_request(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
-    full = {"order": "full", "block_records": 32, "window_blocks": 384}
+    full = {"order": "full"}
     assert len(read(url, tokenizer, Cursor(), 200, 0, **full)) == 200
     assert 200 <= tally.requests.value <= 216 + 16
 

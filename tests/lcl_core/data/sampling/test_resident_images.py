@@ -132,11 +132,8 @@ def test_an_image_that_cannot_be_read_is_counted_as_ever(opened: Opened, corpus:
     assert ("image_unreadable",) in left_out
 
 
-@pytest.mark.parametrize("fast_decode", [True, False])
-def test_any_number_of_loaders_reads_the_same_and_no_file(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch, fast_decode: bool
-) -> None:
-    stream, _, _ = opened(fast_decode=fast_decode, augmentation=STRONG)
+def test_any_number_of_loaders_reads_the_same_and_no_file(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, _ = opened(augmentation=STRONG)
 
     def refuse(self: Any, name: str) -> bytes:
         raise AssertionError(f"{name} is read again")

@@ -242,7 +242,6 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("documents", {"text_list": "x"}, {}, "unreadable line", "interleaved.jsonl:1"),
     ("documents", {"text_list": ["x"], "image_info": []}, {}, "too few usable images", ""),
     ("documents", {"images": [("red.png", 0, 0.1)]}, {}, "too few usable images", ""),
-    ("documents", {"images": [("red.png", 0, 0.5)]}, {"min_images": 2}, "too few usable images", ""),
     ("documents", {"images": [("none.png", 0, 0.5)]}, {}, "too few readable images", "images/none.png"),
     ("documents", {"images": [("broken.png", 0, 0.5)]}, {}, "too few readable images", "images/broken.png"),
     ("documents", {"images": [("../x", 0, 0.5)]}, {}, "too few readable images", "inside the corpus"),
