@@ -139,7 +139,7 @@ class CheckpointMirror:
         store, folder = self._artifacts.store, self._links / checkpoint.name
         shutil.rmtree(self._links, ignore_errors=True)
         digests = self._link(step, checkpoint, folder)
-        files = {
+        files: dict[str, dict[str, Any]] = {
             name: {"bytes": status.st_size, "sha256": digests.get(name) or sha256_file(folder / name)}
             for name, status in regular_files(folder)
         }
