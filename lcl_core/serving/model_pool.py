@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import threading
 import time
@@ -11,17 +12,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from lcl_core import encoders
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import as_exception
 from lcl_core.encoders.files import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.dynamic_batcher import BatchObserver, failed_future
+from lcl_core.serving.dynamic_batcher import BatchObserver
 
 if TYPE_CHECKING:
     from lcl_core.common.device import Precision
@@ -30,10 +32,25 @@ Load = Callable[[Path, Hashes | None], BatchedEngine]
 Measure = Callable[[Path], int]
 Admit = Callable[[Path, Hashes | None], None]
 FilesStamp = tuple[Path, tuple[tuple[str, int, int], ...]]
-_LoadKey = tuple[FilesStamp, bool]  # whether others may leave for it
 DEFAULT_BYTES = 4 << 30
 FAILURE_SECONDS = 10.0  # for which a failed load is reported again without another attempt
 MAX_LOADS = 4  # encoders that are read at one time
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An encoder that is loaded, is being loaded, or could not be.
+
+    Attributes:
+        evict: whether others may leave for it.
+        bytes: of its weights, once measured.
+        failed_at: when its load failed.
+    """
+
+    evict: bool
+    future: Future[BatchedEngine] = field(default_factory=Future)
+    bytes: int = 0
+    failed_at: float = math.inf
 
 
 class ModelPool:
@@ -66,11 +83,10 @@ class ModelPool:
         self._admit = admit or (lambda directory, registered: None)
         self._load = load or _loader(device, precision, observe)
         self._measure = measure or (lambda directory: encoders.estimate_memory(directory, device, precision))
-        self._slots: OrderedDict[FilesStamp, _Slot] = OrderedDict()
-        self._alive: WeakKeyDictionary[BatchedEngine, int] = WeakKeyDictionary()
-        # Under way, and successful ones while anybody holds them: who waited gets the encoder even if it had to leave.
-        self._loads: WeakValueDictionary[_LoadKey, Future[BatchedEngine]] = WeakValueDictionary()
-        self._failures: dict[_LoadKey, tuple[float, Exception]] = {}  # until when they are reported again
+        self._entries: OrderedDict[FilesStamp, _Entry] = OrderedDict()
+        # Also those that had to leave and somebody still uses: who waited for one finds it here. A dropped one has no
+        # stamp.
+        self._alive: WeakKeyDictionary[BatchedEngine, tuple[FilesStamp | None, int]] = WeakKeyDictionary()
         self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(MAX_LOADS)
         self._waiting = 0
         self._closed = False
@@ -79,13 +95,13 @@ class ModelPool:
     def loaded(self) -> list[Path]:
         """Directories in memory, least recently used first."""
         with self._lock:
-            return [stamp[0] for stamp, slot in self._slots.items() if slot.session is not None]
+            return [stamp[0] for stamp, entry in self._entries.items() if _is_loaded(entry)]
 
     @property
     def loaded_bytes(self) -> int:
         """Of all encoders in memory, also of those that had to leave and somebody still uses."""
         with self._lock:
-            return sum(list(self._alive.values()))
+            return sum(size for _, size in list(self._alive.values()))
 
     @property
     def waiting(self) -> int:
@@ -121,27 +137,25 @@ class ModelPool:
         Raises: UserError for files that cannot be listed, ``pool_closed``.
         """
         stamp = _files_stamp(Path(directory))
-        key = (stamp, evict)
         with self._lock:
-            slot = self._known(stamp)
-            if slot is not None and slot.session is not None:
-                future: Future[BatchedEngine] = Future()
-                future.set_result(slot.session)
-                return future
-            if (failure := self._recent_failure(key)) is not None:
-                return failed_future(failure)
-            if (known := self._loads.get(key)) is not None:
-                return known
-            future = self._loads[key] = Future()
-            future.set_running_or_notify_cancel()  # who waits no longer does not end the load for others
-        thread = threading.Thread(
-            target=self._load_in_thread, args=(key, registered, future), name=f"lcl-load-{stamp[0].name}", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError as error:  # no process may start another thread
-            self._end_load(key, future, error)
-        return future
+            if self._closed:
+                raise _closing()
+            entry = self._entries.get(stamp)
+            if entry is not None and time.monotonic() < entry.failed_at + FAILURE_SECONDS:
+                entry.evict |= evict
+                self._entries.move_to_end(stamp)
+                return entry.future
+            entry = _Entry(evict)
+            entry.future.set_running_or_notify_cancel()  # who waits no longer does not end the load for others
+            for session, (known, _) in list(self._alive.items()):
+                if known == stamp:
+                    entry.future.set_result(session)
+                    return entry.future
+            self._entries.pop(stamp, None)
+            self._entries[stamp] = entry
+        name = f"lcl-load-{stamp[0].name}"
+        threading.Thread(target=self._load_in_thread, args=(stamp, entry, registered), name=name, daemon=True).start()
+        return entry.future
 
     @contextmanager
     def counted_wait(self) -> Iterator[None]:
@@ -154,132 +168,76 @@ class ModelPool:
             with self._lock:
                 self._waiting -= 1
 
-    def _load_in_thread(self, key: _LoadKey, registered: Hashes | None, future: Future[BatchedEngine]) -> None:
-        stamp, evict = key
+    def _load_in_thread(self, stamp: FilesStamp, entry: _Entry, registered: Hashes | None) -> None:
         try:
-            session = self._loaded(stamp, registered, evict)
-        except BaseException as caught:  # a panic in Rust is no Exception, and somebody waits
-            self._end_load(key, future, as_exception(caught))
-        else:
-            future.set_result(session)
-
-    def _end_load(self, key: _LoadKey, future: Future[BatchedEngine], error: Exception) -> None:
-        """Report a failure, and remember it without what its frames hold."""
-        cause: BaseException | None = error
-        while cause is not None:
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__cause__ or cause.__context__
-        with self._lock:
-            self._loads.pop(key, None)
-            self._failures[key] = (time.monotonic() + FAILURE_SECONDS, _fresh(error))
-        future.set_exception(error)
-
-    def _recent_failure(self, key: _LoadKey) -> Exception | None:
-        now = time.monotonic()
-        for old in [each for each, (until, _) in self._failures.items() if until <= now]:
-            del self._failures[old]
-        return _fresh(self._failures[key][1]) if key in self._failures else None
-
-    def _loaded(self, stamp: FilesStamp, registered: Hashes | None, evict: bool) -> BatchedEngine:
-        slot = self._slot(stamp, registered, evict)
-        try:
+            self._admit(stamp[0], registered)
+            self._make_room(stamp, entry)
             with self._reading:
-                session = slot.load(self._load, stamp[0], registered)
+                session = self._load(stamp[0], registered)
             with self._lock:
-                self._alive[session] = slot.bytes
-            return session
-        except BaseException:
+                self._alive[session] = (stamp, entry.bytes)
+                closed = self._closed
+            if closed:
+                session.close()
+                raise _closing()
+        except BaseException as caught:  # a panic in Rust is no Exception, and somebody waits
+            cause: BaseException | None = caught
+            while cause is not None:  # what its frames hold may be gigabytes
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__cause__ or cause.__context__
             with self._lock:
-                if self._slots.get(stamp) is slot:
-                    del self._slots[stamp]
-            raise
+                entry.bytes, entry.failed_at = 0, time.monotonic()
+                if not entry.evict and self._entries.get(stamp) is entry:
+                    del self._entries[stamp]  # another caller may have others evicted for it
+            entry.future.set_exception(as_exception(caught))
+        else:
+            entry.future.set_result(session)
 
-    def drop(self, directory: str | Path) -> None:
-        """Give up an encoder that nobody will ask for any more; who uses it now may go on."""
-        path = Path(directory).resolve()
-        with self._lock:
-            for stamp in [stamp for stamp in self._slots if stamp[0] == path]:
-                del self._slots[stamp]
-            for key in [key for key in self._loads if key[0][0] == path]:
-                del self._loads[key]
-
-    def close(self) -> None:
-        """Finish what waits, stop every owner thread and load nothing more."""
-        with self._lock:
-            self._closed = True
-            slots = list(self._slots.values())
-            self._slots.clear()
-        for slot in slots:
-            slot.close()
-
-    def _slot(self, stamp: FilesStamp, registered: Hashes | None, evict: bool) -> _Slot:
-        with self._lock:
-            found = self._known(stamp)
-        if found is not None:
-            return found
-        self._admit(stamp[0], registered)
-        size = self._size(stamp[0])
-        with self._lock:
-            return self._known(stamp) or self._place(stamp, size, evict)
-
-    def _known(self, stamp: FilesStamp) -> _Slot | None:
-        if self._closed:
-            raise Busy("the service is closing; send the request again", code="pool_closed")
-        if stamp in self._slots:
-            self._slots.move_to_end(stamp)
-        return self._slots.get(stamp)
-
-    def _place(self, stamp: FilesStamp, size: int, evict: bool) -> _Slot:
-        """A new encoder's place, for which others leave. Raises: UserError ``pool_full`` where they may not."""
-        for other in [other for other in self._slots if other[0] == stamp[0]]:
-            del self._slots[other]
-        while self._slots and size + sum(slot.bytes for slot in self._slots.values()) > self.max_bytes:
-            if not evict:
-                raise UserError("other encoders fill the memory of LCL_ENCODER_MEMORY_BYTES", code="pool_full")
-            self._slots.popitem(last=False)
-        self._slots[stamp] = _Slot(size)
-        return self._slots[stamp]
-
-    def _size(self, directory: Path) -> int:
-        size = self._measure(directory)
+    def _make_room(self, stamp: FilesStamp, entry: _Entry) -> None:
+        """Raises: UserError ``encoder_too_large``, ``pool_full``."""
+        size = self._measure(stamp[0])
         if size > self.max_bytes:
             message = (
                 f"this encoder takes {size:,} bytes of memory, and all together may take {self.max_bytes:,}; "
                 "LCL_ENCODER_MEMORY_BYTES gives them more"
             )
-            raise UserError(message, code="encoder_too_large", file=directory)
-        return size
-
-
-def _fresh(error: Exception) -> Exception:
-    """An equal error without traceback and causes: each time that one is raised it keeps the frames it passes."""
-    fresh = type(error).__new__(type(error), *error.args)
-    fresh.__dict__.update(error.__dict__)
-    return fresh
-
-
-class _Slot:
-    """One encoder's place: the first caller loads, the others wait."""
-
-    def __init__(self, size: int) -> None:
-        self.bytes = size
-        self.session: BatchedEngine | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def load(self, load: Load, directory: Path, registered: Hashes | None) -> BatchedEngine:
+            raise UserError(message, code="encoder_too_large", file=stamp[0])
         with self._lock:
-            if self._closed:
-                raise Busy("the service is closing; send the request again", code="pool_closed")
-            if self.session is None:
-                self.session = load(directory, registered)
-            return self.session
+            for other in [each for each in self._entries if each[0] == stamp[0] and each != stamp]:
+                del self._entries[other]
+            others = [each for each in self._entries if each != stamp and self._entries[each].bytes]
+            while others and size + sum(self._entries[each].bytes for each in others) > self.max_bytes:
+                if not entry.evict:
+                    raise UserError("other encoders fill the memory of LCL_ENCODER_MEMORY_BYTES", code="pool_full")
+                del self._entries[others.pop(0)]
+            entry.bytes = size
+
+    def drop(self, directory: str | Path) -> None:
+        """Give up an encoder that nobody will ask for any more; who uses it now may go on."""
+        path = Path(directory).resolve()
+        with self._lock:
+            for stamp in [stamp for stamp in self._entries if stamp[0] == path]:
+                del self._entries[stamp]
+            for session, (stamp, size) in list(self._alive.items()):
+                if stamp is not None and stamp[0] == path:
+                    self._alive[session] = (None, size)
 
     def close(self) -> None:
+        """Finish what waits, stop every owner thread and load nothing more."""
         with self._lock:
             self._closed = True
-            if self.session is not None:
-                self.session.close()
+            entries = list(self._entries.values())
+            self._entries.clear()
+        for entry in filter(_is_loaded, entries):
+            entry.future.result().close()
+
+
+def _is_loaded(entry: _Entry) -> bool:
+    return entry.future.done() and entry.future.exception() is None
+
+
+def _closing() -> Busy:
+    return Busy("the service is closing; send the request again", code="pool_closed")
 
 
 def _files_stamp(directory: Path) -> FilesStamp:

@@ -79,7 +79,9 @@ def test_without_eviction_only_free_room_is_used(pool, loader, encoders):
         pool.get(third, evict=False)
     assert refused.value.code == "pool_full"
     assert pool.loaded == [first.resolve(), second.resolve()]
-    assert pool.get(first, evict=False) is pool.get(first), "one in memory needs no room"
+    pool.get(third)
+    assert pool.loaded == [second.resolve(), third.resolve()], "who may evict others need not wait"
+    assert pool.get(second, evict=False) is pool.get(second), "one in memory needs no room"
 
 
 def test_calls_that_wait_for_a_load_are_counted(pool, loader, encoder, eventually):
@@ -155,16 +157,11 @@ def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(encoder, mon
         caught.append(failure.value)
     assert len(attempts) == 1
     assert {(each.code, each.file) for each in caught} == {("encoder_unhealthy", str(encoder.resolve()))}
-    assert len(set(map(id, caught))) == 3, "an error that is raised again and again would keep every caller's frames"
-    with pytest.raises(UserError):
-        pool.get(encoder, evict=False)
-    assert len(attempts) == 2, "what the one may not evict may fit for the other"
     monkeypatch.setattr(model_pool, "FAILURE_SECONDS", 0.0)
-    pool._failures.clear()
     for _ in range(2):
         with pytest.raises(UserError):
             pool.get(encoder)
-    assert len(attempts) == 4
+    assert len(attempts) == 3
     pool.close()
 
 
