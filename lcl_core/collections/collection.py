@@ -273,8 +273,8 @@ class Collection:
         """Raises: UserError ``encoder_mismatch`` if vectors of this encoder do not belong here."""
         if encoder_hash != self.encoder_hash:
             raise Conflict(
-                f"collection {self.name!r} was made with encoder {self.encoder_hash[:12]}, the query is of encoder "
-                f"{encoder_hash[:12]}; use that encoder, or index again with this one",
+                f"collection {self.name!r} was made with encoder {self.encoder_hash[:12]}, and this is "
+                f"{encoder_hash[:12]}; use that encoder, or index again with this one (mode replace)",
                 code="encoder_mismatch",
                 field="encoder",
             )
@@ -367,6 +367,14 @@ class Collection:
         ``MAX_TEXT_ITEMS`` at most.
         """
         return self._record(target, int(self._rows[target].numbers(np.array([position]))[0]))
+
+    def holds(self, item_id: str) -> bool:
+        """Whether there is an image, or a text with a vector, of this id."""
+        try:
+            self.vector(item_id)
+        except UserError:
+            return False
+        return True
 
     def in_base(self, item_id: str) -> bool:
         """Whether the directory holds this image, also if a change removed it."""

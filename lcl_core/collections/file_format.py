@@ -28,6 +28,7 @@ import logging
 import mmap
 import os
 import threading
+from array import array
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ class BlobWriter:
 
     def __init__(self, path: Path) -> None:
         self.file: IO[bytes] = path.open("wb")
-        self._ends = [0]
+        self._ends = array("q", [0])  # 8 bytes a piece
 
     @property
     def count(self) -> int:

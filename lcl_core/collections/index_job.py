@@ -34,7 +34,7 @@ from lcl_core.collections.embedding_parts import (
 )
 from lcl_core.collections.file_format import Dtype
 from lcl_core.collections.labels import choose_types
-from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionWriter, open_append_source
+from lcl_core.collections.writer import AppendSource, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError, item_errors_suppressed
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.common.threads import usable_cores
@@ -74,7 +74,8 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     open_engine = partial(EncoderEngine, encoder, precision=spec.precision, registered=files)
     # of several processes none is this one, which reads the hash and the width alone
     engine = open_engine() if spec.processes == 1 else open_engine("cpu", warm_up=False)
-    existing.check_encoder(engine.hash)
+    if existing.collection is not None:
+        existing.collection.check_encoder(engine.hash)
     encoder_hash, dim, reads_texts = engine.hash, engine.dim, engine.reads_texts
     index = _choose_index(spec, existing, dim)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
@@ -93,7 +94,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         encoder_hash=encoder_hash,
         dataset_hash=dataset_hash,
         dim=dim,
-        dtype=dtype_for(len(existing) + len(pairs), dim),
+        dtype=dtype_for(existing.images + len(pairs), dim),
         label_types=label_types,
         text_vectors=reads_texts,
     ) as writer:
@@ -186,7 +187,7 @@ def _label_types(spec: IndexSpec, pairs: Sequence[CaptionPair], existing: Append
 
     Raises: UserError ``unknown_label`` for a type of a label that no image has; ``bad_label`` for a value of another.
     """
-    values = {label: dict.fromkeys(texts) for label, texts in existing.label_texts().items()}
+    values = {label: dict.fromkeys(texts) for label, texts in existing.label_texts.items()}
     for pair in pairs:
         for label, value in pair.labels.items():
             values.setdefault(label, {})[value] = None
@@ -195,7 +196,7 @@ def _label_types(spec: IndexSpec, pairs: Sequence[CaptionPair], existing: Append
             known = ", ".join(sorted(set(values) - set(RESERVED_LABELS))) or "none"
             message = f"label_types: no image has a label {label!r}; the labels: {known}"
             raise UserError(message, code="unknown_label", field=f"label_types.{label}")
-    return choose_types(values, {**existing.stated_types(), **spec.label_types}).stated_types()
+    return choose_types(values, {**existing.stated_types, **spec.label_types}).stated_types()
 
 
 def dtype_for(rows: int, dim: int) -> Dtype:
@@ -238,16 +239,16 @@ class IndexProgress:
         self,
         run_dir: RunDir,
         pairs: Sequence[CaptionPair],
-        existing: AppendSource = EMPTY_SOURCE,
+        existing: AppendSource,
         *,
         embeds_texts: bool = True,
     ) -> None:
         self._run_dir = run_dir
         self._done = 0
         texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
-        self._total = len(existing) + len(pairs) + (existing.texts + len(texts) if embeds_texts else 0)
+        self._total = existing.images + len(pairs) + (existing.texts + len(texts) if embeds_texts else 0)
         self._started = time.monotonic()
-        phase = "kept" if len(existing) else "images"
+        phase = "kept" if existing.images else "images"
         self._phase, self._phase_started, self._phase_done = phase, self._started, 0
         self._skipped = self._phase_skipped = 0
 

@@ -13,11 +13,10 @@ from threadpoolctl import threadpool_limits
 from lcl_core.common.errors import UserError
 
 BLOCK_ROWS = 1024  # a block's cosines with another's are 4 MB
-SKETCHES = (64, 128, 256)  # numbers of each vector that may be compared with all others, before the whole ones are
+SKETCH = 128  # numbers of each vector that are compared with all others, before the whole ones are
 NEIGHBOURS = 32  # compared of each row where there is a graph
 _ROUNDING, _SCREENED = 1e-6, 1e-5  # what float32 may be off in a cosine, and in what is compared before that
 _SAMPLED = 8192  # rows that the sketch's axes are taken from
-_TRIED = 512  # of them, each with as many others, to learn what sketches leave open
 _NUMBERS = 2**20  # of the vectors that are compared pair by pair at one time: they stay in the cache
 _SINGLY = 256  # times as long does a pair take that is compared by itself as one in a product of two blocks
 
@@ -144,41 +143,22 @@ class _Rows:
         """f32 [m]: of each pair."""
         return np.einsum("me,me->m", self.directions(left), self.directions(right))
 
-    def sketches(self, limit: float) -> np.ndarray:
-        """f32 [n, numbers + 1] whose dot products are no less than the cosines.
+    def sketches(self) -> np.ndarray:
+        """f32 [n, SKETCH + 1] whose dot products are no less than the cosines.
 
         The coordinates along the axes that hold most of the vectors, and the length of what lies outside them: two
-        rests have at most the product of their lengths in common. As many axes as make the comparison of all pairs
-        with ``limit`` quickest. Where E is small, the directions themselves.
+        rests have at most the product of their lengths in common. Where E is small, the directions themselves.
         """
-        sizes = [size for size in SKETCHES if size + 1 < self._vectors.shape[1]]
-        if not sizes or len(self) < 2:
+        if self._vectors.shape[1] <= SKETCH + 1 or len(self) < 2:
             return self.directions(slice(None))
         sample = self.directions(np.linspace(0, len(self) - 1, num=min(_SAMPLED, len(self))).astype(np.int64))
         axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].astype(np.float32)
-        size = min(sizes, key=_pair_costs(sample, axes, limit).__getitem__)
-        sketches = np.empty((len(self), size + 1), np.float32)
+        sketches = np.empty((len(self), SKETCH + 1), np.float32)
         for block in self.blocks():
-            sketches[block] = _sketched(self.directions(block) @ axes[:, :size])
+            inside = self.directions(block) @ axes[:, :SKETCH]
+            rest = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1, keepdims=True)))
+            sketches[block] = np.concatenate([inside, rest], axis=1)
         return sketches
-
-
-def _sketched(inside: np.ndarray) -> np.ndarray:
-    """Coordinates [m, k] of directions along some axes, and the length of the rest → [m, k + 1]."""
-    rest = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1, keepdims=True)))
-    return np.concatenate([inside, rest], axis=1)
-
-
-def _pair_costs(sample: np.ndarray, axes: np.ndarray, limit: float) -> dict[int, float]:
-    """Multiplications a pair, by the size of the sketch: its own, and those for the pairs that it leaves open."""
-    turned = sample[:: max(1, len(sample) // (2 * _TRIED))] @ axes
-    some, others = turned[::2], turned[1::2]
-    width, close = axes.shape[1], some @ others.T >= limit  # which no sketch rules out
-    costs: dict[int, float] = {}
-    for size in (size for size in SKETCHES if size < width):
-        reach = _sketched(some[:, :size]) @ _sketched(others[:, :size]).T >= limit
-        costs[size] = size + width * min(1.0, _SINGLY * float(np.mean(reach & ~close)))
-    return costs
 
 
 def _pairs(rows: _Rows, limit: float, sets: UnionFind, graph: RowGraph | None) -> Iterator[Pairs]:
@@ -197,7 +177,7 @@ def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind, first: int = 0)
     Args:
         first: number of the first of ``rows`` in ``sets``, and in the pairs.
     """
-    sketches = rows.sketches(limit)
+    sketches = rows.sketches()
     numbers = np.arange(first, first + len(rows))
     bounds = np.empty((min(BLOCK_ROWS, len(rows)),) * 2, np.float32)  # once: new memory costs as much as the product
     for ours in rows.blocks():

@@ -23,7 +23,7 @@ from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dty
 from lcl_core.collections.labels import LabelIndexBuilder, choose_types
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
-from lcl_core.common.errors import Conflict, NotFound, UserError
+from lcl_core.common.errors import NotFound, UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import IndexSpec, LabelType
@@ -335,111 +335,62 @@ _COPY_ROWS = 256  # with their images, up to a megabyte each
 
 
 class AppendSource:
-    """Source of an index run that starts an empty collection.
+    """What an index run adds to: an existing collection with its delta, or nothing.
 
     Attributes:
         metadata: for the run's result: the collection that the new directory belongs to.
         index: as in a spec.
     """
 
-    name = ""
-    dataset_hash = ""
-    texts = 0
-    metadata: Mapping[str, Any] = {}
-    index = FILES
-
-    def __len__(self) -> int:
-        return 0
-
-    def label_texts(self) -> Mapping[str, Sequence[str]]:
-        """{label: its values as they are written}."""
-        return {}
-
-    def stated_types(self) -> dict[str, LabelType]:
-        return {}
+    def __init__(
+        self,
+        collection: Collection | None = None,
+        snapshot: DeltaSnapshot | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        index: str = FILES,
+    ) -> None:
+        self.collection, self._snapshot = collection, snapshot
+        self.metadata, self.index = metadata or {}, index
+        self.name, self.dataset_hash, self.images, self.texts = "", "", 0, 0
+        self.label_texts: Mapping[str, Sequence[str]] = {}
+        self.stated_types: Mapping[str, LabelType] = {}
+        if collection is not None:
+            self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
+            self.images, self.texts = collection.count("images"), collection.count("texts")
+            self.label_texts, self.stated_types = collection.label_texts(), collection.stated_types()
 
     def __contains__(self, image: str) -> bool:
-        """Whether it holds an image of that name."""
-        return False
-
-    def check_encoder(self, encoder_hash: str) -> None:
-        """Raises: UserError ``encoder_mismatch``."""
+        return self.collection is not None and self.collection.holds(file_format.item_id(image))
 
     def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
         """Copy all images, with their vectors to the bit; their number. Raises: what ``progress`` raises."""
-        return 0
+        if self.collection is None:
+            return 0
+        for start in range(0, self.images, _COPY_ROWS):
+            places = range(start, min(start + _COPY_ROWS, self.images))
+            ids, vectors = self.collection.at("images", places)
+            records = (self.collection.record("images", place) for place in places)
+            items = [_collection_item(*each) for each in zip(records, self._image_bytes(ids), strict=True)]
+            writer.add_items(items, vectors, unit=True)
+            progress(len(places))
+        return self.images
 
     def text_vectors(self, texts: Sequence[str], dim: int) -> tuple[np.ndarray, list[int]]:
         """f32 [len(texts), dim], and the indices of texts without a vector, whose rows the caller fills."""
-        return np.zeros((len(texts), dim), np.float32), list(range(len(texts)))
-
-
-class CollectionAppendSource(AppendSource):
-    """An existing collection with its delta."""
-
-    def __init__(
-        self, collection: Collection, snapshot: DeltaSnapshot, metadata: Mapping[str, Any], index: str
-    ) -> None:
-        self._collection = collection
-        self._snapshot = snapshot
-        self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
-        self.texts = collection.count("texts")
-        self.metadata, self.index = metadata, index
-
-    def __len__(self) -> int:
-        return len(self._collection)
-
-    def label_texts(self) -> Mapping[str, Sequence[str]]:
-        return self._collection.label_texts()
-
-    def stated_types(self) -> dict[str, LabelType]:
-        return self._collection.stated_types()
-
-    def __contains__(self, image: str) -> bool:
-        try:
-            self._collection.item(file_format.item_id(image))
-        except UserError:
-            return False
-        return True
-
-    def check_encoder(self, encoder_hash: str) -> None:
-        if encoder_hash != self._collection.encoder_hash:
-            message = (
-                f"collection {self.name!r} was made with encoder {self._collection.encoder_hash[:12]}, this is "
-                f"{encoder_hash[:12]}; name that one, or make the collection anew with mode replace"
-            )
-            raise Conflict(message, code="encoder_mismatch", field="encoder")
-
-    def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
-        total = len(self)
-        for start in range(0, total, _COPY_ROWS):
-            places = range(start, min(start + _COPY_ROWS, total))
-            ids, vectors = self._collection.at("images", places)
-            records = [self._collection.record("images", place) for place in places]
-            items = [
-                _collection_item(record, data) for record, data in zip(records, self._image_bytes(ids), strict=True)
-            ]
-            writer.add_items(items, vectors, unit=True)
-            progress(len(places))
-        return total
-
-    def text_vectors(self, texts: Sequence[str], dim: int) -> tuple[np.ndarray, list[int]]:
-        vectors, new = super().text_vectors(texts, dim)
-        missing = []
-        for at in new:
-            try:
-                vectors[at] = self._collection.vector(file_format.text_id(texts[at]))
-            except UserError:
+        vectors, missing = np.zeros((len(texts), dim), np.float32), []
+        for at, text in enumerate(texts):
+            if self.collection is not None and self.collection.holds(item := file_format.text_id(text)):
+                vectors[at] = self.collection.vector(item)
+            else:
                 missing.append(at)
         return vectors, missing
 
     def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
-        added = [item for item in ids if not self._collection.has_image_bytes(item)]
+        assert self.collection is not None
+        assert self._snapshot is not None
+        added = [item for item in ids if not self.collection.has_image_bytes(item)]
         new = dict(zip(added, self._snapshot.images(added), strict=True))
-        return [new[item] if item in new else self._collection.image_bytes(item) for item in ids]
-
-
-EMPTY_SOURCE = AppendSource()
+        return [new[item] if item in new else self.collection.image_bytes(item) for item in ids]
 
 
 def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
@@ -448,7 +399,7 @@ def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
     Raises: UserError ``unknown_collection``, ``collection_unreadable``, ``collection_changed``.
     """
     if spec.mode == "replace":
-        return EMPTY_SOURCE
+        return AppendSource()
     entry = run.get("collections", {}).get(spec.collection)
     if entry is None:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
@@ -456,16 +407,9 @@ def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
     snapshot = DeltaSnapshot(Path(entry["changes"]))
     collection = Collection.open(entry["path"], verify=True).with_delta(Delta().with_changes(snapshot.changes))
     metadata = {"id": entry["id"], "base": entry["stored"], "through": entry["through"]}
-    return CollectionAppendSource(collection, snapshot, metadata, entry["index"])
+    return AppendSource(collection, snapshot, metadata, entry["index"])
 
 
 def _collection_item(record: Mapping[str, Any], data: bytes) -> CollectionItem:
-    return CollectionItem(
-        image=record["image"],
-        data=data,
-        media_type=record["media_type"],
-        captions=tuple(record["captions"]),
-        labels=record["labels"],
-        split=record["split"],
-        source=record["source"],
-    )
+    fields = {name: record[name] for name in ("image", "media_type", "labels", "split", "source")}
+    return CollectionItem(data=data, captions=tuple(record["captions"]), **fields)

@@ -41,7 +41,7 @@ def clusters(rows, width, noise, seed=0):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(near_duplicates, "BLOCK_ROWS", 32)
-    monkeypatch.setattr(near_duplicates, "SKETCHES", (8, 16))
+    monkeypatch.setattr(near_duplicates, "SKETCH", 8)
     monkeypatch.setattr(near_duplicates, "_NUMBERS", 200)
     monkeypatch.setattr(near_duplicates, "_SAMPLED", 100)
 
