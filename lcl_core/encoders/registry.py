@@ -7,7 +7,6 @@ from pathlib import Path
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.base import ImageEncoder, TextEncoder
 from lcl_core.encoders.detect import IMAGES, EncoderFormat, detect_encoder
-from lcl_core.encoders.efficientnet import EfficientNetImageEncoder
 from lcl_core.encoders.files import Hashes
 from lcl_core.encoders.huggingface import HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from lcl_core.encoders.lcl import LCLEncoder
@@ -19,7 +18,6 @@ IMAGE_ENCODERS: dict[str, type[ImageEncoder]] = {
     "openclip": OpenCLIPImageEncoder,
     "timm": TimmImageEncoder,
     "huggingface": HuggingFaceImageEncoder,
-    "efficientnet-lite": EfficientNetImageEncoder,
 }  # by ``EncoderFormat.kind``
 
 

