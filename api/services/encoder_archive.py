@@ -32,7 +32,7 @@ from lcl_core.encoders.export import FORMATS, check_exportable
 from lcl_core.encoders.export.__main__ import REFUSED
 from lcl_core.encoders.files import Hashes, combined_weights_hash, data_files, hash_files
 from lcl_core.encoders.pooling import files_to_import
-from lcl_core.encoders.sandbox import SandboxBusy, inspect_encoder
+from lcl_core.encoders.sandbox import inspect_encoder
 
 log = structlog.get_logger(__name__)
 ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
@@ -141,7 +141,7 @@ def stage_import(source: Path, encoders_dir: Path) -> StagedEncoder:
     Needs no database. The caller registers and publishes the copy, or discards it. After a crash the garbage collector
     removes it.
 
-    Raises: Problem 422 ``bad_encoder``, also for what cannot be read; SandboxBusy; OSError of the home's disk.
+    Raises: Problem 422 ``bad_encoder``, also for what cannot be read; OSError of the home's disk.
     """
     with _reading(source):
         paths = files_to_import(source)
@@ -198,13 +198,11 @@ def inspect_staged(directory: Path, source: Path, hashes: Hashes) -> tuple[Encod
         source: original directory, which errors name.
         hashes: sha256 of the files.
 
-    Raises: Problem 422 ``bad_encoder``; SandboxBusy.
+    Raises: Problem 422 ``bad_encoder``.
     """
     try:
         memory = directory.parent.parent / EXAMINATIONS_FOLDER
         report = inspect_encoder(directory, memory=memory, hashes=hashes)
-    except SandboxBusy:
-        raise
     except UserError as error:
         raise _bad_encoder(str(error).replace(str(directory.resolve()), str(source))) from error
     info = {name: report[name] for name in ("kind", "model", "reads", "parameters")}

@@ -70,7 +70,7 @@ class EncoderEngine:
         self.directory = Path(directory)
         self.precision: Precision = precision
         self.device = parse_device(device)
-        self.file_hashes = _hash_encoder_files(self.directory)
+        self.file_hashes = hash_files(self.directory)
         if registered:
             check_unchanged(registered, self.file_hashes)
         self.encoder = load_image_encoder(self.directory, self.file_hashes).fold_norms().to(self.device)
@@ -235,14 +235,6 @@ def parse_device(device: str) -> torch.device:
         message = f"device {device!r} cannot be used here; choose auto or cpu"
         raise UserError(message, code="bad_device", field="device") from error
     return found
-
-
-def _hash_encoder_files(directory: Path) -> dict[str, str]:
-    try:
-        return hash_files(directory)
-    except OSError as error:
-        message = f"a file cannot be read ({error.strerror}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", file=error.filename or directory) from error
 
 
 def _unit_rows(features: Tensor) -> np.ndarray:

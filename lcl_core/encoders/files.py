@@ -107,8 +107,12 @@ def tensor_sizes(weights: Path) -> dict[str, int]:
 
 
 def hash_files(directory: Path) -> dict[str, str]:
-    """sha256 (hex) of each data file by its name. Raises: OSError."""
-    return {path.name: sha256_file(path) for path in data_files(directory)}
+    """sha256 (hex) of each data file by its name. Raises: UserError ``encoder_unreadable``."""
+    try:
+        return {path.name: sha256_file(path) for path in data_files(directory)}
+    except OSError as error:
+        reason = f"a file cannot be read ({error.strerror}); give the directory of a saved encoder"
+        raise unreadable(Path(error.filename or directory), reason) from error
 
 
 def identity_hash(hashes: Hashes) -> str:

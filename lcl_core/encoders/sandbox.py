@@ -2,8 +2,8 @@
 
 ``inspect_encoder`` starts ``python -m lcl_core.encoders.sandbox DIRECTORY`` within bounds of memory and time, without a
 network. That process validates the files, builds the encoder and runs it on an image and on texts of many forms.
-Its result is cached by the hash of all files. The last line of its standard output is JSON: {ok, facts}, or {ok, code,
-message, file}.
+Its result is kept in a file, named by the hash of all files. The last line of its standard output is JSON: {ok, facts},
+or {ok, code, message, file}.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
 import sys
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcl_core import __version__
-from lcl_core.common.errors import Busy, UserError
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
 from lcl_core.encoders.check import check_encoder
@@ -29,44 +27,23 @@ from lcl_core.encoders.files import Hashes, data_files, hash_files, tensor_sizes
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image
     from torch import nn
 
 
 MODULE = "lcl_core.encoders.sandbox"
 MAX_PROCESSES = 2
-QUEUE_SECONDS = 60.0  # that a caller waits for others' examinations
 SECONDS = 120.0  # of one; more for many weights
 BYTES_A_SECOND = 20 << 20
-CACHED_RESULTS = 256
 
 EncoderInfo = dict[str, Any]
-
-_cache: OrderedDict[str, EncoderInfo] = OrderedDict()
-_cache_lock = threading.Lock()
 _processes = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
-class SandboxBusy(Busy):
-    """Others are being examined. ``retry_after``: seconds."""
-
-    retry_after = 10.0
-
-    def __init__(self) -> None:
-        super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
-
-
-def inspect_encoder(
-    directory: Path,
-    memory: Path | None = None,
-    seconds: float = SECONDS,
-    hashes: Hashes | None = None,
-) -> EncoderInfo:
+def inspect_encoder(directory: Path, memory: Path, hashes: Hashes | None = None) -> EncoderInfo:
     """Read an encoder in a process of its own, unless these very files were read before. Thread-safe; blocks.
 
     Args:
-        memory: a folder that keeps what was found beyond this process.
-        seconds: of wall clock; more for many weights.
+        memory: a folder that keeps what was found.
         hashes: sha256 of the files by name, where they are known; whoever loads them then compares them.
 
     Returns:
@@ -74,40 +51,25 @@ def inspect_encoder(
         needs its library.
 
     Raises:
-        UserError: ``encoder_unreadable``, with what is wrong; SandboxBusy.
+        UserError: ``encoder_unreadable``, with what is wrong.
     """
-    digest = files_digest(hashes or _hash_encoder(directory))
-    if (found := _read_cache(digest, memory)) is not None:
-        return found
-    if not _processes.acquire(timeout=QUEUE_SECONDS):
-        raise SandboxBusy
-    try:
-        found = _read_cache(digest, memory) or _run_process(directory, seconds)
-    finally:
-        _processes.release()
+    hashes = hashes or hash_files(directory)
+    facts = json.dumps([__version__, sorted(hashes.items())])
+    known = memory / f"{hashlib.sha256(facts.encode()).hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(known.read_text(encoding="utf-8")))
+    with _processes:
+        found = _run_process(directory)
     if found["loaded"]:
-        _write_cache(digest, found, memory)
+        with contextlib.suppress(OSError):  # a full disk costs an examination more
+            memory.mkdir(parents=True, exist_ok=True)
+            write_atomically(known, json.dumps(found), durable=False)
     return found
 
 
-def files_digest(hashes: Hashes) -> str:
-    """sha256 (hex) of every data file's name and content, and of our version."""
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(f"{__version__}\n{lines}".encode()).hexdigest()
-
-
-def _hash_encoder(directory: Path) -> Hashes:
-    """Raises: UserError."""
-    try:
-        return hash_files(directory)
-    except OSError as error:
-        message = f"the files cannot be read ({error.strerror}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory) from error
-
-
-def _run_process(directory: Path, seconds: float) -> EncoderInfo:
+def _run_process(directory: Path) -> EncoderInfo:
     size = sum(path.stat().st_size for path in data_files(directory))
-    limits = SandboxLimits(seconds + size / BYTES_A_SECOND)
+    limits = SandboxLimits(SECONDS + size / BYTES_A_SECOND)
     ended = run_sandboxed(MODULE, [str(directory.resolve())], limits)
     if ended.status is None:
         message = f"the encoder cannot be read: {ended.reason}, more than {limits.seconds:.0f} s"
@@ -123,34 +85,6 @@ def _run_process(directory: Path, seconds: float) -> EncoderInfo:
     raise UserError(message, code="encoder_unreadable", field="encoder", file=directory)
 
 
-def _read_cache(digest: str, memory: Path | None) -> EncoderInfo | None:
-    with _cache_lock:
-        if digest in _cache:
-            _cache.move_to_end(digest)
-            return _cache[digest]
-    if memory is None:
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((memory / f"{digest}.json").read_text(encoding="utf-8")))
-    return None
-
-
-def _write_cache(digest: str, facts: EncoderInfo, memory: Path | None) -> None:
-    with _cache_lock:
-        _cache[digest] = facts
-        while len(_cache) > CACHED_RESULTS:
-            _cache.popitem(last=False)
-    if memory is None:
-        return
-    with contextlib.suppress(OSError):  # a full disk costs an examination more
-        memory.mkdir(parents=True, exist_ok=True)
-        kept = sorted(memory.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for old in kept[: max(0, len(kept) - CACHED_RESULTS + 1)]:
-            old.unlink(missing_ok=True)
-        write_atomically(memory / f"{digest}.json", json.dumps(facts), durable=False)
-
-
-VALIDATION_BYTES = 2 << 30  # of address space, to parse small files: 60 MiB of empty lists take 1.7 GiB
 WORKING_BYTES = 3 << 29  # of address space beside the weights: libraries' own tables, one forward pass
 FP32_COPIES = 3
 SERVING_BATCH = 64  # images that a service computes at once
@@ -185,14 +119,12 @@ def child_result(directory: Path) -> dict[str, Any]:
 
 def probe_encoder(directory: Path) -> dict[str, Any]:
     """Read it and try it out. Raises: UserError; whatever a library raises."""
-    _set_soft_limit(VALIDATION_BYTES)
     origin = check_encoder(directory)
     numbers = sum(sum(tensor_sizes(directory / name).values()) for name in origin.weights)
     facts: dict[str, Any] = {
         "kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "weights": list(origin.weights),
         "parameters": numbers, "loaded": True,
     }  # fmt: skip
-    _set_soft_limit(None)
     import lcl_core.encoders.engine  # noqa: F401  torch, transformers: before memory is bounded
 
     saved = sum((directory / name).stat().st_size for name in origin.weights)
@@ -206,43 +138,28 @@ def probe_encoder(directory: Path) -> dict[str, Any]:
     return facts
 
 
-def _set_soft_limit(more: int | None) -> None:
-    """Bound the address space for now; none: lift that again."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard if more is None else min(more, hard), hard))
-
-
 def _probe(directory: Path, origin: EncoderFormat) -> None:
-    if origin.kind == "lcl":
-        _probe_lcl(directory)
-    elif IMAGES in origin.reads:
-        _probe_image_encoder(directory)
-    else:
-        from lcl_core.encoders.registry import load_text_encoder
+    import torch
+    from PIL import Image
 
-        encoder = load_text_encoder(directory, "encoder")
-        _probe_texts(directory, lambda texts: encoder.features(texts).float().numpy())
-
-
-def _probe_lcl(directory: Path) -> None:
+    from lcl_core.encoders import registry
     from lcl_core.encoders.engine import EncoderEngine
 
-    engine = EncoderEngine(directory, "cpu")
-    grey = _grey_image()
-    _check_outputs(directory, engine.encoder.module, lambda: engine.embed_images([grey]))
-    _probe_texts(directory, engine.embed_texts)
-    engine.count_tokens(PROBE_TEXTS)
-    engine.caption([grey], max_new_tokens=4)
-
-
-def _probe_image_encoder(directory: Path) -> None:
-    import torch
-
-    from lcl_core.encoders.registry import load_image_encoder
-
-    encoder = load_image_encoder(directory)
+    grey = Image.new("RGB", (61, 97), (128, 128, 128))
+    if origin.kind == "lcl":
+        engine = EncoderEngine(directory, "cpu")
+        _check_outputs(directory, engine.encoder.module, lambda: engine.embed_images([grey]))
+        _probe_texts(directory, engine.embed_texts)
+        engine.count_tokens(PROBE_TEXTS)
+        engine.caption([grey], max_new_tokens=4)
+        return
     with torch.inference_mode():
-        pixels = encoder.preprocess([_grey_image()])
+        if IMAGES not in origin.reads:
+            words = registry.load_text_encoder(directory, "encoder")
+            _probe_texts(directory, lambda texts: words.features(texts).float().numpy())
+            return
+        encoder = registry.load_image_encoder(directory)
+        pixels = encoder.preprocess([grey])
 
         def embed() -> np.ndarray:
             pooled, patches = encoder.encode(pixels)
@@ -254,19 +171,9 @@ def _probe_image_encoder(directory: Path) -> None:
             text_encoder.count_tokens(PROBE_TEXTS)
 
 
-def _grey_image() -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", (61, 97), (128, 128, 128))
-
-
 def _probe_texts(directory: Path, embed: Any) -> None:
-    import torch
-
-    with torch.inference_mode():
-        for text in PROBE_TEXTS:
-            _check_finite(directory, embed([text]), 1)
-        _check_finite(directory, embed(list(PROBE_TEXTS)), len(PROBE_TEXTS))
+    for texts in (*([text] for text in PROBE_TEXTS), list(PROBE_TEXTS)):
+        _check_finite(directory, embed(texts), len(texts))
 
 
 def _check_outputs(directory: Path, network: nn.Module, embed: Any) -> None:

@@ -37,8 +37,8 @@ def test_an_examination_that_took_too_long_is_repeated(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     for _ in range(2):
         with pytest.raises(UserError, match="more than 120 s; try again when the machine is less busy") as refused:
-            inspect_encoder(tmp_path, hashes={"config.json": "1" * 64})
+            inspect_encoder(tmp_path, tmp_path / "known", {"config.json": "1" * 64})
         assert refused.value.code == "encoder_unreadable"
     facts = {"loaded": False, "kind": "lcl"}
     ended = SandboxResult(0, json.dumps({"ok": True, "facts": facts}).encode(), "")
-    assert inspect_encoder(tmp_path, hashes={"config.json": "1" * 64}) == facts
+    assert inspect_encoder(tmp_path, tmp_path / "known", {"config.json": "1" * 64}) == facts
