@@ -487,7 +487,7 @@ class Collection:
 
     def _full_text(self) -> FullTextIndex:
         """With every caption of this state: the index keeps those of all states."""
-        index = self._captions.get()
+        index = self._captions.start().result()
         if not self._captions_added:
             index.add(zip(self._links.numbers, self._links.new_texts, strict=True))
             self._captions_added = True

@@ -153,32 +153,20 @@ class LazyFullTextIndex:
     def start(self) -> Future[FullTextIndex]:
         """The index to come, or its error; after an error the next call has it made again."""
         with self._lock:
-            if self._future is not None:
-                return self._future
-            future = self._future = Future()
-            future.set_running_or_notify_cancel()  # who waits no longer does not end it for others
-        try:
-            threading.Thread(target=self._make, args=(future,), name="lcl-captions", daemon=True).start()
-        except RuntimeError as error:  # no process may start another thread
-            self._fail(future, error)
-        return future
-
-    def get(self) -> FullTextIndex:
-        """Waits for it. Raises: as FullTextIndex."""
-        return self.start().result()
+            if self._future is None:
+                self._future = Future()
+                self._future.set_running_or_notify_cancel()  # who waits no longer does not end it for others
+                make = threading.Thread(target=self._make, args=(self._future,), name="lcl-captions", daemon=True)
+                make.start()
+            return self._future
 
     def _make(self, future: Future[FullTextIndex]) -> None:
         try:
-            index = FullTextIndex(self._texts())
+            future.set_result(FullTextIndex(self._texts()))
         except Exception as error:
-            self._fail(future, error)
-        else:
-            future.set_result(index)
-
-    def _fail(self, future: Future[FullTextIndex], error: Exception) -> None:
-        with self._lock:
-            self._future = None
-        future.set_exception(error)
+            with self._lock:
+                self._future = None
+            future.set_exception(error)
 
 
 def fuse_ranks(

@@ -91,23 +91,17 @@ def kept_neighbours(vectors: np.ndarray, points: np.ndarray, k: int = NEIGHBOURS
     if total < k + 2:
         return None
     chosen = np.unique(np.linspace(0, total - 1, num=min(COMPARED_ROWS, total)).round().astype(np.int64))
-    queries, places = _directions(vectors[chosen]), points[chosen]
-    best = np.full((len(chosen), k), -np.inf, np.float32)  # largest cosines
-    near = np.full((len(chosen), k), np.inf, np.float32)  # smallest distances on the plane, and the cosines there
-    near_cosines = np.full((len(chosen), k), -np.inf, np.float32)
+    rows, kept = _directions(vectors), []
     with threadpool_limits(1, user_api="blas"):
-        for start in range(0, total, BLOCK_ROWS):
-            block = slice(start, min(start + BLOCK_ROWS, total))
-            cosines = queries @ _directions(vectors[block]).T
-            distances = np.square(places[:, None, 0] - points[None, block, 0])
-            distances += np.square(places[:, None, 1] - points[None, block, 1])
-            own = np.flatnonzero((chosen >= block.start) & (chosen < block.stop))
-            cosines[own, chosen[own] - start], distances[own, chosen[own] - start] = -np.inf, np.inf
-            best = -np.partition(np.concatenate([-best, -cosines], axis=1), k - 1, axis=1)[:, :k]
-            distances, cosines = np.concatenate([near, distances], axis=1), np.concatenate([near_cosines, cosines], 1)
-            kept = np.argpartition(distances, k - 1, axis=1)[:, :k]
-            near, near_cosines = np.take_along_axis(distances, kept, 1), np.take_along_axis(cosines, kept, 1)
-    return float(np.mean(near_cosines >= best.min(axis=1, keepdims=True) - _ROUNDING))
+        for some in np.array_split(chosen, -(-len(chosen) // 50)):  # so that all cosines need not be in memory
+            own = np.arange(len(some))
+            cosines = rows[some] @ rows.T
+            distances = np.square(points[some, None] - points[None]).sum(axis=2)
+            cosines[own, some], distances[own, some] = -np.inf, np.inf
+            least = np.partition(cosines, -k, axis=1)[:, -k, None]
+            near = np.argpartition(distances, k - 1, axis=1)[:, :k]
+            kept.append(np.take_along_axis(cosines, near, axis=1) >= least - _ROUNDING)
+    return float(np.mean(np.concatenate(kept)))
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:

@@ -1,17 +1,12 @@
-"""Base of other libraries' encoders: loading, checks before allocation, identity, parameter groups.
-
-A network is first built on torch's meta device and compared with the headers of the weights, so that no configuration
-allocates more than the weights hold.
-"""
+"""Base of other libraries' encoders: loading, identity, parameter groups."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -122,43 +117,6 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 def count_parameters(module: nn.Module) -> int:
     """Numbers in its parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-MAX_BUFFERS = 1 << 26  # numbers that a network makes up beside its weights: tables of positions, masks
-_ADDED_POOLER = "pooler."  # a part that transformers adds where the weights have none, and that is taken away again
-
-
-def check_network_size(directory: Path, origin: EncoderFormat, build: Callable[[], nn.Module]) -> None:
-    """Build a network on torch's meta device, and hold its shapes against the headers of the weights.
-
-    Raises: UserError ``encoder_unreadable`` when a tensor has another shape, or the network more numbers than the
-        weights; whatever ``build`` raises.
-    """
-    with torch.device("meta"):
-        network = build()
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in origin.weights:
-        shapes |= tensor_shapes(directory / name)
-    prefix = f"{getattr(network, 'base_model_prefix', '') or 'model'}."
-    wanted, missing = 0, []
-    for name, parameter in network.named_parameters():
-        found = next(
-            (shapes[each] for each in (name, prefix + name, name.removeprefix(prefix)) if each in shapes), None
-        )
-        if found is not None and found != tuple(parameter.shape):
-            reason = f"the configuration makes {name} {list(parameter.shape)}, in the weights it is {list(found)}"
-            raise unreadable(directory, reason)
-        if found is None and _ADDED_POOLER in name:
-            continue
-        wanted += parameter.numel()
-        missing += [name] if found is None else []
-    there = sum(map(math.prod, shapes.values()))
-    if wanted > there:
-        check_all_loaded(directory, missing)
-        reason = f"the configuration makes a network of {wanted:,} numbers, and the weights hold {there:,}"
-        raise unreadable(directory, reason)
-    if (buffers := sum(buffer.numel() for buffer in network.buffers())) > MAX_BUFFERS:
-        raise unreadable(directory, f"the configuration makes tables of {buffers:,} numbers")
 
 
 class ExternalTextEncoder(TextEncoder):

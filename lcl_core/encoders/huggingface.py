@@ -24,7 +24,6 @@ from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
     check_all_loaded,
-    check_network_size,
     check_token_ids,
     feature_map_to_tokens,
     settings_identity,
@@ -208,7 +207,6 @@ def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
         kind = transformers.CLIPVisionModelWithProjection  # type: ignore[attr-defined]
         make = partial(kind._from_config, config, attn_implementation=attention)
     if trained:
-        check_network_size(directory, origin, make)
         model, info = kind.from_pretrained(
             directory,
             use_safetensors=True,

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
@@ -30,10 +29,10 @@ from lcl_core.encoders.captioning import (
     StreamListener,
 )
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.external import check_network_size, parameter_groups
+from lcl_core.encoders.detect import WEIGHTS
+from lcl_core.encoders.external import parameter_groups, wrap_load_errors
 from lcl_core.encoders.files import hash_weights
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
     beam_search,
@@ -301,17 +300,9 @@ class LCLEncoder(ImageEncoder):
 
 
 def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
-    origin = check_encoder(directory)
-    config = LCLConfig.from_pretrained(directory)
-    try:
-        check_network_size(directory, origin, lambda: LCLModel(config))
-    except UserError as error:
-        if error.code == "encoder_unreadable":
-            raise
-        message = f"the vision tower cannot be built ({error.message}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / CONFIG) from error
+    check_encoder(directory)
     transformers_logging.disable_progress_bar()
-    try:
+    with wrap_load_errors(directory):
         loaded: Any = LCLModel.from_pretrained(
             directory,
             local_files_only=True,
@@ -321,10 +312,6 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
             output_loading_info=True,
         )
         processor = LCLProcessor.from_pretrained(directory)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        message = f"the encoder cannot be loaded ({reason}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory) from error
     model, info = loaded
     names = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if names:  # transformers would fill in random weights

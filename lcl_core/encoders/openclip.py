@@ -14,7 +14,6 @@ from lcl_core.encoders.detect import OPENCLIP_CONFIG
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
-    check_network_size,
     check_token_ids,
     feature_map_to_tokens,
     square_side,
@@ -33,16 +32,10 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
         self.library = f"open_clip {library.__version__}"
         config = read_json_object(self.directory / OPENCLIP_CONFIG)["model_cfg"]
 
-        def create(device: str = "cpu") -> Any:
-            # with its text tower apart, so that either side can be copied and trained alone
-            return library.create_model(
-                f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True,
-                device=device,
-            )  # fmt: skip
-
-        if trained:
-            check_network_size(self.directory, self.origin, lambda: create("meta"))
-        model = create()
+        # with its text tower apart, so that either side can be copied and trained alone
+        model = library.create_model(
+            f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True
+        )
         if trained:
             library.load_checkpoint(model, str(self.directory / self.origin.weights[0]), strict=True)
         self.network = model.visual

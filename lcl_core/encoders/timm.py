@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import CONFIG
-from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
+from lcl_core.encoders.external import ExternalImageEncoder, feature_map_to_tokens, square_side
 from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.original_checkpoint import read_weights
 
@@ -35,10 +35,6 @@ class TimmImageEncoder(ExternalImageEncoder):
         library: Any = import_module("timm")
         self.library = f"timm {library.__version__}"
         beside = arguments_beside(read_json_object(self.directory / CONFIG))
-        if trained:
-            check_network_size(
-                self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}", **beside)
-            )
         # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
         self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained, **beside)
         settings = library.data.resolve_model_data_config(self.network)

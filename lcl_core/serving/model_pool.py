@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from lcl_core import encoders
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.system_errors import as_exception
 from lcl_core.encoders.files import RELEVANT_SUFFIXES, Hashes
@@ -82,7 +81,7 @@ class ModelPool:
         self.max_bytes = max_bytes
         self._admit = admit or (lambda directory, registered: None)
         self._load = load or _loader(device, precision, observe)
-        self._measure = measure or (lambda directory: encoders.estimate_memory(directory, device, precision))
+        self._measure = measure or _measurer(device, precision)
         self._entries: OrderedDict[FilesStamp, _Entry] = OrderedDict()
         # Also those that had to leave and somebody still uses: who waited for one finds it here. A dropped one has no
         # stamp.
@@ -268,11 +267,21 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
 
 def _loader(device: str, precision: Precision, observe: BatchObserver | None) -> Load:
     def load(directory: Path, registered: Hashes | None) -> BatchedEngine:
-        open_engine = encoders.open_engine  # imports torch
+        from lcl_core.encoders.engine import open_engine  # imports torch
+
         _freeze_garbage_collector()
         return BatchedEngine(open_engine(directory, device, precision, registered), observe=observe)
 
     return load
+
+
+def _measurer(device: str, precision: Precision) -> Measure:
+    def measure(directory: Path) -> int:
+        from lcl_core.encoders.engine import estimate_memory
+
+        return estimate_memory(directory, device, precision)
+
+    return measure
 
 
 @cache

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import random
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from tests.reference_model import ReferenceLCL, decay_groups
 
@@ -142,9 +140,7 @@ def recipe(name, shape, seed):
 
 
 def recipe_weights(shapes, seed):
-    with ThreadPoolExecutor(2) as threads:  # the real sizes take seconds
-        made = threads.map(lambda item: recipe(*item, seed), shapes.items())
-    return dict(zip(shapes, made, strict=True))
+    return {name: recipe(name, shape, seed) for name, shape in shapes.items()}
 
 
 def reference_model(config, weights, dtype=torch.float32):
@@ -174,27 +170,6 @@ def loss_trace(model, images, ids, steps, lr):
         result.loss.backward()
         optimizer.step()
         model.clamp()
-
-
-def distributed_contrastive(images, texts, scales, weight=0.1):
-    """The contrastive loss that each rank reports, in ``official`` numerics.
-
-    A rank's rows stand against the columns of all ranks, and its loss is the mean over its own rows: so a row on
-    a rank with fewer images weighs more. The gradient of their sum is what every rank's inputs receive.
-
-    Args:
-        images, texts: [n_r, E] L2-normalised features of each rank.
-        scales: the inverse temperature (already exponentiated) of each rank.
-    """
-    all_images, all_texts = torch.cat(list(images)), torch.cat(list(texts))
-    losses, first = [], 0
-    for image, text, scale in zip(images, texts, scales, strict=True):
-        target = torch.arange(first, first + len(image))
-        rows = F.cross_entropy(scale * image @ all_texts.T, target)
-        columns = F.cross_entropy(scale * text @ all_images.T, target)
-        losses.append(weight * (rows + columns) / 2)
-        first += len(image)
-    return losses
 
 
 def allowed(exact, plain):

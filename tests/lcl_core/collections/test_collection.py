@@ -177,13 +177,6 @@ def test_a_failed_build_leaves_the_older_collection_and_nothing_else(place):
     assert [path.name for path in place.parent.iterdir()] == ["few"]
 
 
-def test_a_rebuild_takes_its_place_while_a_reader_reads_on(place, collection):
-    build(place, name="newer", encoder_hash="f" * 64)
-    assert Collection.open(place).name == "newer"
-    assert names(collection.search(unit(2)[0], k=1)) == ["a/bus.png"]
-    assert [path.name for path in place.parent.iterdir()] == ["few"]
-
-
 def test_what_does_not_fit_is_not_written(tmp_path):
     facts: dict[str, Any] = {"name": "new", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
     wrong = [np.ones((2, DIM + 1)), np.ones((1, DIM)), np.zeros((2, DIM)), np.full((2, DIM), np.inf)]
@@ -208,15 +201,6 @@ def test_a_cut_or_missing_file_is_seen_at_opening(place, name):
     file.unlink()
     with refusal("collection_unreadable"):
         Collection.open(place)
-
-
-def test_a_changed_byte_is_seen_by_verify(place):
-    file = place / "image_vectors.bin"
-    content = bytearray(file.read_bytes())
-    content[5] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"image_vectors\.bin is damaged"):
-        Collection.open(place, verify=True)
 
 
 def test_a_manifest_that_lies_or_is_of_another_time_is_refused(place):

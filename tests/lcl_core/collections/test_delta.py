@@ -194,13 +194,6 @@ def test_the_filter_comes_before_the_top_k_among_added_images(tmp_path):
     assert (hit.id, hit.score) == (worst.id, pytest.approx(worst.score))
 
 
-def test_a_vector_of_another_encoder_is_refused(tmp_path):
-    collection = changed(build(tmp_path / "base", [item("a.png")]), [addition(1, item("b.png"))])
-    with pytest.raises(UserError) as caught:
-        collection.search(unit("x"), encoder_hash="f" * 64)
-    assert caught.value.code == "encoder_mismatch"
-
-
 def test_the_record_of_a_text_lists_some_of_its_images_and_counts_all(tmp_path):
     items = [CollectionItem(f"{row}.png", b"", "image/png", ("logo",)) for row in range(150)]
     vectors = np.ones((150, 4), np.float32)

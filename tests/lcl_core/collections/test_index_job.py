@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 
 import numpy as np
 import pytest
 
-from lcl_core.collections import index_job, vector_index
+from lcl_core.collections import vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
 from lcl_core.collections.writer import AppendSource
-from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.engine import EncoderEngine
-from tests.lcl_core.train.small_runs import finished, started
+from tests.lcl_core.train.small_runs import finished
 
 
 def prepare(place, corpus, encoder_directory, **spec):
@@ -59,13 +58,6 @@ def job(run_dir):
     return "lcl_core.collections.index_job", str(run_dir.path)
 
 
-def until(holds):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_process_makes_a_collection_of_a_split(tmp_path, sample, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val", "test"])
     assert finished(run_dir, *job(run_dir)) == ExitCode.OK, run_dir.log_file.read_text()
@@ -93,18 +85,6 @@ def test_a_process_makes_a_collection_of_a_split(tmp_path, sample, sample_zip, e
     words = collection.search(session.embed_texts([pair.captions[0]])[0], k=1, target="texts")[0]
     assert words.metadata["text"] == pair.captions[0]
     assert hit.id in words.metadata["items"]
-
-
-def test_progress_counts_up_to_the_total(tmp_path, sample_zip, encoder):
-    run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val"])
-    run_index_job(run_dir)
-    rows = metrics(run_dir)
-    assert [row["phase"] for row in rows] == sorted(row["phase"] for row in rows)
-    assert {row["phase"] for row in rows} == {"images", "texts"}
-    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
-    assert rows[-1]["step"] == rows[-1]["total_steps"] == rows[0]["total_steps"]
-    assert rows[-1]["seconds_left"] == 0
-    assert rows[0]["images_per_s"] > 0
 
 
 def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path, monkeypatch):
@@ -221,18 +201,6 @@ def test_a_long_text_is_cut_at_the_limit_also_without_blanks(text, caption):
     assert len(caption) <= MAX_CAPTION
 
 
-def test_a_document_of_a_store_that_does_not_answer_is_not_left_out(tmp_path, sample, encoder, monkeypatch):
-    def refuse(document):
-        raise StoreError("it does not answer", code="store_unreachable")
-
-    corpus = write_corpus(tmp_path / "corpus", sample, {})
-    (corpus / "pairs.jsonl").unlink()
-    (corpus / "interleaved.jsonl").write_text(json.dumps({"text_list": ["A."], "image_info": []}) + "\n")
-    monkeypatch.setattr(index_job, "illustrated_texts", refuse)
-    with pytest.raises(StoreError):
-        run_index_job(prepare(tmp_path / "run", corpus, encoder))
-
-
 def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path, sample_zip, encoder):
     run_dir = prepare(tmp_path / "run", sample_zip, encoder)
     run_dir._stop.set()
@@ -240,28 +208,6 @@ def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path, sample_zip
         run_index_job(run_dir)
     assert len(metrics(run_dir)) == 1
     assert list(run_dir.artifacts.iterdir()) == []
-
-
-def test_sigterm_ends_the_process_as_cancelled(tmp_path, sample_zip, encoder):
-    run_dir = prepare(tmp_path / "run", sample_zip, encoder, batch_size=4)
-    with started(run_dir, *job(run_dir)) as process:
-        until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=180) == ExitCode.CANCELLED, run_dir.log_file.read_text()
-    assert list(run_dir.artifacts.iterdir()) == []
-    assert not run_dir.result_file.exists()
-
-
-def test_a_second_attempt_starts_afresh(tmp_path, sample, encoder):
-    corpus = write_corpus(tmp_path / "corpus", sample, {"bad.png": b"x"})
-    run_dir = prepare(tmp_path / "run", corpus, encoder)
-    run_index_job(run_dir)
-    first = Collection.open(run_dir.artifacts / "collection").vectors()[1]
-    (run_dir.artifacts / ".collection.building").mkdir()
-    result = run_index_job(run_dir)
-    assert len((run_dir.artifacts / "quarantine.jsonl").read_text().splitlines()) == 1
-    assert result["skipped"] == {"image_unreadable": 1}
-    assert np.array_equal(first, Collection.open(run_dir.artifacts / "collection").vectors()[1])
 
 
 @pytest.mark.parametrize("searched_by", ["files", "lancedb", "qdrant"])

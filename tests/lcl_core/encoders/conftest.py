@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcl_core.encoders import load_official
-from lcl_core.encoders.original_checkpoint import config_from_official
+from lcl_core.encoders.original_checkpoint import config_from_official, load_official
 from lcl_core.model import LCLModel
 from tests.lcl_core.reference_cases import Case, recipe_weights, reference_model
 from tests.reference_model import ReferenceLCL

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -80,24 +78,15 @@ def test_what_is_refused_before_a_library_reads_it(ours, foreign, tmp_path, name
     [
         ("timm:local-dir:/etc", "vision: .*pattern"),
         ("hybrid", "vision: .*"),
-        ("timm:resnet18", "the vision tower cannot be built .*has 256 channels"),
+        ("timm:resnet18", "timm:resnet18 has 256 channels"),
     ],
 )
 def test_a_vision_tower_from_elsewhere_is_refused(ours, tmp_path, vision, words):
     directory = shutil.copytree(ours, tmp_path / "encoder")
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "vision": vision}))
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match=words):
         load_image_encoder(directory)
-    assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
-
-
-@pytest.mark.parametrize("name", ["a text tower of 100 layers", "images of 4096 pixels", "timm with 4096 pixels"])
-def test_a_network_larger_than_its_weights_is_not_allocated(ours, foreign, tmp_path, name):
-    directory = encoders.make(name, tmp_path / "encoder", ours, foreign)
-    with pytest.raises(UserError) as caught:
-        load_image_encoder(directory)
-    assert caught.value.code == "encoder_unreadable"
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "Bert", "Roberta", "XLMRoberta"])
@@ -106,13 +95,6 @@ def test_tokenizers_of_transformers_pass(tmp_path, kind):
 
     getattr(transformers, f"{kind}Tokenizer")().save_pretrained(tmp_path)
     check_tokenizer(tmp_path / "tokenizer.json")
-
-
-def test_the_check_needs_no_torch(ours):
-    code = "import sys; from pathlib import Path; from lcl_core.encoders.check import check_encoder; "
-    code += f"check_encoder(Path({str(ours)!r})); print({{'torch', 'transformers', 'tokenizers'}} & {{*sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_an_export_for_transformers_is_still_ours(ours, tmp_path):

@@ -102,12 +102,6 @@ def test_impossible_decodings_name_their_field(session, drawings, decoding, fiel
     assert (caught.value.code, caught.value.field) == ("bad_decoding", field)
 
 
-def test_nothing_keeps_a_gradient(session, drawings):
-    session.embed_images(drawings[:2])
-    assert not session.encoder.model.training
-    assert not any(parameter.requires_grad for parameter in session.encoder.model.parameters())
-
-
 def test_health_runs_the_model(encoder):
     session = EncoderEngine(encoder, device="cpu", warm_up=False)
     assert session.health()["device"] == "cpu"

@@ -9,10 +9,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import estimate_memory, open_engine
-from lcl_core.encoders.huggingface import HuggingFaceImageEncoder
-from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.serving.model_pool import ModelPool
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
 TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus of the end"]
@@ -40,22 +37,6 @@ def test_vectors_are_the_towers_own(pair, drawings):
     assert session.hash == tower.identity["weights"]
     assert session.count_tokens(TEXTS) == [5, 3, 12]
     assert session.embed_images([]).shape == session.embed_texts([]).shape == (0, 20)
-
-
-def test_ours_and_theirs_are_reported_apart(encoder, sight):
-    assert type(open_engine(encoder, device="cpu").encoder) is LCLEncoder
-    assert type(open_engine(sight, device="cpu").encoder) is HuggingFaceImageEncoder
-
-
-def test_a_pool_holds_both(encoder, sight, drawings):
-    pool = ModelPool(device="cpu")
-    try:
-        assert pool.get(sight).embed_images(drawings[:2]).shape == (2, 32)
-        assert pool.get(encoder).embed_images(drawings[:2]).shape == (2, 24)
-        assert pool.get(sight) is pool.get(sight)
-        assert pool.loaded_bytes == estimate_memory(sight) + estimate_memory(encoder)
-    finally:
-        pool.close()
 
 
 @pytest.mark.parametrize("name", ["pair", "sight"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lcl_core.common.errors import UserError
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
 
@@ -53,9 +52,3 @@ def test_a_copy_can_learn_and_is_its_own(tower):
 def load_tower_again(tower):
     """From the weights that it was read with: the untrained ones at seed 0, as the fixture saves them."""
     return tower.random_init()
-
-
-def test_what_is_no_encoder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"there is no config\.json") as caught:
-        load_image_encoder(tmp_path)
-    assert caught.value.file == str(tmp_path)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lcl_core.encoders import export_official, load_official
+from lcl_core.encoders.original_checkpoint import export_official, load_official
 from lcl_core.model import LCLModel
 from lcl_core.train.optimizer import build_optimizer
 from tests.lcl_core.reference_cases import (

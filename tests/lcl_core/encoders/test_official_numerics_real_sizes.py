@@ -1,4 +1,4 @@
-"""The published model sizes: names, shapes, and the product against the reference at full width and depth."""
+"""The published model sizes: names and shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lcl_core.encoders.original_checkpoint import config_from_official
 from lcl_core.model import LCLConfig, LCLModel
-from tests.lcl_core.reference_cases import Case, allowed, distance, official_config
+from tests.lcl_core.reference_cases import Case, official_config
 
 MMC4 = Case(
     seed=21,
@@ -22,19 +22,6 @@ LAION = Case(
     layouts=(("sot", 6, "image"), ("sot", 3, "image")),
 )
 CASES = {"ViT-B-32_mmc4": (MMC4, 178_642_945), "ViT-B-16_laion": (LAION, 249_924_097)}
-LOOKED_AT = (
-    "logit_scale",
-    "visual.class_embedding",
-    "visual.conv1.weight",
-    "visual.transformer.resblocks.0.attn.in_proj_weight",
-    "pool_project.query_token",
-    "pool_project.pooler.cross_attn.v.weight",
-    "text.token_embedding.weight",
-    "text.positional_embedding",
-    "text.transformer.resblocks.11.mlp.c_proj.weight",
-    "text.text_projection",
-    "lm_head.0.weight",
-)
 
 
 def on_meta(case):
@@ -61,20 +48,3 @@ def test_names_and_shapes_are_the_authors(golden, name):
 def test_the_default_configuration_is_the_published_one():
     ours, default = config_from_official(MMC4.official).to_dict(), LCLConfig().to_dict()
     assert ours == default
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_forward_and_gradients(name, trio):
-    three = trio(CASES[name][0])
-    found = three.product(pixel_values=three.images, input_ids=three.ids)
-    plain = three.plain(three.images, three.ids)
-    with torch.no_grad():
-        exact = three.exact(three.images.double(), three.ids)
-    for field in ("loss", "contrastive_loss", "generation_loss", "image_features", "text_features"):
-        true = getattr(exact, field)
-        assert distance(found[field], true) <= allowed(true, getattr(plain, field)), field
-    # against fp32: two backward passes of this size in fp64 take half a minute
-    ours = torch.autograd.grad(found.loss, [three.product.get_parameter(key) for key in LOOKED_AT])
-    wanted = torch.autograd.grad(plain.loss, [three.plain.get_parameter(key) for key in LOOKED_AT])
-    for key, mine, reference in zip(LOOKED_AT, ours, wanted, strict=True):
-        assert distance(mine, reference) <= 2e-5 * float(reference.abs().max()), key

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
-from lcl_core.encoders import load_official
 from lcl_core.encoders.lcl import LCLEncoder
-from lcl_core.encoders.original_checkpoint import config_from_official
+from lcl_core.encoders.original_checkpoint import config_from_official, load_official
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
 from lcl_core.model import LCLProcessor
 from tests.lcl_core.reference_cases import encode_text, official_config, recipe_weights, reference_model

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders import export_official, load_official
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.original_checkpoint import import_original
+from lcl_core.encoders.original_checkpoint import export_official, import_original, load_official
 from lcl_core.model import LCLConfig, LCLModel
 
 SMALL = {

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
 import lcl_core
-from lcl_core.encoders import load_official
+from lcl_core.encoders.original_checkpoint import load_official
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
 from lcl_core.model.generation import generate_captions
 from lcl_core.objectives.lcl import Lcl

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders import files
 from lcl_core.encoders.engine import EncoderEngine, estimate_memory
 from lcl_core.encoders.files import hash_files
 from lcl_core.serving import model_pool
@@ -233,18 +232,6 @@ def test_files_are_compared_when_they_are_loaded(encoder, tmp_path, name):
     assert pool.loaded == []
     flip(own / name)
     assert pool.get(own, registered).hash == first.hash, "restored, it is loaded again"
-    pool.close()
-
-
-def test_the_files_of_an_encoder_are_read_once_to_be_hashed(encoder, tmp_path, monkeypatch):
-    own = Path(shutil.copytree(encoder, tmp_path / "own"))
-    read: list[str] = []
-    real = files.sha256_file
-    monkeypatch.setattr(files, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
-    pool = ModelPool(device="cpu")
-    pool.get(own, hash_files(encoder))
-    assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1
-    assert read.count("model.safetensors") == 2, "once here, once in the pool"
     pool.close()
 
 

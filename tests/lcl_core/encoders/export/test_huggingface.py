@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import io
-import json
 import re
-import shutil
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from lcl_core.data.image_decoding import decode_image
-from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.export import export
 from lcl_core.model import LCLModel, LCLProcessor
 from tests.lcl_core.encoders.export.conftest import encode_uncommon_images
@@ -97,38 +93,6 @@ def test_a_tokenizer_alone_computes_the_same_ids(sample, tmp_path, anonymous_use
         transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
 
 
-def test_it_is_loaded_from_a_hub(sample, tmp_path, anonymous_users):
-    where = {"cache_dir": tmp_path / "hub", "local_files_only": True, "trust_remote_code": True}
-    name = export_cached(sample, tmp_path / "hub")
-    for revision in ("main", "a" * 40):
-        processor: Any = transformers.AutoProcessor.from_pretrained(name, revision=revision, **where)
-        assert torch.equal(processor(text=sample.texts)["input_ids"], sample.ids)
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **where)
-    assert torch.equal(tokenizer(sample.texts, padding=True, return_tensors="pt")["input_ids"], sample.ids)
-    with pytest.raises(OSError, match="cached files"):
-        type(processor).from_pretrained(name, revision="other", cache_dir=tmp_path / "hub", local_files_only=True)
-
-
-def test_a_saved_processor_is_loaded_again_and_its_subfolder_too(sample, tmp_path, anonymous_users):
-    export("huggingface", sample.directory, tmp_path / "out")
-    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    model.save_pretrained(tmp_path / "saved")
-    processor.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved" / "processing_lcl.py").is_file()
-    assert check_encoder(tmp_path / "saved").kind == "lcl"
-    assert torch.equal(LCLProcessor.from_pretrained(tmp_path / "saved").encode_texts(sample.texts), sample.ids)
-    processor.save_pretrained(tmp_path / "root" / "below")
-    shutil.copy(tmp_path / "out" / "processing_lcl.py", tmp_path / "root")  # code is read from there alone
-    for directory, subfolder in (("saved", ""), ("root", "below")):
-        for loader in (transformers.AutoProcessor, type(processor)):
-            again: Any = loader.from_pretrained(tmp_path / directory, subfolder=subfolder, trust_remote_code=True)
-            given = again(images=sample.sample_images, text=[*sample.texts, *TYPOGRAPHIC])
-            torch.testing.assert_close(given["pixel_values"], sample.pixels, atol=1e-6, rtol=0)
-            assert torch.equal(given["input_ids"], sample.processor.encode_texts([*sample.texts, *TYPOGRAPHIC]))
-    assert again(text=[])["input_ids"].shape == (0, 0)
-
-
 def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(sample, tmp_path, anonymous_users):
     copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     sample.processor.save_pretrained(tmp_path / "half")
@@ -161,29 +125,3 @@ def test_uncommon_images_are_read_as_the_service_reads_them(sample, tmp_path, an
         found = processor(images=Image.open(io.BytesIO(data)))["pixel_values"]
         expected = sample.processor.preprocess([decode_image(data, name)])
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
-
-
-def test_the_code_beside_the_weights_stands_alone(sample, tmp_path):
-    export("huggingface", sample.directory, tmp_path / "out")
-    files = sorted((tmp_path / "out").glob("*.py"))
-    assert {"encoder_model.py", "modeling_lcl.py", "processing_lcl.py"} <= {file.name for file in files}
-    for file in files:
-        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
-        assert not any(name.startswith(("lcl_core", "api")) for name in named)
-
-
-def test_an_entry_names_every_module_and_ties_no_weights(sample, tmp_path):
-    """transformers 4 copies no modules of modules, and ties the head to the token embeddings by default."""
-    export("huggingface", sample.directory, tmp_path / "out")
-    modules = {file.stem for file in (tmp_path / "out").glob("*.py")} - {"encoder_model", "processing_lcl"}
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["tie_word_embeddings"] is False
-    for place in config["auto_map"].values():
-        entry = place.partition(".")[0]
-        nodes = ast.walk(ast.parse((tmp_path / "out" / f"{entry}.py").read_text()))
-        named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1}
-        assert named >= modules - {entry}
-    configuration = (tmp_path / "out" / "configuration_lcl.py").read_text()
-    assert "from transformers import PretrainedConfig" in configuration, "which transformers 4 has too"

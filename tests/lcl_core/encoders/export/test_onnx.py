@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lcl_core.common.errors import UserError
@@ -77,21 +75,3 @@ def test_more_than_a_file_can_hold_is_refused(sample, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="2 GiB") as caught:
         export("onnx", sample.directory, tmp_path / "out")
     assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
-
-
-def test_each_file_is_measured_in_float32(sample, tmp_path, monkeypatch):
-    state = sample.model.state_dict()
-    sizes = [
-        sum(4 * tensor.numel() for name, tensor in state.items() if name.startswith(towers))
-        for towers in onnx._TOWERS.values()
-    ]
-    stored = (sample.directory / "model.safetensors").stat().st_size
-    assert max(sizes) < stored  # the head is in neither file
-    monkeypatch.setattr(onnx, "MAX_BYTES", max(sizes))
-    export("onnx", sample.directory, tmp_path / "fits")
-    half = tmp_path / "half"
-    copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(half)
-    sample.processor.save_pretrained(half)
-    monkeypatch.setattr(onnx, "MAX_BYTES", max(sizes) - 1)
-    with pytest.raises(UserError, match="2 GiB"):
-        export("onnx", half, tmp_path / "too-large")

@@ -49,10 +49,3 @@ def test_onnx_runtimes_compute_the_same(tower, tmp_path):
     for count in (1, len(tower.pixels)):
         found = image.run(None, {"pixel_values": tower.pixels[:count].numpy()})[0]
         np.testing.assert_allclose(found, tower.images[:count], atol=1e-5)
-
-
-def test_timm_has_none_of_them(tower, tmp_path):
-    with pytest.raises(UserError, match=r"a vision tower of vit alone.*format=huggingface") as caught:
-        export("timm", tower.directory, tmp_path / "out")
-    assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
-    assert not (tmp_path / "out").exists()
