@@ -1,10 +1,10 @@
-# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | test-all | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | pin-images | check-env | clean
+# make setup | up [EXECUTOR=ray] | demo [ONCE=1] | test [ARGS="tests/api -k name"] | test-all | check | lint | docs | client | audit | sbom | lock [UPGRADE=1] | check-env | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test test-all check lint docs client audit sbom lock pin-images check-env clean help
+.PHONY: setup up demo test test-all check lint docs client audit sbom lock check-env clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -83,10 +83,6 @@ lock: .venv/.test
 	@$(COMPILE) --extra service --constraint requirements/test.lock --output-file requirements/service.lock
 	@$(COMPILE) --extra service $(IMAGE_EXTRAS:%=--extra %) --constraint requirements/test.lock --output-file requirements/extras.lock
 	@$(COMPILE) --extra service --extra docs --constraint requirements/test.lock --output-file requirements/docs.lock
-
-# Needs Docker with buildx, and an image registry.
-pin-images: .venv/.made
-	@.venv/bin/python -m scripts.pin_images
 
 # The names in .env that the compose files do not read, such as misspelt ones: compose itself ignores them.
 check-env:

@@ -13,7 +13,7 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "gpu", "objectives", "loader", "remote-loader", "collection"),
+    *("train", "as-shipped", "breakdown", "gpu", "objectives", "remote-loader", "collection"),
     *("linear-probe", "latent-rank", "tables"),
 )
 SERVICE = ("submissions", "claims", "embeddings", "searches")

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from benchmarks.documents import documents_of, to_batches
 from lcl_core.common.device import autocast, peak_memory_gib, pick_device
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.original_checkpoint import read_official_config
-from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.model import PackedBatch
 from lcl_core.train.factory import build_model
 from tests.reference_model import ReferenceLCL, decay_groups
 
@@ -44,39 +42,27 @@ def main(options: argparse.Namespace) -> None:
             field="numerics",
         )
     config = read_official_config(options.config)
-    documents = documents_of(options.documents, config)
-    report = measure(config, documents, options.batch_size, options.steps, options.dtype, options.threads)
-    print(json.dumps(report, indent=None if options.json else 1))
-
-
-def measure(
-    config: LCLConfig, documents: list[dict[str, Any]], batch_size: int, steps: int, dtype: str, threads: int
-) -> dict[str, Any]:
-    """One step to warm up and ``steps`` that count, in a process of its own, so that its peak memory is its own.
-
-    Args:
-        documents: lines of a benchmark file, see :func:`benchmarks.documents.read_documents`.
-        dtype: ``fp32`` or ``bf16`` (autocast).
-
-    Raises:
-        UserError: ``benchmark_failed`` with the process's last word.
-    """
-    job = {
-        "config": config.to_dict(),
-        "documents": documents,
-        "batch_size": batch_size,
-        "steps": steps,
-        "dtype": dtype,
-        "threads": threads,
+    torch.set_num_threads(options.threads)
+    packed = to_batches(documents_of(options.documents, config), config, options.batch_size)
+    batches = [pad(batch, config.context_length) for batch in packed]
+    model = ReferenceLCL(config)
+    model.load_state_dict(build_model(config, seed=0).state_dict())
+    model.train().to(pick_device())
+    times, losses = zip(*run_steps(model, batches, options.steps, options.dtype), strict=True)
+    counted = batches[: options.steps]
+    places = sum(batch.input_ids.numel() for batch in counted)
+    report = {
+        "seconds_per_step": median(times),
+        "images_per_s": sum(len(batch.images) for batch in counted) / len(counted) / median(times),
+        "peak_rss_gib": peak_memory_gib(),
+        "contrastive_loss": losses[0][0],
+        "generation_loss": losses[0][1],
+        "padding_share": 1 - sum(batch.real for batch in counted) / places,
+        "threads": torch.get_num_threads(),
+        "dtype": options.dtype,
+        "steps": len(times),
     }
-    command = [sys.executable, "-m", "benchmarks.as_shipped"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word; was it killed for its memory?"]
-        raise UserError(
-            f"the benchmark's process left with status {done.returncode}: {last[0]}", code="benchmark_failed"
-        )
-    return json.loads(done.stdout)
+    print(json.dumps(report, indent=None if options.json else 1))
 
 
 class Padded(NamedTuple):
@@ -116,30 +102,3 @@ def run_step(model: ReferenceLCL, optimizer: torch.optim.Optimizer | None, batch
         optimizer.step()
         model.clamp()
     return result.contrastive_loss.item(), result.generation_loss.item()
-
-
-def _measure_here(job: dict[str, Any]) -> dict[str, Any]:
-    torch.set_num_threads(job["threads"])
-    config = LCLConfig(**job["config"])
-    packed = to_batches(job["documents"], config, job["batch_size"])
-    batches = [pad(batch, config.context_length) for batch in packed]
-    model = ReferenceLCL(config)
-    model.load_state_dict(build_model(config, seed=0).state_dict())
-    times, losses = zip(*run_steps(model.train().to(pick_device()), batches, job["steps"], job["dtype"]), strict=True)
-    counted = batches[: job["steps"]]
-    places = sum(batch.input_ids.numel() for batch in counted)
-    return {
-        "seconds_per_step": median(times),
-        "images_per_s": sum(len(batch.images) for batch in counted) / len(counted) / median(times),
-        "peak_rss_gib": peak_memory_gib(),
-        "contrastive_loss": losses[0][0],
-        "generation_loss": losses[0][1],
-        "padding_share": 1 - sum(batch.real for batch in counted) / places,
-        "threads": torch.get_num_threads(),
-        "dtype": job["dtype"],
-        "steps": len(times),
-    }
-
-
-if __name__ == "__main__":
-    json.dump(_measure_here(json.load(sys.stdin)), sys.stdout)

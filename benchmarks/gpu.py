@@ -1,7 +1,7 @@
 """A check-up of one GPU: numerics, attention, resume, compiled blocks, speed, loaders, serving.
 
-Prints one JSON object and, with ``--markdown``, writes a page of it. The exit status is 0 if every part passed. At
-most eight minutes on a GPU; ``--device cpu --quick`` runs the same code with tiny models.
+The exit status is 0 if every part passed. At most eight minutes on a GPU; ``--device cpu --quick`` runs the same code
+with tiny models.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny models: whether it runs, not how fast")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=_BUDGET, help="after which parts that have not ended fail")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the object there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a page of it there")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -46,12 +44,7 @@ def main(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="lcl-bench-gpu-") as folder:
         parts = {name: _run(name, options, Path(folder) / name, end - time.monotonic()) for name in options.parts}
     report = {"machine": _machine(options), "parts": parts, "passed": all(part["passed"] for part in parts.values())}
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    if options.markdown:
-        options.markdown.write_text(to_markdown(report), encoding="utf-8")
+    print(json.dumps(report, indent=1))
     return 0 if report["passed"] else 1
 
 
@@ -92,38 +85,3 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "cuda": torch.version.cuda or torch.version.hip,
         "quick": options.quick,
     }
-
-
-def to_markdown(report: dict[str, Any]) -> str:
-    """The report as a page: a line a part, then a table of each list or mapping of rows in it."""
-    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    verdict = "Every part passed." if report["passed"] else "**Not every part passed.**"
-    lines = ["# GPU check-up", "", machine, "", verdict, ""]
-    for name, part in report["parts"].items():
-        lines += [f"## {name}: {'passed' if part['passed'] else 'failed'}", ""]
-        figures = {key: value for key, value in part.items() if not isinstance(value, dict | list) and key != "passed"}
-        lines += [", ".join(f"{key} {_format(value)}" for key, value in figures.items()), ""]
-        for key, value in part.items():
-            lines += _table(key, value)
-    return "\n".join(lines)
-
-
-def _table(title: str, value: Any) -> list[str]:
-    """Rows with the same keys as a table; nothing for what is no rows."""
-    if isinstance(value, dict):
-        value = [{title: name, **row} for name, row in value.items() if isinstance(row, dict)]
-    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
-        return []
-    names = list(dict.fromkeys(key for row in value for key in row))
-    rows = [names, ["---"] * len(names), *([_format(row.get(name, "")) for name in names] for row in value)]
-    return [*(f"| {' | '.join(row)} |" for row in rows), ""]
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_format(each)}" for name, each in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_format, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("\n", " ").replace("|", "\\|")

@@ -36,11 +36,10 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     corpus = open_corpus(options.corpus)
     names = image_names(corpus, options.split, options.source, options.limit)
-    with torch.inference_mode():
-        rows = {
-            str(path): measure(read_features(corpus, names, features_of(load_image_encoder(path), cells=0)))
-            for path in options.encoder
-        }
+    rows = {
+        str(path): measure(read_features(corpus, names, features_of(load_image_encoder(path))))
+        for path in options.encoder
+    }
     print(json.dumps({"images": len(names), "rows": rows}, indent=None if options.json else 1))
 
 

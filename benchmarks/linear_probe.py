@@ -1,7 +1,4 @@
-"""Linear probe: logistic regression on frozen features of encoders, beside the first one untrained and raw pixels.
-
-Features are pooled latents, or means of patch tokens over each cell of a grid (``--cells``): what a latent for contrast
-leaves out is still in the patches.
+"""Linear probe: logistic regression on pooled latents of encoders, beside the first one untrained and raw pixels.
 
 Features are standardised by the training images. The weight of the L2 penalty is chosen on every tenth training image,
 from the same grid for each kind of features; then the probe is fitted on all and asked once about the test split.
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +15,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from lcl_core.common.device import keep_freed_memory
 from lcl_core.common.errors import UserError
@@ -28,8 +23,9 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.evaluation.heads.logistic_regression import LogisticRegression, fit_logistic_regression
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # an image
 HELD_OUT_EVERY = 10
 _BATCH, _ITERATIONS = 512, 100
 Features = Callable[[Sequence[Image.Image]], Tensor]
@@ -42,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--limit", type=int, help="images of each split at most, the first ones")
-    parser.add_argument("--cells", type=int, default=0, help="cells a side of the grid of patches; 0: pooled latents")
     parser.add_argument("--pixels", type=int, default=28, help="side of the raw pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="the object on one line")
@@ -56,15 +51,11 @@ def main(options: argparse.Namespace) -> None:
         labelled(corpus, split, options.label, options.limit) for split in (options.train_split, options.test_split)
     )
     encoders = {path.resolve().name: load_image_encoder(path) for path in options.encoder}
-    first = next(iter(encoders.values()))
-    untrained = first.random_init().fold_norms()
-    kinds = {name: features_of(encoder.fold_norms(), options.cells) for name, encoder in encoders.items()} | {
-        "untrained": features_of(untrained, options.cells),
-        "pixels": lambda images: raw_pixels(images, options.pixels),
-    }
+    untrained = next(iter(encoders.values())).random_init()
+    kinds = {name: features_of(each.fold_norms()) for name, each in {**encoders, "untrained": untrained}.items()}
+    kinds["pixels"] = lambda images: raw_pixels(images, options.pixels)
     rows = {name: measure(corpus, train, test, options.label, features) for name, features in kinds.items()}
-    report = {"train": len(train), "test": len(test), "cells": options.cells, "rows": rows}
-    report["seconds"] = round(time.perf_counter() - start, 1)
+    report = {"train": len(train), "test": len(test), "rows": rows, "seconds": round(time.perf_counter() - start, 1)}
     print(json.dumps(report, indent=None if options.json else 1))
 
 
@@ -76,7 +67,6 @@ def labelled(corpus: Corpus, split: str, label: str, limit: int | None) -> list[
     return pairs
 
 
-@torch.inference_mode()
 def measure(
     corpus: Corpus, train: Sequence[CaptionPair], test: Sequence[CaptionPair], label: str, features: Features
 ) -> dict[str, float]:
@@ -87,35 +77,21 @@ def measure(
     mean, deviation = rows.mean(0), rows.std(0).clamp_min(1e-6)
     rows, asked = (rows - mean) / deviation, (asked - mean) / deviation
     held_out = torch.arange(len(rows)) % HELD_OUT_EVERY == 0
-    chosen, best = PENALTIES[0], -1.0
-    for penalty in PENALTIES:
-        fitted = fit(rows[~held_out], own[~held_out], len(classes), penalty)
-        if (found := accuracy(fitted, rows[held_out], own[held_out])) > best:
-            chosen, best = penalty, found
-    value = accuracy(fit(rows, own, len(classes), chosen), asked, others)
+
+    def fit(chosen: Tensor, targets: Tensor, penalty: float) -> LogisticRegression:
+        return fit_logistic_regression(chosen, targets, len(classes), penalty * len(chosen), iterations=_ITERATIONS)
+
+    def accuracy(model: LogisticRegression, chosen: Tensor, targets: Tensor) -> float:
+        return float((model.logits(chosen).argmax(1) == targets).double().mean())
+
+    found = {
+        penalty: accuracy(fit(rows[~held_out], own[~held_out], penalty), rows[held_out], own[held_out])
+        for penalty in PENALTIES
+    }
+    best = max(found, key=found.__getitem__)
+    value = accuracy(fit(rows, own, best), asked, others)
     error = (value * (1 - value) / len(asked)) ** 0.5
-    return {"accuracy": round(value, 4), "error": round(error, 4), "held_out": round(best, 4), "penalty": chosen}
-
-
-@torch.inference_mode(mode=False)
-def fit(rows: Tensor, classes: Tensor, count: int, penalty: float) -> Tensor:
-    """[n, D], [n] → weights [D + 1, C] of multinomial logistic regression; the last row is the bias, not penalised."""
-    rows = F.pad(rows.clone(), (0, 1), value=1.0)
-    weights = torch.zeros(rows.shape[1], count, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(rows @ weights, classes.clone()) + penalty * weights[:-1].square().sum() / 2
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weights.detach()
-
-
-def accuracy(weights: Tensor, rows: Tensor, classes: Tensor) -> float:
-    return ((F.pad(rows, (0, 1), value=1.0) @ weights).argmax(1) == classes).double().mean().item()
+    return {"accuracy": round(value, 4), "error": round(error, 4), "held_out": round(found[best], 4), "penalty": best}
 
 
 def raw_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
@@ -124,32 +100,18 @@ def raw_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
     return torch.stack([torch.tensor(list(each.tobytes()), dtype=torch.float32) / 255 for each in grey])
 
 
-def features_of(encoder: ImageEncoder, cells: int) -> Features:
-    """Pooled latents without ``cells``, or of an encoder without pooling means over patches; else means over cells.
+def features_of(encoder: ImageEncoder) -> Features:
+    """Pooled latents; of an encoder without pooling the means of its patches."""
 
-    Raises (on use): UserError where the patches are not in a square.
-    """
-
+    @torch.inference_mode()
     def features(images: Sequence[Image.Image]) -> Tensor:
         pooled, patches = encoder.encode(encoder.preprocess(images))
-        if cells:
-            return cell_means(patches.float(), cells)
         return (patches.mean(1) if pooled is None else pooled).float()
 
     return features
 
 
-def cell_means(patches: Tensor, cells: int) -> Tensor:
-    """Patch tokens [n, S², W] → means over ``cells`` × ``cells`` cells, [n, W * cells²]. Raises: UserError."""
-    side = math.isqrt(patches.shape[1])
-    if side * side != patches.shape[1] or cells > side:
-        message = f"the encoder's {patches.shape[1]} patches are no square of {cells} cells a side or more"
-        raise UserError(message, code="bad_option", field="cells")
-    grid = patches.transpose(1, 2).unflatten(2, (side, side))
-    return F.adaptive_avg_pool2d(grid, cells).flatten(1)
-
-
 def read_features(corpus: Corpus, names: Sequence[str], features: Features) -> Tensor:
     """[n, D] of the images with these names. Raises: UserError naming a damaged file."""
     batches = (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
-    return torch.cat([features([corpus.read_image(name) for name in batch]) for batch in batches])
+    return torch.cat([features([corpus.read_image(name) for name in batch]).clone() for batch in batches])

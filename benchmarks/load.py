@@ -22,7 +22,7 @@ class LoadPlan:
     """Requests to send: to which service, by how many clients, how often.
 
     Attributes:
-        traffic: a name in ``benchmarks.traffic``.
+        traffic: a name in ``TRAFFIC`` of ``benchmarks.load_generator``.
         keys: API keys, spread over the clients.
         requests: number of counted requests; ``warm_up`` uncounted ones precede them.
         rate: requests a second of all clients together; None: each client sends again after each response.

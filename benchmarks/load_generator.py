@@ -2,22 +2,93 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
-from itertools import cycle
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count, cycle, product
 from typing import Any
 
 import gevent
+import numpy as np
 from gevent.event import Event
 from locust import FastHttpUser, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
+from PIL import Image
 
 from benchmarks.load import LoadPlan, LoadResult
-from benchmarks.traffic import TRAFFIC, Request
+
+
+@dataclass(frozen=True)
+class Request:
+    """``expected``: the status that is right."""
+
+    method: str
+    path: str
+    body: dict[str, Any]
+    expected: int = 200
+
+
+def submissions() -> Iterator[Request]:
+    """Small valid runs, none like another."""
+    for number in count():
+        spec = {"preset": "sample", "steps": number + 1, "seed": number % 2**31}
+        yield Request("POST", "/v1/runs", {"kind": "pretrain", "name": f"run {number}", "spec": spec}, 202)
+
+
+def embeddings() -> Iterator[Request]:
+    """One image each, of the encoder called ``bench``."""
+    for url in cycle(_images()):
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": url, "encoding_format": "base64"})
+
+
+def text_embeddings() -> Iterator[Request]:
+    for text in _texts():
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": text})
+
+
+def plain_embeddings() -> Iterator[Request]:
+    """The same images, as ``benchmarks.baseline_app`` takes them."""
+    for url in cycle(_images()):
+        yield Request("POST", "/embed", {"image": url})
+
+
+def searches() -> Iterator[Request]:
+    for text in _texts():
+        yield Request("POST", "/v1/collections/bench/search", {"text": text, "k": 10})
+
+
+def _texts() -> Iterator[str]:
+    """Texts of three words, none like another."""
+    words = [name + ending for name in ("cat", "bird", "lamp", "tree", "boat", "moon", "hand") for ending in ("", "s")]
+    return map(" ".join, cycle(product(words, repeat=3)))
+
+
+def _images(number: int = 64, side: int = 256) -> list[str]:
+    """Data URLs of JPEGs with shapes and some noise, about 20 KB each."""
+    random, urls = np.random.default_rng(0), []
+    for _ in range(number):
+        rough = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+        smooth = rough.resize((side, side), Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth, np.int16) + random.integers(-12, 13, (side, side, 3))
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        urls.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return urls
+
+
+TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
+    "submissions": submissions,
+    "embeddings": embeddings,
+    "text embeddings": text_embeddings,
+    "plain embeddings": plain_embeddings,
+    "searches": searches,
+}
 
 
 class _ResponseCounter:
@@ -33,7 +104,7 @@ class _ResponseCounter:
 
     def record(self, request: Request, status: int, seconds: float) -> None:
         self._responses += 1
-        if status not in request.expected:
+        if status != request.expected:
             self._wrong[f"{request.method} {request.path}: {status or 'no response'}"] += 1
         if self._responses == self._plan.warm_up:
             self._began = time.perf_counter()
@@ -80,9 +151,8 @@ def _client_class(plan: LoadPlan, counter: _ResponseCounter) -> type[FastHttpUse
             number, request = next(requests, (0, None))
             if request is None:
                 raise StopUser
-            more: dict[str, Any] = {} if request.body is None else {"json": request.body}
             began = _wait_until_due(first + number / plan.rate) if plan.rate else time.perf_counter()
-            response = self.client.request(request.method, request.path, headers=self.headers, **more)
+            response = self.client.request(request.method, request.path, headers=self.headers, json=request.body)
             counter.record(request, response.status_code, time.perf_counter() - began)
 
     return Client

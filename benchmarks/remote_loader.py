@@ -14,12 +14,14 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from benchmarks.loader import real_records
-from lcl_core.data import SampleStream, train_bpe
+from lcl_core.data import SAMPLE_CORPUS, SampleStream, open_corpus, train_bpe
+from lcl_core.data.records import ImageMatch, MatchedDocument, Record, RecordImage
 from lcl_core.data.sampling.loader import LoaderPool, load_batches
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.shards.convert import convert
@@ -29,6 +31,7 @@ from lcl_core.specs.pretrain import BatchSpec
 from lcl_core.train.input_pipeline import Prefetcher
 
 _URL = "memory://remote-loader/corpus"
+_DOCUMENTS = 10
 _WARM_UP = 5  # batches
 
 
@@ -47,10 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"LCL_DATA_CACHE": folder, "LCL_DATA_CACHE_BYTES": "0"}
-        convert(itertools.chain.from_iterable(real_records() for _ in range(options.repeats)), _URL)
+        convert(itertools.chain.from_iterable(sample_records() for _ in range(options.repeats)), _URL)
         traffic = slow_down(options.latency)
         orders = {order: measure(options, order, traffic) for order in options.orders}
         print(json.dumps(vars(options) | {"orders": orders}, indent=1))
+
+
+def sample_records() -> Iterator[Record]:
+    """The first documents of the sample corpus."""
+    corpus = open_corpus(SAMPLE_CORPUS)
+    for number in range(_DOCUMENTS):
+        document = corpus.documents[number]
+        matches = [
+            ImageMatch(image["image_name"], image["matched_text_index"], image["matched_sim"])
+            for image in document["image_info"]
+        ]
+        names = dict.fromkeys(match.image for match in matches)
+        images = tuple(RecordImage(name, partial(corpus.image_bytes, name)) for name in names)
+        yield Record(str(number), MatchedDocument(tuple(document["text_list"]), tuple(matches)), images)
 
 
 class Traffic:

@@ -10,12 +10,10 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.studies.statistics import (
     PairedTest,
@@ -27,222 +25,29 @@ from lcl_core.studies.statistics import (
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-RESULTS = PAGE.with_suffix("")
-HEADS = {
-    "acc@1": "acc@1",
-    "R@5": "R@5, both ways",
-    "IR@5": "IR@5, tuned",
-    "TR@5": "TR@5, tuned",
-    "zero-shot IR@5": "IR@5, zero-shot",
-}
+RESULTS = PAGE.with_suffix("") / "comparison"
 BOTH_DIRECTIONS = "R@5"  # mean of IR@5 and TR@5, seed by seed
+HEADS = {"acc@1": "acc@1", BOTH_DIRECTIONS: "R@5, both ways", "IR@5": "IR@5, tuned", "TR@5": "TR@5, tuned"}
 EVALUATION_ROWS = {  # column: task, variant and metric in the table.csv of an evaluation
     "acc@1": ("classification", "subgroup", "acc@1"),
     "IR@5": ("tuned_retrieval", "captions[0]", "IR@5"),
     "TR@5": ("tuned_retrieval", "captions[0]", "TR@5"),
-    "zero-shot IR@5": ("retrieval", "captions[0]", "IR@5"),
 }
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """One table of the page; the comparison is of its first column.
-
-    Attributes:
-        axis: label of the study whose values are the rows.
-        head: of the first column.
-        rows: {value of the label: name on the page}, in the page's order.
-        baseline: value with which the others are compared; ``against`` names it.
-        reads: {value: further cell}.
-        tokens: whether the tokens seen are the last column.
-        chance: whether the last row is chance.
-        values: file of the values by seed, without its suffix, below ``docs/results``; none: ``NAME/table``.
-        margins: {value: margin of equivalence, or None for a test of a difference} of the tests that were planned; p
-            is corrected for all of these, also where one gives no p, and other rows have none. None: each row is tested
-            for a difference.
-        from_table: {value: (table, its value)} of rows that another table has, since they were not run again.
-    """
-
-    axis: str
-    head: str
-    rows: Mapping[str, str]
-    baseline: str
-    against: str
-    columns: Sequence[str] = ("acc@1", "IR@5", "TR@5", "zero-shot IR@5")
-    reads: Mapping[str, str] = field(default_factory=dict)
-    tokens: bool = False
-    chance: bool = False
-    values: str = ""
-    margins: Mapping[str, float | None] | None = None
-    from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-    def planned(self) -> Mapping[str, float | None]:
-        """Tests that the table makes, as ``margins``."""
-        return dict.fromkeys(self.others()) if self.margins is None else self.margins
-
-    def others(self) -> list[str]:
-        """Values that are compared with the baseline."""
-        return [value for value in self.rows if value != self.baseline]
-
-
-@dataclass(frozen=True)
-class PublishedTests:
-    """A table with one line for each planned test of a study; p is corrected for all of them, with a p or without.
-
-    Attributes:
-        axis: labels of the study, with commas between; so are their values that name a row.
-        tests: {name on the page: (row, row with which it is compared)}; the difference is the first less the second.
-        column: what is compared.
-        values, from_table: as of ``PublishedTable``.
-    """
-
-    axis: str
-    tests: Mapping[str, tuple[str, str]]
-    values: str
-    column: str = "acc@1"
-    from_table: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SingleRunColumn:
-    """Figures of one run for each row of a ``SingleRunTable``.
-
-    Attributes:
-        metric: key of EVALUATION_ROWS, or BOTH_DIRECTIONS.
-        table: table of the page that has the figure of the table's seed; none: from ``evaluations``.
-        evaluations: folder below ``docs/results`` with the ``table.csv`` of one evaluation for each row, ``ROW.csv``.
-            Figures from there have the interval that the test items give, which a mean of both directions has not.
-    """
-
-    head: str
-    metric: str
-    table: str = ""
-    evaluations: str = ""
-
-
-@dataclass(frozen=True)
-class SingleRunTable:
-    """A table with one run for each row, in which nothing is tested.
-
-    Attributes:
-        axis: label of the study whose values are the rows.
-        rows: {value of the label: name on the page}; a value without a file in a column's folder has an empty cell.
-        reads: {value: second cell}.
-        columns: of figures.
-        values: file of the study's own table.
-        seed: of the figures that a column takes from another table.
-    """
-
-    axis: str
-    rows: Mapping[str, str]
-    reads: Mapping[str, str]
-    columns: Sequence[SingleRunColumn]
-    values: str
-    seed: str = "0"
-
-
-_PAIRS, _DOCUMENTS = dict.fromkeys(("clip", "coca", "blip2"), "pairs"), ("beit3", "flamingo", "emu", "lcl")
-_TITLES = {name: f"`{name}`" for name in (*_PAIRS, *_DOCUMENTS)}
-_FROM_SAME_DOCUMENTS = {**_TITLES, "untrained": "*untrained*"}
-_READS = {**_PAIRS, **dict.fromkeys(_DOCUMENTS, "documents")}
-_PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
-_MILLION = ("lcl", "flamingo", "emu", "clip", "untrained")
-_MILLION_ROWS = {name: _FROM_SAME_DOCUMENTS[name] for name in _MILLION}
-_MILLION_READS = {name: _READS.get(name, "") for name in _MILLION}
-_CONTEXT_TESTS = {
+METRICS = ("acc@1", "IR@5", "TR@5")
+METHODS = {
+    **{name: (f"`{name}`", "pairs") for name in ("clip", "coca", "blip2")},
+    **{name: (f"`{name}`", "documents") for name in ("beit3", "flamingo", "emu", "lcl")},
+    "untrained": ("*untrained*", ""),
+}  # their names on the page, and what they read
+PLANNED = {"flamingo": None, "emu": None, "clip": 0.02, "coca": 0.02}  # tests that the protocol names
+MILLION = ("lcl", "flamingo", "emu", "clip", "untrained")
+CONTEXT_TESTS = {
     "`lcl`: own against other captions": ("lcl,own_caption", "lcl,other_captions"),
     "`flamingo`: own against other captions": ("flamingo,own_caption", "flamingo,other_captions"),
     "own captions: `lcl` against `flamingo`": ("lcl,own_caption", "flamingo,own_caption"),
     "other captions: `lcl` against `flamingo`": ("lcl,other_captions", "flamingo,other_captions"),
 }  # of the study of context, and of its replication with other seeds
-TABLES: dict[str, PublishedTable | PublishedTests | SingleRunTable] = {
-    "comparison": PublishedTable(
-        *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
-        columns=("acc@1", "IR@5", "TR@5"),
-        reads={**_READS, "untrained": ""},
-        chance=True,
-        margins=_PLANNED,
-    ),
-    "comparison_documents": PublishedTable(
-        *("method", "method", _FROM_SAME_DOCUMENTS, "lcl", "`lcl`"),
-        columns=(BOTH_DIRECTIONS, "IR@5", "TR@5"),
-        reads={**_READS, "untrained": ""},
-        chance=True,
-        values="comparison/table_documents",
-        margins=_PLANNED,
-    ),
-    "comparison_loss": PublishedTable(
-        *("loss", "losses of `lcl`"),
-        {
-            "contrastive": "contrastive alone",
-            "generation": "generation alone: `flamingo`",
-            "weight_0.1": "both, λ = .1",
-            "both": "both, λ = 1",
-        },
-        *("both", "both, λ = 1"),
-        columns=("acc@1", "IR@5", "TR@5"),
-        values="comparison/table_loss",
-        from_table={"both": ("comparison", "lcl"), "generation": ("comparison", "flamingo")},
-    ),
-    "comparison_data": PublishedTable(
-        *("data", "`lcl` reads"),
-        {"pairs": "pairs", "documents": "documents", "both": "both, half of the images from each"},
-        *("both", "both"),
-        columns=("acc@1", "IR@5", "TR@5"),
-        tokens=True,
-        values="comparison/table_data",
-        from_table={"documents": ("comparison", "lcl")},
-    ),
-    "comparison_latents": PublishedTests(
-        "latents",
-        {
-            "`emu`: target without gradient against live": ("emu_detached", "emu"),
-            "`emu`: target of a moving average against live": ("emu_ema", "emu"),
-            "`lcl`: sigmoid loss against InfoNCE": ("lcl_sigmoid", "lcl"),
-        },
-        values="comparison/table_latents",
-        from_table={"emu": ("comparison", "emu"), "lcl": ("comparison", "lcl")},
-    ),
-    "comparison_context": PublishedTests("loss,context", _CONTEXT_TESTS, values="comparison/table_context"),
-    "comparison_replication": PublishedTests("loss,context", _CONTEXT_TESTS, values="comparison/table_replication"),
-    "comparison_balance": PublishedTests(
-        "balance",
-        {
-            "λ = 1 against λ = .1": ("weight_1", "weight_0.1"),
-            "gradient ratio held at 1 against .1": ("ratio_1", "ratio_0.1"),
-        },
-        values="comparison/table_balance",
-    ),
-    "million": SingleRunTable(
-        *("method", _MILLION_ROWS, _MILLION_READS),
-        columns=[
-            column
-            for metric in ("acc@1", "IR@5", "TR@5")
-            for column in (
-                SingleRunColumn(f"{metric}, 204,800 images", metric, table="comparison"),
-                SingleRunColumn("1,000,064 (95 %)", metric, evaluations="comparison/million"),
-            )
-        ],
-        values="comparison/table_million",
-    ),
-    "million_documents": SingleRunTable(
-        *("method", _MILLION_ROWS, _MILLION_READS),
-        columns=[
-            SingleRunColumn("R@5, 204,800 images", BOTH_DIRECTIONS, table="comparison_documents"),
-            SingleRunColumn("R@5, 1,000,064", BOTH_DIRECTIONS, evaluations="comparison/million_documents"),
-            *(
-                SingleRunColumn(f"{metric} (95 %)", metric, evaluations="comparison/million_documents")
-                for metric in ("IR@5", "TR@5")
-            ),
-            *(
-                SingleRunColumn(f"{metric}, unseen images (95 %)", metric, evaluations="comparison/million_unseen")
-                for metric in ("IR@5", "TR@5")
-            ),
-        ],
-        values="comparison/table_million_documents",
-    ),
-}
+Json = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     tables = {name: build(name) for name in TABLES}
-    page = PAGE.read_text(encoding="utf-8")
-    renewed = page
+    page = renewed = PAGE.read_text(encoding="utf-8")
     for name, lines in tables.items():
         renewed = replace_table(renewed, name, lines)
     if options.write:
@@ -262,27 +66,162 @@ def main(options: argparse.Namespace) -> None:
 
 def build(name: str) -> list[str]:
     """Lines of a table in Markdown, from the values by seed."""
-    published = TABLES[name]
-    if isinstance(published, PublishedTests):
-        return _build_tests(name, published)
-    if isinstance(published, SingleRunTable):
-        return _build_single_runs(published)
-    rows = _rows_with_others(name, published.from_table)
-    main_column, *others = published.columns
-    heads = [published.head, *(["reads"] if published.reads else []), HEADS[main_column]]
-    heads += [f"against {published.against}: difference (95 %), p by Holm", *(HEADS[column] for column in others)]
-    heads += ["tokens seen"] if published.tokens else []
-    compared = _compare(rows, published, main_column)
-    lines = []
-    for value, title in published.rows.items():
-        reads = [published.reads[value]] if published.reads else []
-        figures = [_spread(list(_values(rows[value], column).values())) for column in published.columns]
-        tokens = [_millions(rows[value]["compute"]["tokens_seen"])] if published.tokens else []
-        lines.append([title, *reads, figures[0], compared.get(value, ""), *figures[1:], *tokens])
-    if published.chance:
-        figures = _chance(published.columns, rows)
-        lines.append(["*chance*", *([""] if published.reads else []), figures[0], "", *figures[1:]])
-    return [_line(heads), "|---" * len(heads) + "|", *map(_line, lines)]
+    heads, *rows = TABLES[name]()
+    return [_line(heads), "|---" * len(heads) + "|", *map(_line, rows)]
+
+
+def replace_table(page: str, name: str, lines: Sequence[str]) -> str:
+    """The page with these lines below ``<!-- table NAME -->``. Raises: ValueError where it has no such table."""
+    pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n)(?:\|.*\n)+")
+    if not pattern.search(page):
+        raise ValueError(f"the page has no table below <!-- table {name} -->")
+    return pattern.sub(lambda match: match[1] + "".join(f"{line}\n" for line in lines), page)
+
+
+def _methods(file: str, columns: Sequence[str]) -> list[list[str]]:
+    """All methods beside ``lcl``, with what they read, and chance."""
+    rows = _rows(file, "method")
+    compared = _compare(rows, METHODS, "lcl", columns[0], PLANNED)
+    lines = [_compared_heads("method", "`lcl`", columns, "reads")]
+    for name, (title, reads) in METHODS.items():
+        first, *others = _figures(rows[name], columns)
+        lines.append([title, reads, first, compared.get(name, ""), *others])
+    measured = next(iter(rows.values()))["figures"]
+    first, *others = (_short(measured["IR@5" if each == BOTH_DIRECTIONS else each]["chance"]) for each in columns)
+    return [*lines, ["*chance*", "", first, "", *others]]
+
+
+def _variants(
+    file: str, axis: str, head: str, titles: Mapping[str, str], against: str, more: Mapping[str, Json], tokens: bool
+) -> list[list[str]]:
+    """Variants beside the last one, each difference tested.
+
+    Args:
+        titles: {value of the axis: name on the page}.
+        more: rows that another study has.
+        tokens: whether the tokens seen are the last column.
+    """
+    rows, baseline = _rows(file, axis) | more, list(titles)[-1]
+    compared = _compare(rows, titles, baseline, METRICS[0], dict.fromkeys(list(titles)[:-1]))
+    lines = [_compared_heads(head, against, METRICS) + ["tokens seen"] * tokens]
+    for value, title in titles.items():
+        first, *others = _figures(rows[value], METRICS)
+        seen = [_millions(rows[value]["compute"]["tokens_seen"])] * tokens
+        lines.append([title, first, compared.get(value, ""), *others, *seen])
+    return lines
+
+
+def _compared_heads(head: str, against: str, columns: Sequence[str], *more: str) -> list[str]:
+    first, *others = (HEADS[column] for column in columns)
+    return [head, *more, first, f"against {against}: difference (95 %), p by Holm", *others]
+
+
+def _tests(
+    file: str, axes: str, tests: Mapping[str, tuple[str, str]], more: Mapping[str, Json] | None = None
+) -> list[list[str]]:
+    """A line for each planned test of a study; p is corrected for all of them, with a p or without.
+
+    Args:
+        axes: labels of the study, with commas between; so are their values that name a row.
+        tests: {name on the page: (row, row with which it is compared)}; the difference is the first less the second.
+    """
+    rows = _rows(file, axes) | dict(more or {})
+    values = [[_values(rows[row], "acc@1") for row in pair] for pair in tests.values()]
+    found = [
+        paired_test(*map(list, zip(*_pair_by_seed(second, first).values(), strict=True))) for first, second in values
+    ]
+    adjusted = holm_adjust([test.p for test in found], len(tests))
+    lines = [["test", "acc@1, first", "second", "difference (95 %), p by Holm"]]
+    for title, pair, test, p in zip(tests, values, found, adjusted, strict=True):
+        words = _difference(test, *pair) + ("" if p is None else f", {_p_value(p)}")
+        lines.append([title, *(_spread(list(each.values())) for each in pair), words])
+    return lines
+
+
+def _million(*columns: tuple[str, Callable[[str], str]]) -> list[list[str]]:
+    """One run for each method, in which nothing is tested; ``columns``: heads, and the figure of a method."""
+    lines = [["method", "reads", *(head for head, _ in columns)]]
+    return lines + [[*METHODS[name], *(figure(name) for _, figure in columns)] for name in MILLION]
+
+
+def _of_seed(file: str, metric: str) -> Callable[[str], str]:
+    """The method's figure of seed 0 in another table."""
+    return lambda name: _short(_values(_rows(file, "method")[name], metric)["0"])
+
+
+def _evaluated(folder: str, metric: str) -> Callable[[str], str]:
+    """The figure of the evaluation ``FOLDER/METHOD.csv`` with the interval that the test items give, which a mean of
+    both directions has not; empty without a file."""
+
+    def figure(name: str) -> str:
+        file = RESULTS / folder / f"{name}.csv"
+        if not file.exists():
+            return ""
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = {(row["task"], row["variant"], row["metric"]): row for row in csv.DictReader(lines)}
+        if metric == BOTH_DIRECTIONS:
+            return _short(sum(float(rows[EVALUATION_ROWS[each]]["value"]) for each in ("IR@5", "TR@5")) / 2)
+        value, low, high = (_short(float(rows[EVALUATION_ROWS[metric]][key])) for key in ("value", "low", "high"))
+        return f"{value} ({low} – {high})"
+
+    return figure
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "comparison": lambda: _methods("table", METRICS),
+    "comparison_documents": lambda: _methods("table_documents", (BOTH_DIRECTIONS, "IR@5", "TR@5")),
+    "comparison_loss": lambda: _variants(
+        *("table_loss", "loss", "losses of `lcl`"),
+        {
+            "contrastive": "contrastive alone",
+            "generation": "generation alone: `flamingo`",
+            "weight_0.1": "both, λ = .1",
+            "both": "both, λ = 1",
+        },
+        *("both, λ = 1", {"both": _method("lcl"), "generation": _method("flamingo")}),
+        tokens=False,
+    ),
+    "comparison_data": lambda: _variants(
+        *("table_data", "data", "`lcl` reads"),
+        {"pairs": "pairs", "documents": "documents", "both": "both, half of the images from each"},
+        *("both", {"documents": _method("lcl")}),
+        tokens=True,
+    ),
+    "comparison_latents": lambda: _tests(
+        *("table_latents", "latents"),
+        {
+            "`emu`: target without gradient against live": ("emu_detached", "emu"),
+            "`emu`: target of a moving average against live": ("emu_ema", "emu"),
+            "`lcl`: sigmoid loss against InfoNCE": ("lcl_sigmoid", "lcl"),
+        },
+        more={name: _method(name) for name in ("emu", "lcl")},
+    ),
+    "comparison_context": lambda: _tests("table_context", "loss,context", CONTEXT_TESTS),
+    "comparison_replication": lambda: _tests("table_replication", "loss,context", CONTEXT_TESTS),
+    "comparison_balance": lambda: _tests(
+        *("table_balance", "balance"),
+        {
+            "λ = 1 against λ = .1": ("weight_1", "weight_0.1"),
+            "gradient ratio held at 1 against .1": ("ratio_1", "ratio_0.1"),
+        },
+    ),
+    "million": lambda: _million(
+        *(
+            column
+            for metric in METRICS
+            for column in (
+                (f"{metric}, 204,800 images", _of_seed("table", metric)),
+                ("1,000,064 (95 %)", _evaluated("million", metric)),
+            )
+        )
+    ),
+    "million_documents": lambda: _million(
+        ("R@5, 204,800 images", _of_seed("table_documents", BOTH_DIRECTIONS)),
+        ("R@5, 1,000,064", _evaluated("million_documents", BOTH_DIRECTIONS)),
+        *((f"{metric} (95 %)", _evaluated("million_documents", metric)) for metric in ("IR@5", "TR@5")),
+        *((f"{metric}, unseen images (95 %)", _evaluated("million_unseen", metric)) for metric in ("IR@5", "TR@5")),
+    ),
+}
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -290,77 +229,14 @@ def _line(cells: Sequence[str]) -> str:
     return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
-def _build_single_runs(published: SingleRunTable) -> list[str]:
-    """Lines of a table of single runs in Markdown."""
-    heads = [published.axis, "reads", *(column.head for column in published.columns)]
-    lines = []
-    for value, title in published.rows.items():
-        cells = [_single_figure(column, value, published.seed) for column in published.columns]
-        lines.append([title, published.reads[value], *cells])
-    return [_line(heads), "|---" * len(heads) + "|", *map(_line, lines)]
+def _rows(file: str, axes: str) -> dict[str, Json]:
+    """{values of the axes: row of the file}."""
+    found = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+    return {",".join(row["labels"][axis] for axis in axes.split(",")): row for row in found["rows"]}
 
 
-def _single_figure(column: SingleRunColumn, value: str, seed: str) -> str:
-    """A row's figure, with its interval if it has one; empty where the column's folder has no file of the row."""
-    if column.table:
-        return _short(_values(_rows(column.table)[value], column.metric)[seed])
-    file = RESULTS / column.evaluations / f"{value}.csv"
-    if not file.exists():
-        return ""
-    rows = evaluation_rows(file)
-    if column.metric == BOTH_DIRECTIONS:
-        to_image, to_text = (float(rows[EVALUATION_ROWS[metric]]["value"]) for metric in ("IR@5", "TR@5"))
-        return _short((to_image + to_text) / 2)
-    figure, low, high = (_short(float(rows[EVALUATION_ROWS[column.metric]][key])) for key in ("value", "low", "high"))
-    return f"{figure} ({low} – {high})"
-
-
-def evaluation_rows(file: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """{task, variant, metric: row} of the ``table.csv`` of an evaluation."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        return {(row["task"], row["variant"], row["metric"]): row for row in csv.DictReader(lines)}
-
-
-def values_path(name: str, suffix: str) -> Path:
-    """File of the values behind a table, ``.json`` or ``.csv``."""
-    return RESULTS / f"{TABLES[name].values or f'{name}/table'}{suffix}"
-
-
-def _rows(name: str) -> dict[str, Json]:
-    """{value of the table's axis: row of its file}."""
-    found = json.loads(values_path(name, ".json").read_text(encoding="utf-8"))
-    axes = TABLES[name].axis.split(",")
-    return {",".join(row["labels"][axis] for axis in axes): row for row in found["rows"]}
-
-
-def _rows_with_others(name: str, from_table: Mapping[str, tuple[str, str]]) -> dict[str, Json]:
-    """The rows of the table's file, and those of other tables that it compares with."""
-    return _rows(name) | {value: _rows(table)[its_value] for value, (table, its_value) in from_table.items()}
-
-
-def _build_tests(name: str, published: PublishedTests) -> list[str]:
-    """Lines of a table of tests in Markdown. Raises: UserError ``no_shared_seed``, naming the test."""
-    rows = _rows_with_others(name, published.from_table)
-    tested = [
-        [_values(rows[row], published.column) for row in (first, second)] for first, second in published.tests.values()
-    ]
-    pairs = [list(_pair_by_seed(second, first).values()) for first, second in tested]
-    for title, shared in zip(published.tests, pairs, strict=True):
-        if not shared:
-            raise UserError(
-                f"table {name}: the two rows of the test {title} share no seed; add a seed that both have to "
-                f"{values_path(name, '.json')}, or name other rows",
-                code="no_shared_seed",
-            )
-    tests = [paired_test(*map(list, zip(*shared, strict=True))) for shared in pairs]
-    heads = ["test", f"{HEADS[published.column]}, first", "second", "difference (95 %), p by Holm"]
-    lines = [_line(heads), "|---" * len(heads) + "|"]
-    adjusted = holm_adjust([test.p for test in tests], len(published.tests))
-    for title, values, test, p in zip(published.tests, tested, tests, adjusted, strict=True):
-        figures = [_spread(list(each.values())) for each in values]
-        words = _difference(test, *values) + ("" if p is None else f", {_p_value(p)}")
-        lines.append(_line([title, *figures, words]))
-    return lines
+def _method(name: str) -> Json:
+    return _rows("table", "method")[name]
 
 
 def _values(row: Json, column: str) -> dict[str, float]:
@@ -377,42 +253,49 @@ def _pair_by_seed(left: Mapping[str, float], right: Mapping[str, float]) -> dict
     return {seed: (left[seed], right[seed]) for seed in left if seed in right}
 
 
-def _compare(rows: Mapping[str, Json], published: PublishedTable, column: str) -> dict[str, str]:
-    """{value: difference, interval and p} of the rows that share a seed with the baseline, over the shared seeds."""
-    base, planned = _values(rows[published.baseline], column), published.planned()
+def _compare(
+    rows: Mapping[str, Json],
+    names: Mapping[str, Any],
+    baseline: str,
+    column: str,
+    planned: Mapping[str, float | None],
+) -> dict[str, str]:
+    """{name: difference, interval and p} of the rows that share a seed with the baseline, over the shared seeds.
+
+    Args:
+        planned: {name: margin of equivalence, or None for a test of a difference}; p is corrected for all of these,
+            also where one gives no p, and other rows have none.
+    """
+    base = _values(rows[baseline], column)
     words: dict[str, str] = {}
     p_values: dict[str, float | None] = {}
-    for value in published.others():
-        other = _values(rows[value], column)
-        if not (pairs := _pair_by_seed(base, other)):
+    for name in names:
+        other = _values(rows[name], column)
+        pairs = _pair_by_seed(base, other)
+        if name == baseline or not pairs:
             continue
         left, right = zip(*pairs.values(), strict=True)
         test = paired_test(left, right)
-        words[value] = _difference(test, base, other)
-        if value in planned:
-            margin = planned[value]
-            p_values[value] = test.p if margin is None else equivalence_p(left, right, margin)
-    for value, p in zip(p_values, holm_adjust(list(p_values.values()), len(planned)), strict=True):
+        words[name] = _difference(test, base, other)
+        if name in planned:
+            margin = planned[name]
+            p_values[name] = test.p if margin is None else equivalence_p(left, right, margin)
+    for name, p in zip(p_values, holm_adjust(list(p_values.values()), len(planned)), strict=True):
         if p is not None:
-            words[value] += f", {_p_value(p)}" if planned[value] is None else f", equivalence {_p_value(p)}"
+            words[name] += f", {_p_value(p)}" if planned[name] is None else f", equivalence {_p_value(p)}"
     return words
 
 
 def _difference(test: PairedTest, first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    """The difference, its interval where there are two pairs, and the number of shared seeds where a row has others.
-
-    Args:
-        first, second: values of the rows by seed.
-    """
+    """The difference, its interval where there are two pairs, and the number of shared seeds where a row has others."""
     words = _short(test.difference) + (f" ({' – '.join(map(_short, test.interval))})" if test.interval else "")
     if test.count == max(len(first), len(second)):
         return words
     return f"{words}, {test.count} shared seed{'s' if test.count > 1 else ''}"
 
 
-def _chance(columns: Sequence[str], rows: Mapping[str, Json]) -> list[str]:
-    first = next(iter(rows.values()))["figures"]
-    return [_short(first["IR@5" if column == BOTH_DIRECTIONS else column]["chance"]) for column in columns]
+def _figures(row: Json, columns: Sequence[str]) -> list[str]:
+    return [_spread(list(_values(row, column).values())) for column in columns]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -434,11 +317,3 @@ def _p_value(p: float) -> str:
 
 def _millions(tokens: float) -> str:
     return f"{tokens / 1e6:.2f} M".replace("0.", ".", 1) if tokens < 1e6 else f"{tokens / 1e6:.2f} M"
-
-
-def replace_table(page: str, name: str, lines: Sequence[str]) -> str:
-    """The page with these lines below ``<!-- table NAME -->``. Raises: ValueError where it has no such table."""
-    pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n)(?:\|.*\n)+")
-    if not pattern.search(page):
-        raise ValueError(f"the page has no table below <!-- table {name} -->")
-    return pattern.sub(lambda match: match[1] + "".join(f"{line}\n" for line in lines), page)

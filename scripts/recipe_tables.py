@@ -1,4 +1,4 @@
-"""The tables of docs/recipes.md: what the presets of the paper's sizes need, by ``lcl estimate``.
+"""The tables of docs/recipes.md: what the presets of the paper's sizes need, by ``lcl submit --dry-run``.
 
 ``python -m scripts.recipe_tables`` writes them into the page between its markers; a test compares the page with them.
 """

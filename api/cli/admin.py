@@ -1,4 +1,4 @@
-"""``lcl keys``, ``lcl audit``, ``lcl webhooks``, ``lcl quota``, ``lcl workers``."""
+"""``lcl keys``, ``lcl audit``, ``lcl webhooks``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from api.cli.output import Cursor, Yes, ago, confirm, global_options
-from api.client.payloads import Json, format_bytes
+from api.client.payloads import Json
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
@@ -134,35 +134,6 @@ def delete(context: typer.Context, webhook_id: WebhookId, yes: Yes = False) -> N
                 confirm(f"delete webhook {webhook_id} to {hook['url']} and its pending messages?", yes)
         client.delete_webhook(webhook_id)
     options.print_deleted(webhook_id)
-
-
-def show_quotas(context: typer.Context) -> None:
-    """Unfinished runs of the key's owner, and their limit (for admins: of all owners)."""
-    options = global_options(context)
-    quotas = options.call(lambda client: client.quotas())
-    rows = ((quota["owner"], quota["runs"], quota["runs_limit"] or "any number") for quota in quotas)
-    options.print_table(quotas, ("owner", "unfinished runs", "limit"), rows, "no owner has unfinished runs")
-
-
-def show_workers(context: typer.Context) -> None:
-    """The workers, a line for each of their GPUs: which run has it, and how much of its memory is used."""
-    options = global_options(context)
-    workers = options.call(lambda client: client.workers())
-    rows = [row for worker in workers for row in _worker_rows(worker)]
-    columns = ("worker", "slots", "device", "id", "use", "run", "memory", "seen")
-    options.print_table(workers, columns, rows, "no worker is alive")
-
-
-def _worker_rows(worker: Json) -> list[tuple[object, ...]]:
-    first, seen = (worker["id"], worker["slots"]), ago(worker["seen_at"])
-    if not worker["gpus"]:
-        return [(*first, ", ".join(worker["devices"]), None, None, worker["current_run"], None, seen)]
-    return [(*first, gpu["name"], gpu["id"], gpu["use"], gpu["run"], _memory(gpu), seen) for gpu in worker["gpus"]]
-
-
-def _memory(gpu: Json) -> str | None:
-    used, total = gpu["memory_used"], gpu["memory_total"]
-    return None if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
 def _delivery_state(row: Json) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +11,8 @@ import typer
 
 from api.cli.completion import complete_collection
 from api.cli.output import (
-    CommandError,
     Yes,
     ago,
-    cannot_write,
     confirm,
     global_options,
     group_pairs,
@@ -23,16 +20,13 @@ from api.cli.output import (
     print_json,
     print_note,
     print_table,
-    read_file,
     read_lines,
 )
-from api.client import ApiError, Client, NewItem
+from api.client import ApiError, NewItem, UserError
 from api.client.payloads import readable_path
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
 Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
-ITEMS_PER_REQUEST, BYTES_PER_REQUEST = 64, 24 << 20  # of one request
-ITEM_FIELD = re.compile(r"items\.(\d+)(\.|$)")  # of an error about one of them
 
 
 @group.command("list")
@@ -48,21 +42,15 @@ def list_(context: typer.Context) -> None:
     options.print_table(collections, columns, rows, "no collections yet; an index run makes one")
 
 
-def _index_line(vectors: str, text_vectors: bool) -> str:
-    """Where an index other than the collection's files is."""
-    if vectors == "lancedb":
-        return "searched by LanceDB in its directory"
-    return f"searched by Qdrant in {vectors}_images" + (f" and {vectors}_texts" if text_vectors else "")
-
-
 @group.command()
 def show(context: typer.Context, collection: Collection) -> None:
     """A collection, and the labels that a search can be filtered by."""
     options = global_options(context)
     row = options.call(lambda client: client.collection(collection))
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
-    if row["vectors"]:
-        lines.append(_index_line(row["vectors"], row["text_vectors"]))
+    if row["vectors"]:  # an index other than the collection's files
+        lancedb = row["vectors"] == "lancedb"
+        lines.append("searched by LanceDB" if lancedb else f"searched by Qdrant in {row['vectors']}_images and _texts")
     if not row["text_vectors"]:
         lines.append("its encoder reads images alone: search with an image, or the words of captions (--hybrid)")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
@@ -97,45 +85,26 @@ def add(
         "image": b"",
         "captions": list(caption or ()),
         "labels": group_pairs(parse_pairs("--label", label)),
+        "split": split,
+        "source": source,
     }
-    metadata |= {"split": split, "source": source}
-    _check_names(files)
-    added: list[tuple[Path, str]] = []
+    added: list[dict[str, str]] = []
     try:
         with options.client() as client:
-            for batch in _batches(files):
-                for file, item_id in _add_batch(client, collection, batch, metadata, replace):
-                    added.append((file, item_id))
-                    if not options.as_json:
-                        typer.echo(f"{readable_path(file)}\t{item_id}")
+            for file in files:
+                item: NewItem = {**metadata, "image": file.read_bytes(), "name": readable_path(file.name)}
+                try:
+                    (item_id,) = client.add_items(collection, [item], replace=replace)["ids"]
+                except ApiError as error:
+                    raise UserError(error.message.removeprefix(f"{error.field}: "), file=file) from error
+                added.append({"file": readable_path(file), "id": item_id})
+                if not options.as_json:
+                    typer.echo(f"{readable_path(file)}\t{item_id}")
     finally:  # what an error or Ctrl-C leaves behind is printed as well
         if options.as_json and (added or sys.exception() is None):
-            print_json([{"file": readable_path(file), "id": item_id} for file, item_id in added])
+            print_json(added)
         if 0 < len(added) < len(files):
             print_note(f"{len(added)} of {len(files)} images are added; leave those out next time, or say --replace")
-
-
-def _add_batch(
-    client: Client, collection: str, batch: Sequence[tuple[Path, bytes]], metadata: NewItem, replace: bool
-) -> Iterator[tuple[Path, str]]:
-    """Add the images in one request, or in several smaller ones if they are too large together.
-
-    Yields: the files with the ids of their items, after each request. Raises: CommandError naming the file; ApiError.
-    """
-    items: list[NewItem] = [{**metadata, "image": data, "name": readable_path(file.name)} for file, data in batch]
-    try:
-        ids = client.add_items(collection, items, replace=replace)["ids"]
-    except ApiError as error:
-        if len(batch) > 1 and (error.code == "too_many_pixels" or error.status == 413):
-            half = len(batch) // 2
-            yield from _add_batch(client, collection, batch[:half], metadata, replace)
-            yield from _add_batch(client, collection, batch[half:], metadata, replace)
-            return
-        item = ITEM_FIELD.match(error.field or "")
-        if item is None or int(item[1]) >= len(batch):
-            raise
-        raise CommandError(f"{batch[int(item[1])][0]}: {error.message.removeprefix(f'{error.field}: ')}") from error
-    yield from zip((file for file, _ in batch), ids, strict=True)
 
 
 @group.command()
@@ -157,12 +126,12 @@ def label(
     """
     chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
     if not chosen:
-        raise CommandError("no images are named; give their ids, or --ids FILE with an id a line")
+        raise UserError("no images are named; give their ids, or --ids FILE with an id a line")
     labels: dict[str, str | list[str] | None] = {**group_pairs(parse_pairs("--set", values))}
     labels |= dict.fromkeys(unset or ())
     gained, lost = _members("--add", add), _members("--remove", remove)
     if not (labels or gained or lost):
-        raise CommandError("nothing is changed; give --set, --unset, --add or --remove")
+        raise UserError("nothing is changed; give --set, --unset, --add or --remove")
     options = global_options(context)
     changed = options.call(
         lambda client: client.change_labels(collection, chosen, labels=labels, add=gained, remove=lost)
@@ -201,11 +170,7 @@ def export(
 ) -> None:
     """Download records and vectors of all current items as JSON lines."""
     options, path = global_options(context), file or Path(f"{Path(collection).name}.jsonl")
-    try:
-        with options.client() as client:
-            client.export_collection(collection, path, target)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    options.call(lambda client: client.export_collection(collection, path, target))
     options.print_file(path)
 
 
@@ -221,32 +186,8 @@ def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> 
 
 
 def _members(option: str, values: Sequence[str] | None) -> dict[str, list[str]]:
-    """{label: members} of a repeatable option of the form LABEL=VALUE. Raises: CommandError."""
-    pairs = group_pairs(parse_pairs(option, values))
-    return {label: [found] if isinstance(found, str) else found for label, found in pairs.items()}
-
-
-def _check_names(files: Sequence[Path]) -> None:
-    """Raises: CommandError, before a request."""
-    seen: dict[str, Path] = {}
-    for file in files:
-        if file.name in seen:
-            raise CommandError(f"{file} has the name of {seen[file.name]}; add them one by one under other names")
-        seen[file.name] = file
-        if not file.is_file():
-            raise CommandError(f"{file} is no file")
-
-
-def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, bytes]]]:
-    """Files in batches of one request. Raises: CommandError for an unreadable file, before its batch is sent."""
-    batch: list[tuple[Path, bytes]] = []
-    size = 0
-    for file in files:
-        data = read_file(file)
-        if batch and (len(batch) == ITEMS_PER_REQUEST or size + len(data) > BYTES_PER_REQUEST):
-            yield batch
-            batch, size = [], 0
-        batch.append((file, data))
-        size += len(data)
-    if batch:
-        yield batch
+    """{label: members} of a repeatable option of the form LABEL=VALUE. Raises: UserError."""
+    members: dict[str, list[str]] = {}
+    for label, value in parse_pairs(option, values):
+        members.setdefault(label, []).append(value)
+    return members

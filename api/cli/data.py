@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.completion import complete_dataset, complete_encoder
+from api.cli.completion import complete_dataset
 from api.cli.output import (
-    CommandError,
     Yes,
     ago,
     confirm,
@@ -36,18 +34,15 @@ RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "seq
 
 
 def _new_name(text: str) -> str:
-    """Raises: CommandError for what no dataset can be called, before anything is sent or built."""
-    try:
-        check_name(text)
-    except UserError as error:
-        raise CommandError(str(error)) from error
+    """Raises: UserError for what no dataset can be called, before anything is sent or built."""
+    check_name(text)
     return text
 
 
 def _dataset_name(text: str) -> str:
-    """Raises: CommandError for a path."""
+    """Raises: UserError for a path."""
     if "/" in text:
-        raise CommandError(f"{text} is a path, not the name of a dataset; lcl data register NAME {text} gives it one")
+        raise UserError(f"{text} is a path, not the name of a dataset; lcl data register NAME {text} gives it one")
     return text
 
 
@@ -113,10 +108,7 @@ def validate(
     options = global_options(context)
     validation = {"workers": workers, "tokens": not words}
     with options.client() as client:
-        if "/" in target:
-            run = client.validate_path(target, format, set_fields({}, option or []), **validation)
-        else:
-            run = client.validate_dataset(target, **validation)
+        run = client.submit("validate", {**_corpus_fields(target, format, option), **validation})
         report = _wait_for_result(client, run, options.as_json)["report"]
         if options.as_json:
             options.print(report, "")
@@ -124,7 +116,7 @@ def validate(
             print_report(report)
         if out is not None:
             download_artifacts(client, run["id"], client.artifacts(run["id"]), out, silent=options.as_json)
-    if has_errors(report):
+    if set(report["reasons"]).difference(HARMLESS_PROBLEMS):
         raise typer.Exit(1)
 
 
@@ -162,50 +154,18 @@ def import_(
     For a corpus that the service cannot see; one in its data roots is converted where it is (lcl data convert).
     """
     options = global_options(context)
+    with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
+        upload = client.upload_corpus(source, on_progress)
     reader = {"format": format, "options": set_fields({}, option or [])}
-    try:
-        with options.client() as client:
-            _check_owner(client, name)
-            with progress_bar(source.name, unit="bytes") as on_progress:
-                upload = client.upload_corpus(source, on_progress)
-    except UserError as error:
-        raise CommandError(str(error)) from error
     try:
         _run_and_report(
             context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
         )
     except BaseException:  # also Ctrl-C
-        given = [word for text in option or () for word in ("--option", text)]
-        command = ["lcl", "data", "convert", str(upload["path"]), "--name", name, "--format", format, *given]
-        again = shlex.join([*command, "--shard-megabytes", str(shard_megabytes)])
+        again = f"lcl data convert {upload['path']} --name {name}, with the same options"
         print_note(f"the files stay on the service until it collects garbage; without sending them again: {again}")
         raise
     options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it
-
-
-def _check_owner(client: Client, name: str) -> None:
-    """Raises: CommandError for a dataset of another owner, which gets no new version from this key."""
-    row = next((row for row in client.datasets() if row["name"] == name), None)
-    if row is None:
-        return
-    key = client.own_key()
-    if key["role"] != "admin" and key["owner"] != row["owner"]:
-        raise CommandError(f"dataset {name!r} belongs to {row['owner']}; choose another name")
-
-
-@group.command()
-def match(
-    context: typer.Context,
-    target: Target,
-    encoder: Annotated[str, typer.Option(help="id or name of a registered encoder", autocompletion=complete_encoder)],
-    name: NewName,
-    format: Format = "auto",
-    option: Options = None,
-    to: To = None,
-) -> None:
-    """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
-    spec = {**_corpus_fields(target, format, option), "encoder": encoder, "name": name, "to": to}
-    _run_and_report(context, "match", spec)
 
 
 @group.command()
@@ -218,7 +178,7 @@ def register(
     """Read a corpus and register it under a name."""
     options = global_options(context)
     row = options.call(lambda client: client.register_dataset(name, path, new_version))
-    options.print(row, _registered(row))
+    options.print(row, f"registered {row['name']} (sha256 {row['content_hash']})")
 
 
 @group.command()
@@ -301,16 +261,11 @@ def tag(
         options.print_table(counts, ("tag", "items"), counts.items(), "no tags yet; --add adds one")
         return
     if not chosen:
-        raise CommandError("no documents are named; give them as lcl data preview shows them, or --ids FILE")
+        raise UserError("no documents are named; give them as lcl data preview shows them, or --ids FILE")
     if not (add or remove):
-        raise CommandError("nothing is changed; give --add or --remove")
+        raise UserError("nothing is changed; give --add or --remove")
     changed = options.call(lambda client: client.tag_documents(name, chosen, add=add or (), remove=remove or ()))
     options.print({"changed": changed}, f"{changed} of {len(chosen)} documents changed")
-
-
-def has_errors(report: Json) -> bool:
-    """Does a validation report contain problems that are not harmless?"""
-    return any(reason not in HARMLESS_PROBLEMS for reason in report["reasons"])
 
 
 def print_report(report: Json) -> None:
@@ -345,10 +300,6 @@ def _histogram_summary(histogram: Json) -> str:
     return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
 
 
-def _registered(row: Json) -> str:
-    return f"registered {row['name']} (sha256 {row['content_hash']})"
-
-
 def _segment(segment: Json) -> str:
     if "image" in segment:
         similarity = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
@@ -357,10 +308,10 @@ def _segment(segment: Json) -> str:
 
 
 def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:
-    """Fields of a spec that name the corpus. Raises: CommandError."""
+    """Fields of a spec that name the corpus. Raises: UserError."""
     if "/" not in target:
         if format != "auto" or options:
-            raise CommandError("--format and --option are for a path; a registered dataset has its own form")
+            raise UserError("--format and --option are for a path; a registered dataset has its own form")
         return {"dataset": target}
     return {"path": target, "format": format, "options": set_fields({}, options or [])}
 
@@ -386,5 +337,5 @@ def _wait_for_result(client: Client, run: Json, silent: bool) -> Json:
         return ended["result"] or {}
     if silent:
         reason = ended["reason"] or {}
-        raise CommandError(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")
+        raise UserError(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")
     raise typer.Exit(1)

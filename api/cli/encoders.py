@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.completion import complete_encoder
-from api.cli.output import CommandError, Yes, ago, cannot_write, confirm, global_options, print_table, progress_bar
+from api.cli.output import Yes, ago, confirm, global_options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
@@ -82,11 +82,8 @@ def export(
 ) -> None:
     """Download an encoder as a tar file, whose content from_pretrained or the other library loads."""
     options, target = global_options(context), file or Path(f"{Path(encoder).name}.tar")
-    try:
-        with options.client() as client, progress_bar(target.name, unit="bytes") as on_progress:
-            client.export_encoder(encoder, target, format.value, on_progress)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+    with options.client() as client, progress_bar(target.name, unit="bytes") as on_progress:
+        client.export_encoder(encoder, target, format.value, on_progress)
     options.print_file(target)
 
 
@@ -100,21 +97,6 @@ def import_(
     options = global_options(context)
     row = options.call(lambda client: client.import_encoder(name, path))
     options.print(row, row["id"])
-
-
-@group.command()
-def change(
-    context: typer.Context,
-    encoder: Encoder,
-    name: Annotated[str | None, typer.Option(help="new name, that no other encoder has")] = None,
-    pin: Annotated[bool | None, typer.Option(help="whether forms and menus of the page offer it first")] = None,
-) -> None:
-    """Rename or pin an encoder; for its owner and admins."""
-    if name is None and pin is None:
-        raise CommandError("nothing is changed; give --name, --pin or --no-pin")
-    options = global_options(context)
-    row = options.call(lambda client: client.change_encoder(encoder, name=name, pinned=pin))
-    options.print(row, f"{row['id']} is named {row['name']}, {'pinned' if row['pinned'] else 'not pinned'}")
 
 
 @group.command()

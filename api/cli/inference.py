@@ -1,38 +1,32 @@
-"""``lcl search``, ``duplicates``, ``embed``, ``embed-folder``, ``zero-shot``, ``caption``, ``continue``."""
+"""``lcl search``, ``duplicates``, ``embed``, ``zero-shot``, ``caption``, ``continue``."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.completion import complete_collection, complete_encoder
 from api.cli.output import (
-    CommandError,
-    check_writable,
     global_options,
-    parse_filters,
     parse_pairs,
     print_json,
     print_note,
+    print_table,
     progress_bar,
-    read_file,
-    write_file,
+    read_lines,
 )
-from api.client import Client, Skipped, TextDelta, UserError
-from api.client.payloads import list_images, readable_path
+from api.client import Skipped, UserError
+from api.client.payloads import list_images, parse_where, readable_path
 
 if TYPE_CHECKING:
     from api.client.zero_shot import LabeledAccuracy, ZeroShotResult
 
-_LINE_START = b'{"input": "'
-_VECTOR_FIELD = ', "embedding": ['  # of a line; within a text of it the quotation marks are escaped
 CLASSES_SHOWN = 3  # of an image, in a table
 EMPTY_REASON = (
     "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
@@ -44,9 +38,7 @@ Beams = Annotated[int, typer.Option(min=1, max=16, help="more than one: beam sea
 TopP = Annotated[float | None, typer.Option(help="nucleus sampling: probability mass")]
 Temperature = Annotated[float, typer.Option(help="of the sampling")]
 Seed = Annotated[int, typer.Option(min=0, help="of the sampling")]
-Stream = Annotated[bool, typer.Option("--stream", help="print words as they are generated")]
 Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
-Out = Annotated[Path | None, typer.Option(help="JSON-lines file; default standard output")]
 
 
 def search(
@@ -78,11 +70,11 @@ def search(
     lcl search sample "a red bird" --hybrid
     """
     if text is None and image is None and item is None:
-        raise CommandError("give a text, --image FILE or --item ID")
+        raise UserError("give a text, --image FILE or --item ID")
     options = global_options(context)
     weights = {name: _parse_weight(name, value) for name, value in parse_pairs("--weight", weight, "text=0.5")}
-    query: dict[str, Any] = {"text": text, "image": None if image is None else read_file(image), "item": item}
-    query |= {"weights": weights or None, "where": parse_filters(where)}
+    query: dict[str, Any] = {"text": text, "image": None if image is None else image.read_bytes(), "item": item}
+    query |= {"weights": weights or None, "where": parse_where(where or ())}
     query |= {"target": target, "k": k, "offset": offset, "hybrid": hybrid}
     results = options.call(lambda client: client.search(collection, **query))
     rows = (
@@ -112,180 +104,73 @@ def duplicates(
 def embed(
     context: typer.Context,
     encoder: Encoder,
-    images: Annotated[list[Path] | None, typer.Argument(help="image files")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="image files, and folders with images, also in subfolders")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text to embed; repeatable")] = None,
-    out: Out = None,
-) -> None:
-    """Vectors of images and texts, one JSON object a line: {"input", "encoder", "embedding"}.
-
-    Unreadable files are skipped and listed with the reason; the exit status is then 1.
-    """
-    if not images and not text:
-        raise CommandError("give image files, or texts with --text")
-    if _write_vectors(context, "images", out, encoder, images or [], text or []):
-        raise typer.Exit(1)
-
-
-def embed_folder(
-    context: typer.Context,
-    encoder: Encoder,
-    folder: Annotated[Path, typer.Argument(help="with images, also in subfolders")],
-    out: Out = None,
+    out: Annotated[Path | None, typer.Option(help="JSON-lines file; default standard output")] = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="images in a request")] = 32,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="concurrent requests")] = 4,
 ) -> None:
-    """Vectors of all images in a folder, one JSON object a line: {"input", "encoder", "embedding"}.
+    """Vectors of images and texts, one JSON object a line: {"input", "encoder", "embedding"}.
 
-    Unreadable files are skipped and listed with the reason. After an interruption the same command continues with the
-    images whose vectors are not in OUT.part.
+    Unreadable images are skipped and listed with the reason; the exit status is then 1. Inputs that --out has already
+    are left out, so after an interruption the same command goes on.
     """
-    try:
-        files = list_images(folder)
-    except OSError as error:
-        raise CommandError(f"{error.filename or folder}: {error.strerror}") from error
-    _write_vectors(context, folder.name, out, encoder, files, batch=batch, at_once=at_once)
-
-
-def _write_vectors(
-    context: typer.Context,
-    title: str,
-    out: Path | None,
-    encoder: str,
-    files: Sequence[Path],
-    texts: Sequence[str] = (),
-    *,
-    batch: int = 32,
-    at_once: int = 4,
-) -> list[Skipped]:
-    """Write each vector as it arrives, into a file that is opened before the first request. Vectors that an interrupted
-    command left there are kept.
-
-    Returns: the skipped images, which are listed. Raises: CommandError; ApiError.
-    """
+    if not images and not text:
+        raise UserError("give image files or folders, or texts with --text")
     options, skipped = global_options(context), list[Skipped]()
-    try:
-        with ExitStack() as stack:
-            target = stack.enter_context(_continued(out)) if out else _VectorLines(None)
-            client = stack.enter_context(options.client())
-            target.encoder = client.encoder(encoder)["id"]  # of one name a newer one may come meanwhile
-            missing = target.missing([*map(readable_path, files), *texts])
-            on_progress = stack.enter_context(progress_bar(title, unit="images"))
-            images = [files[index] for index in missing if index < len(files)]
-            for path, vector in client.embed_files(
-                target.encoder, images, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
-            ):
-                target.write(readable_path(path), vector)
-            rest = [texts[index - len(files)] for index in missing if index >= len(files)]
-            for text, vector in zip(rest, client.embed_texts(target.encoder, rest), strict=True):
-                target.write(text, vector)
-    except OSError as error:
-        raise CommandError(f"{error.filename or out}: {error.strerror}") from error
+    files = {readable_path(file): file for file in _image_files(images or [])}
+    with (
+        options.client() as client,
+        out.open("a", encoding="utf-8", newline="\n") if out else nullcontext() as lines,
+        progress_bar("embed", unit="images") as on_progress,
+    ):
+        encoder_id = client.encoder(encoder)["id"]  # of one name a newer one may come meanwhile
+        done = _inputs_in(out, encoder_id) if out and out.is_file() else set()
+        if done:
+            print_note(f"{len(done)} vectors are in {out} already")
+        missing = [file for name, file in files.items() if name not in done]
+        rest = [each for each in dict.fromkeys(text or ()) if each not in done]
+        of_images = client.embed_files(
+            encoder_id, missing, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
+        )
+        named = ((readable_path(path), vector) for path, vector in of_images)
+        for name, vector in chain(named, zip(rest, client.embed_texts(encoder_id, rest), strict=True)):
+            line = {"input": name, "encoder": encoder_id, "embedding": vector}
+            typer.echo(json.dumps(line, ensure_ascii=False), file=lines)
+            done.add(name)
     _print_skipped(skipped)
     if out:
         shown = readable_path(out)
-        answer = {"file": shown, "vectors": target.count, "skipped": _skipped_items(skipped)}
-        options.print(answer, f"{target.count} vectors in {shown}")
-    return skipped
+        answer = {"file": shown, "vectors": len(done), "skipped": _skipped_items(skipped)}
+        options.print(answer, f"{len(done)} vectors in {shown}")
+    if skipped:
+        raise typer.Exit(1)
 
 
-@dataclass
-class _VectorLines:
-    """Lines of vectors in a file, or on standard output.
+def _inputs_in(path: Path, encoder: str) -> set[str]:
+    """Inputs of the lines that are there; a last line that an interruption cut is removed.
 
-    Attributes:
-        kept: lines that an interrupted command wrote, by (input, encoder).
-        encoder: id of the encoder of the lines to come.
-        count: all lines.
+    Raises: UserError for a line that is no vector of this encoder.
     """
-
-    file: TextIO | None
-    path: Path | None = None
-    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
-    encoder: str = ""
-    count: int = 0
-
-    def missing(self, inputs: Sequence[str]) -> list[int]:
-        """Numbers of the inputs without a line. Raises: CommandError if the lines are of another command."""
-        unused = Counter(self.kept)
-        missing = []
-        for index, name in enumerate(inputs):
-            if unused[name, self.encoder]:
-                unused[name, self.encoder] -= 1
-            else:
-                missing.append(index)
-        path = readable_path(self.path or "")
-        if other := next(iter(+unused), None):
-            name, encoder = other
-            wrong = f"encoder {encoder}" if encoder != self.encoder else f"{name!r}, which is no input of this one"
-            raise CommandError(
-                f"{path} has vectors of an interrupted command, of {wrong}; repeat that command, or move or remove it"
-            )
-        self.count = self.kept.total()
-        if self.count:
-            print_note(f"{self.count} vectors are in {path} already; {len(missing)} inputs are missing")
-        return missing
-
-    def write(self, name: str, vector: list[float]) -> None:
-        typer.echo(_vector_line(name, self.encoder, vector), file=self.file)
-        self.count += 1
-
-
-@contextmanager
-def _continued(path: Path) -> Iterator[_VectorLines]:
-    """A file that takes the place of ``path`` at the end. Until then it is ``NAME.part`` beside it, where all lines are
-    kept after an error, and begins with those that an interrupted command left there.
-
-    Raises: CommandError if the file has other lines.
-    """
-    if path.exists() and not path.is_file():  # a pipe or a device, which has no content to keep; of a folder an error
-        with path.open("w", encoding="utf-8") as file:
-            yield _VectorLines(file)
-        return
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        file = partial.open("a", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    with file:
-        kept, size = _read_kept(partial)
-        lines = _VectorLines(file, partial, kept)
-        try:
-            file.truncate(size)
-            yield lines
-        except BaseException:  # also Ctrl-C
-            with suppress(OSError):  # of a full disk, once more
-                file.close()
-            if lines.count > kept.total():
-                print_note(f"the vectors until then are in {readable_path(partial)}; the same command continues there")
-            elif not size:
-                partial.unlink(missing_ok=True)
-            raise
-    partial.replace(path)
-
-
-def _read_kept(path: Path) -> tuple[Counter[tuple[str, str]], int]:
-    """Lines by (input, encoder), and their bytes, without a last line that was not written to its end.
-
-    Raises: CommandError for a line that is none of a vector.
-    """
-    kept, size = Counter[tuple[str, str]](), 0
-    with path.open("rb") as file:
+    found, size = set[str](), 0
+    with path.open("r+b") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") and line.startswith(_LINE_START[: len(line)]):
+            if not line.endswith(b"\n"):
                 break
             try:
-                head, vector, _ = line.decode().partition(_VECTOR_FIELD)
-                fields = json.loads(f"{head}}}")
-                kept[fields["input"], fields["encoder"]] += 1
+                record = json.loads(line)
+                found.add(record["input"])
+                same = record["encoder"] == encoder
             except (ValueError, KeyError, TypeError):
-                vector = ""
-            if not vector:
-                raise CommandError(
-                    f"line {number} of {readable_path(path)} is no vector with its input and encoder, so nothing is "
-                    "added to the file; move or remove it"
-                )
+                same = False
+            if not same:
+                shown = readable_path(path)
+                raise UserError(f"line {number} of {shown} is no vector of encoder {encoder}; name another file")
             size += len(line)
-    return kept, size
+        file.truncate(size)
+    return found
 
 
 def zero_shot(
@@ -309,31 +194,30 @@ def zero_shot(
     """
     from api.client.zero_shot import folder_labels, label_accuracy, predictions_csv  # numpy
 
-    names = [*_read_lines(classes), *(class_ or ())]
+    names = [*(read_lines(classes) if classes else ()), *(class_ or ())]
     options, files, unreadable = global_options(context), _image_files(images), list[Skipped]()
-    if out is not None:
-        check_writable(out)  # before the work
-    try:
-        with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
-            result = client.zero_shot(
-                encoder, _contents(files, unreadable), names, template or (), batch=batch,
-                on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
-            )  # fmt: skip
-    except UserError as error:
-        option = {"classes": "--class", "templates": "--template"}.get(str(error.field), str(error.field))
-        raise CommandError(f"{option}: {error.message}") from error
+    with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
+        result = client.zero_shot(
+            encoder, _contents(files, unreadable), names, template or (), batch=batch,
+            on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
+        )  # fmt: skip
     result.skipped.extend(unreadable)
     labels = folder_labels(result.names)
     accuracy = label_accuracy(result, labels)
     if out is not None:
-        write_file(out, predictions_csv(result).encode())
+        out.write_text(predictions_csv(result), "utf-8")
     if options.as_json:
         print_json(_zero_shot_answer(result, accuracy))
     else:
-        columns = ("image", *(word for n in range(1, CLASSES_SHOWN + 1) for word in (f"{n}.", "")))
-        options.print_table(None, columns, (_prediction_row(result, n) for n in range(len(labels))), "no images")
+        rows = [
+            (readable_path(name), ", ".join(f"{each} {share:.3f}" for each, share in result.top(index, CLASSES_SHOWN)))
+            for index, name in enumerate(result.names)
+        ]
+        print_table(("image", "likeliest classes"), rows, "no images")
         if accuracy is not None:
-            typer.echo(_accuracy_line(accuracy))
+            low, high = accuracy.interval
+            shown = f"accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}]"
+            typer.echo(f"{shown} on {accuracy.count} images with a label, chance {accuracy.chance:.3f}")
     _print_skipped(result.skipped)
 
 
@@ -348,25 +232,20 @@ def caption(
     top_p: TopP = None,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
-    stream: Stream = False,
 ) -> None:
     """Describe images."""
     options = global_options(context)
     decoding: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
     decoding |= {"context": before, "top_p": top_p, "temperature": temperature, "seed": seed}
-    data = [read_file(image) for image in images]
-    with options.client() as client:
-        if stream:
-            _stream_captions(client, encoder, dict(zip(images, data, strict=True)), decoding, options.as_json)
-            return
-        captions = list(zip(images, client.caption(encoder, data, **decoding), strict=True))
+    data = [image.read_bytes() for image in images]
+    texts = options.call(lambda client: client.caption(encoder, data, **decoding))
+    captions = [{"file": readable_path(file), "caption": text} for file, text in zip(images, texts, strict=True)]
     if options.as_json:
-        print_json([{"file": readable_path(file), "caption": text} for file, text in captions])
-    else:
-        for file, text in captions:
-            typer.echo(f"{readable_path(file)}\t{text}")
-    for file, text in captions:
-        _explain_empty(text, f"{readable_path(file)}: ")
+        print_json(captions)
+    for found in captions:
+        if not options.as_json:
+            typer.echo(f"{found['file']}\t{found['caption']}")
+        _explain_empty(found["caption"], f"{found['file']}: ")
 
 
 def continue_(
@@ -378,7 +257,6 @@ def continue_(
     top_p: TopP = None,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
-    stream: Stream = False,
 ) -> None:
     """The text that continues a document of texts and images.
 
@@ -388,31 +266,16 @@ def continue_(
     decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "top_p": top_p}
     decoding |= {"temperature": temperature, "seed": seed}
     parts = [_document_part(word) for word in document]
-    with options.client() as client:
-        if stream:
-            _print_deltas(client.stream_continuation(encoder, parts, **decoding), options.as_json, {})
-            return
-        text = client.continue_document(encoder, parts, **decoding)
+    text = options.call(lambda client: client.continue_document(encoder, parts, **decoding))
     options.print({"text": text}, text)
     _explain_empty(text)
 
 
-def _read_lines(path: Path | None) -> list[str]:
-    """Lines that are not empty; none without a file. Raises: CommandError."""
-    if path is None:
-        return []
-    try:
-        text = read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not UTF-8 text") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def _image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the images of the folders. Raises: CommandError."""
+    """The files, and the images of the folders. Raises: UserError."""
     files = [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
-    if not files:
-        raise CommandError(f"there is no image in {', '.join(map(str, paths))}")
+    if paths and not files:
+        raise UserError(f"there is no image in {', '.join(map(str, paths))}")
     return files
 
 
@@ -422,20 +285,6 @@ def _contents(files: Sequence[Path], unreadable: list[Skipped]) -> Iterator[tupl
             yield file, file.read_bytes()
         except OSError as error:
             unreadable.append(Skipped(file, error.strerror or str(error)))
-
-
-def _prediction_row(result: ZeroShotResult, index: int) -> list[str]:
-    best = result.top(index, CLASSES_SHOWN)
-    cells = [cell for name, probability in best for cell in (name, f"{probability:.3f}")]
-    return [readable_path(result.names[index]), *cells, *[""] * (2 * (CLASSES_SHOWN - len(best)))]
-
-
-def _accuracy_line(accuracy: LabeledAccuracy) -> str:
-    low, high = accuracy.interval
-    return (
-        f"accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on {accuracy.count} images with a label, "
-        f"chance {accuracy.chance:.3f}"
-    )
 
 
 def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) -> dict[str, Any]:
@@ -464,30 +313,6 @@ def _skipped_items(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
     return [{"file": readable_path(path), "reason": reason} for path, reason in skipped]
 
 
-def _stream_captions(
-    client: Client, encoder: str, files: dict[Path, bytes], decoding: dict[str, Any], as_json: bool
-) -> None:
-    """One image after the other: a terminal shows one growing text."""
-    for index, (file, image) in enumerate(files.items()):
-        own = {**decoding, "seed": decoding["seed"] + index}  # as for images of one request
-        name = readable_path(file)
-        if not as_json:
-            typer.echo(f"{name}\t", nl=False)
-        _print_deltas(client.stream_captions(encoder, [image], **own), as_json, {"file": name})
-
-
-def _print_deltas(deltas: Iterator[TextDelta], as_json: bool, fields: dict[str, str]) -> None:
-    """The text on one line, or each delta as a line of JSON."""
-    for delta in deltas:
-        if as_json:
-            name = "text" if delta.whole else "piece"
-            typer.echo(json.dumps({**fields, name: delta.text}, ensure_ascii=False))
-        else:
-            typer.echo("" if delta.whole else delta.text, nl=delta.whole)
-        if delta.whole:
-            _explain_empty(delta.text, f"{fields['file']}: " if "file" in fields else "")
-
-
 def _explain_empty(text: str, about: str = "") -> None:
     """On standard error, why a generated text is empty."""
     if not text.strip():
@@ -497,21 +322,16 @@ def _explain_empty(text: str, about: str = "") -> None:
 def _document_part(word: str) -> str | bytes:
     """A text, or the bytes of the file after @."""
     if not word:
-        raise CommandError("a part of the document is empty; give a text, or @FILE")
-    return read_file(Path(word[1:])) if word.startswith("@") else word
-
-
-def _vector_line(name: str, encoder: str, vector: list[float]) -> str:
-    """Its input and encoder come first: ``_read_kept`` parses no vectors."""
-    return json.dumps({"input": name, "encoder": encoder, "embedding": vector}, ensure_ascii=False)
+        raise UserError("a part of the document is empty; give a text, or @FILE")
+    return Path(word[1:]).read_bytes() if word.startswith("@") else word
 
 
 def _parse_weight(name: str, value: str) -> float:
-    """Raises: CommandError."""
+    """Raises: UserError."""
     try:
         return float(value)
     except ValueError:
-        raise CommandError(f"--weight '{name}={value}': {value!r} is no number") from None
+        raise UserError(f"--weight '{name}={value}': {value!r} is no number") from None
 
 
 def _labels(hit: dict[str, object]) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from api.cli import completion
 from api.client import Client, UserError
-from api.client.payloads import Json, Progress, parse_where, readable_path
+from api.client.payloads import Json, Progress, readable_path
 
 Result = TypeVar("Result")
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
@@ -28,10 +28,6 @@ Assignments = Annotated[
 ]
 Resource = Annotated[str | None, typer.Option("--resource", help="cpu or gpu, which a worker must offer")]
 Cursor = Annotated[str | None, typer.Option("--cursor", help="next_cursor of the page before")]
-
-
-class CommandError(Exception):
-    """A wrong file or option on this side; printed as one line, exit status 1."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +70,17 @@ def global_options(context: typer.Context) -> GlobalOptions:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask on the terminal, unless ``yes``. Raises: CommandError for another answer than yes, and without a terminal."""
+    """Ask on the terminal, unless ``yes``. Raises: UserError for another answer than yes, and without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} Nothing was done, as there is no terminal to answer on; say --yes")
+        raise UserError(f"{question} Nothing was done, as there is no terminal to answer on; say --yes")
     try:
         confirmed = typer.confirm(question, err=True)
     except typer.Abort:
         confirmed = False
     if not confirmed:
-        raise CommandError("nothing was done; say y, or --yes")
+        raise UserError("nothing was done; say y, or --yes")
 
 
 def print_error(message: str) -> None:
@@ -118,66 +114,35 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     Console(width=None if sys.stdout.isatty() else 240).print(table)  # no line is cut in a pipe
 
 
-def read_file(path: Path) -> bytes:
-    """Raises: CommandError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file without blanks around them; empty ones are left out. Raises: CommandError."""
-    return [line for line in map(str.strip, read_file(path).decode("utf-8", "replace").splitlines()) if line]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Raises: CommandError."""
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def check_writable(path: Path) -> None:
-    """Check that ``write_file`` can write the file; a present one keeps its content. Raises: CommandError."""
-    try:
-        new = not path.exists()
-        path.open("ab").close()
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> CommandError:
-    return CommandError(f"{path} cannot be written: {error.strerror}")
+    """Lines of a text file without blanks around them; empty ones are left out."""
+    return [line for line in map(str.strip, path.read_text("utf-8-sig", "replace").splitlines()) if line]
 
 
 def read_json(path: str) -> Json:
-    """A JSON object from a file, or from standard input for ``-``. Raises: CommandError."""
-    text = sys.stdin.read() if path == "-" else read_file(Path(path)).decode("utf-8", "replace")
+    """A JSON object from a file, or from standard input for ``-``. Raises: UserError."""
+    text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8", "replace")
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise CommandError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CommandError(f"{path} holds no JSON object")
+        raise UserError(f"{path} holds no JSON object")
     return value
 
 
 def build_spec(path: str | None, preset: str | None, assignments: Sequence[str] | None) -> Json:
-    """The spec of a file, with the name of a preset and the ``--set`` fields. Raises: CommandError."""
+    """The spec of a file, with the name of a preset and the ``--set`` fields. Raises: UserError."""
     spec = read_json(path) if path else {}
     return set_fields(spec | ({} if preset is None else {"preset": preset}), assignments or ())
 
 
 def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
-    """``a.b=VALUE`` into a nested spec; VALUE is JSON, else a text. Raises: CommandError."""
+    """``a.b=VALUE`` into a nested spec; VALUE is JSON, else a text. Raises: UserError."""
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            raise CommandError(f"--set {assignment!r}: write it as field.name=value")
+            raise UserError(f"--set {assignment!r}: write it as field.name=value")
         try:
             value = json.loads(text)
         except ValueError:
@@ -195,19 +160,19 @@ def _set_field(spec: Json, path: str, value: Any) -> None:
         elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
             node = node[int(key)]
         else:
-            raise CommandError(f"--set {path}: there is nothing at {key!r} to set a field in")
+            raise UserError(f"--set {path}: there is nothing at {key!r} to set a field in")
     if not isinstance(node, dict):
-        raise CommandError(f"--set {path}: there is nothing to set {last!r} in")
+        raise UserError(f"--set {path}: there is nothing to set {last!r} in")
     node[last] = value
 
 
 def parse_pairs(option: str, values: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
-    """The values of a repeatable option of the form NAME=VALUE. Raises: CommandError."""
+    """The values of a repeatable option of the form NAME=VALUE. Raises: UserError."""
     pairs = []
     for text in values or ():
         name, equals, value = text.partition("=")
         if not equals:
-            raise CommandError(f"{option} {text!r}: write it as {form}")
+            raise UserError(f"{option} {text!r}: write it as {form}")
         pairs.append((name, value))
     return pairs
 
@@ -218,14 +183,6 @@ def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
     for name, value in pairs:
         found.setdefault(name, []).append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
-
-
-def parse_filters(values: Sequence[str] | None) -> dict[str, Any]:
-    """``where`` of a search from ``--where`` options. Raises: CommandError."""
-    try:
-        return parse_where(values or ())
-    except UserError as error:
-        raise CommandError(f"--where: {error.message}") from error
 
 
 def ago(moment: str | None) -> str:

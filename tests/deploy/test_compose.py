@@ -1,11 +1,8 @@
 """The team deployment's files keep their promises: secrets, privileges, doors, health, data."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -34,48 +31,48 @@ OWN = ("api", "worker", "ui")
 EVERYBODY = (*OWN, "gateway", "postgres", "redis")
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name):
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
 COMPOSE = read("docker-compose.yml")
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVICES = COMPOSE["services"]
 
 
-def test_these_are_the_services() -> None:
+def test_these_are_the_services():
     assert set(SERVICES) == set(EVERYBODY)
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_start_without_secrets(secret: str) -> None:
+def test_no_start_without_secrets(secret):
     """Every mention refuses an empty value, directly or because one in the same file does; none has a default."""
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert f"${{{secret}:?" in text
     assert not re.search(rf"\$\{{{secret}:?-[^}}]", text)
 
 
-def example() -> dict[str, str]:
+def example():
     """What ``.env.example`` gives, comments left out."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def compose_files() -> str:
+def compose_files():
     """The text of all compose files."""
     names = ("docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS))
     return "".join((ROOT / name).read_text(encoding="utf-8") for name in names)
 
 
-def test_the_example_names_every_secret_and_fills_none() -> None:
+def test_the_example_names_every_secret_and_fills_none():
     given = example()
     assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
     used = set(re.findall(r"\$\{(\w+)", compose_files()))
     assert set(given) == used
 
 
-def test_the_example_replaces_no_default_of_an_override() -> None:
+def test_the_example_replaces_no_default_of_an_override():
     """A value in it would hold in every file, so the override's own default would never apply."""
-    defaults: dict[str, set[str]] = {}
+    defaults = {}
     for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", compose_files()):
         defaults.setdefault(name, set()).add(default)
     given = example()
@@ -83,7 +80,7 @@ def test_the_example_replaces_no_default_of_an_override() -> None:
     assert [name for name, several in defaults.items() if len(several) > 1 and given.get(name)] == []
 
 
-def variables_of(name: str) -> set[str]:
+def variables_of(name):
     """What the process of a service reads."""
     prefix = SETTINGS[name].model_config["env_prefix"]
     fields = SETTINGS[name].model_fields.items()
@@ -93,13 +90,13 @@ def variables_of(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> None:
+def test_every_setting_reaches_its_process_and_nothing_else_does(name):
     libraries = LIBRARIES if name == "worker" else set()
     own = variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
     assert set(SERVICES[name]["environment"]) == own | libraries
 
 
-def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:
+def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default():
     passed_on = {variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None}
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
@@ -116,12 +113,12 @@ def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default(
             assert getattr(read, field) == default, field
 
 
-def test_the_page_has_no_key() -> None:
+def test_the_page_has_no_key():
     assert not [variable for variable in SERVICES["ui"]["environment"] if "KEY" in variable]
     assert "LCL_TEAM=1" in (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_only_the_gateway_is_open_and_only_to_this_machine() -> None:
+def test_only_the_gateway_is_open_and_only_to_this_machine():
     open_to = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert open_to == {"gateway": ["127.0.0.1:${LCL_PORT:-8080}:8080"]}
     assert COMPOSE["networks"]["inside"] == {"internal": True}
@@ -129,11 +126,11 @@ def test_only_the_gateway_is_open_and_only_to_this_machine() -> None:
     assert all("network_mode" not in service for service in SERVICES.values())
 
 
-MONITORING: dict[str, dict[str, Any]] = read("docker-compose.monitoring.yml")["services"]
+MONITORING = read("docker-compose.monitoring.yml")["services"]
 
 
 @pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
-def test_nobody_takes_the_whole_machine(name: str) -> None:
+def test_nobody_takes_the_whole_machine(name):
     """Memory, CPUs, processes, and what lies in folders that are memory."""
     service = {**SERVICES, **MONITORING}[name]
     assert re.fullmatch(r"\d+[mg]|\$\{LCL_\w+_MEMORY:-\d+g\}", str(service["mem_limit"]))
@@ -146,19 +143,19 @@ def test_nobody_takes_the_whole_machine(name: str) -> None:
         assert int(size[1]) * {"m": 1, "g": 1024}[size[2]] < megabytes(service["mem_limit"])
 
 
-def megabytes(limit: str) -> int:
+def megabytes(limit):
     found = re.search(r"(\d+)([mg])\}?$", limit)
     assert found
     return int(found[1]) * {"m": 1, "g": 1024}[found[2]]
 
 
-def test_the_worker_yields_first() -> None:
+def test_the_worker_yields_first():
     shares = {name: SERVICES[name]["cpu_shares"] for name in EVERYBODY}
     assert shares["worker"] == min(shares.values())
     assert shares["gateway"] == shares["postgres"] == shares["redis"] == max(shares.values())
 
 
-def test_the_broker_refuses_more_before_it_is_killed() -> None:
+def test_the_broker_refuses_more_before_it_is_killed():
     given = re.search(r"maxmemory (\d+)mb", SERVICES["redis"]["command"][-1])
     assert given
     assert int(given[1]) * 2 <= megabytes(SERVICES["redis"]["mem_limit"]), (
@@ -167,7 +164,7 @@ def test_the_broker_refuses_more_before_it_is_killed() -> None:
 
 
 @pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
-def test_nobody_has_privileges(name: str) -> None:
+def test_nobody_has_privileges(name):
     service = {**SERVICES, **MONITORING}[name]
     assert re.fullmatch(r"[1-9]\d*:\d+", service["user"]), "a numeric user that is not root"
     assert service["read_only"] is True
@@ -177,7 +174,7 @@ def test_nobody_has_privileges(name: str) -> None:
     assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
 
 
-def test_files_that_a_setting_adds_are_there() -> None:
+def test_files_that_a_setting_adds_are_there():
     """``COMPOSE_FILE`` of the documentation, of the example and of the files' own heads."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docker-compose*.yml"), ROOT / ".env.example"]
     named = {
@@ -189,11 +186,11 @@ def test_files_that_a_setting_adds_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_who_migrates_a_large_database_is_not_unhealthy(name: str) -> None:
+def test_who_migrates_a_large_database_is_not_unhealthy(name):
     assert SERVICES[name]["healthcheck"]["start_period"] == "30m"
 
 
-def test_the_number_of_workers_and_the_connections_for_them_are_settings() -> None:
+def test_the_number_of_workers_and_the_connections_for_them_are_settings():
     """A number by ``--scale`` ends with the next command without it."""
     assert SERVICES["worker"]["scale"] == "${LCL_WORKERS:-1}"
     (given,) = [each for each in SERVICES["postgres"]["command"] if each.startswith("max_connections=")]
@@ -203,20 +200,20 @@ def test_the_number_of_workers_and_the_connections_for_them_are_settings() -> No
 
 
 @pytest.mark.parametrize("name", EVERYBODY)
-def test_everybody_tells_its_health(name: str) -> None:
+def test_everybody_tells_its_health(name):
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     for needed, how in SERVICES[name].get("depends_on", {}).items():
         assert how == {"condition": "service_healthy"}, needed
 
 
-def test_data_lives_in_named_volumes() -> None:
+def test_data_lives_in_named_volumes():
     for volume in (volume for name in ("api", "worker", "postgres") for volume in SERVICES[name]["volumes"]):
         assert volume.split(":")[0] in COMPOSE["volumes"] or volume.startswith("${LCL_DATA:-corpora}:"), volume
     assert "volumes" not in SERVICES["ui"], "the page reaches data through the api alone"
     assert all("home:/var/lib/lcl" in SERVICES[name]["volumes"] for name in ("api", "worker"))
 
 
-def test_the_broker_writes_nothing_and_shows_no_password() -> None:
+def test_the_broker_writes_nothing_and_shows_no_password():
     """A full disk does not end it; what it has is lost with it, as that of the embedded broker."""
     command = SERVICES["redis"]["command"][-1]
     for line in ("appendonly no", 'save ""', "maxmemory-policy noeviction", 'requirepass "$$REDISCLI_AUTH"'):
@@ -225,19 +222,19 @@ def test_the_broker_writes_nothing_and_shows_no_password() -> None:
     assert "redis-server -" in command, "options come by standard input"
 
 
-def test_one_image_is_built_once() -> None:
+def test_one_image_is_built_once():
     assert [name for name, service in SERVICES.items() if "build" in service] == ["api"]
     assert len({SERVICES[name]["image"] for name in OWN}) == 1
 
 
-def test_gpus_are_an_override() -> None:
+def test_gpus_are_an_override():
     assert "devices" not in str(COMPOSE)
     for name, service in read("docker-compose.gpu.yml")["services"].items():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"]), name
 
 
-def test_a_way_out_to_storage_is_an_override() -> None:
+def test_a_way_out_to_storage_is_an_override():
     override = read("docker-compose.s3.yml")
     assert set(override["services"]) == {"api", "worker"}
     for service in override["services"].values():
@@ -248,7 +245,7 @@ def test_a_way_out_to_storage_is_an_override() -> None:
     assert all(f"${{{secret}:?" in text for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 
 
-def test_a_way_out_to_webhooks_is_an_override_of_the_worker() -> None:
+def test_a_way_out_to_webhooks_is_an_override_of_the_worker():
     services = read("docker-compose.webhooks.yml")["services"]
     assert {name: service.get("networks") for name, service in services.items()} == {
         "api": None,
@@ -259,7 +256,7 @@ def test_a_way_out_to_webhooks_is_an_override_of_the_worker() -> None:
         assert variable.removeprefix("LCL_").lower() in Settings.model_fields
 
 
-def test_figures_are_an_override_and_grafana_has_a_password() -> None:
+def test_figures_are_an_override_and_grafana_has_a_password():
     assert set(MONITORING) == {"prometheus", "grafana"}
     assert "ports" not in MONITORING["prometheus"]
     assert MONITORING["grafana"]["ports"] == ["127.0.0.1:${LCL_GRAFANA_PORT:-3000}:3000"]
@@ -267,7 +264,7 @@ def test_figures_are_an_override_and_grafana_has_a_password() -> None:
     assert all(service["healthcheck"]["test"][0] == "CMD" for service in MONITORING.values())
 
 
-def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
+def test_the_image_has_no_root_and_installs_from_the_lock():
     lines = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert not lines[0].startswith("# syntax=")
     last_user = [line for line in lines if line.startswith("USER")][-1]
@@ -291,7 +288,7 @@ def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
     assert any("pip check" in line for line in lines)
 
 
-def test_what_builds_the_image_comes_from_env() -> None:
+def test_what_builds_the_image_comes_from_env():
     build = SERVICES["api"]["build"]
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
@@ -300,7 +297,7 @@ def test_what_builds_the_image_comes_from_env() -> None:
         assert f"\n# {argument}=\n" in example, "with an empty value compose would pass an empty one on"
 
 
-def test_the_builder_sees_only_what_the_image_needs() -> None:
+def test_the_builder_sees_only_what_the_image_needs():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     assert {line[1:] for line in lines if line.startswith("!")} == {
@@ -312,20 +309,20 @@ def test_the_builder_sees_only_what_the_image_needs() -> None:
     }  # fmt: skip
 
 
-def test_the_gateway_passes_on_that_tls_was_spoken() -> None:
+def test_the_gateway_passes_on_that_tls_was_spoken():
     text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     assert "proxy_set_header X-Forwarded-Proto $outer_scheme;" in text
     assert re.search(r"map \$http_x_forwarded_proto \$outer_scheme \{\s*default \$scheme;\s*https\s+https;", text)
 
 
-def test_the_gateway_hides_the_measurements() -> None:
+def test_the_gateway_hides_the_measurements():
     text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     assert re.search(r"location = /metrics \{\s*return 404;", text)
     for door in ("/v1/", "healthz|readyz"):
         assert re.search(rf"location [^{{]*{re.escape(door)}[^}}]*\$api;", text), door
 
 
-def test_the_gateway_bounds_what_an_anonymous_user_takes() -> None:
+def test_the_gateway_bounds_what_an_anonymous_user_takes():
     """What these lines do is tried in test_gateway.py, where nginx is installed."""
     text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     everywhere, _, server = text.partition("server {")
@@ -347,3 +344,17 @@ def test_the_gateway_bounds_what_an_anonymous_user_takes() -> None:
     assert [name for name, size in sizes.items() if size == ["64m"]] == [
         "~ ^/v1/(embeddings|captions|continuations|attention|encoders|collections)(/|$)"
     ]
+
+
+def test_every_image_has_a_version_and_a_digest():
+    files = [*ROOT.glob("docker-compose*.yml"), ROOT / "deploy" / "Dockerfile"]
+    named = {
+        image
+        for file in files
+        for image in re.findall(
+            r"(?:\$\{(?!LCL_)\w+_IMAGE:-|^ARG \w+_IMAGE=)([^\s}]+)", file.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert len(named) == 6
+    for image in named:
+        assert re.fullmatch(r"[a-z0-9./_-]+:v?\d[\w.-]*@sha256:[0-9a-f]{64}", image), image

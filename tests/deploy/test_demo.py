@@ -1,7 +1,5 @@
 """The demonstration's steps, screens and table, on a service that answers from a script."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any, cast
@@ -40,7 +38,7 @@ METRICS = {
 ENCODER = {"steps": 3000, "seconds": 201.4, "images_seen": 190000, "parameters": 6_400_000, "path": "artifacts/encoder"}
 ROW = {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "chance": 0.0085, "untrained": None}
 CLASSES = {**ROW, "metric": "acc@1", "value": 0.25, "count": 590, "candidates": 48}
-RESULTS: dict[str, Json] = {
+RESULTS = {
     "pretrain": {"encoder": ENCODER},
     "evaluate": {
         "rows": [
@@ -57,19 +55,19 @@ RESULTS: dict[str, Json] = {
 class ScriptedService:
     """Speaks as the client does; each run is queued, then running, then ends as told."""
 
-    def __init__(self, ends: dict[str, str]) -> None:
+    def __init__(self, ends):
         self.ends = ends
         self.submitted: list[tuple[str, Json]] = []
         self._states: dict[str, Iterator[str]] = {}
 
-    def submit(self, kind: str, spec: Json, **_: Any) -> Json:
+    def submit(self, kind, spec, **_):
         self.submitted.append((kind, spec))
         self._states[kind] = iter(["queued", "running", "running", self.ends.get(kind, "succeeded")])
         return self.run(kind)
 
-    def run(self, kind: str) -> Json:
+    def run(self, kind):
         state = next(self._states[kind])
-        run: Json = {"id": kind, "kind": kind, "state": state, "progress": METRICS if state == "running" else None}
+        run = {"id": kind, "kind": kind, "state": state, "progress": METRICS if state == "running" else None}
         run |= {"reason": None, "result": None, "encoder_id": None}
         if state == "succeeded":
             run |= {"result": RESULTS[kind], "encoder_id": "enc_1", "progress": {**METRICS, "step": 3000}}
@@ -77,21 +75,21 @@ class ScriptedService:
             run["reason"] = {"code": "bad_data", "message": "interleaved.jsonl:7: no images"}
         return run
 
-    def logs(self, run_id: str, offset: int = 0) -> Json:
+    def logs(self, run_id, offset=0):
         return {"text": "\n".join(f"line {i}" for i in range(100)), "offset": 0}
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_waiting(monkeypatch):
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
 
 
-def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
+def console(terminal=False):
     out = io.StringIO()
     return Console(file=out, force_terminal=terminal, width=160), out
 
 
-def demonstrate(service: ScriptedService) -> tuple[DemoResult, str]:
+def demonstrate(service):
     on, out = console()
     with open_display(on) as screen:
         outcome = run_demo(cast(Client, service), screen, check=lambda: None)
@@ -99,7 +97,7 @@ def demonstrate(service: ScriptedService) -> tuple[DemoResult, str]:
     return outcome, out.getvalue()
 
 
-def test_three_runs_one_after_the_other() -> None:
+def test_three_runs_one_after_the_other():
     service = ScriptedService({})
     outcome, text = demonstrate(service)
     assert service.submitted == [
@@ -114,7 +112,7 @@ def test_three_runs_one_after_the_other() -> None:
     assert "Training took 3:21 min (201 s): 3,000 steps, 190,000 images, 6.4 M parameters." in text
 
 
-def test_a_failed_run_ends_it_with_the_reason_and_the_log() -> None:
+def test_a_failed_run_ends_it_with_the_reason_and_the_log():
     service = ScriptedService({"evaluate": "failed"})
     with pytest.raises(UserError, match=r"evaluate run evaluate failed: interleaved\.jsonl:7: no images") as caught:
         demonstrate(service)
@@ -123,8 +121,8 @@ def test_a_failed_run_ends_it_with_the_reason_and_the_log() -> None:
     assert "line 50" not in str(caught.value)
 
 
-def test_a_dead_part_ends_it() -> None:
-    def check() -> None:
+def test_a_dead_part_ends_it():
+    def check():
         raise UserError("worker was killed by SIGKILL", code="child_died")
 
     on, _ = console()
@@ -133,26 +131,26 @@ def test_a_dead_part_ends_it() -> None:
         follow("pretrain", {})
 
 
-def test_an_api_that_is_being_started_again_is_waited_for() -> None:
+def test_an_api_that_is_being_started_again_is_waited_for():
     class Away(ScriptedService):
         """The first try of every call fails, as while the api is down."""
 
         calls = 0
 
-        def submit(self, kind: str, spec: Json, **facts: Any) -> Json:
+        def submit(self, kind, spec, **facts):
             keys.add(facts["idempotency_key"])
             self.calls += 1
             if self.calls == 1:
                 raise ApiError(0, "unreachable", "no service answers")
             return super().submit(kind, spec, **facts)
 
-        def run(self, kind: str) -> Json:
+        def run(self, kind):
             self.calls += 1
             if self.calls % 2 == 0:
                 raise ApiError(503, "unavailable", "the database does not answer")
             return super().run(kind)
 
-    keys: set[str] = set()
+    keys = set()
     on, _ = console()
     service, checks = Away({}), [0]
     follow = RunFollower(cast(Client, service), PlainDisplay(on), lambda: checks.append(1))
@@ -163,9 +161,9 @@ def test_an_api_that_is_being_started_again_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(422, "bad_spec"), (0, "unsendable")])
-def test_a_refusal_is_not_waited_out(status: int, code: str) -> None:
+def test_a_refusal_is_not_waited_out(status, code):
     class Refusing(ScriptedService):
-        def submit(self, kind: str, spec: Json, **_: Any) -> Json:
+        def submit(self, kind, spec, **_):
             raise ApiError(status, code, "no")
 
     on, _ = console()
@@ -173,8 +171,8 @@ def test_a_refusal_is_not_waited_out(status: int, code: str) -> None:
         RunFollower(cast(Client, Refusing({})), PlainDisplay(on), lambda: None)("pretrain", {})
 
 
-def test_progress_in_words() -> None:
-    run: Json = {"state": "running", "kind": "pretrain", "progress": METRICS}
+def test_progress_in_words():
+    run = {"state": "running", "kind": "pretrain", "progress": METRICS}
     assert (
         format_progress(run)
         == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
@@ -187,7 +185,7 @@ def test_progress_in_words() -> None:
     assert format_progress({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
 
 
-def test_plain_lines_are_few() -> None:
+def test_plain_lines_are_few():
     on, out = console()
     screen = PlainDisplay(on, every=3600)
     for _ in range(50):
@@ -196,7 +194,7 @@ def test_plain_lines_are_few() -> None:
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["step", "succeeded"]
 
 
-def test_the_same_line_is_not_said_twice() -> None:
+def test_the_same_line_is_not_said_twice():
     on, out = console()
     screen = PlainDisplay(on, every=0)
     for state in ("queued", "queued", "running", "running"):
@@ -204,13 +202,13 @@ def test_the_same_line_is_not_said_twice() -> None:
     assert out.getvalue().splitlines() == ["index     waiting for the worker", "index     starting"]
 
 
-def test_the_end_says_how_long_it_took() -> None:
+def test_the_end_says_how_long_it_took():
     times = {"started_at": "2026-01-01T10:00:00Z", "finished_at": "2026-01-01T10:03:27.5Z"}
     assert format_end({"state": "failed", "progress": None, **times}) == "failed in 3:28"
     assert format_end({"state": "cancelled", "progress": None, "started_at": None}) == "cancelled"
 
 
-def test_the_table_fits_a_terminal() -> None:
+def test_the_table_fits_a_terminal():
     on = Console(file=io.StringIO(), width=80)
     on.print(result_table(RESULTS["evaluate"]))
     printed = on.file.getvalue()  # type: ignore[attr-defined]
@@ -218,7 +216,7 @@ def test_the_table_fits_a_terminal() -> None:
         assert cell in printed, "no cell is wrapped"
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_gets_a_bar():
     on, out = console(terminal=True)
     with open_display(on) as screen:
         assert isinstance(screen, LiveDisplay)
@@ -227,7 +225,7 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "step 1,200 of 3,000" in out.getvalue()
 
 
-def test_numbers_and_clocks() -> None:
+def test_numbers_and_clocks():
     assert [format_score(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
     assert [format_minutes(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
     outcome = DemoResult({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})

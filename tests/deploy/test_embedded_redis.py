@@ -1,16 +1,12 @@
 """The embedded broker: private, in memory alone, and gone with its parent."""
 
-from __future__ import annotations
-
 import os
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -23,16 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def home():
     with tempfile.TemporaryDirectory(prefix="lcl-") as folder:
         yield Path(folder)
 
 
-def client(broker: EmbeddedBroker) -> redis.Redis:
+def client(broker):
     return redis.Redis(unix_socket_path=str(broker.socket), decode_responses=True)
 
 
-def test_it_listens_on_a_private_socket_alone(home: Path) -> None:
+def test_it_listens_on_a_private_socket_alone(home):
     with EmbeddedBroker(home) as broker:
         assert broker.url == f"redis+socket://{home.resolve()}/broker.sock"
         assert stat.S_IMODE(broker.socket.stat().st_mode) == 0o700
@@ -44,9 +40,7 @@ def test_it_listens_on_a_private_socket_alone(home: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_after_its_death_it_starts_again_on_the_same_socket(
-    home: Path, how: signal.Signals, eventually: Callable[..., None]
-) -> None:
+def test_after_its_death_it_starts_again_on_the_same_socket(home, how, eventually):
     deep = home / ("a" * 60) / ("b" * 60)  # such that the socket lies elsewhere
     for place in (home, deep):
         broker = EmbeddedBroker(place)
@@ -62,7 +56,7 @@ def test_after_its_death_it_starts_again_on_the_same_socket(
         broker.stop()
 
 
-def is_dead(broker: EmbeddedBroker) -> bool:
+def is_dead(broker):
     try:
         broker.check()
     except ChildDied:
@@ -70,7 +64,7 @@ def is_dead(broker: EmbeddedBroker) -> bool:
     return False
 
 
-def test_it_writes_no_messages_to_the_disk(home: Path) -> None:
+def test_it_writes_no_messages_to_the_disk(home):
     old = home / "broker" / "appendonlydir"
     old.mkdir(parents=True)
     (old / "appendonly.aof.1.incr.aof").write_bytes(b"torn by a full disk")
@@ -79,7 +73,7 @@ def test_it_writes_no_messages_to_the_disk(home: Path) -> None:
     assert [path.name for path in (home / "broker").iterdir()] == ["broker.log"], "that of earlier versions went too"
 
 
-def test_a_full_disk_does_not_end_it(small_disk: Any) -> None:
+def test_a_full_disk_does_not_end_it(small_disk):
     with EmbeddedBroker(small_disk.path) as broker, client(broker) as server:
         small_disk.fill()
         for number in range(2000):
@@ -94,7 +88,7 @@ def test_a_full_disk_does_not_end_it(small_disk: Any) -> None:
         small_disk.make_room()
 
 
-def test_a_second_broker_in_the_same_home_is_refused(home: Path) -> None:
+def test_a_second_broker_in_the_same_home_is_refused(home):
     with EmbeddedBroker(home) as broker, client(broker) as server:
         second = EmbeddedBroker(home)
         with pytest.raises(UserError, match="another broker"):
@@ -103,7 +97,7 @@ def test_a_second_broker_in_the_same_home_is_refused(home: Path) -> None:
         assert server.ping()
 
 
-def test_its_death_is_noticed_with_its_last_words(home: Path, eventually: Callable[..., None]) -> None:
+def test_its_death_is_noticed_with_its_last_words(home, eventually):
     with EmbeddedBroker(home) as broker:
         broker.check()
         with client(broker) as server:
@@ -113,7 +107,7 @@ def test_its_death_is_noticed_with_its_last_words(home: Path, eventually: Callab
             eventually(lambda: broker.check() is not None)
 
 
-def test_a_home_with_a_long_path_works_too(home: Path) -> None:
+def test_a_home_with_a_long_path_works_too(home):
     deep = home / ("a" * 60) / ("b" * 60)
     with EmbeddedBroker(deep) as broker:
         with client(broker) as server:
@@ -125,7 +119,7 @@ def test_a_home_with_a_long_path_works_too(home: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_it_dies_with_its_parent(home: Path, eventually: Callable[..., None]) -> None:
+def test_it_dies_with_its_parent(home, eventually):
     code = (
         "import sys, time; from pathlib import Path; from deploy.embedded_redis import EmbeddedBroker\n"
         "broker = EmbeddedBroker(Path(sys.argv[1])); broker.start(); print(broker.pid, flush=True); time.sleep(600)"
@@ -139,7 +133,7 @@ def test_it_dies_with_its_parent(home: Path, eventually: Callable[..., None]) ->
     eventually(lambda: not _alive(pid), "the broker's end")
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid):
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

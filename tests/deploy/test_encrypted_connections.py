@@ -3,12 +3,9 @@
 The servers are real, on unix sockets; in front of each stands a door that speaks TLS.
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,21 +31,21 @@ POSTGRES_ASKS_FOR_TLS = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  
 
 
 @contextmanager
-def tls_door(server: Path, certificate: trustme.LeafCert, postgres: bool = False) -> Iterator[int]:
+def tls_door(server, certificate, postgres=False):
     """The port of a server that speaks TLS and passes everything on to a unix socket."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     listener = socket.create_server((LOOPBACK, 0))
-    opened: list[socket.socket] = [listener]
+    opened = [listener]
 
-    def pass_on(source: socket.socket, target: socket.socket) -> None:
+    def pass_on(source, target):
         with suppress(OSError):
             while data := source.recv(65536):
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
 
-    def receive(plain: socket.socket) -> None:
+    def receive(plain):
         opened.append(plain)
         with suppress(OSError):  # ssl.SSLError too: the client did not like the certificate
             if postgres:
@@ -63,7 +60,7 @@ def tls_door(server: Path, certificate: trustme.LeafCert, postgres: bool = False
             threading.Thread(target=pass_on, args=(outer, inner), daemon=True).start()
             pass_on(inner, outer)
 
-    def accept() -> None:
+    def accept():
         with suppress(OSError):
             while True:
                 threading.Thread(target=receive, args=(listener.accept()[0],), daemon=True).start()
@@ -77,11 +74,11 @@ def tls_door(server: Path, certificate: trustme.LeafCert, postgres: bool = False
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
+def authority():
     return trustme.CA()
 
 
-def address(name: str, host: str, port: int, trusted: trustme.CA, folder: Path, password: str = "") -> str:
+def address(name, host, port, trusted, folder, password=""):
     """As the example has it, with this server, this password and this authority."""
     file = folder / "ca.crt"
     trusted.cert_pem.write_to_path(file)
@@ -100,9 +97,7 @@ CASES = pytest.mark.parametrize(
 
 
 @CASES
-def test_the_brokers_certificate_is_checked(
-    tmp_path: Path, authority: trustme.CA, host: str, own_authority: bool, connects: bool
-) -> None:
+def test_the_brokers_certificate_is_checked(tmp_path, authority, host, own_authority, connects):
     trusted = authority if own_authority else trustme.CA()
     certificate = authority.issue_cert("localhost")
     with EmbeddedBroker(tmp_path / "home") as broker, tls_door(broker.socket, certificate) as port:
@@ -110,9 +105,7 @@ def test_the_brokers_certificate_is_checked(
 
 
 @CASES
-def test_the_databases_certificate_is_checked(
-    tmp_path: Path, authority: trustme.CA, postgres_server: str, host: str, own_authority: bool, connects: bool
-) -> None:
+def test_the_databases_certificate_is_checked(tmp_path, authority, postgres_server, host, own_authority, connects):
     trusted = authority if own_authority else trustme.CA()
     real = make_url(postgres_server)
     folder = real.query["host"]

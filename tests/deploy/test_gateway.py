@@ -4,8 +4,6 @@ Skipped where nginx is not installed (Debian: apt install nginx-light). What the
 ``test_compose.py``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import http.client
 import json
@@ -15,7 +13,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -34,7 +31,7 @@ pytestmark = [pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is
 class Backend:
     """Stands for api and page: answers 200 with the length of the body; below /held it waits until it may."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.port = free_port(0)
         self.requested: list[str] = []
         self.let_go = threading.Event()
@@ -42,12 +39,12 @@ class Backend:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
 
-    async def _run(self) -> None:
+    async def _run(self):
         async with await asyncio.start_server(self._serve, LOOPBACK, self.port):
             while not self._over.is_set():
                 await asyncio.sleep(0.02)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader, writer):
         with closing(writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             path = head.split()[1]
@@ -60,21 +57,21 @@ class Backend:
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode())
             await writer.drain()
 
-    def close(self) -> None:
+    def close(self):
         self.let_go.set()
         self._over.set()
         self._thread.join(timeout=60)
 
 
 @pytest.fixture
-def backend() -> Iterator[Backend]:
+def backend():
     made = Backend()
     yield made
     made.close()
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, backend: Backend, until: Callable[..., None]) -> Iterator[int]:
+def gateway(tmp_path, backend, until):
     """The port of a real nginx; only its addresses and its folder are other than in the deployment."""
     port = free_port(0)
     text = CONFIGURATION.read_text(encoding="utf-8")
@@ -86,7 +83,7 @@ def gateway(tmp_path: Path, backend: Backend, until: Callable[..., None]) -> Ite
     command = ["nginx", "-c", str(file), "-e", str(tmp_path / "log"), "-g", "daemon off; user root;"]
     process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def answers() -> bool:
+    def answers():
         assert process.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
         with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=5)) as connection:
             try:
@@ -102,7 +99,7 @@ def gateway(tmp_path: Path, backend: Backend, until: Callable[..., None]) -> Ite
     log.close()
 
 
-def ask(port: int, method: str, path: str, size: int = 0, address: str = "192.0.2.1") -> tuple[int, bytes]:
+def ask(port, method, path, size=0, address="192.0.2.1"):
     """Status and body of the answer to somebody at ``address``, as the TLS proxy in front would pass it on."""
     with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=30)) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):  # refused while it was still sent: the answer is there
@@ -117,7 +114,7 @@ def ask(port: int, method: str, path: str, size: int = 0, address: str = "192.0.
      ("/gradio_api/upload", 32 * MIB), ("/v1/runs", 2 * MIB),
      ("/v1/embeddings", 64 * MIB), ("/readyz", 1 << 10)],
 )  # fmt: skip
-def test_a_body_is_bounded_by_what_its_path_is_for(gateway: int, backend: Backend, path: str, largest: int) -> None:
+def test_a_body_is_bounded_by_what_its_path_is_for(gateway, backend, path, largest):
     assert ask(gateway, "POST", path, largest) == (200, str(largest).encode())
     backend.requested.clear()
     status, answer = ask(gateway, "POST", path, largest + 1)
@@ -127,21 +124,21 @@ def test_a_body_is_bounded_by_what_its_path_is_for(gateway: int, backend: Backen
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/runs"])
-def test_a_service_that_is_away_is_reported_in_the_form_of_errors(gateway: int, backend: Backend, path: str) -> None:
+def test_a_service_that_is_away_is_reported_in_the_form_of_errors(gateway, backend, path):
     backend.close()
     status, answer = ask(gateway, "GET", path)
     assert status == 502
     assert json.loads(answer)["error"].items() >= {"code": "no_answer", "type": "server_error", "param": None}.items()
 
 
-def held_open(port: int, path: str, address: str) -> socket.socket:
+def held_open(port, path, address):
     """A connection with a request that the backend will not answer yet."""
     connection = socket.create_connection((LOOPBACK, port), timeout=30)
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {address}\r\n\r\n".encode())
     return connection
 
 
-def test_one_address_cannot_take_every_place(gateway: int, backend: Backend, until: Callable[..., None]) -> None:
+def test_one_address_cannot_take_every_place(gateway, backend, until):
     with ExitStack() as stack:
         for _ in range(AT_ONCE):
             stack.enter_context(held_open(gateway, "/held", "192.0.2.1"))
@@ -158,7 +155,7 @@ def test_one_address_cannot_take_every_place(gateway: int, backend: Backend, unt
         time.sleep(0.05)
 
 
-def test_who_writes_another_address_in_front_is_counted_by_the_last(gateway: int, backend: Backend) -> None:
+def test_who_writes_another_address_in_front_is_counted_by_the_last(gateway, backend):
     with ExitStack() as stack:
         for made_up in range(AT_ONCE):
             address = f"198.51.100.{made_up % 250}, 192.0.2.1"
@@ -170,7 +167,7 @@ def test_who_writes_another_address_in_front_is_counted_by_the_last(gateway: int
         assert ask(gateway, "GET", "/", address="203.0.113.9, 192.0.2.1")[0] == 429
 
 
-def test_a_page_with_its_files_is_let_through_and_a_flood_is_not(gateway: int) -> None:
+def test_a_page_with_its_files_is_let_through_and_a_flood_is_not(gateway):
     # four visitors behind one address, 100 files each, as fast as they can
     assert {ask(gateway, "GET", "/assets/index.js")[0] for _ in range(400)} == {200}
     deadline = time.monotonic() + 60

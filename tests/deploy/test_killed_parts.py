@@ -1,17 +1,12 @@
 """Whatever part of the service is killed, it is started again and answers as before."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from api.client import Client
 from deploy.local_stack import LocalStack
 from deploy.process import responds
 
@@ -19,12 +14,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.extended]
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
+def said():
     return []
 
 
 @pytest.fixture(scope="module")
-def stack(said: list[str]) -> Iterator[LocalStack]:
+def stack(said):
     with (
         tempfile.TemporaryDirectory(prefix="lcl-") as folder,
         LocalStack(Path(folder), said.append, ports=(0, 0)) as stack,
@@ -32,15 +27,13 @@ def stack(said: list[str]) -> Iterator[LocalStack]:
         yield stack
 
 
-def works(stack: LocalStack) -> bool:
+def works(stack):
     stack.check()
     return responds(f"{stack.api_url}/readyz") and responds(f"{stack.page_url}/healthz")
 
 
 @pytest.mark.parametrize("part", ["broker", "api", "worker", "ui"])
-def test_a_killed_part_is_started_again(
-    stack: LocalStack, said: list[str], part: str, eventually: Callable[..., None]
-) -> None:
+def test_a_killed_part_is_started_again(stack, said, part, eventually):
     before, others = stack.pids(), {name: pid for name, pid in stack.pids().items() if name != part}
     said.clear()
     os.kill(before[part], signal.SIGKILL)
@@ -53,9 +46,7 @@ def test_a_killed_part_is_started_again(
     assert said[1] == f"{part} is started again"
 
 
-def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
-    stack: LocalStack, eventually: Callable[..., None]
-) -> None:
+def test_runs_that_were_queued_before_the_broker_died_are_worked_on(stack, eventually):
     with stack.client() as client:
         runs = [queued(client) for _ in range(3)]
         worker = stack.pids()["worker"]
@@ -71,5 +62,5 @@ def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
     assert stack.pids()["worker"] == worker, "the worker outlives the broker"
 
 
-def queued(client: Client) -> dict[str, Any]:
+def queued(client):
     return client.validate_dataset("sample", workers=1)

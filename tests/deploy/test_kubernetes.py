@@ -1,13 +1,10 @@
 """The Kubernetes manifests: valid for the cluster, unprivileged, and the same deployment as docker-compose.yml."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
 from ipaddress import ip_network
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
@@ -31,17 +28,17 @@ VERSIONS = ("1.30", "1.34", "1.37")
 COMPONENTS = ("gpu", "jobs", "managed")
 
 
-def kustomization(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+def kustomization(folder):
+    found = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
     return found
 
 
-def documents(file: Path) -> list[dict[str, Any]]:
+def documents(file):
     return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
 
 
 KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
-OBJECTS: list[dict[str, Any]] = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
+OBJECTS = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
 NODE_CACHE = "/var/cache/lcl"  # in the home of compose; a disk of its own where homes are on a network
@@ -51,25 +48,25 @@ PODS = {
 }
 
 
-def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+def of_kind(kind):
     return {found["metadata"]["name"]: found["spec"] for found in OBJECTS if found["kind"] == kind}
 
 
-def container(name: str) -> dict[str, Any]:
+def container(name):
     (only,) = PODS[name]["spec"]["containers"]
     return only
 
 
-def secrets_of(name: str) -> dict[str, dict[str, Any]]:
+def secrets_of(name):
     """Variables of a pod that come from a key of a secret, with the reference."""
     return {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container(name)["env"] if "valueFrom" in each}
 
 
-def maps_of(name: str) -> list[dict[str, Any]]:
+def maps_of(name):
     return [each["configMapRef"] for each in container(name)["envFrom"] if "configMapRef" in each]
 
 
-def values_of(name: str) -> dict[str, str]:
+def values_of(name):
     """Variables of a pod whose values are in the manifests."""
     maps = {found["metadata"]["name"]: found["data"] for found in OBJECTS if found["kind"] == "ConfigMap"}
     given = {key: value for each in maps_of(name) for key, value in maps.get(each["name"], {}).items()}
@@ -78,17 +75,17 @@ def values_of(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("found", OBJECTS, ids=lambda found: f"{found['kind']}-{found['metadata']['name']}")
-def test_an_object_is_valid(found: dict[str, Any], version: str) -> None:
+def test_an_object_is_valid(found, version):
     kubernetes_validate.validate(found, version, strict=True)
 
 
-def test_a_wrong_field_would_be_seen() -> None:
+def test_a_wrong_field_would_be_seen():
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
 
-def test_every_file_is_applied_and_nothing_twice() -> None:
+def test_every_file_is_applied_and_nothing_twice():
     assert {file.name for file in (FOLDER / "base").iterdir()} == {*BASE["resources"], "kustomization.yaml"}
     assert (KUSTOMIZE["resources"], KUSTOMIZE["components"]) == (["base"], []), "each cluster chooses its components"
     assert {file.parent.name for file in FOLDER.glob("*/kustomization.yaml")} == {"base", *COMPONENTS}
@@ -98,7 +95,7 @@ def test_every_file_is_applied_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_nobody_has_privileges(name: str) -> None:
+def test_nobody_has_privileges(name):
     pod, only = PODS[name]["spec"], container(name)
     uid, gid = map(int, COMPOSE["api"]["user"].split(":"))
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -115,13 +112,13 @@ def test_nobody_has_privileges(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_no_setting_comes_from_the_cluster_itself(name: str) -> None:
+def test_no_setting_comes_from_the_cluster_itself(name):
     """Kubernetes would otherwise put addresses of services into variables, some of which look like settings."""
     assert PODS[name]["spec"]["enableServiceLinks"] is False
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_asks_for_what_it_needs(name: str) -> None:
+def test_a_pod_asks_for_what_it_needs(name):
     only = container(name)
     assert {"cpu", "memory", "ephemeral-storage"} <= set(only["resources"]["requests"])
     assert {"memory", "ephemeral-storage"} <= set(only["resources"]["limits"])
@@ -131,12 +128,12 @@ def test_a_pod_asks_for_what_it_needs(name: str) -> None:
     assert only["image"] == KUSTOMIZE["images"][0]["name"]
 
 
-def gibibytes(quantity: str) -> float:
+def gibibytes(quantity):
     return int(quantity[:-2]) / {"Gi": 1, "Mi": 1024}[quantity[-2:]]
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_cannot_fill_its_node(name: str) -> None:
+def test_a_pod_cannot_fill_its_node(name):
     """What it writes into empty folders is bounded, and all of them together by what the container may take."""
     folders = [volume["emptyDir"] for volume in PODS[name]["spec"]["volumes"] if "emptyDir" in volume]
     assert folders
@@ -149,7 +146,7 @@ def test_a_pod_cannot_fill_its_node(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(name: str) -> None:
+def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(name):
     """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
     (mount,) = [each for each in container(name)["volumeMounts"] if each["mountPath"] == NODE_CACHE]
     assert values_of(name)["LCL_DATA_CACHE"] == mount["mountPath"]
@@ -159,7 +156,7 @@ def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(n
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
+def test_nothing_is_mounted_inside_a_claim(name):
     """The runtime would make the folder in the claim, as root, and its siblings could not be made by the process."""
     claims = {each["name"] for each in PODS[name]["spec"]["volumes"] if "persistentVolumeClaim" in each}
     paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container(name)["volumeMounts"]}
@@ -167,26 +164,26 @@ def test_nothing_is_mounted_inside_a_claim(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_pod_that_migrates_a_large_database_is_not_killed(name: str) -> None:
+def test_a_pod_that_migrates_a_large_database_is_not_killed(name):
     probe = container(name)["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 30 * 60
 
 
-def stop_seconds(service: dict[str, Any]) -> int:
+def stop_seconds(service):
     """Between SIGTERM and SIGKILL in compose, where ``.env`` says nothing else."""
     default = re.fullmatch(r"(?:\$\{LCL_\w+:-)?(\d+)\}?s", service.get("stop_grace_period", "10s"))
     assert default
     return int(default[1])
 
 
-def test_a_worker_has_the_time_that_it_needs_to_stop() -> None:
+def test_a_worker_has_the_time_that_it_needs_to_stop():
     needed = WorkerSettings(checkpoints="store", artifacts="s3://bucket/lcl").worker_stop_seconds
     assert stop_seconds(COMPOSE["worker"]) >= needed
     assert PODS["worker"]["spec"]["terminationGracePeriodSeconds"] >= needed
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
-def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
+def test_a_process_is_the_one_that_compose_starts(name):
     service = COMPOSE[name]
     assert container(name)["command"] == service["command"]
     fixed = {variable for variable, value in service["environment"].items() if value is not None}
@@ -202,7 +199,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
+def test_a_variable_is_one_that_the_process_reads(name):
     page = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
     known = page if name == "ui" else {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
     assert {*values_of(name), *secrets_of(name)} - {"LCL_DATA_CACHE"} <= known, (
@@ -211,7 +208,7 @@ def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_setting_of_ones_own_replaces_every_default(name: str) -> None:
+def test_a_setting_of_ones_own_replaces_every_default(name):
     """``env`` counts before ``envFrom``, in which the later map counts."""
     fixed = {each["name"] for each in container(name)["env"] if "value" in each}
     assert fixed == ({"LCL_API_URL"} if name == "ui" else set()), "addresses alone"
@@ -221,7 +218,7 @@ def test_a_setting_of_ones_own_replaces_every_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name: str) -> None:
+def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name):
     read = {field for field, facts in SETTINGS[name].model_fields.items() if facts.annotation is SecretStr}
     addresses = {"database_url", "broker_url"}
     wanted = {"database_url"} if name == "migrate" else read | addresses
@@ -234,24 +231,24 @@ def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name: str) 
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_who_reads_corpora_may_be_given_the_credentials_of_object_storage(name: str) -> None:
+def test_who_reads_corpora_may_be_given_the_credentials_of_object_storage(name):
     found = [each["secretRef"] for each in container(name)["envFrom"] if "secretRef" in each]
     assert found == ([{"name": "lcl-storage", "optional": True}] if name in ("api", "worker") else [])
 
 
-def test_the_page_gets_nothing_that_the_api_gets() -> None:
+def test_the_page_gets_nothing_that_the_api_gets():
     assert not secrets_of("ui")
     assert not [each for each in container("ui")["envFrom"] if each in container("api")["envFrom"]]
 
 
-def test_roots_mean_what_they_mean_with_compose() -> None:
+def test_roots_mean_what_they_mean_with_compose():
     for name in ("api", "worker"):
         given = values_of(name)["LCL_DATA_ROOTS"]
         assert given == COMPOSE[name]["environment"]["LCL_DATA_ROOTS"]
         assert Settings(data_roots=given).data_roots == [Path("/data")]  # type: ignore[arg-type]
 
 
-def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> None:
+def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none():
     lines = (FOLDER / "secrets.example.env").read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     shown = {line.removeprefix("# ").removesuffix("=") for line in lines if re.fullmatch(r"# LCL_\w+=", line)}
@@ -266,7 +263,7 @@ def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> No
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "migrate"])
-def test_who_checks_certificates_is_given_the_authoritys(name: str) -> None:
+def test_who_checks_certificates_is_given_the_authoritys(name):
     """Optional: a server whose certificate a public authority signed needs none."""
     mounts = {mount["name"]: mount for mount in container(name)["volumeMounts"]}
     assert mounts["ca"] == {"name": "ca", "mountPath": AUTHORITY, "readOnly": True}
@@ -274,7 +271,7 @@ def test_who_checks_certificates_is_given_the_authoritys(name: str) -> None:
     assert volume["secret"] == {"secretName": "lcl-ca", "optional": True}
 
 
-def test_services_lead_to_their_pods() -> None:
+def test_services_lead_to_their_pods():
     for name, service in of_kind("Service").items():
         assert service["selector"].items() <= PODS[name]["metadata"]["labels"].items()
         (port,) = service["ports"]
@@ -286,7 +283,7 @@ def test_services_lead_to_their_pods() -> None:
     assert values_of("ui")["LCL_API_URL"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
 
 
-def doors() -> dict[str, tuple[str, str]]:
+def doors():
     """Ingress and service of each path."""
     found = {}
     for name, spec in of_kind("Ingress").items():
@@ -300,7 +297,7 @@ def doors() -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_door_and_gateway_wait_as_long_as_the_client_for_an_encoder() -> None:
+def test_door_and_gateway_wait_as_long_as_the_client_for_an_encoder():
     (door,) = (
         found["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
         for found in OBJECTS
@@ -311,7 +308,7 @@ def test_door_and_gateway_wait_as_long_as_the_client_for_an_encoder() -> None:
     assert float(door) == float(waits) == ENCODER_SECONDS
 
 
-def test_the_door_is_the_gateways() -> None:
+def test_the_door_is_the_gateways():
     gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     for path in doors():
         assert path.strip("/").replace(".", r"\.") in gateway or path in gateway
@@ -323,7 +320,7 @@ def test_the_door_is_the_gateways() -> None:
     assert "/metrics" not in doors()
 
 
-def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does() -> None:
+def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does():
     gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     prefix = "nginx.ingress.kubernetes.io/"
     given = {
@@ -345,7 +342,7 @@ def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does() -> N
         assert f"client_max_body_size {largest};" in gateway
 
 
-def test_the_network_is_closed_but_for_what_is_named() -> None:
+def test_the_network_is_closed_but_for_what_is_named():
     policies = of_kind("NetworkPolicy")
     assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name, policy in policies.items():
@@ -363,7 +360,7 @@ def test_the_network_is_closed_but_for_what_is_named() -> None:
     assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
 
 
-def test_who_leaves_goes_to_named_pods_and_for_names_to_the_nodes_resolver() -> None:
+def test_who_leaves_goes_to_named_pods_and_for_names_to_the_nodes_resolver():
     for name, policy in of_kind("NetworkPolicy").items():
         for rule in policy.get("egress", ()):
             for peer in rule["to"]:
@@ -374,7 +371,7 @@ def test_who_leaves_goes_to_named_pods_and_for_names_to_the_nodes_resolver() -> 
                     assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
 
 
-def test_servers_outside_the_cluster_are_a_component_of_addresses() -> None:
+def test_servers_outside_the_cluster_are_a_component_of_addresses():
     ports = {}
     for (kind, name), found in objects_of("managed").items():
         assert kind == "NetworkPolicy"
@@ -388,7 +385,7 @@ def test_servers_outside_the_cluster_are_a_component_of_addresses() -> None:
     assert set(ports) == {"to-database", "to-broker"}
 
 
-def test_claims_are_there_and_shared() -> None:
+def test_claims_are_there_and_shared():
     claims = of_kind("PersistentVolumeClaim")
     used = {
         volume["persistentVolumeClaim"]["claimName"]
@@ -400,14 +397,14 @@ def test_claims_are_there_and_shared() -> None:
     assert all(claim["accessModes"] == ["ReadWriteMany"] for claim in claims.values())
 
 
-def test_who_scales_the_api_alone_says_how_many() -> None:
+def test_who_scales_the_api_alone_says_how_many():
     assert of_kind("HorizontalPodAutoscaler")["api"]["scaleTargetRef"]["name"] == "api"
     assert "replicas" not in of_kind("Deployment")["api"]
     assert of_kind("PodDisruptionBudget")["api"]["selector"] == of_kind("Deployment")["api"]["selector"]
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.rglob("kustomization.yaml")), ids=lambda file: file.parent.name)
-def test_kustomize_accepts_a_folder(file: Path) -> None:
+def test_kustomize_accepts_a_folder(file):
     """It refuses a folder that names one above itself, and before version 5.2 a patch of several objects."""
     found = kustomization(file.parent)
     for name in (*found.get("resources", ()), *found.get("components", ())):
@@ -418,7 +415,7 @@ def test_kustomize_accepts_a_folder(file: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
 @pytest.mark.parametrize("chosen", [(), *((name,) for name in COMPONENTS), COMPONENTS], ids="-".join)
-def test_kustomize_builds_any_combination(chosen: tuple[str, ...], tmp_path: Path) -> None:
+def test_kustomize_builds_any_combination(chosen, tmp_path):
     shutil.copytree(FOLDER, tmp_path / "kubernetes")
     together = {**KUSTOMIZE, "components": list(chosen)}
     (tmp_path / "kubernetes" / "kustomization.yaml").write_text(yaml.safe_dump(together), encoding="utf-8")
@@ -437,7 +434,7 @@ def test_kustomize_builds_any_combination(chosen: tuple[str, ...], tmp_path: Pat
     assert ("ipBlock" in database[0]["to"][0]) is ("managed" in chosen)
 
 
-def test_gpus_are_a_component_of_the_worker() -> None:
+def test_gpus_are_a_component_of_the_worker():
     (found,) = objects_of("gpu").values()
     assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": BASE["namespace"]})
     pod = found["spec"]["template"]["spec"]
@@ -446,7 +443,7 @@ def test_gpus_are_a_component_of_the_worker() -> None:
     assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
 
 
-def objects_of(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+def objects_of(name):
     """Those that a component adds, and its patches."""
     component = kustomization(FOLDER / name)
     assert component["kind"] == "Component"
@@ -458,13 +455,13 @@ def objects_of(name: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_runs_as_jobsets_need_is_valid(version: str) -> None:
+def test_what_runs_as_jobsets_need_is_valid(version):
     for (kind, _), found in objects_of("jobs").items():
         if kind != "Deployment":
             kubernetes_validate.validate(found, version, strict=True)
 
 
-def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
+def test_only_a_worker_that_creates_jobsets_may_do_so():
     found = objects_of("jobs")
     pod = found["Deployment", "worker"]["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("lcl-worker", True)
@@ -478,7 +475,7 @@ def test_only_a_worker_that_creates_jobsets_may_do_so() -> None:
     assert not {"Role", "RoleBinding", "ClusterRole"} & {each["kind"] for each in OBJECTS}, "nobody else"
 
 
-def test_a_worker_of_jobsets_has_settings_that_it_reads() -> None:
+def test_a_worker_of_jobsets_has_settings_that_it_reads():
     defaults = objects_of("jobs")["ConfigMap", "lcl-defaults"]
     assert "containers" not in objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]
     given = defaults["data"]
@@ -494,7 +491,7 @@ def test_a_worker_of_jobsets_has_settings_that_it_reads() -> None:
     assert WorkerSettings.model_fields["kubernetes_service_account"].default in accounts
 
 
-def test_the_pods_of_runs_reach_each_other_alone() -> None:
+def test_the_pods_of_runs_reach_each_other_alone():
     found = objects_of("jobs")
     policy = found["NetworkPolicy", "runs"]["spec"]
     runs = {"podSelector": policy["podSelector"]}
@@ -504,7 +501,7 @@ def test_the_pods_of_runs_reach_each_other_alone() -> None:
     assert ip_network(rule["to"][0]["ipBlock"]["cidr"]).num_addresses == 1
 
 
-def test_the_namespace_refuses_privileges() -> None:
+def test_the_namespace_refuses_privileges():
     (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
     assert namespace["metadata"]["name"] == BASE["namespace"]
     labels = namespace["metadata"]["labels"]

@@ -1,14 +1,11 @@
 """The launcher as a person starts it: for a team, with wrong settings, and told twice to end."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,13 +24,13 @@ KEY = "4f0c9a7be1d2835c6a8e7f10"
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def home():
     with tempfile.TemporaryDirectory(prefix="lcl-") as folder:
         yield Path(folder) / "home"
 
 
 @pytest.mark.e2e
-def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_comes_up_for_a_team(home, monkeypatch):
     monkeypatch.setenv("LCL_TEAM", "1")
     monkeypatch.setenv("LCL_ADMIN_KEY", KEY)
     with LocalStack(home, lambda text: None, ports=(0, 0)) as stack:
@@ -57,13 +54,7 @@ def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ({"LCL_DATABASE_URL": "mysql://x/y"}, "LCL_DATABASE_URL: only sqlite and postgresql+psycopg are supported"),
     ],
 )
-def test_wrong_settings_are_reported_in_one_line_before_anything_starts(
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    settings: dict[str, str],
-    said: str,
-) -> None:
+def test_wrong_settings_are_reported_in_one_line_before_anything_starts(home, monkeypatch, capsys, settings, said):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert main(["up", "--home", str(home)]) == 1
@@ -73,9 +64,7 @@ def test_wrong_settings_are_reported_in_one_line_before_anything_starts(
     assert not home.exists()
 
 
-def test_a_damaged_database_is_reported_with_the_file_and_the_way_out(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_database_is_reported_with_the_file_and_the_way_out(home, capsys):
     home.mkdir()
     (home / "lcl.db").write_bytes(b"x" * 8192)
     assert main(["up", "--home", str(home)]) == 1
@@ -85,7 +74,7 @@ def test_a_damaged_database_is_reported_with_the_file_and_the_way_out(
 
 
 @contextmanager
-def launched(home: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def launched(home, **settings):
     """The launcher, up; and what it has said."""
     launcher = subprocess.Popen(
         [sys.executable, "-m", "deploy.local", "up", "--home", str(home)],
@@ -108,7 +97,7 @@ def launched(home: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 @pytest.mark.e2e
-def test_a_second_ctrl_c_ends_at_once_what_does_not_listen(home: Path, is_running: Callable[[int], bool]) -> None:
+def test_a_second_ctrl_c_ends_at_once_what_does_not_listen(home, is_running):
     home.mkdir(mode=0o755)
     with launched(home, LCL_CANCEL_GRACE_SECONDS="3600") as (launcher, said):
         address = re.search(r"^api +(\S+)/docs", said, re.MULTILINE)
@@ -126,9 +115,7 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_listen(home: Path, is_runnin
         assert not is_running(worker)
 
 
-def test_a_broker_that_does_not_listen_is_ended_at_once_in_a_hurry(
-    home: Path, is_running: Callable[[int], bool]
-) -> None:
+def test_a_broker_that_does_not_listen_is_ended_at_once_in_a_hurry(home, is_running):
     broker = EmbeddedBroker(home)
     broker.start()
     pid = broker.pid

@@ -1,13 +1,8 @@
 """The launcher and the page: it is waited for, and the printed address opens it. The other parts are stand-ins."""
 
-from __future__ import annotations
-
 import re
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -40,12 +35,10 @@ signal.pause()
 
 
 @contextmanager
-def launched(
-    home: Path, monkeypatch: pytest.MonkeyPatch, ports: tuple[int, int] | None = (0, 0)
-) -> Iterator[LocalStack]:
+def launched(home, monkeypatch, ports=(0, 0)):
     """The real page, before an api and a worker that merely answer. The api keeps the last key in ``authorization``."""
 
-    def service(name: str, command: Any, *rest: Any, **more: Any) -> Service:
+    def service(name, command, *rest, **more):
         return Service(name, command if name == "ui" else ("python", "-c", STAND_IN), *rest, **more)
 
     monkeypatch.setattr(module, "Service", service)
@@ -55,14 +48,12 @@ def launched(
 
 
 @pytest.mark.parametrize("patience", [30.0, 0.0])
-def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
-) -> None:
+def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(tmp_path, monkeypatch, patience):
     """The stand-in of the api reports two loads, then none."""
     reported = iter([2, 1, 0])
-    polled: list[str] = []
+    polled = []
 
-    def get(url: str, **_: Any) -> httpx.Response:
+    def get(url, **_):
         polled.append(url)
         return httpx.Response(200, json={"loading": next(reported)})
 
@@ -74,7 +65,7 @@ def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(
     assert polled == (["http://api/readyz"] * 3 if patience else [])
 
 
-def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_a_team_comes_up(tmp_path, monkeypatch):
     """Its root sends anonymous users to sign in, which is no sign that it is down."""
     monkeypatch.setenv("LCL_TEAM", "1")
     monkeypatch.setenv("LCL_ADMIN_KEY", "9f8e7d6c5b4a39281706f5e4d3c2b1a0")
@@ -85,7 +76,7 @@ def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "home" / TOKEN_FILE).exists()
 
 
-def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_address_opens_the_page_of_one_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
     home = tmp_path / "home"
@@ -102,7 +93,7 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monke
         assert token not in logs
 
 
-def test_the_parts_do_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_do_what_the_settings_say(tmp_path, monkeypatch):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     with listening_socket(0) as one, listening_socket(0, "127.0.0.2") as other:
         port, api_port = (probe.getsockname()[1] for probe in (one, other))
@@ -127,9 +118,7 @@ def test_the_parts_do_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.
         ("2.13.0+cu130", None, None),
     ],
 )
-def test_a_torch_for_the_cpu_gets_no_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, stated: str | None, offers: str | None
-) -> None:
+def test_a_torch_for_the_cpu_gets_no_gpu(tmp_path, monkeypatch, torch, stated, offers):
     monkeypatch.setattr(gpus, "version", {"torch": torch}.__getitem__)
     monkeypatch.delenv("LCL_WORKER_OFFERS", raising=False)
     if stated is not None:
@@ -139,9 +128,7 @@ def test_a_torch_for_the_cpu_gets_no_gpu(
         assert worker.environment.get("LCL_WORKER_OFFERS") == offers
 
 
-def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(tmp_path, monkeypatch):
     """The key of the home goes to the service of the home alone, and to none while that is stopped."""
     monkeypatch.delenv("LCL_TEAM", raising=False)
     for name in ("LCL_API_URL", "LCL_API_KEY", "LCL_PAGE_URL"):
@@ -165,9 +152,7 @@ def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "10..0.5"])
 @pytest.mark.parametrize("setting", ["LCL_API_HOST", "LCL_UI_HOST"])
-def test_an_address_that_is_not_of_this_machine_is_refused_with_its_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, host: str
-) -> None:
+def test_an_address_that_is_not_of_this_machine_is_refused_with_its_setting(tmp_path, monkeypatch, setting, host):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.setenv(setting, host)
     refused = pytest.raises(UserError, match=f"^{setting}: this machine cannot listen on '{re.escape(host)}'; name")
@@ -176,9 +161,7 @@ def test_an_address_that_is_not_of_this_machine_is_refused_with_its_setting(
 
 
 @pytest.mark.parametrize("admin_key", ["9f8e7d6c5b4a39281706f5e4d3c2b1a0", ""])
-def test_the_page_of_one_machine_has_the_key_of_its_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admin_key: str
-) -> None:
+def test_the_page_of_one_machine_has_the_key_of_its_service(tmp_path, monkeypatch, admin_key):
     """Neither the key of another service, which the shell has, nor one of the home that ``LCL_ADMIN_KEY`` replaces."""
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.setenv("LCL_API_KEY", "lcl_of.another-service")
@@ -201,9 +184,7 @@ def test_the_page_of_one_machine_has_the_key_of_its_service(
         ({"LCL_UI_TOKEN": ""}, ""),
     ],
 )
-def test_whose_token_opens_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], token: str
-) -> None:
+def test_whose_token_opens_the_page(tmp_path, monkeypatch, variables, token):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -211,7 +192,7 @@ def test_whose_token_opens_the_page(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_token_stays_from_start_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_stays_from_start_to_start(tmp_path, monkeypatch):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
     assert ui_token(tmp_path) == ui_token(tmp_path) != ""

@@ -1,7 +1,5 @@
 """The first command that a newcomer types."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -16,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def clone(tmp_path):
     (tmp_path / "requirements").mkdir()
     for name in (
         "Makefile",
@@ -29,14 +27,14 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder, *arguments):
     kept = {name: os.environ[name] for name in ("PATH",)}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env={**kept, "HOME": str(folder)}, capture_output=True, text=True, check=False
     )
 
 
-def test_an_unfit_python_is_refused_with_the_way_out(clone: Path) -> None:
+def test_an_unfit_python_is_refused_with_the_way_out(clone):
     done = make(clone, "setup", "PYTHON=/nowhere/python")
     assert done.returncode != 0
     assert "No Python 3.11 or newer with the venv module among: /nowhere/python." in done.stderr
@@ -44,7 +42,7 @@ def test_an_unfit_python_is_refused_with_the_way_out(clone: Path) -> None:
     assert not (clone / ".venv").exists()
 
 
-def test_nothing_is_done_twice(clone: Path) -> None:
+def test_nothing_is_done_twice(clone):
     (clone / ".venv").mkdir()
     for stamp in (".made", ".service", ".test"):
         (clone / ".venv" / stamp).touch()
@@ -62,7 +60,7 @@ def test_nothing_is_done_twice(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"]), ("docs", ["docs"])])
-def test_libraries_are_installed_from_the_lock_with_hashes(clone: Path, goal: str, locks: list[str]) -> None:
+def test_libraries_are_installed_from_the_lock_with_hashes(clone, goal, locks):
     (clone / ".venv").mkdir()
     (clone / ".venv" / ".made").touch()
     plan = [line for line in make(clone, "-n", goal).stdout.splitlines() if "-m pip" in line]
@@ -72,7 +70,7 @@ def test_libraries_are_installed_from_the_lock_with_hashes(clone: Path, goal: st
     assert "--no-build-isolation" in plan[1].split(), "what builds the project is locked too"
 
 
-def test_torch_may_come_from_an_index_of_its_own(clone: Path) -> None:
+def test_torch_may_come_from_an_index_of_its_own(clone):
     (clone / ".venv").mkdir()
     (clone / ".venv" / ".made").touch()
     plan = make(clone, "-n", "setup", "TORCH_INDEX=https://index.test/cpu").stdout.splitlines()
@@ -82,13 +80,13 @@ def test_torch_may_come_from_an_index_of_its_own(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(("once", "given"), [("1", True), ("0", False), ("", False)])
-def test_once_is_a_switch(clone: Path, once: str, given: bool) -> None:
+def test_once_is_a_switch(clone, once, given):
     plan = make(clone, "-n", "demo", f"ONCE={once}").stdout
     assert "-m deploy.local demo" in plan
     assert ("--once" in plan) is given
 
 
-def test_names_in_env_that_compose_ignores_are_printed(clone: Path) -> None:
+def test_names_in_env_that_compose_ignores_are_printed(clone):
     shutil.copy(ROOT / ".env.example", clone)
     given = (ROOT / ".env.example").read_text(encoding="utf-8")
     given += "LCL_LEASE_SECONDS=600\n  export OMP_NUM_THREADS = 4\nCOMPOSE_PROJECT_NAME=ours\n# LCL_NOTE=a comment\n"
@@ -105,7 +103,7 @@ def test_names_in_env_that_compose_ignores_are_printed(clone: Path) -> None:
     ]
 
 
-def test_continuous_integration_runs_the_same_command() -> None:
+def test_continuous_integration_runs_the_same_command():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert lines[-1] == "exec make test"
     assert "set -euo pipefail" in lines

@@ -1,13 +1,9 @@
 """Alert rules and dashboard: every query parses, and names figures, labels and values that the api exposes."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import promql_parser
 import pytest
@@ -24,7 +20,7 @@ pytestmark = pytest.mark.extended
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
-RULES: list[dict[str, Any]] = [
+RULES = [
     rule
     for group in yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
@@ -43,7 +39,7 @@ LABELS |= {"method", "route", "status", "what", "worker", "gpu", "name", "folder
 
 
 @pytest.fixture(scope="module")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def exposed(tmp_path_factory):
     """Names of all series that a scrape may hold."""
     home = tmp_path_factory.mktemp("home")
     settings = ApiSettings(home=home, _env_file=None)  # type: ignore[call-arg]
@@ -59,7 +55,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return {re.sub("_total$", "", name) + suffix for name, kind in kinds for suffix in SUFFIXES[kind]} | BY_PROMETHEUS
 
 
-def selectors(node: Any) -> Iterator[Any]:
+def selectors(node):
     """Every vector selector of a parsed query."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node
@@ -69,7 +65,7 @@ def selectors(node: Any) -> Iterator[Any]:
         yield from selectors(argument)
 
 
-def grouped_by(query: str) -> set[str]:
+def grouped_by(query):
     return {
         label.strip()
         for labels in re.findall(r"\b(?:by|without)\s*\(([^)]*)\)", query)
@@ -79,7 +75,7 @@ def grouped_by(query: str) -> set[str]:
 
 
 @pytest.mark.parametrize("title", QUERIES)
-def test_a_query_names_what_the_api_exposes(title: str, exposed: set[str]) -> None:
+def test_a_query_names_what_the_api_exposes(title, exposed):
     found = list(selectors(promql_parser.parse(QUERIES[title])))
     assert found, "a query without any figure"
     assert {selector.name for selector in found} <= exposed
@@ -91,7 +87,7 @@ def test_a_query_names_what_the_api_exposes(title: str, exposed: set[str]) -> No
                 assert set(matcher.value.split("|")) <= VALUES[matcher.name], matcher.value
 
 
-def test_figures_of_the_house_are_never_summed_over_copies_of_the_api() -> None:
+def test_figures_of_the_house_are_never_summed_over_copies_of_the_api():
     """Each copy tells the same ones: whatever touches them takes a maximum before it leaves ``instance`` out."""
     process = (
         "lcl_request_",
@@ -107,7 +103,7 @@ def test_figures_of_the_house_are_never_summed_over_copies_of_the_api() -> None:
             assert "max(" in query or "max by" in query, title
 
 
-def test_rules_are_well_formed() -> None:
+def test_rules_are_well_formed():
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
@@ -119,13 +115,13 @@ def test_rules_are_well_formed() -> None:
             assert word in grouped_by(rule["expr"]) | {"instance"}, f"{rule['alert']}: {word} is no label of its result"
 
 
-def test_the_manual_says_what_to_do_for_each_alert() -> None:
+def test_the_manual_says_what_to_do_for_each_alert():
     manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert [rule["alert"] for rule in RULES if f"| `{rule['alert']}` |" not in manual] == []
     assert set(re.findall(r"\| `(Lcl\w+)` \|", manual)) == {rule["alert"] for rule in RULES}
 
 
-def test_the_manual_names_events_that_are_logged() -> None:
+def test_the_manual_names_events_that_are_logged():
     manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     rows = "".join(line for line in manual.splitlines() if line.startswith("| `Lcl"))
     named = set(re.findall(r"`(\w+_(?:unreachable|failed|expired))`", rows))
@@ -135,13 +131,13 @@ def test_the_manual_names_events_that_are_logged() -> None:
     assert {event for event in named if f'"{event}"' not in source} == set()
 
 
-def test_every_figure_of_the_house_is_on_the_board(exposed: set[str]) -> None:
+def test_every_figure_of_the_house_is_on_the_board(exposed):
     on_board = {s.name for query in QUERIES.values() for s in selectors(promql_parser.parse(query))}
     ours = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("lcl_")}
     assert ours - {re.sub("_(bucket|sum|count)$", "", name) for name in on_board} == set()
 
 
-def test_the_board_is_whole() -> None:
+def test_the_board_is_whole():
     source = yaml.safe_load((FOLDER / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))
     assert {str(panel["datasource"]["uid"]) for panel in PANELS} == {source["datasources"][0]["uid"]}
     ids = [panel["id"] for panel in BOARD["panels"]]
@@ -155,7 +151,7 @@ def test_the_board_is_whole() -> None:
             assert apart, f"{title} covers {its_title}"
 
 
-def test_prometheus_reads_the_api_and_the_rules() -> None:
+def test_prometheus_reads_the_api_and_the_rules():
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
     (job,) = config["scrape_configs"]
     (target,) = job["dns_sd_configs"]

@@ -1,12 +1,9 @@
 """Children of the launcher end when they are told to, and never outlive it."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -34,10 +31,10 @@ signal.pause()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
-    started: list[ChildProcess] = []
+def start(tmp_path):
+    started = []
 
-    def begin(code: str, *arguments: str, grace: float = 10.0) -> ChildProcess:
+    def begin(code, *arguments, grace=10.0):
         child = ChildProcess(Service("part", ("python", "-c", code, *arguments), grace=grace), tmp_path / "logs")
         started.append(child)
         return child
@@ -48,9 +45,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
         child.process.wait()
 
 
-def test_a_child_is_reported_before_it_is_ended(
-    start: Callable[..., ChildProcess], tmp_path: Path, until: Until
-) -> None:
+def test_a_child_is_reported_before_it_is_ended(start, tmp_path, until):
     child = start(OBEDIENT, str(tmp_path / "told"))
     until(lambda: "ready" in child.log_tail(), "the child's first line")
     child.check()
@@ -59,9 +54,7 @@ def test_a_child_is_reported_before_it_is_ended(
     assert (tmp_path / "told").read_text(encoding="utf-8") == "told"
 
 
-def test_a_stubborn_child_goes_with_its_family(
-    start: Callable[..., ChildProcess], until: Until, is_running: IsRunning
-) -> None:
+def test_a_stubborn_child_goes_with_its_family(start, until, is_running):
     child = start(STUBBORN, grace=0.2)
     until(child.log_tail, "the grandchild's number")
     grandchild = int(child.log_tail())
@@ -71,21 +64,21 @@ def test_a_stubborn_child_goes_with_its_family(
     until(lambda: not is_running(grandchild), "the grandchild's end")
 
 
-def test_hurry_skips_the_grace(start: Callable[..., ChildProcess], until: Until) -> None:
+def test_hurry_skips_the_grace(start, until):
     child = start(STUBBORN, grace=3600)
     until(child.log_tail, "the child's first line")
     child.stop(hurry=lambda: True)
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_a_dead_child_is_reported_with_its_last_words(start: Callable[..., ChildProcess]) -> None:
+def test_a_dead_child_is_reported_with_its_last_words(start):
     child = start("import sys; sys.exit('port 1 is taken')")
     child.process.wait()
     with pytest.raises(ChildDied, match=r"part ended with status 1; its log is .*part\.log and ends:\n.*port 1 is"):
         child.check()
 
 
-def test_a_killed_child_is_reported_with_the_signal(start: Callable[..., ChildProcess], until: Until) -> None:
+def test_a_killed_child_is_reported_with_the_signal(start, until):
     child = start(STUBBORN)
     until(child.log_tail, "the child's first line")
     child.process.kill()
@@ -95,7 +88,7 @@ def test_a_killed_child_is_reported_with_the_signal(start: Callable[..., ChildPr
     child.stop()  # and the grandchild goes too
 
 
-def test_the_last_log_is_kept(start: Callable[..., ChildProcess]) -> None:
+def test_the_last_log_is_kept(start):
     for word in ("first", "second"):
         child = start(f"print({word!r})")
         child.process.wait()
@@ -103,7 +96,7 @@ def test_the_last_log_is_kept(start: Callable[..., ChildProcess]) -> None:
     assert child.log.with_suffix(".log.old").read_text(encoding="utf-8") == "first\n"
 
 
-def test_a_child_dies_with_a_killed_launcher(tmp_path: Path, until: Until, is_running: IsRunning) -> None:
+def test_a_child_dies_with_a_killed_launcher(tmp_path, until, is_running):
     code = (
         "import pathlib, signal, sys\n"
         "from deploy.process import ChildProcess, Service\n"
@@ -123,7 +116,7 @@ def test_a_child_dies_with_a_killed_launcher(tmp_path: Path, until: Until, is_ru
     until(lambda: not is_running(pid), "the child's end after its parent's")
 
 
-def test_a_tether_to_a_dead_parent_starts_nothing(tmp_path: Path) -> None:
+def test_a_tether_to_a_dead_parent_starts_nothing(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     made = tmp_path / "made"

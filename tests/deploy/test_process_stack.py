@@ -1,12 +1,9 @@
 """Several children, started, watched and ended as one."""
 
-from __future__ import annotations
-
 import http.server
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -27,13 +24,13 @@ signal.pause()
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[ProcessStack]:
+def stack(tmp_path):
     made = ProcessStack(tmp_path / "logs", hurry=lambda: False)
     yield made
     made.stop()
 
 
-def test_the_last_started_ends_first(stack: ProcessStack, tmp_path: Path, until: Until) -> None:
+def test_the_last_started_ends_first(stack, tmp_path, until):
     order = tmp_path / "order"
     for name in ("api", "worker", "ui"):
         child = stack.start(Service(name, ("python", "-c", LAST_WILL, name, str(order))))
@@ -44,25 +41,25 @@ def test_the_last_started_ends_first(stack: ProcessStack, tmp_path: Path, until:
     assert not stack.children
 
 
-def test_waiting_ends_with_a_dead_child(stack: ProcessStack) -> None:
+def test_waiting_ends_with_a_dead_child(stack):
     stack.start(Service("api", ("python", "-c", "raise SystemExit('no database')")))
     with pytest.raises(ChildDied, match=r"api ended with status 1(.|\n)*no database"):
         stack.wait_until(lambda: False, "the api", seconds=60)
 
 
-def test_waiting_ends_with_the_time(stack: ProcessStack) -> None:
+def test_waiting_ends_with_the_time(stack):
     with pytest.raises(UserError, match="the api did not come up within 0 s") as caught:
         stack.wait_until(lambda: False, "the api", seconds=0)
     assert caught.value.code == "not_ready"
 
 
-def test_an_answer_is_a_200() -> None:
+def test_an_answer_is_a_200():
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             self.send_response(200 if self.path == "/good" else 503)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     with http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
@@ -74,7 +71,7 @@ def test_an_answer_is_a_200() -> None:
     assert not responds(f"{base}/good")
 
 
-def test_a_taken_port_is_replaced() -> None:
+def test_a_taken_port_is_replaced():
     with socket.socket() as holder:
         holder.bind((LOOPBACK, 0))
         holder.listen()

@@ -1,13 +1,9 @@
 """What dies is started again after growing pauses, and given up in the end; the others go on."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -37,41 +33,41 @@ while True:
 
 
 class Clock:
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
 
 class Mortal:
     """A part that is dead or alive as the test says."""
 
-    def __init__(self, name: str = "api") -> None:
+    def __init__(self, name="api"):
         self.name, self.alive, self.status, self.starts, self.given_up = name, True, 1, 0, False
         self.startable = True
 
-    def check(self) -> None:
+    def check(self):
         if not self.alive:
             message = f"{self.name} ended with status {self.status}; its log is x and ends:\n    why"
             raise ChildDied(message, self.status)
 
-    def start(self) -> None:
+    def start(self):
         if not self.startable:
             raise UserError(f"{self.name} does not answer", code="broker_died")
         self.starts += 1
         self.alive = True
 
-    def abandon(self) -> None:
+    def abandon(self):
         self.given_up = True
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock():
     return Clock()
 
 
-def pauses(restarter: Restarter, part: Mortal, clock: Clock, deaths: int, lived: float = 0.0) -> list[float]:
+def pauses(restarter, part, clock, deaths, lived=0.0):
     """Let it die so often, as soon as it is up; the seconds until each restart."""
     found = []
     for _ in range(deaths):
@@ -85,13 +81,13 @@ def pauses(restarter: Restarter, part: Mortal, clock: Clock, deaths: int, lived:
     return found
 
 
-def test_the_pauses_grow_up_to_a_bound(clock: Clock) -> None:
+def test_the_pauses_grow_up_to_a_bound(clock):
     part, restarter = Mortal(), Restarter(lambda _: None, clock)
     restarter.watch(part)
     assert pauses(restarter, part, clock, 8) == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_a_healthy_time_makes_the_pauses_short_again(clock: Clock) -> None:
+def test_a_healthy_time_makes_the_pauses_short_again(clock):
     part, restarter = Mortal(), Restarter(lambda _: None, clock)
     restarter.watch(part)
     assert pauses(restarter, part, clock, 4) == [1, 2, 4, 8]
@@ -99,8 +95,8 @@ def test_a_healthy_time_makes_the_pauses_short_again(clock: Clock) -> None:
     assert not part.given_up
 
 
-def test_it_is_given_up_with_its_last_words_and_the_others_go_on(clock: Clock) -> None:
-    said: list[str] = []
+def test_it_is_given_up_with_its_last_words_and_the_others_go_on(clock):
+    said = []
     part, other, restarter = Mortal(), Mortal("worker"), Restarter(said.append, clock)
     restarter.watch(part)
     restarter.watch(other)
@@ -115,8 +111,8 @@ def test_it_is_given_up_with_its_last_words_and_the_others_go_on(clock: Clock) -
     assert other.starts == 1
 
 
-def test_wrong_settings_are_not_tried_twice(clock: Clock) -> None:
-    said: list[str] = []
+def test_wrong_settings_are_not_tried_twice(clock):
+    said = []
     part, restarter = Mortal(), Restarter(said.append, clock)
     restarter.watch(part)
     part.alive, part.status = False, 2
@@ -125,8 +121,8 @@ def test_wrong_settings_are_not_tried_twice(clock: Clock) -> None:
     assert said[0].startswith("api is not started again, since its settings are wrong: api ended with status 2")
 
 
-def test_a_start_that_fails_counts_as_a_death(clock: Clock) -> None:
-    said: list[str] = []
+def test_a_start_that_fails_counts_as_a_death(clock):
+    said = []
     part, restarter = Mortal("broker"), Restarter(said.append, clock)
     restarter.watch(part)
     part.alive = part.startable = False
@@ -140,14 +136,12 @@ def test_a_start_that_fails_counts_as_a_death(clock: Clock) -> None:
 
 
 @pytest.fixture
-def listener() -> Iterator[socket.socket]:
+def listener():
     with listening_socket(0) as made:
         yield made
 
 
-def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
-    tmp_path: Path, listener: socket.socket, until: Callable[..., None]
-) -> None:
+def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(tmp_path, listener, until):
     service = Service("part", ("python", "-c", LISTENER), sockets={"PART_SOCKET": listener})
     child = ChildProcess(service, tmp_path)
     try:
@@ -169,14 +163,12 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
         child.stop(hurry=lambda: True)
 
 
-def ask(listener: socket.socket) -> int:
+def ask(listener):
     with socket.create_connection(listener.getsockname(), timeout=60) as connection:
         return int(connection.recv(20))
 
 
-def test_what_a_dead_child_left_behind_goes_before_its_successor_starts(
-    tmp_path: Path, until: Callable[..., None], is_running: Callable[[int], bool]
-) -> None:
+def test_what_a_dead_child_left_behind_goes_before_its_successor_starts(tmp_path, until, is_running):
     code = f"""
 import subprocess
 left = subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(600)"])
@@ -194,7 +186,7 @@ print(left.pid, flush=True)
         child.stop()
 
 
-def test_a_port_that_is_taken_is_replaced_and_a_taken_one_is_kept(listener: socket.socket) -> None:
+def test_a_port_that_is_taken_is_replaced_and_a_taken_one_is_kept(listener):
     port = listener.getsockname()[1]
     with listening_socket(port) as other:
         assert other.getsockname()[1] != port

@@ -1,7 +1,5 @@
 """Launchers that start at one time and wish for the same ports do not take them from each other."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile
@@ -25,12 +23,12 @@ with LocalStack(Path(sys.argv[1]), lambda text: None, ports=(int(sys.argv[2]), i
 """
 
 
-def test_a_port_goes_to_one_of_many_that_ask_at_once() -> None:
+def test_a_port_goes_to_one_of_many_that_ask_at_once():
     with listening_socket(0) as probe:
         wished = probe.getsockname()[1]
     together, found = threading.Barrier(8), []
 
-    def ask() -> None:
+    def ask():
         together.wait()
         found.append(listening_socket(wished))
 
@@ -46,7 +44,7 @@ def test_a_port_goes_to_one_of_many_that_ask_at_once() -> None:
 
 
 @pytest.mark.e2e
-def test_two_services_come_up_at_once() -> None:
+def test_two_services_come_up_at_once():
     with tempfile.TemporaryDirectory(prefix="lcl-") as folder, ExitStack() as stack:
         with listening_socket(0) as one, listening_socket(0) as other:
             wished = [str(probe.getsockname()[1]) for probe in (one, other)]
@@ -64,6 +62,6 @@ def test_two_services_come_up_at_once() -> None:
             assert launcher.returncode == 0
 
 
-def launch(home: Path, wished: list[str]) -> subprocess.Popen[str]:
+def launch(home, wished):
     command = [sys.executable, "-c", LAUNCH, str(home), *wished]
     return subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -182,7 +182,7 @@ def check_lcl(words: list[str], place: str) -> None:
         given = command.make_context(" ".join(path), list(words)).params
     except click.ClickException as error:
         raise AssertionError(f"{place}: lcl {' '.join(path)}: {error.format_message()}") from error
-    if path[0] in ("submit", "estimate"):
+    if path[0] == "submit":
         parse_spec(given["kind"], build_spec(given["spec"], given["preset"], given["assignments"]))
 
 

@@ -1,4 +1,4 @@
-"""The recipes: sizes are those of the authors' code, and the page has the figures that ``lcl estimate`` gives."""
+"""The recipes: sizes are those of the authors' code, and the page has the figures of an estimate."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
 """The documentation site: it builds without a warning and needs no network."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,12 +12,12 @@ pytestmark = pytest.mark.extended
 ROOT = build_docs.ROOT
 
 
-def html_pages(docs_site: Path) -> Iterator[tuple[Path, str]]:
+def html_pages(docs_site):
     for page in sorted(docs_site.rglob("*.html")):
         yield page, page.read_text(encoding="utf-8")
 
 
-def test_every_page_of_the_documentation_is_in_the_navigation(docs_site: Path) -> None:
+def test_every_page_of_the_documentation_is_in_the_navigation(docs_site):
     index = (docs_site / "index.html").read_text(encoding="utf-8")
     listed = set(re.findall(r'class="reference internal" href="([^"#]+)\.html"', index))
     sources = {str(build_docs.staged_name(name)).removesuffix(".md") for name in build_docs.page_sources()}
@@ -30,7 +26,7 @@ def test_every_page_of_the_documentation_is_in_the_navigation(docs_site: Path) -
     assert {f"reference/{name}" for name in ("spec_pretrain", "settings", "api", "errors", "commands")} <= listed
 
 
-def test_nothing_is_loaded_from_elsewhere(docs_site: Path) -> None:
+def test_nothing_is_loaded_from_elsewhere(docs_site):
     for page, text in html_pages(docs_site):
         loaded = re.findall(r'<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)="([^"]+)"', text)
         assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page
@@ -39,14 +35,14 @@ def test_nothing_is_loaded_from_elsewhere(docs_site: Path) -> None:
         assert not re.search(r"@import|url\(['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_local_links_and_images_exist(docs_site: Path) -> None:
+def test_local_links_and_images_exist(docs_site):
     for page, text in html_pages(docs_site):
         for address in re.findall(r'(?:src|href)="([^"#?]+)[^"]*"', text):
             if not re.match(r"[a-z]+:", address):
                 assert (page.parent / address).resolve().exists(), f"{page}: {address}"
 
 
-def test_every_diagram_is_drawn() -> None:
+def test_every_diagram_is_drawn():
     named = {build_docs.diagram_file(text) for _, text in build_docs.diagrams()}
     there = {file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs" / build_docs.DIAGRAMS).iterdir()}
     assert named == there, "a diagram has changed: python -m scripts.draw_diagrams draws it"
@@ -57,7 +53,7 @@ def test_every_diagram_is_drawn() -> None:
         assert not re.search(r"<script|foreignObject|https?://(?!www\.w3\.org)", drawn), name
 
 
-def test_a_broken_link_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_link_ends_the_build(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").write_text("# Start\n\n[a](#start) [b](missing.md)\n")
     (tmp_path / "docs" / "conf.py").write_bytes((ROOT / "docs" / "conf.py").read_bytes())
@@ -83,5 +79,5 @@ def test_a_broken_link_ends_the_build(tmp_path: Path, monkeypatch: pytest.Monkey
         ("docs/a.md", "```sh\n[x](../setup.py)\n```", "```sh\n[x](../setup.py)\n```"),
     ],
 )  # fmt: skip
-def test_links_are_moved_to_where_pages_are_staged(source: str, text: str, staged: str) -> None:
+def test_links_are_moved_to_where_pages_are_staged(source, text, staged):
     assert build_docs.staged_text(source, f"# T\n{text}\n") == f"# T\n{staged}\n"

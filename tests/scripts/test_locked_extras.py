@@ -1,7 +1,5 @@
 """What the image installs for its extras: all that they need, with hashes, and nothing else."""
 
-from __future__ import annotations
-
 import re
 from importlib import metadata
 
@@ -43,18 +41,18 @@ other==1 \\
 """
 
 
-def names(lines: str) -> set[str]:
+def names(lines):
     return {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", lines, re.MULTILINE)}
 
 
-def test_what_a_library_needs_comes_with_it_in_all_its_versions() -> None:
+def test_what_a_library_needs_comes_with_it_in_all_its_versions():
     chosen = select_entries(EXAMPLE, ["first-one"])
     assert chosen == EXAMPLE[EXAMPLE.index("First.One") : EXAMPLE.index("other==1")]
     assert select_entries(EXAMPLE, []) == ""
     assert available_extras(EXAMPLE) == {"first", "second"}
 
 
-def test_every_extra_that_a_process_of_the_service_uses_may_be_added() -> None:
+def test_every_extra_that_a_process_of_the_service_uses_may_be_added():
     extras = set(PROJECT["project"]["optional-dependencies"])
     in_the_service = {"service", "data", "language", "export"}
     for_people = {"corpora", "docs", "bench", "test"}  # their commands run in an environment of their own
@@ -62,7 +60,7 @@ def test_every_extra_that_a_process_of_the_service_uses_may_be_added() -> None:
 
 
 @pytest.mark.parametrize("extra", sorted(available_extras(LOCK.read_text(encoding="utf-8"))))
-def test_all_that_an_extra_needs_is_chosen(extra: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_an_extra_needs_is_chosen(extra, capsys):
     """So pip, which installs the project after it, fetches nothing but what torch's build brings."""
     assert main([extra]) == 0
     lines = capsys.readouterr().out
@@ -84,14 +82,14 @@ def test_all_that_an_extra_needs_is_chosen(extra: str, capsys: pytest.CaptureFix
                 wanted.append(canonicalize_name(requirement.name))
 
 
-def test_several_are_separated_by_commas(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_are_separated_by_commas(capsys):
     assert main(["qdrant, ray"]) == 0
     assert {"qdrant-client", "ray"} <= names(capsys.readouterr().out)
     assert main([""]) == 0
     assert capsys.readouterr().out == ""
 
 
-def test_an_unknown_one_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_one_is_refused_with_those_that_there_are(capsys):
     assert main(["qdrnt,ray"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

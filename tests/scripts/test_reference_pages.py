@@ -1,14 +1,12 @@
 """The generated reference: every field, setting, code and command is in it, with words of its own."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from api.cli.spec_fields import spec_fields
 from api.core.errors import CODE_OF_STATUS
 from api.core.settings import ApiSettings
 from lcl_core.common.settings import API_NAMES, SHARED_NAMES, UI_NAMES, WORKER_NAMES
@@ -24,34 +22,34 @@ SCHEMAS = {kind: model.model_json_schema() for kind, model in (*SPECS.items(), (
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, str]:
+def pages():
     return reference.reference_pages()
 
 
-def test_the_description_of_the_api_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_of_the_api_touches_no_disk(tmp_path, monkeypatch):
     """The image builds the documentation from a source tree that it may only read."""
     monkeypatch.setattr(reference, "ROOT", tmp_path / "source")
     assert "/v1/runs" in reference.describe_api()["paths"]
     assert list(tmp_path.iterdir()) == []
 
 
-def row(page: str, first: str) -> list[str]:
+def row(page, first):
     """The cells of a row of a table, by its first."""
     (found,) = [line for line in page.splitlines() if line.startswith(f"| `{first}` |")]
     return [part.strip() for part in re.split(r"(?<!\\)\|", found)[1:-1]]
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
-def test_every_field_of_a_spec_has_a_row_with_its_meaning(pages: dict[str, str], kind: str) -> None:
+def test_every_field_of_a_spec_has_a_row_with_its_meaning(pages, kind):
     page = pages[f"reference/spec_{kind}"]
-    paths = {field.path for field in reference.spec_fields(SCHEMAS[kind])}
+    paths = {field.path for field in spec_fields(SCHEMAS[kind])}
     assert {path.partition(".")[0].removesuffix("[]") for path in paths} == SCHEMAS[kind]["properties"].keys()
-    explained = [f for f in reference.spec_fields(SCHEMAS[kind]) if f.meaning and f"| `{f.path}` |" in page]
+    explained = [f for f in spec_fields(SCHEMAS[kind]) if f.meaning and f"| `{f.path}` |" in page]
     missing = paths - {field.path for field in explained}
     assert missing == set()
 
 
-def test_a_row_has_type_range_default_and_meaning(pages: dict[str, str]) -> None:
+def test_a_row_has_type_range_default_and_meaning(pages):
     page = pages["reference/spec_pretrain"]
     assert row(page, "model.patch_size")[1:] == [
         "integer; ≥ 2; ≤ 128",
@@ -65,13 +63,13 @@ def test_a_row_has_type_range_default_and_meaning(pages: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in (*JOBS, "study") if presets(kind)])
-def test_every_preset_is_named_with_what_it_is(pages: dict[str, str], kind: str) -> None:
+def test_every_preset_is_named_with_what_it_is(pages, kind):
     for name, description in reference.preset_descriptions(kind).items():
         assert len(row(pages[f"reference/spec_{kind}"], name)[1]) > 20, f"{kind}/{name} has no description"
         assert description
 
 
-def test_every_setting_has_a_row_with_its_meaning(pages: dict[str, str]) -> None:
+def test_every_setting_has_a_row_with_its_meaning(pages):
     names = " ".join((SHARED_NAMES, API_NAMES, WORKER_NAMES, UI_NAMES)).split()
     known = {each.variable for _, _, model, base in reference.PARTS for each in reference.settings(model, base)}
     assert {f"LCL_{name}" for name in names} - {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"} == known
@@ -81,13 +79,13 @@ def test_every_setting_has_a_row_with_its_meaning(pages: dict[str, str]) -> None
     assert [each.variable for each in every if not each.meaning] == []
 
 
-def test_a_setting_has_its_range_and_default_and_no_folder_of_this_machine(pages: dict[str, str]) -> None:
+def test_a_setting_has_its_range_and_default_and_no_folder_of_this_machine(pages):
     assert row(pages["reference/settings"], "LCL_API_PORT")[1:3] == ["≥ 0; ≤ 65,535", "`8765`"]
     assert row(pages["reference/settings"], "LCL_HOME")[2] == "`~/.lcl`"
     assert str(reference.ROOT) not in "".join(pages.values())
 
 
-def test_every_error_code_has_its_status(pages: dict[str, str]) -> None:
+def test_every_error_code_has_its_status(pages):
     page = pages["reference/errors"]
     for status, code in CODE_OF_STATUS.items():
         assert row(page, code)[1] == str(status), code
@@ -98,7 +96,7 @@ def test_every_error_code_has_its_status(pages: dict[str, str]) -> None:
     assert "LCL\\_ADMIN\\_KEY PROBLEM; make one" in row(page, "insecure_secret")[2]
 
 
-def test_no_torch_is_needed() -> None:
+def test_no_torch_is_needed():
     """As where the image's documentation is built."""
     script = "import sys; sys.modules['torch'] = None; from scripts import reference_pages as r; r.reference_pages()"
     done = subprocess.run(
@@ -107,7 +105,7 @@ def test_no_torch_is_needed() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_call_and_command_has_its_place(pages: dict[str, str]) -> None:
+def test_every_call_and_command_has_its_place(pages):
     from api.app import create_app
     from api.cli import app
 
@@ -129,5 +127,5 @@ def test_every_call_and_command_has_its_place(pages: dict[str, str]) -> None:
         ("``a_b`` [1] {x}", "``a_b`` \\[1\\] \\{x\\}"),
     ],
 )
-def test_text_of_the_code_is_no_markup(text: str, shown: str) -> None:
+def test_text_of_the_code_is_no_markup(text, shown):
     assert reference.cell(text) == shown

@@ -1,24 +1,17 @@
 """The command line against a real service."""
 
-from __future__ import annotations
-
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from api.cli.output import CommandError, duration, parse_filters, set_fields
+from api.cli.output import set_fields
 from api.cli.runs import format_metrics
+from api.client import UserError
+from api.client.payloads import parse_where
 from lcl_core.db import complete_run
 from lcl_core.specs.parsing import SPECS
 
@@ -26,7 +19,7 @@ Said = tuple[int, str, str]
 LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
 
 
-def ended(live_service: Any, outcome: complete_run.RunOutcome) -> str:
+def ended(live_service, outcome):
     run_id = live_service.submit()
     claim = live_service.claim(run_id)
     live_service.record(claim, LINE | {"seconds_left": 65.0})
@@ -34,7 +27,7 @@ def ended(live_service: Any, outcome: complete_run.RunOutcome) -> str:
     return run_id
 
 
-def test_submit_puts_preset_file_and_fields_together(lcl: Any, live_service: Any, tmp_path: Path) -> None:
+def test_submit_puts_preset_file_and_fields_together(lcl, live_service, tmp_path):
     spec = tmp_path / "spec.json"
     spec.write_text('{"seed": 3, "model": {"text_layers": 2}}')
     status, out, _ = lcl(
@@ -52,7 +45,7 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, live_service: Any
     assert json.loads(out)["spec"]["steps"] == 5
 
 
-def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any) -> None:
+def test_a_run_is_held_back_and_comes_after_another(lcl, live_service):
     more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu", "--gpus", "1")
     _, first, _ = lcl("submit", "pretrain", "--preset", "sample", *more)
     first = first.strip()
@@ -75,7 +68,7 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
         (("submit", "pretrain", "--set", "steps=0"), "steps"),
         (("submit", "pretrain", "--set", "steps"), "field.name=value"),
         (("submit", "pretrain", "--set", "steps=1", "--set", "steps.x=1"), "nothing to set"),
-        (("submit", "pretrain", "--spec", "/absent.json"), "cannot be read"),
+        (("submit", "pretrain", "--spec", "/absent.json"), "/absent.json: No such file"),
         (("submit", "evaluate", "--set", "encoder=absent"), "absent"),
         (("submit", "bake"), "kind"),
         (("runs", "show", "run_none"), "run_none"),
@@ -94,7 +87,6 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
         (("data", "convert", "/etc", "--name", "x"), "LCL_DATA_ROOTS"),
         (("data", "convert", "sample", "--name", "x", "--format", "mmc4"), "registered dataset"),
         (("data", "convert", "/etc", "--name", "x", "--option", "sides"), "field.name=value"),
-        (("data", "match", "sample", "--name", "x", "--encoder", "absent"), "absent"),
         (("data", "list", "absent"), "absent"),
         (("data", "preview", "s3://bucket/x"), "lcl data register NAME s3://bucket/x"),
         (("data", "stats", "/srv/x"), "lcl data register NAME /srv/x"),
@@ -103,7 +95,7 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any)
         (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
     ],
 )
-def test_what_is_wrong_is_reported_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
+def test_what_is_wrong_is_reported_in_one_line(lcl, arguments, words):
     status, out, err = lcl(*arguments)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
@@ -112,23 +104,18 @@ def test_what_is_wrong_is_reported_in_one_line(lcl: Any, arguments: tuple[str, .
 
 
 @pytest.mark.parametrize("command", [("submit",), ("runs", "list")])
-def test_the_help_names_every_kind(lcl: Any, command: tuple[str, ...]) -> None:
+def test_the_help_names_every_kind(lcl, command):
     status, out, _ = lcl(*command, "--help")
     assert status == 0
     assert f"one of {', '.join(SPECS)}" in " ".join(out.split())
 
 
-def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:
-    assert lcl("runs", "dance")[0] == 2
-    assert lcl("submit")[0] == 2
-
-
-def test_a_run_without_a_name_is_listed_with_what_it_is_about(lcl: Any, live_service: Any) -> None:
+def test_a_run_without_a_name_is_listed_with_what_it_is_about(lcl, live_service):
     live_service.admin.submit("validate", {"dataset": "sample"}, tags=["nameless"])
     assert re.search(r"validate\s+sample\s+queued", lcl("runs", "list", "--tag", "nameless")[1])
 
 
-def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
+def test_the_list_pages_and_filters(lcl, live_service):
     made = [live_service.submit(tags=["listed"], name=f"number {place}") for place in range(3)]
     status, out, _ = lcl("runs", "list", "--tag", "listed", "--limit", "2")
     assert status == 0
@@ -143,7 +130,7 @@ def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
     assert [run["id"] for run in page["items"]] == made[::-1]
 
 
-def test_a_run_is_tagged_and_noted(lcl: Any, live_service: Any) -> None:
+def test_a_run_is_tagged_and_noted(lcl, live_service):
     run_id = lcl("submit", "pretrain", "--preset", "sample", "--tag", "draft")[1].strip()
     changed = lcl("runs", "annotate", run_id, "--tag", "baseline", "--tag", "lr-3", "--remove-tag", "draft")
     assert changed[:2] == (0, "baseline lr-3\nno notes\n")
@@ -156,20 +143,10 @@ def test_a_run_is_tagged_and_noted(lcl: Any, live_service: Any) -> None:
     live_service.admin.cancel(run_id)
 
 
-def test_an_encoder_is_renamed_and_pinned(lcl: Any, encoder_dir: Path, live_service: Any) -> None:
-    made = live_service.admin.import_encoder("rough", str(encoder_dir))["id"]
-    changed = lcl("encoders", "change", "rough", "--name", "polished", "--pin")
-    assert changed[:2] == (0, f"{made} is named polished, pinned\n")
-    assert live_service.admin.encoder(made)["pinned"]
-    assert lcl("encoders", "change", "polished", "--no-pin")[1] == f"{made} is named polished, not pinned\n"
-    assert "nothing is changed" in lcl("encoders", "change", "polished")[2]
-    live_service.admin.delete_encoder(made)
-
-
-def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
+def test_verbs_say_what_became_of_the_run(lcl, live_service):
     run_id = live_service.submit()
     assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
-    assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
+    assert lcl("runs", "resume", run_id, "--from-start")[1] == f"{run_id} is queued\n"
     assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
     for given, limit in (("90", 90), ("0", None)):
         assert lcl("runs", "resume", run_id, "--timeout", given)[0] == 0
@@ -179,7 +156,7 @@ def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
     assert lcl("runs", "show", run_id)[0] == 1
 
 
-def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, live_service: Any) -> None:
+def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl, live_service):
     run_id = ended(live_service, complete_run.RunCancelled())
     status, out, _ = lcl("runs", "watch", run_id)
     assert status == 1, "a cancelled run did not succeed"
@@ -191,9 +168,7 @@ def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, live_service: A
 
 
 @pytest.mark.parametrize("obstacle", [{"code": "no_worker", "message": "no worker is alive"}, None])
-def test_watch_names_what_a_queued_run_waits_for(
-    lcl: Any, live_service: Any, monkeypatch: pytest.MonkeyPatch, obstacle: Any
-) -> None:
+def test_watch_names_what_a_queued_run_waits_for(lcl, live_service, monkeypatch, obstacle):
     run_id = live_service.submit()
     row = live_service.admin.run(run_id)
     assert row["obstacle"]["code"] == "no_worker"
@@ -207,52 +182,14 @@ def test_watch_names_what_a_queued_run_waits_for(
     live_service.admin.cancel(run_id)
 
 
-def test_watch_on_a_terminal_draws_a_bar(live_service: Any) -> None:
-    run_id = ended(live_service, complete_run.RunCancelled())
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "api.cli",
-            "--url",
-            live_service.url,
-            "--key",
-            live_service.keys["admin"],
-            "runs",
-            "watch",
-            run_id,
-        ],
-        cwd=Path(__file__).resolve().parents[3],
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(controller, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(controller)
-    assert process.wait(180) == 1
-    assert b"\xe2\x94\x81" in shown, "a bar"
-    assert b"10/30" in shown
-    assert b"contrastive 2.0000" in shown
-
-
-def test_logs_follow_to_the_end(lcl: Any, live_service: Any) -> None:
+def test_logs_follow_to_the_end(lcl, live_service):
     run_id = live_service.submit()
     claim = live_service.claim(run_id)
     log = live_service.run_dir(run_id).log_file
     log.write_text("first\n")
     assert lcl("runs", "logs", run_id)[1] == "first\n"
 
-    def end() -> None:
+    def end():
         with log.open("a") as file:
             file.write("last\n")
         live_service.settle(claim, complete_run.RunCancelled())
@@ -263,7 +200,7 @@ def test_logs_follow_to_the_end(lcl: Any, live_service: Any) -> None:
     ending.join()
 
 
-def test_datasets(lcl: Any, sample_zip: Path) -> None:
+def test_datasets(lcl, sample_zip):
     assert "sample" in lcl("data", "list")[1]
     status, out, _ = lcl("data", "stats", "sample")
     assert status == 0
@@ -277,10 +214,10 @@ def test_datasets(lcl: Any, sample_zip: Path) -> None:
 
 
 @contextmanager
-def working(live_service: Any) -> Iterator[None]:
+def working(live_service):
     """A worker that does the next run that is queued meanwhile."""
 
-    def work() -> None:
+    def work():
         while not stop.is_set():
             queued = live_service.admin.runs(state="queued", limit=1)["items"]
             if queued and queued[0]["kind"] in ("validate", "convert"):
@@ -298,9 +235,7 @@ def working(live_service: Any) -> Iterator[None]:
         worker.join()
 
 
-def test_a_corpus_is_validated_and_registered(
-    lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes]
-) -> None:
+def test_a_corpus_is_validated_and_registered(lcl, live_service, data_root, sample_images):
     folder = data_root / "corpus"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(sample_images["red"])
@@ -317,9 +252,7 @@ def test_a_corpus_is_validated_and_registered(
     assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0
 
 
-def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(
-    lcl: Any, live_service: Any, data_root: Path, tmp_path: Path
-) -> None:
+def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(lcl, live_service, data_root, tmp_path):
     folder = data_root / "broken"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(b"broken")
@@ -344,7 +277,7 @@ def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(
     assert "nothing of the corpus could be converted" in err
 
 
-def test_a_corpus_is_converted(lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes]) -> None:
+def test_a_corpus_is_converted(lcl, live_service, data_root, sample_images):
     folder = data_root / "to convert"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(sample_images["red"])
@@ -359,7 +292,7 @@ def test_a_corpus_is_converted(lcl: Any, live_service: Any, data_root: Path, sam
     assert "1 of 1" in lcl("data", "preview", "made", "--view", "pairs", "--split", "train")[1]
 
 
-def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, live_service: Any, tmp_path: Path) -> None:
+def test_encoders_travel(lcl, encoder, encoder_dir, live_service, tmp_path):
     assert encoder["id"] in lcl("encoders", "list")[1]
     assert "not evaluated yet" in lcl("encoders", "show", "tiny")[1]
     made = lcl("encoders", "import", "second", str(encoder_dir))[1].strip()
@@ -382,12 +315,10 @@ def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, live_service
     status, _, err = lcl("encoders", "export", "tiny", str(file), "--format", "openclip")
     assert (status, "class token" in err) == (1, True)
     status, _, err = lcl("encoders", "export", "tiny", "/absent/out.tar")
-    assert (status, "cannot be written" in err) == (1, True)
+    assert (status, "No such file" in err) == (1, True)
 
 
-def test_search_caption_and_embed(
-    lcl: Any, collection: Any, sample_images: dict[str, bytes], live_service: Any, tmp_path: Path
-) -> None:
+def test_search_caption_and_embed(lcl, collection, sample_images, live_service, tmp_path):
     red = tmp_path / "red.png"
     red.write_bytes(sample_images["red"])
     status, out, _ = lcl("search", "squares", "--image", str(red), "-k", "2", "--where", "split=val")
@@ -413,7 +344,7 @@ def test_search_caption_and_embed(
     assert json.loads(out_file.read_text())["embedding"] == json.loads(lines[0])["embedding"]
 
 
-def test_encoders_without_a_common_evaluation_are_not_compared(lcl: Any, encoder: Any, encoder_dir: Path) -> None:
+def test_encoders_without_a_common_evaluation_are_not_compared(lcl, encoder, encoder_dir):
     lcl("encoders", "import", "unevaluated", str(encoder_dir))
     status, out, _ = lcl("encoders", "compare", "tiny", "unevaluated")
     assert (status, "not evaluated on the same" in out) == (1, True)
@@ -421,7 +352,7 @@ def test_encoders_without_a_common_evaluation_are_not_compared(lcl: Any, encoder
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
-def test_an_empty_text_is_explained(lcl: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+def test_an_empty_text_is_explained(lcl, monkeypatch, tmp_path, text):
     monkeypatch.setattr("api.client.Client.continue_document", lambda *_, **__: text)
     status, out, err = lcl("continue", "tiny", "A page about")
     assert (status, out) == (0, f"{text}\n")
@@ -432,39 +363,28 @@ def test_an_empty_text_is_explained(lcl: Any, monkeypatch: pytest.MonkeyPatch, t
     assert f"{tmp_path / 'a.png'}: no text" in lcl("caption", "tiny", str(tmp_path / "a.png"))[2]
 
 
-def test_fields_go_where_they_say() -> None:
+def test_fields_go_where_they_say():
     spec = set_fields({"data": {"sources": [{"dataset": "a"}]}}, ["data.sources.0.weight=2", "name=x=y", "on=true"])
     assert spec == {"data": {"sources": [{"dataset": "a", "weight": 2}]}, "name": "x=y", "on": True}
-    with pytest.raises(CommandError, match="nothing at '5'"):
+    with pytest.raises(UserError, match="nothing at '5'"):
         set_fields({"list": [{}]}, ["list.5.x=1"])
 
 
-def test_filters_are_read_at_their_first_sign() -> None:
-    assert parse_filters(None) == {}
-    assert parse_filters(["name= as written ", "size < 9"]) == {"name": [" as written "], "size": {"lt": "9"}}
-    assert parse_filters(["name=a>=b", "size>=2", "size<9", "tags=a", "tags+=b", "tags+=c", "kind=x", "kind=y"]) == {
+def test_filters_are_read_at_their_first_sign():
+    assert parse_where(["name= as written ", "size < 9"]) == {"name": [" as written "], "size": {"lt": "9"}}
+    assert parse_where(["name=a>=b", "size>=2", "size<9", "tags=a", "tags+=b", "tags+=c", "kind=x", "kind=y"]) == {
         "name": ["a>=b"],
         "kind": ["x", "y"],
         "size": {"gte": "2", "lt": "9"},
         "tags": {"all": ["b", "c"], "any": ["a"]},
     }
-    assert parse_filters(["kind!=x", "kind!=y", "size>=2", "size!=3", "tags=a", "tags!=b"]) == {
+    assert parse_where(["kind!=x", "kind!=y", "size>=2", "size!=3", "tags=a", "tags!=b"]) == {
         "kind": {"none": ["x", "y"]},
         "size": {"gte": "2", "none": ["3"]},
         "tags": {"any": ["a"], "none": ["b"]},
     }
 
 
-def test_times_are_reported_as_people_do() -> None:
-    assert [duration(seconds) for seconds in (None, 42, 185, 7800, 360_000)] == [
-        "",
-        "42 s",
-        "3 min 05 s",
-        "2 h 10 min",
-        "4 d 4 h",
-    ]
-
-
-def test_a_line_without_losses_tells_its_phase() -> None:
+def test_a_line_without_losses_tells_its_phase():
     assert format_metrics({"step": 1, "phase": "probe", "seconds_left": 5.0}) == "probe  5 s left"
     assert format_metrics({"step": 1}) == ""

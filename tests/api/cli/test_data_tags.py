@@ -1,17 +1,13 @@
 """``lcl data tag``, ``preview --tag`` and ``convert --without-tag``."""
 
-from __future__ import annotations
-
 import json
 import threading
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 
 @pytest.fixture
-def manuals(live_service: Any, data_root: Path) -> str:
+def manuals(live_service, data_root):
     folder = data_root / "manuals"
     folder.mkdir(exist_ok=True)
     lines = [{"id": f"page {n}", "text_list": [f"Sentence {n}."], "image_info": []} for n in range(4)]
@@ -20,9 +16,7 @@ def manuals(live_service: Any, data_root: Path) -> str:
     return "manuals"
 
 
-def test_documents_are_tagged_listed_and_left_out_of_a_conversion(
-    live_service: Any, lcl: Any, manuals: str, tmp_path: Path, eventually: Any
-) -> None:
+def test_documents_are_tagged_listed_and_left_out_of_a_conversion(live_service, lcl, manuals, tmp_path, eventually):
     assert lcl("data", "tag", manuals)[1] == "no tags yet; --add adds one\n"
     chosen = tmp_path / "chosen.txt"
     chosen.write_text("interleaved.jsonl:3\n\ninterleaved.jsonl:4\n")
@@ -36,8 +30,8 @@ def test_documents_are_tagged_listed_and_left_out_of_a_conversion(
     assert preview[0] == "page 1  (interleaved.jsonl:2, blurred, late)"
     assert preview[-1] == "2 of 4"
 
-    def work() -> None:
-        def queued() -> list[Any]:
+    def work():
+        def queued():
             return live_service.admin.runs(kind="convert", state="queued")["items"]
 
         eventually(queued, "the conversion")
@@ -61,16 +55,16 @@ def test_documents_are_tagged_listed_and_left_out_of_a_conversion(
         (("interleaved.jsonl:1",), "give --add or --remove"),
         (("interleaved.jsonl:1", "--add", "a b"), "a tag starts with a letter or digit"),
         (("interleaved.jsonl:9", "--add", "a"), "no item 'interleaved.jsonl:9'"),
-        (("--ids", "/absent/file", "--add", "a"), "cannot be read"),
+        (("--ids", "/absent/file", "--add", "a"), "/absent/file: No such file"),
     ],
 )
-def test_what_cannot_be_tagged_is_said(lcl: Any, manuals: str, arguments: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_tagged_is_said(lcl, manuals, arguments, message):
     status, _, err = lcl("data", "tag", manuals, *arguments)
     assert status != 0
     assert message in err
 
 
-def test_a_conversion_by_an_unknown_tag_is_refused(lcl: Any, manuals: str) -> None:
+def test_a_conversion_by_an_unknown_tag_is_refused(lcl, manuals):
     status, _, err = lcl("data", "convert", manuals, "--name", "y", "--without-tag", "blured")
     assert status != 0
     assert "has the tag 'blured'" in err

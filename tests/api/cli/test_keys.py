@@ -1,12 +1,9 @@
 """``lcl keys`` and ``lcl audit`` against a real service."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 
-def test_a_keys_life(lcl: Any, live_service: Any) -> None:
+def test_a_keys_life(lcl, live_service):
     status, out, _ = lcl("keys", "create", "ada", "--role", "viewer", "--expires", "2199-01-01T00:00:00Z")
     assert status == 0
     key = out.strip()
@@ -25,7 +22,7 @@ def test_a_keys_life(lcl: Any, live_service: Any) -> None:
     assert prefix not in rows
 
 
-def test_the_key_that_asks(lcl: Any, live_service: Any) -> None:
+def test_the_key_that_asks(lcl, live_service):
     with live_service.http("viewer") as http:
         mine = http.get("/v1/keys/mine").json()
     assert (mine["owner"], mine["role"], mine["expires"]) == ("someone", "viewer", None)
@@ -35,7 +32,7 @@ def test_the_key_that_asks(lcl: Any, live_service: Any) -> None:
     assert (status, "someone" in out, "admin" in out) == (0, True, True)
 
 
-def test_who_did_what(lcl: Any, live_service: Any) -> None:
+def test_who_did_what(lcl, live_service):
     run_id = live_service.submit()
     lcl("runs", "cancel", run_id)
     status, out, _ = lcl("audit", "--object", run_id)

@@ -1,19 +1,14 @@
-"""``lcl status``, ``lcl open``, ``lcl spec`` and the artifacts of runs against a real service."""
-
-from __future__ import annotations
+"""``lcl status``, ``lcl spec`` and the artifacts of runs against a real service."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import lcl_core
-from api.cli.service import page_url
 from lcl_core.db import complete_run
 
 
-def test_status_reports_the_service_and_fails_while_a_part_is_missing(lcl: Any, live_service: Any) -> None:
+def test_status_reports_the_service_and_fails_while_a_part_is_missing(lcl, live_service):
     live_service.submit()
     status, out, err = lcl("status")
     assert (status, err) == (1, ""), "the fixture has no broker"
@@ -21,11 +16,13 @@ def test_status_reports_the_service_and_fails_while_a_part_is_missing(lcl: Any, 
         assert words in out
     found = json.loads(lcl("status", "--json")[1])
     assert found["address"] == live_service.url
+    assert found["worker_list"] == []
+    assert {quota["owner"] for quota in found["quotas"]} == {"admin"}
     assert found["runs"]["queued"] >= 1
     assert (found["ready"], found["checks"]["broker"]["ok"]) == (False, False)
 
 
-def test_status_counts_the_runs_of_the_key(live_service: Any) -> None:
+def test_status_counts_the_runs_of_the_key(live_service):
     live_service.submit()
     with live_service.http("viewer") as http:  # of an owner without runs
         assert sum(http.get("/v1/status").json()["runs"].values()) == 0
@@ -34,7 +31,7 @@ def test_status_counts_the_runs_of_the_key(live_service: Any) -> None:
 
 
 @pytest.fixture
-def evaluated(live_service: Any) -> str:
+def evaluated(live_service):
     """A run with two tables and a figure in a folder."""
     run_id = live_service.submit(name="with files")
     claim = live_service.claim(run_id)
@@ -46,10 +43,10 @@ def evaluated(live_service: Any) -> str:
     return run_id
 
 
-def test_artifacts_are_listed_and_downloaded(lcl: Any, evaluated: str, tmp_path: Path) -> None:
-    out = lcl("runs", "artifacts", evaluated)[1]
+def test_artifacts_are_listed_and_downloaded(lcl, evaluated, tmp_path):
+    out = lcl("runs", "download", evaluated, "--list")[1]
     assert all(name in out for name in ("table.csv", "table.json", "figures/a.png"))
-    listed = json.loads(lcl("runs", "artifacts", evaluated, "--json")[1])["items"]
+    listed = json.loads(lcl("runs", "download", evaluated, "--list", "--json")[1])["items"]
     assert {file["name"] for file in listed} >= {"table.csv", "figures/a.png"}
     status, out, _ = lcl("runs", "download", evaluated, "table.csv", "figures", "--out", str(tmp_path / "some"))
     assert (status, sorted(out.split())) == (
@@ -63,7 +60,7 @@ def test_artifacts_are_listed_and_downloaded(lcl: Any, evaluated: str, tmp_path:
     assert (status, "did you mean 'table.csv'?" in err) == (1, True)
 
 
-def test_specs_are_listed_and_shown(lcl: Any) -> None:
+def test_specs_are_listed_and_shown(lcl):
     status, out, _ = lcl("spec")
     assert (status, "pretrain" in out, "sample_pairs" in out) == (0, True, True)
     status, out, _ = lcl("spec", "pretrain")
@@ -77,40 +74,3 @@ def test_specs_are_listed_and_shown(lcl: Any) -> None:
     assert (shown["kind"], shown["preset"]) == ("evaluate", "sample")
     status, _, err = lcl("spec", "sample")
     assert (status, "--kind" in err) == (1, True)
-
-
-def test_open_prints_the_address_that_shows_a_thing(
-    lcl: Any, collection: Any, live_service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    monkeypatch.setenv("LCL_PAGE_URL", "http://page.example/")
-    run_id = live_service.submit(name="a run to open")
-    shown = {
-        run_id: f"run={run_id}",
-        "a run to open": f"run={run_id}",
-        "tiny": "tab=encoders&encoder=tiny",
-        "squares": "collection=squares",
-        "sample": "tab=documents&dataset=sample",
-    }
-    for thing, query in shown.items():
-        assert lcl("open", thing, "--print") == (0, f"http://page.example/?{query}\n", "")
-    assert opened == []
-    assert lcl("open", "tiny")[0] == 0
-    assert opened == ["http://page.example/?tab=encoders&encoder=tiny"]
-    assert json.loads(lcl("open", "tiny", "--print", "--json")[1])["kind"] == "encoder"
-    status, _, err = lcl("open", "tinny", "--print")
-    assert (status, "did you mean 'tiny'?" in err) == (1, True)
-
-
-@pytest.mark.parametrize(
-    ("api", "page"),
-    [
-        ("http://127.0.0.1:8765", "http://127.0.0.1:7865"),
-        ("https://lcl.example.org", "https://lcl.example.org"),
-        ("https://example.org/lcl/", "https://example.org/lcl"),
-    ],
-)
-def test_the_page_is_found_beside_the_service(monkeypatch: pytest.MonkeyPatch, api: str, page: str) -> None:
-    monkeypatch.delenv("LCL_PAGE_URL", raising=False)
-    assert page_url(api) == page

@@ -1,9 +1,6 @@
 """``lcl webhooks`` against a real service."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 from sqlalchemy import select
 
@@ -13,7 +10,7 @@ from lcl_core.db.webhooks import claim_deliveries, record_delivery
 URL = "https://hooks.example.org/lcl"
 
 
-def test_a_webhooks_life(lcl: Any, live_service: Any) -> None:
+def test_a_webhooks_life(lcl, live_service):
     assert "no webhooks" in lcl("webhooks", "list")[1]
     status, out, _ = lcl("webhooks", "add", URL, "--event", "run.cancelled", "--event", "run.failed")
     webhook, secret = out.split()
@@ -30,7 +27,7 @@ def test_a_webhooks_life(lcl: Any, live_service: Any) -> None:
     assert json.loads(lcl("--json", "webhooks", "list")[1]) == {"items": []}
 
 
-def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
+def test_why_a_message_was_not_heard(lcl, live_service):
     made = json.loads(lcl("--json", "webhooks", "add", URL)[1])
     assert set(made["events"]) == {"run.succeeded", "run.failed", "run.cancelled", "run.paused"}
     reported = []
@@ -53,7 +50,7 @@ def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
     lcl("webhooks", "delete", made["id"], "--yes")
 
 
-def test_refusals_are_words(lcl: Any) -> None:
+def test_refusals_are_words(lcl):
     status, _, err = lcl("webhooks", "add", "https://evil.example/")
     assert (status, "LCL_WEBHOOK_HOSTS" in err) == (1, True)
     status, _, err = lcl("webhooks", "add", URL, "--event", "run.started")

@@ -1,17 +1,12 @@
 """The client: what it repeats and what not, where its key comes from, and how it tells errors."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from api.client import ApiError, Client, data_url
-from tests.api.scripted_server import BUSY, FINE, Answer, Server, scripted_server
+from tests.api.scripted_server import BUSY, FINE, scripted_server
 
 
 @pytest.mark.parametrize("trouble", [BUSY, None])
@@ -25,13 +20,13 @@ from tests.api.scripted_server import BUSY, FINE, Answer, Server, scripted_serve
         lambda client: client.extend_study("study_1", seeds=[1]),
     ],
 )
-def test_calls_without_side_effects_are_repeated(trouble: Answer | None, call: Callable[[Client], Any]) -> None:
+def test_calls_without_side_effects_are_repeated(trouble, call):
     with scripted_server(trouble, trouble, FINE) as server, Client(server.url, "k") as client:
         assert call(client)["id"] == "run_1"
         assert len(server.requests) == 3
 
 
-def test_a_repeated_submission_carries_one_idempotency_key() -> None:
+def test_a_repeated_submission_carries_one_idempotency_key():
     with scripted_server(None, FINE) as server, Client(server.url, "k") as client:
         client.submit("pretrain", {"steps": 1}, tags=["a"])
         keys = {request[2]["idempotency-key"] for request in server.requests}
@@ -44,37 +39,37 @@ def test_a_repeated_submission_carries_one_idempotency_key() -> None:
         assert server.requests[3][2]["idempotency-key"] == "mine"
 
 
-def test_a_study_is_submitted_under_one_key_too() -> None:
+def test_a_study_is_submitted_under_one_key_too():
     with scripted_server(None, FINE) as server, Client(server.url, "k") as client:
         client.submit_study({"preset": "table1"}, "mine")
         assert len({request[2]["idempotency-key"] for request in server.requests}) == 1
         assert json.loads(server.requests[1][3]) == {"spec": {"preset": "table1"}, "name": "mine"}
 
 
-def test_a_study_is_looked_at_until_it_has_ended() -> None:
-    def answer(state: str, *cells: str) -> Answer:
+def test_a_study_is_looked_at_until_it_has_ended():
+    def answer(state, *cells):
         study = {"state": state, "cells": [{"state": cell} for cell in cells]}
         return 200, {}, json.dumps(study).encode()
 
-    reported: list[str] = []
+    reported = []
     script = [answer("queued", "queued"), answer("running", "running"), answer("running", "running")]
     with scripted_server(*script, answer("failed", "failed")) as server, Client(server.url, "k") as client:
         study = client.wait_for_study("study_1", lambda now: reported.append(now["state"]), poll_seconds=0)
         assert (study["state"], reported, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
 
 
-def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch):
     monkeypatch.setattr("api.client.client.ITEMS_PER_CHANGE", 3)
 
-    def missing(place: int) -> Answer:
+    def missing(place):
         error = {"code": "item_not_found", "message": "there is no such item", "field": f"ids.{place}"}
         return 404, {}, json.dumps({"error": error}).encode()
 
-    def changed(images: int) -> Answer:
+    def changed(images):
         return 200, {}, json.dumps({"changed": images}).encode()
 
-    gone: list[str] = []
-    sent: list[int] = []
+    gone = []
+    sent = []
     script = [missing(1), missing(0), changed(1), changed(2), missing(0)]
     with scripted_server(*script) as server, Client(server.url, "k") as client:
         ids, how = ["a", "b", "c", "d", "e", "f", "g"], {"tags": ["red"]}
@@ -91,21 +86,21 @@ def test_labels_of_images_are_changed_though_some_were_removed(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("trouble", [BUSY, None])
-def test_a_verb_is_sent_once(trouble: Answer | None) -> None:
+def test_a_verb_is_sent_once(trouble):
     with scripted_server(trouble, FINE) as server, Client(server.url, "k") as client:
         with pytest.raises(ApiError):
             client.cancel("run_1")
         assert len(server.requests) == 1
 
 
-def test_it_gives_up_in_the_end() -> None:
+def test_it_gives_up_in_the_end():
     with scripted_server(BUSY) as server, Client(server.url, "k", attempts=3) as client:
         with pytest.raises(ApiError) as caught:
             client.run("run_1")
         assert (caught.value.status, caught.value.code, len(server.requests)) == (503, "busy", 3)
 
 
-def test_no_service_is_reported_in_words(free_port: int) -> None:
+def test_no_service_is_reported_in_words(free_port):
     with Client(f"http://127.0.0.1:{free_port}", "k", attempts=1) as client:
         for call in (lambda: client.run("x"), lambda: client.cancel("x")):
             with pytest.raises(ApiError, match="is the service up") as caught:
@@ -113,7 +108,7 @@ def test_no_service_is_reported_in_words(free_port: int) -> None:
             assert (caught.value.status, caught.value.code) == (0, "unreachable")
 
 
-def test_a_gateways_own_error_page_is_reported_by_its_status() -> None:
+def test_a_gateways_own_error_page_is_reported_by_its_status():
     with (
         scripted_server((502, {"content-type": "text/html"}, b"<html>")) as server,
         Client(server.url, attempts=1) as client,
@@ -123,7 +118,7 @@ def test_a_gateways_own_error_page_is_reported_by_its_status() -> None:
         assert caught.value.code == "http_error"
 
 
-CALLS: list[Callable[[Client], Any]] = [
+CALLS = [
     lambda client: client.datasets(),
     lambda client: client.submit("pretrain", {}),
     lambda client: client.delete_dataset("a"),
@@ -132,7 +127,7 @@ CALLS: list[Callable[[Client], Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_redirect_is_reported_with_its_target(call: Callable[[Client], Any]) -> None:
+def test_a_redirect_is_reported_with_its_target(call):
     moved = (301, {"location": "https://there.example/v1/x"}, b"")
     with scripted_server(moved) as server, Client(server.url, "k") as client:
         with pytest.raises(ApiError, match=r"redirects to https://there\.example/v1/x.*set LCL_API_URL") as caught:
@@ -141,7 +136,7 @@ def test_a_redirect_is_reported_with_its_target(call: Callable[[Client], Any]) -
 
 
 @pytest.mark.parametrize("call", [CALLS[0], CALLS[1], CALLS[3], lambda client: client.health()])
-def test_a_page_instead_of_an_answer_is_reported(call: Callable[[Client], Any]) -> None:
+def test_a_page_instead_of_an_answer_is_reported(call):
     page = (200, {"content-type": "text/html"}, b"<html>\n\n<body>Log in</body></html>\n\n")
     with scripted_server(page) as server, Client(server.url, "k") as client:
         with pytest.raises(ApiError, match="LCL_API_URL may name another server") as caught:
@@ -149,7 +144,7 @@ def test_a_page_instead_of_an_answer_is_reported(call: Callable[[Client], Any]) 
         assert caught.value.code == "http_error"
 
 
-def test_what_cannot_be_sent_is_reported_in_words() -> None:
+def test_what_cannot_be_sent_is_reported_in_words():
     with scripted_server(FINE) as server, Client(server.url, "k") as client:
         for call in (lambda: client.embed_texts("e", ["\ud800"]), lambda: client.search("c", vector=[float("nan")])):
             with pytest.raises(ApiError, match="cannot be sent"):
@@ -161,12 +156,12 @@ def test_what_cannot_be_sent_is_reported_in_words() -> None:
         Client("http://127.0.0.1:1", "ke\u0301y")
 
 
-def test_where_address_and_key_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_address_and_key_come_from(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_HOME", str(tmp_path))
     for name in ("LCL_API_URL", "LCL_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
-    def sent_key(server: Server, *given: str | None) -> str | None:
+    def sent_key(server, *given):
         with Client(*given) as client:
             client.datasets()
         return server.requests[-1][2].get("authorization")
@@ -182,13 +177,13 @@ def test_where_address_and_key_come_from(tmp_path: Path, monkeypatch: pytest.Mon
         assert sent_key(server, None, "given") == "Bearer given"
 
 
-def test_names_cannot_leave_their_place_in_the_address() -> None:
+def test_names_cannot_leave_their_place_in_the_address():
     with scripted_server(FINE) as server, Client(server.url, "k") as client:
         client.run("../keys?x=1#y")
         assert server.requests[0][1] == "/v1/runs/..%2Fkeys%3Fx%3D1%23y"
 
 
-def test_a_download_is_repeated_from_its_beginning(tmp_path: Path) -> None:
+def test_a_download_is_repeated_from_its_beginning(tmp_path):
     broken = (200, {"content-length": "9"}, b"who")
     with scripted_server(BUSY, None, broken, (200, {}, b"the whole")) as server, Client(server.url, "k") as client:
         assert client.download_artifact("run_1", "a.bin", tmp_path / "a.bin").read_bytes() == b"the whole"
@@ -196,7 +191,7 @@ def test_a_download_is_repeated_from_its_beginning(tmp_path: Path) -> None:
         assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
+def test_a_broken_download_leaves_no_file(tmp_path):
     with scripted_server((200, {}, b"whole")) as server, Client(server.url, "k") as client:
         assert client.export_encoder("e", tmp_path / "whole.tar").read_bytes() == b"whole"
         server.script = [(404, {}, b'{"error": {"code": "unknown_encoder", "message": "no"}}')]
@@ -207,8 +202,8 @@ def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["whole.tar"]
 
 
-def test_events_are_taken_up_where_they_broke() -> None:
-    def event(number: int, name: str, data: dict[str, Any]) -> bytes:
+def test_events_are_taken_up_where_they_broke():
+    def event(number, name, data):
         return f"id: {number}\r\nevent: {name}\r\ndata: {json.dumps(data)}\r\n\r\n".encode()
 
     first = event(4, "metrics", {"step": 10})
@@ -219,7 +214,7 @@ def test_events_are_taken_up_where_they_broke() -> None:
         assert [request[2].get("last-event-id") for request in server.requests] == [None, "4", "4"]
 
 
-def test_events_outlast_a_restart_but_not_a_refusal() -> None:
+def test_events_outlast_a_restart_but_not_a_refusal():
     state = b'id: 1\nevent: state\ndata: {"state": "failed"}\n\n'
     refusal = (404, {}, b'{"error": {"code": "unknown_run", "message": "no such run"}}')
     with scripted_server(None, BUSY, (200, {}, b""), (200, {}, state)) as server, Client(server.url, "k") as client:
@@ -230,14 +225,12 @@ def test_events_outlast_a_restart_but_not_a_refusal() -> None:
         assert len(server.requests) == 5
 
 
-def test_an_images_kind_is_read_from_its_bytes(sample_images: dict[str, bytes]) -> None:
+def test_an_images_kind_is_read_from_its_bytes(sample_images):
     assert data_url(sample_images["red"]).startswith("data:image/png;base64,")
     assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
 
 
-def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_HOME", str(tmp_path))
     monkeypatch.delenv("LCL_API_KEY", raising=False)
     with scripted_server((401, {}, b'{"error": {"code": "unauthorized", "message": "send an API key"}}')) as server:
@@ -264,7 +257,7 @@ def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(
         lambda client: client.stream_continuation("e", ["a"]),
     ],
 )
-def test_a_stream_is_repeated_until_it_begins(call: Callable[[Client], Any]) -> None:
+def test_a_stream_is_repeated_until_it_begins(call):
     full = (429, {"retry-after": "0"}, b'{"error": {"code": "too_many_requests", "message": "later"}}')
     text = b'event: done\r\ndata: {"index": 0, "text": "a word"}\r\n\r\n'
     with scripted_server(BUSY, full, None, (200, {}, text)) as server, Client(server.url, "k") as client:
@@ -276,11 +269,11 @@ def test_a_stream_is_repeated_until_it_begins(call: Callable[[Client], Any]) -> 
         assert len(server.requests) == 5
 
 
-def _refusal(code: str, **headers: str) -> Answer:
+def _refusal(code, **headers):
     return 503, headers, json.dumps({"error": {"code": code, "message": "refused"}}).encode()
 
 
-def test_an_export_waits_for_one_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_waits_for_one_that_is_under_way(tmp_path, monkeypatch):
     """It may be its own first attempt, with which the service goes on after a gateway gave up."""
     monkeypatch.setattr("api.client.transport.BUSY_POLL_SECONDS", 0)
     busy = _refusal("busy", **{"retry-after": "0"})
@@ -294,13 +287,11 @@ def test_an_export_waits_for_one_that_is_under_way(tmp_path: Path, monkeypatch: 
         assert len(server.requests) == len(script) + 1, "another attempt would take as long"
 
 
-def test_exports_and_imports_may_take_as_long_as_the_service_lets_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exports_and_imports_may_take_as_long_as_the_service_lets_them(tmp_path, monkeypatch):
     with scripted_server((200, {}, b"{}")) as server, Client(server.url, "k", timeout=5) as client:
         build, seconds = client._http.build_request, list[float]()
 
-        def record(*arguments: Any, **options: Any) -> Any:
+        def record(*arguments, **options):
             request = build(*arguments, **options)
             seconds.append(request.extensions["timeout"]["read"])
             return request
@@ -313,12 +304,12 @@ def test_exports_and_imports_may_take_as_long_as_the_service_lets_them(
     assert min(seconds[1:]) >= 300 + 120
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for_as_long_as_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(*_: Any, **__: Any) -> Any:
+def test_an_answer_that_does_not_come_is_not_waited_for_as_long_as_a_restart(monkeypatch):
+    def late(*_, **__):
         calls.append(1)
         raise httpx.ReadTimeout("late")
 
-    calls: list[int] = []
+    calls = []
     with Client("http://127.0.0.1:1", "k", attempts=1) as client:
         monkeypatch.setattr(client._http, "send", late)
         with pytest.raises(ApiError, match="late"):
@@ -326,7 +317,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_as_long_as_a_restart(mon
     assert len(calls) == 1
 
 
-def test_all_vectors_are_those_of_one_export() -> None:
+def test_all_vectors_are_those_of_one_export():
     lines = [{"id": f"img_{number}", "captions": ["a\u2028b\x85"], "vector": [0.1, number]} for number in range(3)]
     body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     counted = {"x-total-count": "3"}

@@ -1,10 +1,7 @@
 """The guide to the client runs as it stands, against a service."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +9,7 @@ import pytest
 GUIDE = Path(__file__).parents[3] / "docs" / "client.md"
 
 
-def test_the_guide_runs(
-    live_service: Any,
-    encoder_dir: Path,
-    sample_images: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_guide_runs(live_service, encoder_dir, sample_images, tmp_path, monkeypatch):
     pytest.importorskip("openai")
     live_service.admin.import_encoder("mine", str(encoder_dir))
     for name, value in {
@@ -32,7 +23,7 @@ def test_the_guide_runs(
     for name, data in (*sample_images.items(), ("broken", b"")):
         (tmp_path / "images" / f"{name}.png").write_bytes(data)
     text = GUIDE.read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
+    names = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text[: match.start(1)].count("\n")
         exec(compile("\n" * line + match[1], str(GUIDE), "exec"), names)

@@ -1,13 +1,9 @@
 """The client's own wheel: it needs httpx alone."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile
 from email import message_from_bytes
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,17 +26,17 @@ sys.meta_path.insert(0, OnlyAllowed())
 """
 
 
-def run_alone(script: str, *arguments: str) -> str:
+def run_alone(script, *arguments):
     command = [sys.executable, "-c", ALONE + script, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory):
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-def test_it_has_one_package_and_needs_httpx(wheel: Path) -> None:
+def test_it_has_one_package_and_needs_httpx(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = [archive.read(name) for name in names if name.endswith("METADATA")]
@@ -54,7 +50,7 @@ def test_it_has_one_package_and_needs_httpx(wheel: Path) -> None:
     assert wheel.stat().st_size < 1 << 20
 
 
-def test_every_module_but_zero_shot_is_imported_without_other_libraries(wheel: Path) -> None:
+def test_every_module_but_zero_shot_is_imported_without_other_libraries(wheel):
     script = """
 import lcl_client
 refused = {}
@@ -69,7 +65,7 @@ print(json.dumps(refused))
     assert run_alone(script, str(wheel), "", "") == f'{{"lcl_client.zero_shot": "{expected}"}}\n'
 
 
-def test_it_talks_to_the_service(wheel: Path, live_service: Any, encoder: Any) -> None:
+def test_it_talks_to_the_service(wheel, live_service, encoder):
     script = """
 from lcl_client import ApiError, Client, UserError
 

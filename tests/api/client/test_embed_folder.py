@@ -1,18 +1,13 @@
 """A folder of images becomes vectors, by both clients; what is no image is named and left out."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from api.client import ApiError, Client, Skipped, inference
+from api.client import ApiError, Client, inference
 from api.client.inference import parallel_map
 from api.client.payloads import IMAGE_SUFFIXES, list_images
 from lcl_core.data.formats.base import IMAGE_EXTENSIONS
@@ -21,7 +16,7 @@ from tests.api.scripted_server import BUSY, scripted_server
 
 
 @pytest.fixture
-def folder(tmp_path: Path, sample_images: dict[str, bytes]) -> Path:
+def folder(tmp_path, sample_images):
     for place, (name, data) in enumerate(sorted(sample_images.items())):
         file = tmp_path / f"{'below/' * (place % 2)}{name}.{'PNG' if place else 'png'}"
         file.parent.mkdir(exist_ok=True)
@@ -34,16 +29,14 @@ def folder(tmp_path: Path, sample_images: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture
-def client(live_service: Any) -> Iterator[Any]:
+def client(live_service):
     with Client(live_service.url, live_service.keys["viewer"], attempts=1) as client:
         yield client
 
 
-def test_every_image_has_its_vector_and_the_rest_a_reason(
-    client: Any, live_service: Any, encoder: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    skipped: list[Skipped] = []
-    progress: list[tuple[int, int | None]] = []
+def test_every_image_has_its_vector_and_the_rest_a_reason(client, live_service, encoder, folder, monkeypatch):
+    skipped = []
+    progress = []
     monkeypatch.setattr(inference, "MAX_REQUEST_BYTES", 150)  # two of them at most
     found = dict(
         client.embed_folder(
@@ -60,16 +53,16 @@ def test_every_image_has_its_vector_and_the_rest_a_reason(
     assert {at[1] for at in progress} == {6}
 
 
-def test_a_refusal_that_is_no_images_fault_ends_it(client: Any, encoder: Any, folder: Path) -> None:
+def test_a_refusal_that_is_no_images_fault_ends_it(client, encoder, folder):
     with pytest.raises(ApiError, match="absent"):
         list(client.embed_folder("absent", folder))
     with pytest.raises(NotADirectoryError):
         list(client.embed_folder("tiny", folder / "nowhere"))
 
 
-def test_an_image_that_is_too_large_alone_is_skipped(folder: Path) -> None:
+def test_an_image_that_is_too_large_alone_is_skipped(folder):
     large = 413, {}, json.dumps({"error": {"code": "body_too_large", "message": "too large"}}).encode()
-    skipped: list[Skipped] = []
+    skipped = []
     with scripted_server(large) as server, Client(server.url, "k") as client:
         assert list(client.embed_folder("tiny", folder / "below", batch=1, on_skip=skipped.append)) == []
         with pytest.raises(ApiError, match="too large"):
@@ -77,10 +70,10 @@ def test_an_image_that_is_too_large_alone_is_skipped(folder: Path) -> None:
     assert {each.reason for each in skipped} == {"too large", "No such file or directory"}
 
 
-def test_only_so_many_are_under_way_and_order_is_kept() -> None:
+def test_only_so_many_are_under_way_and_order_is_kept():
     lock, now, most = threading.Lock(), 0, 0
 
-    def call(item: int) -> int:
+    def call(item):
         nonlocal now, most
         with lock:
             now += 1
@@ -94,18 +87,18 @@ def test_only_so_many_are_under_way_and_order_is_kept() -> None:
     assert 1 < most <= 3
 
 
-def test_images_of_too_many_pixels_together_are_sent_in_parts(client: Any, encoder: Any, tmp_path: Path) -> None:
+def test_images_of_too_many_pixels_together_are_sent_in_parts(client, encoder, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(png("red", (490, 490)))  # two of them are all that a request may have
-    skipped: list[Skipped] = []
+    skipped = []
     found = dict(client.embed_folder("tiny", tmp_path, on_skip=skipped.append))
     assert [path.name for path in found] == [f"{number}.png" for number in range(5)]
     assert not skipped
 
 
-def test_a_folder_outlasts_a_restart(folder: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_outlasts_a_restart(folder, free_port, monkeypatch):
     fine = (200, {}, json.dumps({"data": [{"embedding": [1.0]}]}).encode())
-    pauses: list[int] = []
+    pauses = []
     monkeypatch.setattr("api.client.transport.backoff", lambda attempt, _=None: pauses.append(attempt))
     with scripted_server(None, *[BUSY] * 7, fine) as server, Client(server.url, "k") as client:
         assert len(dict(client.embed_files("tiny", [folder / "below" / "green.PNG"]))) == 1
@@ -119,9 +112,7 @@ def test_a_folder_outlasts_a_restart(folder: Path, free_port: int, monkeypatch: 
 
 
 @pytest.mark.parametrize("most", [5, 256])  # fewer and more than the service accepts
-def test_lists_of_any_length_become_several_requests(
-    client: Any, live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
+def test_lists_of_any_length_become_several_requests(client, live_service, encoder, monkeypatch, most):
     monkeypatch.setattr("api.client.inference.INPUTS_PER_REQUEST", most)
     texts = [f"number {place}" for place in range(13)]
     single = [live_service.admin.embed_texts("tiny", [text])[0] for text in texts]
@@ -136,7 +127,7 @@ def test_lists_of_any_length_become_several_requests(
     assert (caught.value.field, caught.value.code) == ("input.11", "bad_request")
 
 
-def test_images_of_every_format_that_the_service_decodes_are_listed(tmp_path: Path) -> None:
+def test_images_of_every_format_that_the_service_decodes_are_listed(tmp_path):
     assert set(IMAGE_SUFFIXES) == {f".{extension}" for extension in IMAGE_EXTENSIONS}
     for suffix in IMAGE_SUFFIXES:
         (tmp_path / f"a{suffix}").touch()

@@ -1,10 +1,6 @@
 """OpenAI's own client against the service: texts, images, sizes and both encodings."""
 
-from __future__ import annotations
-
 import asyncio
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +12,12 @@ openai = pytest.importorskip("openai")
 
 
 @pytest.fixture
-def settings(live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def settings(live_service, encoder, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return {"base_url": f"{live_service.url}/v1", "api_key": live_service.keys["viewer"], "max_retries": 0}
 
 
-def test_texts_and_images_are_embedded(settings: Any, live_service: Any, sample_images: dict[str, bytes]) -> None:
+def test_texts_and_images_are_embedded(settings, live_service, sample_images):
     given = ["a red square", data_url(sample_images["red"])]
     expected = [
         *live_service.admin.embed_texts("tiny", given[:1]),
@@ -39,7 +35,7 @@ def test_texts_and_images_are_embedded(settings: Any, live_service: Any, sample_
     assert packed.model == plain.model == "tiny", "the name that was asked for"
 
 
-def test_encoders_are_its_models(settings: Any, live_service: Any) -> None:
+def test_encoders_are_its_models(settings, live_service):
     known = live_service.admin.encoder("tiny")
     with openai.OpenAI(**settings) as client:
         listed = {model.id: model for model in client.models.list()}
@@ -56,9 +52,7 @@ def test_encoders_are_its_models(settings: Any, live_service: Any) -> None:
         client.models.list()
 
 
-def test_of_two_encoders_with_one_name_the_older_is_listed_by_its_id(
-    settings: Any, live_service: Any, data_root: Path
-) -> None:
+def test_of_two_encoders_with_one_name_the_older_is_listed_by_its_id(settings, live_service, data_root):
     first, second = (
         live_service.admin.import_encoder("double", str(save_encoder(data_root / f"double-{seed}", seed=seed)))
         for seed in (11, 12)
@@ -68,8 +62,8 @@ def test_of_two_encoders_with_one_name_the_older_is_listed_by_its_id(
     assert names == ["double", first["id"]]
 
 
-def test_one_text_from_an_event_loop(settings: Any, live_service: Any) -> None:
-    async def scenario() -> Any:
+def test_one_text_from_an_event_loop(settings, live_service):
+    async def scenario():
         async with openai.AsyncOpenAI(**settings) as client:
             return await client.embeddings.create(model="tiny", input="a red square")
 
@@ -77,7 +71,7 @@ def test_one_text_from_an_event_loop(settings: Any, live_service: Any) -> None:
     np.testing.assert_allclose(found, live_service.admin.embed_texts("tiny", ["a red square"])[0], atol=1e-6)
 
 
-def test_refusals_arrive_as_its_own_errors(settings: Any, tmp_path: Path) -> None:
+def test_refusals_arrive_as_its_own_errors(settings, tmp_path):
     with openai.OpenAI(**settings) as client:
         with pytest.raises(openai.UnprocessableEntityError, match="24 numbers"):
             client.embeddings.create(model="tiny", input="x", dimensions=8)
@@ -91,7 +85,7 @@ def test_refusals_arrive_as_its_own_errors(settings: Any, tmp_path: Path) -> Non
     assert wrong.value.type == "authentication_error"
 
 
-def test_its_errors_name_the_parameter(settings: Any) -> None:
+def test_its_errors_name_the_parameter(settings):
     with openai.OpenAI(**settings) as client:
         with pytest.raises(openai.UnprocessableEntityError) as refusal:
             client.embeddings.create(model="tiny", input="x", dimensions=8)
@@ -103,7 +97,7 @@ def test_its_errors_name_the_parameter(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]]])
-def test_tokens_are_refused_in_words(settings: Any, tokens: Any) -> None:
+def test_tokens_are_refused_in_words(settings, tokens):
     with openai.OpenAI(**settings) as client, pytest.raises(openai.UnprocessableEntityError) as refusal:
         client.embeddings.create(model="tiny", input=tokens)
     assert refusal.value.param == "input"

@@ -1,12 +1,8 @@
 """Zero-shot classification by the client: the numbers of the evaluation on the same images, classes and templates."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +31,7 @@ CLASSES = ("blue circle", "green", "red square", "white")
 TEMPLATES = ("a {}", "a drawing of a {}", "{} on white")
 
 
-def noise(seed: int) -> bytes:
+def noise(seed):
     """A PNG that no other seed gives."""
     pixels = np.random.default_rng(seed).integers(0, 256, (20 + seed % 5, 24, 3), np.uint8)
     out = io.BytesIO()
@@ -44,13 +40,13 @@ def noise(seed: int) -> bytes:
 
 
 @pytest.fixture
-def client(live_service: Any) -> Iterator[Any]:
+def client(live_service):
     with Client(live_service.url, live_service.keys["viewer"], attempts=1) as client:
         yield client
 
 
 @pytest.fixture
-def squares(tmp_path: Path) -> Path:
+def squares(tmp_path):
     """A corpus of images with a label each."""
     folder = tmp_path / "squares"
     (folder / "images").mkdir(parents=True)
@@ -63,7 +59,7 @@ def squares(tmp_path: Path) -> Path:
     return folder
 
 
-def evaluated(run: Path, corpus: Path, encoder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def evaluated(run, corpus, encoder):
     """The row of accuracy and the records of an evaluation run."""
     run_dir = RunDir(run)
     run_dir.path.mkdir()
@@ -78,9 +74,7 @@ def evaluated(run: Path, corpus: Path, encoder: Path) -> tuple[dict[str, Any], l
     return row, [json.loads(line) for line in lines]
 
 
-def test_the_numbers_are_those_of_the_evaluation(
-    client: Any, encoder: Any, encoder_dir: Path, squares: Path, tmp_path: Path
-) -> None:
+def test_the_numbers_are_those_of_the_evaluation(client, encoder, encoder_dir, squares, tmp_path):
     images = [(Path(CLASSES[n % 4].replace(" ", "-")) / f"{n}.png", noise(n)) for n in range(20)]
     result = client.zero_shot("tiny", iter(images), CLASSES, TEMPLATES, batch=8)
     row, records = evaluated(tmp_path / "run", squares, encoder_dir)
@@ -104,7 +98,7 @@ def test_the_numbers_are_those_of_the_evaluation(
     assert int(np.trace(accuracy.confusion)) == accuracy.correct
 
 
-def test_templates_of_the_evaluation_are_the_default(client: Any, encoder: Any, encoder_dir: Path) -> None:
+def test_templates_of_the_evaluation_are_the_default(client, encoder, encoder_dir):
     from lcl_core.evaluation.tasks.zero_shot import prompt_templates
 
     result = client.zero_shot("tiny", [(Path("a.png"), noise(1))], CLASSES, batch=8)
@@ -113,9 +107,9 @@ def test_templates_of_the_evaluation_are_the_default(client: Any, encoder: Any, 
     np.testing.assert_allclose(result.probabilities, given.probabilities, atol=1e-6)
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(client: Any, encoder: Any) -> None:
+def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(client, encoder):
     images = [(Path("a/1.png"), noise(1)), (Path("a/2.png"), b"no image"), (Path("b/3.png"), noise(3))]
-    progress: list[tuple[int, int | None]] = []
+    progress = []
     result = client.zero_shot("tiny", images, ["a", "b"], ["{}"], on_progress=lambda *at: progress.append(at))
     assert result.names == [Path("a/1.png"), Path("b/3.png")]
     assert [each.path for each in result.skipped] == [Path("a/2.png")]
@@ -124,11 +118,11 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(client: Any,
     assert (nothing.names, len(nothing.skipped)) == ([], 1)
 
 
-def test_images_are_sent_in_batches_that_are_read_as_they_are_sent(client: Any, encoder: Any) -> None:
-    progress: list[int] = []
-    sent: list[int] = []
+def test_images_are_sent_in_batches_that_are_read_as_they_are_sent(client, encoder):
+    progress = []
+    sent = []
 
-    def images() -> Iterator[tuple[Path, bytes]]:
+    def images():
         for number in range(5):
             sent.append(len(progress))
             yield Path(f"{number}.png"), png("red", (490, 490))  # two of them are all that a request may have
@@ -149,19 +143,19 @@ def test_images_are_sent_in_batches_that_are_read_as_they_are_sent(client: Any, 
         (["one", "two"], ["{}", "a thing"], "templates", "'a thing' has no {}"),
     ],
 )
-def test_wrong_classes_and_templates_are_named(classes: Any, templates: Any, field: str, words: str) -> None:
+def test_wrong_classes_and_templates_are_named(classes, templates, field, words):
     with pytest.raises(UserError) as caught:
         ZeroShotClassifier(classes, templates)
     assert caught.value.field == field
     assert words in caught.value.message
 
 
-def predicted(*rows: tuple[str, tuple[float, float]]) -> ZeroShotResult:
+def predicted(*rows):
     names = [Path(name) for name, _ in rows]
     return ZeroShotResult(("red fox", "cat"), ("{}",), names, [np.array(numbers) for _, numbers in rows])
 
 
-def test_labels_are_compared_as_names_and_a_tie_counts_against_the_label() -> None:
+def test_labels_are_compared_as_names_and_a_tie_counts_against_the_label():
     result = predicted(
         ("Red_Fox/1.png", (0.9, 0.1)), ("red-fox/2.png", (0.5, 0.5)), ("cat/3.png", (0.6, 0.4)), ("dog/4.png", (1, 0))
     )
@@ -172,7 +166,7 @@ def test_labels_are_compared_as_names_and_a_tie_counts_against_the_label() -> No
     assert label_accuracy(result, ["x", "", "y", "z"]) is None
 
 
-def test_marks_that_a_folder_cannot_have_do_not_count_unless_classes_differ_in_them() -> None:
+def test_marks_that_a_folder_cannot_have_do_not_count_unless_classes_differ_in_them():
     classes = ["animals & nature", "C++", "C#", "red-fox"]
     assert match_labels(classes, ["animals  nature", "c++", "C", "Red_Fox", "", "&"]) == [0, 1, None, 3, None, None]
 
@@ -180,11 +174,11 @@ def test_marks_that_a_folder_cannot_have_do_not_count_unless_classes_differ_in_t
 @pytest.mark.parametrize(
     ("correct", "count", "low", "high"), [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (5, 10, 0.2366, 0.7634)]
 )
-def test_the_interval_is_wilsons(correct: int, count: int, low: float, high: float) -> None:
+def test_the_interval_is_wilsons(correct, count, low, high):
     assert wilson_interval(correct, count) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_the_table_of_predictions_is_a_dataset_with_labels(tmp_path: Path) -> None:
+def test_the_table_of_predictions_is_a_dataset_with_labels(tmp_path):
     result = predicted(("fox/1.png", (0.9, 0.1)), ("2, two.png", (0.25, 0.75)))
     table = predictions_csv(result)
     assert table.splitlines()[0] == "image,label,probability,folder,p: red fox,p: cat"

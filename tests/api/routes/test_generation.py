@@ -174,14 +174,13 @@ def test_the_command_line_writes_too(lcl, live_service, encoder, sample_images, 
     red.write_bytes(sample_images["red"])
     given = ("--max-new-tokens", "6", "--context", "a blue circle")
     (caption,) = live_service.admin.caption("tiny", [sample_images["red"]], max_new_tokens=6, context="a blue circle")
-    assert lcl("caption", "tiny", str(red), "--stream", *given)[1] == f"{red}\t{caption}\n"
-    lines = lcl("--json", "caption", "tiny", str(red), "--stream", *given)[1].splitlines()
-    assert json.loads(lines[-1]) == {"file": str(red), "text": caption}
+    assert lcl("caption", "tiny", str(red), *given)[1] == f"{red}\t{caption}\n"
+    found = json.loads(lcl("--json", "caption", "tiny", str(red), *given)[1])
+    assert found == {"items": [{"file": str(red), "caption": caption}]}
     text = live_service.admin.continue_document("tiny", ["a red", sample_images["red"]], max_new_tokens=5)
     requested = ("continue", "tiny", "a red", f"@{red}", "--max-new-tokens", "5")
     assert lcl(*requested)[1] == f"{text}\n"
-    assert lcl(*requested, "--stream")[1] == f"{text}\n"
     assert json.loads(lcl("--json", *requested)[1]) == {"text": text}
     status, _, err = lcl("continue", "tiny", "@/absent.png")
-    assert (status, "cannot be read" in err) == (1, True)
+    assert (status, "/absent.png: No such file" in err) == (1, True)
     assert lcl("continue", "tiny", "")[0] == 1

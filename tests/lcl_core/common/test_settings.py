@@ -107,7 +107,7 @@ def test_a_name_that_the_command_line_reads_from_the_environment_is_known() -> N
     """The processes of the service share it, and would warn that it has no effect."""
     sources = [path.read_text(encoding="utf-8") for path in Path(api.cli.__file__).parent.glob("*.py")]
     named = {name for text in sources for name in re.findall(r"\bLCL_[A-Z_]*[A-Z]\b", text)}
-    assert "LCL_PAGE_URL" in named
+    assert "LCL_API_URL" in named
     assert check_setting_names(dict.fromkeys(named, "x")) == []
 
 
