@@ -123,16 +123,18 @@ def list_(
 
 
 @group.command()
-def show(context: typer.Context, run_id: RunId) -> None:
-    """The record of a run, as JSON."""
-    print_json(global_options(context).call(lambda client: client.run(run_id)))
-
-
-@group.command()
-def watch(context: typer.Context, run_id: RunId) -> None:
-    """Follow a run to its end: step, losses, images a second, time left. Exit status 1 unless it succeeded."""
+def show(
+    context: typer.Context,
+    run_id: RunId,
+    watch: Annotated[bool, typer.Option("--watch", help="follow it to its end; status 1 unless it succeeded")] = False,
+) -> None:
+    """The record of a run, as JSON; or its step, losses, images a second and time left until it ends."""
     options = global_options(context)
-    options.call(lambda client: _follow(options, client, run_id))
+    with options.client() as client:
+        if watch:
+            _follow(options, client, run_id)
+        else:
+            print_json(client.run(run_id))
 
 
 @group.command()
@@ -314,7 +316,7 @@ def watch_run(client: Client, run_id: str) -> Json:
 
 def _interruption(run_id: str) -> typer.Exit:
     """Says what became of a run after Ctrl-C."""
-    print_note(f"\n{run_id} goes on; lcl runs watch {run_id} looks again, lcl runs cancel {run_id} stops it")
+    print_note(f"\n{run_id} goes on; lcl runs show {run_id} --watch looks again, lcl runs cancel {run_id} stops it")
     return typer.Exit(130)
 
 

@@ -158,12 +158,12 @@ def test_verbs_say_what_became_of_the_run(lcl, live_service):
 
 def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl, live_service):
     run_id = ended(live_service, complete_run.RunCancelled())
-    status, out, _ = lcl("runs", "watch", run_id)
+    status, out, _ = lcl("runs", "show", run_id, "--watch")
     assert status == 1, "a cancelled run did not succeed"
     assert "step 10/30  contrastive 2.0000  generation 3.5000  120 images/s  1 min 05 s left" in out
     assert out.count(f"{run_id} cancelled") == 1
     failed = ended(live_service, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
-    status, _, err = lcl("runs", "watch", failed)
+    status, _, err = lcl("runs", "show", failed, "--watch")
     assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
 
 
@@ -175,7 +175,7 @@ def test_watch_names_what_a_queued_run_waits_for(lcl, live_service, monkeypatch,
     states = [{"event": "state", "data": {"state": state}} for state in ("queued", "cancelled")]
     monkeypatch.setattr("api.client.Client.events", lambda *_: iter(states))
     monkeypatch.setattr("api.client.Client.run", lambda *_: row | {"obstacle": obstacle})
-    _, out, _ = lcl("runs", "watch", run_id)
+    _, out, _ = lcl("runs", "show", run_id, "--watch")
     words = "no worker is alive" if obstacle else "it starts with the next free slot of a worker"
     assert f"{run_id} queued: {words}\n" in out
     monkeypatch.undo()

@@ -177,7 +177,7 @@ def test_nothing_is_completed_where_no_service_answers(lcl, monkeypatch, free_po
 def test_json_is_all_that_is_printed(lcl, live_service, collection, tmp_path, monkeypatch):
     run_id = _cancelled_run(live_service)
     monkeypatch.setattr(Client, "submit", lambda client, *_, **__: client.run(run_id))
-    for command in (("runs", "watch", run_id), ("submit", "pretrain", "--watch")):
+    for command in (("runs", "show", run_id, "--watch"), ("submit", "pretrain", "--watch")):
         status, out, _ = lcl("--json", *command)
         assert (status, json.loads(out)["id"], json.loads(out)["state"]) == (1, run_id, "cancelled")
     for command in (("encoders", "export", "tiny"), ("collections", "export", "squares")):
