@@ -19,7 +19,7 @@ from typing import IO, Any
 import structlog
 
 from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
-from lcl_core.parts.completion_log import LOG_FILE
+from lcl_core.parts import LOG_FILE
 
 LINES_A_READ = 2000  # of metrics: what the database gets in one transaction
 MARK_LINES, MARKS_STORED = 1000, 8

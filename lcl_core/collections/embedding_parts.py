@@ -35,8 +35,8 @@ from lcl_core.common.errors import StoreError, UserError
 from lcl_core.data import CaptionPair, Corpus
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.engine import EncoderEngine
-from lcl_core.parts.plan import PART_ITEMS
-from lcl_core.parts.runner import Json, PartTask, Report
+from lcl_core.part_runners import Json, PartTask, Report
+from lcl_core.parts import PART_ITEMS
 
 ITEMS, BLOB, VECTORS, REJECTED = "items.jsonl", "images.blob", "vectors.bin", "quarantine.jsonl"
 _NUMBER = np.dtype("<f4")

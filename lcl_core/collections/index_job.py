@@ -41,10 +41,8 @@ from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
-from lcl_core.parts.completion_log import CompletionLog
-from lcl_core.parts.execute import NumberedTasks, execute, start_runner, task_threads
-from lcl_core.parts.plan import PART_ITEMS, fingerprint
-from lcl_core.parts.runner import Handler, Json, PartTask, Runner
+from lcl_core.part_runners import Handler, Json, PartTask, Runner, task_threads
+from lcl_core.parts import PART_ITEMS, CompletionLog, NumberedTasks, execute, fingerprint, start_runner
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, IndexSpec, LabelType
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index

@@ -29,7 +29,7 @@ from lcl_core.data.records import (
     body_image_names,
     body_texts,
 )
-from lcl_core.data.shards.part_files import THREADS
+from lcl_core.data.shards.writer import THREADS
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import MatchSpec
 from lcl_core.specs.parsing import parse_spec

@@ -13,14 +13,11 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
-from lcl_core.data.corpus.open import open_source
-from lcl_core.data.formats import open_reader
+from lcl_core.data.corpus.open import count_items, open_source, part_source
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.convert import convert_parts
-from lcl_core.data.shards.part_files import RecordTransform
-from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, record_location
-from lcl_core.data.validation.check import ReadableCorpus, count_items
-from lcl_core.parts.plan import PartSource, Section
+from lcl_core.data.shards.convert import RecordTransform, convert_parts
+from lcl_core.data.shards.sharded_corpus import ShardedRecords, record_location
+from lcl_core.parts import PartSource, Section
 from lcl_core.specs.corpus_jobs import ConvertSpec, WriteSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -60,16 +57,6 @@ class SelectedItems:
                 yield BadItem(file or location, int(line), LEFT_OUT_BY_TAGS, f"record {item.id}")
             else:
                 yield item
-
-
-def part_source(source: Any) -> PartSource[Record | BadItem]:
-    """The records of an open corpus, or of a reader."""
-    if isinstance(source, ShardedCorpus):
-        return ShardedRecords(source)
-    if isinstance(source, ReadableCorpus):
-        return open_reader(source.path, "native")
-    reader: PartSource[Record | BadItem] = source
-    return reader
 
 
 def convert_run(run_dir: RunDir) -> dict[str, Any]:

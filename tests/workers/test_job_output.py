@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.parts.completion_log import CompletionLog
+from lcl_core.parts import CompletionLog
 from workers import job_output
 from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, dump_stacks, newest_checkpoint
 

@@ -36,7 +36,7 @@ from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
 from lcl_core.db.queue import EngineCapacity
-from lcl_core.parts.execute import RAY_ADDRESS
+from lcl_core.part_runners import RAY_ADDRESS
 from lcl_core.train.launch import combined_status
 from workers.executors.base import (
     EngineUnreachable,

@@ -14,8 +14,10 @@ from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.base import ReaderOptions, parse_options
 from lcl_core.data.formats.remote_files import open_remote_files
+from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.format import HEADER
-from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords
+from lcl_core.parts import PartSource
 from lcl_core.specs.corpus_jobs import CorpusSpec
 
 
@@ -74,3 +76,22 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
         for name, path in reader.paths_beside():
             resolve_allowed(path, folders, f"options.{name}")
     return reader
+
+
+def part_source(source: Any) -> PartSource[Record | BadItem]:
+    """The records of an open corpus, or of a reader."""
+    if isinstance(source, ShardedCorpus):
+        return ShardedRecords(source)
+    if isinstance(source, FileCorpus):
+        return open_reader(source.path, "native")
+    reader: PartSource[Record | BadItem] = source
+    return reader
+
+
+def count_items(source: Any) -> int | None:
+    """Number of records of a corpus; None for a reader, which would have to walk through it."""
+    if isinstance(source, ShardedCorpus):
+        return len(source.index)
+    if not isinstance(source, FileCorpus):
+        return None
+    return sum(len(rows) for rows in (source.documents, source.all_pairs, source.held_out_documents))

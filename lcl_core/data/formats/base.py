@@ -23,7 +23,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record, is_number
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 from lcl_core.specs.base import Spec
 
 
@@ -293,7 +293,7 @@ class FormatReader(ABC, Generic[Options]):
         """
 
     def sections(self) -> list[Section]:
-        """What can be read by itself; see :class:`lcl_core.parts.plan.PartSource`. Here: the whole corpus."""
+        """What can be read by itself; see :class:`lcl_core.parts.PartSource`. Here: the whole corpus."""
         return [Section(WHOLE, file_stamp(self.path))]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:

@@ -29,7 +29,7 @@ from lcl_core.data.records import (
     document_split,
     parse_segments,
 )
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 
 _DROPPED_FIELDS = frozenset(("segments", "text_list", "image_info", "source"))
 _STEMS = ("interleaved", "pairs")

@@ -24,7 +24,7 @@ from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.formats import reader_class
 from lcl_core.data.formats.base import WHOLE, FilesReader, ReaderOptions, option_paths, parse_options
 from lcl_core.data.records import BadItem, Record
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS
 
 _SIDE_FILE = ".parquet"

@@ -52,7 +52,7 @@ from lcl_core.data.formats.parquet import READ_ERRORS, first_line
 from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 
 # of a side file, which is in memory while its shard is read; img2dataset writes 10,000 samples a shard
 MAX_SIDE_ROWS = 250_000

@@ -6,10 +6,12 @@
     index/blocks.bin    uint16 [blocks, groups]: records of each group in each run of ``BLOCK`` records
     index/similarities.bin  float32 for each sentence with an image: its best; infinity for an image of a sequence
     index/starts.bin    uint64 [blocks + 1]: where each run's similarities start
-    shards/000000.tar   USTAR; a record is a run of members ``{record:09d}.json``, ``{record:09d}.{k}.{ext}``
+    shards/{section}-{part}-{n}.tar   USTAR; a record is a run of members ``KEY.json``, ``KEY.{k}.{ext}``
     quarantine.jsonl    items left out, and why
 
-All numbers are little-endian. A document is one range of one file, and an image's name holds its record number.
+All numbers are little-endian. A document is one range of one file. A part of the input (``lcl_core.parts``) is
+written to a shard of its own, or to several where one would be too large; KEY is the number of the record in the part.
+The name of an image in the corpus is ``{record:09d}.{k}.{ext}``, with the record's number in the corpus.
 The JSON member is
 
     {"id", "kind", "split", "source", "pictures": [{"name", "file"}, …], …the body…, "extra": {…}}
@@ -75,29 +77,18 @@ MAX_RECORD_IMAGES = (1 << 16) - 1
 MAX_SHARDS = 300_000  # the header names each of them, and is read whole: ``storage.MAX_FILE_BYTES``
 MAX_RECORDS = 10**9 - 1  # nine digits; tar readers group members by the name's first part
 LEFT_OUT = "none"  # extension of an image that could not be had when the corpus was converted
-_SHARD = re.compile(r"shards/\d{6,}\.tar")
+_SHARD = re.compile(r"shards/\d{5,9}-\d{5,9}-\d{3,9}\.tar")
 _IMAGE = re.compile(r"(\d{9})\.(\d+)\.([a-z0-9]+)")
 
 
-def check_shard_number(number: int) -> None:
-    """Raises: UserError ``corpus_too_large`` for a shard that a header has no room to name."""
-    if number >= MAX_SHARDS:
-        message = f"a sharded corpus has at most {MAX_SHARDS:,} shards; raise shard_megabytes"
-        raise UserError(message, code="corpus_too_large", field="shard_megabytes")
+def is_shard_name(name: str) -> bool:
+    """Whether a conversion gives that name to a shard."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def is_shard_corpus_file(name: str) -> bool:
     """Whether a conversion writes a file of that name."""
-    own = (HEADER, QUARANTINE, ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS)
-    return name in own or _SHARD.fullmatch(name) is not None
-
-
-def shard_name(number: int) -> str:
-    return f"shards/{number:06d}.tar"
-
-
-def json_name(record: int) -> str:
-    return f"{record:09d}.json"
+    return name in (HEADER, QUARANTINE, ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS) or is_shard_name(name)
 
 
 def image_name(record: int, number: int, extension: str) -> str:

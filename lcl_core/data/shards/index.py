@@ -36,7 +36,7 @@ from lcl_core.data.shards.format import (
     START,
     STARTS,
     VERSION,
-    shard_name,
+    is_shard_name,
 )
 from lcl_core.data.shards.storage import ShardStorage, damaged_shard_error
 
@@ -213,7 +213,14 @@ class IndexHeader:
             if version != VERSION:
                 raise ValueError(f"it has version {version}, this program reads {VERSION}; update the program")
             value["shards"] = tuple(ShardFile(**shard) for shard in value["shards"])
-            _check_names(value["shards"], value["files"])
+            # names and hashes become parts of paths, so they are ours or none
+            if set(value["files"]) != {ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS}:
+                raise ValueError("it names other files than an index has")
+            if not all(is_shard_name(shard.name) for shard in value["shards"]):
+                raise ValueError("it names other shards than a conversion makes")
+            digests = (*value["files"].values(), *(shard.sha256 for shard in value["shards"]))
+            if not all(_SHA256.fullmatch(digest) for digest in digests):
+                raise ValueError("it holds what is no sha256")
             value["groups"] = tuple(
                 (RecordGroup(g["kind"], g["split"], g["source"]), g["records"]) for g in value["groups"]
             )
@@ -228,16 +235,6 @@ class IndexHeader:
         for digest in [*(shard.sha256 for shard in self.shards), *(self.files[name] for name in sorted(self.files))]:
             total.update(f"{digest}\n".encode())
         return total.hexdigest()
-
-
-def _check_names(shards: tuple[ShardFile, ...], files: dict[str, str]) -> None:
-    """Names and hashes become parts of paths, so they are ours or none. Raises: ValueError."""
-    if set(files) != {ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS}:
-        raise ValueError("it names other files than an index has")
-    if any(shard.name != shard_name(number) for number, shard in enumerate(shards)):
-        raise ValueError("it names other shards than a conversion makes")
-    if not all(_SHA256.fullmatch(digest) for digest in (*files.values(), *(shard.sha256 for shard in shards))):
-        raise ValueError("it holds what is no sha256")
 
 
 class ShardIndex:

@@ -43,7 +43,7 @@ from lcl_core.data.shards.format import (
 )
 from lcl_core.data.shards.index import RecordSelection, ShardChunkIndex, ShardFile, ShardIndex
 from lcl_core.data.shards.storage import ShardStorage, damaged_shard_error, open_shard_storage
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 from lcl_core.specs.data import DataSpec
 
 T = TypeVar("T")
@@ -283,7 +283,7 @@ def read_shard_records(corpus: ShardedCorpus, start: int = 0) -> Iterator[Record
 
 
 class ShardedRecords:
-    """The records of a corpus, to be read in parts; see :class:`lcl_core.parts.plan.PartSource`."""
+    """The records of a corpus, to be read in parts; see :class:`lcl_core.parts.PartSource`."""
 
     def __init__(self, corpus: ShardedCorpus) -> None:
         self._corpus = corpus

@@ -1,259 +1,117 @@
-"""Writing shards: tar files of bounded size, in a folder that is renamed at the end or uploaded file by file.
-
-.converting     lock file of the conversion that writes to a URL
-shards/…, …     uploaded as soon as each is complete: an object store shows no partial object
-index.json      uploaded last, and only if there is none: from then on there is a corpus
-"""
+"""The shards of a part of the input: images are decoded to see that they can be, and records become tar members."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import secrets
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.storage import Storage
+from lcl_core.common.errors import StoreError, UserError
+from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES, decode_image
+from lcl_core.data.records import BadItem, CaptionedImage, Record, body_image_names, body_texts
 from lcl_core.data.shards.format import (
-    HEADER,
-    MAX_GROUPS,
-    MAX_RECORDS,
+    LEFT_OUT,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_IMAGES,
     ROW,
     SIMILARITY,
     TAR_END,
-    check_shard_number,
-    image_name,
-    is_shard_corpus_file,
-    json_name,
-    shard_name,
+    best_similarities,
+    body_kind,
+    encode_record,
     tar_member,
 )
 from lcl_core.data.shards.index import RecordGroup, ShardFile
 
-LOCK_FILE = ".converting"
-_DELETE_THREADS = 8
-
-
-class UploadLock:
-    """The right to write below a URL: a lock file that only one process can create.
-
-    Args:
-        owner: files of an earlier attempt by the same owner are replaced; empty: of none.
-    """
-
-    def __init__(self, storage: Storage, owner: str) -> None:
-        self.storage, self._owner = storage, owner
-        self._mark = json.dumps({"owner": owner, "token": secrets.token_hex(16)}).encode()
-
-    def acquire(self, keep: Collection[str] = ()) -> bool:
-        """Returns: whether an earlier attempt has left files.
-
-        Args:
-            keep: names of those that are used again; the others are removed.
-
-        Raises: UserError ``target_exists``, ``conversion_running``, or what reading and writing there raises.
-        """
-        names = self._list()
-        if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
-            self.storage.with_retries(LOCK_FILE, "written", lambda files, path: files.pipe_file(path, self._mark))
-            self._remove(self._written() - set(keep))
-            return True
-        if names or not _create_file(self.storage, LOCK_FILE, self._mark):
-            raise self._refusal(names or {LOCK_FILE})
-        if others := self._list() - {LOCK_FILE}:  # of a conversion whose lock file came and went meanwhile
-            self._remove({LOCK_FILE})
-            raise self._refusal(others)
-        return False
-
-    def holds(self, names: Collection[str]) -> bool:
-        """Whether an earlier attempt of the same owner holds the lock and all these files are there.
-
-        Raises: StoreError.
-        """
-        return self._holder().get("owner") == self._owner and set(names) <= self._list(deep=True)
-
-    def commit(self, folder: Path) -> None:
-        """Write the index. Raises: UserError ``target_exists`` where another conversion did meanwhile."""
-        if not _create_file(self.storage, HEADER, (folder / HEADER).read_bytes()):
-            raise self._refusal({HEADER})
-        self._remove({LOCK_FILE})
-
-    def roll_back(self) -> None:
-        """Remove the uploaded files, if the lock is still held. Files that cannot be removed stay without an index."""
-        try:
-            if self._holder() == json.loads(self._mark):
-                self._remove(self._written())
-                self._remove({LOCK_FILE})
-        except UserError:
-            return
-
-    def _holder(self) -> dict[str, Any]:
-        """Content of the lock file; {} where it is missing or foreign. Raises: StoreError."""
-        try:
-            content = json.loads(self.storage.read(LOCK_FILE))
-        except ValueError:
-            return {}
-        except UserError as error:
-            if error.code != "file_missing":
-                raise
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _written(self) -> set[str]:
-        """Files of conversions. Others may lie below the URL, such as corpora in folders there: these stay."""
-        return {name for name in self._list(deep=True) if is_shard_corpus_file(name)}
-
-    def _list(self, deep: bool = False) -> set[str]:
-        """Names at the URL, relative to it; ``deep``: every file."""
-
-        def list_files(files: Any, path: str) -> set[str]:
-            files.invalidate_cache()
-            try:
-                names = files.find(path) if deep else files.ls(path, detail=False)
-            except FileNotFoundError:
-                return set()
-            return {name[len(path) :].strip("/") for name in names} - {""}
-
-        return self.storage.with_retries("", "read", list_files)
-
-    def _remove(self, names: set[str]) -> None:
-        def remove(name: str) -> None:
-            try:
-                self.storage.with_retries(name, "written", lambda files, path: files.rm_file(path))
-            except UserError as error:
-                if error.code != "file_missing":
-                    raise
-
-        with ThreadPoolExecutor(_DELETE_THREADS) as pool:
-            list(pool.map(remove, sorted(names, key=lambda name: name != HEADER)))
-
-    def _refusal(self, names: set[str]) -> UserError:
-        if LOCK_FILE in names and HEADER not in names:
-            code = "conversion_running"
-            message = (
-                "another conversion to this place is running, or was killed; wait for it, choose another place, or "
-                "remove what lies there"
-            )
-        else:
-            code, message = "target_exists", "there is something already; choose another place"
-        return UserError(message, code=code, field="to", file=self.storage.url)
-
-
-def _create_file(storage: Storage, name: str, data: bytes) -> bool:
-    """Whether this process created the file, also in an attempt whose response was lost."""
-    try:
-        storage.with_retries(name, "written", lambda files, path: files.pipe_file(path, data, mode="create"))
-    except FileExistsError:
-        return storage.read(name) == data
-    return True
-
-
-ROW_FILE, SIMILARITY_FILE = "rows.tmp", "similarities.tmp"
+THREADS = 4  # of one process that decodes
+_LOOKAHEAD = 16  # records whose images are decoded while earlier ones are written
+_EXTENSIONS = {
+    "PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+    "PPM": "ppm", "AVIF": "avif",
+}  # fmt: skip
+PackedImage = tuple[bytes, str]  # the file's bytes, its extension
+_PendingImages = dict[str, "Future[PackedImage | UserError]"]
 
 
 class ShardWriter:
-    """Writes below ``folder``: the same records give the same bytes.
+    """Writes the records of a part: the same records give the same bytes.
 
     Args:
-        folder: exists.
+        folder: exists; shards are written to its folder ``shards``.
+        name: of the part; that of a shard is followed by its number.
         shard_bytes: a shard is closed before it grows beyond this; a larger record has a shard of its own.
+
+    Attributes:
+        rows: ``ROW`` of each record; shards and groups are numbered from 0 in the part.
+        groups: what the group codes stand for.
+        shards: those that are complete; all of them after ``close``.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self._folder, self._shard_bytes = folder, shard_bytes
-        self._shards: list[ShardFile] = []
-        self._groups: dict[RecordGroup, int] = {}
-        self._rows = (folder / ROW_FILE).open("wb")
-        self._similarities = (folder / SIMILARITY_FILE).open("wb")
-        self._shard: ShardTar | None = None
-        self.records = 0
+    def __init__(self, folder: Path, name: str, shard_bytes: int) -> None:
+        self._folder, self._name, self._shard_bytes = folder, name, shard_bytes
+        (folder / "shards").mkdir(exist_ok=True)
+        self.rows: list[tuple[int, ...]] = []
+        self.similarities: list[float] = []
+        self.groups: dict[RecordGroup, int] = {}
+        self.shards: list[ShardFile] = []
+        self._shard: _ShardTar | None = None
 
-    @property
-    def groups(self) -> list[RecordGroup]:
-        """What the group codes of the rows stand for."""
-        return list(self._groups)
+    def add(self, record: Record, images: dict[str, PackedImage]) -> None:
+        """Append a record. ``images``: by name, in order; those without bytes only have their number.
 
-    def add(
-        self,
-        group: RecordGroup,
-        description: bytes,
-        images: list[tuple[bytes, str]],
-        text_bytes: int,
-        similarities: list[float],
-    ) -> None:
-        """Append a record.
-
-        Args:
-            images: (bytes, extension) in order; those without bytes only have their number.
-            similarities: see ``format.best_similarities``.
-
-        Raises: UserError where a corpus has more records, shards or groups than the form can number.
+        Raises: UserError ``record_too_large``.
         """
-        if self.records >= MAX_RECORDS:
-            message = f"a sharded corpus holds at most {MAX_RECORDS:,} records; make several, and mix them"
-            raise UserError(message, code="corpus_too_large")
-        record, code = self.records, self._code(group)
-        head = tar_member(json_name(record), description)
-        body = [tar_member(image_name(record, n, kind), data) for n, (data, kind) in enumerate(images) if data]
-        data = b"".join((head, *body))
-        shard = self._room_for(len(data))
-        matches = len(similarities)
-        row = (shard.bytes, len(data), len(head), text_bytes, len(self._shards), len(images), matches, code)
-        self._rows.write(np.array(row, ROW).tobytes())
-        self._similarities.write(np.array(similarities, SIMILARITY).tobytes())
-        shard.write(data)
-        self.records += 1
-
-    def close(self) -> list[ShardFile]:
-        """Close the last shard, and the files of rows and similarities. Returns: all shards."""
-        self._close_shard()
-        for file in (self._rows, self._similarities):
-            if file.tell():
-                file.flush()
-                os.fsync(file.fileno())
-            file.close()
-        return self._shards
-
-    def _code(self, group: RecordGroup) -> int:
-        code = self._groups.setdefault(group, len(self._groups))
-        if code >= MAX_GROUPS:
-            message = f"more than {MAX_GROUPS:,} kinds of (split, source); name fewer sources"
-            raise UserError(message, code="too_many_sources")
-        return code
-
-    def _room_for(self, size: int) -> ShardTar:
-        if self._shard is not None and self._shard.bytes + size + len(TAR_END) > self._shard_bytes:
-            self._close_shard()
-        if self._shard is None:
-            check_shard_number(len(self._shards))
-            name = shard_name(len(self._shards))
-            self._shard = ShardTar(self._folder / name, name)
-        return self._shard
-
-    def _close_shard(self) -> None:
-        if self._shard is not None:
-            shard = self._shard.close()
-            self._shards.append(shard)
+        key = f"{len(self.rows):09d}"
+        similarities = best_similarities(record.body)
+        head = tar_member(f"{key}.json", encode_record(record, {name: kind for name, (_, kind) in images.items()}))
+        members = (tar_member(f"{key}.{n}.{kind}", data) for n, (data, kind) in enumerate(images.values()) if data)
+        data = b"".join((head, *members))
+        if len(data) > MAX_RECORD_BYTES or max(len(images), len(similarities)) > MAX_RECORD_IMAGES:
+            message = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
+            raise UserError(message, code="record_too_large")
+        if self._shard is not None and self._shard.bytes + len(data) + len(TAR_END) > self._shard_bytes:
+            self.shards.append(self._shard.close())
             self._shard = None
+        if self._shard is None:
+            name = f"shards/{self._name}-{len(self.shards):03d}.tar"
+            self._shard = _ShardTar(self._folder / name, name)
+        code = self.groups.setdefault(
+            RecordGroup(body_kind(record.body), record.split, record.source), len(self.groups)
+        )
+        text_bytes = sum(len(text.encode("utf-8", "replace")) for text in body_texts(record.body))
+        place = (self._shard.bytes, len(data), len(head), text_bytes, len(self.shards))
+        self.rows.append((*place, len(images), len(similarities), code))
+        self.similarities += similarities
+        self._shard.write(data)
+
+    def close(self) -> None:
+        """Close the last shard, and write rows and similarities beside the shards."""
+        if self._shard is not None:
+            self.shards.append(self._shard.close())
+            self._shard = None
+        np.save(self._folder / "rows.npy", np.array(self.rows, ROW))
+        np.save(self._folder / "similarities.npy", np.array(self.similarities, SIMILARITY))
 
 
-class ShardTar:
+class _ShardTar:
     """A tar file that is being written, as a shard of that name."""
 
     def __init__(self, path: Path, name: str) -> None:
-        path.parent.mkdir(exist_ok=True)
         self._file: BinaryIO = path.open("wb")
         self._digest = hashlib.sha256()
         self._name, self._records = name, 0
         self.bytes = 0
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes) -> None:
         self._append(data)
         self._records += 1
 
@@ -264,7 +122,108 @@ class ShardTar:
         self._file.close()
         return ShardFile(self._name, self.bytes, self._digest.hexdigest(), self._records)
 
-    def _append(self, data: bytes | bytearray) -> None:
+    def _append(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.bytes += len(data)
+
+
+class QuarantineLog:
+    """Lines of the items left out, and their counts by reason."""
+
+    def __init__(self, write: Callable[[str], Any]) -> None:
+        self._write = write
+        self.counts: Counter[str] = Counter()
+
+    def add(self, file: str, line: int, id: str, reason: str, detail: str) -> None:
+        self.counts[reason] += 1
+        entry = {"file": file, "line": line, "id": id, "reason": reason, "detail": detail}
+        self._write(json.dumps(entry, ensure_ascii=True, sort_keys=True) + "\n")
+
+
+def write_records(
+    records: Iterable[Record | BadItem],
+    writer: ShardWriter,
+    quarantine: QuarantineLog,
+    on_progress: Callable[[], None],
+    threads: int,
+    on_written: Callable[[Record], None],
+) -> None:
+    """Write records, and list what is left out, both in the order of the records.
+
+    Files are read in this thread, one after the other; decoding, which is most of the work, runs in ``threads``.
+
+    Args:
+        on_progress: called after each.
+        on_written: called with each record that is written.
+    """
+    pending: deque[tuple[Record | BadItem, _PendingImages]] = deque()
+
+    def write_next() -> None:
+        item, futures = pending.popleft()
+        if isinstance(item, BadItem):
+            quarantine.add(item.file, item.line, "", item.reason, item.detail)
+        elif _write(item, futures, writer, quarantine):
+            on_written(item)
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in records:
+                pending.append((item, {} if isinstance(item, BadItem) else _submit_images(item, pool)))
+                if len(pending) > _LOOKAHEAD:
+                    write_next()
+                on_progress()
+            while pending:
+                write_next()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit_images(record: Record, pool: ThreadPoolExecutor) -> _PendingImages:
+    """A future for each image that the record's body names."""
+    images = {image.name: image for image in record.images}
+    futures: _PendingImages = {}
+    for name in body_image_names(record.body):
+        try:
+            if name not in images:
+                message = "the record names an image that it does not have"
+                raise UserError(message, code="file_missing", file=name)
+            futures[name] = pool.submit(_pack_image, name, images[name].load(), images[name].decodes)
+        except StoreError:
+            raise
+        except UserError as error:
+            futures[name] = Future()
+            futures[name].set_result(error)
+    return futures
+
+
+def _pack_image(name: str, data: bytes, decodes: bool) -> PackedImage | UserError:
+    """The file's bytes, which stay as they are, and its extension; what keeps it from being decoded."""
+    try:
+        if len(data) > MAX_IMAGE_BYTES:
+            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
+        if not decodes:
+            decode_image(data, name)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            return data, _EXTENSIONS[opened.format or ""]
+    except UserError as error:
+        return error
+
+
+def _write(record: Record, futures: _PendingImages, writer: ShardWriter, quarantine: QuarantineLog) -> bool:
+    """Write a record with its available images; False: it went to the quarantine, as does a pair without its image."""
+    images: dict[str, PackedImage] = {}
+    for name, future in futures.items():
+        packed = future.result()
+        if isinstance(packed, UserError):
+            quarantine.add(name, 0, record.id, packed.code, str(packed))
+            packed = (b"", LEFT_OUT)
+        images[name] = packed
+    if isinstance(record.body, CaptionedImage) and all(kind == LEFT_OUT for _, kind in images.values()):
+        return False
+    try:
+        writer.add(record, images)
+    except UserError as error:
+        quarantine.add(record.id, 0, record.id, error.code, error.message)
+        return False
+    return True

@@ -1,22 +1,19 @@
-"""The report of a validation: issues, histograms, counts and duplicate detection, all of which add up over chunks."""
+"""The report of a validation: issues, histograms, counts and duplicate detection, all of which add up over parts."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from lcl_core.common.errors import UserError
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from lcl_core.specs.base import Spec
 
@@ -32,7 +29,7 @@ DUPLICATE_IMAGE = "duplicate image"
 DUPLICATE_DOCUMENT = "duplicate document"
 WORKER_DIED = "worker died"
 # codes of UserErrors of an image; any other code is an unreadable one
-_REASON_BY_CODE = {
+REASON_BY_CODE = {
     "bad_path": BAD_PATH,
     "file_missing": MISSING,
     "file_too_large": TOO_LARGE,
@@ -73,11 +70,6 @@ class Issue:
     detail: str = ""
 
 
-def image_issue_reason(error: UserError) -> str:
-    """The reason under which an image that raised ``error`` is counted."""
-    return _REASON_BY_CODE.get(error.code, UNREADABLE)
-
-
 class QuarantineFile:
     """``quarantine.jsonl``: one object {file, line, id, reason, detail} a line, at most ``most`` lines.
 
@@ -90,20 +82,17 @@ class QuarantineFile:
         self._most = most
         self._file = None if path is None else path.open("w", encoding="utf-8", errors="backslashreplace")
 
-    def add(self, issues: Sequence[Issue]) -> None:
-        for issue in issues:
-            if self._file is None or self.written >= self._most:
-                self.left_out += 1
-            else:
-                self._file.write(json.dumps(asdict(issue), ensure_ascii=False) + "\n")
-                self.written += 1
+    def add(self, issue: Issue) -> None:
+        if self._file is None or self.written >= self._most:
+            self.left_out += 1
+        else:
+            self._file.write(json.dumps(asdict(issue), ensure_ascii=False) + "\n")
+            self.written += 1
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -236,142 +225,125 @@ def new_histograms(unit: str) -> dict[str, Histogram]:
     }
 
 
-@dataclass
-class GroupAccumulator:
-    """Counts of one split of one source."""
-
-    documents: int = 0
-    images: int = 0
-    tokens: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def merge(self, other: GroupAccumulator) -> None:
-        self.documents += other.documents
-        self.images += other.images
-        self.tokens += other.tokens
-        self.reasons.update(other.reasons)
-
-
-_COUNTERS = ("kinds", "formats", "traits")
-
-
-@dataclass
-class CorpusCounts:
-    """Counts by (split, source), and the distributions."""
-
-    histograms: dict[str, Histogram]
-    groups: dict[tuple[str, str], GroupAccumulator] = field(default_factory=dict)
-    kinds: Counter[str] = field(default_factory=Counter)
-    formats: Counter[str] = field(default_factory=Counter)
-    traits: Counter[str] = field(default_factory=Counter)
-    image_bytes: int = 0
-    max_groups: int = field(default_factory=lambda: MAX_GROUPS)
-
-    def group(self, split: str, source: str) -> GroupAccumulator:
-        """That group; past ``max_groups`` of them, one for all the others."""
-        key = (split, source) if (split, source) in self.groups or len(self.groups) < self.max_groups else OTHERS
-        return self.groups.setdefault(key, GroupAccumulator())
-
-    def merge(self, other: CorpusCounts) -> None:
-        for name, histogram in other.histograms.items():
-            self.histograms[name].merge(histogram)
-        for key, group in other.groups.items():
-            self.group(*key).merge(group)
-        for counter in _COUNTERS:
-            getattr(self, counter).update(getattr(other, counter))
-        self.image_bytes += other.image_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """All counts but the bound on groups, in the order in which they came."""
-        return {
-            "histograms": {name: histogram.model_dump() for name, histogram in self.histograms.items()},
-            "groups": [[*key, vars(group)] for key, group in self.groups.items()],
-            **{name: dict(getattr(self, name)) for name in _COUNTERS},
-            "image_bytes": self.image_bytes,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> CorpusCounts:
-        groups = {}
-        for split, source, counts in value["groups"]:
-            groups[split, source] = GroupAccumulator(**{**counts, "reasons": Counter(counts["reasons"])})
-        return cls(
-            {name: Histogram(**fields) for name, fields in value["histograms"].items()},
-            groups,
-            **{name: Counter(value[name]) for name in _COUNTERS},
-            image_bytes=value["image_bytes"],
-            max_groups=sys.maxsize,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ContentOccurrence:
-    """A content that may be a duplicate.
-
-    Attributes:
-        content: 64 bits of its sha256.
-        reference: of an image, 64 bits that also cover its name: the same file named twice is no duplicate. None: a
-            document.
-        issue: listed if the content is known.
-        group: split and source to count it under.
-        after: how many issues of its chunk come before.
-    """
-
-    content: int
-    reference: int | None
-    issue: Issue
-    group: tuple[str, str]
-    after: int = 0
-
-
-@dataclass
-class ChunkResult:
-    """Counts, issues and contents of one chunk."""
-
-    counts: CorpusCounts
-    items: int = 0
-    issues: list[Issue] = field(default_factory=list)
-    contents: list[ContentOccurrence] = field(default_factory=list)
-
-    def add_issue(self, issue: Issue, split: str, source: str) -> None:
-        self.issues.append(issue)
-        self.counts.group(split, source).reasons[issue.reason] += 1
-
-    def merge(self, other: ChunkResult) -> None:
-        before = len(self.issues)
-        self.counts.merge(other.counts)
-        self.items += other.items
-        self.issues += other.issues
-        self.contents += (replace(content, after=before + content.after) for content in other.contents)
-
-    def to_json(self) -> dict[str, Any]:
-        lists = {name: [asdict(each) for each in getattr(self, name)] for name in ("issues", "contents")}
-        return {"counts": self.counts.to_json(), "items": self.items, **lists}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ChunkResult:
-        issues = [Issue(**issue) for issue in value["issues"]]
-        contents = [
-            ContentOccurrence(**{**each, "issue": Issue(**each["issue"]), "group": tuple(each["group"])})
-            for each in value["contents"]
-        ]
-        return cls(CorpusCounts.from_json(value["counts"]), value["items"], issues, contents)
-
-
-def new_chunk_result(unit: str, items: int = 0) -> ChunkResult:
-    """An empty result, without a bound on groups: which ones are counted together is decided for the whole corpus."""
-    return ChunkResult(CorpusCounts(new_histograms(unit), max_groups=sys.maxsize), items)
-
-
 class GroupCounts(BaseModel):
     """Counts of one split of one source; both empty: items that could not be read at all."""
 
     split: str
     source: str
-    documents: int
-    images: int
-    tokens: int
-    reasons: dict[str, int]
+    documents: int = 0
+    images: int = 0
+    tokens: int = 0
+    reasons: dict[str, int] = {}
+
+    def merge(self, other: GroupCounts) -> None:
+        self.documents += other.documents
+        self.images += other.images
+        self.tokens += other.tokens
+
+
+class CorpusCounts(BaseModel):
+    """Counts by (split, source), and the distributions."""
+
+    histograms: dict[str, Histogram]
+    groups: dict[str, GroupCounts] = {}
+    kinds: Counter[str] = Field(default_factory=Counter)
+    formats: Counter[str] = Field(default_factory=Counter)
+    traits: Counter[str] = Field(default_factory=Counter)
+    image_bytes: int = 0
+
+    def group(self, split: str, source: str, most: int | None = None) -> GroupCounts:
+        """That group; past ``most`` of them, one for all the others."""
+        if most is not None and len(self.groups) >= most and f"{split}\0{source}" not in self.groups:
+            split, source = OTHERS
+        return self.groups.setdefault(f"{split}\0{source}", GroupCounts(split=split, source=source))
+
+    def merge(self, other: CorpusCounts) -> None:
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+        for group in other.groups.values():
+            self.group(group.split, group.source, MAX_GROUPS).merge(group)
+        for counter in ("kinds", "formats", "traits"):
+            getattr(self, counter).update(getattr(other, counter))
+        self.image_bytes += other.image_bytes
+
+
+class Finding(BaseModel):
+    """An issue; or a content that is one if it was there before.
+
+    Attributes:
+        content: 64 bits of its sha256; None: an issue in any case.
+        reference: of an image, 64 bits that also cover its name: the same file named twice is no duplicate. None: a
+            document.
+    """
+
+    issue: Issue
+    split: str = ""
+    source: str = ""
+    content: int | None = None
+    reference: int | None = None
+
+
+class PartResult(BaseModel):
+    """Counts and findings of one part, in order of its records."""
+
+    counts: CorpusCounts
+    findings: list[Finding] = []
+
+
+class ReportBuilder:
+    """Joins the results of parts in order: the first of equal contents is the original."""
+
+    def __init__(self, limits: ValidationLimits, unit: str, quarantine: QuarantineFile) -> None:
+        self._unit, self._quarantine = unit, quarantine
+        self._counts = CorpusCounts(histograms=new_histograms(unit))
+        self._first: list[Issue] = []
+        self._images, self._references, self._documents = (HashSet(limits.max_hashes) for _ in range(3))
+
+    def add(self, result: PartResult) -> None:
+        self._counts.merge(result.counts)
+        images = [found for found in result.findings if found.reference is not None]
+        known = self._images.add([image.content or 0 for image in images])
+        same_name = self._references.add([image.reference or 0 for image in images])
+        documents = [
+            found.content for found in result.findings if found.content is not None and found.reference is None
+        ]
+        image_copies, document_copies = iter(known & ~same_name), iter(self._documents.add(documents))
+        for found in result.findings:
+            copies = document_copies if found.reference is None else image_copies
+            if found.content is not None and not next(copies):
+                continue
+            reasons = self._counts.group(found.split, found.source, MAX_GROUPS).reasons
+            reasons[found.issue.reason] = reasons.get(found.issue.reason, 0) + 1
+            if len(self._first) < MAX_FIRST_ISSUES:
+                self._first.append(found.issue)
+            self._quarantine.add(found.issue)
+
+    def build(self, **fields: object) -> Report:
+        """The report of the whole corpus. ``fields``: those that are no counts."""
+        counts, reasons = self._counts, Counter[str]()
+        groups = sorted(counts.groups.values(), key=lambda group: (group.split, group.source))
+        for group in groups:
+            group.reasons = dict(sorted(group.reasons.items()))
+            reasons.update(group.reasons)
+        totals = {
+            "documents": sum(group.documents for group in groups),
+            "kinds": dict(sorted(counts.kinds.items())),
+            "images": sum(group.images for group in groups),
+            "distinct_images": round(self._images.distinct),
+            "image_bytes": counts.image_bytes,
+            "image_formats": dict(counts.formats.most_common()),
+            "image_traits": dict(counts.traits.most_common()),
+            "tokens": sum(group.tokens for group in groups),
+            "length_unit": self._unit,
+            "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
+            "groups": groups,
+            "histograms": counts.histograms,
+            "first": self._first,
+            "quarantined": self._quarantine.written,
+            "not_listed": self._quarantine.left_out,
+            "duplicates_examined": min(self._images.share, self._documents.share),
+        }
+        return Report.model_validate({**totals, **fields})
 
 
 class Report(BaseModel):
@@ -396,30 +368,3 @@ class Report(BaseModel):
     worker_deaths: int
     workers: int
     seconds: float
-
-
-def assemble_report(
-    counts: CorpusCounts, images: HashSet, documents: HashSet, length_unit: str, **fields: object
-) -> Report:
-    """The report of a whole corpus. ``fields``: those that are no counts."""
-    groups, reasons = [], Counter[str]()
-    for (split, source), group in sorted(counts.groups.items()):
-        values = {**vars(group), "reasons": dict(sorted(group.reasons.items()))}
-        groups.append(GroupCounts(split=split, source=source, **values))
-        reasons.update(groups[-1].reasons)
-    totals = {
-        "documents": sum(group.documents for group in groups),
-        "kinds": dict(sorted(counts.kinds.items())),
-        "images": sum(group.images for group in groups),
-        "distinct_images": round(images.distinct),
-        "image_bytes": counts.image_bytes,
-        "image_formats": dict(counts.formats.most_common()),
-        "image_traits": dict(counts.traits.most_common()),
-        "tokens": sum(group.tokens for group in groups),
-        "length_unit": length_unit,
-        "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
-        "groups": groups,
-        "histograms": counts.histograms,
-        "duplicates_examined": min(images.share, documents.share),
-    }
-    return Report.model_validate({**totals, **fields})

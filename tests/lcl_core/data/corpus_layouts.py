@@ -1,15 +1,11 @@
 """Small corpora in the exact layout of each dataset, made of the shipped sample's real images and texts."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,21 +14,21 @@ import pyarrow.parquet as pq
 class Sample:
     """The first documents and captioned images of the sample corpus."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive):
         self._archive = archive
         with archive.open("interleaved.jsonl") as lines:
-            self.documents: list[dict[str, Any]] = [json.loads(next(lines)) for _ in range(3)]
+            self.documents = [json.loads(next(lines)) for _ in range(3)]
         with archive.open("pairs.jsonl") as lines:
-            self.pairs: list[dict[str, Any]] = [json.loads(next(lines)) for _ in range(4)]
+            self.pairs = [json.loads(next(lines)) for _ in range(4)]
 
-    def image(self, name: str) -> bytes:
+    def image(self, name):
         return self._archive.read(f"images/{name}")
 
-    def urls(self) -> dict[str, bytes]:
+    def urls(self):
         """The images of the pairs by an invented URL."""
         return {f"https://example.org/{pair['image']}?w=72": self.image(pair["image"]) for pair in self.pairs}
 
-    def mmc4(self) -> list[dict[str, Any]]:
+    def mmc4(self):
         """The documents with all fields that MMC4 has; images are renamed as MMC4 names them, flat."""
         rows = []
         for row in self.documents:
@@ -58,54 +54,52 @@ class Sample:
             )
         return rows
 
-    def mmc4_images(self) -> dict[str, bytes]:
+    def mmc4_images(self):
         """Their images by flat name."""
         names = [image["image_name"] for row in self.documents for image in row["image_info"]]
         return {flat(name): self.image(name) for name in names}
 
 
-def flat(name: str) -> str:
+def flat(name):
     return name.replace("/", "-")
 
 
 class Maker:
     """Writes files of every kind below one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.root = root
 
-    def file(self, name: str, data: bytes | str) -> Path:
+    def file(self, name, data):
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         return path
 
-    def files(self, folder: str, contents: Mapping[str, bytes]) -> Path:
+    def files(self, folder, contents):
         for name, data in contents.items():
             self.file(f"{folder}/{name}", data)
         return self.root / folder
 
     @staticmethod
-    def lines(rows: Iterable[Any]) -> bytes:
+    def lines(rows):
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
-    def jsonl(self, name: str, rows: Iterable[Any]) -> Path:
+    def jsonl(self, name, rows):
         """Packed as the name says: plain, .gz or .zip."""
         data = self.lines(rows)
         if name.endswith(".gz"):
             return self.file(name, gzip.compress(data, mtime=0))
         return self.zip(name, {Path(name).stem: data}) if name.endswith(".zip") else self.file(name, data)
 
-    def zip(self, name: str, contents: Mapping[str, bytes]) -> Path:
+    def zip(self, name, contents):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for member, data in contents.items():
                 archive.writestr(member, data)
         return self.file(name, buffer.getvalue())
 
-    def tar(
-        self, name: str, members: Iterable[tuple[str | tarfile.TarInfo, bytes]], form: int = tarfile.GNU_FORMAT
-    ) -> Path:
+    def tar(self, name, members, form=tarfile.GNU_FORMAT):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
             for member, data in members:
@@ -114,20 +108,20 @@ class Maker:
                 archive.addfile(entry, io.BytesIO(data))
         return self.file(name, buffer.getvalue())
 
-    def parquet(self, name: str, table: pa.Table | Mapping[str, Sequence[Any]], group: int = 2) -> Path:
+    def parquet(self, name, table, group=2):
         path = self.file(name, b"")
         pq.write_table(table if isinstance(table, pa.Table) else pa.table(dict(table)), path, row_group_size=group)
         return path
 
-    def arrow(self, name: str, table: pa.Table, stream: bool = True) -> Path:
+    def arrow(self, name, table, stream=True):
         path = self.file(name, b"")
         with (pa.ipc.new_stream if stream else pa.ipc.new_file)(str(path), table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
         return path
 
-    def img2dataset(self, folder: str, images: Mapping[str, bytes], json_too: bool = True, side: bool = True) -> Path:
+    def img2dataset(self, folder, images, json_too=True, side=True):
         """One shard of img2dataset's output, images by URL; a last row of the side file failed to download."""
-        members: list[tuple[str | tarfile.TarInfo, bytes]] = []
+        members = []
         rows = []
         for number, (url, data) in enumerate(images.items()):
             row = side_row(number, url)
@@ -140,7 +134,7 @@ class Maker:
             self.parquet(f"{folder}/00000.parquet", pa.Table.from_pylist(rows, SIDE_SCHEMA))
         return self.tar(f"{folder}/00000.tar", members).parent
 
-    def img2dataset_files(self, folder: str, images: Mapping[str, bytes], extension: str = "jpg") -> Path:
+    def img2dataset_files(self, folder, images, extension="jpg"):
         """The same as img2dataset writes it by default: folders of files, here of two images each."""
         numbered = list(enumerate(images.items()))
         for shard, first in enumerate(range(0, len(numbered), 2)):
@@ -163,7 +157,7 @@ SIDE_SCHEMA = pa.schema(
 )
 
 
-def side_row(number: int, url: str) -> dict[str, Any]:
+def side_row(number, url):
     """The fields that img2dataset writes about an image."""
     facts = {"url": url, "caption": f"caption of {number}", "key": f"{number:09d}", "status": "success"}
     return {**facts, "error_message": None, "width": 72, "height": 72, "exif": "{}", "sha256": f"{number:064x}"}

@@ -1,10 +1,7 @@
 """Small real corpora in every layout, each with what its files say, told without any reader."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from tests.lcl_core.data.corpus_layouts import Maker, Sample
+from tests.lcl_core.data.corpus_layouts import Maker
 
 # a text; an image; a sentence and the image that belongs to it, on either side
 Part = str | bytes | tuple[str, bytes]
@@ -35,9 +32,9 @@ class Truth:
     quarantined: int = 0
 
 
-def documents_of(sample: Sample) -> list[list[Part]]:
+def documents_of(sample):
     """The sample's documents: each sentence with its image where it has one."""
-    found: list[list[Part]] = []
+    found = []
     for row in sample.documents:
         images = {image["matched_text_index"]: image["image_name"] for image in row["image_info"]}
         parts = enumerate(row["text_list"])
@@ -45,7 +42,7 @@ def documents_of(sample: Sample) -> list[list[Part]]:
     return found
 
 
-def jpegs(sample: Sample) -> list[bytes]:
+def jpegs(sample):
     """The images of the pairs as JPEGs."""
     found = []
     for pair in sample.pairs:
@@ -55,23 +52,23 @@ def jpegs(sample: Sample) -> list[bytes]:
     return found
 
 
-def native_files(sample: Sample) -> dict[str, bytes]:
+def native_files(sample):
     names = [image["image_name"] for row in sample.documents for image in row["image_info"]]
     names += [pair["image"] for pair in sample.pairs]
     lines = {"interleaved.jsonl": Maker.lines(sample.documents), "pairs.jsonl": Maker.lines(sample.pairs)}
     return lines | {f"images/{name}": sample.image(name) for name in names}
 
 
-def native_truth(sample: Sample, path: Path) -> Truth:
+def native_truth(sample, path):
     pairs = [(pair["split"], sample.image(pair["image"]), pair["captions"]) for pair in sample.pairs]
     return Truth(documents_of(sample), pairs, path=path)
 
 
-def native_sequences(make: Maker, sample: Sample) -> Truth:
+def native_sequences(make, sample):
     """Documents whose texts and images stand where they say."""
-    truth, files, rows = alternating(sample), dict[str, bytes](), []
+    truth, files, rows = alternating(sample), {}, []
     for number, parts in enumerate(truth):
-        segments: list[dict[str, str]] = []
+        segments = []
         for place, part in enumerate(parts):
             name = f"{number}/{place}.webp"
             segments.append({"image": name} if isinstance(part, bytes) else {"text": str(part)})
@@ -81,15 +78,15 @@ def native_sequences(make: Maker, sample: Sample) -> Truth:
     return Truth(truth, path=make.root / "native")
 
 
-def native_folder(make: Maker, sample: Sample) -> Truth:
+def native_folder(make, sample):
     return native_truth(sample, make.files("native", native_files(sample)))
 
 
-def native_zip(make: Maker, sample: Sample) -> Truth:
+def native_zip(make, sample):
     return native_truth(sample, make.zip("native.zip", native_files(sample)))
 
 
-def mmc4(make: Maker, sample: Sample) -> Truth:
+def mmc4(make, sample):
     """Images in a folder; one is matched below the threshold."""
     rows, truth = sample.mmc4(), documents_of(sample)
     rows[0]["image_info"][-1]["matched_sim"] = 0.1
@@ -101,7 +98,7 @@ def mmc4(make: Maker, sample: Sample) -> Truth:
     return Truth(truth)
 
 
-def mmc4_fewer_faces(make: Maker, sample: Sample) -> Truth:
+def mmc4_fewer_faces(make, sample):
     """Images as img2dataset left them, found by address."""
     rows, images = sample.mmc4(), sample.mmc4_images()
     found = {image["raw_url"]: images[image["image_name"]] for row in rows for image in row["image_info"]}
@@ -109,7 +106,7 @@ def mmc4_fewer_faces(make: Maker, sample: Sample) -> Truth:
     return Truth(documents_of(sample), options={"images": make.img2dataset("pictures", found)})
 
 
-def mmc4_core(make: Maker, sample: Sample) -> Truth:
+def mmc4_core(make, sample):
     """Images in tars."""
     images = sorted(sample.mmc4_images().items())
     make.jsonl("docs_no_face_shard_0_v3.jsonl", sample.mmc4())
@@ -118,22 +115,22 @@ def mmc4_core(make: Maker, sample: Sample) -> Truth:
     return Truth(documents_of(sample), options={"images": tar.parent})
 
 
-def alternating(sample: Sample) -> list[list[Part]]:
+def alternating(sample):
     """The sample's documents as OBELICS has them: each image before its text, or a text alone."""
-    found: list[list[Part]] = []
+    found = []
     for document in documents_of(sample):
-        parts: list[Part] = []
+        parts = []
         for part in document:
             parts += [part[1], part[0]] if isinstance(part, tuple) else [part]
         found.append(parts)
     return found
 
 
-def obelics_parquet(make: Maker, sample: Sample) -> Truth:
+def obelics_parquet(make, sample):
     """Images by address, as img2dataset left them."""
-    truth, urls, rows = alternating(sample), dict[str, bytes](), []
+    truth, urls, rows = alternating(sample), {}, []
     for number, parts in enumerate(truth):
-        images: list[str | None] = []
+        images = []
         for place, part in enumerate(parts):
             url = f"https://example.org/{number}/{place}.webp" if isinstance(part, bytes) else None
             images.append(url)
@@ -146,7 +143,7 @@ def obelics_parquet(make: Maker, sample: Sample) -> Truth:
     return Truth(truth, options={"images": make.img2dataset("pictures", urls)})
 
 
-def obelics_arrow(make: Maker, sample: Sample) -> Truth:
+def obelics_arrow(make, sample):
     """Images embedded in the rows."""
     truth = alternating(sample)
     kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
@@ -162,23 +159,23 @@ def obelics_arrow(make: Maker, sample: Sample) -> Truth:
     return Truth(truth)
 
 
-def webdataset(make: Maker, sample: Sample) -> Truth:
+def webdataset(make, sample):
     """Its side file has a further row, whose download failed."""
     make.img2dataset("cc3m", sample.urls())
     pairs = [("train", data, [f"caption of {n}"]) for n, data in enumerate(sample.urls().values())]
     return Truth(pairs=pairs, path=make.root / "cc3m", quarantined=1)
 
 
-def pair_folders(make: Maker, sample: Sample) -> Truth:
+def pair_folders(make, sample):
     """img2dataset's default; the side file of each of the two folders has a row whose download failed."""
     place = make.img2dataset_files("cc3m", sample.urls(), "webp")
     pairs = [("train", data, [f"caption of {n}"]) for n, data in enumerate(sample.urls().values())]
     return Truth(pairs=pairs, path=place, quarantined=2)
 
 
-def clip_benchmark(make: Maker, sample: Sample) -> Truth:
+def clip_benchmark(make, sample):
     """A retrieval dataset: a folder for each split, five captions an image."""
-    members: list[tuple[str, bytes]] = []
+    members = []
     truth = Truth(path=make.root / "wds_flickr8k")
     for n, data in enumerate(sample.urls().values()):
         captions = [f"{k} of {n}." for k in range(5)]
@@ -190,7 +187,7 @@ def clip_benchmark(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def coco(make: Maker, sample: Sample) -> Truth:
+def coco(make, sample):
     images, truth = jpegs(sample), Truth()
     for split, numbers in (("train", (0, 1)), ("val", (2, 3))):
         entries = [{"id": 70 + n, "file_name": f"COCO_{split}2014_{n:012d}.jpg"} for n in numbers]
@@ -203,7 +200,7 @@ def coco(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def karpathy(make: Maker, sample: Sample, name: str, folder: str) -> Truth:
+def karpathy(make, sample, name, folder):
     truth, entries = Truth(), []
     for n, (split, data) in enumerate(zip(("train", "restval", "val", "test"), jpegs(sample), strict=True)):
         sentences = [{"raw": f"{k} of {n}.", "tokens": ["of"], "imgid": n, "sentid": 9 * n + k} for k in range(5)]
@@ -215,15 +212,15 @@ def karpathy(make: Maker, sample: Sample, name: str, folder: str) -> Truth:
     return truth
 
 
-def karpathy_coco(make: Maker, sample: Sample) -> Truth:
+def karpathy_coco(make, sample):
     return karpathy(make, sample, "coco", "val2014")
 
 
-def karpathy_flickr30k(make: Maker, sample: Sample) -> Truth:
+def karpathy_flickr30k(make, sample):
     return karpathy(make, sample, "flickr30k", "flickr30k-images")
 
 
-def nocaps(make: Maker, sample: Sample) -> Truth:
+def nocaps(make, sample):
     domains = ("in-domain", "near-domain", "out-domain", "in-domain")
     entries = [{"id": n, "file_name": f"{n:016x}.jpg", "domain": domain} for n, domain in enumerate(domains)]
     captions = [{"image_id": n, "id": 10 * n + k, "caption": f"{k} of {n}."} for n in range(4) for k in range(10)]
@@ -235,7 +232,7 @@ def nocaps(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def imagefolder(make: Maker, sample: Sample) -> Truth:
+def imagefolder(make, sample):
     """ImageNet: an image without captions is called by its class."""
     classes = {"n01440764": "tench, Tinca tinca", "n02012849": "crane"}
     make.file("LOC_synset_mapping.txt", "".join(f"{wnid} {words}\n" for wnid, words in classes.items()))
@@ -247,7 +244,7 @@ def imagefolder(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def table_csv(make: Maker, sample: Sample) -> Truth:
+def table_csv(make, sample):
     """The last row has a label only."""
     rows = ['0.webp,"One, two",ant,train', "1.webp,Three,ant,train", "2.webp,Four,ant,val", "3.webp,,a bee,val"]
     make.file("t.csv", "image,caption,label,split\n" + "\n".join(rows) + "\n")
@@ -259,7 +256,7 @@ def table_csv(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def table_jsonl(make: Maker, sample: Sample) -> Truth:
+def table_jsonl(make, sample):
     rows, truth = [], Truth()
     for n, pair in enumerate(sample.pairs):
         rows.append({"file_name": f"{n}.webp", "captions": pair["captions"]})
@@ -269,7 +266,7 @@ def table_jsonl(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def table_parquet(make: Maker, sample: Sample) -> Truth:
+def table_parquet(make, sample):
     """Hugging Face's form: images in the rows, a file for each split."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     truth = Truth()
@@ -282,13 +279,13 @@ def table_parquet(make: Maker, sample: Sample) -> Truth:
     return truth
 
 
-def page_of(make: Maker, sample: Sample) -> list[bytes]:
+def page_of(make, sample):
     images = [sample.image(pair["image"]) for pair in sample.pairs[:2]]
     make.files("img", {f"{n}.webp": data for n, data in enumerate(images)})
     return images
 
 
-def html(make: Maker, sample: Sample) -> Truth:
+def html(make, sample):
     first, second = page_of(make, sample)
     figure = "<figure><img src='img/0.webp' alt='an ant'><figcaption>The ant.</figcaption></figure>"
     text = f"<h1>Ants</h1><p>An ant walks.</p>{figure}<p>Then another.</p><img src='img/1.webp' alt='a bee'><p>End.</p>"
@@ -296,7 +293,7 @@ def html(make: Maker, sample: Sample) -> Truth:
     return Truth([["Ants", "An ant walks.", first, "an ant", "The ant.", "Then another.", second, "a bee", "End."]])
 
 
-def markdown(make: Maker, sample: Sample) -> Truth:
+def markdown(make, sample):
     first, second = page_of(make, sample)
     text = "# Ants\n\nAn ant walks.\n\n![an ant](img/0.webp)\n\nThen another.\n\n![a bee](img/1.webp)\n\nEnd.\n"
     make.file("ants.md", text)
@@ -304,7 +301,7 @@ def markdown(make: Maker, sample: Sample) -> Truth:
 
 
 # the format by which each is recognised, and what writes it
-LAYOUTS: dict[str, tuple[str, Callable[[Maker, Sample], Truth]]] = {
+LAYOUTS = {
     "MMC4": ("mmc4", mmc4),
     "MMC4 fewer faces": ("mmc4", mmc4_fewer_faces),
     "MMC4 core": ("mmc4", mmc4_core),

@@ -1,10 +1,7 @@
 """What a tokenizer sees of a text."""
 
-from __future__ import annotations
-
 import html
 import json
-from pathlib import Path
 
 import ftfy
 import pytest
@@ -26,17 +23,17 @@ from lcl_core.data.tokenizer import clean_text
         ("&nbsp;x&nbsp;", "x"),
     ],
 )
-def test_clean_text(text: str, clean: str) -> None:
+def test_clean_text(text, clean):
     assert clean_text(text) == clean
 
 
 @pytest.mark.parametrize("text", ["".join(map(chr, range(32, 127))).replace("&", ""), "a  b", "<b>", "~`^", "x" * 999])
-def test_the_short_cut_for_plain_text_changes_nothing(text: str) -> None:
+def test_the_short_cut_for_plain_text_changes_nothing(text):
     slow = html.unescape(html.unescape(ftfy.fix_text(text)))
     assert clean_text(text) == " ".join(slow.split()).lower()
 
 
-def test_reference_texts(golden: Path) -> None:
+def test_reference_texts(golden):
     cases = json.loads((golden / "data" / "tokenizer.json").read_text(encoding="utf-8"))["encode"]
     for case in cases:
         assert clean_text(case["text"]) == case["clean"]

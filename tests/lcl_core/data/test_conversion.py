@@ -1,12 +1,9 @@
 """The convert run: what goes in is what the shards hold."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,18 +17,18 @@ ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path):
     return RunDir(tmp_path / "run")
 
 
-def ask(run_dir: RunDir, spec: dict[str, Any], items: dict[str, Any] | None = None, **datasets: str) -> None:
+def ask(run_dir, spec, items=None, **datasets):
     run_dir.path.mkdir(exist_ok=True)
     run = {"run_id": "run_1", "kind": "convert", "spec": {"name": "made", **spec}, "datasets": datasets}
     run_dir.prepare({**run, "items": items})
 
 
 @pytest.fixture
-def corpus(kit: Any) -> Any:
+def corpus(kit):
     return kit.corpus(
         [
             kit.document(["one two", "three"], kit.image("red.png", 0, 0.3), kit.image("green.png", 1, 0.5)),
@@ -41,7 +38,7 @@ def corpus(kit: Any) -> Any:
     )
 
 
-def test_documents_pairs_and_images_arrive_and_are_counted(corpus: Any, kit: Any, run_dir: RunDir) -> None:
+def test_documents_pairs_and_images_arrive_and_are_counted(corpus, kit, run_dir):
     ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
     result = convert_run(run_dir)
     made = open_corpus(run_dir.artifacts / "dataset")
@@ -61,7 +58,7 @@ def test_documents_pairs_and_images_arrive_and_are_counted(corpus: Any, kit: Any
     assert (lines[-1]["phase"], lines[-1]["step"], lines[-1]["total_steps"]) == ("converting", 3, 3)
 
 
-def test_what_was_converted_is_examined_like_any_other_and_converts_again(corpus: Any, run_dir: RunDir) -> None:
+def test_what_was_converted_is_examined_like_any_other_and_converts_again(corpus, run_dir):
     ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
     first = convert_run(run_dir)
     shards = open_corpus(run_dir.artifacts / "dataset")
@@ -79,9 +76,7 @@ def test_what_was_converted_is_examined_like_any_other_and_converts_again(corpus
 
 @pytest.mark.parametrize("form", ["files", "shards"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_tags_leave_out_is_listed_and_the_rest_is_converted(
-    corpus: Any, run_dir: RunDir, form: str, processes: int
-) -> None:
+def test_what_tags_leave_out_is_listed_and_the_rest_is_converted(corpus, run_dir, form, processes):
     """Of files an item is FILE:LINE, of shards the number of a record."""
     source, items = corpus, ["interleaved.jsonl:2", "pairs.jsonl:1"]
     if form == "shards":
@@ -101,14 +96,14 @@ def test_what_tags_leave_out_is_listed_and_the_rest_is_converted(
         assert {json.loads(line)["reason"] for line in listed} == {"left out by tags"}
 
 
-def test_where_tags_leave_nothing_that_is_said(corpus: Any, run_dir: RunDir) -> None:
+def test_where_tags_leave_nothing_that_is_said(corpus, run_dir):
     ask(run_dir, {"dataset": "mine"}, {"only": ["interleaved.jsonl:9"], "without": []}, mine=str(corpus.path))
     with pytest.raises(UserError, match="left out by tags: 3") as caught:
         convert_run(run_dir)
     assert caught.value.code == "nothing_converted"
 
 
-def test_an_attempt_starts_from_the_beginning(corpus: Any, run_dir: RunDir) -> None:
+def test_an_attempt_starts_from_the_beginning(corpus, run_dir):
     ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
     assert convert_run(run_dir) == convert_run(run_dir)
 
@@ -122,9 +117,7 @@ def test_an_attempt_starts_from_the_beginning(corpus: Any, run_dir: RunDir) -> N
         ({"path": "HERE", "format": "native", "options": {"sides": 3}}, "bad_option", "options.sides"),
     ],
 )
-def test_what_is_wrong_is_reported(
-    corpus: Any, run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None
-) -> None:
+def test_what_is_wrong_is_reported(corpus, run_dir, spec, code, field):
     if spec.get("path") == "HERE":
         spec = {**spec, "path": str(corpus.path)}
     ask(run_dir, spec)
@@ -133,7 +126,7 @@ def test_what_is_wrong_is_reported(
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_an_option_may_name_files_inside_the_roots_alone(kit: Any, run_dir: RunDir) -> None:
+def test_an_option_may_name_files_inside_the_roots_alone(kit, run_dir):
     kit.write("classes/tench/a.png", kit.png())
     kit.write("names.txt", "tench a fish\n")
     spec = {"path": str(kit.root / "classes"), "format": "imagefolder"}
@@ -148,7 +141,7 @@ def test_an_option_may_name_files_inside_the_roots_alone(kit: Any, run_dir: RunD
         assert (caught.value.code, caught.value.field) == (code, "options.synsets")
 
 
-def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit: Any, run_dir: RunDir) -> None:
+def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit, run_dir):
     corpus = kit.corpus(pairs=[kit.pair("absent.png", "x")])
     ask(run_dir, {"path": str(corpus.path)})
     with pytest.raises(UserError, match="file_missing: 1") as caught:
@@ -156,7 +149,7 @@ def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit: Any, run_dir
     assert caught.value.code == "nothing_converted"
 
 
-def test_a_stop_request_leaves_nothing(corpus: Any, run_dir: RunDir) -> None:
+def test_a_stop_request_leaves_nothing(corpus, run_dir):
     ask(run_dir, {"path": str(corpus.path)})
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
@@ -164,7 +157,7 @@ def test_a_stop_request_leaves_nothing(corpus: Any, run_dir: RunDir) -> None:
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_a_stopped_run_continues_as_the_next_attempt(corpus: Any, run_dir: RunDir) -> None:
+def test_a_stopped_run_continues_as_the_next_attempt(corpus, run_dir):
     ask(run_dir, {"path": str(corpus.path)})
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
@@ -177,7 +170,7 @@ def test_a_stopped_run_continues_as_the_next_attempt(corpus: Any, run_dir: RunDi
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_as_a_process(corpus: Any, run_dir: RunDir, processes: int) -> None:
+def test_as_a_process(corpus, run_dir, processes):
     ask(run_dir, {"path": str(corpus.path), "processes": processes})
     command = [sys.executable, "-m", "lcl_core.data.conversion", str(run_dir.path)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

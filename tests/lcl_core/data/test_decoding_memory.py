@@ -1,7 +1,5 @@
 """What a header is charged is what decoding takes: measured in a process of its own, format by format."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct
@@ -10,7 +8,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,18 +46,18 @@ print(json.dumps(found))
 """
 
 
-def scene(side: int) -> Image.Image:
+def scene(side):
     levels = np.random.default_rng(0).integers(0, 255, (side // 40, side // 40, 3), dtype=np.uint8)
     return Image.fromarray(levels).resize((side, side))
 
 
-def with_alpha(image: Image.Image) -> Image.Image:
+def with_alpha(image):
     image = image.convert("RGBA")
     image.putalpha(77)
     return image
 
 
-def turned() -> Image.Exif:
+def turned():
     exif = Image.Exif()
     exif[274] = 6
     return exif
@@ -69,15 +66,15 @@ def turned() -> Image.Exif:
 Drawn = Callable[[Image.Image], Image.Image]
 
 
-def same(image: Image.Image) -> Image.Image:
+def same(image):
     return image
 
 
-def grey16(image: Image.Image) -> Image.Image:
+def grey16(image):
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
 
 
-ZOO: dict[str, tuple[Drawn, str, dict[str, Any]]] = {
+ZOO = {
     "png": (same, "PNG", {}),
     "png of grey": (lambda image: image.convert("L"), "PNG", {}),
     "png of 16-bit grey": (grey16, "PNG", {}),
@@ -114,7 +111,7 @@ ZOO: dict[str, tuple[Drawn, str, dict[str, Any]]] = {
 }
 
 
-def made(name: str, side: int) -> bytes:
+def made(name, side):
     draw, kind, options = ZOO[name]
     buffer = io.BytesIO()
     draw(scene(side)).save(buffer, kind, **options)
@@ -122,7 +119,7 @@ def made(name: str, side: int) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
-def test_no_format_takes_more_than_its_header_is_charged(tmp_path: Path) -> None:
+def test_no_format_takes_more_than_its_header_is_charged(tmp_path):
     folder, warm = tmp_path / "zoo", tmp_path / "warm"
     folder.mkdir()
     warm.write_bytes(made("png", 40))
@@ -137,7 +134,7 @@ def test_no_format_takes_more_than_its_header_is_charged(tmp_path: Path) -> None
     assert not early, "a header alone takes memory"
 
 
-def _before(image: Image.Image) -> Image.Image:
+def _before(image):
     """The conversion of the whole image at once."""
     from PIL import ImageOps
 
@@ -152,7 +149,7 @@ def _before(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_strips_give_the_pixels_of_the_whole(name: str) -> None:
+def test_strips_give_the_pixels_of_the_whole(name):
     data = made(name, 1_480)  # several strips, the last one shorter
     with Image.open(io.BytesIO(data)) as image:
         whole = _before(image)
@@ -163,52 +160,52 @@ def test_strips_give_the_pixels_of_the_whole(name: str) -> None:
     assert {header.width, header.height} == set(whole.size)
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png_header(width: int, height: int) -> bytes:
+def png_header(width, height):
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
 
 
-def refused(data: bytes, code: str, words: str = ".") -> None:
+def refused(data, code, words="."):
     for read in (read_image_header, decode_image):
         with pytest.raises(UserError, match=words) as caught:
             read(data, "x")
         assert caught.value.code == code
 
 
-def test_an_animation_that_fills_its_canvas_when_opened_is_refused_first() -> None:
+def test_an_animation_that_fills_its_canvas_when_opened_is_refused_first():
     """Pillow fills width x height x 4 bytes for a disposed frame before it looks at the size."""
     frame = struct.pack(">IIIIIHHBB", 0, 30_000, 30_000, 0, 0, 1, 1, 1, 0)
     data = b"\x89PNG\r\n\x1a\n" + png_header(30_000, 30_000) + chunk(b"acTL", struct.pack(">II", 2, 0))
     refused(data + chunk(b"fcTL", frame) + chunk(b"IDAT", zlib.compress(b"")), "image_too_large")
 
 
-def test_a_gif_whose_frame_reaches_beyond_its_screen_is_as_large_as_the_frame() -> None:
+def test_a_gif_whose_frame_reaches_beyond_its_screen_is_as_large_as_the_frame():
     screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"\x21\xf9\x04\x08\0\0\0\0"
     refused(screen + b"\x2c" + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\0;", "image_too_large")
 
 
-def test_of_two_png_headers_the_larger_one_counts() -> None:
+def test_of_two_png_headers_the_larger_one_counts():
     data = b"\x89PNG\r\n\x1a\n" + png_header(8, 8) + png_header(60_000, 60_000) + chunk(b"IDAT", zlib.compress(b""))
     refused(data, "image_too_large")
 
 
-def test_a_jpeg_of_many_scans_is_refused() -> None:
+def test_a_jpeg_of_many_scans_is_refused():
     data = made("jpeg progressive", 80)
     scan = data.index(b"\xff\xda")
     refused(data[:scan] + (data[scan:-2] * (MAX_JPEG_SCANS + 1)) + data[-2:], "image_unreadable", "scans")
 
 
-def test_a_tiff_that_lists_more_strips_than_memory_bears_is_refused() -> None:
+def test_a_tiff_that_lists_more_strips_than_memory_bears_is_refused():
     count = MAX_TIFF_VALUES + 1
     entry = struct.pack("<HHII", 273, 4, count, 64)
     data = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + bytes(40 + 4 * count)
     refused(data, "image_unreadable", "values")
 
 
-def test_a_tile_larger_than_its_image_is_charged() -> None:
+def test_a_tile_larger_than_its_image_is_charged():
     buffer = io.BytesIO()
     scene(80).save(buffer, "TIFF", compression="tiff_lzw", tiffinfo={278: 80})
     plain = read_image_header(buffer.getvalue(), "x").bytes
@@ -223,13 +220,13 @@ def test_a_tile_larger_than_its_image_is_charged() -> None:
     assert read_image_header(bytes(data), "x").bytes > plain + 50_000 * 80 * 3
 
 
-def test_exif_that_is_larger_than_any_camera_writes_is_refused() -> None:
+def test_exif_that_is_larger_than_any_camera_writes_is_refused():
     buffer = io.BytesIO()
     scene(80).save(buffer, "WEBP", exif=b"Exif\0\0" + bytes(MAX_EXIF_BYTES + 1))
     refused(buffer.getvalue(), "image_unreadable", "EXIF")
 
 
-def test_texts_of_a_png_that_unpack_to_much_are_refused() -> None:
+def test_texts_of_a_png_that_unpack_to_much_are_refused():
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))
     data = made("png", 40)
     with pytest.raises(UserError) as caught:

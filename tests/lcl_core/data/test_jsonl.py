@@ -1,10 +1,7 @@
 """JSON-lines files, line by line."""
 
-from __future__ import annotations
-
 import math
 import tracemalloc
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from lcl_core.data import jsonl as lines_module
 from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
 
 
-def lines(data: bytes, name: str = "x.jsonl") -> JsonLines:
+def lines(data, name="x.jsonl"):
     return JsonLines(data, name, lambda value: None if "bad" not in value else "bad is not allowed")
 
 
@@ -27,7 +24,7 @@ def lines(data: bytes, name: str = "x.jsonl") -> JsonLines:
         b'\xef\xbb\xbf{"n": 0}\n{"n": 1}\n',
     ],
 )
-def test_line_ends_and_blank_lines(data: bytes) -> None:
+def test_line_ends_and_blank_lines(data):
     assert [row["n"] for row in lines(data)] == [0, 1]
     assert lines(data)[-1] == {"n": 1}
     assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
@@ -45,16 +42,16 @@ def test_line_ends_and_blank_lines(data: bytes) -> None:
         (rb'{"t": "\ud83d\ud83d\ude00"}', {"t": "\ufffd\U0001f600"}),
     ],
 )
-def test_half_a_surrogate_pair_is_replaced(line: bytes, value: Any) -> None:
+def test_half_a_surrogate_pair_is_replaced(line, value):
     assert lines(line)[0] == value
 
 
-def test_nan_is_kept() -> None:
+def test_nan_is_kept():
     assert math.isnan(lines(b'{"n": NaN}\n')[0]["n"])
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\r\n\n"])
-def test_an_empty_file_has_no_lines(data: bytes) -> None:
+def test_an_empty_file_has_no_lines(data):
     assert len(lines(data)) == 0
     assert list(lines(data)) == []
 
@@ -75,7 +72,7 @@ def test_an_empty_file_has_no_lines(data: bytes) -> None:
         (b'{"bad": 1}', "bad is not allowed"),
     ],
 )
-def test_a_bad_line_is_named_and_the_others_are_read(line: bytes, message: str) -> None:
+def test_a_bad_line_is_named_and_the_others_are_read(line, message):
     rows = lines(b'{"n": 0}\n\n' + line + b'\n{"n": 1}\n')
     assert [rows[0], rows[2]] == [{"n": 0}, {"n": 1}]
     with pytest.raises(UserError, match=message) as caught:
@@ -83,20 +80,20 @@ def test_a_bad_line_is_named_and_the_others_are_read(line: bytes, message: str) 
     assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "x.jsonl", 3)
 
 
-def test_a_huge_line_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_line_is_refused_unparsed(monkeypatch):
     monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 10)
     with pytest.raises(UserError, match="longer than 10 bytes"):
         lines(b'{"text": "long"}\n')[0]
 
 
-def test_newlines_are_found_across_scan_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newlines_are_found_across_scan_borders(monkeypatch):
     data = b"".join(b'{"n": %d}\n' % n for n in range(100))
     for border in (1, 7, 9, 10, 64):
         monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
         assert [row["n"] for row in lines(data)] == list(range(100))
 
 
-def test_several_files_are_one_sequence() -> None:
+def test_several_files_are_one_sequence():
     both = ConcatenatedLines([lines(b'{"n": 0}\n', "a"), lines(b"", "b"), lines(b'\n{"n": 1}\n{"n": 2}\n', "c")])
     assert [row["n"] for row in both] == [both[n]["n"] for n in range(3)] == [0, 1, 2]
     assert [both.location(n) for n in range(3)] == ["a:1", "c:2", "c:3"]
@@ -110,7 +107,7 @@ def test_several_files_are_one_sequence() -> None:
             both[outside]
 
 
-def test_lines_are_numbered_across_scan_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_numbered_across_scan_borders(monkeypatch):
     data = b'\n\r\n{"n": 0}\n\r\n\n{"n": 1}\r\n\n{"n": 2}'
     for border in range(1, len(data) + 2):
         monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
@@ -119,7 +116,7 @@ def test_lines_are_numbered_across_scan_borders(monkeypatch: pytest.MonkeyPatch)
         assert [rows.line_number(index) for index in range(3)] == [3, 6, 8]
 
 
-def test_blank_lines_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blank_lines_take_no_memory(monkeypatch):
     data = b"\n" * (4 << 20) + b'{"n": 0}'
     monkeypatch.setattr(lines_module, "_SCAN_BYTES", 1 << 16)
     tracemalloc.start()
@@ -131,7 +128,7 @@ def test_blank_lines_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(rows), rows.line_number(0)) == (1, (4 << 20) + 1)
 
 
-def test_more_lines_than_a_corpus_may_have_are_refused() -> None:
+def test_more_lines_than_a_corpus_may_have_are_refused():
     data = b"{}\n" * 11
     assert len(JsonLines(data, "x.jsonl", lambda value: None, max_lines=11)) == 11
     with pytest.raises(UserError, match="convert it to shards") as caught:

@@ -1,7 +1,5 @@
 """Tokenizers: CLIP's, and those trained on a corpus."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess
@@ -12,7 +10,7 @@ import pytest
 import tokenizers
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import SpecialTokens, Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
+from lcl_core.data import SpecialTokens, clip_tokenizer, load_tokenizer, train_bpe
 from lcl_core.data import tokenizer as tokenizer_module
 from lcl_core.encoders.check import CLIP_PATTERN, SPACED_PATTERN
 
@@ -27,7 +25,7 @@ WRITTEN_SPECIALS = [
 ]
 
 
-def test_clip_ids() -> None:
+def test_clip_ids():
     clip = clip_tokenizer()
     assert clip.vocab_size == 49411
     assert clip.specials == SpecialTokens(49406, 49407, 49408, 49409, 49410, pad=0)
@@ -39,7 +37,7 @@ def test_clip_ids() -> None:
     assert clip.decode([320, 1125, 539, 320, 2368, 269]) == "a photo of a cat . "
 
 
-def test_clip_reference(golden: Path) -> None:
+def test_clip_reference(golden):
     reference = json.loads((golden / "data" / "tokenizer.json").read_text(encoding="utf-8"))
     clip = clip_tokenizer()
     for case in reference["encode"]:
@@ -49,7 +47,7 @@ def test_clip_reference(golden: Path) -> None:
             assert clip.encode(case["text"]) == case["ids"], case["text"]
 
 
-def test_clip_needs_no_network_and_no_other_package() -> None:
+def test_clip_needs_no_network_and_no_other_package():
     code = (
         "import socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('the network was used')\n"
@@ -63,14 +61,14 @@ def test_clip_needs_no_network_and_no_other_package() -> None:
 
 
 @pytest.mark.parametrize("text", WRITTEN_SPECIALS)
-def test_special_tokens_written_in_text_stay_text(text: str, tokenizer: Tokenizer) -> None:
+def test_special_tokens_written_in_text_stay_text(text, tokenizer):
     for each in (clip_tokenizer(), tokenizer):
         first_special = each.vocab_size - 5
         assert all(0 <= token < first_special for token in each.encode(text))
         assert each.encode(text)
 
 
-def test_special_tokens_are_live_when_asked_for(tokenizer: Tokenizer) -> None:
+def test_special_tokens_are_live_when_asked_for(tokenizer):
     for each in (clip_tokenizer(), tokenizer):
         soi, img = each.specials.soi, each.specials.img
         around = [*each.encode("foo"), soi, *each.encode("bar"), img]
@@ -87,14 +85,14 @@ TEXTS = [
 ] * 3
 
 
-def test_trained_tokenizer_knows_every_text() -> None:
+def test_trained_tokenizer_knows_every_text():
     trained = train_bpe(TEXTS, 400)
     for text in [*TEXTS, "unseen: żółw \u2603 👩‍🚀", "a\tb"]:
         assert trained.decode(trained.encode(text)).strip() == " ".join(text.lower().split())
     assert len(trained.encode("the red square")) < len("the red square") / 2
 
 
-def test_trained_ids_have_padding_first_and_specials_last() -> None:
+def test_trained_ids_have_padding_first_and_specials_last():
     trained = train_bpe(TEXTS, 300)
     size = trained.vocab_size
     assert size == 305
@@ -104,24 +102,24 @@ def test_trained_ids_have_padding_first_and_specials_last() -> None:
     assert max(used) < size - 5
 
 
-def test_training_depends_on_the_texts_alone() -> None:
+def test_training_depends_on_the_texts_alone():
     trained = train_bpe(TEXTS, 320).to_json()
     assert train_bpe(iter(reversed(TEXTS)), 320).to_json() == trained
     assert train_bpe([*TEXTS, "zebra crossing zebra crossing"], 320).to_json() != trained
 
 
-def test_a_small_corpus_gives_fewer_ids() -> None:
+def test_a_small_corpus_gives_fewer_ids():
     assert train_bpe(["ab ab"], 5000).vocab_size < 300
     assert train_bpe([], 300).vocab_size == 257 + 5
 
 
 @pytest.mark.parametrize("size", [0, 5, 256])
-def test_a_vocabulary_must_hold_every_byte(size: int) -> None:
+def test_a_vocabulary_must_hold_every_byte(size):
     with pytest.raises(UserError, match="257 or more"):
         train_bpe(TEXTS, size)
 
 
-def test_saving_and_loading(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_saving_and_loading(tmp_path, tokenizer):
     for number, each in enumerate((clip_tokenizer(), tokenizer)):
         file = tmp_path / f"{number}.json"
         each.save(file)
@@ -138,7 +136,7 @@ def test_saving_and_loading(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "BPE"}}', "\0"])
-def test_a_malformed_file_is_named(tmp_path: Path, content: str) -> None:
+def test_a_malformed_file_is_named(tmp_path, content):
     file = tmp_path / "tokenizer.json"
     file.write_text(content)
     with pytest.raises(UserError) as caught:
@@ -146,7 +144,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, content: str) -> None:
     assert (caught.value.code, caught.value.file) == ("bad_tokenizer", str(file))
 
 
-def test_missing_binary_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_missing_binary_and_foreign_files_are_named(tmp_path):
     file = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         load_tokenizer(file)
@@ -158,15 +156,15 @@ def test_missing_binary_and_foreign_files_are_named(tmp_path: Path) -> None:
         load_tokenizer(file)
 
 
-def test_a_returned_list_is_the_callers_own(tokenizer: Tokenizer) -> None:
+def test_a_returned_list_is_the_callers_own(tokenizer):
     tokenizer.encode("a red square").clear()
     assert tokenizer.encode("a red square")
 
 
-def test_long_texts_are_not_kept(tokenizer: Tokenizer) -> None:
+def test_long_texts_are_not_kept(tokenizer):
     text = "a red square " * 200
     assert tokenizer.encode(text) == tokenizer.encode("a red square") * 200
 
 
-def test_the_patterns_are_those_that_a_saved_tokenizer_may_have() -> None:
+def test_the_patterns_are_those_that_a_saved_tokenizer_may_have():
     assert (tokenizer_module.CLIP_PATTERN, tokenizer_module.SPACED_PATTERN) == (CLIP_PATTERN, SPACED_PATTERN)

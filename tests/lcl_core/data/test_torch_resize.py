@@ -1,7 +1,5 @@
 """The fast way to the same square: vector instructions, and JPEGs decoded no larger than they are needed."""
 
-from __future__ import annotations
-
 import io
 import random
 from typing import Any
@@ -19,13 +17,13 @@ from lcl_core.specs.data import AugmentationSpec, DataSpec
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
 
 
-def scene(width: int, height: int) -> Image.Image:
+def scene(width, height):
     """Something with edges and gradients."""
     levels = np.random.default_rng(0).integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
     return Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def jpeg(image: Image.Image, **options: Any) -> bytes:
+def jpeg(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, **options)
     return buffer.getvalue()
@@ -33,7 +31,7 @@ def jpeg(image: Image.Image, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("size", [16, 64, 224])
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (97, 61), (40, 83), (5, 5), (1, 1), (1, 300), (3000, 2)])
-def test_vectors_and_pillow_agree_to_a_level_and_seldom_two(width: int, height: int, size: int) -> None:
+def test_vectors_and_pillow_agree_to_a_level_and_seldom_two(width, height, size):
     spec = AugmentationSpec(crop_scale=(0.3, 1.0), flip_probability=0.5)
     for seed in range(3):
         fast = augment(scene(width, height), size, random.Random(seed), spec, cropper=TorchCropper())
@@ -43,7 +41,7 @@ def test_vectors_and_pillow_agree_to_a_level_and_seldom_two(width: int, height: 
         assert np.abs(fast - slow).mean() < 0.05 * ONE_LEVEL
 
 
-def test_stronger_augmentation_starts_from_the_same_square() -> None:
+def test_stronger_augmentation_starts_from_the_same_square():
     spec = AugmentationSpec(colour_jitter=0.3, grey_probability=0.3, flip_probability=0.5)
     for seed in range(8):
         fast = augment(scene(200, 150), 64, random.Random(seed), spec, cropper=TorchCropper())
@@ -52,7 +50,7 @@ def test_stronger_augmentation_starts_from_the_same_square() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_other_modes_go_through_pillow(mode: str) -> None:
+def test_other_modes_go_through_pillow(mode):
     image = scene(60, 40).convert(mode)
     spec = AugmentationSpec()
     fast = augment(image, 32, random.Random(0), spec, cropper=TorchCropper())
@@ -75,14 +73,14 @@ def test_other_modes_go_through_pillow(mode: str) -> None:
     ],
 )
 def test_no_crop_has_fewer_pixels_than_the_square(
-    width: int, height: int, share: float, size: int, factor: int
-) -> None:
+    width, height, share, size, factor
+):
     assert CropNeed(size, share).reduction(width, height) == factor
     image = decode_image(jpeg(scene(width, height)), "x", need=CropNeed(size, share))
     assert image.size == (-(-width // factor), -(-height // factor))
 
 
-def test_a_smaller_decode_shows_the_same_image() -> None:
+def test_a_smaller_decode_shows_the_same_image():
     data = jpeg(scene(1200, 900))
     small, whole = decode_image(data, "x", need=CropNeed(224, 0.9)), decode_image(data, "x")
     assert small.size == (600, 450)
@@ -90,7 +88,7 @@ def test_a_smaller_decode_shows_the_same_image() -> None:
     assert np.abs(squares[0] - squares[1]).mean() < 2 * ONE_LEVEL
 
 
-def test_only_jpegs_are_decoded_smaller_and_they_stay_upright() -> None:
+def test_only_jpegs_are_decoded_smaller_and_they_stay_upright():
     need = CropNeed(20, 1.0)
     buffer = io.BytesIO()
     scene(400, 300).save(buffer, "PNG")
@@ -104,7 +102,7 @@ def test_only_jpegs_are_decoded_smaller_and_they_stay_upright() -> None:
         assert (image.mode, image.size) == ("RGB", (50, 38))
 
 
-def test_the_stream_takes_the_fast_way(kit: Any, tokenizer: Tokenizer) -> None:
+def test_the_stream_takes_the_fast_way(kit, tokenizer):
     corpus = kit.corpus([kit.document(["x"], kit.image("photo.jpg", 0))])
     kit.write("images/photo.jpg", jpeg(scene(300, 200)))
 
@@ -115,7 +113,7 @@ def test_the_stream_takes_the_fast_way(kit: Any, tokenizer: Tokenizer) -> None:
     assert np.abs(pixels[0] - exact).mean() < 6 * ONE_LEVEL
 
 
-def _after_the_coin() -> random.Random:
+def _after_the_coin():
     """The generator of the first document, as it is when its first image is cropped."""
     from lcl_core.data.sampling.shuffle import mix64
 

@@ -1,7 +1,5 @@
 """Images to normalised pixels."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess
@@ -34,18 +32,18 @@ from lcl_core.specs.data import AugmentationSpec
 ONE_LEVEL = 1 / 255 / min(CLIP_STD)
 
 
-def noise(width: int, height: int) -> Image.Image:
+def noise(width, height):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
 
-def test_normalise_is_the_formula_in_single_precision() -> None:
+def test_normalise_is_the_formula_in_single_precision():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     expected = (levels.astype(np.float32) / np.float32(255) - mean) / std
     assert np.array_equal(normalise(Image.fromarray(levels)), expected.transpose(2, 0, 1))
 
 
-def test_levels_are_normalised_by_the_table_of_each_image() -> None:
+def test_levels_are_normalised_by_the_table_of_each_image():
     """The second is what one product and one sum in single precision give, with a factor from double precision."""
     levels = np.stack([np.asarray(noise(8, 8)).transpose(2, 0, 1)] * 2)
     divided, multiplied = normalise_levels(levels, [DIVIDED, MULTIPLIED])
@@ -61,7 +59,7 @@ def test_levels_are_normalised_by_the_table_of_each_image() -> None:
     ("width", "height"), [(64, 64), (97, 61), (40, 83), (5, 5), (1, 1), (1, 300), (3000, 2), (65, 64)]
 )
 @pytest.mark.parametrize("size", [16, 64])
-def test_any_shape_becomes_a_square(width: int, height: int, size: int) -> None:
+def test_any_shape_becomes_a_square(width, height, size):
     for pixels in (
         eval_transform(noise(width, height), size),
         augment(noise(width, height), size, random.Random(0), AugmentationSpec()),
@@ -71,7 +69,7 @@ def test_any_shape_becomes_a_square(width: int, height: int, size: int) -> None:
         assert np.isfinite(pixels).all()
 
 
-def test_evaluation_takes_the_centre() -> None:
+def test_evaluation_takes_the_centre():
     image = Image.new("RGB", (30, 10), (255, 0, 0))
     image.paste((0, 0, 255), (10, 0, 20, 10))
     blue = eval_transform(image, 10)
@@ -79,7 +77,7 @@ def test_evaluation_takes_the_centre() -> None:
 
 
 @pytest.mark.parametrize("shape", [(30, 10), (10, 30), (97, 61), (8, 8)])
-def test_the_box_is_the_part_that_evaluation_shows(shape: tuple[int, int]) -> None:
+def test_the_box_is_the_part_that_evaluation_shows(shape):
     ramp = Image.radial_gradient("L").resize(shape).convert("RGB")
     left, top, right, bottom = eval_box(ramp, 16)
     box = (left * ramp.width, top * ramp.height, right * ramp.width, bottom * ramp.height)
@@ -87,7 +85,7 @@ def test_the_box_is_the_part_that_evaluation_shows(shape: tuple[int, int]) -> No
     assert np.abs(shown - eval_transform(ramp, 16)).max() <= 4 * ONE_LEVEL
 
 
-def test_a_hair_thin_image_gives_the_same_square_without_its_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hair_thin_image_gives_the_same_square_without_its_long_rest(monkeypatch):
     ramp = Image.linear_gradient("L").convert("RGB")  # noise would show the order in which Pillow rounds the axes
     images = [ramp.resize(size) for size in ((3000, 20), (20, 3000), (1500, 3))]
     short = [eval_transform(image, 32) for image in images]
@@ -96,22 +94,22 @@ def test_a_hair_thin_image_gives_the_same_square_without_its_long_rest(monkeypat
         assert np.abs(pixels - eval_transform(image, 32)).max() <= ONE_LEVEL
 
 
-def test_a_million_to_one_fits_the_memory() -> None:
+def test_a_million_to_one_fits_the_memory():
     assert eval_transform(Image.new("RGB", (2_000_000, 1)), 64).shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
-def test_other_modes_become_rgb(mode: str) -> None:
+def test_other_modes_become_rgb(mode):
     image = noise(20, 20).convert("RGB" if mode == "P" else mode).convert(mode)
     assert eval_transform(image, 16).shape == (3, 16, 16)
 
 
-def test_pixels_are_resized_in_the_images_own_mode() -> None:
+def test_pixels_are_resized_in_the_images_own_mode():
     """Pillow never blends two-level images; made RGB first, they would turn grey."""
     assert len(np.unique(eval_transform(noise(37, 37).convert("1"), 16)[0])) == 2
 
 
-def test_random_boxes_keep_to_area_and_ratio() -> None:
+def test_random_boxes_keep_to_area_and_ratio():
     draw = random.Random(0)
     boxes = [random_box(draw, 200, 160, (0.5, 0.7)) for _ in range(300)]
     for left, top, right, bottom in boxes:
@@ -125,14 +123,14 @@ def test_random_boxes_keep_to_area_and_ratio() -> None:
     assert abs(ratios.mean()) < 0.05, "wide and tall are equally likely"
 
 
-def test_a_image_that_fits_no_ratio_is_cut_in_the_middle() -> None:
+def test_a_image_that_fits_no_ratio_is_cut_in_the_middle():
     assert random_box(random.Random(0), 1000, 10, (0.9, 1.0)) == (493, 0, 506, 10)
     assert random_box(random.Random(0), 10, 1000, (0.9, 1.0)) == (0, 493, 10, 506)
     assert random_box(random.Random(0), 1, 1, (0.9, 1.0)) == (0, 0, 1, 1)
 
 
-def test_the_same_draw_gives_the_same_pixels() -> None:
-    def augmented(seed: int) -> np.ndarray:
+def test_the_same_draw_gives_the_same_pixels():
+    def augmented(seed):
         return augment(noise(64, 64), 32, random.Random(seed), AugmentationSpec())
 
     first, again, other = (augmented(seed) for seed in (1, 1, 2))
@@ -140,13 +138,13 @@ def test_the_same_draw_gives_the_same_pixels() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_the_crop_shows_nothing_from_outside() -> None:
+def test_the_crop_shows_nothing_from_outside():
     image = Image.new("RGB", (20, 20), (255, 255, 255))
     image.paste((0, 0, 0), (5, 5, 15, 15))
     assert not np.asarray(crop_and_resize(image, (5, 5, 15, 15), 32)).any()
 
 
-def test_reference_pixels(golden: Path) -> None:
+def test_reference_pixels(golden):
     folder = golden / "data"
     facts = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
     crops = {(crop["name"], crop["size"]): crop for crop in facts["train_crops"]}
@@ -167,6 +165,6 @@ def test_reference_pixels(golden: Path) -> None:
         assert (difference > 0).mean() < 0.12, key
 
 
-def test_no_torchvision() -> None:
+def test_no_torchvision():
     code = "import sys, lcl_core.data.transforms; assert not {'torch', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=180, cwd=Path(__file__).parents[3])

@@ -151,7 +151,7 @@ def test_the_paths_of_an_evaluation_lie_in_the_roots(database, root):
 
 
 def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(database, queue, claim, tmp_path):
-    shard = tmp_path / "run" / "artifacts" / "dataset" / "shards" / "000000.tar"
+    shard = tmp_path / "run" / "artifacts" / "dataset" / "shards" / "00000-00000-000.tar"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"tar")
     home = tmp_path / "home"
@@ -165,7 +165,7 @@ def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(dat
         row, (version,) = datasets.get_dataset(session, "made"), datasets.list_versions(session, "made")
         assert (row.owner, row.content_hash, row.statistics) == ("ada", "c" * 64, {"documents": 7})
         assert (version.run_id, version.path) == (run_id, row.path)
-        copy = registry.absolute_path(home, row.path) / "shards" / "000000.tar"
+        copy = registry.absolute_path(home, row.path) / "shards" / "00000-00000-000.tar"
     assert copy.read_bytes() == b"tar"
     assert copy.stat().st_ino == shard.stat().st_ino
 

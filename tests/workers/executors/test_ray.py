@@ -12,7 +12,7 @@ import pytest
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
-from lcl_core.parts.execute import RAY_ADDRESS
+from lcl_core.part_runners import RAY_ADDRESS
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.in_process_worker import InProcessWorker

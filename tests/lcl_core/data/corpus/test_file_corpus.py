@@ -1,10 +1,7 @@
 """Corpora: documents, captioned images, images."""
 
-from __future__ import annotations
-
 import json
 import pickle
-from typing import Any
 
 import pytest
 
@@ -12,7 +9,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
 
 
-def test_documents_and_pairs_of_a_folder_and_of_its_zip(kit: Any) -> None:
+def test_documents_and_pairs_of_a_folder_and_of_its_zip(kit):
     documents = [kit.document(["a red square"], kit.image("red.png", 0)), kit.document([])]
     pairs = [
         kit.pair("red.png", "red", "a square", labels={"colour": "red"}, split="val", source="s", vendor="v"),
@@ -29,7 +26,7 @@ def test_documents_and_pairs_of_a_folder_and_of_its_zip(kit: Any) -> None:
         assert corpus.image_bytes("red.png") == kit.png((255, 0, 0))
 
 
-def test_one_bad_line_spoils_no_other_pair(kit: Any) -> None:
+def test_one_bad_line_spoils_no_other_pair(kit):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "red"), {"image": ""}, kit.pair("blue.png", "blue", split="val")])
     pairs = corpus.all_pairs
     assert [len(pairs), pairs[0].captions, pairs[2].split, pairs.location(2)] == [3, ("red",), "val", "pairs.jsonl:3"]
@@ -39,21 +36,21 @@ def test_one_bad_line_spoils_no_other_pair(kit: Any) -> None:
         assert (caught.value.code, caught.value.line) == ("bad_line", 2)
 
 
-def test_a_image_whose_name_is_no_text_has_its_place_in_the_hash(kit: Any) -> None:
+def test_a_image_whose_name_is_no_text_has_its_place_in_the_hash(kit):
     corpus = kit.corpus([kit.document(["a"])])
     without = corpus.content_hash()
     kit.write("images/\udcff.png", b"")
     assert open_corpus(kit.root).content_hash() != without
 
 
-def test_pairs_by_split_and_source(kit: Any) -> None:
+def test_pairs_by_split_and_source(kit):
     rows = [
         kit.pair(f"{number}.png", split=split, source=source)
         for number, (split, source) in enumerate([("train", "a"), ("val", "a"), ("test", "b"), ("train", "b")])
     ]
     corpus = kit.corpus(pairs=rows)
 
-    def chosen(*arguments: Any, **named: Any) -> list[str]:
+    def chosen(*arguments, **named):
         return [pair.image[0] for pair in corpus.pairs(*arguments, **named)]
 
     assert chosen() == ["0", "1", "2", "3"]
@@ -71,7 +68,7 @@ def test_pairs_by_split_and_source(kit: Any) -> None:
 
 
 GOOD_IMAGE = {"image_name": "a.png", "matched_text_index": 0, "matched_sim": 0.5}
-BAD_DOCUMENTS: list[tuple[Any, str]] = [
+BAD_DOCUMENTS = [
     ({}, "text_list"),
     ({"text_list": "a", "image_info": []}, "text_list"),
     ({"text_list": [1], "image_info": []}, "text_list"),
@@ -87,7 +84,7 @@ BAD_DOCUMENTS: list[tuple[Any, str]] = [
     ({"text_list": [], "image_info": [{**GOOD_IMAGE, "matched_sim": "high"}]}, "matched_sim"),
     ({"text_list": [], "image_info": [{**GOOD_IMAGE, "matched_sim": None}]}, "matched_sim"),
 ]
-BAD_PAIRS: list[tuple[Any, str]] = [
+BAD_PAIRS = [
     ({}, "image"),
     ({"image": "", "captions": []}, "image"),
     ({"image": 1, "captions": []}, "image"),
@@ -102,7 +99,7 @@ BAD_PAIRS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("row", "field"), BAD_DOCUMENTS)
-def test_a_malformed_document_is_named_when_it_is_read(kit: Any, row: Any, field: str) -> None:
+def test_a_malformed_document_is_named_when_it_is_read(kit, row, field):
     good = kit.document(["x"])
     corpus = kit.corpus([good, row, good])
     assert corpus.documents[0] == corpus.documents[2] == good
@@ -112,21 +109,21 @@ def test_a_malformed_document_is_named_when_it_is_read(kit: Any, row: Any, field
 
 
 @pytest.mark.parametrize(("row", "field"), BAD_PAIRS)
-def test_a_malformed_pair_is_named(kit: Any, row: Any, field: str) -> None:
+def test_a_malformed_pair_is_named(kit, row, field):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x"), row])
     with pytest.raises(UserError, match=field) as caught:
         corpus.pairs("train")
     assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "pairs.jsonl", 2)
 
 
-def test_a_folder_without_the_files_says_what_is_missing(kit: Any) -> None:
+def test_a_folder_without_the_files_says_what_is_missing(kit):
     kit.write("images/a.png", b"x")
     with pytest.raises(UserError, match=r"interleaved\.jsonl nor pairs\.jsonl") as caught:
         open_corpus(kit.root)
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(kit.root))
 
 
-def test_unreadable_images_are_named(kit: Any) -> None:
+def test_unreadable_images_are_named(kit):
     corpus = kit.corpus([])
     kit.write("images/broken.png", b"nothing")
     with pytest.raises(UserError) as broken:
@@ -140,7 +137,7 @@ def test_unreadable_images_are_named(kit: Any) -> None:
     assert escape.value.code == "bad_path"
 
 
-def test_the_hash_is_of_names_and_contents(kit: Any) -> None:
+def test_the_hash_is_of_names_and_contents(kit):
     corpus = kit.corpus([kit.document(["x"])])
     before = corpus.content_hash()
     assert len(before) == 64
@@ -153,7 +150,7 @@ def test_the_hash_is_of_names_and_contents(kit: Any) -> None:
     assert len({before, other, open_corpus(kit.root).content_hash()}) == 3
 
 
-def test_several_files_instead_of_one(kit: Any) -> None:
+def test_several_files_instead_of_one(kit):
     for name in ("a", "b", "val", "test_vendor"):
         kit.write(f"interleaved/{name}.jsonl", [kit.document([name])])
         kit.write(f"pairs/{name}.jsonl", [kit.pair("red.png", name, split=name)])
@@ -167,7 +164,7 @@ def test_several_files_instead_of_one(kit: Any) -> None:
     assert (caught.value.file, caught.value.line) == ("pairs/b.jsonl", 1)
 
 
-def test_only_one_view_is_needed(kit: Any) -> None:
+def test_only_one_view_is_needed(kit):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")])
     assert len(corpus.documents) == 0
     kit.root = kit.root.with_name("other")
@@ -176,11 +173,11 @@ def test_only_one_view_is_needed(kit: Any) -> None:
     assert corpus.splits() == {}
 
 
-def test_a_corpus_travels_to_another_process(kit: Any) -> None:
+def test_a_corpus_travels_to_another_process(kit):
     corpus = pickle.loads(pickle.dumps(kit.corpus([kit.document(["x"])])))
     assert corpus.documents[0]["text_list"] == ["x"]
 
 
-def test_other_fields_of_a_document_are_kept(kit: Any) -> None:
+def test_other_fields_of_a_document_are_kept(kit):
     row = {**kit.document(["x"]), "url": "u", "similarity_matrix": [[0.5]]}
     assert kit.corpus([row]).documents[0] == json.loads(json.dumps(row))

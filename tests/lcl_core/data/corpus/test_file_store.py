@@ -1,7 +1,5 @@
 """Files in folders and zips."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct
@@ -15,7 +13,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus import file_store
-from lcl_core.data.corpus.file_store import FileStore, open_store
+from lcl_core.data.corpus.file_store import open_store
 
 FILES = {
     "pairs.jsonl": b"{}\n" * 1000,
@@ -26,7 +24,7 @@ FILES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     for name, data in FILES.items():
         file = tmp_path / "folder" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def zipped(tmp_path: Path, method: int = zipfile.ZIP_DEFLATED, prefix: str = "") -> Path:
+def zipped(tmp_path, method=zipfile.ZIP_DEFLATED, prefix=""):
     target = tmp_path / f"{method}{len(prefix)}.zip"
     with zipfile.ZipFile(target, "w", method) as archive:
         for name, data in FILES.items():
@@ -43,14 +41,14 @@ def zipped(tmp_path: Path, method: int = zipfile.ZIP_DEFLATED, prefix: str = "")
 
 
 @pytest.fixture(params=["folder", "stored", "deflated", "wrapped"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> FileStore:
+def store(request, tmp_path, folder):
     if request.param == "folder":
         return open_store(folder)
     method = zipfile.ZIP_STORED if request.param == "stored" else zipfile.ZIP_DEFLATED
     return open_store(zipped(tmp_path, method, "corpus/" if request.param == "wrapped" else ""))
 
 
-def test_names_and_contents(store: FileStore) -> None:
+def test_names_and_contents(store):
     assert list(store.names()) == sorted(FILES)
     for name, data in FILES.items():
         assert store.has(name)
@@ -58,7 +56,7 @@ def test_names_and_contents(store: FileStore) -> None:
         assert bytes(store.buffer(name)) == data
 
 
-def test_missing_and_too_large(store: FileStore) -> None:
+def test_missing_and_too_large(store):
     assert not store.has("images/none.png")
     with pytest.raises(UserError) as missing:
         store.read("images/none.png", 10)
@@ -83,14 +81,14 @@ def test_missing_and_too_large(store: FileStore) -> None:
         "images/",
     ],
 )
-def test_escapes_are_refused(store: FileStore, name: str) -> None:
+def test_escapes_are_refused(store, name):
     for call in (store.has, lambda name: store.read(name, 10)):
         with pytest.raises(UserError) as caught:
             call(name)
         assert caught.value.code == "bad_path"
 
 
-def test_links_may_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_links_may_not_leave_the_folder(folder, tmp_path):
     (tmp_path / "secret").write_text("key")
     (folder / "images" / "out.png").symlink_to(tmp_path / "secret")
     (folder / "images" / "in.png").symlink_to(folder / "images" / "a.png")
@@ -102,7 +100,7 @@ def test_links_may_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
         assert caught.value.code == "bad_path"
 
 
-def test_a_pipe_or_a_folder_is_no_file(folder: Path) -> None:
+def test_a_pipe_or_a_folder_is_no_file(folder):
     os.mkfifo(folder / "images" / "pipe.png")
     store = open_store(folder)
     for name in ("images/pipe.png", "images/deep"):
@@ -111,8 +109,8 @@ def test_a_pipe_or_a_folder_is_no_file(folder: Path) -> None:
         assert caught.value.code == "file_missing"
 
 
-def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+def test_a_file_without_permission_is_named(folder, monkeypatch):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
@@ -121,7 +119,7 @@ def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.Mo
     assert caught.value.file == "images/a.png"
 
 
-def test_what_is_no_corpus(tmp_path: Path) -> None:
+def test_what_is_no_corpus(tmp_path):
     with pytest.raises(UserError) as missing:
         open_store(tmp_path / "none")
     assert missing.value.code == "corpus_missing"
@@ -134,13 +132,13 @@ def test_what_is_no_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "half a \ud83d sign", "nul\0"])
-def test_a_name_that_no_place_can_have(name: str) -> None:
+def test_a_name_that_no_place_can_have(name):
     with pytest.raises(UserError) as caught:
         open_store(name)
     assert caught.value.code == "corpus_missing"
 
 
-def test_a_loop_of_links_is_no_corpus(tmp_path: Path) -> None:
+def test_a_loop_of_links_is_no_corpus(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError) as caught:
         open_store(tmp_path / "loop")
@@ -159,7 +157,7 @@ UNHAVABLE = {
 
 
 @pytest.mark.parametrize("name", UNHAVABLE)
-def test_a_file_that_cannot_be_had_is_named(folder: Path, name: str) -> None:
+def test_a_file_that_cannot_be_had_is_named(folder, name):
     for link, target in (("loop", "loop"), ("one", "two"), ("two", "one")):
         (folder / link).symlink_to(target)
     file, words = UNHAVABLE[name]
@@ -171,8 +169,8 @@ def test_a_file_that_cannot_be_had_is_named(folder: Path, name: str) -> None:
         assert (caught.value.code, caught.value.file) == ("file_unreadable", file)
 
 
-def test_a_disk_that_fails_while_a_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_a_disk_that_fails_while_a_file_is_read(folder, monkeypatch):
+    def fail(*_, **__):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", fail)
@@ -181,7 +179,7 @@ def test_a_disk_that_fails_while_a_file_is_read(folder: Path, monkeypatch: pytes
     assert (caught.value.code, caught.value.file) == ("file_unreadable", "images/a.png")
 
 
-def test_a_file_that_is_cut_short_while_it_is_open_is_named(folder: Path) -> None:
+def test_a_file_that_is_cut_short_while_it_is_open_is_named(folder):
     """A mapped one would end the process."""
     file = folder / "pairs.jsonl"
     file.write_bytes(b"{}\n" * 100_000)
@@ -193,10 +191,10 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_named(folder: Path) -> Non
     assert (caught.value.code, caught.value.file) == ("file_unreadable", "pairs.jsonl")
 
 
-def test_lines_in_their_order_are_read_many_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, read = list[int](), os.pread
+def test_lines_in_their_order_are_read_many_at_a_time(folder, monkeypatch):
+    calls, read = [], os.pread
 
-    def count(descriptor: int, size: int, offset: int) -> bytes:
+    def count(descriptor, size, offset):
         calls.append(size)
         return read(descriptor, size, offset)
 
@@ -210,9 +208,7 @@ def test_lines_in_their_order_are_read_many_at_a_time(folder: Path, monkeypatch:
     assert bytes(buffer) == FILES["pairs.jsonl"]
 
 
-def test_a_file_of_a_zip_that_unpacks_to_very_much_more_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_a_zip_that_unpacks_to_very_much_more_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(file_store, "MIN_ALLOWANCE_BYTES", 1 << 16)
     with zipfile.ZipFile(tmp_path / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("pairs.jsonl", b"\n" * (1 << 20))
@@ -229,7 +225,7 @@ def test_a_file_of_a_zip_that_unpacks_to_very_much_more_is_refused(
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "pairs.jsonl")
 
 
-def test_the_lines_of_a_zip_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_a_zip_are_bounded_together(tmp_path, monkeypatch):
     monkeypatch.setattr(file_store, "MAX_TEXT_BYTES", 1000)
     path = tmp_path / "made.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -244,17 +240,17 @@ def test_the_lines_of_a_zip_are_bounded_together(tmp_path: Path, monkeypatch: py
 LOCAL = b"PK\3\4" + struct.pack("<5H3L2H", 20, 0, 0, 0, 33, 0, 1, 1, 1, 0) + b"a" + b"!"
 
 
-def directory(name: bytes = b"a", version: int = 20, flags: int = 0, extra: bytes = b"", offset: int = 0) -> bytes:
+def directory(name=b"a", version=20, flags=0, extra=b"", offset=0):
     sizes = (len(name), len(extra), 0, 0, 0, 0, offset)
     return b"PK\1\2" + struct.pack("<6H3L5H2L", version, version, flags, 0, 0, 33, 0, 1, 1, *sizes) + name + extra
 
 
-def end(entries: bytes, count: int = 1, size: int | None = None, offset: int = len(LOCAL), note: int = 0) -> bytes:
+def end(entries, count=1, size=None, offset=len(LOCAL), note=0):
     size = len(entries) if size is None else size
     return b"PK\5\6" + struct.pack("<4H2LH", 0, 0, count, count, size, offset, note)
 
 
-def bare(entries: bytes, **more: int) -> bytes:
+def bare(entries, **more):
     return LOCAL + entries + end(entries, **more)
 
 
@@ -278,7 +274,7 @@ UNREADABLE_ZIPS = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE_ZIPS)
-def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+def test_a_zip_that_cannot_be_read_is_named(tmp_path, name):
     path = tmp_path / "bad.zip"
     path.write_bytes(UNREADABLE_ZIPS[name])
     with pytest.raises(UserError, match="the zip cannot be read") as caught:
@@ -286,7 +282,7 @@ def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
 
 
-def test_a_list_of_members_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
+def test_a_list_of_members_that_is_too_long_is_not_parsed(tmp_path):
     path, size = tmp_path / "many.zip", 33 << 20
     zip64_record = b"PK\6\6" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, 1, 1, size, 0)
     locator = b"PK\6\7" + struct.pack("<LQL", 0, size, 1)
@@ -304,7 +300,7 @@ def test_a_list_of_members_that_is_too_long_is_not_parsed(tmp_path: Path) -> Non
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
 
 
-def test_a_zip_of_more_members_than_a_16_bit_number_counts(tmp_path: Path) -> None:
+def test_a_zip_of_more_members_than_a_16_bit_number_counts(tmp_path):
     path, members = tmp_path / "many.zip", 0x10001
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(members):
@@ -326,7 +322,7 @@ DAMAGED_ENTRIES = {
 
 
 @pytest.mark.parametrize("name", DAMAGED_ENTRIES)
-def test_an_entry_that_is_not_what_the_directory_says(tmp_path: Path, name: str) -> None:
+def test_an_entry_that_is_not_what_the_directory_says(tmp_path, name):
     (tmp_path / "bad.zip").write_bytes(DAMAGED_ENTRIES[name])
     store = open_store(tmp_path / "bad.zip")
     tracemalloc.start()
@@ -340,7 +336,7 @@ def test_an_entry_that_is_not_what_the_directory_says(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_entry_is_named(tmp_path: Path, method: int) -> None:
+def test_a_damaged_entry_is_named(tmp_path, method):
     path = zipped(tmp_path, method)
     with zipfile.ZipFile(path) as archive:
         offset = archive.getinfo("images/a.png").header_offset + 30 + len("images/a.png")
@@ -354,7 +350,7 @@ def test_a_damaged_entry_is_named(tmp_path: Path, method: int) -> None:
     assert store.read("images/deep/b.png", 5000) == bytes(5000)
 
 
-def test_an_entry_larger_than_it_says_is_refused_unpacked(tmp_path: Path) -> None:
+def test_an_entry_larger_than_it_says_is_refused_unpacked(tmp_path):
     path, size = tmp_path / "bomb.zip", 64 << 20
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("pairs.jsonl", bytes(size))
@@ -370,15 +366,15 @@ def test_an_entry_larger_than_it_says_is_refused_unpacked(tmp_path: Path) -> Non
     assert caught.value.code == "file_unreadable"
 
 
-def test_an_unknown_packing_is_named(tmp_path: Path) -> None:
+def test_an_unknown_packing_is_named(tmp_path):
     with pytest.raises(UserError, match="stored or deflated"):
         open_store(zipped(tmp_path, zipfile.ZIP_BZIP2)).read("images/deep/b.png", 5000)
 
 
-def test_threads_read_at_once(store: FileStore) -> None:
+def test_threads_read_at_once(store):
     barrier = threading.Barrier(4)
 
-    def work(number: int) -> bool:
+    def work(number):
         barrier.wait()
         names = sorted(FILES)[number % 2 :]
         return all(store.read(name, 10_000) == FILES[name] for name in names * 50)
@@ -387,7 +383,7 @@ def test_threads_read_at_once(store: FileStore) -> None:
         assert all(pool.map(work, range(4)))
 
 
-def test_forked_children_read_at_once(store: FileStore) -> None:
+def test_forked_children_read_at_once(store):
     children = []
     for _ in range(3):
         child = os.fork()
@@ -399,11 +395,11 @@ def test_forked_children_read_at_once(store: FileStore) -> None:
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
 
 
-def test_a_store_travels_to_another_process(store: FileStore) -> None:
+def test_a_store_travels_to_another_process(store):
     assert pickle.loads(pickle.dumps(store)).read("images/a.png", 10) == b"AAAA"
 
 
-def test_hidden_folders_and_wrappers_around_images_alone(tmp_path: Path, folder: Path) -> None:
+def test_hidden_folders_and_wrappers_around_images_alone(tmp_path, folder):
     (folder / ".git").mkdir()
     (folder / ".git" / "config").write_text("x")
     assert list(open_store(folder).names()) == sorted(FILES)

@@ -1,10 +1,5 @@
 """What a spec names, opened."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -16,7 +11,7 @@ from lcl_core.specs.corpus_jobs import ConvertSpec
 
 
 @pytest.mark.parametrize("form", ["native", "shards"])
-def test_options_are_refused_for_our_own_forms(kit: Any, tmp_path: Path, form: str) -> None:
+def test_options_are_refused_for_our_own_forms(kit, tmp_path, form):
     path = kit.corpus(pairs=[kit.pair("red.png", "x")]).path
     if form == "shards":
         convert(open_reader(path).records(), tmp_path / "shards")
@@ -26,14 +21,14 @@ def test_options_are_refused_for_our_own_forms(kit: Any, tmp_path: Path, form: s
     assert (caught.value.code, caught.value.field) == ("bad_option", "options.imags")
 
 
-def test_a_path_without_options_is_opened_as_it_is(kit: Any) -> None:
+def test_a_path_without_options_is_opened_as_it_is(kit):
     path = kit.corpus(pairs=[kit.pair("red.png", "x")]).path
     assert isinstance(open_source(ConvertSpec(path=str(path), name="made"), {}), FileCorpus)
 
 
 @pytest.mark.parametrize(("name", "format"), [("captions_val2017.json", "coco"), ("dataset_coco.json", "karpathy")])
 @pytest.mark.parametrize("whole", ["folder", "file"])
-def test_images_above_a_root_are_refused(tmp_path: Path, name: str, format: str, whole: str) -> None:
+def test_images_above_a_root_are_refused(tmp_path, name, format, whole):
     """The images of ROOT/annotations are those of ROOT, which need not be a root that may be read."""
     folder = tmp_path / "annotations"
     folder.mkdir()

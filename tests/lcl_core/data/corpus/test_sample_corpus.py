@@ -1,7 +1,5 @@
 """What ships with the product: the sample corpus, CLIP's vocabulary, and their notices."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 
@@ -9,18 +7,18 @@ import numpy as np
 import pytest
 
 from lcl_core import data
-from lcl_core.data import SAMPLE_CORPUS, Corpus, Sample, SampleStream, Tokenizer, open_corpus
+from lcl_core.data import SAMPLE_CORPUS, Sample, SampleStream, open_corpus
 from lcl_core.specs.pretrain import PretrainSpec
 
 FOLDER = Path(data.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def sample() -> Corpus:
+def sample():
     return open_corpus(SAMPLE_CORPUS)
 
 
-def test_what_is_in_it(sample: Corpus, sample_zip: Path) -> None:
+def test_what_is_in_it(sample, sample_zip):
     assert sample_zip == SAMPLE_CORPUS
     assert len(sample.documents) == 531
     assert sample.splits() == {
@@ -30,7 +28,7 @@ def test_what_is_in_it(sample: Corpus, sample_zip: Path) -> None:
     assert set(pair.labels) == {"concept", "group", "subgroup"}
 
 
-def test_every_line_and_every_image_can_be_read(sample: Corpus) -> None:
+def test_every_line_and_every_image_can_be_read(sample):
     names = {info["image_name"] for document in sample.documents for info in document["image_info"]}
     names |= {pair.image for pair in sample.pairs()}
     assert len(names) == 5397
@@ -38,14 +36,14 @@ def test_every_line_and_every_image_can_be_read(sample: Corpus) -> None:
         assert sample.read_image(name).size <= (64, 64)
 
 
-def test_documents_show_no_image_that_is_examined_on(sample: Corpus) -> None:
+def test_documents_show_no_image_that_is_examined_on(sample):
     shown = {info["image_name"] for document in sample.documents for info in document["image_info"]}
     examined = {pair.image for pair in sample.pairs() if pair.split != "train"}
     assert examined
     assert not shown & examined
 
 
-def test_each_licence_in_it_is_in_the_notice(sample: Corpus) -> None:
+def test_each_licence_in_it_is_in_the_notice(sample):
     notice = (FOLDER / "sample" / "NOTICE").read_text(encoding="utf-8")
     words = {
         "CC-BY-4.0": "CC-BY 4.0",
@@ -71,7 +69,7 @@ def test_each_licence_in_it_is_in_the_notice(sample: Corpus) -> None:
         assert work in notice
 
 
-def test_the_notice_at_the_top_points_to_both() -> None:
+def test_the_notice_at_the_top_points_to_both():
     top = (FOLDER.parents[1] / "NOTICE").read_text(encoding="utf-8")
     for place in ("lcl_core/data/sample/NOTICE", "lcl_core/data/vocabulary/NOTICE"):
         assert place in top
@@ -79,7 +77,7 @@ def test_the_notice_at_the_top_points_to_both() -> None:
     assert "MIT" in (FOLDER / "vocabulary" / "NOTICE").read_text(encoding="utf-8")
 
 
-def test_the_preset_reads_it_without_loss(sample: Corpus, tokenizer: Tokenizer) -> None:
+def test_the_preset_reads_it_without_loss(sample, tokenizer):
     spec = PretrainSpec.model_validate({"preset": "sample"})
     model = spec.model
     stream = SampleStream(

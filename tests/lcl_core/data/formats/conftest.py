@@ -1,17 +1,11 @@
 """The layouts of every dataset as fixtures, and a walk that makes sure of what every reader promises."""
 
-from __future__ import annotations
-
 import json
 import zipfile
-from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lcl_core.data.formats.base import FormatReader
 from lcl_core.data.records import BadItem, Record
 from tests.lcl_core.data.corpus_layouts import Maker, Sample
 
@@ -19,18 +13,18 @@ Walked = tuple[list[Record], list[BadItem]]
 
 
 @pytest.fixture(scope="session")
-def sample(sample_zip: Path) -> Iterable[Sample]:
+def sample(sample_zip):
     with zipfile.ZipFile(sample_zip) as archive:
         yield Sample(archive)
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Maker:
+def make(tmp_path):
     return Maker(tmp_path / "corpus")
 
 
 @pytest.fixture
-def sample_images(make: Any, sample: Any) -> list[bytes]:
+def sample_images(make, sample):
     """a.webp, b.webp, c.webp in the folder."""
     data = [sample.image(pair["image"]) for pair in sample.pairs[:3]]
     make.files(".", {f"{name}.webp": part for name, part in zip("abc", data, strict=True)})
@@ -38,10 +32,10 @@ def sample_images(make: Any, sample: Any) -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def walk() -> Callable[[FormatReader[Any]], Walked]:
+def walk():
     """All records and all bad items of a reader, after making sure that a second walk gives the same."""
 
-    def walked(reader: FormatReader[Any]) -> Walked:
+    def walked(reader):
         items = list(reader.records())
         assert [_comparable(item) for item in items] == [_comparable(item) for item in reader.records()]
         records = [item for item in items if isinstance(item, Record)]
@@ -53,18 +47,18 @@ def walk() -> Callable[[FormatReader[Any]], Walked]:
     return walked
 
 
-def _comparable(item: Record | BadItem) -> Any:
+def _comparable(item):
     if isinstance(item, BadItem):
         return item
     names = [image.name for image in item.images]
     return (item.id, item.body, names, item.split, item.source, json.dumps(item.extra, allow_nan=False))
 
 
-def _assert_sound(record: Record) -> None:
+def _assert_sound(record):
     """Images are those that the body names, all text can be written, and loaders can be sent to a process."""
     names = [image.name for image in record.images]
     assert len(set(names)) == len(names)
-    body: Any = record.body
+    body = record.body
     if hasattr(body, "matches"):
         named = {match.image for match in body.matches}
         assert all(0 <= match.sentence < len(body.sentences) for match in body.matches)

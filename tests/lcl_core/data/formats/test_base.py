@@ -1,7 +1,5 @@
 """What the readers share."""
 
-from __future__ import annotations
-
 import pytest
 
 from lcl_core.data.formats.base import split_from_name
@@ -27,5 +25,5 @@ from lcl_core.data.formats.base import split_from_name
         ("0.csv", "train"),
     ],
 )
-def test_the_split_is_that_of_the_name_or_of_its_folders(name: str, split: str) -> None:
+def test_the_split_is_that_of_the_name_or_of_its_folders(name, split):
     assert split_from_name(name) == split

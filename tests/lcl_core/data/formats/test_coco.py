@@ -1,9 +1,6 @@
 """COCO captions as they are distributed."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pytest
 
@@ -14,19 +11,19 @@ from lcl_core.data.records import CaptionedImage
 INFO = {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017}
 
 
-def entry(number: int, name: str, **more: Any) -> dict[str, Any]:
+def entry(number, name, **more):
     """The fields that COCO writes about an image."""
     url = f"http://images.cocodataset.org/val2017/{name}"
     facts = {"license": 4, "coco_url": url, "height": 72, "width": 72, "date_captured": "2013-11-14 17:02:52"}
     return {"id": number, "file_name": name, **facts, "flickr_url": "http://farm7.staticflickr.com/x.jpg", **more}
 
 
-def annotation(image: int, number: int, caption: str) -> dict[str, Any]:
+def annotation(image, number, caption):
     return {"image_id": image, "id": number, "caption": caption}
 
 
 @pytest.fixture
-def coco(make: Any, sample: Any) -> Any:
+def coco(make, sample):
     """ROOT/annotations and ROOT/val2017, ROOT/train2014 with real images; gives them by name."""
     images = [sample.image(pair["image"]) for pair in sample.pairs]
     names = [f"{number:012d}.jpg" for number in (397133, 37777)]
@@ -49,7 +46,7 @@ def coco(make: Any, sample: Any) -> Any:
     return images
 
 
-def test_both_years_with_every_caption(coco: Any, make: Any, walk: Any) -> None:
+def test_both_years_with_every_caption(coco, make, walk):
     reader = open_reader(make.root)
     (train, first, second), bad = walk(reader)
     assert (reader.format, bad) == ("coco", [])
@@ -69,7 +66,7 @@ def test_both_years_with_every_caption(coco: Any, make: Any, walk: Any) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "val2017/", "images/", "images/val2017/", "val/"])
-def test_one_file_and_images_in_any_usual_folder(make: Any, sample: Any, walk: Any, below: str) -> None:
+def test_one_file_and_images_in_any_usual_folder(make, sample, walk, below):
     data = sample.image(sample.pairs[0]["image"])
     make.file(f"{below}7.jpg", data)
     file = make.file("annotations/captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
@@ -79,7 +76,7 @@ def test_one_file_and_images_in_any_usual_folder(make: Any, sample: Any, walk: A
     assert record.images[0].load() == data
 
 
-def test_images_in_a_tar(make: Any, sample: Any, walk: Any) -> None:
+def test_images_in_a_tar(make, sample, walk):
     data = sample.image(sample.pairs[0]["image"])
     tar = make.tar("val2017.tar", [("val2017/7.jpg", data)])
     make.file("captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
@@ -87,19 +84,19 @@ def test_images_in_a_tar(make: Any, sample: Any, walk: Any) -> None:
     assert (record.images[0].load(), bad) == (data, [])
 
 
-def test_test_images_have_no_captions(make: Any, walk: Any) -> None:
+def test_test_images_have_no_captions(make, walk):
     make.file("image_info_test2017.json", json.dumps({"images": [entry(7, "7.jpg")], "categories": []}))
     (record,), bad = walk(open_reader(make.root))
     assert (record.body, record.split, bad) == (CaptionedImage("7.jpg"), "test", [])
 
 
-def test_the_split_may_be_given(make: Any, walk: Any) -> None:
+def test_the_split_may_be_given(make, walk):
     make.file("captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
     (record,), _ = walk(open_reader(make.root, split="held"))
     assert record.split == "held"
 
 
-def test_an_image_that_is_not_there_fails_when_it_is_loaded(make: Any, walk: Any) -> None:
+def test_an_image_that_is_not_there_fails_when_it_is_loaded(make, walk):
     make.file("captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
     (record,), bad = walk(open_reader(make.root))
     assert bad == []
@@ -110,7 +107,7 @@ def test_an_image_that_is_not_there_fails_when_it_is_loaded(make: Any, walk: Any
 
 GOOD_IMAGE, GOOD_CAPTION = entry(1, "1.jpg"), annotation(1, 1, "Good.")
 # an element between good ones -> reason
-ELEMENTS: dict[str, tuple[str, Any, str]] = {
+ELEMENTS = {
     "an image that is no object": ("images", "7.jpg", "bad image entry"),
     "no file name": ("images", {"id": 7}, "bad image entry"),
     "a file name that climbs": ("images", entry(7, "../../etc/passwd"), "bad image entry"),
@@ -126,7 +123,7 @@ ELEMENTS: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
-def test_a_malformed_element(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_element(make, walk, name):
     array, element, reason = ELEMENTS[name]
     content = {"images": [GOOD_IMAGE, entry(2, "2.jpg")], "annotations": [GOOD_CAPTION, annotation(1, 3, "Too.")]}
     content[array].insert(1, element)
@@ -139,7 +136,7 @@ def test_a_malformed_element(make: Any, walk: Any, name: str) -> None:
 
 HEAD = '{"images": [' + json.dumps(GOOD_IMAGE)
 # text of a file -> how many records, reasons
-FILES: dict[str, tuple[bytes, int, list[str]]] = {
+FILES = {
     "an empty file": (b"", 0, ["bad json"]),
     "an array": (b"[]", 0, ["bad json"]),
     "no arrays": (b"{}", 0, ["no images"]),
@@ -154,7 +151,7 @@ FILES: dict[str, tuple[bytes, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_malformed_file(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_file(make, walk, name):
     data, count, reasons = FILES[name]
     make.file("captions_a_val.json", data)
     make.file("captions_b_val.json", json.dumps({"images": [GOOD_IMAGE]}))
@@ -163,7 +160,7 @@ def test_a_malformed_file(make: Any, walk: Any, name: str) -> None:
     assert [(item.file, item.reason) for item in bad] == [("captions_a_val.json", reason) for reason in reasons]
 
 
-def test_files_that_are_no_files(make: Any, walk: Any) -> None:
+def test_files_that_are_no_files(make, walk):
     good = json.dumps({"images": [GOOD_IMAGE]})
     make.file("captions_a.json", good)
     (make.root / "captions_b.json").symlink_to(make.file("../captions.json", good))

@@ -1,9 +1,6 @@
 """NoCaps as it is distributed."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from lcl_core.data.records import CaptionedImage
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 
 
-def entry(number: int, domain: str | None) -> dict[str, Any]:
+def entry(number, domain):
     """The fields that NoCaps writes about an image."""
     name = f"{number:016x}"
     url = f"https://s3.amazonaws.com/nocaps/val/{name}.jpg"
@@ -22,7 +19,7 @@ def entry(number: int, domain: str | None) -> dict[str, Any]:
     return {**facts, "date_captured": "2018-11-06 11:04:33", **reported, "id": number, "file_name": f"{name}.jpg"}
 
 
-def test_domains_are_sources(make: Any, sample: Any, walk: Any) -> None:
+def test_domains_are_sources(make, sample, walk):
     images = [entry(number, domain) for number, domain in enumerate(DOMAINS)]
     captions = [{"image_id": n % 3, "id": n, "caption": f"Caption {n}."} for n in range(30)]
     licences = [{"url": "https://creativecommons.org/licenses/by/2.0/", "id": 0, "name": "Attribution License"}]
@@ -44,7 +41,7 @@ def test_domains_are_sources(make: Any, sample: Any, walk: Any) -> None:
 
 
 @pytest.mark.parametrize("domain", ["outer-space", 7, ["in-domain"]])
-def test_an_unknown_domain_is_reported(make: Any, walk: Any, domain: Any) -> None:
+def test_an_unknown_domain_is_reported(make, walk, domain):
     images = [entry(1, "in-domain"), {**entry(2, None), "domain": domain}]
     make.file("nocaps_val_4500_captions.json", json.dumps({"images": images}, indent=1))
     (record,), (bad,) = walk(open_reader(make.root))
@@ -53,7 +50,7 @@ def test_an_unknown_domain_is_reported(make: Any, walk: Any, domain: Any) -> Non
     assert "domain" in bad.detail
 
 
-def test_an_empty_domain_is_none(make: Any, walk: Any) -> None:
+def test_an_empty_domain_is_none(make, walk):
     make.file("nocaps_val_4500_captions.json", json.dumps({"images": [entry(1, "")]}))
     (record,), bad = walk(open_reader(make.root))
     assert (record.source, bad) == ("", [])

@@ -1,24 +1,20 @@
 """Every format from its files to the stream: a reader, shards, samples. Ids and pixels are those of the source."""
 
-from __future__ import annotations
-
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.data import Corpus, Sample, SampleStream, Tokenizer, open_corpus
+from lcl_core.data import Corpus, Sample, SampleStream, open_corpus
 from lcl_core.data.formats import FORMATS, open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 from tests.lcl_core.data.corpus_layouts import Maker
 from tests.lcl_core.data.corpus_layouts import Sample as Files
-from tests.lcl_core.data.expected_corpora import LAYOUTS, Part, Truth
+from tests.lcl_core.data.expected_corpora import LAYOUTS, Truth
 
 N, SIZE, CONTEXT = 4, 32, 8192
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -27,16 +23,16 @@ Convert = Callable[[str], tuple[Truth, Corpus]]
 
 
 @pytest.fixture(scope="module")
-def files(sample_zip: Path) -> Iterator[Files]:
+def files(sample_zip):
     with zipfile.ZipFile(sample_zip) as archive:
         yield Files(archive)
 
 
 @pytest.fixture
-def converted(files: Files, tmp_path: Path) -> Convert:
+def converted(files, tmp_path):
     """Write a layout, read it, convert it, open the shards."""
 
-    def call(name: str) -> tuple[Truth, Corpus]:
+    def call(name):
         format, write = LAYOUTS[name]
         make = Maker(tmp_path / name)
         truth = write(make, files)
@@ -53,14 +49,14 @@ def converted(files: Files, tmp_path: Path) -> Convert:
 class Page:
     """How the spec lays a document out, written down once more."""
 
-    def __init__(self, tokenizer: Tokenizer, image_first: bool) -> None:
+    def __init__(self, tokenizer, image_first):
         special = tokenizer.specials
         self._encode, self._sot, self._eot = tokenizer.encode, special.sot, special.eot
         self._image = [special.soi, *[special.img] * N, special.eoi]
         self._first = image_first
 
-    def document(self, parts: Sequence[Part]) -> Told:
-        flat: list[str | bytes] = []
+    def document(self, parts):
+        flat = []
         for part in parts:
             flat += [part] if not isinstance(part, tuple) else part[::-1] if self._first else part
         ids = [self._sot]
@@ -68,36 +64,36 @@ class Page:
             ids += self._encode(part) if isinstance(part, str) else self._image
         return [*ids, self._eot], [part for part in flat if isinstance(part, bytes)]
 
-    def pair(self, text: str, image: bytes) -> Told:
+    def pair(self, text, image):
         words = self._encode(text)
         return [*self._image, *words, self._eot] if self._first else [self._sot, *words, *self._image], [image]
 
-    def documents(self, truth: Truth) -> list[list[Told]]:
+    def documents(self, truth):
         """What each may become."""
         return [[self.document(parts)] for parts in truth.documents]
 
-    def pairs(self, truth: Truth, split: str) -> list[list[Told]]:
+    def pairs(self, truth, split):
         return [[self.pair(text, image) for text in texts] for own, image, texts in truth.pairs if own == split]
 
-    def matched_pairs(self, truth: Truth) -> list[list[Told]]:
+    def matched_pairs(self, truth):
         return [[self.pair(*part)] for parts in truth.documents for part in parts if isinstance(part, tuple)]
 
 
-def pixels_of(data: bytes) -> np.ndarray:
+def pixels_of(data):
     """[3, SIZE, SIZE] of a square image of which nothing is cut off."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     levels = (np.asarray(image, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.asarray(levels.transpose(2, 0, 1))
 
 
-def is_told(sample: Sample, reported: Told) -> bool:
+def is_told(sample, reported):
     ids, images = reported
     if sample.token_ids.tolist() != ids or len(sample.pixels) != len(images):
         return False
     return all(np.allclose(got, pixels_of(data), atol=1e-5) for got, data in zip(sample.pixels, images, strict=True))
 
 
-def assert_same(samples: Sequence[Any], expected: list[list[Told]]) -> None:
+def assert_same(samples, expected):
     """Each sample is one of what is expected, and each of these is one sample."""
     left = list(expected)
     for sample in samples:
@@ -108,9 +104,7 @@ def assert_same(samples: Sequence[Any], expected: list[list[Told]]) -> None:
     assert left == []
 
 
-def open_stream(
-    corpora: dict[str, Corpus], tokenizer: Tokenizer, image_first: bool, *sources: dict[str, Any]
-) -> SampleStream:
+def open_stream(corpora, tokenizer, image_first, *sources):
     spec = DataSpec(
         sources=sources,
         image_first_probability=float(image_first),
@@ -119,15 +113,13 @@ def open_stream(
     return SampleStream(spec, corpora, tokenizer, N, SIZE, CONTEXT, seed=0)
 
 
-def epoch(stream: SampleStream) -> list[Any]:
+def epoch(stream):
     return [stream[position] for position in range(stream.documents_per_epoch)]
 
 
 @pytest.mark.parametrize("image_first", [True, False], ids=["image first", "text first"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_is_streamed_is_what_the_source_says(
-    converted: Convert, tokenizer: Tokenizer, name: str, image_first: bool
-) -> None:
+def test_what_is_streamed_is_what_the_source_says(converted, tokenizer, name, image_first):
     truth, corpus = converted(name)
     page = Page(tokenizer, image_first)
     assert len(corpus.documents) == len(truth.documents)
@@ -141,14 +133,14 @@ def test_what_is_streamed_is_what_the_source_says(
 
 
 @pytest.mark.parametrize("name", ["MMC4", "MMC4 fewer faces", "MMC4 core", "native folder", "native zip"])
-def test_each_matched_image_comes_with_its_sentence(converted: Convert, tokenizer: Tokenizer, name: str) -> None:
+def test_each_matched_image_comes_with_its_sentence(converted, tokenizer, name):
     truth, corpus = converted(name)
     stream = open_stream({"d": corpus}, tokenizer, True, {"dataset": "d", "view": "matched_pairs"})
     assert_same(epoch(stream), Page(tokenizer, True).matched_pairs(truth))
 
 
 @pytest.mark.parametrize("name", ["native folder", "native zip", "native sequences"])
-def test_our_own_form_streams_as_it_lies(files: Files, tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+def test_our_own_form_streams_as_it_lies(files, tmp_path, tokenizer, name):
     truth = LAYOUTS[name][1](Maker(tmp_path), files)
     corpora, page = {"d": open_corpus(truth.path or tmp_path)}, Page(tokenizer, False)
     assert_same(epoch(open_stream(corpora, tokenizer, False, {"dataset": "d"})), page.documents(truth))
@@ -157,7 +149,7 @@ def test_our_own_form_streams_as_it_lies(files: Files, tmp_path: Path, tokenizer
         assert_same(epoch(stream), page.pairs(truth, "train"))
 
 
-def test_a_mixture_of_two(converted: Convert, tokenizer: Tokenizer) -> None:
+def test_a_mixture_of_two(converted, tokenizer):
     """Twice as many captioned images as documents, each source going round and round."""
     documents, laion = converted("MMC4"), converted("WebDataset")
     stream = open_stream(
@@ -176,11 +168,11 @@ def test_a_mixture_of_two(converted: Convert, tokenizer: Tokenizer) -> None:
         assert_same(own, expected[number] * times)
 
 
-def test_no_format_is_left_out() -> None:
+def test_no_format_is_left_out():
     assert {format for format, _ in LAYOUTS.values()} == set(FORMATS)
 
 
-def test_no_two_images_are_alike(files: Files) -> None:
+def test_no_two_images_are_alike(files):
     """Or else one that stands in for another would go unseen."""
     names = [image["image_name"] for row in files.documents for image in row["image_info"]]
     images = [pixels_of(files.image(name)) for name in names + [pair["image"] for pair in files.pairs]]

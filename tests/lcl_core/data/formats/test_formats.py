@@ -1,11 +1,7 @@
 """Formats by name, by their looks, and their options."""
 
-from __future__ import annotations
-
 import os
 import pickle
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,11 +11,11 @@ from lcl_core.data.formats import FORMATS, open_reader, reader_class
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_is_a_reader_of_its_name(name: str) -> None:
+def test_every_format_is_a_reader_of_its_name(name):
     assert reader_class(name).format == name
 
 
-def test_what_is_missing_or_unknown_is_said(make: Any) -> None:
+def test_what_is_missing_or_unknown_is_said(make):
     folder = make.file("notes.xyz", "text").parent
     for arguments, code, field in (
         ({"path": folder / "none"}, "corpus_missing", None),
@@ -33,7 +29,7 @@ def test_what_is_missing_or_unknown_is_said(make: Any) -> None:
         open_reader(folder / "notes.xyz")
 
 
-def test_a_pipe_is_refused_at_once(make: Any) -> None:
+def test_a_pipe_is_refused_at_once(make):
     make.file("x", "")
     os.mkfifo(make.root / "docs_shard_0_v2.jsonl")
     with pytest.raises(UserError) as caught:
@@ -42,7 +38,7 @@ def test_a_pipe_is_refused_at_once(make: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "half a \ud83d sign", "nul\0"])
-def test_a_name_that_no_place_can_have(name: str) -> None:
+def test_a_name_that_no_place_can_have(name):
     for call in (open_reader, open_corpus):
         with pytest.raises(UserError) as caught:
             call(name)
@@ -59,21 +55,21 @@ def test_a_name_that_no_place_can_have(name: str) -> None:
         ("webdataset", {"caption_field": None}, "caption_field"),
     ],
 )
-def test_a_wrong_option_is_named(make: Any, format: str, options: dict[str, Any], field: str) -> None:
+def test_a_wrong_option_is_named(make, format, options, field):
     make.file("x", "")
     with pytest.raises(UserError, match=field) as caught:
         open_reader(make.root, format, **options)
     assert (caught.value.code, caught.value.field) == ("bad_option", field)
 
 
-def test_images_that_are_not_there_are_a_wrong_option(make: Any) -> None:
+def test_images_that_are_not_there_are_a_wrong_option(make):
     make.jsonl("docs_shard_0_v2.jsonl", [])
     with pytest.raises(UserError) as caught:
         list(open_reader(make.root, images=make.root / "none").records())
     assert (caught.value.code, caught.value.field) == ("bad_option", "images")
 
 
-def test_readers_and_images_can_be_sent_to_a_process(make: Any, sample: Any) -> None:
+def test_readers_and_images_can_be_sent_to_a_process(make, sample):
     make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())
     make.files("images", sample.mmc4_images())
     reader = pickle.loads(pickle.dumps(open_reader(str(make.root))))
@@ -82,7 +78,7 @@ def test_readers_and_images_can_be_sent_to_a_process(make: Any, sample: Any) -> 
     assert image.load() == sample.mmc4_images()[image.name]
 
 
-def test_folders_are_recognised_by_what_they_hold(make: Any, sample_zip: Path) -> None:
+def test_folders_are_recognised_by_what_they_hold(make, sample_zip):
     make.jsonl("a/docs_no_face_shard_1_v3.jsonl", [])
     make.parquet("b/x.parquet", {"images": [["u"]], "texts": [[None]]})
     make.tar("c/x.tar", [("0.jpg", b"x")])

@@ -1,10 +1,5 @@
 """Finding named images."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -14,13 +9,13 @@ from lcl_core.data.formats.image_lookup import ImageFinder, find_images
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/c.jpg", "./a.jpg", "d.e._f.jpg", "plain")
 
 
-def code_of(sample_image: Any) -> str:
+def code_of(sample_image):
     with pytest.raises(UserError) as caught:
         sample_image.load()
     return caught.value.code
 
 
-def test_a_tar_goes_before_the_folder_around_it(make: Any) -> None:
+def test_a_tar_goes_before_the_folder_around_it(make):
     make.files("i", {"a.jpg": b"folder a", "b.jpg": b"folder b"})
     make.tar("i/x.tar", [("a.jpg", b"tar a"), ("sub/c.jpg", b"tar c"), ("d.e._f.jpg", b"dots"), ("plain", b"plain")])
     finder = ImageFinder(make.root / "i")
@@ -36,13 +31,13 @@ def test_a_tar_goes_before_the_folder_around_it(make: Any) -> None:
     }
 
 
-def test_the_first_of_two_images_of_one_name(make: Any) -> None:
+def test_the_first_of_two_images_of_one_name(make):
     make.tar("i/1.tar", [("a.jpg", b"first"), ("a.jpg", b"second")])
     make.tar("i/2.tar", [("a.jpg", b"third")])
     assert ImageFinder(make.root / "i").find("a.jpg").load() == b"first"
 
 
-def test_the_name_goes_before_the_url(make: Any, sample: Any) -> None:
+def test_the_name_goes_before_the_url(make, sample):
     urls = list(sample.urls())
     finder = ImageFinder(make.img2dataset("i", sample.urls()))
     assert finder.find("000000001.jpg", urls[0]).load() == sample.urls()[urls[1]]
@@ -51,17 +46,17 @@ def test_the_name_goes_before_the_url(make: Any, sample: Any) -> None:
     assert code_of(finder.find_url("https://example.org/gone", "x")) == "file_missing"
 
 
-def test_without_images_each_is_missing() -> None:
+def test_without_images_each_is_missing():
     finder = ImageFinder(None)
     assert code_of(finder.find("a.jpg", "u")) == "file_missing"
     assert code_of(finder.find_url("u", "x")) == "file_missing"
 
 
-def side(make: Any, name: str, rows: list[tuple[str, str]]) -> None:
+def side(make, name, rows):
     make.parquet(name, {"key": [key for key, _ in rows], "url": [url for _, url in rows]})
 
 
-def test_a_row_without_its_file_hides_no_other(make: Any) -> None:
+def test_a_row_without_its_file_hides_no_other(make):
     side(make, "i/00000.parquet", [("0", "u"), ("1", "v"), ("2", "v")])
     side(make, "i/00001.parquet", [("3", "u")])
     make.files("i", {"00000/2.webp": b"v", "00000/2.txt": b"t", "00001/3.png": b"u", "00001/3.json": b"{}"})
@@ -71,13 +66,13 @@ def test_a_row_without_its_file_hides_no_other(make: Any) -> None:
     assert code_of(finder.find("3.png")) == "file_missing", "by name only where that is meant"
 
 
-def test_side_files_one_folder_down(make: Any) -> None:
+def test_side_files_one_folder_down(make):
     side(make, "i/part/0.parquet", [("0", "u")])
     make.files("i/part/0", {"0.jpg": b"u"})
     assert ImageFinder(make.root / "i").find_url("u", "x").load() == b"u"
 
 
-def test_names_in_subfolders(make: Any) -> None:
+def test_names_in_subfolders(make):
     make.files("i", {"1/a.jpg": b"first", "2/a.jpg": b"second", "2/no extension": b"n", "2/a.json": b"{}", "b": b"b"})
     make.files("i/3", {".hidden.jpg": b"h", "deep/c.jpg": b"c"})
     outside = make.files("outside", {"d.jpg": b"d"})
@@ -94,13 +89,13 @@ def test_names_in_subfolders(make: Any) -> None:
 
 
 @pytest.mark.parametrize("extension", ["jfif", "JPE", "ppm", "pgm", "pbm", "pnm"])
-def test_files_of_all_formats_that_are_decoded(make: Any, extension: str) -> None:
+def test_files_of_all_formats_that_are_decoded(make, extension):
     make.tar("x.tar", [(f"0.{extension}", b"x"), ("0.json", b'{"url": "u"}')])
     assert ImageFinder(make.root).find_url("u", "x").load() == b"x"
 
 
-def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
-    path: Path = make.tar("x.tar", [("a.jpg", b"x" * 5000)])
+def test_a_tar_that_shrinks_after_it_was_indexed(make):
+    path = make.tar("x.tar", [("a.jpg", b"x" * 5000)])
     image = ImageFinder(path).find("a.jpg")
     path.write_bytes(path.read_bytes()[:1000])
     assert code_of(image) == "file_unreadable"
@@ -109,7 +104,7 @@ def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
 
 
 @pytest.mark.parametrize("whole", ["folder", "file"])
-def test_a_folder_of_images_may_not_lead_out(make: Any, whole: str) -> None:
+def test_a_folder_of_images_may_not_lead_out(make, whole):
     file = make.file("table.csv", "image,caption\na.jpg,an ant\n")
     make.file("../private/a.jpg", b"secret")
     corpus = make.root if whole == "folder" else file
@@ -120,14 +115,14 @@ def test_a_folder_of_images_may_not_lead_out(make: Any, whole: str) -> None:
     assert find_images(make.root.parent / "private", corpus) == make.root.parent / "private"
 
 
-def test_a_folder_of_images_may_be_a_link_inside_the_corpus(make: Any) -> None:
+def test_a_folder_of_images_may_be_a_link_inside_the_corpus(make):
     make.file("sub/a.jpg", b"a")
     (make.root / "images").symlink_to("sub")
     assert ImageFinder(find_images(None, make.root)).find("a.jpg").load() == b"a"
 
 
 @pytest.mark.parametrize("beside", ["a tar", "a folder"])
-def test_a_side_file_may_not_lead_out(make: Any, beside: str) -> None:
+def test_a_side_file_may_not_lead_out(make, beside):
     make.parquet("private.parquet", {"key": ["0"], "url": ["u"]})
     if beside == "a tar":
         make.tar("i/0.tar", [("0.jpg", b"x")])

@@ -1,10 +1,7 @@
 """Class folders, and ImageNet as it is distributed."""
 
-from __future__ import annotations
-
 import os
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +14,15 @@ MAPPING = "n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n"
 
 
 @pytest.fixture
-def sample_images(sample: Any) -> list[bytes]:
+def sample_images(sample):
     return [sample.image(pair["image"]) for pair in sample.pairs]
 
 
-def reported(records: Any) -> list[tuple[str, str, dict[str, str]]]:
+def reported(records):
     return [(record.id, record.split, dict(record.body.labels)) for record in records]
 
 
-def test_class_folders(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_class_folders(make, walk, sample_images):
     files = {
         "cat/b.webp": sample_images[0],
         "ant/a.PNG": sample_images[1],
@@ -48,7 +45,7 @@ def test_class_folders(make: Any, walk: Any, sample_images: list[bytes]) -> None
 @pytest.mark.parametrize(
     ("folder", "split"), [("valid", "val"), ("Validation", "val"), ("test", "test"), ("dev", "val")]
 )
-def test_a_folder_for_each_split(make: Any, walk: Any, sample_images: list[bytes], folder: str, split: str) -> None:
+def test_a_folder_for_each_split(make, walk, sample_images, folder, split):
     make.files(
         ".", {f"{folder}/ant/a.webp": sample_images[0], "train/ant/a.webp": sample_images[1], "extra/x.webp": b""}
     )
@@ -59,7 +56,7 @@ def test_a_folder_for_each_split(make: Any, walk: Any, sample_images: list[bytes
 
 
 @pytest.mark.parametrize("mapping", ["LOC_synset_mapping.txt", "synset_words.txt", "devkit/data/synset_mapping.txt"])
-def test_imagenet_with_its_synsets(make: Any, walk: Any, sample_images: list[bytes], mapping: str) -> None:
+def test_imagenet_with_its_synsets(make, walk, sample_images, mapping):
     make.file(mapping, MAPPING)
     for split in ("train", "val"):
         for number, wnid in enumerate(("n01440764", "n02012849", "n03126707", "n99999999")):
@@ -78,7 +75,7 @@ def test_imagenet_with_its_synsets(make: Any, walk: Any, sample_images: list[byt
 TENCH, CRANE = {"class": "tench", "wnid": "n01440764"}, {"class": "crane", "wnid": "n03126707"}
 NUMBERED = "2 n01440764 tench\n1 n03126707 crane\n"
 LISTED = "n01440764 tench\nn03126707 crane\n"
-TRUTHS: dict[str, tuple[str, str, str]] = {
+TRUTHS = {
     "the devkit's numbers": ("ILSVRC2012_validation_ground_truth.txt", "2\n1\n", NUMBERED),
     "names alone": ("imagenet_2012_validation_synset_labels.txt", "n01440764\nn03126707\n", LISTED),
     "names of files, counted from 0": (
@@ -96,7 +93,7 @@ TRUTHS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", TRUTHS)
-def test_the_flat_validation_set(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_the_flat_validation_set(make, walk, sample_images, name):
     file, truth, synsets = TRUTHS[name]
     make.file(file, truth)
     make.file("LOC_synset_mapping.txt", synsets)
@@ -109,7 +106,7 @@ def test_the_flat_validation_set(make: Any, walk: Any, sample_images: list[bytes
     assert (bad.file, bad.reason) == ("val/ILSVRC2012_val_00000003.JPEG", "no ground truth")
 
 
-def test_kaggles_tree(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_kaggles_tree(make, walk, sample_images):
     make.file("LOC_synset_mapping.txt", LISTED)
     make.file("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00000001,n03126707 1 2 3 4\n")
     make.file("ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_1.JPEG", sample_images[0])
@@ -126,7 +123,7 @@ def test_kaggles_tree(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     ]
 
 
-def matlab(make: Any, path: str, numbers: list[int]) -> Any:
+def matlab(make, path, numbers):
     scipy_io = pytest.importorskip("scipy.io")
     rows = [(number, f"n{number:08d}", f"thing {number}", 0) for number in numbers]
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
@@ -134,7 +131,7 @@ def matlab(make: Any, path: str, numbers: list[int]) -> Any:
     return make.root / path
 
 
-def test_the_devkits_meta_mat(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_the_devkits_meta_mat(make, walk, sample_images):
     matlab(make, "ILSVRC2012_devkit_t12/data/meta.mat", [2, 1, 1001])
     make.file("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", "1\n2\n1001\n")
     make.file("val/ILSVRC2012_val_00000002.JPEG", sample_images[0])
@@ -143,7 +140,7 @@ def test_the_devkits_meta_mat(make: Any, walk: Any, sample_images: list[bytes]) 
     assert (bad.line, bad.reason) == (3, "bad ground truth line")
 
 
-def test_side_files_may_lie_elsewhere(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_side_files_may_lie_elsewhere(make, walk, sample_images):
     make.file("a/train/n01440764/1.jpg", sample_images[0])
     elsewhere = make.file("b/names.txt", LISTED)
     (record,), _ = walk(open_reader(make.root / "a", synsets=elsewhere))
@@ -158,9 +155,7 @@ def test_side_files_may_lie_elsewhere(make: Any, walk: Any, sample_images: list[
     ("file", "truth"),
     [("ILSVRC2012_validation_ground_truth.txt", "490\n"), ("val.txt", "ILSVRC2012_val_00000001.JPEG 65\n")],
 )
-def test_numbers_that_nothing_explains_are_refused(
-    make: Any, sample_images: list[bytes], file: str, truth: str
-) -> None:
+def test_numbers_that_nothing_explains_are_refused(make, sample_images, file, truth):
     """ILSVRC's numbers are not in the order of the synsets' names: a guess would give wrong labels."""
     make.file(file, truth)
     make.file("val/ILSVRC2012_val_00000001.JPEG", sample_images[0])
@@ -171,7 +166,7 @@ def test_numbers_that_nothing_explains_are_refused(
     assert (caught.value.code, caught.value.field) == ("bad_option", "synsets")
 
 
-def test_a_flat_set_without_ground_truth_has_no_labels(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_a_flat_set_without_ground_truth_has_no_labels(make, walk, sample_images):
     make.file("val/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert (dict(record.body.labels), record.split, bad.reason) == ({}, "val", "no ground truth")
@@ -188,7 +183,7 @@ MALFORMED_SYNSETS = {
 
 
 @pytest.mark.parametrize("name", MALFORMED_SYNSETS)
-def test_a_malformed_line_of_synsets(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_a_malformed_line_of_synsets(make, walk, sample_images, name):
     make.file("synset_words.txt", b"n01440764 tench\n" + MALFORMED_SYNSETS[name] + b"\n\nn03126707 crane\n")
     make.file("train/n03126707/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root, "imagefolder"))
@@ -200,7 +195,7 @@ def test_a_malformed_line_of_synsets(make: Any, walk: Any, sample_images: list[b
 @pytest.mark.parametrize(
     "line", ["tench", "-1", "0", "99999", "1.5", "ILSVRC2012_val_00000009.JPEG x", "\0", "9" * 5000]
 )
-def test_a_malformed_line_of_ground_truth(make: Any, walk: Any, sample_images: list[bytes], line: str) -> None:
+def test_a_malformed_line_of_ground_truth(make, walk, sample_images, line):
     make.file("ILSVRC2012_validation_ground_truth.txt", f"2\n{line}\n1\n")
     make.file("synset_words.txt", NUMBERED)
     for number in (1, 3):
@@ -210,7 +205,7 @@ def test_a_malformed_line_of_ground_truth(make: Any, walk: Any, sample_images: l
     assert (bad.line, bad.reason) == (2, "bad ground truth line")
 
 
-def test_a_meta_mat_that_is_none(make: Any, sample_images: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meta_mat_that_is_none(make, sample_images, monkeypatch):
     make.file("train/a/a.jpg", sample_images[0])
     for data in (b"", b"MATLAB 5.0 MAT-file" + bytes(500), os.urandom(1000)):
         make.file("meta.mat", data)
@@ -222,7 +217,7 @@ def test_a_meta_mat_that_is_none(make: Any, sample_images: list[bytes], monkeypa
         list(open_reader(make.root, "imagefolder").records())
 
 
-def test_what_is_no_image_of_a_class(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_what_is_no_image_of_a_class(make, walk, sample_images):
     outside = make.file("../outside/x.jpg", sample_images[0])
     make.files(".", {"ant/a.webp": sample_images[0], "ant/notes.txt": b"", "ant/noending": b""})
     make.files(".", {"loose.jpg": b"", "none/x": b""})
@@ -251,21 +246,21 @@ def test_what_is_no_image_of_a_class(make: Any, walk: Any, sample_images: list[b
     ]
 
 
-def test_folders_nested_too_deeply(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_folders_nested_too_deeply(make, walk, sample_images):
     make.file(f"ant/{'x/' * 40}a.jpg", sample_images[0])
     make.file("ant/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.reason) == ("ant/a.jpg", "nested too deeply")
 
 
-def test_no_class_folders(make: Any) -> None:
+def test_no_class_folders(make):
     make.file("a.jpg", b"x")
     with pytest.raises(UserError) as caught:
         list(open_reader(make.root, "imagefolder").records())
     assert caught.value.code == "corpus_unreadable"
 
 
-def test_names_that_are_not_utf_8(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_names_that_are_not_utf_8(make, walk, sample_images):
     folder = os.fsencode(make.file("ant/a.jpg", sample_images[0]).parent)
     with open(os.path.join(folder, b"b\xff.jpg"), "wb") as file:
         file.write(sample_images[1])
@@ -275,7 +270,7 @@ def test_names_that_are_not_utf_8(make: Any, walk: Any, sample_images: list[byte
 
 
 @pytest.mark.parametrize(("place", "option"), [("synsets.txt", "synsets"), ("devkit/data/val.txt", "ground_truth")])
-def test_a_side_file_may_not_lead_out(make: Any, sample_images: list[bytes], place: str, option: str) -> None:
+def test_a_side_file_may_not_lead_out(make, sample_images, place, option):
     """Its lines would be quoted among what could not be read."""
     make.file("ant/a.jpg", sample_images[0])
     link = make.root / place
@@ -286,7 +281,7 @@ def test_a_side_file_may_not_lead_out(make: Any, sample_images: list[bytes], pla
     assert (caught.value.code, caught.value.field) == ("bad_path", option)
 
 
-def test_a_link_inside_the_folder_and_a_pipe(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_a_link_inside_the_folder_and_a_pipe(make, walk, sample_images):
     make.file("n01440764/a.jpg", sample_images[0])
     make.file("lists/words", "n01440764 tench, Tinca tinca\n")
     (make.root / "synset_words.txt").symlink_to("lists/words")
@@ -297,7 +292,7 @@ def test_a_link_inside_the_folder_and_a_pipe(make: Any, walk: Any, sample_images
         list(open_reader(make.root, "imagefolder").records())
 
 
-def test_folders_that_lead_out_are_not_listed(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_folders_that_lead_out_are_not_listed(make, walk, sample_images):
     make.file("val/ant/a.jpg", sample_images[0])
     make.file("../outside/train/secret.jpg", b"x")
     (make.root / "train").symlink_to(make.root.parent / "outside" / "train")

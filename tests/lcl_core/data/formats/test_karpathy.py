@@ -1,9 +1,6 @@
 """Karpathy's splits as they are distributed."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from lcl_core.data.records import CaptionedImage
 SPLITS = ("restval", "train", "val", "test")
 
 
-def entry(number: int, split: str, *captions: str, **more: Any) -> dict[str, Any]:
+def entry(number, split, *captions, **more):
     """The fields that both files have."""
     sentences = [
         {"tokens": caption.lower().split(), "raw": caption, "imgid": number, "sentid": 5 * number + place}
@@ -23,16 +20,16 @@ def entry(number: int, split: str, *captions: str, **more: Any) -> dict[str, Any
     return {**facts, "split": split, "sentences": sentences, **more}
 
 
-def coco(number: int, split: str, *captions: str) -> dict[str, Any]:
+def coco(number, split, *captions):
     return entry(number, split, *captions, filepath="val2014", cocoid=1000 + number)
 
 
 @pytest.fixture
-def sample_images(sample: Any) -> dict[str, bytes]:
+def sample_images(sample):
     return {f"{n}.jpg": sample.image(pair["image"]) for n, pair in enumerate(sample.pairs)}
 
 
-def test_coco(make: Any, walk: Any, sample_images: dict[str, bytes]) -> None:
+def test_coco(make, walk, sample_images):
     images = [coco(n, split, f"Image {n}. ", "An ant .") for n, split in enumerate(SPLITS)]
     make.file("dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
     make.files("val2014", sample_images)
@@ -50,7 +47,7 @@ def test_coco(make: Any, walk: Any, sample_images: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "images/", "flickr30k-images/", "flickr30k_images/"])
-def test_flickr(make: Any, walk: Any, sample_images: dict[str, bytes], folder: str) -> None:
+def test_flickr(make, walk, sample_images, folder):
     images = [entry(n, split, *(f"Caption {n} {k}." for k in range(5))) for n, split in enumerate(SPLITS[1:])]
     file = make.file("dataset_flickr30k.json", json.dumps({"images": images, "dataset": "flickr30k"}))
     for name, data in sample_images.items():
@@ -62,7 +59,7 @@ def test_flickr(make: Any, walk: Any, sample_images: dict[str, bytes], folder: s
     assert [record.images[0].load() for record in records] == list(sample_images.values())[:3]
 
 
-ENTRIES: dict[str, tuple[Any, str]] = {
+ENTRIES = {
     "no object": ("7.jpg", "bad image entry"),
     "a file name that climbs": ({**coco(7, "val"), "filename": "../x.jpg"}, "bad image entry"),
     "a folder that climbs": ({**coco(7, "val"), "filepath": "../.."}, "bad image entry"),
@@ -75,7 +72,7 @@ ENTRIES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_malformed_entry(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_entry(make, walk, name):
     value, reason = ENTRIES[name]
     images = ",\n".join(json.dumps(image) for image in (coco(1, "train", "x"), value, coco(2, "test", "y")))
     make.file("dataset_coco.json", f'{{"images": [\n{images}], "dataset": "coco"}}')
@@ -84,7 +81,7 @@ def test_a_malformed_entry(make: Any, walk: Any, name: str) -> None:
     assert (bad.file, bad.line, bad.reason) == ("dataset_coco.json", 0, reason)
 
 
-def test_empty_captions_are_reported(make: Any, walk: Any) -> None:
+def test_empty_captions_are_reported(make, walk):
     make.file("dataset_coco.json", json.dumps({"images": [coco(1, "train", "x", " ", "")]}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert record.body.captions == ("x",)
@@ -100,7 +97,7 @@ def test_empty_captions_are_reported(make: Any, walk: Any) -> None:
         ('{"images": [' + json.dumps(coco(1, "val", "x")), 0, ["bad json"]),
     ],
 )
-def test_a_malformed_file(make: Any, walk: Any, text: str, count: int, reasons: list[str]) -> None:
+def test_a_malformed_file(make, walk, text, count, reasons):
     make.file("dataset_flickr8k.json", text)
     records, bad = walk(open_reader(make.root))
     assert len(records) == count

@@ -1,13 +1,10 @@
 """Malformed lines, documents and archives: each has its defined result, and the lines around it are read."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
 import os
 import zipfile
-from typing import Any
 
 import pytest
 
@@ -17,7 +14,7 @@ from lcl_core.data.jsonl import MAX_LINE_BYTES
 
 GOOD = b'{"text_list": ["good"], "image_info": []}\n'
 START = b'{"text_list": [], "image_info": [], "x": '
-LINES: dict[str, tuple[bytes, str]] = {
+LINES = {
     "no JSON": (b"text", "bad line"),
     "half an object": (b'{"text_list": ["x"', "bad line"),
     "an array": (b"[]", "bad line"),
@@ -32,12 +29,12 @@ LINES: dict[str, tuple[bytes, str]] = {
 }
 
 
-def shard(*lines: bytes) -> bytes:
+def shard(*lines):
     return b"".join(line.rstrip(b"\n") + b"\n" for line in lines)
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_malformed_line(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_line(make, walk, name):
     line, reason = LINES[name]
     data = shard(GOOD, line, GOOD)
     make.file("docs_shard_0_v2.jsonl", data)
@@ -52,7 +49,7 @@ def test_a_malformed_line(make: Any, walk: Any, name: str) -> None:
 
 
 IMAGE = {"image_name": "a.jpg", "matched_text_index": 0, "matched_sim": 0.5}
-REFERENCES: dict[str, Any] = {
+REFERENCES = {
     "no object": "a.jpg",
     "no name": {"matched_text_index": 0, "matched_sim": 0.5},
     "a name that is a number": {**IMAGE, "image_name": 7},
@@ -74,7 +71,7 @@ REFERENCES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("format", ["mmc4", "native"])
-def test_a_malformed_image_reference_leaves_the_document(make: Any, walk: Any, name: str, format: str) -> None:
+def test_a_malformed_image_reference_leaves_the_document(make, walk, name, format):
     row = {"text_list": ["x"], "image_info": [IMAGE, REFERENCES[name], {**IMAGE, "image_name": "b.jpg"}]}
     file = "docs_shard_0_v2.jsonl" if format == "mmc4" else "interleaved.jsonl"
     make.jsonl(file, [row])
@@ -84,7 +81,7 @@ def test_a_malformed_image_reference_leaves_the_document(make: Any, walk: Any, n
     assert "image_info[1]" in bad.detail
 
 
-def test_odd_values_are_made_harmless(make: Any, walk: Any) -> None:
+def test_odd_values_are_made_harmless(make, walk):
     """Half surrogates, NaN in a field that is kept, a byte order mark, Windows line ends, blank lines."""
     line = b'\xef\xbb\xbf{"text_list": ["\\ud800x \\ud83d\\ude00"], "image_info": [], "n": NaN, "m": 1e999}\r\n\r\n\n'
     make.file("docs_shard_0_v2.jsonl", line + GOOD.rstrip())
@@ -95,7 +92,7 @@ def test_odd_values_are_made_harmless(make: Any, walk: Any) -> None:
     assert second.id == "docs_shard_0_v2.jsonl:4"
 
 
-PAIRS: dict[str, Any] = {
+PAIRS = {
     "no image": {"captions": []},
     "an unsafe image": {"image": "../x.png", "captions": []},
     "captions a string": {"image": "x.png", "captions": "c"},
@@ -105,7 +102,7 @@ PAIRS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_malformed_pair_of_our_own_form(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_pair_of_our_own_form(make, walk, name):
     good = {"image": "x.png", "captions": ["c"]}
     make.jsonl("pairs.jsonl", [good, PAIRS[name], good])
     records, (bad,) = walk(open_reader(make.root))
@@ -113,7 +110,7 @@ def test_a_malformed_pair_of_our_own_form(make: Any, walk: Any, name: str) -> No
     assert (bad.file, bad.line, bad.reason) == ("pairs.jsonl", 2, "bad pair")
 
 
-SEGMENTS: dict[str, tuple[Any, str]] = {
+SEGMENTS = {
     "no list": ("x", "bad document"),
     "an entry that is text": (["x"], "bad document"),
     "an entry of neither": ([{"video": "x"}], "bad document"),
@@ -123,7 +120,7 @@ SEGMENTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", SEGMENTS)
-def test_malformed_segments_of_our_own_form(make: Any, walk: Any, name: str) -> None:
+def test_malformed_segments_of_our_own_form(make, walk, name):
     segments, reason = SEGMENTS[name]
     make.jsonl("interleaved.jsonl", [{"text_list": [], "image_info": [], "segments": segments}])
     records, (bad,) = walk(open_reader(make.root))
@@ -135,14 +132,14 @@ def test_malformed_segments_of_our_own_form(make: Any, walk: Any, name: str) -> 
 NOISE = shard(*[json.dumps({"text_list": [os.urandom(40).hex()], "image_info": []}).encode() for _ in range(2000)])
 
 
-def zipped(data: bytes, method: int = zipfile.ZIP_DEFLATED, name: str = "x.jsonl") -> bytes:
+def zipped(data, method=zipfile.ZIP_DEFLATED, name="x.jsonl"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         archive.writestr(name, data)
     return buffer.getvalue()
 
 
-def with_flag(data: bytes, bit: int) -> bytes:
+def with_flag(data, bit):
     """The zip with a flag set for its one member, in both headers."""
     changed, central = bytearray(data), data.rindex(b"PK\1\2")
     changed[6] |= bit
@@ -150,17 +147,17 @@ def with_flag(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-def flipped(data: bytes, place: int) -> bytes:
+def flipped(data, place):
     return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
 
-def with_size(data: bytes, size: int) -> bytes:
+def with_size(data, size):
     """The zip whose directory states another unpacked size."""
     central = data.rindex(b"PK\1\2")
     return data[: central + 24] + size.to_bytes(4, "little") + data[central + 28 :]
 
 
-ARCHIVES: dict[str, tuple[str, bytes, str]] = {
+ARCHIVES = {
     "an empty zip file": ("zip", b"", ""),
     "a zip of nothing": ("zip", zipped(b"", name="README"), "unreadable file"),
     "half a zip": ("zip", zipped(NOISE)[:20_000], "unreadable file"),
@@ -171,7 +168,7 @@ ARCHIVES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_malformed_archive(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_archive(make, walk, name):
     packing, data, reason = ARCHIVES[name]
     make.file(f"docs_shard_0_v2.jsonl.{packing}", data)
     make.file("docs_shard_1_v2.jsonl", GOOD)
@@ -183,7 +180,7 @@ def test_a_malformed_archive(make: Any, walk: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("packing", ["gz", "zip"])
-def test_an_archive_that_expands_too_much(make: Any, walk: Any, packing: str, monkeypatch: Any) -> None:
+def test_an_archive_that_expands_too_much(make, walk, packing, monkeypatch):
     monkeypatch.setattr(text_files, "MIN_ALLOWANCE_BYTES", 1 << 16)
     for number, data in enumerate((GOOD * 40_000, GOOD + b"\0" * (20 << 20))):
         packed = zipped(data) if packing == "zip" else gzip.compress(data)
@@ -193,7 +190,7 @@ def test_an_archive_that_expands_too_much(make: Any, walk: Any, packing: str, mo
     assert [item.reason for item in bad] == ["archive expands too much"] * 2
 
 
-def test_files_that_are_no_files(make: Any, walk: Any) -> None:
+def test_files_that_are_no_files(make, walk):
     outside = make.file("../outside.jsonl", GOOD)
     make.file("docs_shard_0_v2.jsonl", GOOD)
     (make.root / "docs_shard_1_v2.jsonl").symlink_to(outside)
@@ -211,23 +208,23 @@ def test_files_that_are_no_files(make: Any, walk: Any) -> None:
     ]
 
 
-def make_link_out(make: Any) -> None:
+def make_link_out(make):
     (make.root / "images" / "a.jpg").symlink_to(make.file("../secret.jpg", b"secret"))
 
 
-def make_loop(make: Any) -> None:
+def make_loop(make):
     (make.root / "images" / "a.jpg").symlink_to("a.jpg")
 
 
-def make_pipe(make: Any) -> None:
+def make_pipe(make):
     os.mkfifo(make.root / "images" / "a.jpg")
 
 
-def make_folder(make: Any) -> None:
+def make_folder(make):
     (make.root / "images" / "a.jpg").mkdir()
 
 
-def make_giant(make: Any) -> None:
+def make_giant(make):
     with (make.root / "images" / "a.jpg").open("wb") as file:
         file.truncate((64 << 20) + 1)
 
@@ -243,7 +240,7 @@ def make_giant(make: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("format", ["mmc4", "native"])
-def test_a_image_that_cannot_be_had(make: Any, walk: Any, spoil: Any, code: str, format: str) -> None:
+def test_a_image_that_cannot_be_had(make, walk, spoil, code, format):
     make.jsonl(
         "docs_shard_0_v2.jsonl" if format == "mmc4" else "interleaved.jsonl",
         [{"text_list": ["x"], "image_info": [IMAGE]}],

@@ -1,10 +1,7 @@
 """Malformed pages and references: each has its defined result, and the page beside it is read."""
 
-from __future__ import annotations
-
 import base64
 import os
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,7 @@ GOOD = "<p>A good page.</p>"
 DEEP = parser.MAX_HTML_DEPTH
 
 # page -> its texts (None: no record), reasons of bad items
-PAGES: dict[str, tuple[bytes, list[str] | None, list[str]]] = {
+PAGES = {
     "an empty file": (b"", None, ["empty document"]),
     "no markup": (b"Just text.", ["Just text."], []),
     "noise": (bytes(range(128, 256)) * 50, None, ["empty document"]),
@@ -37,7 +34,7 @@ PAGES: dict[str, tuple[bytes, list[str] | None, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_malformed_page(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_page(make, walk, name):
     data, expected, reasons = PAGES[name]
     make.file("bad.html", data)
     make.file("good.html", GOOD)
@@ -77,7 +74,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_a_reference_that_leads_nowhere(make: Any, walk: Any, sample: Any, name: str) -> None:
+def test_a_reference_that_leads_nowhere(make, walk, sample, name):
     reference, reason = REFERENCES[name]
     make.file("a.webp", sample.image(sample.pairs[0]["image"]))
     make.file("img/x.txt", "")
@@ -99,7 +96,7 @@ def test_a_reference_that_leads_nowhere(make: Any, walk: Any, sample: Any, name:
     assert 0 < len(bad.detail) < 600
 
 
-def test_pages_that_are_no_files(make: Any, walk: Any) -> None:
+def test_pages_that_are_no_files(make, walk):
     make.file("a.html", GOOD)
     (make.root / "b.html").symlink_to(make.file("../outside.html", GOOD))
     (make.root / "c.html").symlink_to("c.html")
@@ -112,7 +109,7 @@ def test_pages_that_are_no_files(make: Any, walk: Any) -> None:
     assert [(item.file, item.reason) for item in bad] == [(f"{name}.html", "unreadable page") for name in "bcde"]
 
 
-def test_a_zip_that_is_none(make: Any) -> None:
+def test_a_zip_that_is_none(make):
     path = make.file("x.zip", b"PK\3\4 and no more")
     with pytest.raises(UserError) as caught:
         list(open_reader(path, "web").records())

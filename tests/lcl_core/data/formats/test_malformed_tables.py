@@ -1,9 +1,5 @@
 """Malformed Parquet and Arrow files and rows: each has its defined result, and the rest is read."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,11 +13,11 @@ STRINGS = pa.list_(pa.string())
 PLACES = pa.schema([("images", STRINGS), ("texts", STRINGS), ("metadata", pa.string())])
 
 
-def good(count: int = 6) -> pa.Table:
+def good(count=6):
     return pa.Table.from_pylist([GOOD] * count, PLACES)
 
 
-ROWS: dict[str, tuple[dict[str, Any], str, bool]] = {
+ROWS = {
     "images null": ({**GOOD, "images": None}, "bad row", False),
     "texts null": ({**GOOD, "texts": None}, "bad row", False),
     "lists of two lengths": ({**GOOD, "texts": ["x"]}, "bad row", False),
@@ -34,7 +30,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, bool]] = {
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_a_malformed_row(make: Any, walk: Any, name: str, kind: str) -> None:
+def test_a_malformed_row(make, walk, name, kind):
     row, reason, kept = ROWS[name]
     table = pa.Table.from_pylist([GOOD, row, GOOD], PLACES)
     path = make.parquet("x.parquet", table) if kind == "parquet" else make.arrow("x.arrow", table)
@@ -43,7 +39,7 @@ def test_a_malformed_row(make: Any, walk: Any, name: str, kind: str) -> None:
     assert (bad.file, bad.line, bad.reason) == (path.name, 2, reason)
 
 
-def test_metadata_of_an_odd_form_does_no_harm(make: Any, walk: Any) -> None:
+def test_metadata_of_an_odd_form_does_no_harm(make, walk):
     rows = [{**GOOD, "metadata": text} for text in ("{}", "3", "[]", "[null, 3]", "null", "", '[NaN, {"a": NaN}]')]
     make.parquet("x.parquet", pa.Table.from_pylist(rows, PLACES))
     records, bad = walk(open_reader(make.root))
@@ -63,7 +59,7 @@ def test_metadata_of_an_odd_form_does_no_harm(make: Any, walk: Any) -> None:
         ("texts", pa.list_(pa.binary()), [b"x", None]),
     ],
 )
-def test_places_of_a_wrong_type(make: Any, walk: Any, column: str, kind: pa.DataType, value: Any) -> None:
+def test_places_of_a_wrong_type(make, walk, column, kind, value):
     schema = PLACES.set(PLACES.get_field_index(column), pa.field(column, kind))
     make.parquet("x.parquet", pa.Table.from_pylist([{**GOOD, column: value}], schema))
     (record,), (bad,) = walk(open_reader(make.root))
@@ -78,7 +74,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
-def test_a_file_without_the_columns(make: Any, walk: Any, spoilt: pa.Table) -> None:
+def test_a_file_without_the_columns(make, walk, spoilt):
     make.parquet("a.parquet", good())
     make.parquet("b.parquet", spoilt)
     records, (bad,) = walk(open_reader(make.root))
@@ -86,7 +82,7 @@ def test_a_file_without_the_columns(make: Any, walk: Any, spoilt: pa.Table) -> N
     assert not obelics.ObelicsReader.sniff(make.root / "b.parquet")
 
 
-def test_the_column_of_bytes_must_be_there_and_fit(make: Any, walk: Any) -> None:
+def test_the_column_of_bytes_must_be_there_and_fit(make, walk):
     make.parquet("a.parquet", good(1))
     make.parquet("b.parquet", good(1).append_column("pixels", [[[b"x"]]]))
     records, bad = walk(open_reader(make.root, bytes_column="pixels"))
@@ -94,18 +90,18 @@ def test_the_column_of_bytes_must_be_there_and_fit(make: Any, walk: Any) -> None
     assert [(item.file, item.reason) for item in bad] == [("a.parquet", "not in this format"), ("b.parquet", "bad row")]
 
 
-def test_text_that_is_not_utf8(make: Any, walk: Any) -> None:
+def test_text_that_is_not_utf8(make, walk):
     raw = pa.array([[b"\xff\xfe"], [b"good"]], pa.list_(pa.binary())).view(STRINGS)
     make.parquet("x.parquet", pa.table({"images": pa.array([[None], [None]], STRINGS), "texts": raw}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.line, bad.reason) == ("x.parquet:2", 1, "bad row")
 
 
-def spoil(data: bytes, start: int, length: int) -> bytes:
+def spoil(data, start, length):
     return data[:start] + b"\xa5" * length + data[start + length :]
 
 
-FILES: dict[str, tuple[str, Any]] = {
+FILES = {
     "an empty parquet": ("parquet", lambda data: b""),
     "text for parquet": ("parquet", lambda data: b"nothing of the kind" * 9),
     "a parquet without its end": ("parquet", lambda data: data[: len(data) // 2]),
@@ -124,7 +120,7 @@ FILES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file(make: Any, walk: Any, name: str) -> None:
+def test_a_damaged_file(make, walk, name):
     kind, damage = FILES[name]
     if kind == "parquet":
         path = make.parquet("b.parquet", good())
@@ -138,7 +134,7 @@ def test_a_damaged_file(make: Any, walk: Any, name: str) -> None:
     assert (bad.file, bad.reason) == (path.name, "damaged parquet" if kind == "parquet" else "damaged arrow")
 
 
-def test_a_damaged_row_group_leaves_the_others(make: Any, walk: Any) -> None:
+def test_a_damaged_row_group_leaves_the_others(make, walk):
     table = pa.table({"images": [[None]] * 6, "texts": [[f"text {n} " * 50] for n in range(6)]})
     path = make.parquet("x.parquet", table, group=2)
     about = pq.read_metadata(path).row_group(1).column(1)
@@ -149,7 +145,7 @@ def test_a_damaged_row_group_leaves_the_others(make: Any, walk: Any) -> None:
     assert (bad.line, bad.reason) == (3, "damaged parquet")
 
 
-def test_offsets_that_point_outside(make: Any, walk: Any) -> None:
+def test_offsets_that_point_outside(make, walk):
     """The library trusts the offsets of a batch; following these would read memory that is not ours."""
     rows = [{"images": [None] * count, "texts": ["x"] * count} for count in (7919, 211)]
     batches = [pa.RecordBatch.from_pylist(part, PLACES) for part in ([GOOD], rows, [GOOD])]
@@ -165,7 +161,7 @@ def test_offsets_that_point_outside(make: Any, walk: Any) -> None:
     assert (bad.line, bad.reason) == (2, "damaged arrow")
 
 
-def test_rows_and_groups_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
+def test_rows_and_groups_are_bounded(make, walk, monkeypatch):
     make.parquet("a.parquet", good(4), group=2)
     monkeypatch.setattr(obelics, "MAX_ENTRIES", 1)
     records, bad = walk(open_reader(make.root))
@@ -179,7 +175,7 @@ def test_rows_and_groups_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> 
     assert len(walk(open_reader(make.root))[0]) == 4
 
 
-def test_a_row_of_a_thousand_million_places(make: Any, walk: Any) -> None:
+def test_a_row_of_a_thousand_million_places(make, walk):
     """Nulls of no type take no room, in the file and in memory, until they become Python's."""
     count = 1_000_000_000
     nothing = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.nulls(count))
@@ -188,7 +184,7 @@ def test_a_row_of_a_thousand_million_places(make: Any, walk: Any) -> None:
     assert (records, bad.reason) == ([], "bad row")
 
 
-def test_embedded_bytes_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
+def test_embedded_bytes_are_bounded(make, walk, monkeypatch):
     monkeypatch.setattr(image_lookup, "MAX_IMAGE_BYTES", 10)
     make.parquet("x.parquet", pa.table({"images": [[b"x" * 11]], "texts": [[None]]}))
     (record,), _ = walk(open_reader(make.root, format="obelics"))

@@ -1,11 +1,8 @@
 """Malformed tars, their members and side files: each has its defined result, and the rest is read."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import tarfile
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,22 +14,22 @@ from lcl_core.data.formats.image_lookup import ImageFinder
 IMAGE = b"P" * 700
 
 
-def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+def entry(name, kind=tarfile.REGTYPE, link="", size=0):
     made = tarfile.TarInfo(name)
     made.type, made.linkname, made.size = kind, link, size
     return made
 
 
-def header(name: str, kind: bytes, size: int) -> bytes:
+def header(name, kind, size):
     """A bare header block that states any size; the library would refuse to write some of these."""
     return entry(name, kind, size=size).tobuf(tarfile.GNU_FORMAT)
 
 
-def block(data: bytes) -> bytes:
+def block(data):
     return data + bytes(-len(data) % 512)
 
 
-def whole(make: Any) -> bytes:
+def whole(make):
     """Three samples, 2,048 bytes each, and the end mark."""
     members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("jpg", IMAGE), ("txt", b"t"))]
     return make.tar("../good.tar", members).read_bytes()
@@ -40,7 +37,7 @@ def whole(make: Any) -> bytes:
 
 END = bytes(1024)
 # what a tar holds → (records that are read, reasons)
-TARS: dict[str, tuple[Any, int, list[str]]] = {
+TARS = {
     "text": (lambda good: b"no tar at all" * 100, 0, ["damaged tar"]),
     "gzip": (lambda good: gzip.compress(good), 0, ["damaged tar"]),
     "cut in an image": (lambda good: good[:1000], 0, ["damaged tar"]),
@@ -53,7 +50,7 @@ TARS: dict[str, tuple[Any, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", TARS)
-def test_a_malformed_tar(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_tar(make, walk, name):
     spoil, count, reasons = TARS[name]
     good = whole(make)
     make.file("a.tar", spoil(good))
@@ -75,7 +72,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_members_that_are_no_files(make: Any, walk: Any, name: str) -> None:
+def test_members_that_are_no_files(make, walk, name):
     kind, link = KINDS[name]
     make.tar("x.tar", [(entry("0.jpg", kind, link), b""), ("0.txt", b"t"), ("1.jpg", IMAGE)])
     records, bad = walk(open_reader(make.root))
@@ -87,7 +84,7 @@ def test_members_that_are_no_files(make: Any, walk: Any, name: str) -> None:
 
 
 DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
-SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
+SAMPLES = {
     "no image": ([("0.txt", b"t"), ("0.json", b"{}")], [], ["no image"]),
     "two images": ([("0.jpg", IMAGE), ("0.png", b"x")], ["x/0"], ["second image"]),
     "a member twice": ([("0.jpg", IMAGE), ("0.jpg", b"x")], ["x/0"], ["repeated member"]),
@@ -108,7 +105,7 @@ SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
+def test_malformed_samples(make, walk, name):
     members, ids, reasons = SAMPLES[name]
     make.tar("x.tar", members)
     records, bad = walk(open_reader(make.root, format="webdataset"))
@@ -118,11 +115,11 @@ def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
     assert all("/" not in image.name and image.name.isprintable() for r in records for image in r.images)
 
 
-def rows(*more: dict[str, Any]) -> pa.Table:
+def rows(*more):
     return pa.Table.from_pylist([{"key": "0", "url": "u0", "caption": "side", "status": None}, *more])
 
 
-SIDES: dict[str, tuple[Any, str, int]] = {
+SIDES = {
     "no Parquet": (b"PAR1" + b"x" * 100 + b"PAR1", "damaged parquet", 0),
     "no column key": (pa.table({"id": ["0"]}), "side file not used", 0),
     "two columns of one name": (pa.table([["0"], ["c"], ["d"]], ["key", "x", "x"]), "side file not used", 0),
@@ -134,7 +131,7 @@ SIDES: dict[str, tuple[Any, str, int]] = {
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_a_malformed_side_file(make: Any, walk: Any, name: str) -> None:
+def test_a_malformed_side_file(make, walk, name):
     data, reason, line = SIDES[name]
     make.tar("x.tar", [("0.jpg", IMAGE)])
     if isinstance(data, bytes):
@@ -147,7 +144,7 @@ def test_a_malformed_side_file(make: Any, walk: Any, name: str) -> None:
     assert records[0].body.captions == (("side",) if line else ())
 
 
-def test_a_side_file_is_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
+def test_a_side_file_is_bounded(make, walk, monkeypatch):
     monkeypatch.setattr(webdataset, "MAX_SIDE_ROWS", 3)
     make.tar("x.tar", [("0.jpg", IMAGE)])
     make.parquet("x.parquet", rows(*[{"key": str(number)} for number in range(1, 4)]))
@@ -155,7 +152,7 @@ def test_a_side_file_is_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
     assert (bad.reason, records[0].body.captions) == ("side file not used", ())
 
 
-def test_tars_that_are_no_files(make: Any, walk: Any) -> None:
+def test_tars_that_are_no_files(make, walk):
     outside = make.tar("../outside.tar", [("0.jpg", IMAGE)])
     make.tar("a.tar", [("0.jpg", IMAGE)])
     (make.root / "b.tar").symlink_to(outside)
@@ -174,7 +171,7 @@ def test_tars_that_are_no_files(make: Any, walk: Any) -> None:
     assert [(item.file, item.reason) for item in ImageFinder(make.root).problems] == expected
 
 
-def test_problems_of_the_images_are_passed_on(make: Any, walk: Any) -> None:
+def test_problems_of_the_images_are_passed_on(make, walk):
     make.jsonl("docs_shard_0_v2.jsonl", [])
     make.tar("images/a.tar", [("0.jpg", IMAGE), ("0.json", b"{"), ("1.jpg", b"x"), ("1.json", b"[]")])
     make.tar("images/b.tar", [(entry("2.jpg", tarfile.SYMTYPE, "x"), b""), (entry("3.jpg", tarfile.FIFOTYPE), b"")])

@@ -1,31 +1,28 @@
 """Markdown pages as documents."""
 
-from __future__ import annotations
-
 import base64
 import sys
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.markdown import MAX_NESTING
-from lcl_core.data.records import BadItem, Record, TextSegment
+from lcl_core.data.records import TextSegment
 
 
-def reported(record: Record) -> list[str]:
-    segments: Any = getattr(record.body, "segments", ())
+def reported(record):
+    segments = getattr(record.body, "segments", ())
     return [part.text if isinstance(part, TextSegment) else f"<{part.name}>" for part in segments]
 
 
 @pytest.fixture
-def wiki(make: Any, sample: Any, walk: Any) -> Any:
+def wiki(make, sample, walk):
     """Writes pages beside three real images, and reads them."""
     for name, pair in zip(("a.webp", "my pic.webp", "img/c.webp"), sample.pairs, strict=False):
         make.file(name, sample.image(pair["image"]))
 
-    def read(pages: dict[str, str | bytes] | str, **options: Any) -> tuple[list[Record], list[BadItem]]:
+    def read(pages, **options):
         for name, text in ({"page.md": pages} if isinstance(pages, str) else pages).items():
             make.file(name, text)
         return walk(open_reader(make.root, "markdown", **options))
@@ -33,7 +30,7 @@ def wiki(make: Any, sample: Any, walk: Any) -> Any:
     return read
 
 
-def test_a_page_in_reading_order(wiki: Any, make: Any) -> None:
+def test_a_page_in_reading_order(wiki, make):
     (record,), bad = wiki(
         """---
 title: "All about ants"
@@ -101,20 +98,20 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_images_stand_where_the_page_has_them(wiki: Any, name: str) -> None:
+def test_images_stand_where_the_page_has_them(wiki, name):
     text, expected = IMAGES[name]
     (record,), bad = wiki(text)
     assert (reported(record), bad) == (expected, [])
 
 
-def test_an_image_in_the_page_itself(wiki: Any, sample: Any) -> None:
+def test_an_image_in_the_page_itself(wiki, sample):
     data = sample.image(sample.pairs[0]["image"])
     (record,), bad = wiki(f"![x1](data:image/webp;base64,{base64.b64encode(data).decode()})")
     assert bad == []
     assert record.images[0].load() == data
 
 
-def test_bad_references_are_reported_with_their_line_in_the_markdown(wiki: Any) -> None:
+def test_bad_references_are_reported_with_their_line_in_the_markdown(wiki):
     (record,), bad = wiki(
         "---\ntitle: x\n---\n\nOne.\n\n![gone](none.png)\n\n![far](https://example.org/x.png)\n\n"
         "Some ![up](../../secret.png) text.\n\n<img src='none.png'>\n\n![odd](javascript:alert)\n"
@@ -129,19 +126,19 @@ def test_bad_references_are_reported_with_their_line_in_the_markdown(wiki: Any) 
     ]
 
 
-def test_line_ends_and_encodings(wiki: Any) -> None:
+def test_line_ends_and_encodings(wiki):
     marked = b"\xef\xbb\xbf# One\r\n\r\nTwo\r\nthree\r\n"
     records, bad = wiki({"a.md": marked, "b.markdown": "Gr\u00fcn".encode("utf-16"), "c.MD": b"x\xff1"})
     assert [reported(record) for record in records] == [["One", "Two three"], ["Gr\u00fcn"], ["x\ufffd1"]]
     assert bad == []
 
 
-def test_front_matter_must_be_closed(wiki: Any) -> None:
+def test_front_matter_must_be_closed(wiki):
     records, _ = wiki({"a.md": "---\ntitle: x\n\nText.", "b.md": "---\n---\nText.", "c.md": "--- \nText."})
     assert [reported(record) for record in records] == [["title: x", "Text."], ["Text."], ["Text."]]
 
 
-def test_a_wiki_is_recognised_and_a_readme_is_none(make: Any, sample: Any) -> None:
+def test_a_wiki_is_recognised_and_a_readme_is_none(make, sample):
     make.file("wiki/Home.md", "# Home")
     make.file("wiki/x.png", b"")
     assert open_reader(make.root / "wiki").format == "markdown"
@@ -151,7 +148,7 @@ def test_a_wiki_is_recognised_and_a_readme_is_none(make: Any, sample: Any) -> No
 
 
 # page -> does a record come, reasons of bad items
-MALFORMED: dict[str, tuple[str, bool, list[str]]] = {
+MALFORMED = {
     "an empty file": ("", False, ["empty document"]),
     "front matter alone": ("---\na: b\n---\n", False, ["empty document"]),
     "quotes nested too deeply": (">" * 5000 + " deep", False, ["bad page", "empty document"]),
@@ -174,14 +171,14 @@ MALFORMED: dict[str, tuple[str, bool, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_markdown(wiki: Any, name: str) -> None:
+def test_malformed_markdown(wiki, name):
     text, comes, reasons = MALFORMED[name]
     records, bad = wiki({"bad.md": text, "good.md": "Good page."})
     assert {record.id.partition("#")[0] for record in records} == ({"bad.md", "good.md"} if comes else {"good.md"})
     assert [(item.file, item.reason) for item in bad] == [("bad.md", reason) for reason in reasons]
 
 
-def test_without_the_parser_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_parser_the_extra_is_named(make, monkeypatch):
     make.file("x.md", "x")
     monkeypatch.setitem(sys.modules, "markdown_it", None)
     with pytest.raises(UserError, match=r"lcl\[data\]") as caught:

@@ -1,11 +1,8 @@
 """MMC4 as it is distributed: shards in every packing, images in every layout."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +23,7 @@ SHARDS = (
 
 
 @pytest.mark.parametrize("pattern", SHARDS)
-def test_shards_of_every_naming_in_the_order_of_their_numbers(make: Any, sample: Any, walk: Any, pattern: str) -> None:
+def test_shards_of_every_naming_in_the_order_of_their_numbers(make, sample, walk, pattern):
     rows = sample.mmc4()
     for number, row in zip((10, 9, 100), rows, strict=True):
         make.jsonl(pattern.format(number), [row, row])
@@ -47,7 +44,7 @@ def test_shards_of_every_naming_in_the_order_of_their_numbers(make: Any, sample:
         )
 
 
-def test_what_a_document_keeps(make: Any, sample: Any, walk: Any) -> None:
+def test_what_a_document_keeps(make, sample, walk):
     row = sample.mmc4()[0]
     make.jsonl("docs_shard_0_v2.jsonl.zip", [row])
     (record,), _ = walk(open_reader(make.root))
@@ -60,44 +57,44 @@ def test_what_a_document_keeps(make: Any, sample: Any, walk: Any) -> None:
     assert (record.split, record.source) == ("train", "")
 
 
-def lay_folder(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_folder(make, images, rows):
     return make.files("pictures", images)
 
 
-def lay_tars(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_tars(make, images, rows):
     names = sorted(images)
     make.tar("pictures/a.tar", [(f"./{name}", images[name]) for name in names[::2]])
     return make.tar("pictures/b.tar", [(f"deep/in/{name}", images[name]) for name in names[1::2]]).parent
 
 
-def lay_one_tar(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_one_tar(make, images, rows):
     return make.tar("pictures.tar", sorted(images.items()))
 
 
-def by_url(images: dict[str, bytes], rows: list[Any]) -> dict[str, bytes]:
+def by_url(images, rows):
     return {image["raw_url"]: images[image["image_name"]] for row in rows for image in row["image_info"]}
 
 
-def lay_img2dataset(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_img2dataset(make, images, rows):
     return make.img2dataset("pictures", by_url(images, rows))
 
 
-def lay_img2dataset_json_only(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_img2dataset_json_only(make, images, rows):
     return make.img2dataset("pictures", by_url(images, rows), side=False)
 
 
-def lay_img2dataset_side_only(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_img2dataset_side_only(make, images, rows):
     return make.img2dataset("pictures", by_url(images, rows), json_too=False)
 
 
-def lay_img2dataset_files(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_img2dataset_files(make, images, rows):
     found = by_url(images, rows)
     place = make.img2dataset("pictures", found, json_too=False)
     (place / "00000.tar").unlink()
     return make.files("pictures/00000", {f"{n:09d}.jpg": data for n, data in enumerate(found.values())}).parent
 
 
-def lay_img2dataset_files_one_folder_down(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_img2dataset_files_one_folder_down(make, images, rows):
     lay_img2dataset_files(make, images, rows)
     (make.root / "pictures").rename(make.root / "downloads")
     make.file("pictures/README.md", "?")
@@ -105,7 +102,7 @@ def lay_img2dataset_files_one_folder_down(make: Any, images: dict[str, bytes], r
     return Path(make.root / "pictures")
 
 
-def lay_shard_folders(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+def lay_shard_folders(make, images, rows):
     """As MMC4's download script writes them: ``OUTPUT/INDEX_OF_SHARD/NAME``."""
     names = sorted(images)
     make.files("pictures/0", {name: images[name] for name in names[::2]})
@@ -126,7 +123,7 @@ def lay_shard_folders(make: Any, images: dict[str, bytes], rows: list[Any]) -> P
         lay_img2dataset_files,
     ],
 )
-def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> None:
+def test_images_in_every_layout(make, sample, walk, lay):
     rows, images = sample.mmc4(), sample.mmc4_images()
     shard = make.jsonl("docs_shard_7_v2.jsonl.gz", rows)
     place = lay(make, images, rows)
@@ -137,7 +134,7 @@ def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> 
 
 
 @pytest.mark.parametrize("place", ["images/0", "mmc4_images", "mmc4_images/7", "docs_shard_7_v2_images"])
-def test_images_where_the_download_script_writes_them(make: Any, sample: Any, walk: Any, place: str) -> None:
+def test_images_where_the_download_script_writes_them(make, sample, walk, place):
     make.jsonl("docs_shard_7_v2.jsonl", sample.mmc4())
     make.files(place, sample.mmc4_images())
     records, bad = walk(open_reader(make.root))
@@ -145,7 +142,7 @@ def test_images_where_the_download_script_writes_them(make: Any, sample: Any, wa
     assert {image.name: image.load() for record in records for image in record.images} == sample.mmc4_images()
 
 
-def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: Any) -> None:
+def test_a_missing_image_shows_when_it_is_loaded(make, sample, walk):
     make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())
     for options in ({}, {"images": make.files("pictures", {"other.jpg": b"x"})}, {"images": make.tar("i.tar", [])}):
         records, bad = walk(open_reader(make.root, **options))
@@ -156,7 +153,7 @@ def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: A
         assert caught.value.file == records[0].images[0].name
 
 
-def test_one_image_for_two_sentences_is_one_image(make: Any, walk: Any) -> None:
+def test_one_image_for_two_sentences_is_one_image(make, walk):
     image = {"image_name": "a.jpg", "matched_sim": 0.5}
     row = {"text_list": ["x", "y"], "image_info": [{**image, "matched_text_index": n} for n in (1, 0)]}
     make.jsonl("docs_shard_0_v2.jsonl", [row])
@@ -166,7 +163,7 @@ def test_one_image_for_two_sentences_is_one_image(make: Any, walk: Any) -> None:
     assert "image_info" not in record.extra
 
 
-def test_a_zip_of_several_files_keeps_ids_apart(make: Any, sample: Any, walk: Any) -> None:
+def test_a_zip_of_several_files_keeps_ids_apart(make, sample, walk):
     rows = sample.mmc4()
     parts = {"b.jsonl": make.lines(rows[:1]), "a.jsonl": make.lines(rows[1:]), "README": b"?"}
     make.zip("docs_shard_3_v2.jsonl.zip", {**parts, "__MACOSX/a.jsonl": b"\0"})
@@ -177,7 +174,7 @@ def test_a_zip_of_several_files_keeps_ids_apart(make: Any, sample: Any, walk: An
     ]
 
 
-def test_a_shard_is_streamed_and_its_matrices_are_not_kept(make: Any) -> None:
+def test_a_shard_is_streamed_and_its_matrices_are_not_kept(make):
     """7 MB of lines, one in memory at a time."""
     row = {"text_list": ["x"], "image_info": [], "similarity_matrix": [[0.123456789] * 10_000]}
     make.file("docs_shard_0_v2.jsonl", (json.dumps(row) + "\n") * 50)
@@ -192,7 +189,7 @@ def test_a_shard_is_streamed_and_its_matrices_are_not_kept(make: Any) -> None:
     assert peak < 3 << 20
 
 
-def test_any_file_when_the_format_is_named(make: Any, sample: Any, walk: Any) -> None:
+def test_any_file_when_the_format_is_named(make, sample, walk):
     path = make.jsonl("mine.jsonl", sample.mmc4())
     assert not MMC4Reader.sniff(path)
     records, _ = walk(open_reader(path, format="mmc4"))

@@ -1,10 +1,5 @@
 """Our own folder or zip, as records."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -14,7 +9,7 @@ from lcl_core.data.records import CaptionedImage, MatchedDocument
 from lcl_core.data.shards.convert import convert
 
 
-def test_the_sample_corpus_is_read_whole(sample_zip: Path) -> None:
+def test_the_sample_corpus_is_read_whole(sample_zip):
     corpus = open_corpus(sample_zip)
     reader = open_reader(sample_zip)
     assert reader.format == "native"
@@ -40,7 +35,7 @@ def test_the_sample_corpus_is_read_whole(sample_zip: Path) -> None:
     assert sample_image.load() == corpus.image_bytes(sample_image.name)
 
 
-def test_several_files_in_a_folder(make: Any, walk: Any) -> None:
+def test_several_files_in_a_folder(make, walk):
     for name in ("a", "val", "test_vendor"):
         make.jsonl(f"interleaved/{name}.jsonl", [{"text_list": [name], "image_info": []}])
     make.jsonl("pairs/b.jsonl", [{"image": "x.png", "captions": ["c"], "split": "val"}])
@@ -55,7 +50,7 @@ def test_several_files_in_a_folder(make: Any, walk: Any) -> None:
 
 
 @pytest.mark.parametrize("held_out", ["val-00000", "validation", "val/a", "test/a", "test/val/a", "test_vendor/train"])
-def test_documents_to_train_on_are_the_same_after_conversion(make: Any, tmp_path: Path, held_out: str) -> None:
+def test_documents_to_train_on_are_the_same_after_conversion(make, tmp_path, held_out):
     for name in ("train", "vendor/val", held_out):
         make.jsonl(f"interleaved/{name}.jsonl", [{"text_list": [name], "image_info": []}])
     convert(open_reader(make.root).records(), tmp_path / "shards")
@@ -67,7 +62,7 @@ def test_documents_to_train_on_are_the_same_after_conversion(make: Any, tmp_path
     assert splits == {"train", held_out.partition("/")[0]}
 
 
-def test_a_folder_without_the_files(make: Any) -> None:
+def test_a_folder_without_the_files(make):
     make.file("README", "nothing")
     with pytest.raises(UserError) as caught:
         list(open_reader(make.root, format="native").records())

@@ -1,9 +1,6 @@
 """OBELICS: Parquet and Arrow rows, images by URL or embedded."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,7 +19,7 @@ SCHEMA = pa.schema(
 )
 
 
-def rows(sample: Any) -> list[dict[str, Any]]:
+def rows(sample):
     """Two documents: text, image, text, image; and an image that stands twice with a text between."""
     urls = list(sample.urls())
     texts = sample.documents[0]["text_list"]
@@ -35,7 +32,7 @@ def rows(sample: Any) -> list[dict[str, Any]]:
     return [first, second]
 
 
-def write(make: Any, kind: str, table: pa.Table) -> None:
+def write(make, kind, table):
     if kind == "parquet":
         make.parquet("data/train-00000-of-00002.parquet", table.slice(0, 1))
         make.parquet("data/train-00001-of-00002.parquet", table.slice(1))
@@ -45,7 +42,7 @@ def write(make: Any, kind: str, table: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow stream", "arrow file"])
-def test_rows_become_documents(make: Any, sample: Any, walk: Any, kind: str) -> None:
+def test_rows_become_documents(make, sample, walk, kind):
     given = rows(sample)
     write(make, kind, pa.Table.from_pylist(given, SCHEMA))
     reader = open_reader(make.root, images=make.img2dataset("images", sample.urls()))
@@ -72,7 +69,7 @@ STRUCT = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
 @pytest.mark.parametrize("layout", ["bytes", "struct", "column of bytes", "column of struct"])
-def test_embedded_images(make: Any, sample: Any, walk: Any, layout: str) -> None:
+def test_embedded_images(make, sample, walk, layout):
     (url, data), *_ = sample.urls().items()
     schema, options = SCHEMA, {}
     row = {"images": [None, url], "texts": ["before", None], "metadata": None, "general_metadata": None}
@@ -95,7 +92,7 @@ def test_embedded_images(make: Any, sample: Any, walk: Any, layout: str) -> None
     assert record.extra == ({} if layout == "bytes" else {"images": {"1": {"url": url}}})
 
 
-def test_embedded_images_of_one_path_that_differ_are_several(make: Any, sample: Any, walk: Any) -> None:
+def test_embedded_images_of_one_path_that_differ_are_several(make, sample, walk):
     one, two, *_ = sample.urls().values()
     images = [{"bytes": data, "path": "image.jpg"} for data in (one, two, one)]
     table = pa.table({"images": pa.array([images], STRUCT), "texts": pa.array([[None] * 3], pa.list_(pa.string()))})
@@ -109,7 +106,7 @@ def test_embedded_images_of_one_path_that_differ_are_several(make: Any, sample: 
 MARK = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 
 
-def test_a_mark_begins_another_document(make: Any, sample: Any, walk: Any) -> None:
+def test_a_mark_begins_another_document(make, sample, walk):
     names = list(sample.mmc4_images())[:2]
     make.files("images", sample.mmc4_images())
     about = [name and {"src": name} for name in (None, names[0], None, names[1], None, names[0])]
@@ -140,7 +137,7 @@ def test_a_mark_begins_another_document(make: Any, sample: Any, walk: Any) -> No
     assert third.extra["general_metadata"] == {"url": "u"}
 
 
-def test_images_by_path_and_images_that_are_not_there(make: Any, sample: Any, walk: Any) -> None:
+def test_images_by_path_and_images_that_are_not_there(make, sample, walk):
     (name, data), *_ = sample.mmc4_images().items()
     table = pa.table({"images": [[name, "http://example.org/none.jpg", "../x.jpg"]], "texts": [[None] * 3]})
     make.parquet("x.parquet", table)
@@ -154,7 +151,7 @@ def test_images_by_path_and_images_that_are_not_there(make: Any, sample: Any, wa
         assert caught.value.code == code
 
 
-def test_splits_and_further_columns(make: Any, walk: Any) -> None:
+def test_splits_and_further_columns(make, walk):
     for name in ("train", "validation", "test", "part"):
         table = pa.table({"images": [[None]], "texts": [[name]], "score": [float("nan")], "rank": [3]})
         make.parquet(f"{name}-00000-of-00001.parquet", table)
@@ -165,7 +162,7 @@ def test_splits_and_further_columns(make: Any, walk: Any) -> None:
     assert records[0].extra == {"score": None, "rank": 3}
 
 
-def test_splits_by_folder(make: Any, walk: Any) -> None:
+def test_splits_by_folder(make, walk):
     for name in ("train", "validation"):
         make.arrow(f"{name}/data-00000-of-00001.arrow", pa.table({"images": [[None]], "texts": [[name]]}))
     records, bad = walk(open_reader(make.root, format="obelics"))
@@ -176,7 +173,7 @@ def test_splits_by_folder(make: Any, walk: Any) -> None:
     ]
 
 
-def test_versions_of_a_corpus_in_several_folders_are_refused(make: Any, walk: Any) -> None:
+def test_versions_of_a_corpus_in_several_folders_are_refused(make, walk):
     """A clone of the repository has the configurations beside each other."""
     table = pa.table({"images": [[None]], "texts": [["x"]]})
     folders = ("data", "opt_out_docs_removed_2023_07_12")
@@ -194,14 +191,14 @@ def test_versions_of_a_corpus_in_several_folders_are_refused(make: Any, walk: An
     assert len(walk(open_reader(make.root))[0]) == 2
 
 
-def test_numbered_folders_are_parts_of_one_corpus(make: Any, walk: Any) -> None:
+def test_numbered_folders_are_parts_of_one_corpus(make, walk):
     for number in range(2):
         table = pa.table({"images": [[None]], "texts": [[f"text {number}"]]})
         make.parquet(f"part-{number:03}/0.parquet", table)
     assert len(walk(open_reader(make.root))[0]) == 2
 
 
-def test_many_rows_keep_their_numbers(make: Any, walk: Any) -> None:
+def test_many_rows_keep_their_numbers(make, walk):
     count = 200
     table = pa.table({"images": [[None]] * count, "texts": [[str(number)] for number in range(count)]})
     make.parquet("x.parquet", table, group=70)

@@ -1,10 +1,7 @@
 """Pairs in folders, as img2dataset writes them by default."""
 
-from __future__ import annotations
-
 import json
 import os
-from typing import Any
 
 import pytest
 
@@ -16,7 +13,7 @@ from lcl_core.data.records import BadItem, CaptionedImage
 
 @pytest.mark.parametrize("extension", ["jpg", "webp"])
 @pytest.mark.parametrize("place", ["cc3m", "downloads/cc3m"])
-def test_the_folders_of_img2dataset(make: Any, sample: Any, walk: Any, extension: str, place: str) -> None:
+def test_the_folders_of_img2dataset(make, sample, walk, extension, place):
     urls = sample.urls()
     make.img2dataset_files(place, urls, extension)
     corpus = make.root / place.partition("/")[0]
@@ -38,7 +35,7 @@ def test_the_folders_of_img2dataset(make: Any, sample: Any, walk: Any, extension
     assert bad == gone
 
 
-def test_the_same_as_from_tars(make: Any, sample: Any, walk: Any) -> None:
+def test_the_same_as_from_tars(make, sample, walk):
     make.img2dataset("tars", sample.urls())
     make.img2dataset_files("folders", sample.urls())
     from_tars, _ = walk(open_reader(make.root / "tars"))
@@ -46,7 +43,7 @@ def test_the_same_as_from_tars(make: Any, sample: Any, walk: Any) -> None:
     assert [(record.body, record.extra) for record in from_folders] == [(r.body, r.extra) for r in from_tars]
 
 
-def test_pairs_of_ones_own(make: Any, walk: Any) -> None:
+def test_pairs_of_ones_own(make, walk):
     """Without tables; names with dots, some images without a text, splits above."""
     make.files(
         "train/red", {"a.b.PNG": b"1", "a.b.txt": b"dotted", "b.jpg": b"2", "b.json": b'{"caption": ["x", "y"]}'}
@@ -66,7 +63,7 @@ def test_pairs_of_ones_own(make: Any, walk: Any) -> None:
     ]
 
 
-def test_class_folders_stay_class_folders(make: Any) -> None:
+def test_class_folders_stay_class_folders(make):
     files = {f"ant/{n}.jpg": b"x" for n in range(5)} | {
         "ant/0.txt": b"a remark",
         "ant/README.txt": b"",
@@ -75,7 +72,7 @@ def test_class_folders_stay_class_folders(make: Any) -> None:
     assert open_reader(make.files(".", files)).format == "imagefolder"
 
 
-def test_a_folder_whose_downloads_all_failed(make: Any, sample: Any, walk: Any) -> None:
+def test_a_folder_whose_downloads_all_failed(make, sample, walk):
     make.img2dataset_files("x", sample.urls())
     for path in (make.root / "x/00000").iterdir():
         path.unlink()
@@ -85,7 +82,7 @@ def test_a_folder_whose_downloads_all_failed(make: Any, sample: Any, walk: Any) 
     assert [item.reason for item in bad] == reasons
 
 
-def test_links_that_lead_out(make: Any, walk: Any) -> None:
+def test_links_that_lead_out(make, walk):
     outside = make.files("outside", {"0.jpg": b"x", "0.txt": b"secret"})
     make.files("corpus/a", {"1.jpg": b"x", "1.txt": b"one"})
     (make.root / "corpus/a/2.jpg").symlink_to(outside / "0.jpg")
@@ -99,13 +96,13 @@ def test_links_that_lead_out(make: Any, walk: Any) -> None:
     assert caught.value.code == "bad_path"
 
 
-def test_a_file_is_no_folder_of_pairs(make: Any) -> None:
+def test_a_file_is_no_folder_of_pairs(make):
     with pytest.raises(UserError) as caught:
         list(open_reader(make.file("x.json", json.dumps({})), "pair_folders").records())
     assert caught.value.code == "corpus_unreadable"
 
 
-def test_a_file_that_is_added_changes_the_stamp_of_its_folder(make: Any, sample: Any) -> None:
+def test_a_file_that_is_added_changes_the_stamp_of_its_folder(make, sample):
     reader = open_reader(make.img2dataset_files("x", sample.urls()))
     os.utime(make.root / "x/00001", ns=(0, 0))  # before any time that the file system may give
     before = {section.key: section.stamp for section in reader.sections()}

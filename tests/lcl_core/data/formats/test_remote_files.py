@@ -1,11 +1,7 @@
 """Files behind a URL give the records of the same files on disk; the local cache is shared, bounded and checked."""
 
-from __future__ import annotations
-
 import gzip
 import pickle
-from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -15,12 +11,11 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.open import open_source
 from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.base import FilesReader
-from lcl_core.data.formats.remote_files import RemoteFiles, open_remote_files
+from lcl_core.data.formats.remote_files import open_remote_files
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.convert import convert, convert_parts
 from lcl_core.data.validation.validate import validate
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS, ConvertSpec
-from tests.lcl_core.data.corpus_layouts import Maker, Sample
 from tests.lcl_core.data.expected_corpora import LAYOUTS
 from tests.lcl_core.data.shards.part_sources import contents
 
@@ -28,25 +23,25 @@ TABLE = "image,caption\nx.png,an x\n"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "files"
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request, tmp_path):
     if request.param == "s3":
         return f"{request.getfixturevalue('s3_bucket')}/team/corpus"
     return f"memory://{tmp_path.name}/corpus" if request.param == "memory" else f"file://{tmp_path}/far/corpus"
 
 
-def upload(path: Path, url: str) -> None:
+def upload(path, url):
     files, root = fsspec.core.url_to_fs(url)
     files.makedirs(root.rpartition("/")[0], exist_ok=True)
     files.pipe_file(root, path.read_bytes())
 
 
-def upload_corpus(reader: Any, root: Path, url: str) -> None:
+def upload_corpus(reader, root, url):
     """The files of a corpus with their side files and those that several share, without images."""
     assert isinstance(reader, FilesReader)
     for path in [*reader.paths(), *(root / name for name in reader.shared_files)]:
@@ -55,7 +50,7 @@ def upload_corpus(reader: Any, root: Path, url: str) -> None:
                 upload(each, f"{url}/{each.relative_to(root).as_posix()}")
 
 
-def remote(make: Maker, sample: Sample, layout: str, url: str) -> tuple[Any, RemoteFiles]:
+def remote(make, sample, layout, url):
     """The reader of a layout on disk, and that of its files behind the URL; images stay on disk."""
     format, write = LAYOUTS[layout]
     truth = write(make, sample)
@@ -73,9 +68,7 @@ LAYOUT_NAMES = [name for name, (format, _) in LAYOUTS.items() if format in REMOT
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
-def test_they_give_the_records_and_shards_of_the_files_on_disk(
-    make: Maker, sample: Sample, layout: str, tmp_path: Path
-) -> None:
+def test_they_give_the_records_and_shards_of_the_files_on_disk(make, sample, layout, tmp_path):
     reader, far = remote(make, sample, layout, f"memory://{tmp_path.name}/corpus")
     assert [_content(item) for item in far.records()] == [_content(item) for item in reader.records()]
     convert(reader.records(), tmp_path / "near", 20_000)
@@ -83,7 +76,7 @@ def test_they_give_the_records_and_shards_of_the_files_on_disk(
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
 
 
-OTHER_FILES: dict[str, tuple[str, dict[str, bytes]]] = {
+OTHER_FILES = {
     "a table about something else": ("table", {"one.csv": TABLE.encode(), "classes.csv": b"id,size\n1,2\n"}),
     "a shard packed and unpacked": (
         "mmc4",
@@ -96,7 +89,7 @@ OTHER_FILES: dict[str, tuple[str, dict[str, bytes]]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_FILES)
-def test_what_depends_on_other_files_is_as_on_disk(make: Maker, name: str, tmp_path: Path) -> None:
+def test_what_depends_on_other_files_is_as_on_disk(make, name, tmp_path):
     format, files = OTHER_FILES[name]
     make.files(".", {**files, "x.png": b"an image"})
     url = f"memory://{tmp_path.name}/corpus"
@@ -109,7 +102,7 @@ def test_what_depends_on_other_files_is_as_on_disk(make: Maker, name: str, tmp_p
     ]
 
 
-def test_every_storage_is_read(make: Maker, sample: Sample, url: str, tmp_path: Path) -> None:
+def test_every_storage_is_read(make, sample, url, tmp_path):
     reader, far = remote(make, sample, "WebDataset", url)
     assert [_content(item) for item in far.records()] == [_content(item) for item in reader.records()]
     report = validate(far)
@@ -117,7 +110,7 @@ def test_every_storage_is_read(make: Maker, sample: Sample, url: str, tmp_path: 
     assert report.model_dump(exclude={"seconds"}) == near.model_dump(exclude={"seconds"})
 
 
-def test_processes_share_the_download(make: Maker, sample: Sample, cache: Path, tmp_path: Path) -> None:
+def test_processes_share_the_download(make, sample, cache, tmp_path):
     url = f"file://{tmp_path}/far"
     reader, far = remote(make, sample, "OBELICS parquet", url)
     convert_parts(far, tmp_path / "parts", tmp_path / "work", 20_000, processes=2, part_items=1)
@@ -126,7 +119,7 @@ def test_processes_share_the_download(make: Maker, sample: Sample, cache: Path, 
     assert len([path for path in cache.iterdir() if path.is_dir()]) == len(reader.paths())
 
 
-def test_one_file_is_a_corpus(url: str, tmp_path: Path) -> None:
+def test_one_file_is_a_corpus(url, tmp_path):
     (tmp_path / "one.csv").write_text(TABLE)
     upload(tmp_path / "one.csv", f"{url}/one.csv")
     far = open_remote_files(f"{url}/one.csv", "table", {"images": tmp_path})
@@ -134,13 +127,13 @@ def test_one_file_is_a_corpus(url: str, tmp_path: Path) -> None:
     assert [item.id for item in far.records() if isinstance(item, Record)] == ["one.csv:2"]
 
 
-def test_a_file_may_have_the_name_of_its_folder_and_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_have_the_name_of_its_folder_and_no_size(tmp_path, monkeypatch):
     url = f"memory://{tmp_path.name}/a.csv"
     (tmp_path / "a.csv").write_text(TABLE)
     upload(tmp_path / "a.csv", f"{url}/a.csv")
     find = MemoryFileSystem.find
 
-    def without_sizes(self: Any, path: str, **options: Any) -> Any:
+    def without_sizes(self, path, **options):
         return {name: {**details, "size": None} for name, details in find(self, path, **options).items()}
 
     monkeypatch.setattr(MemoryFileSystem, "find", without_sizes)
@@ -148,7 +141,7 @@ def test_a_file_may_have_the_name_of_its_folder_and_no_size(tmp_path: Path, monk
     assert [item.id for item in far.records() if isinstance(item, Record)] == ["a.csv:2"]
 
 
-def test_the_cache_keeps_to_its_bound(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_keeps_to_its_bound(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", str(2 * len(TABLE)))
     url = f"memory://{tmp_path.name}/many"
     for number in range(5):
@@ -159,7 +152,7 @@ def test_the_cache_keeps_to_its_bound(cache: Path, tmp_path: Path, monkeypatch: 
     assert len(list(cache.glob("*/*.csv"))) == 2
 
 
-def test_a_file_that_has_changed_is_fetched_again(tmp_path: Path) -> None:
+def test_a_file_that_has_changed_is_fetched_again(tmp_path):
     url = f"memory://{tmp_path.name}/changing"
     (tmp_path / "a.csv").write_text(TABLE)
     upload(tmp_path / "a.csv", f"{url}/a.csv")
@@ -173,7 +166,7 @@ def test_a_file_that_has_changed_is_fetched_again(tmp_path: Path) -> None:
     assert [section.stamp for section in after.sections()] != stamps
 
 
-def test_a_file_that_changes_between_listing_and_download_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_changes_between_listing_and_download_is_refused(tmp_path):
     url = f"memory://{tmp_path.name}/torn"
     (tmp_path / "a.csv").write_text(TABLE)
     upload(tmp_path / "a.csv", f"{url}/a.csv")
@@ -186,7 +179,7 @@ def test_a_file_that_changes_between_listing_and_download_is_refused(tmp_path: P
     assert caught.value.code == "file_unreadable"
 
 
-def test_names_that_lead_out_are_left_out(tmp_path: Path, cache: Path, s3_bucket: str) -> None:
+def test_names_that_lead_out_are_left_out(tmp_path, cache, s3_bucket):
     files = fsspec.filesystem("s3")
     bucket = s3_bucket.removeprefix("s3://")
     for key in ("corpus/a.csv", "corpus/../b.csv", "corpus/..", "corpus//c.csv"):
@@ -197,7 +190,7 @@ def test_names_that_lead_out_are_left_out(tmp_path: Path, cache: Path, s3_bucket
     assert not list(tmp_path.glob("**/b.csv"))
 
 
-def test_errors_name_the_field_and_the_way_out(tmp_path: Path) -> None:
+def test_errors_name_the_field_and_the_way_out(tmp_path):
     url = f"memory://{tmp_path.name}/nothing"
     with pytest.raises(UserError) as caught:
         open_source(ConvertSpec(path=url, format="table", options={"image": ["a"]}, name="made"), {})
@@ -214,7 +207,7 @@ def test_errors_name_the_field_and_the_way_out(tmp_path: Path) -> None:
         ConvertSpec(path=url, options={"image": "x"}, name="made")
 
 
-def test_files_that_the_reader_rejects_are_those_of_the_url(make: Maker, tmp_path: Path) -> None:
+def test_files_that_the_reader_rejects_are_those_of_the_url(make, tmp_path):
     url = f"memory://{tmp_path.name}/clone"
     for folder in ("data", "opt_out"):
         upload(make.parquet(f"{folder}/0.parquet", {"images": [[None]], "texts": [["x"]]}), f"{url}/{folder}/0.parquet")
@@ -223,6 +216,6 @@ def test_files_that_the_reader_rejects_are_those_of_the_url(make: Maker, tmp_pat
     assert caught.value.file == url
 
 
-def _content(item: Any) -> Any:
+def _content(item):
     images = [] if isinstance(item, BadItem) else [(image.name, image.load()) for image in item.images]
     return item if isinstance(item, BadItem) else (item.id, item.body, item.split, item.extra, images)

@@ -1,17 +1,12 @@
 """Every format converted in one part, in two and in seven: the bytes of a conversion in one go."""
 
-from __future__ import annotations
-
 import pickle
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem
 from lcl_core.data.shards.convert import convert, convert_parts
-from tests.lcl_core.data.corpus_layouts import Maker, Sample
 from tests.lcl_core.data.expected_corpora import LAYOUTS
 from tests.lcl_core.data.shards.part_sources import ShuffledRunner, contents
 
@@ -19,7 +14,7 @@ FILES = ("mmc4", "obelics", "webdataset", "pair_folders", "table", "native", "co
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_parts_of_every_format_make_the_same_shards(name: str, make: Maker, sample: Sample, tmp_path: Path) -> None:
+def test_parts_of_every_format_make_the_same_shards(name, make, sample, tmp_path):
     format, write = LAYOUTS[name]
     truth = write(make, sample)
     reader = open_reader(truth.path or make.root, **truth.options)
@@ -37,7 +32,7 @@ def test_parts_of_every_format_make_the_same_shards(name: str, make: Maker, samp
         assert contents(made) == contents(tmp_path / "whole")
 
 
-def test_a_reader_is_sent_without_what_it_has_found(make: Maker, sample: Sample) -> None:
+def test_a_reader_is_sent_without_what_it_has_found(make, sample):
     LAYOUTS["MMC4"][1](make, sample)
     reader = open_reader(make.root)
     before = pickle.dumps(reader)
@@ -45,7 +40,7 @@ def test_a_reader_is_sent_without_what_it_has_found(make: Maker, sample: Sample)
     assert pickle.dumps(reader) == before
 
 
-def test_a_file_that_changes_changes_its_stamp(make: Maker) -> None:
+def test_a_file_that_changes_changes_its_stamp(make):
     for name in ("a.csv", "b.csv"):
         make.file(name, "image,caption\nx.png,an x\n")
     reader = open_reader(make.root, "table")
@@ -55,5 +50,5 @@ def test_a_file_that_changes_changes_its_stamp(make: Maker) -> None:
     assert {key for key in before if before[key] != after[key]} == {"b.csv"}
 
 
-def _id(item: Any) -> Any:
+def _id(item):
     return item if isinstance(item, BadItem) else (item.id, item.body, item.extra)

@@ -1,11 +1,8 @@
 """CSV, TSV and JSON lines of images with captions or labels."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +31,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_kind_of_table(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_every_kind_of_table(make, walk, sample_images, name):
     make.file(name, TABLES[name])
     reader = open_reader(make.root / name)
     records, bad = walk(reader)
@@ -49,14 +46,14 @@ def test_every_kind_of_table(make: Any, walk: Any, sample_images: list[bytes], n
     assert [record.images[0].load() for record in records] == sample_images[:2]
 
 
-def test_packed_tables(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_packed_tables(make, walk, sample_images):
     make.file("a.csv.gz", gzip.compress(CSV.encode()))
     make.file("b.jsonl.gz", gzip.compress(JSONL.encode()))
     records, bad = walk(open_reader(make.root))
     assert (len(records), bad) == (4, [])
 
 
-def test_flickrs_own_table(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_flickrs_own_table(make, walk, sample_images):
     """Bars between columns, blanks around them, quotes as they are, five rows an image."""
     rows = [f'a.webp| {n}| "Caption" {n} , here .' for n in range(5)] + ["b.webp| 0| Another ."]
     make.file("results.csv", "\n".join(["image_name| comment_number| comment", *rows]))
@@ -71,7 +68,7 @@ def test_flickrs_own_table(make: Any, walk: Any, sample_images: list[bytes]) -> 
     assert len(apart) == 6
 
 
-def test_flickrs_table_of_lists(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_flickrs_table_of_lists(make, walk, sample_images):
     """All captions of an image in one cell, a JSON list; a text that only begins like one stays a text."""
     raw = json.dumps(["A man , here .", 'A "dog" runs .']).replace('"', '""')
     rows = [f'"{raw}","[0, 1]",test,a.webp,0', "[sic] an ant,[2],train,b.webp,1", "[3],[3],train,c.webp,2"]
@@ -85,13 +82,13 @@ def test_flickrs_table_of_lists(make: Any, walk: Any, sample_images: list[bytes]
     ]
 
 
-def test_rows_of_different_labels_stay_apart(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_rows_of_different_labels_stay_apart(make, walk, sample_images):
     make.file("t.csv", "image,caption,label\na.webp,one,x\na.webp,two,y\na.webp,three,y\n")
     records, _ = walk(open_reader(make.root))
     assert [record.body.captions for record in records] == [("one",), ("two", "three")]
 
 
-def test_columns_may_be_named(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_columns_may_be_named(make, walk, sample_images):
     make.file("t.csv", "bild,worte,mehr,art,teil,woher,image\na.webp,eins,zwei,tier,held,zoo,other\n")
     options = {"image": "bild", "captions": ["worte", "mehr"], "labels": ["art"], "split": "teil", "source": "woher"}
     (record,), bad = walk(open_reader(make.root, "table", **options))
@@ -100,7 +97,7 @@ def test_columns_may_be_named(make: Any, walk: Any, sample_images: list[bytes]) 
     assert (record.split, record.source, dict(record.extra)) == ("held", "zoo", {"image": "other"})
 
 
-def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
+def test_a_table_without_header(make, walk, sample):
     """Conceptual Captions: caption, tab, address."""
     urls = sample.urls()
     shards = make.img2dataset("shards", urls)
@@ -115,7 +112,7 @@ def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
     assert {record.split for record in records} == {"train"}
 
 
-def test_columns_by_number_and_one_of_several(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_columns_by_number_and_one_of_several(make, walk, sample_images):
     make.file("t.csv", "a.webp,An ant.,insect\n")
     reader = open_reader(make.root, "table", header=False, image=0, captions=1, labels=[2])
     records, bad = walk(reader)
@@ -131,7 +128,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_images_in_the_rows_of_hugging_face(make: Any, walk: Any, sample_images: list[bytes], kind: str) -> None:
+def test_images_in_the_rows_of_hugging_face(make, walk, sample_images, kind):
     """An image with several captions, one row each; images of one path that differ; images that lie beside."""
     one, two, three = sample_images
     cells = [(one, "x.jpg"), (one, "x.jpg"), (two, "x.jpg"), (three, None), (None, "c.webp"), (None, None)]
@@ -163,8 +160,8 @@ def test_images_in_the_rows_of_hugging_face(make: Any, walk: Any, sample_images:
     assert records[0].extra == {"filename": "0.jpg"}
 
 
-def test_parquet_of_img2dataset(make: Any, walk: Any, sample_images: list[bytes]) -> None:
-    rows: list[dict[str, Any]] = [
+def test_parquet_of_img2dataset(make, walk, sample_images):
+    rows = [
         {"key": "000000000", "url": "https://x.org/0", "status": "success", "webp": sample_images[0]},
         {"key": "000000001", "url": "https://x.org/1", "status": "failed_to_download", "error_message": "HTTP 404"},
         {"key": "000000002", "url": "https://x.org/2", "status": "success", "webp": sample_images[2]},
@@ -179,7 +176,7 @@ def test_parquet_of_img2dataset(make: Any, walk: Any, sample_images: list[bytes]
 
 
 @pytest.mark.parametrize("names", [("URL", "TEXT"), ("url", "caption"), ("image_path", "text")])
-def test_parquet_of_addresses(make: Any, sample: Any, walk: Any, names: tuple[str, str]) -> None:
+def test_parquet_of_addresses(make, sample, walk, names):
     """LAION's and DataComp's metadata, with the images that img2dataset fetched beside it or elsewhere."""
     where, caption = names
     urls = sample.urls()
@@ -193,7 +190,7 @@ def test_parquet_of_addresses(make: Any, sample: Any, walk: Any, names: tuple[st
         assert [record.images[0].load() for record in records] == list(urls.values())
 
 
-def test_parquet_beside_tables_of_text_is_not_read_too(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_parquet_beside_tables_of_text_is_not_read_too(make, walk, sample_images):
     make.file("t.csv", CSV)
     make.parquet("t.parquet", {"image": ["a.webp"], "caption": ["x"]})
     records, bad = walk(open_reader(make.root))
@@ -201,7 +198,7 @@ def test_parquet_beside_tables_of_text_is_not_read_too(make: Any, walk: Any, sam
     assert [record.id for record in walk(open_reader(make.root / "t.parquet"))[0]] == ["t.parquet:1"]
 
 
-def test_documents_and_tables_in_parquet_are_distinguished(make: Any) -> None:
+def test_documents_and_tables_in_parquet_are_distinguished(make):
     make.parquet("a/x.parquet", {"images": [["u"]], "texts": [[None]], "url": ["u"], "text": ["x"]})
     make.parquet("b/x.parquet", {"url": ["u"], "text": ["x"]})
     assert [open_reader(make.root / name).format for name in "ab"] == ["obelics", "table"]
@@ -213,7 +210,7 @@ def test_documents_and_tables_in_parquet_are_distinguished(make: Any) -> None:
         list(open_reader(make.root / "c", "table").records())
 
 
-def test_damaged_parquet_is_named_and_the_rest_is_read(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_damaged_parquet_is_named_and_the_rest_is_read(make, walk, sample_images):
     rows = {"image": ["a.webp"] * 6, "caption": [f"caption {n} " * 50 for n in range(6)]}
     path = make.parquet("x.parquet", rows, group=2)
     about = pq.read_metadata(path).row_group(1).column(1)
@@ -231,21 +228,21 @@ def test_damaged_parquet_is_named_and_the_rest_is_read(make: Any, walk: Any, sam
     ]
 
 
-def test_a_value_that_python_cannot_have_is_a_bad_row(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_a_value_that_python_cannot_have_is_a_bad_row(make, walk, sample_images):
     days = pa.array([2**31 - 1, 1], pa.int32()).view(pa.date32())
     make.parquet("x.parquet", pa.table({"image": ["a.webp", "b.webp"], "caption": ["x", "y"], "day": days}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, record.extra, bad.line, bad.reason) == ("x.parquet:2", {"day": "1970-01-02"}, 1, "bad row")
 
 
-def test_cells_of_parquet_are_bounded(make: Any, walk: Any, monkeypatch: Any, sample_images: list[bytes]) -> None:
+def test_cells_of_parquet_are_bounded(make, walk, monkeypatch, sample_images):
     make.parquet("x.parquet", {"image": ["a.webp", "b.webp"], "captions": [["one", "two", "three"], ["one"]]})
     monkeypatch.setattr(table, "MAX_ENTRIES", 2)
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.line, bad.reason) == ("x.parquet:2", 1, "bad row")
 
 
-def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_labels_of_every_kind(make, walk, sample_images):
     rows = [
         {"image": "a.webp", "label": 7, "class": True, "category": 0.5, "species": None},
         {"image": "b.webp", "labels": {"order": "ants", "family": 3}, "label": "x"},
@@ -265,7 +262,7 @@ def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) 
     ]
 
 
-def test_splits_by_column_name_and_folder(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_splits_by_column_name_and_folder(make, walk, sample_images):
     make.file("one/x.csv", "image,label,split\na.webp,x,val\nb.webp,y,\n")
     make.file("two/val.csv", "image,label\na.webp,x\n")
     make.file("three/captions_test.csv", "image,label\na.webp,x\n")
@@ -286,7 +283,7 @@ SPLIT_ROWS = [
 ]
 
 
-def test_rows_of_json_lines_may_lack_the_split(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_rows_of_json_lines_may_lack_the_split(make, walk, sample_images):
     make.jsonl("train.jsonl", SPLIT_ROWS)
     records, bad = walk(open_reader(make.root))
     assert bad == []
@@ -294,7 +291,7 @@ def test_rows_of_json_lines_may_lack_the_split(make: Any, walk: Any, sample_imag
     assert found == [("train", ("x",), {}), ("val", ("y",), {}), ("test", ("z",), {})]
 
 
-def test_rows_of_json_lines_may_lack_captions_or_labels(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_rows_of_json_lines_may_lack_captions_or_labels(make, walk, sample_images):
     rows = [{"image": "a.webp"}, {"image": "a.webp", "label": "ant"}, {"image": "b.webp", "text": "A bird."}]
     make.jsonl("t.jsonl", [*rows, {"image": "c.webp", "url": "https://x.org/c", "note": 1, "caption": "A cat."}])
     records, bad = walk(open_reader(make.root))
@@ -310,7 +307,7 @@ def test_rows_of_json_lines_may_lack_captions_or_labels(make: Any, walk: Any, sa
     assert [record.body for record in records] == [CaptionedImage("c.webp", ("A cat.",), {"note": "1"})]
 
 
-def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_images_beside_the_table_or_elsewhere(make, walk, sample_images):
     make.file("x/t.csv", "image,label\npic.webp,x\n")
     make.file("x/images/pic.webp", sample_images[0])
     make.file("y/deep/pic.webp", sample_images[1])
@@ -322,7 +319,7 @@ def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, sample_image
     assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].images[0].load() == sample_images[2]
 
 
-def test_quoted_fields_may_hold_lines(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_quoted_fields_may_hold_lines(make, walk, sample_images):
     make.file("t.csv", 'image,caption\na.webp,"one\ntwo ""three"""\nb.webp,four\n')
     records, bad = walk(open_reader(make.root))
     assert bad == []
@@ -330,7 +327,7 @@ def test_quoted_fields_may_hold_lines(make: Any, walk: Any, sample_images: list[
     assert [record.id for record in records] == ["t.csv:2", "t.csv:4"]
 
 
-def test_other_encodings_are_an_option(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_other_encodings_are_an_option(make, walk, sample_images):
     make.file("t.csv", "image,caption\na.webp,Gr\u00fcn\n".encode("cp1252"))
     records, (bad,) = walk(open_reader(make.root / "t.csv", "table"))[0], walk(open_reader(make.root, "table"))[1][:1]
     assert (records, bad.line, bad.reason) == ([], 2, "bad encoding")
@@ -338,7 +335,7 @@ def test_other_encodings_are_an_option(make: Any, walk: Any, sample_images: list
     assert (record.body.captions, bad) == (("Gr\u00fcn",), [])
 
 
-def test_an_anonymous_user_among_tables_is_reported(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_an_anonymous_user_among_tables_is_reported(make, walk, sample_images):
     make.file("a.csv", "image,caption\na.webp,x\n")
     make.file("b.csv", "day,rain\n1,2\n")
     (record,), (bad,) = walk(open_reader(make.root))
@@ -360,7 +357,7 @@ def test_an_anonymous_user_among_tables_is_reported(make: Any, walk: Any, sample
         ("a," * 20_000 + "\n" + "b," * 20_000 + "\n", {}, "delimiter"),
     ],
 )
-def test_a_column_that_is_not_there_is_named(make: Any, text: str, options: dict[str, Any], field: str) -> None:
+def test_a_column_that_is_not_there_is_named(make, text, options, field):
     make.file("t.csv", text)
     with pytest.raises(UserError) as caught:
         list(open_reader(make.root, "table", **options).records())
@@ -369,7 +366,7 @@ def test_a_column_that_is_not_there_is_named(make: Any, text: str, options: dict
 
 
 # a line between good ones of "image,caption,label" -> reason
-ROWS: dict[str, tuple[bytes, str]] = {
+ROWS = {
     "too few fields": (b"x.webp,a caption", "ragged row"),
     "too many fields": (b"x.webp,a caption,b,c", "ragged row"),
     "one field": (b"x.webp", "ragged row"),
@@ -389,7 +386,7 @@ ROWS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_malformed_row(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_a_malformed_row(make, walk, sample_images, name):
     line, reason = ROWS[name]
     make.file("t.csv", b"image,caption,label\na.webp,one,x\n" + line + b"\n\n,,\nb.webp,two,x\n")
     records, (bad,) = walk(open_reader(make.root))
@@ -399,7 +396,7 @@ def test_a_malformed_row(make: Any, walk: Any, sample_images: list[bytes], name:
 
 
 # a line between good ones of JSON
-OBJECTS: dict[str, tuple[bytes, str]] = {
+OBJECTS = {
     "no JSON": (b"image,caption", "bad line"),
     "a list": (b'["a.webp", "x"]', "bad line"),
     "cut short": (b'{"image": "x.webp", "cap', "bad line"),
@@ -419,7 +416,7 @@ OBJECTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_a_malformed_object(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_a_malformed_object(make, walk, sample_images, name):
     line, reason = OBJECTS[name]
     good = b'{"image": "a.webp", "caption": "x", "label": "y", "split": "val"}\n'
     make.file("t.jsonl", good + line + b"\n" + good.replace(b"a.webp", b"b.webp"))
@@ -428,7 +425,7 @@ def test_a_malformed_object(make: Any, walk: Any, sample_images: list[bytes], na
     assert (bad.line, bad.reason) == (2, reason)
 
 
-FILES: dict[str, tuple[bytes, list[str]]] = {
+FILES = {
     "empty": (b"", ["no rows"]),
     "blank": (b"\n\n \n", ["no rows"]),
     "a header alone": (b"image,caption\n", ["no rows"]),
@@ -440,7 +437,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_malformed_table(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
+def test_a_malformed_table(make, walk, sample_images, name):
     data, reasons = FILES[name]
     make.file("a.csv", data)
     make.file("b.csv", "image,caption\na.webp,x\n")
@@ -449,7 +446,7 @@ def test_a_malformed_table(make: Any, walk: Any, sample_images: list[bytes], nam
     assert [(item.file, item.reason) for item in bad] == [("a.csv", reason) for reason in reasons]
 
 
-def test_an_open_quote_costs_a_bounded_part_of_the_table(make: Any, walk: Any) -> None:
+def test_an_open_quote_costs_a_bounded_part_of_the_table(make, walk):
     rows = [f"{n}.webp,caption number {n}" for n in range(8000)]
     make.file("t.csv", "\n".join(["image,caption", rows[0], 'x.webp,"open', *rows[1:]]))
     records, (bad,) = walk(open_reader(make.root))
@@ -458,20 +455,20 @@ def test_an_open_quote_costs_a_bounded_part_of_the_table(make: Any, walk: Any) -
     assert records[-1].id == "t.csv:8002"
 
 
-def test_an_open_quote_in_the_last_row(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_an_open_quote_in_the_last_row(make, walk, sample_images):
     make.file("t.csv", 'image,caption\na.webp,x\nb.webp,"open')
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.line, bad.reason) == ("t.csv:2", 3, "bad row")
 
 
-def test_headers_with_gaps(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_headers_with_gaps(make, walk, sample_images):
     make.file("t.csv", ",image,caption,caption,\n0,a.webp,one,two,z\n")
     (record,), bad = walk(open_reader(make.root))
     assert (record.body.captions, bad) == (("one",), [])
     assert dict(record.extra) == {"column 0": "0", "caption 3": "two", "column 4": "z"}
 
 
-def test_files_that_are_no_files(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_files_that_are_no_files(make, walk, sample_images):
     make.file("a.csv", "image,caption\na.webp,x\n")
     (make.root / "b.csv").symlink_to(make.file("../b.csv", "image,caption\na.webp,x\n"))
     (make.root / "c.csv").symlink_to("c.csv")
@@ -485,7 +482,7 @@ def test_files_that_are_no_files(make: Any, walk: Any, sample_images: list[bytes
     ]
 
 
-def test_a_damaged_archive_keeps_what_came_before(make: Any, walk: Any) -> None:
+def test_a_damaged_archive_keeps_what_came_before(make, walk):
     noise = "".join(f"{os.urandom(20).hex()}.webp,x\n" for _ in range(30_000))
     make.file("t.csv.gz", gzip.compress(("image,caption\n" + noise).encode())[:-1000])
     records, bad = walk(open_reader(make.root, "table"))
@@ -494,14 +491,14 @@ def test_a_damaged_archive_keeps_what_came_before(make: Any, walk: Any) -> None:
     assert {item.reason for item in bad} - {"ragged row", "bad row"} == {"damaged archive"}
 
 
-def test_json_lines_are_kept_as_they_are(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_json_lines_are_kept_as_they_are(make, walk, sample_images):
     row = {"image": "a.webp", "caption": "x", "size": [1, 2], "more": {"a": None}, "score": 0.5}
     make.file("t.jsonl", json.dumps(row))
     (record,), _ = walk(open_reader(make.root))
     assert record.extra == {"size": [1, 2], "more": {"a": None}, "score": 0.5}
 
 
-def test_a_json_array_of_objects(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_a_json_array_of_objects(make, walk, sample_images):
     """The form of BLIP and LAVIS: in one line, a row a caption or a row an image."""
     train = [{"image": "a.webp", "caption": text, "image_id": "coco_1"} for text in ("An ant.", "Ants.")]
     train += [{"image": "b.webp", "caption": "A bird.", "image_id": "coco_2"}, ["b.webp", "x"], {"caption": "x"}]
@@ -529,7 +526,7 @@ def test_a_json_array_of_objects(make: Any, walk: Any, sample_images: list[bytes
     ]
 
 
-def test_json_beside_other_tables_is_about_something_else(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+def test_json_beside_other_tables_is_about_something_else(make, walk, sample_images):
     make.file("t.csv", CSV)
     make.file("t.json", json.dumps([{"image": "a.webp", "caption": "x"}]))
     records, bad = walk(open_reader(make.root))

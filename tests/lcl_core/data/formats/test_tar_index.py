@@ -1,10 +1,6 @@
 """Walking a tar's headers: the same members as the standard library finds."""
 
-from __future__ import annotations
-
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +10,7 @@ NAMES = ["a.jpg", "folder/b.jpg", "ü/ж.txt", f"{'deep/' * 30}c.json", "x" * 18
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_of_every_form(make: Any, form: int) -> None:
+def test_members_of_every_form(make, form):
     names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or len(name) < 100]
     contents = {name: name.encode() * (number * 40) for number, name in enumerate(names)}
     path = make.tar("x.tar", contents.items(), form)
@@ -25,10 +21,10 @@ def test_members_of_every_form(make: Any, form: int) -> None:
     assert {entry.name: data[entry.offset : entry.offset + entry.size] for entry in expected} == contents
 
 
-def test_folders_and_global_headers_are_left_out(make: Any) -> None:
+def test_folders_and_global_headers_are_left_out(make):
     folder = tarfile.TarInfo("folder")
     folder.type = tarfile.DIRTYPE
-    path: Path = make.tar("x.tar", [(folder, b""), ("folder/a.jpg", b"a")])
+    path = make.tar("x.tar", [(folder, b""), ("folder/a.jpg", b"a")])
     header = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
     path.write_bytes(header + path.read_bytes())
     assert [entry.name for entry in walk_tar(path)] == ["folder/a.jpg"]
@@ -45,5 +41,5 @@ def test_folders_and_global_headers_are_left_out(make: Any) -> None:
         ("", "", ""),
     ],
 )
-def test_key_and_extension(name: str, key: str, extension: str) -> None:
+def test_key_and_extension(name, key, extension):
     assert split_member_name(name) == (key, extension)

@@ -1,10 +1,6 @@
 """WebDataset tars as img2dataset writes them."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,7 +9,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, CaptionedImage
 
 
-def test_shards_with_side_files(make: Any, sample: Any, walk: Any) -> None:
+def test_shards_with_side_files(make, sample, walk):
     urls = sample.urls()
     make.img2dataset("laion", urls)
     make.img2dataset("later", urls)
@@ -34,7 +30,7 @@ def test_shards_with_side_files(make: Any, sample: Any, walk: Any) -> None:
     assert bad == [BadItem(f"0000{n}.parquet", len(urls) + 1, "not downloaded", gone) for n in (0, 1)]
 
 
-def test_fields_from_the_side_file_where_there_is_no_json(make: Any, sample: Any, walk: Any) -> None:
+def test_fields_from_the_side_file_where_there_is_no_json(make, sample, walk):
     make.img2dataset("x", sample.urls(), json_too=False)
     records, _ = walk(open_reader(make.root / "x"))
     assert [record.extra["url"] for record in records] == list(sample.urls())
@@ -42,7 +38,7 @@ def test_fields_from_the_side_file_where_there_is_no_json(make: Any, sample: Any
     assert "error_message" not in records[1].extra
 
 
-def test_a_caption_that_only_the_side_file_has(make: Any, walk: Any) -> None:
+def test_a_caption_that_only_the_side_file_has(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.json", b'{"n": 1}'), ("1.jpg", b"x"), ("1.json", b"{")])
     make.parquet("x.parquet", {"key": ["0", "1"], "caption": ["zero", "one"], "m": [2, 3]})
     (first, second), bad = walk(open_reader(make.root))
@@ -51,7 +47,7 @@ def test_a_caption_that_only_the_side_file_has(make: Any, walk: Any) -> None:
     assert (second.body.captions, second.extra) == (("one",), {"key": "1", "m": 3})
 
 
-def test_extensions_and_captions(make: Any, sample: Any, walk: Any) -> None:
+def test_extensions_and_captions(make, sample, walk):
     images = list(sample.urls().values())
     make.tar(
         "x.tar",
@@ -82,20 +78,20 @@ def test_extensions_and_captions(make: Any, sample: Any, walk: Any) -> None:
     assert [record.images[0].load() for record in records] == images
 
 
-def test_another_caption_field(make: Any, walk: Any) -> None:
+def test_another_caption_field(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.json", b'{"TEXT": "t", "caption": "c"}')])
     (record,), _ = walk(open_reader(make.root, caption_field="TEXT"))
     assert (record.body.captions, record.extra) == (("t",), {"caption": "c"})
 
 
-def test_shards_one_folder_down(make: Any, walk: Any) -> None:
+def test_shards_one_folder_down(make, walk):
     make.tar("shards/00000000.tar", [("0.jpg", b"x")])
     make.file("metadata/0.parquet", b"?")
     (record,), bad = walk(open_reader(make.root))
     assert (record.id, bad) == ("shards/00000000/0", [])
 
 
-def test_splits_by_the_names_of_tars_and_folders(make: Any, walk: Any) -> None:
+def test_splits_by_the_names_of_tars_and_folders(make, walk):
     """CC3M has its splits in one folder, CLIP_benchmark a folder for each; folders above the corpus do not count."""
     for name in ("cc3m-train-0000", "cc3m-validation-0000", "cc3m-0001"):
         make.tar(f"test/cc3m/{name}.tar", [("0.jpg", b"x")])
@@ -113,7 +109,7 @@ def test_splits_by_the_names_of_tars_and_folders(make: Any, walk: Any) -> None:
     }
 
 
-def test_a_list_of_captions(make: Any, walk: Any) -> None:
+def test_a_list_of_captions(make, walk):
     fields = [b'{"captions": ["a", "", "b", "a"], "n": 1}', b'{"captions": []}', b'{"captions": null}']
     fields += [b'{"captions": {"en": "a"}}', b'{"captions": [1], "n": 1}', b'{"captions": "one"}']
     make.tar("x.tar", [m for n, data in enumerate(fields) for m in ((f"{n}.jpg", b"x"), (f"{n}.json", data))])
@@ -128,7 +124,7 @@ def test_a_list_of_captions(make: Any, walk: Any) -> None:
     assert "'captions' must be a string or a list of strings" in bad[0].detail
 
 
-def test_captions_of_a_side_file_that_are_none(make: Any, walk: Any) -> None:
+def test_captions_of_a_side_file_that_are_none(make, walk):
     make.tar("x.tar", [("0.jpg", b"x")])
     make.parquet("x.parquet", {"key": ["0"], "caption": [3]})
     (record,), (bad,) = walk(open_reader(make.root))
@@ -148,7 +144,7 @@ RETRIEVAL = [("0.jpg", b"x"), ("0.txt", b"one\r\ntwo\\nlines\n\none\n")]
         ("0.tar", "dataset_type.txt", ""),
     ],
 )
-def test_a_retrieval_set_of_clip_benchmark(make: Any, walk: Any, tar: str, kind: str, corpus: str) -> None:
+def test_a_retrieval_set_of_clip_benchmark(make, walk, tar, kind, corpus):
     make.tar(tar, RETRIEVAL)
     make.file("test/nshards.txt", "1\n")
     make.file(kind, "Retrieval\n")
@@ -156,14 +152,14 @@ def test_a_retrieval_set_of_clip_benchmark(make: Any, walk: Any, tar: str, kind:
     assert (record.body.captions, bad) == (("one", "two\nlines"), [])
 
 
-def test_one_caption_of_several_lines_where_it_is_no_retrieval_set(make: Any, walk: Any) -> None:
+def test_one_caption_of_several_lines_where_it_is_no_retrieval_set(make, walk):
     make.tar("laion/0.tar", RETRIEVAL)
     make.file("dataset_type.txt", "retrieval")
     (record,), _ = walk(open_reader(make.root / "laion"))
     assert record.body.captions == ("one\r\ntwo\\nlines\n\none\n",), "a file above the corpus is not meant"
 
 
-def test_classes_of_clip_benchmark(make: Any, walk: Any) -> None:
+def test_classes_of_clip_benchmark(make, walk):
     labels = (b"0", b"1\n", b"2", b"3", b"4", b"a word", "٣".encode(), b"9" * 5000)
     make.tar("test/0.tar", [m for n, label in enumerate(labels) for m in ((f"{n}.webp", b"x"), (f"{n}.cls", label))])
     make.file("classnames.txt", "ant\ncrane\nbee eater\ncrane\n\n")
@@ -174,7 +170,7 @@ def test_classes_of_clip_benchmark(make: Any, walk: Any) -> None:
     assert [(item.reason, item.line) for item in bad] == [("bad cls", 8)]
 
 
-def test_a_file_of_classes_that_cannot_be_used(make: Any, walk: Any, tmp_path: Path) -> None:
+def test_a_file_of_classes_that_cannot_be_used(make, walk, tmp_path):
     make.tar("0.tar", [("0.jpg", b"x"), ("0.cls", b"0")])
     (tmp_path / "classnames.txt").write_text("secret\n")
     (make.root / "classnames.txt").symlink_to(tmp_path / "classnames.txt")
@@ -184,7 +180,7 @@ def test_a_file_of_classes_that_cannot_be_used(make: Any, walk: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("whole", ["folder", "tar"])
-def test_a_side_file_may_not_lead_out(make: Any, walk: Any, whole: str) -> None:
+def test_a_side_file_may_not_lead_out(make, walk, whole):
     tar = make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
     (make.root / "x.parquet").symlink_to(make.parquet("../private.parquet", {"key": ["0"], "secret": ["s"]}))
     (record,), bad = walk(open_reader(make.root if whole == "folder" else tar))
@@ -192,14 +188,14 @@ def test_a_side_file_may_not_lead_out(make: Any, walk: Any, whole: str) -> None:
     assert [(item.file, item.reason) for item in bad] == [("x.parquet", "unsafe link")]
 
 
-def test_a_side_file_that_is_a_link_inside_the_corpus(make: Any, walk: Any) -> None:
+def test_a_side_file_that_is_a_link_inside_the_corpus(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
     (make.root / "x.parquet").symlink_to(make.parquet("tables/one.table", {"key": ["0"], "m": [2]}))
     (record,), bad = walk(open_reader(make.root))
     assert (record.extra["m"], bad) == (2, [])
 
 
-def test_a_date_of_a_side_file_beyond_pythons(make: Any, walk: Any) -> None:
+def test_a_date_of_a_side_file_beyond_pythons(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
     make.parquet("x.parquet", pa.table({"key": ["0"], "day": pa.array([2**30], pa.date32())}))
     (record,), bad = walk(open_reader(make.root))

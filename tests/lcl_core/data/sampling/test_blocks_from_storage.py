@@ -1,7 +1,5 @@
 """Block order on object storage: few requests a document, nothing fetched twice, the samples of the same on disk."""
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import threading
@@ -31,20 +29,20 @@ BLOCKS = {"order": "blocks", "window_blocks": 12}
 class Tally:
     """Requests and bytes of all processes that were forked since."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.requests, self.bytes = multiprocessing.Value("q"), multiprocessing.Value("q")
 
-    def add(self, size: int) -> None:
+    def add(self, size):
         for value, more in ((self.requests, 1), (self.bytes, size)):
             with value.get_lock():
                 value.value += more
 
 
 @pytest.fixture
-def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
+def tally(monkeypatch):
     tally, cat_file = Tally(), MemoryFileSystem.cat_file
 
-    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> Any:
+    def counted(self, path, start = None, end = None, **more):
         if path.endswith(".tar"):
             assert start is not None
             assert end is not None
@@ -56,7 +54,7 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(tmp_path, monkeypatch):
     """A corpus in fsspec's memory, of which nothing is cached on disk."""
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
@@ -69,22 +67,22 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def read(
-    url: str, tokenizer: Tokenizer, cursor: Cursor, count: int, workers: int, ranks: int = 1, **data: Any
-) -> list[tuple[int, str, bytes]]:
+    url, tokenizer, cursor, count, workers, ranks = 1, **data
+):
     """The first samples: position, id, levels."""
     spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
     stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0)
     batches = load_batches(stream, cursor, BUDGET, workers, 0, ranks)
     samples = (sample for batch in batches for sample in batch.samples)
     found = [(each.position, each.id, each.levels.tobytes()) for each in itertools.islice(samples, count)]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     return found
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 2), (1, 0)])
 def test_few_requests_fetch_each_block_for_one_reader(
-    url: str, tokenizer: Tokenizer, tally: Tally, ranks: int, workers: int
-) -> None:
+    url, tokenizer, tally, ranks, workers
+):
     """Twelve positions of a window are twelve blocks; 1, 2, 3 and 4 readers divide them."""
     count = DOCUMENTS // ranks
     found = [read(url, tokenizer, cursor, count, workers, ranks) for cursor in first_cursors(ranks)]
@@ -97,8 +95,8 @@ def test_few_requests_fetch_each_block_for_one_reader(
 
 @pytest.mark.parametrize("workers", [0, 2, 5])
 def test_samples_are_those_of_the_same_shards_on_disk(
-    url: str, tokenizer: Tokenizer, tmp_path: Path, workers: int
-) -> None:
+    url, tokenizer, tmp_path, workers
+):
     fsspec.filesystem("memory").get(url, str(tmp_path / "disk"), recursive=True)
     for start in (0, 500):
         expected = read(str(tmp_path / "disk"), tokenizer, Cursor(start), 400, 0)
@@ -106,8 +104,8 @@ def test_samples_are_those_of_the_same_shards_on_disk(
 
 
 def test_a_resumed_reader_takes_what_waits_and_goes_on(
-    url: str, tokenizer: Tokenizer, tally: Tally, eventually: Callable[..., None]
-) -> None:
+    url, tokenizer, tally, eventually
+):
     whole = {position: name for position, name, _ in read(url, tokenizer, Cursor(), 300, 0)}
     eventually(lambda: not any(each.name.startswith("read-ahead") for each in threading.enumerate()), "no request")
     before = tally.requests.value
@@ -119,7 +117,7 @@ def test_a_resumed_reader_takes_what_waits_and_goes_on(
     )
 
 
-def read_alone(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **data: Any) -> list[tuple[int, str, bytes]]:
+def read_alone(monkeypatch, *arguments, **data):
     """Each document by a request of its own, as where there is no memory."""
     with monkeypatch.context() as patched:
         patched.setattr("lcl_core.data.sampling.stream.READ_AHEAD_BYTES", 0)
@@ -127,8 +125,8 @@ def read_alone(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **data: Any) ->
 
 
 def test_sources_of_a_mixture_share_the_window(
-    url: str, tokenizer: Tokenizer, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    url, tokenizer, tally, monkeypatch
+):
     sources = (
         {"dataset": "d", "weight": 3},
         {"dataset": "d", "view": "pairs"},
@@ -142,21 +140,21 @@ def test_sources_of_a_mixture_share_the_window(
 
 
 def test_pieces_of_a_document_are_read_with_one_request_for_many(
-    url: str, tokenizer: Tokenizer, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    url, tokenizer, tally, monkeypatch
+):
     expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, piece_images=1)
     alone = tally.requests.value
     assert read(url, tokenizer, Cursor(), 300, 1, piece_images=1) == expected
     assert tally.requests.value - alone <= 40
 
 
-def test_in_full_order_each_document_is_a_request(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+def test_in_full_order_each_document_is_a_request(url, tokenizer, tally):
     full = {"order": "full"}
     assert len(read(url, tokenizer, Cursor(), 200, 0, **full)) == 200
     assert 200 <= tally.requests.value <= 216 + 16
 
 
-def test_weights_are_measured_without_images(url: str, tokenizer: Tokenizer, tally: Tally) -> None:
+def test_weights_are_measured_without_images(url, tokenizer, tally):
     views = ("interleaved", "pairs", "matched_pairs")
     data = DataSpec(sources=[{"dataset": "d", "view": view} for view in views], weight_by="tokens")
     corpus = ShardedCorpus.open(url)

@@ -1,19 +1,14 @@
 """Object storage, where each read waits: a loader process has many reads under way, and the stream is the same."""
 
-from __future__ import annotations
-
 import multiprocessing
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lcl_core.data import SampleStream, Tokenizer, open_corpus
+from lcl_core.data import SampleStream, open_corpus
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
@@ -26,7 +21,7 @@ BUDGET = BatchSpec(tokens=128, images=8)
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(tmp_path, monkeypatch):
     """A corpus in fsspec's memory, of which nothing is cached on disk."""
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
@@ -38,8 +33,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture
-def batches(tokenizer: Tokenizer) -> Callable[[str, int, int], list[list[Any]]]:
-    def call(url: str, workers: int, count: int) -> list[list[Any]]:
+def batches(tokenizer):
+    def call(url, workers, count):
         data = DataSpec(sources=({"dataset": "d"},))
         stream = SampleStream(data, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0)
         loaded = load_batches(stream, 0, BUDGET, workers)
@@ -49,16 +44,14 @@ def batches(tokenizer: Tokenizer) -> Callable[[str, int, int], list[list[Any]]]:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_each_process_has_many_reads_under_way(
-    url: str, batches: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+def test_each_process_has_many_reads_under_way(url, batches, monkeypatch, workers):
     """In a loader process no read of a shard returns before that many have begun."""
     expected = batches(url, 0, 6)
     cat_file = MemoryFileSystem.cat_file
-    begun: list[str] = []  # of each process its own: they are forked
+    begun = []  # of each process its own: they are forked
     more_begun = threading.Condition()
 
-    def meeting(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+    def meeting(self, path, start=None, end=None, **more):
         if path.endswith(".tar") and multiprocessing.parent_process() is not None:
             with more_begun:
                 begun.append(path)
@@ -70,6 +63,6 @@ def test_each_process_has_many_reads_under_way(
     assert batches(url, workers, 6) == expected
 
 
-def test_a_folder_is_read_by_one_thread(tmp_path: Path) -> None:
+def test_a_folder_is_read_by_one_thread(tmp_path):
     convert([Make.matched("d", ["red"], ("red.png", 0, 0.5))], tmp_path / "shards")
     assert open_corpus(tmp_path / "shards").concurrent_reads == 1

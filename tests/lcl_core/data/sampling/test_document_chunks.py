@@ -1,15 +1,11 @@
 """Documents cut into pieces."""
 
-from __future__ import annotations
-
 import random
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from lcl_core.data import SampleStream, Tokenizer, open_corpus
+from lcl_core.data import SampleStream, open_corpus
 from lcl_core.data.corpus.base import usable_image_counts
 from lcl_core.data.sampling.document_plan import (
     ChunkIndex,
@@ -26,7 +22,7 @@ from tests.lcl_core.data.shards.conftest import Make
 
 @pytest.mark.parametrize("images", range(8))
 @pytest.mark.parametrize("most", range(1, 6))
-def test_sizes_add_up_within_bounds(images: int, most: int) -> None:
+def test_sizes_add_up_within_bounds(images, most):
     drawn = {tuple(sample_images_per_chunk(random.Random(seed), images, most)) for seed in range(200)}
     for sizes in drawn:
         assert sum(sizes) == images
@@ -36,7 +32,7 @@ def test_sizes_add_up_within_bounds(images: int, most: int) -> None:
         assert len(drawn) == 7, "all compositions of 6 into 3 parts of 1 to 3 occur"
 
 
-def test_pieces_cover_the_document_once() -> None:
+def test_pieces_cover_the_document_once():
     placements = [Placement(sentence, f"{sentence}") for sentence in (1, 2, 5, 8)]
     for sizes in ([4], [1, 1, 1, 1], [2, 2], [1, 3], [3, 1]):
         pieces = [chunk_placements(placements, sizes, number, sentences=11) for number in range(len(sizes))]
@@ -58,11 +54,11 @@ def test_pieces_cover_the_document_once() -> None:
         ([50], 0, 1, 0),
     ],
 )
-def test_lead_in_goes_only_as_far_as_it_must(lengths: list[int], lead_in: int, room: int, dropped: int) -> None:
+def test_lead_in_goes_only_as_far_as_it_must(lengths, lead_in, room, dropped):
     assert count_dropped_context(lengths, lead_in, room) == dropped
 
 
-def test_items_are_pieces() -> None:
+def test_items_are_pieces():
     index = ChunkIndex([0, 4, 0, 6, 1], piece_images=3)
     assert [index[item] for item in range(len(index))] == [
         (0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0),
@@ -70,10 +66,10 @@ def test_items_are_pieces() -> None:
     assert len(ChunkIndex([], 3)) == 0
 
 
-def test_usable_images_are_counted_as_they_are_chosen(kit: Any) -> None:
+def test_usable_images_are_counted_as_they_are_chosen(kit):
     sentences = [f"s{number}" for number in range(8)]
 
-    def of(images: int) -> dict[str, Any]:
+    def of(images):
         return kit.document(sentences, *(kit.image("red.png", number) for number in range(images)))
 
     two_on_one = kit.document(sentences, kit.image("a", 0), kit.image("b", 0), kit.image("low", 3, 0.1))
@@ -84,9 +80,7 @@ def test_usable_images_are_counted_as_they_are_chosen(kit: Any) -> None:
 
 
 @pytest.mark.parametrize("view", ["matched_pairs", "interleaved"])
-def test_an_image_that_an_index_of_shards_counts_by_rounding_gives_no_sample(
-    tmp_path: Path, tokenizer: Tokenizer, view: str
-) -> None:
+def test_an_image_that_an_index_of_shards_counts_by_rounding_gives_no_sample(tmp_path, tokenizer, view):
     rounded = float(np.float32(0.24))
     assert rounded < 0.24
     record = Make.matched("d0", ["red", "green"], ("red.png", 0, 0.5), ("green.png", 1, rounded))

@@ -1,23 +1,19 @@
 """Captions composed anew at every pass of names, keywords and texts as written."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import SAMPLE_CORPUS, Corpus, Sample, SampleStream, Tokenizer, open_corpus
+from lcl_core.data import SAMPLE_CORPUS, Sample, SampleStream, open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
 from lcl_core.data.sampling.captions import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
 from lcl_core.data.sampling.document_plan import MatchedPlan, plan_document
 from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
+from lcl_core.data.sampling.packing import first_cursors, redistribute_cursors
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.parsing import parse_spec
@@ -35,7 +31,7 @@ BUDGET = BatchSpec(tokens=256, images=8)
 
 
 @pytest.fixture
-def corpus(kit: Any) -> Corpus:
+def corpus(kit):
     """Two images with keywords, one without, and a document in which a sentence is no caption."""
     texts = ["faces.", WRITTEN, "a green square: it is square, and green", "so is this", "cat"]
     images = [kit.image("red.png", 1), kit.image("blue.png", 2), kit.image("white.png", 3), kit.image("green.png", 4)]
@@ -50,17 +46,17 @@ def corpus(kit: Any) -> Corpus:
 
 
 @pytest.fixture
-def open_stream(corpus: Corpus, tokenizer: Tokenizer) -> Any:
-    def call(*sources: dict[str, Any], corpus: Corpus = corpus, concepts: bool = False, **named: Any) -> SampleStream:
+def open_stream(corpus, tokenizer):
+    def call(*sources, corpus=corpus, concepts=False, **named):
         data = DataSpec(sources=sources, **named)
         return SampleStream(data, {"here": corpus}, tokenizer, N, SIZE, LENGTH, seed=0, concepts=concepts)
 
     return call
 
 
-def texts_of(sample: Sample, tokenizer: Tokenizer) -> list[str]:
+def texts_of(sample, tokenizer):
     """Texts between images."""
-    parts: list[list[int]] = [[]]
+    parts = [[]]
     for token in sample.token_ids.tolist():
         if token == tokenizer.specials.soi:
             parts.append([])
@@ -69,9 +65,9 @@ def texts_of(sample: Sample, tokenizer: Tokenizer) -> list[str]:
     return [text for part in parts if (text := tokenizer.decode(part).strip())]
 
 
-def captions_by_image(stream: SampleStream, tokenizer: Tokenizer, count: int) -> dict[str, list[str]]:
+def captions_by_image(stream, tokenizer, count):
     """Captions of the pairs, by their line."""
-    found: dict[str, list[str]] = {}
+    found = {}
     for position in range(count):
         sample = stream[position]
         assert isinstance(sample, Sample)
@@ -79,7 +75,7 @@ def captions_by_image(stream: SampleStream, tokenizer: Tokenizer, count: int) ->
     return found
 
 
-def test_each_form_of_a_caption_is_drawn_as_often() -> None:
+def test_each_form_of_a_caption_is_drawn_as_often():
     subject, draws = ImageSubject("dog face", ("dog", "pet", "puppy")), 8000
     draw = random.Random(0)
     counts = Counter(draw_caption(draw, [WRITTEN], subject) for _ in range(draws))
@@ -94,7 +90,7 @@ def test_each_form_of_a_caption_is_drawn_as_often() -> None:
     assert {terms[0] for terms in several} == {"dog face", *subject.keywords}
 
 
-def test_half_of_the_single_terms_follow_an_attribute_or_give_way_to_it() -> None:
+def test_half_of_the_single_terms_follow_an_attribute_or_give_way_to_it():
     draw, draws = random.Random(0), 8000
     terms, attributes = ("city bus", "bus", "vehicle"), ("red", "old")
     bus = ImageSubject("city bus", terms[1:], "city bus", attributes)
@@ -106,7 +102,7 @@ def test_half_of_the_single_terms_follow_an_attribute_or_give_way_to_it() -> Non
             assert all(counts[caption] > draws / 60 * single for caption in captions)
 
 
-def test_without_attributes_captions_are_drawn_as_they_were() -> None:
+def test_without_attributes_captions_are_drawn_as_they_were():
     """A changed number of draws would change the data of runs that are half done."""
     subject, draw = ImageSubject("dog face", ("dog", "pet", "puppy"), "dog face"), random.Random(0)
     assert [draw_caption(draw, [WRITTEN], subject) for _ in range(6)] == [
@@ -114,13 +110,13 @@ def test_without_attributes_captions_are_drawn_as_they_were() -> None:
     ]  # fmt: skip
 
 
-def test_what_an_image_does_not_have_is_not_drawn() -> None:
+def test_what_an_image_does_not_have_is_not_drawn():
     draw = random.Random(0)
     assert {draw_caption(draw, [], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat"}
     assert {draw_caption(draw, ["a cat"], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat", "a cat"}
 
 
-def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream, tokenizer):
     captions = captions_by_image(open_stream({**DRAWN_PAIRS, "captions": "keyword"}), tokenizer, 4 * 400)
     dogs = Counter(captions["1"])
     assert set(dogs) == {"dog face", "dog", "pet", "puppy"}
@@ -129,7 +125,7 @@ def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream: Any, tokeniz
     assert set(captions["4"]) == {"cat", "kitten"}, "there is no name"
 
 
-def test_each_pass_has_another_caption_and_single_words_occur(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_each_pass_has_another_caption_and_single_words_occur(open_stream, tokenizer):
     captions = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 4 * 400)
     dogs = Counter(captions["1"])
     assert sum(dogs[word] for word in ("dog", "pet", "puppy")) / 400 == pytest.approx(0.25, abs=0.06)
@@ -139,7 +135,7 @@ def test_each_pass_has_another_caption_and_single_words_occur(open_stream: Any, 
     assert {"wool", "farm", "sheep"} < set(captions["3"])
 
 
-def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_stream, tokenizer):
     written = captions_by_image(open_stream({**DRAWN_PAIRS, "captions": "as_written"}), tokenizer, 80)
     drawn = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 80)
     assert {line: set(texts) for line, texts in written.items()} == {
@@ -149,15 +145,13 @@ def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_strea
 
 
 @pytest.mark.parametrize("view", ["pairs", "interleaved", "matched_pairs"])
-def test_a_source_has_its_own_share_of_images_before_their_texts(
-    open_stream: Any, tokenizer: Tokenizer, view: str
-) -> None:
-    def firsts(**own: float) -> set[bool]:
+def test_a_source_has_its_own_share_of_images_before_their_texts(open_stream, tokenizer, view):
+    def firsts(**own):
         stream = open_stream({**INTERLEAVED, "view": view, **own}, image_first_probability=0.5, piece_images=1)
         samples = [stream[position] for position in range(40)]
         return {image_before_its_text(sample) for sample in samples if isinstance(sample, Sample)}
 
-    def image_before_its_text(sample: Sample) -> bool:
+    def image_before_its_text(sample):
         after = sample.token_ids[sample.token_ids.tolist().index(tokenizer.specials.eoi) + 1 :]
         return bool((after < tokenizer.specials.sot).any())
 
@@ -167,9 +161,9 @@ def test_a_source_has_its_own_share_of_images_before_their_texts(
 
 
 @pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
-def test_captions_in_documents_are_drawn_and_prose_stays(open_stream: Any, tokenizer: Tokenizer, view: str) -> None:
+def test_captions_in_documents_are_drawn_and_prose_stays(open_stream, tokenizer, view):
     stream = open_stream({**DRAWN, "view": view}, image_first_probability=1.0)
-    found: set[str] = set()
+    found = set()
     for position in range(120):
         found |= set(texts_of(stream[position], tokenizer))
     if view == "matched_pairs":
@@ -180,8 +174,8 @@ def test_captions_in_documents_are_drawn_and_prose_stays(open_stream: Any, token
     assert set(prose) == {"a green square: it is square, and green", "so is this"}, "no caption of the image"
 
 
-def test_all_pieces_of_a_document_draw_the_same_captions(open_stream: Any, tokenizer: Tokenizer) -> None:
-    def texts(index: int, **named: Any) -> list[str]:
+def test_all_pieces_of_a_document_draw_the_same_captions(open_stream, tokenizer):
+    def texts(index, **named):
         stream = open_stream(DRAWN, image_first_probability=0.0, **named)
         pieces = [stream[position] for position in range(stream.documents_per_epoch * 3)]
         own = [piece for piece in pieces if piece.id.partition("#")[0].endswith(f":{index}")]
@@ -195,9 +189,7 @@ def test_all_pieces_of_a_document_draw_the_same_captions(open_stream: Any, token
 
 @pytest.mark.parametrize("form", ["drawn", "keyword"])
 @pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
-def test_of_images_that_share_a_sentence_each_has_its_own_caption(
-    kit: Any, tokenizer: Tokenizer, view: str, form: str
-) -> None:
+def test_of_images_that_share_a_sentence_each_has_its_own_caption(kit, tokenizer, view, form):
     """Whichever of them is placed, and whether the others are similar enough to be."""
     subjects = {
         "red.png": {"keywords": ["cat"], "concept": "cat"},
@@ -220,7 +212,7 @@ def test_of_images_that_share_a_sentence_each_has_its_own_caption(
     assert found == own | written | {("an animal", hash_term("bird"))}
 
 
-def test_sentences_of_one_image_are_drawn_as_they_were(kit: Any) -> None:
+def test_sentences_of_one_image_are_drawn_as_they_were(kit):
     """Also where the image is not similar enough: other texts would change the data of runs that are half done."""
     images = [kit.image("red.png", 0) | {"subject": DOG_SUBJECT}, kit.image("blue.png", 1) | {"subject": DOG_SUBJECT}]
     images[1]["matched_sim"] = 0.1
@@ -231,15 +223,15 @@ def test_sentences_of_one_image_are_drawn_as_they_were(kit: Any) -> None:
     assert plan.sentences == drawn["text_list"] == ["dog face, dog, pet", "puppy, dog, dog face", "no image"]
 
 
-def read(batches: Any, count: int) -> list[DocumentBatch]:
+def read(batches, count):
     return list(itertools.islice(batches, count))
 
 
-def keys(batches: list[DocumentBatch]) -> dict[int, bytes]:
+def keys(batches):
     return {each.position: each.token_ids.tobytes() for batch in batches for each in batch.samples}
 
 
-def test_ranks_loaders_and_resumption_change_no_caption(open_stream: Any) -> None:
+def test_ranks_loaders_and_resumption_change_no_caption(open_stream):
     sources = (DRAWN_PAIRS, DRAWN)
     expected = read(load_batches(open_stream(*sources), 0, BUDGET, 0, 4), 12)
     for workers in (1, 2):
@@ -256,7 +248,7 @@ def test_ranks_loaders_and_resumption_change_no_caption(open_stream: Any) -> Non
     assert all(whole[position] == ids for position, ids in found.items())
 
 
-def test_shards_draw_what_the_folder_draws(open_stream: Any, kit: Any, tmp_path: Path) -> None:
+def test_shards_draw_what_the_folder_draws(open_stream, kit, tmp_path):
     records = [record for record in open_reader(kit.root, "native").records() if isinstance(record, Record)]
     convert(records, tmp_path / "shards")
     for source in (DRAWN_PAIRS, DRAWN, {**DRAWN, "view": "matched_pairs"}):
@@ -269,7 +261,7 @@ def test_shards_draw_what_the_folder_draws(open_stream: Any, kit: Any, tmp_path:
             assert any(one.concepts) or len(one.concepts) == 1
 
 
-def test_the_concept_of_an_image_travels_with_its_sample(open_stream: Any) -> None:
+def test_the_concept_of_an_image_travels_with_its_sample(open_stream):
     pairs = open_stream({**DRAWN_PAIRS, "captions": "as_written"})
     found = {pairs[position].id[-1]: pairs[position].concepts for position in range(4)}
     names = {"1": "dog face", "2": "", "3": "sheep", "4": "cat"}
@@ -282,7 +274,7 @@ def test_the_concept_of_an_image_travels_with_its_sample(open_stream: Any) -> No
     assert open_stream({"dataset": "here"})[0].concepts == (0, 0, 0, 0), "only where they are needed"
 
 
-def test_names_and_keywords_of_a_list_in_a_caption(kit: Any) -> None:
+def test_names_and_keywords_of_a_list_in_a_caption(kit):
     """Corpora of before the fields were there, the first lines of the sample among them."""
     captions = ["cat with wry smile", "cat with wry smile: irony, pet, smile"]
     corpus = kit.corpus(pairs=[
@@ -310,29 +302,29 @@ def test_names_and_keywords_of_a_list_in_a_caption(kit: Any) -> None:
         ({"image": "a.png", "captions": [], "attributes": "red"}, "attributes must be a list of strings"),
     ],
 )
-def test_a_field_of_another_type_is_a_bad_line(kit: Any, line: dict[str, Any], problem: str) -> None:
+def test_a_field_of_another_type_is_a_bad_line(kit, line, problem):
     with pytest.raises(UserError, match=problem) as caught:
         kit.corpus(pairs=[line]).all_pairs[0]
     assert (caught.value.code, caught.value.line) == ("bad_line", 1)
 
 
-def test_a_malformed_subject_is_a_bad_line(kit: Any) -> None:
+def test_a_malformed_subject_is_a_bad_line(kit):
     for subject in ("dog", {"name": "dog", "concept": 3}, {"keywords": [1]}):
         document = kit.document(["one"], {**kit.image("red.png", 0), "subject": subject})
         with pytest.raises(UserError, match=r"image_info\[0\]\.subject"):
             kit.corpus([document]).documents[0]
 
 
-def test_a_subject_in_the_document_itself_comes_first(kit: Any, tokenizer: Tokenizer) -> None:
+def test_a_subject_in_the_document_itself_comes_first(kit, tokenizer):
     image = {**kit.image("red.png", 0), "subject": {"keywords": ["fish"], "concept": "fish"}}
     corpus = kit.corpus([kit.document(["a fish"], image)], [kit.pair("red.png", "a fish", **DOG)])
     stream = SampleStream(DataSpec(sources=(DRAWN,)), {"here": corpus}, tokenizer, N, SIZE, LENGTH, 0, concepts=True)
     samples = [stream[position] for position in range(40)]
-    assert {text for sample in samples for text in texts_of(sample, tokenizer)} == {"fish", "a fish"}  # type: ignore[arg-type]
-    assert {sample.concepts for sample in samples} == {(hash_term("fish"),)}  # type: ignore[union-attr]
+    assert {text for sample in samples for text in texts_of(sample, tokenizer)} == {"fish", "a fish"}
+    assert {sample.concepts for sample in samples} == {(hash_term("fish"),)}
 
 
-def test_terms_of_an_image_and_of_a_caption_that_lists_some(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_terms_of_an_image_and_of_a_caption_that_lists_some(kit, open_stream, tokenizer):
     known = tuple(map(hash_term, ("dog face", "dog", "pet", "puppy")))
     stream = open_stream(DRAWN_PAIRS)
     seen = set()
@@ -360,7 +352,7 @@ def test_terms_of_an_image_and_of_a_caption_that_lists_some(kit: Any, open_strea
         ("k29", []),
     ],
 )
-def test_captions_that_are_lists_of_terms(caption: str, terms: list[str]) -> None:
+def test_captions_that_are_lists_of_terms(caption, terms):
     """A name may have a comma itself. The first 32 terms of an image are compared."""
     subject = ImageSubject("woman, man", ("dog", "Pet", "puppy", "pet", *(f"k{number}" for number in range(40))))
     image, text = term_hashes(subject, caption)
@@ -380,7 +372,7 @@ def test_captions_that_are_lists_of_terms(caption: str, terms: list[str]) -> Non
         ("red", ["red"], "red"),
     ],
 )
-def test_an_attribute_is_a_term_of_its_own(caption: str, terms: list[str], concept: str) -> None:
+def test_an_attribute_is_a_term_of_its_own(caption, terms, concept):
     """So the caption is a positive of each image that is red and a bus, and no blue bus is of the same concept."""
     bus = ImageSubject("city bus", ("bus", "vehicle"), "city bus", ("red",))
     image, text = term_hashes(bus, caption)
@@ -389,7 +381,7 @@ def test_an_attribute_is_a_term_of_its_own(caption: str, terms: list[str], conce
     assert captioned_concept(bus, caption) == concept
 
 
-def test_attributes_reach_captions_concepts_and_shards(kit: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_attributes_reach_captions_concepts_and_shards(kit, tokenizer, tmp_path):
     """Of captioned images and of documents, from files and from shards."""
     bus = {"name": "city bus", "keywords": ["bus"], "labels": {"concept": "city bus"}, "attributes": ["red"]}
     corpus = kit.corpus([kit.document(["a bus."], kit.image("red.png", 0))], [kit.pair("red.png", "a bus.", **bus)])
@@ -407,7 +399,7 @@ def test_attributes_reach_captions_concepts_and_shards(kit: Any, tokenizer: Toke
 
 
 @pytest.mark.parametrize("view", ["pairs", "interleaved"])
-def test_merges_are_learnt_from_all_terms_of_drawn_captions(kit: Any, view: str) -> None:
+def test_merges_are_learnt_from_all_terms_of_drawn_captions(kit, view):
     corpus = kit.corpus(
         [kit.document([WRITTEN, "plain"], kit.image("red.png", 0), kit.image("blue.png", 1))],
         [
@@ -416,7 +408,7 @@ def test_merges_are_learnt_from_all_terms_of_drawn_captions(kit: Any, view: str)
         ],
     )
 
-    def words(captions: str) -> str:
+    def words(captions):
         source = {"dataset": "here", "view": view, "captions": captions}
         spec = parse_spec("pretrain", {"tokenizer": {"vocab_size": 400}, "data": {"sources": [source]}})
         assert isinstance(spec, PretrainSpec)
@@ -444,9 +436,7 @@ SEQUENCE = BESIDE | {
 }
 
 
-def test_a_sequence_draws_the_text_beside_an_image_that_is_its_caption(
-    kit: Any, corpus: Corpus, open_stream: Any, tokenizer: Tokenizer
-) -> None:
+def test_a_sequence_draws_the_text_beside_an_image_that_is_its_caption(kit, corpus, open_stream, tokenizer):
     """The one behind it, or else the one before; prose, and fields that the file has there, change nothing."""
     kit.write("interleaved.jsonl", [SEQUENCE])
     sequences = open_corpus(kit.root)
@@ -468,7 +458,7 @@ def test_a_sequence_draws_the_text_beside_an_image_that_is_its_caption(
     assert sheep == {"sheep", "wool", "farm"}
 
 
-def test_malformed_segments_are_left_out_and_not_drawn(kit: Any, corpus: Corpus, open_stream: Any) -> None:
+def test_malformed_segments_are_left_out_and_not_drawn(kit, corpus, open_stream):
     good = {"segments": [{"image": "red.png"}, {"text": WRITTEN}]}
     lines = [good, {"segments": [{"image": 3}, "x"]}, {"segments": "none"}]
     kit.write("interleaved.jsonl", [BESIDE | line for line in lines])

@@ -1,36 +1,31 @@
 """MMC4 documents and captioned images as token sequences."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Document, ImageSegment, TextSegment, Tokenizer, clip_tokenizer, render_mmc4, render_pair
+from lcl_core.data import Document, ImageSegment, TextSegment, clip_tokenizer, render_mmc4, render_pair
 
 N = 4
 SENTENCES = ["a red square", "a green square", "a blue square"]
 
 
 @pytest.fixture
-def render(tokenizer: Tokenizer) -> Any:
-    def call(doc: dict[str, Any], context_length: int = 200, **named: Any) -> tuple[list[int], list[str]] | None:
+def render(tokenizer):
+    def call(doc, context_length=200, **named):
         return render_mmc4(doc, tokenizer, num_image_tokens=N, context_length=context_length, **named)
 
     return call
 
 
 @pytest.fixture
-def expected(tokenizer: Tokenizer) -> Any:
+def expected(tokenizer):
     """Ids from a readable layout: texts, and ``IMG`` for an image's block."""
 
-    def call(*parts: str, start: bool = True, end: bool = True) -> list[int]:
+    def call(*parts, start=True, end=True):
         specials = tokenizer.specials
         block = [specials.soi, *[specials.img] * N, specials.eoi]
         body = [token for part in parts for token in (block if part == "IMG" else tokenizer.encode(part))]
@@ -39,14 +34,14 @@ def expected(tokenizer: Tokenizer) -> Any:
     return call
 
 
-def test_images_stand_before_or_after_their_sentence(kit: Any, render: Any, expected: Any) -> None:
+def test_images_stand_before_or_after_their_sentence(kit, render, expected):
     doc = kit.document(SENTENCES, kit.image("x", 0), kit.image("y", 2))
     red, green, blue = SENTENCES
     assert render(doc, before=[True, False]) == (expected("IMG", red, green, blue, "IMG"), ["x", "y"])
     assert render(doc, before=[False, True]) == (expected(red, "IMG", green, "IMG", blue), ["x", "y"])
 
 
-def test_images_are_sorted_and_the_dissimilar_left_out(kit: Any, render: Any) -> None:
+def test_images_are_sorted_and_the_dissimilar_left_out(kit, render):
     images = [
         kit.image("c", 2, 0.3),
         kit.image("low", 1, 0.2399),
@@ -58,7 +53,7 @@ def test_images_are_sorted_and_the_dissimilar_left_out(kit: Any, render: Any) ->
     assert render(kit.document(SENTENCES, *images), similarity_threshold=0.25)[1] == ["c"]
 
 
-def test_one_image_a_sentence_is_kept(kit: Any, render: Any) -> None:
+def test_one_image_a_sentence_is_kept(kit, render):
     doc = kit.document(SENTENCES, kit.image("a", 1), kit.image("b", 1), kit.image("c", 1), kit.image("d", 0))
     assert render(doc, picks=[0, 2])[1] == ["d", "c"]
     assert render(doc, picks=[0, 0])[1] == ["d", "a"]
@@ -67,19 +62,19 @@ def test_one_image_a_sentence_is_kept(kit: Any, render: Any) -> None:
     assert min(drawn.values()) > 60
 
 
-def test_the_first_images_in_document_order_are_kept(kit: Any, render: Any) -> None:
+def test_the_first_images_in_document_order_are_kept(kit, render):
     doc = kit.document(SENTENCES, kit.image("c", 2), kit.image("b", 1), kit.image("a", 0))
     assert render(doc, max_images=2)[1] == ["a", "b"]
 
 
-def test_unreadable_images_are_left_out_after_the_choice(kit: Any, render: Any) -> None:
+def test_unreadable_images_are_left_out_after_the_choice(kit, render):
     doc = kit.document(SENTENCES, kit.image("a", 0), kit.image("b", 1), kit.image("c", 2))
     assert render(doc, readable=lambda name: name != "a", before=[True, True])[1] == ["b", "c"]
     # the bad one used up a place, as in the authors' code
     assert render(doc, readable=lambda name: name != "a", max_images=2)[1] == ["b"]
 
 
-def test_documents_without_enough_images_are_dropped(kit: Any, render: Any) -> None:
+def test_documents_without_enough_images_are_dropped(kit, render):
     one = kit.document(SENTENCES, kit.image("a", 0))
     assert render(kit.document(SENTENCES)) is None
     assert render(kit.document([])) is None
@@ -90,15 +85,15 @@ def test_documents_without_enough_images_are_dropped(kit: Any, render: Any) -> N
 
 
 @pytest.mark.parametrize("index", [-1, 3, 99])
-def test_an_image_of_no_sentence_is_left_out(kit: Any, render: Any, index: int) -> None:
+def test_an_image_of_no_sentence_is_left_out(kit, render, index):
     assert render(kit.document(SENTENCES, kit.image("stray", index))) is None
     assert render(kit.document(SENTENCES, kit.image("stray", index), kit.image("a", 1)), max_images=1)[1] == ["a"]
 
 
-def test_the_coin_is_fair_and_can_be_bent(kit: Any, render: Any, tokenizer: Tokenizer) -> None:
+def test_the_coin_is_fair_and_can_be_bent(kit, render, tokenizer):
     doc = kit.document(["a red square"], kit.image("a", 0))
 
-    def share_first(probability: float) -> float:
+    def share_first(probability):
         rendered = [render(doc, image_first_probability=probability, draw=random.Random(n)) for n in range(300)]
         return sum(ids[1] == tokenizer.specials.soi for ids, _ in rendered) / 300
 
@@ -107,12 +102,12 @@ def test_the_coin_is_fair_and_can_be_bent(kit: Any, render: Any, tokenizer: Toke
     assert 0.4 < share_first(0.5) < 0.6
 
 
-def cut_at(kit: Any, render: Any, length: int) -> tuple[list[int], list[str]] | None:
+def cut_at(kit, render, length):
     doc = kit.document(SENTENCES, kit.image("x", 0), kit.image("y", 1))
     return render(doc, context_length=length, before=[False, False])
 
 
-def test_cutting(kit: Any, render: Any, expected: Any, tokenizer: Tokenizer) -> None:
+def test_cutting(kit, render, expected, tokenizer):
     red, green, blue = SENTENCES
     eot, eoi = tokenizer.specials.eot, tokenizer.specials.eoi
     whole = expected(red, "IMG", green, "IMG", blue)
@@ -132,7 +127,7 @@ def test_cutting(kit: Any, render: Any, expected: Any, tokenizer: Tokenizer) -> 
     assert cut_at(kit, render, first_whole - 2) is None
 
 
-def test_every_length_keeps_images_and_blocks_together(kit: Any, render: Any, tokenizer: Tokenizer) -> None:
+def test_every_length_keeps_images_and_blocks_together(kit, render, tokenizer):
     specials = tokenizer.specials
     doc = kit.document(SENTENCES, kit.image("x", 0), kit.image("y", 1), kit.image("z", 2))
     for length in range(1, 80):
@@ -145,7 +140,7 @@ def test_every_length_keeps_images_and_blocks_together(kit: Any, render: Any, to
                 check_blocks(ids, names, tokenizer)
 
 
-def check_blocks(ids: Sequence[int], names: Sequence[str], tokenizer: Tokenizer) -> None:
+def check_blocks(ids, names, tokenizer):
     """Each image has one soi, followed by exactly its placeholders, and no placeholder stands elsewhere."""
     specials = tokenizer.specials
     starts = [place for place, token in enumerate(ids) if token == specials.soi]
@@ -165,7 +160,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_web_text_cannot_forge_images(kit: Any, text: str) -> None:
+def test_web_text_cannot_forge_images(kit, text):
     for length in (40, 60, 400):
         for each in (clip_tokenizer(),):
             doc = kit.document([text, "a red square", text], kit.image("x", 0), kit.image("y", 1))
@@ -174,27 +169,27 @@ def test_web_text_cannot_forge_images(kit: Any, text: str) -> None:
             assert ids.count(each.specials.eot) == 1
 
 
-def test_official_numerics_let_specials_through(kit: Any, render: Any, tokenizer: Tokenizer) -> None:
+def test_official_numerics_let_specials_through(kit, render, tokenizer):
     doc = kit.document(["a <end_of_img> b"], kit.image("x", 0))
     ids, _ = render(doc, numerics="official")
     assert ids.count(tokenizer.specials.eoi) == 2
     assert render(doc)[0].count(tokenizer.specials.eoi) == 1
 
 
-def test_the_same_draw_gives_the_same_document(kit: Any, render: Any) -> None:
+def test_the_same_draw_gives_the_same_document(kit, render):
     doc = kit.document(SENTENCES, *(kit.image(name, place % 3) for place, name in enumerate("abcdefgh")))
     assert render(doc, draw=random.Random(5)) == render(doc, draw=random.Random(5))
     assert len({tuple(render(doc)[1]) for _ in range(50)}) > 1, "without a draw it is random"
 
 
 @pytest.mark.parametrize("doc", [{}, {"text_list": ["x"]}, {"text_list": ["x"], "image_info": [{"image_name": "a"}]}])
-def test_a_malformed_document_is_a_user_error(render: Any, doc: dict[str, Any]) -> None:
+def test_a_malformed_document_is_a_user_error(render, doc):
     with pytest.raises(UserError) as caught:
         render(doc)
     assert caught.value.code == "bad_document"
 
 
-def test_pairs(tokenizer: Tokenizer, expected: Any) -> None:
+def test_pairs(tokenizer, expected):
     text = "a red square"
     first = render_pair(text, tokenizer, N, 100, image_first=True)
     assert first == expected("IMG", text, start=False)
@@ -202,7 +197,7 @@ def test_pairs(tokenizer: Tokenizer, expected: Any) -> None:
     assert render_pair("", tokenizer, N, 100, image_first=False) == expected("IMG", end=False)
 
 
-def test_long_captions_are_cut(tokenizer: Tokenizer) -> None:
+def test_long_captions_are_cut(tokenizer):
     words = tokenizer.encode("a red square " * 50)
     for image_first in (True, False):
         ids = render_pair("a red square " * 50, tokenizer, N, 40, image_first)
@@ -213,14 +208,14 @@ def test_long_captions_are_cut(tokenizer: Tokenizer) -> None:
     assert caught.value.field == "model.context_length"
 
 
-def test_captions_cannot_forge_images(tokenizer: Tokenizer) -> None:
+def test_captions_cannot_forge_images(tokenizer):
     for text in HOSTILE:
         ids = render_pair(text, tokenizer, N, 100, image_first=False)
         check_blocks(ids, ["x"], tokenizer)
     assert render_pair(HOSTILE[0], tokenizer, N, 100, True, numerics="official").count(tokenizer.specials.soi) == 2
 
 
-def test_reference_documents(golden: Path) -> None:
+def test_reference_documents(golden):
     sets = json.loads((golden / "data" / "mmc4_docs.json").read_text(encoding="utf-8"))
     for settings in sets:
         for case in settings["docs"]:
@@ -242,14 +237,14 @@ def test_reference_documents(golden: Path) -> None:
                 assert got == expected, (case["name"], numerics)
 
 
-def test_reference_pairs(golden: Path) -> None:
+def test_reference_pairs(golden):
     for case in json.loads((golden / "data" / "pairs.json").read_text(encoding="utf-8")):
         layout = (case["num_img_token"], case["context_length"], case["image_first"])
         for numerics in ("official", "fixed"):
             assert render_pair(case["text"], clip_tokenizer(), *layout, numerics) == case["token_ids"]
 
 
-def test_a_document_lists_its_parts() -> None:
+def test_a_document_lists_its_parts():
     document = Document("d", (TextSegment("a"), ImageSegment("x"), TextSegment("b"), ImageSegment("x")))
     assert document.images == ("x", "x")
     assert document.text == "a b"

@@ -1,22 +1,19 @@
 """Batches ahead of the step: any number of workers, any number of ranks, from any cursor."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import multiprocessing
 import os
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Sample, SampleStream, Tokenizer
+from lcl_core.data import Sample, SampleStream
 from lcl_core.data.sampling import loader
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
-from lcl_core.data.sampling.packing import Cursor, DocumentBatch, first_cursors
+from lcl_core.data.sampling.packing import Cursor, first_cursors
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
 
@@ -24,7 +21,7 @@ BUDGET = BatchSpec(tokens=128, images=8)
 
 
 @pytest.fixture
-def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
+def open_stream(kit, tokenizer):
     names = ("red.png", "green.png", "blue.png", "white.png")
     documents = [
         kit.document(
@@ -34,32 +31,32 @@ def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
     ]
     corpus = kit.corpus(documents, [kit.pair(name, f"a square {name}", name) for name in names])
 
-    def call() -> SampleStream:
+    def call():
         data = DataSpec(sources=({"dataset": "d", "weight": 3}, {"dataset": "d", "view": "pairs"}))
         return SampleStream(data, {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
 
     return call
 
 
-def reported(batch: DocumentBatch) -> list[Any]:
+def reported(batch):
     samples = [(sample.id, sample.token_ids.tobytes(), sample.pixels.tobytes()) for sample in batch.samples]
     return [samples, batch.cursor, batch.skipped]
 
 
-def first(count: int, *arguments: Any, **named: Any) -> list[list[Any]]:
+def first(count, *arguments, **named):
     return [reported(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
 
 
 @pytest.mark.parametrize("lookahead", [0, 8])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(open_stream: Any, lookahead: int, workers: int) -> None:
+def test_workers_change_nothing(open_stream, lookahead, workers):
     expected = first(12, open_stream(), 0, BUDGET, 0, lookahead)
     assert first(12, open_stream(), 0, BUDGET, workers, lookahead) == expected
 
 
 @pytest.mark.parametrize("lookahead", [0, 8])
 @pytest.mark.parametrize(("workers", "stop"), [(0, 1), (0, 9), (2, 9)])
-def test_a_resumed_loader_gives_the_same_batches(open_stream: Any, lookahead: int, workers: int, stop: int) -> None:
+def test_a_resumed_loader_gives_the_same_batches(open_stream, lookahead, workers, stop):
     whole = first(16, open_stream(), 0, BUDGET, 0, lookahead)
     cursor = whole[stop - 1][1]
     assert bool(cursor.held) == bool(lookahead)
@@ -67,7 +64,7 @@ def test_a_resumed_loader_gives_the_same_batches(open_stream: Any, lookahead: in
     assert again == whole[stop:]
 
 
-def test_ranks_share_the_stream_without_gap_or_overlap(open_stream: Any) -> None:
+def test_ranks_share_the_stream_without_gap_or_overlap(open_stream):
     whole = open_stream()
     cursors = first_cursors(3)
     loaded = [load_batches(open_stream(), cursor, BUDGET, 0, 4, stride=3) for cursor in cursors]
@@ -78,13 +75,13 @@ def test_ranks_share_the_stream_without_gap_or_overlap(open_stream: Any) -> None
         assert whole[share[0]].position == share[0]
 
 
-def test_a_rank_resumes_where_it_was(open_stream: Any) -> None:
+def test_a_rank_resumes_where_it_was(open_stream):
     whole = first(10, open_stream(), Cursor(1), BUDGET, 0, 4, stride=2)
     again = first(5, open_stream(), whole[4][1], BUDGET, 2, 4, stride=2)
     assert again == whole[5:]
 
 
-def test_a_stream_is_the_same_over_the_same_corpora_in_another_process(open_stream: Any) -> None:
+def test_a_stream_is_the_same_over_the_same_corpora_in_another_process(open_stream):
     one = open_stream()
     other = SampleStream(corpora=one.corpora, **one.options)
     for position in range(12):
@@ -92,12 +89,10 @@ def test_a_stream_is_the_same_over_the_same_corpora_in_another_process(open_stre
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_process_reaches_the_trainer(
-    open_stream: Any, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_process_reaches_the_trainer(open_stream, workers, monkeypatch):
     stream = open_stream()
 
-    def broken(self: SampleStream, position: int) -> Sample:
+    def broken(self, position):
         raise UserError("the image is torn", code="image_unreadable", file="a.png")
 
     monkeypatch.setattr(SampleStream, "__getitem__", broken)
@@ -106,7 +101,7 @@ def test_an_error_in_a_process_reaches_the_trainer(
     assert (caught.value.code, caught.value.file) == ("image_unreadable", "a.png")
 
 
-def test_a_process_that_is_killed_is_named(open_stream: Any) -> None:
+def test_a_process_that_is_killed_is_named(open_stream):
     stream = open_stream()
     with LoaderPool(stream.corpora, 2) as pool:
         batches = load_batches(stream, 0, BUDGET, pool)
@@ -119,14 +114,12 @@ def test_a_process_that_is_killed_is_named(open_stream: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_whole_batch_is_made_while_the_step_computes(
-    open_stream: Any, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_batch_is_made_while_the_step_computes(open_stream, workers, monkeypatch):
     """More than a pipe holds, and nothing of it is received: the samples of the next batch wait in the processes."""
     made = multiprocessing.get_context("fork").Semaphore(0)
     read = SampleStream.__getitem__
 
-    def counted(self: SampleStream, position: int) -> Sample:
+    def counted(self, position):
         made.release()
         return replace(read(self, position), token_ids=np.zeros(20_000, np.int64))  # one of them fills a pipe
 
@@ -139,7 +132,7 @@ def test_a_whole_batch_is_made_while_the_step_computes(
         assert all(made.acquire(timeout=60) for _ in range(1 + budget.images))
 
 
-def test_large_images_are_not_made_far_ahead() -> None:
+def test_large_images_are_not_made_far_ahead():
     """Bytes bound what waits in all processes together, but not below what keeps a process busy."""
     assert read_ahead(BatchSpec(tokens=4096, images=64), 64) == 64
     assert read_ahead(BatchSpec(tokens=4096, images=65_536), 224) == (256 << 20) // (3 * 224 * 224)
@@ -159,19 +152,19 @@ def test_large_images_are_not_made_far_ahead() -> None:
     ],
 )
 def test_what_waits_is_counted_in_images(
-    open_stream: Any,
-    tokenizer: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    views: tuple[str, ...],
-    options: dict[str, int],
-    images: int,
-) -> None:
+    open_stream,
+    tokenizer,
+    monkeypatch,
+    views,
+    options,
+    images,
+):
     """A document has several."""
     data = DataSpec.model_validate({"sources": [{"dataset": "d", "view": view} for view in views], **options})
     stream = SampleStream(data, open_stream().corpora, tokenizer, 4, 16, 120, seed=0)
-    requested: list[int] = []
+    requested = []
 
-    def samples(self: LoaderPool, stream: SampleStream, positions: Any, ahead: int, share: Any) -> Any:
+    def samples(self, stream, positions, ahead, share):
         requested.append(ahead)
         return (stream[position] for position in positions)
 
@@ -183,7 +176,7 @@ def test_what_waits_is_counted_in_images(
     assert max(len(sample.levels) for sample in batch.samples) <= images
 
 
-def test_processes_end_with_the_iterator(open_stream: Any) -> None:
+def test_processes_end_with_the_iterator(open_stream):
     batches = load_batches(open_stream(), 0, BUDGET, 2)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
@@ -196,14 +189,12 @@ def test_processes_end_with_the_iterator(open_stream: Any) -> None:
     ("cores", "ranks", "gpu", "expected"),
     [(2, 1, False, 1), (32, 1, False, 4), (32, 8, False, 1), (16, 1, True, 8), (16, 4, True, 3), (8, 8, True, 1)],
 )
-def test_the_default_number_of_processes_follows_from_the_cores(
-    cores: int, ranks: int, gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_number_of_processes_follows_from_the_cores(cores, ranks, gpu, expected, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert default_workers(ranks, gpu) == expected
 
 
-def test_a_measure_is_the_size_of_the_first_epochs_sample(open_stream: Any) -> None:
+def test_a_measure_is_the_size_of_the_first_epochs_sample(open_stream):
     stream = open_stream()
     for position in range(12):
         sample = stream[position]

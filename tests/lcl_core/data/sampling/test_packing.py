@@ -1,13 +1,10 @@
 """Batches are full, ordered, and a pure function of where they start."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,16 +25,16 @@ from lcl_core.specs.pretrain import BatchSpec
 BUDGET = BatchSpec(tokens=100, images=4)
 
 
-def sample(name: int, tokens: int, images: int) -> Sample:
+def sample(name, tokens, images):
     return Sample(str(name), 0, np.zeros(tokens, np.int32), *white(images))
 
 
-def white(images: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def white(images):
     """Levels, and the table of each image."""
     return np.full((images, 3, 2, 2), 255, np.uint8), (0,) * images
 
 
-def item(position: int) -> Sample | SkippedSample:
+def item(position):
     if position % 5 == 3:
         return SkippedSample(str(position), "unreadable")
     return sample(position, 10 + 7 * position % 60, 1 + position % 3)
@@ -46,7 +43,7 @@ def item(position: int) -> Sample | SkippedSample:
 STREAM = [item(position) for position in range(300)]
 
 
-def test_budgets_hold_and_order_stays() -> None:
+def test_budgets_hold_and_order_stays():
     batches = list(pack_documents(STREAM, 0, BUDGET))
     assert all(batch.tokens <= 100 and batch.images <= 4 for batch in batches)
     names = [int(each.id) for batch in batches for each in batch.samples]
@@ -58,7 +55,7 @@ def test_budgets_hold_and_order_stays() -> None:
 
 
 @pytest.mark.parametrize("resume_at", [1, 7, 20])
-def test_batches_depend_only_on_the_position(resume_at: int) -> None:
+def test_batches_depend_only_on_the_position(resume_at):
     batches = list(pack_documents(STREAM, 0, BUDGET))
     position = batches[resume_at - 1].cursor.position
     again = list(pack_documents(STREAM[position:], position, BUDGET))
@@ -69,25 +66,25 @@ def test_batches_depend_only_on_the_position(resume_at: int) -> None:
     )
 
 
-def test_a_document_beyond_the_budget_is_counted_not_fatal() -> None:
+def test_a_document_beyond_the_budget_is_counted_not_fatal():
     stream = [sample(0, 101, 1), sample(1, 10, 5), sample(2, 90, 1), sample(3, 90, 1)]
     first = next(pack_documents(stream, 0, BUDGET))
     assert [each.id for each in first.samples] == ["2"]
     assert set(first.skipped) == {"more tokens than a batch holds", "more images than a batch holds"}
 
 
-def test_a_stream_without_a_usable_document_ends_with_the_reasons() -> None:
+def test_a_stream_without_a_usable_document_ends_with_the_reasons():
     nothing = (SkippedSample(str(number), "unreadable") for number in itertools.count())
     with pytest.raises(UserError, match="unreadable"):
         next(pack_documents(nothing, 0, BUDGET, patience=50))
 
 
-def resumed(cursor: Cursor) -> list[Sample | SkippedSample]:
+def resumed(cursor):
     return [STREAM[place] for place in (*cursor.held, *range(cursor.position, len(STREAM)))]
 
 
 @pytest.mark.parametrize("lookahead", [1, 4, 16])
-def test_a_look_ahead_keeps_budgets_and_loses_and_doubles_nothing(lookahead: int) -> None:
+def test_a_look_ahead_keeps_budgets_and_loses_and_doubles_nothing(lookahead):
     batches = list(pack_documents(STREAM, 0, BUDGET, lookahead=lookahead))
     assert all(batch.tokens <= 100 and batch.images <= 4 for batch in batches)
     last = batches[-1].cursor
@@ -97,8 +94,8 @@ def test_a_look_ahead_keeps_budgets_and_loses_and_doubles_nothing(lookahead: int
     assert all(list(batch.samples) == sorted(batch.samples, key=lambda each: int(each.id)) for batch in batches)
 
 
-def test_no_image_is_normalised_to_choose_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Sample) -> np.ndarray:
+def test_no_image_is_normalised_to_choose_samples(monkeypatch):
+    def refuse(self):
         raise AssertionError("the images were normalised")
 
     monkeypatch.setattr(Sample, "pixels", property(refuse))
@@ -107,7 +104,7 @@ def test_no_image_is_normalised_to_choose_samples(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("resume_at", [1, 7, 20])
 @pytest.mark.parametrize("lookahead", [1, 4, 16])
-def test_a_run_goes_on_from_its_cursor_as_if_nothing_had_been(lookahead: int, resume_at: int) -> None:
+def test_a_run_goes_on_from_its_cursor_as_if_nothing_had_been(lookahead, resume_at):
     batches = list(pack_documents(STREAM, 0, BUDGET, lookahead=lookahead))
     cursor = Cursor.from_json(json.loads(json.dumps(batches[resume_at - 1].cursor.to_json())))
     again = list(pack_documents(resumed(cursor), cursor, BUDGET, lookahead=lookahead))
@@ -116,21 +113,21 @@ def test_a_run_goes_on_from_its_cursor_as_if_nothing_had_been(lookahead: int, re
         assert (batch.cursor, batch.skipped) == (expected.cursor, expected.skipped)
 
 
-def test_turning_the_look_ahead_off_still_uses_those_that_wait() -> None:
+def test_turning_the_look_ahead_off_still_uses_those_that_wait():
     cursor = next(pack_documents(STREAM, 0, BUDGET, lookahead=8)).cursor
     assert cursor.held
     first = next(pack_documents(resumed(cursor), cursor, BUDGET, lookahead=0))
     assert int(first.samples[0].id) == cursor.held[0]
 
 
-def test_the_longest_waiting_goes_first_so_none_waits_for_ever() -> None:
+def test_the_longest_waiting_goes_first_so_none_waits_for_ever():
     stream = [sample(0, 60, 1), *(sample(number, 50, 1) for number in range(1, 40))]
     batches = list(pack_documents(stream, 0, BUDGET, lookahead=4))
     assert [each.id for each in batches[0].samples] == ["0"]
     assert [[each.id for each in batch.samples] for batch in batches[1:3]] == [["1", "2"], ["3", "4"]]
 
 
-def test_a_look_ahead_fills_batches() -> None:
+def test_a_look_ahead_fills_batches():
     draw = random.Random(0)
     stream = [sample(number, draw.randint(100, 900), 1) for number in range(2000)]
     budget = BatchSpec(tokens=2048, images=64)
@@ -143,12 +140,12 @@ def test_a_look_ahead_fills_batches() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_best_sum_is_the_best(seed: int) -> None:
+def test_the_best_sum_is_the_best(seed):
     draw = random.Random(seed)
     sizes = [(draw.randint(1, 30), draw.randint(0, 3)) for _ in range(9)]
     tokens, images = draw.randint(0, 90), draw.randint(0, 6)
 
-    def total(chosen: tuple[int, ...]) -> int:
+    def total(chosen):
         fits = sum(sizes[place][1] for place in chosen) <= images
         length = sum(sizes[place][0] for place in chosen)
         return length if fits and length <= tokens else 0
@@ -161,7 +158,7 @@ def test_the_best_sum_is_the_best(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_where_images_fill_the_batch_free_tokens_take_no_memory(seed: int) -> None:
+def test_where_images_fill_the_batch_free_tokens_take_no_memory(seed):
     draw = random.Random(seed)
     sizes = [(draw.randint(1, 6), draw.randint(0, 3)) for _ in range(8)]
     tokens, images = 1 << 22, draw.randint(0, 9)
@@ -177,17 +174,17 @@ def test_where_images_fill_the_batch_free_tokens_take_no_memory(seed: int) -> No
     assert chosen == [number for number in range(8) if best[number]], "the early ones of equal sums"
 
 
-def subsets_of(count: int) -> Iterator[tuple[int, ...]]:
+def subsets_of(count):
     return (subset for size in range(count + 1) for subset in itertools.combinations(range(count), size))
 
 
-def test_while_there_is_room_documents_come_in_order() -> None:
+def test_while_there_is_room_documents_come_in_order():
     samples = [sample(number, 1000, 1) for number in range(60)]
     assert choose_samples(samples, BatchSpec(tokens=32_000, images=64)) == list(range(32))
     assert choose_samples(samples, BatchSpec(tokens=32_000, images=8)) == list(range(8)), "the cap on images holds"
 
 
-def test_counts_by_source_and_reason() -> None:
+def test_counts_by_source_and_reason():
     stream = [
         Sample("a", 0, np.zeros(30, np.int32), *white(1), ("file_missing", "file_missing")),
         SkippedSample("b", "no caption", "", ("image_unreadable",)),
@@ -204,13 +201,13 @@ def test_counts_by_source_and_reason() -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], "3", [1.5], [True], {"position": 1}])
-def test_what_is_no_cursor_is_refused(value: object) -> None:
+def test_what_is_no_cursor_is_refused(value):
     with pytest.raises(ValueError, match="not a cursor"):
         Cursor.from_json(value)
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 16])
-def test_ranks_share_the_stream_without_gap_or_overlap(lookahead: int) -> None:
+def test_ranks_share_the_stream_without_gap_or_overlap(lookahead):
     used, cursors = read(first_cursors(3), 10, lookahead)
     assert_each_once(used, cursors)
     assert [cursor.position % 3 for cursor in cursors] == [0, 1, 2]
@@ -218,8 +215,8 @@ def test_ranks_share_the_stream_without_gap_or_overlap(lookahead: int) -> None:
 
 @pytest.mark.parametrize("lookahead", [0, 1, 16])
 @pytest.mark.parametrize("worlds", [[2, 1, 3], [1, 4], [6, 2, 2, 7], [16, 8]])
-def test_another_number_of_ranks_uses_each_document_once(worlds: list[int], lookahead: int) -> None:
-    used: Counter[int] = Counter()
+def test_another_number_of_ranks_uses_each_document_once(worlds, lookahead):
+    used = Counter()
     cursors = first_cursors(worlds[0])
     for ranks in worlds:
         if ranks != len(cursors):
@@ -229,14 +226,14 @@ def test_another_number_of_ranks_uses_each_document_once(worlds: list[int], look
         assert_each_once(used, cursors)
 
 
-def test_the_first_unread_documents_are_used_first() -> None:
+def test_the_first_unread_documents_are_used_first():
     # rank 0 of two has read 0, 2, 4 and waits with 2; rank 1 has read 1, 3, 5, 7
     cursors = [Cursor(6, (2,)), Cursor(9)]
     assert redistribute_cursors(cursors, 1) == [Cursor(9, (2, 6, 8))]
     assert redistribute_cursors(cursors, 3) == [Cursor(9, (2,)), Cursor(10, (6,)), Cursor(11, (8,))]
 
 
-def test_a_look_ahead_of_none_goes_on_from_documents_that_wait() -> None:
+def test_a_look_ahead_of_none_goes_on_from_documents_that_wait():
     """Batch by batch as from any cursor on the way, while they last and after them."""
     start = Cursor(40, (1, 2, 4, 9, 11, 12))
     batches = list(itertools.islice(pack_documents(resumed(start), start, BUDGET), 12))
@@ -247,15 +244,15 @@ def test_a_look_ahead_of_none_goes_on_from_documents_that_wait() -> None:
         assert [each.id for each in again.samples] == [each.id for each in batches[number + 1].samples]
 
 
-def read(cursors: list[Cursor], batches: int, lookahead: int) -> tuple[Counter[int], list[Cursor]]:
+def read(cursors, batches, lookahead):
     """How often each position was used or left out by ranks that take more and more batches; and their cursors."""
-    used: Counter[int] = Counter()
+    used = Counter()
     ends = []
     for rank, cursor in enumerate(cursors):
         positions = itertools.chain(cursor.held, itertools.count(cursor.position, len(cursors)))
-        passed: list[int] = []
+        passed = []
 
-        def items(positions: Iterator[int] = positions, passed: list[int] = passed) -> Iterator[Sample | SkippedSample]:
+        def items(positions=positions, passed=passed):
             for position in positions:
                 passed.append(position)
                 yield item(position)
@@ -270,7 +267,7 @@ def read(cursors: list[Cursor], batches: int, lookahead: int) -> tuple[Counter[i
     return used, ends
 
 
-def assert_each_once(used: Counter[int], cursors: list[Cursor]) -> None:
+def assert_each_once(used, cursors):
     assert set(used.values()) == {1}
     end = max(cursor.position for cursor in cursors)
     unread = {place for cursor in cursors for place in range(cursor.position, end, len(cursors))}

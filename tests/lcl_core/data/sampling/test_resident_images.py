@@ -1,7 +1,5 @@
 """Images decoded once: the crops are those from the files up to one more resampling, in every process."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import os
@@ -38,19 +36,19 @@ STRONG = {"colour_jitter": 0.2, "flip_probability": 0.5, "invert": 0.3, "channel
 Opened = Callable[..., Any]
 
 
-def scene(number: int, width: int, height: int) -> Image.Image:
+def scene(number, width, height):
     levels = np.random.default_rng(number).integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), np.uint8)
     return Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def png(image: Image.Image) -> bytes:
+def png(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture
-def corpus(kit: Any) -> Corpus:
+def corpus(kit):
     sizes = {"wide.png": (120, 60), "tall.png": (50, 90), "tiny.png": (9, 7), "square.png": (64, 64)}
     for number, (name, size) in enumerate(sizes.items()):
         kit.write(f"images/{name}", png(scene(number, *size)))
@@ -65,10 +63,10 @@ def corpus(kit: Any) -> Corpus:
 
 
 @pytest.fixture
-def opened(corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> Opened:
+def opened(corpus, tokenizer, tmp_path):
     """(stream, folders, data): a stream over resident images, in a context that is left at once."""
 
-    def call(max_bytes: int = 1 << 20, **fields: Any) -> Any:
+    def call(max_bytes = 1 << 20, **fields):
         data = DataSpec(sources=SOURCES, resident=True, **fields)
         sources = resident_sources(data, SIZE, {"d": corpus}, {"d": corpus.content_hash()})
         with open_resident_images(sources, DiskCache(tmp_path / "cache", max_bytes)) as folders:
@@ -80,7 +78,7 @@ def opened(corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> Opened:
 
 @pytest.mark.parametrize("shape", [(120, 60), (50, 90), (300, 300), (9, 7), (1, 400), (640, 480)])
 @pytest.mark.parametrize("share", [1.0, 0.4])
-def test_no_crop_of_the_stored_size_has_fewer_pixels_than_the_input(shape: tuple[int, int], share: float) -> None:
+def test_no_crop_of_the_stored_size_has_fewer_pixels_than_the_input(shape, share):
     need = CropNeed(SIZE, share)
     width, height = need.smallest_size(*shape)
     assert width <= shape[0]
@@ -90,7 +88,7 @@ def test_no_crop_of_the_stored_size_has_fewer_pixels_than_the_input(shape: tuple
     assert need.smallest_size(width, height) in {(width, height), shape}
 
 
-def test_what_the_sources_read_is_stored_at_the_size_that_crops_need(opened: Opened) -> None:
+def test_what_the_sources_read_is_stored_at_the_size_that_crops_need(opened):
     _, folder, data = opened(augmentation={"crop_scale": (0.6, 1.0)})
     images = ResidentImages(folder)
     assert len(images) == 5, "neither the image that is too unlike, nor that of another split alone"
@@ -104,8 +102,8 @@ def test_what_the_sources_read_is_stored_at_the_size_that_crops_need(opened: Ope
 
 
 def test_crops_are_those_from_the_files_up_to_another_resampling(
-    opened: Opened, corpus: Corpus, tokenizer: Tokenizer
-) -> None:
+    opened, corpus, tokenizer
+):
     stream, _, data = opened()
     plain = SampleStream(data, {"d": corpus}, tokenizer, 4, SIZE, 120, seed=0)
     for position in range(16):
@@ -117,7 +115,7 @@ def test_crops_are_those_from_the_files_up_to_another_resampling(
             assert np.abs(mine.pixels - theirs.pixels).mean() < 12 * ONE_LEVEL, "corners are rounded to coarser pixels"
 
 
-def test_an_image_that_cannot_be_read_is_counted_as_ever(opened: Opened, corpus: Corpus) -> None:
+def test_an_image_that_cannot_be_read_is_counted_as_ever(opened, corpus):
     stream, folder, _ = opened()
     with pytest.raises(UserError) as stored:
         ResidentImages(folder).read("torn.png")
@@ -132,10 +130,10 @@ def test_an_image_that_cannot_be_read_is_counted_as_ever(opened: Opened, corpus:
     assert ("image_unreadable",) in left_out
 
 
-def test_any_number_of_loaders_reads_the_same_and_no_file(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_loaders_reads_the_same_and_no_file(opened, monkeypatch):
     stream, _, _ = opened(augmentation=STRONG)
 
-    def refuse(self: Any, name: str) -> bytes:
+    def refuse(self, name):
         raise AssertionError(f"{name} is read again")
 
     monkeypatch.setattr(type(stream.corpora["d"]), "image_bytes", refuse)
@@ -149,7 +147,7 @@ def test_any_number_of_loaders_reads_the_same_and_no_file(opened: Opened, monkey
     assert batches[0] == batches[1]
 
 
-def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened: Opened, tmp_path: Path) -> None:
+def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened, tmp_path):
     _, folder, _ = opened()
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     stamp = folder.stat().st_ino
@@ -162,7 +160,7 @@ def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened: Opened, tmp
 
 
 @pytest.mark.parametrize("name", ["levels.u8", "index.npy", "images.json"])
-def test_a_file_that_a_crash_has_cut_is_made_anew(opened: Opened, caplog: pytest.LogCaptureFixture, name: str) -> None:
+def test_a_file_that_a_crash_has_cut_is_made_anew(opened, caplog, name):
     _, folder, _ = opened()
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     os.truncate(folder / name, len(first[name]) // 2)
@@ -172,16 +170,16 @@ def test_a_file_that_a_crash_has_cut_is_made_anew(opened: Opened, caplog: pytest
     assert [name in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_the_files_are_on_disk_before_others_see_them(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: set[str] = set()
+def test_the_files_are_on_disk_before_others_see_them(opened, monkeypatch):
+    flushed = set()
     fsync, rename = os.fsync, Path.rename
-    before: list[set[str]] = []
+    before = []
 
-    def recorded_fsync(handle: int) -> None:
+    def recorded_fsync(handle):
         flushed.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
         fsync(handle)
 
-    def recorded_rename(path: Path, target: Path) -> Path:
+    def recorded_rename(path, target):
         before.append(set(flushed))
         return rename(path, target)
 
@@ -191,19 +189,19 @@ def test_the_files_are_on_disk_before_others_see_them(opened: Opened, monkeypatc
     assert {"levels.u8", "index.npy", "images.json"} <= before[-1]
 
 
-def test_of_several_callers_one_decodes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
+def test_of_several_callers_one_decodes(corpus, tmp_path, monkeypatch):
+    reads = []
     read = type(corpus).image_bytes
 
-    def counted(self: Any, name: str) -> bytes:
+    def counted(self, name):
         reads.append(name)
         return read(self, name)
 
     monkeypatch.setattr(type(corpus), "image_bytes", counted)
     sources = resident_sources(DataSpec(sources=SOURCES), SIZE, {"d": corpus}, {"d": corpus.content_hash()})
-    found: list[Path] = []
+    found = []
 
-    def call() -> None:
+    def call():
         with open_resident_images(sources, DiskCache(tmp_path / "cache", 1 << 20)) as folders:
             found.append(folders["d"])
 
@@ -217,7 +215,7 @@ def test_of_several_callers_one_decodes(corpus: Corpus, tmp_path: Path, monkeypa
     assert sorted(reads) == sorted(set(reads))
 
 
-def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened: Opened, tmp_path: Path) -> None:
+def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened, tmp_path):
     with pytest.raises(UserError, match=r"data\.resident.*LCL_DATA_CACHE_BYTES") as caught:
         opened(max_bytes=1000)
     assert (caught.value.code, caught.value.field) == ("resident_too_large", "data.resident")
@@ -225,8 +223,8 @@ def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened: Opene
 
 
 def test_a_corpus_of_shards_gives_what_its_folder_gives(
-    kit: Any, corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+    kit, corpus, tokenizer, tmp_path
+):
     convert(open_reader(kit.root, "native").records(), tmp_path / "shards")
     seen = []
     for each in (corpus, open_corpus(tmp_path / "shards")):
@@ -240,12 +238,12 @@ def test_a_corpus_of_shards_gives_what_its_folder_gives(
     assert seen[0] == seen[1]
 
 
-def test_a_dataset_that_was_changed_after_it_was_registered_is_decoded_again(kit: Any) -> None:
+def test_a_dataset_that_was_changed_after_it_was_registered_is_decoded_again(kit):
     """Its recorded hash is the one of before."""
     recorded = "f" * 64
     data = DataSpec(sources=SOURCES)
 
-    def source(corpus: Corpus) -> ResidentSource:
+    def source(corpus):
         return resident_sources(data, SIZE, {"d": corpus}, {"d": recorded})["d"]
 
     documents = [kit.document(["one", "two"], kit.image("a.png", 0))]
@@ -256,7 +254,7 @@ def test_a_dataset_that_was_changed_after_it_was_registered_is_decoded_again(kit
     assert source(kit.corpus(documents, [kit.pair("a.png", "a"), kit.pair("b.png", "b")])).name != before.name
 
 
-def test_an_image_that_was_not_there_when_the_hash_was_recorded_names_the_way_out(opened: Opened) -> None:
+def test_an_image_that_was_not_there_when_the_hash_was_recorded_names_the_way_out(opened):
     _, folder, _ = opened()
     with pytest.raises(UserError, match="lcl data validate") as caught:
         ResidentImages(folder).read("renamed.png")

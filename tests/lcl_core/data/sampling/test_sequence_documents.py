@@ -1,15 +1,10 @@
 """Sequences stand as they are; matched documents also come as pairs; shards stream what their records said."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Sample, SampleStream, SkippedSample, Tokenizer, open_corpus
+from lcl_core.data import Sample, SampleStream, SkippedSample, open_corpus
 from lcl_core.data.records import (
     Document,
     ImageMatch,
@@ -28,14 +23,14 @@ N, SIZE = 4, 16
 PARTS = ["one", "red.png", "two", "three", "blue.png", "green.png", "four"]
 
 
-def sequence(kit: Any, *parts: str, **more: Any) -> dict[str, Any]:
+def sequence(kit, *parts, **more):
     segments = [{"image": part} if part.endswith(".png") else {"text": part} for part in parts]
     return {**kit.document([]), "segments": segments, **more}
 
 
 @pytest.fixture
-def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
-    def call(*documents: dict[str, Any], view: str = "interleaved", context: int = 200, **data: Any) -> SampleStream:
+def open_stream(kit, tokenizer):
+    def call(*documents, view="interleaved", context=200, **data):
         spec = DataSpec(sources=({"dataset": "d", "view": view},), **data)
         corpus = kit.corpus(list(documents))
         return SampleStream(spec, {"d": corpus}, tokenizer, N, SIZE, context, seed=0)
@@ -43,21 +38,21 @@ def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
     return call
 
 
-def rendered(tokenizer: Tokenizer, *parts: str, context: int = 200) -> list[int]:
+def rendered(tokenizer, *parts, context=200):
     segments = tuple(ImageSegment(part) if part.endswith(".png") else TextSegment(part) for part in parts)
     got = encode_document(Document("", segments), tokenizer, N, context)
     assert got is not None
     return got[0]
 
 
-def test_a_sequence_is_laid_out_as_it_stands(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_a_sequence_is_laid_out_as_it_stands(kit, open_stream, tokenizer):
     for probability in (0.0, 1.0):
         sample = open_stream(sequence(kit, *PARTS), image_first_probability=probability)[0]
         assert sample.token_ids.tolist() == rendered(tokenizer, *PARTS)
         assert [image.reshape(3, -1).mean(1).argmax() for image in sample.pixels] == [0, 2, 1]
 
 
-def test_a_long_sequence_is_cut_as_mmc4_is(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_a_long_sequence_is_cut_as_mmc4_is(kit, open_stream, tokenizer):
     whole = len(rendered(tokenizer, *PARTS))
     shortest = len(rendered(tokenizer, *PARTS[:2])) - 1  # the end may take the place of the image's own end
     for context in range(whole, shortest - 1, -1):
@@ -67,9 +62,7 @@ def test_a_long_sequence_is_cut_as_mmc4_is(kit: Any, open_stream: Any, tokenizer
         assert np.count_nonzero(got.token_ids == tokenizer.specials.img) == N * len(got.pixels)
 
 
-def test_images_beyond_the_bound_and_unreadable_ones_leave_the_text(
-    kit: Any, open_stream: Any, tokenizer: Tokenizer
-) -> None:
+def test_images_beyond_the_bound_and_unreadable_ones_leave_the_text(kit, open_stream, tokenizer):
     got = open_stream(sequence(kit, *PARTS), max_images=2)[0]
     assert got.token_ids.tolist() == rendered(tokenizer, "one", "red.png", "two", "three", "blue.png", "four")
     got = open_stream(sequence(kit, "a", "none.png", "b", "red.png"))[0]
@@ -77,7 +70,7 @@ def test_images_beyond_the_bound_and_unreadable_ones_leave_the_text(
     assert got.left_out == ("file_missing",)
 
 
-def test_pieces_of_a_sequence_show_all_of_it_once(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_pieces_of_a_sequence_show_all_of_it_once(kit, open_stream, tokenizer):
     stream = open_stream(sequence(kit, *PARTS), piece_images=2)
     assert stream.documents_per_epoch == 2
     specials = tokenizer.specials
@@ -90,21 +83,19 @@ def test_pieces_of_a_sequence_show_all_of_it_once(kit: Any, open_stream: Any, to
         assert joined == rendered(tokenizer, *PARTS)[1:-1]
 
 
-MALFORMED: list[Any] = [None, {}, "x", [1], [{}], [{"text": 1}], [{"image": None}], [[]]]
+MALFORMED = [None, {}, "x", [1], [{}], [{"text": 1}], [{"image": None}], [[]]]
 
 
 @pytest.mark.parametrize("segments", MALFORMED)
 @pytest.mark.parametrize("piece_images", [None, 2])
-def test_malformed_segments_are_skipped_and_named(
-    kit: Any, open_stream: Any, segments: Any, piece_images: int | None
-) -> None:
+def test_malformed_segments_are_skipped_and_named(kit, open_stream, segments, piece_images):
     got = open_stream({**kit.document(["x"]), "segments": segments}, piece_images=piece_images)[0]
     assert isinstance(got, SkippedSample)
     assert got.reason == "unreadable line"
     assert "segments" in got.detail
 
 
-def test_matched_pairs_are_each_image_with_its_sentence(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_matched_pairs_are_each_image_with_its_sentence(kit, open_stream, tokenizer):
     document = kit.document(
         ["a red square", "no image", "a blue square"],
         kit.image("blue.png", 2),
@@ -123,17 +114,17 @@ def test_matched_pairs_are_each_image_with_its_sentence(kit: Any, open_stream: A
     assert texts == {"a red square": 0, "a blue square": 2}
 
 
-def test_a_sequence_has_no_matched_pairs(kit: Any, open_stream: Any) -> None:
+def test_a_sequence_has_no_matched_pairs(kit, open_stream):
     got = open_stream(sequence(kit, *PARTS), view="matched_pairs")[0]
     assert isinstance(got, SkippedSample)
     assert got.reason == "too few usable images"
 
 
-def records_of(folder: Path) -> list[Record]:
+def records_of(folder):
     """What a reader of the folder's own layout would give."""
     corpus = open_corpus(folder)
 
-    def sample_image(name: str) -> RecordImage:
+    def sample_image(name):
         return RecordImage(name, lambda: corpus.image_bytes(name))
 
     records = []
@@ -163,9 +154,7 @@ def records_of(folder: Path) -> list[Record]:
 
 @pytest.mark.parametrize("options", [{}, {"piece_images": 2}, {"max_images": 1}, {"similarity_threshold": 0.4}])
 @pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
-def test_shards_stream_the_same_documents_and_pixels(
-    kit: Any, tokenizer: Tokenizer, tmp_path: Path, view: str, options: dict[str, Any]
-) -> None:
+def test_shards_stream_the_same_documents_and_pixels(kit, tokenizer, tmp_path, view, options):
     texts = ["a red square", "a green square", "so is this"]
     folder = kit.corpus(
         [
@@ -195,7 +184,7 @@ def test_shards_stream_the_same_documents_and_pixels(
     assert samples
 
 
-def test_shares_by_images_and_tokens(kit: Any, tokenizer: Tokenizer) -> None:
+def test_shares_by_images_and_tokens(kit, tokenizer):
     names = ("red.png", "green.png", "blue.png", "white.png")
     long = kit.document(["a red square"] * 4, *(kit.image(name, number) for number, name in enumerate(names)))
     corpus = kit.corpus([long], [kit.pair("red.png", "a red square")])
@@ -214,7 +203,7 @@ def test_shares_by_images_and_tokens(kit: Any, tokenizer: Tokenizer) -> None:
     assert shares["tokens"][2] == pytest.approx(0.5, abs=0.01)
 
 
-def test_sizes_that_cannot_be_measured_are_a_user_error(kit: Any, tokenizer: Tokenizer) -> None:
+def test_sizes_that_cannot_be_measured_are_a_user_error(kit, tokenizer):
     corpus = kit.corpus([kit.document(["x"])])
     data = DataSpec(sources=({"dataset": "d"},), weight_by="tokens")
     with pytest.raises(UserError, match="weigh by documents") as caught:

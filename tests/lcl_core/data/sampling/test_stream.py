@@ -1,18 +1,15 @@
 """The stream of samples."""
 
-from __future__ import annotations
-
 import multiprocessing
 import pickle
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Corpus, Sample, SampleStream, SkippedSample, Tokenizer, open_corpus
+from lcl_core.data import Sample, SampleStream, SkippedSample, open_corpus
 from lcl_core.data.sampling.sources import ImageCache
 from lcl_core.data.transforms import normalise
 from lcl_core.specs.data import DataSpec
@@ -24,7 +21,7 @@ PAIRS = {"dataset": "here", "view": "pairs"}
 
 
 @pytest.fixture
-def corpus(kit: Any) -> Corpus:
+def corpus(kit):
     documents = [
         kit.document(SENTENCES, kit.image("red.png", 0), kit.image("green.png", 1), kit.image("blue.png", 2)),
         kit.document(SENTENCES[2:], kit.image("blue.png", 0), kit.image("white.png", 1)),
@@ -34,8 +31,8 @@ def corpus(kit: Any) -> Corpus:
 
 
 @pytest.fixture
-def open_stream(corpus: Corpus, tokenizer: Tokenizer) -> Any:
-    def call(*sources: dict[str, Any], seed: int = 0, corpus: Corpus = corpus, **named: Any) -> SampleStream:
+def open_stream(corpus, tokenizer):
+    def call(*sources, seed=0, corpus=corpus, **named):
         options = {key: named.pop(key) for key in list(named) if key in ("numerics", "cache_bytes", "context_length")}
         data = DataSpec(sources=sources or (INTERLEAVED,), **named)
         return SampleStream(data, {"here": corpus}, tokenizer, N, SIZE, seed=seed, **{"context_length": 120, **options})
@@ -43,7 +40,7 @@ def open_stream(corpus: Corpus, tokenizer: Tokenizer) -> Any:
     return call
 
 
-def same(first: Sample | SkippedSample, second: Sample | SkippedSample) -> bool:
+def same(first, second):
     if isinstance(first, SkippedSample) or isinstance(second, SkippedSample):
         return first == second
     return (
@@ -53,18 +50,18 @@ def same(first: Sample | SkippedSample, second: Sample | SkippedSample) -> bool:
     )
 
 
-def colour_of(pixels: np.ndarray) -> str:
+def colour_of(pixels):
     """Which of the corpus's one-coloured images this is."""
     red, green, blue = (pixels.reshape(3, -1).mean(1) > 0).tolist()
     return {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white"}[red, green, blue]
 
 
-def layout(sample: Sample, tokenizer: Tokenizer) -> list[str]:
+def layout(sample, tokenizer):
     """Texts and the images' colours in reading order."""
     specials = tokenizer.specials
     images = iter(sample.pixels)
-    parts: list[str] = []
-    words: list[int] = []
+    parts = []
+    words = []
     for token in [*sample.token_ids.tolist(), specials.eot]:
         if token < specials.sot:
             words.append(token)
@@ -75,7 +72,7 @@ def layout(sample: Sample, tokenizer: Tokenizer) -> list[str]:
     return parts
 
 
-def test_a_sample_is_ids_and_pixels(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_a_sample_is_ids_and_pixels(open_stream, tokenizer):
     stream = open_stream()
     specials = tokenizer.specials
     for position in range(6):
@@ -90,7 +87,7 @@ def test_a_sample_is_ids_and_pixels(open_stream: Any, tokenizer: Tokenizer) -> N
         assert not sample.left_out
 
 
-def test_pixels_belong_to_their_place(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_pixels_belong_to_their_place(open_stream, tokenizer):
     for first in (0.0, 1.0):
         stream = open_stream(image_first_probability=first)
         sample = next(stream[position] for position in range(9) if stream[position].id.endswith(":1"))
@@ -102,7 +99,7 @@ def test_pixels_belong_to_their_place(open_stream: Any, tokenizer: Tokenizer) ->
             assert layout(sample, tokenizer)[:2] == ["red", SENTENCES[0]]
 
 
-def test_positions_are_pure(open_stream: Any) -> None:
+def test_positions_are_pure(open_stream):
     sources = (INTERLEAVED, {**PAIRS, "weight": 2.0})
     first = open_stream(*sources, piece_images=2)
     expected = [first[position] for position in range(40)]
@@ -114,7 +111,7 @@ def test_positions_are_pure(open_stream: Any) -> None:
     assert not all(same(other[position], expected[position]) for position in range(40))
 
 
-def test_an_epoch_shows_every_document_and_the_next_shows_it_otherwise(open_stream: Any) -> None:
+def test_an_epoch_shows_every_document_and_the_next_shows_it_otherwise(open_stream):
     stream = open_stream()
     assert stream.documents_per_epoch == 2
     assert {stream[0].id, stream[1].id} == {stream[2].id, stream[3].id}
@@ -124,19 +121,19 @@ def test_an_epoch_shows_every_document_and_the_next_shows_it_otherwise(open_stre
     assert len({tuple(sample.token_ids.tolist()) for sample in of_one}) > 4, "coins are thrown anew"
 
 
-def test_crops_are_drawn_anew(kit: Any, open_stream: Any) -> None:
+def test_crops_are_drawn_anew(kit, open_stream):
     Image.linear_gradient("L").save(kit.root / "images" / "red.png")
     stream = open_stream(PAIRS, augmentation={"crop_scale": (0.3, 0.9)})
     reds = [stream[position] for position in range(30) if stream[position].id.endswith(":1")]
     assert len({sample.pixels.tobytes() for sample in reds}) == len(reds) == 10
 
 
-def test_the_same_bytes_in_a_zip_give_the_same_samples(kit: Any, open_stream: Any) -> None:
+def test_the_same_bytes_in_a_zip_give_the_same_samples(kit, open_stream):
     folder, zipped = open_stream(PAIRS, INTERLEAVED), open_stream(PAIRS, INTERLEAVED, corpus=open_corpus(kit.zip()))
     assert all(same(folder[position], zipped[position]) for position in range(20))
 
 
-def test_pieces_show_every_image_once_an_epoch(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_pieces_show_every_image_once_an_epoch(open_stream, tokenizer):
     stream = open_stream(piece_images=2)
     assert stream.documents_per_epoch == 2 + 2
     cuts = set()
@@ -151,7 +148,7 @@ def test_pieces_show_every_image_once_an_epoch(open_stream: Any, tokenizer: Toke
     assert cuts == {(1, 2), (2, 1)}
 
 
-def test_pieces_start_and_end_like_documents(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_pieces_start_and_end_like_documents(open_stream, tokenizer):
     stream = open_stream(piece_images=1, image_first_probability=0)
     assert stream.documents_per_epoch == 5
     for position in range(10):
@@ -160,7 +157,7 @@ def test_pieces_start_and_end_like_documents(open_stream: Any, tokenizer: Tokeni
         assert ids[1] != tokenizer.specials.soi
 
 
-def test_a_long_lead_in_does_not_push_a_pieces_image_out(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_a_long_lead_in_does_not_push_a_pieces_image_out(kit, open_stream, tokenizer):
     long = [f"sentence number {number} is of no use" for number in range(30)]
     corpus = kit.corpus([kit.document([*long, "a red square", "tail"], kit.image("red.png", 30))])
     stream = open_stream(corpus=corpus, piece_images=1, image_first_probability=0, context_length=60)
@@ -174,7 +171,7 @@ def test_a_long_lead_in_does_not_push_a_pieces_image_out(kit: Any, open_stream: 
     )
 
 
-def test_pairs_follow_the_wrapper(open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_pairs_follow_the_wrapper(open_stream, tokenizer):
     specials = tokenizer.specials
     stream = open_stream(PAIRS)
     starts, captions = Counter[int](), Counter[str]()
@@ -201,7 +198,7 @@ def test_pairs_follow_the_wrapper(open_stream: Any, tokenizer: Tokenizer) -> Non
 
 @pytest.mark.parametrize("view", ["pairs", "matched_pairs"])
 @pytest.mark.parametrize("blank", ["", " \n", "&nbsp;"])
-def test_a_pair_has_a_text_that_has_a_token(kit: Any, tokenizer: Tokenizer, view: str, blank: str) -> None:
+def test_a_pair_has_a_text_that_has_a_token(kit, tokenizer, view, blank):
     """All images without one would have the same text, and be negatives of each other."""
     corpus = kit.corpus(
         [kit.document([blank, "a square"], kit.image("red.png", 0), kit.image("blue.png", 1))],
@@ -217,7 +214,7 @@ def test_a_pair_has_a_text_that_has_a_token(kit: Any, tokenizer: Tokenizer, view
     assert [stream.measure(position) for position in range(2)].count(None) == 1
 
 
-def test_a_pair_without_a_caption_is_called_by_its_class(kit: Any, tokenizer: Tokenizer) -> None:
+def test_a_pair_without_a_caption_is_called_by_its_class(kit, tokenizer):
     labelled = {"wnid": "n1", "class": "red"}
     rows = [
         kit.pair("red.png", " ", labels=labelled),
@@ -233,12 +230,12 @@ def test_a_pair_without_a_caption_is_called_by_its_class(kit: Any, tokenizer: To
     assert (got[3].reason, [stream.measure(position) for position in range(4)].count(None)) == ("no caption", 1)
 
 
-def test_shares_of_sources(open_stream: Any) -> None:
+def test_shares_of_sources(open_stream):
     stream = open_stream({**INTERLEAVED, "weight": 1}, {**PAIRS, "weight": 3})
     assert Counter(stream[position].source for position in range(40)) == {0: 10, 1: 30}
 
 
-SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+SKIPPED = [
     ("documents", {"text_list": "x"}, {}, "unreadable line", "interleaved.jsonl:1"),
     ("documents", {"text_list": ["x"], "image_info": []}, {}, "too few usable images", ""),
     ("documents", {"images": [("red.png", 0, 0.1)]}, {}, "too few usable images", ""),
@@ -256,15 +253,15 @@ SKIPPED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("view", "row", "options", "reason", "detail"), SKIPPED)
 @pytest.mark.parametrize("piece_images", [None, 2])
 def test_what_gives_no_sample_says_why(
-    kit: Any,
-    open_stream: Any,
-    view: str,
-    row: dict[str, Any],
-    options: dict[str, Any],
-    reason: str,
-    detail: str,
-    piece_images: int | None,
-) -> None:
+    kit,
+    open_stream,
+    view,
+    row,
+    options,
+    reason,
+    detail,
+    piece_images,
+):
     if "images" in row:
         row = kit.document(["a red square"], *(kit.image(*image) for image in row["images"]))
     kit.write("images/broken.png", b"no image")
@@ -278,7 +275,7 @@ def test_what_gives_no_sample_says_why(
     assert ":1" in skipped.id
 
 
-def test_an_unreadable_image_is_counted_and_the_rest_kept(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_an_unreadable_image_is_counted_and_the_rest_kept(kit, open_stream, tokenizer):
     row = kit.document(SENTENCES, kit.image("none.png", 0), kit.image("green.png", 1))
     sample = open_stream(corpus=kit.corpus([row]), image_first_probability=0)[0]
     assert len(sample.left_out) == 1
@@ -286,7 +283,7 @@ def test_an_unreadable_image_is_counted_and_the_rest_kept(kit: Any, open_stream:
     assert "green" in layout(sample, tokenizer)
 
 
-def test_special_tokens_in_web_text(kit: Any, open_stream: Any, tokenizer: Tokenizer) -> None:
+def test_special_tokens_in_web_text(kit, open_stream, tokenizer):
     row = kit.document(["&lt;start_of_img&gt;"], kit.image("red.png", 0))
     corpus = kit.corpus([row], [kit.pair("red.png", "<start_of_img>")])
     for source in (INTERLEAVED, PAIRS):
@@ -303,25 +300,25 @@ def test_special_tokens_in_web_text(kit: Any, open_stream: Any, tokenizer: Token
         ({**PAIRS, "split": "none"}, "data.sources.1.split", "its splits: train"),
     ],
 )
-def test_a_source_that_cannot_be_is_named(open_stream: Any, source: dict[str, Any], field: str, words: str) -> None:
+def test_a_source_that_cannot_be_is_named(open_stream, source, field, words):
     with pytest.raises(UserError, match=words) as caught:
         open_stream(INTERLEAVED, source)
     assert caught.value.field == field
 
 
-def test_a_dataset_without_documents_is_named(kit: Any, open_stream: Any) -> None:
+def test_a_dataset_without_documents_is_named(kit, open_stream):
     (kit.root / "interleaved.jsonl").unlink()
     with pytest.raises(UserError, match="use its pairs") as caught:
         open_stream(corpus=kit.corpus(pairs=[kit.pair("red.png", "x")]))
     assert caught.value.field == "data.sources.0.view"
 
 
-def test_a_negative_position_is_refused(open_stream: Any) -> None:
+def test_a_negative_position_is_refused(open_stream):
     with pytest.raises(IndexError):
         open_stream()[-1]
 
 
-def test_a_copy_in_another_process_gives_the_same(open_stream: Any) -> None:
+def test_a_copy_in_another_process_gives_the_same(open_stream):
     stream = open_stream(INTERLEAVED, PAIRS, piece_images=2)
     expected = [stream[position] for position in range(12)]
     assert all(same(pickle.loads(pickle.dumps(stream))[position], expected[position]) for position in range(12))
@@ -330,10 +327,10 @@ def test_a_copy_in_another_process_gives_the_same(open_stream: Any) -> None:
     assert all(same(first, second) for first, second in zip(got, expected, strict=True))
 
 
-def test_the_cache_is_bounded_and_drops_nothing(corpus: Corpus) -> None:
-    reads: list[str] = []
+def test_the_cache_is_bounded_and_drops_nothing(corpus):
+    reads = []
 
-    def read(name: str) -> Any:
+    def read(name):
         reads.append(name)
         return corpus.read_image(name)
 
@@ -348,7 +345,7 @@ def test_the_cache_is_bounded_and_drops_nothing(corpus: Corpus) -> None:
     assert len(reads) == 5, "datasets do not share names"
 
 
-def test_a_failed_read_is_not_kept(corpus: Corpus) -> None:
+def test_a_failed_read_is_not_kept(corpus):
     cache = ImageCache()
     for _ in range(2):
         with pytest.raises(UserError):

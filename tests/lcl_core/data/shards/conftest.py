@@ -1,13 +1,9 @@
 """Records made on the spot, and their shards."""
 
-from __future__ import annotations
-
 import io
 import os
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -26,13 +22,13 @@ from lcl_core.data.records import (
 from lcl_core.data.shards.convert import convert
 
 
-def packed(colour: tuple[int, int, int], kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+def packed(colour, kind="PNG", size=(8, 8)):
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind)
     return buffer.getvalue()
 
 
-def refuse(name: str) -> bytes:
+def refuse(name):
     raise UserError("it is not there", code="file_missing", file=name)
 
 
@@ -43,7 +39,7 @@ class Make:
     packed = staticmethod(packed)
 
     @classmethod
-    def record_image(cls, name: str) -> RecordImage:
+    def record_image(cls, name):
         stem, _, extension = name.rpartition("/")[2].partition(".")
         if stem == "gone":
             return RecordImage(name, partial(refuse, name))
@@ -53,24 +49,24 @@ class Make:
         return RecordImage(name, partial(packed, cls.COLOURS[stem.partition("-")[0]], kind))
 
     @classmethod
-    def matched(cls, id: str, sentences: list[str], *matches: tuple[str, int, float], **more: Any) -> Record:
+    def matched(cls, id, sentences, *matches, **more):
         body = MatchedDocument(tuple(sentences), tuple(ImageMatch(*match) for match in matches))
         names = dict.fromkeys(name for name, _, _ in matches)
         return Record(id, body, tuple(cls.record_image(name) for name in names), **more)
 
     @classmethod
-    def sequence(cls, id: str, *parts: str, **more: Any) -> Record:
+    def sequence(cls, id, *parts, **more):
         """Parts with a dot in them are images."""
         segments = tuple(ImageSegment(part) if "." in part else TextSegment(part) for part in parts)
         names = dict.fromkeys(part for part in parts if "." in part)
         return Record(id, SequenceDocument(segments), tuple(cls.record_image(name) for name in names), **more)
 
     @classmethod
-    def pair(cls, id: str, image: str, *captions: str, labels: dict[str, str] | None = None, **more: Any) -> Record:
+    def pair(cls, id, image, *captions, labels=None, **more):
         return Record(id, CaptionedImage(image, captions, labels or {}), (cls.record_image(image),), **more)
 
     @classmethod
-    def mixed(cls) -> list[Record | BadItem]:
+    def mixed(cls):
         """Two matched documents, a sequence, three pairs, a bad line."""
         return [
             cls.matched("m0", ["a red square", "so is this"], ("red.png", 0, 0.5), ("green.jpg", 1, 0.3)),
@@ -84,15 +80,15 @@ class Make:
 
 
 @pytest.fixture
-def unflushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
+def unflushed(monkeypatch):
     """Names of what lies below a folder and has changed since it was flushed to disk, if ever."""
-    flushed: set[tuple[int, ...]] = set()
+    flushed = set()
     fsync = os.fsync
 
-    def state(status: os.stat_result) -> tuple[int, ...]:
+    def state(status):
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def recorded(descriptor: int) -> None:
+    def recorded(descriptor):
         fsync(descriptor)
         flushed.add(state(os.fstat(descriptor)))
 
@@ -103,15 +99,15 @@ def unflushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
 
 
 @pytest.fixture
-def make() -> type[Make]:
+def make():
     return Make
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Callable[..., Path]:
+def shards(tmp_path):
     """Convert records to a fresh folder."""
 
-    def call(records: list[Record | BadItem], name: str = "shards", **options: Any) -> Path:
+    def call(records, name="shards", **options):
         convert(records, tmp_path / name, **options)
         return tmp_path / name
 

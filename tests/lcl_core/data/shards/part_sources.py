@@ -3,39 +3,33 @@
 ``python -m tests.lcl_core.data.shards.part_sources FOLDER PROCESSES`` writes FOLDER/made.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
-from lcl_core.data.shards.convert import PartsReport, convert_parts
-from lcl_core.parts.plan import Section
-from lcl_core.parts.runner import Handler, Json, PartTask, Report
+from lcl_core.data.shards.convert import convert_parts
+from lcl_core.parts import Section
 
 LENGTHS = {"a": 90, "b": 0, "c": 41, "d": 1, "e": 68}
-SHARD_BYTES, PART_ITEMS = 24_576, 4
+SHARD_BYTES, PART_ITEMS = 16_384, 8
 
 
 @cache
-def png(shade: int) -> bytes:
+def png(shade):
     buffer = io.BytesIO()
     Image.new("L", (8, 8), shade).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def load(shade: int, observed: Path | None, name: str) -> bytes:
+def load(shade, observed, name):
     """An image's bytes; a line of the file tells that they were read."""
     if observed is not None:
         with observed.open("ab", buffering=0) as file:
@@ -52,22 +46,22 @@ class NumberedSource:
         deadly: name of the image that ends the process which reads it.
     """
 
-    def __init__(self, lengths: dict[str, int], observed: Path | None = None, deadly: str = "") -> None:
+    def __init__(self, lengths, observed=None, deadly=""):
         self._lengths, self._observed, self._deadly = lengths, observed, deadly
 
-    def sections(self) -> list[Section]:
+    def sections(self):
         return [Section(key) for key in self._lengths]
 
-    def count_section(self, key: str) -> int:
+    def count_section(self, key):
         return self._lengths[key]
 
-    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+    def read_section(self, key, start=0):
         return islice((self._item(key, number) for number in range(self._lengths[key])), start, None)
 
-    def records(self) -> Iterator[Record | BadItem]:
+    def records(self):
         return (item for key in self._lengths for item in self.read_section(key))
 
-    def _item(self, key: str, number: int) -> Record | BadItem:
+    def _item(self, key, number):
         if number % 11 == 10:
             return BadItem(key, number, "bad line", "at 7")
         name = f"{key}-{number}.png"
@@ -78,11 +72,11 @@ class NumberedSource:
         return Record(name, body, (RecordImage(name, read),), split=("train", "val")[number % 7 == 6], source=key)
 
 
-def _refuse(name: str) -> bytes:
+def _refuse(name):
     raise UserError("it is not there", code="file_missing", file=name)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
@@ -91,33 +85,31 @@ class ShuffledRunner:
 
     deaths = 0
 
-    def __init__(self, make: Callable[[], Handler], processes: int = 3, seed: int = 0) -> None:
+    def __init__(self, make, processes=3, seed=0):
         self.processes = processes
         self._handlers = [make() for _ in range(processes)]
-        self._tasks: list[PartTask] = []
+        self._tasks = []
         self._random = random.Random(seed)
 
     @property
-    def idle(self) -> int:
+    def idle(self):
         return self.processes - len(self._tasks)
 
-    def submit(self, task: PartTask) -> None:
+    def submit(self, task):
         self._tasks.append(task)
 
-    def wait(self, report: Report, seconds: float = 0.5) -> list[tuple[PartTask, Json]]:
+    def wait(self, report, seconds=0.5):
         task = self._tasks.pop(self._random.randrange(len(self._tasks)))
         return [(task, self._random.choice(self._handlers)(task.arguments, report))]
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind, error, trace):
         pass
 
 
-def convert_numbered(folder: Path, processes: int) -> PartsReport:
+def convert_numbered(folder, processes):
     source = NumberedSource(LENGTHS, folder / "observed")
     return convert_parts(
         source, folder / "made", folder / "work", SHARD_BYTES, processes=processes, part_items=PART_ITEMS

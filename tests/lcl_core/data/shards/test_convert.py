@@ -1,31 +1,26 @@
 """Conversion: what is written, what is left out, and what an interruption leaves."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tarfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards import index, part_files
+from lcl_core.data.shards import index, writer
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_shards_are_plain_tars_of_runs_of_members(make: Any, shards: Callable[..., Path]) -> None:
+def test_shards_are_plain_tars_of_runs_of_members(make, shards):
     folder = shards(make.mixed())
-    with tarfile.open(folder / "shards" / "000000.tar") as archive:
+    with tarfile.open(folder / "shards" / "00000-00000-000.tar") as archive:
         members = archive.getmembers()
         assert [member.name for member in members] == [
             "000000000.json", "000000000.0.png", "000000000.1.jpg",
@@ -47,7 +42,7 @@ def test_shards_are_plain_tars_of_runs_of_members(make: Any, shards: Callable[..
     assert value["extra"] == {"url": "u"}
 
 
-def test_webdataset_reads_them(make: Any, shards: Callable[..., Path]) -> None:
+def test_webdataset_reads_them(make, shards):
     webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
     folder = shards(make.mixed(), shard_bytes=8192)
     urls = sorted(str(file) for file in (folder / "shards").iterdir())
@@ -58,7 +53,7 @@ def test_webdataset_reads_them(make: Any, shards: Callable[..., Path]) -> None:
     assert samples[1]["0.png"] == make.packed((255, 0, 0))
 
 
-def test_shards_are_bounded_and_one_large_record_is_not_lost(make: Any, shards: Callable[..., Path]) -> None:
+def test_shards_are_bounded_and_one_large_record_is_not_lost(make, shards):
     records = [make.pair(f"p{number}", "red.png", "x" * (9000 if number == 3 else 100)) for number in range(12)]
     folder = shards(records, shard_bytes=6144)
     sizes = [file.stat().st_size for file in sorted((folder / "shards").iterdir())]
@@ -71,7 +66,7 @@ def test_shards_are_bounded_and_one_large_record_is_not_lost(make: Any, shards: 
     assert [len(pair.captions[0]) for pair in open_corpus(folder).pairs()][3] == 9000
 
 
-def test_the_same_records_give_the_same_bytes(make: Any, shards: Callable[..., Path]) -> None:
+def test_the_same_records_give_the_same_bytes(make, shards):
     first, again = shards(make.mixed(), "a"), shards(make.mixed(), "b")
     assert contents(first) == contents(again)
     other = shards(make.mixed()[1:], "c")
@@ -79,7 +74,7 @@ def test_the_same_records_give_the_same_bytes(make: Any, shards: Callable[..., P
     assert len(hashes) == 2
 
 
-def test_what_is_left_out_is_named_and_counted(make: Any, tmp_path: Path) -> None:
+def test_what_is_left_out_is_named_and_counted(make, tmp_path):
     records = [
         BadItem("lines.jsonl", 3, "the line is not JSON", "at 7"),
         make.matched("m", ["a", "b", "c"], ("gone.png", 0, 0.5), ("bad.png", 1, 0.5), ("red.png", 2, 0.5)),
@@ -110,19 +105,19 @@ def test_what_is_left_out_is_named_and_counted(make: Any, tmp_path: Path) -> Non
     assert corpus.read_image(names[2]).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_the_report_and_progress(make: Any, tmp_path: Path) -> None:
-    seen: list[int] = []
+def test_the_report_and_progress(make, tmp_path):
+    seen = []
     report = convert(make.mixed(), tmp_path / "t", on_progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 7
     assert (report.records, report.pictures, report.shards) == (6, 8, 1)
-    assert report.bytes == (tmp_path / "t" / "shards" / "000000.tar").stat().st_size
+    assert report.bytes == (tmp_path / "t" / "shards" / "00000-00000-000.tar").stat().st_size
     assert report.content_hash == open_corpus(tmp_path / "t").content_hash()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("the disk is full"), ValueError("a bug")])
-def test_an_interruption_leaves_nothing(make: Any, tmp_path: Path, error: BaseException) -> None:
-    def records() -> Iterator[Record]:
+def test_an_interruption_leaves_nothing(make, tmp_path, error):
+    def records():
         yield from (make.pair(str(number), "red.png", "x") for number in range(40))
         raise error
 
@@ -131,7 +126,7 @@ def test_an_interruption_leaves_nothing(make: Any, tmp_path: Path, error: BaseEx
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten(make: Any, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(make, tmp_path):
     (tmp_path / "t").mkdir()
     convert(make.mixed(), tmp_path / "t")
     before = contents(tmp_path / "t")
@@ -141,26 +136,24 @@ def test_nothing_is_overwritten(make: Any, tmp_path: Path) -> None:
     assert contents(tmp_path / "t") == before
 
 
-def test_too_many_sources_are_refused(make: Any, tmp_path: Path) -> None:
+def test_too_many_sources_are_refused(make, tmp_path):
     records = (make.pair(str(number), "red.png", "x", source=str(number)) for number in range(1100))
     with pytest.raises(UserError) as caught:
         convert(records, tmp_path / "t")
     assert caught.value.code == "too_many_sources"
 
 
-def test_a_record_beyond_the_bound_is_quarantined(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_files, "MAX_RECORD_IMAGES", 2)
+def test_a_record_beyond_the_bound_is_quarantined(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MAX_RECORD_IMAGES", 2)
     three = make.sequence("s", "red.png", "green.png", "blue.png")
     report = convert([three, make.sequence("t", "red.png", "x")], tmp_path / "t")
     assert (report.records, report.quarantined) == (1, {"record_too_large": 1})
 
 
 @pytest.mark.parametrize("bound", [1024, 1536, 2048, 2560])
-def test_the_bound_of_a_record_is_that_of_its_members(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
-) -> None:
+def test_the_bound_of_a_record_is_that_of_its_members(make, tmp_path, monkeypatch, bound):
     """With their headers and padding, since no reader takes a longer range; what is written can be read."""
-    for module in (part_files, index):
+    for module in (writer, index):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", bound)
     if bound >= 2048:
         convert([make.pair("p", "red.png", "x")], tmp_path / "t")
@@ -170,7 +163,7 @@ def test_the_bound_of_a_record_is_that_of_its_members(
             convert([make.pair("p", "red.png", "x")], tmp_path / "t")
 
 
-def test_similarities_that_are_no_numbers_match_nothing(make: Any, tmp_path: Path) -> None:
+def test_similarities_that_are_no_numbers_match_nothing(make, tmp_path):
     nan = float("nan")
     first = [("red.png", 0, nan), ("red.png", 0, 0.5), ("blue.png", 0, nan)]
     convert([make.matched("m", ["a", "b"], *first, ("green.png", 1, nan), ("red.png", 7, 1.0))], tmp_path / "t")
@@ -180,7 +173,7 @@ def test_similarities_that_are_no_numbers_match_nothing(make: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.24, 0.3, 0.30000001, 0.9])
-def test_pieces_of_shards_are_those_of_their_documents(make: Any, tmp_path: Path, threshold: float) -> None:
+def test_pieces_of_shards_are_those_of_their_documents(make, tmp_path, threshold):
     convert(make.mixed(), tmp_path / "t")
     corpus, data = open_corpus(tmp_path / "t"), DataSpec(similarity_threshold=threshold)
     counted, listed = corpus.chunks(data, 1), Corpus.chunks(corpus, data, 1)

@@ -1,10 +1,6 @@
 """Conversion in parts to a URL: shards are uploaded as they are complete, and used again by the next attempt."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,24 +8,28 @@ from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.common.storage import Storage
 from lcl_core.data import open_corpus
-from lcl_core.data.shards.convert import PartsReport, convert, convert_parts
-from lcl_core.data.shards.writer import LOCK_FILE, UploadLock
+from lcl_core.data.shards.convert import LOCK_FILE, UploadLock, convert_parts
 from tests.lcl_core.data.shards.part_sources import LENGTHS, SHARD_BYTES, NumberedSource, ShuffledRunner, contents
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     return f"file://{tmp_path}/far/made"
 
 
-def in_parts(source: Any, url: str, tmp_path: Path, owner: str = "run_1", **options: Any) -> PartsReport:
+def in_parts(source, url, tmp_path, owner="run_1", **options):
     more = {"processes": 3, "runner": ShuffledRunner, "part_items": 8, **options}
     return convert_parts(source, url, tmp_path / "work", SHARD_BYTES, owner=owner, **more)
 
 
-def interrupt(url: str, tmp_path: Path, at: int = 150) -> None:
-    def progress(done: int) -> None:
+def whole(tmp_path):
+    """The same on disk."""
+    convert_parts(NumberedSource(LENGTHS), tmp_path / "whole", tmp_path / "whole-work", SHARD_BYTES, part_items=8)
+
+
+def interrupt(url, tmp_path, at=150):
+    def progress(done):
         if done >= at:
             raise JobCancelled
 
@@ -37,8 +37,8 @@ def interrupt(url: str, tmp_path: Path, at: int = 150) -> None:
         in_parts(NumberedSource(LENGTHS), url, tmp_path, on_progress=progress)
 
 
-def test_the_bytes_are_those_on_disk(url: str, tmp_path: Path) -> None:
-    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+def test_the_bytes_are_those_on_disk(url, tmp_path):
+    whole(tmp_path)
     report = in_parts(NumberedSource(LENGTHS), url, tmp_path).report
     assert contents(tmp_path / "far" / "made") == contents(tmp_path / "whole")
     assert report.content_hash == open_corpus(url).content_hash()
@@ -46,33 +46,31 @@ def test_the_bytes_are_those_on_disk(url: str, tmp_path: Path) -> None:
     assert in_parts(NumberedSource(LENGTHS), url, tmp_path).report == report, "once it is complete"
 
 
-def test_shards_of_an_interrupted_attempt_are_used_again(url: str, tmp_path: Path) -> None:
+def test_shards_of_an_interrupted_attempt_are_used_again(url, tmp_path):
     interrupt(url, tmp_path)
     far = tmp_path / "far" / "made"
     assert LOCK_FILE in contents(far)
     assert "index.json" not in contents(far)
     times = {path.name: path.stat().st_mtime_ns for path in far.glob("shards/*.tar")}
     assert len(times) > 2
-    (far / "shards" / "000099.tar").write_bytes(b"half of it")
+    (far / "shards" / "00000-00099-000.tar").write_bytes(b"half of it")
     report = in_parts(NumberedSource(LENGTHS), url, tmp_path)
     assert report.resumed > 100
     assert times.items() <= {path.name: path.stat().st_mtime_ns for path in far.glob("shards/*.tar")}.items()
-    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    whole(tmp_path)
     assert contents(far) == contents(tmp_path / "whole")
 
 
-def test_without_its_shards_an_attempt_begins_anew(url: str, tmp_path: Path) -> None:
+def test_without_its_shards_an_attempt_begins_anew(url, tmp_path):
     interrupt(url, tmp_path)
-    (tmp_path / "far" / "made" / "shards" / "000001.tar").unlink()
+    (tmp_path / "far" / "made" / "shards" / "00000-00001-000.tar").unlink()
     assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed == 0
-    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    whole(tmp_path)
     assert contents(tmp_path / "far" / "made") == contents(tmp_path / "whole")
 
 
-def test_while_the_store_is_away_nothing_that_is_complete_is_given_up(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: Storage, name: str, start: int | None = None, end: int | None = None) -> bytes:
+def test_while_the_store_is_away_nothing_that_is_complete_is_given_up(url, tmp_path, monkeypatch):
+    def refuse(self, name, start=None, end=None):
         raise StoreError("it does not answer", code="store_unreachable")
 
     interrupt(url, tmp_path)
@@ -85,7 +83,7 @@ def test_while_the_store_is_away_nothing_that_is_complete_is_given_up(
     assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed > 100
 
 
-def test_the_place_of_another_is_left_alone(url: str, tmp_path: Path) -> None:
+def test_the_place_of_another_is_left_alone(url, tmp_path):
     interrupt(url, tmp_path)
     before = contents(tmp_path / "far" / "made")
     with pytest.raises(UserError) as caught:
@@ -95,7 +93,7 @@ def test_the_place_of_another_is_left_alone(url: str, tmp_path: Path) -> None:
     assert json.loads(before[LOCK_FILE])["owner"] == "run_1"
 
 
-def test_a_corpus_that_cannot_be_converted_leaves_nothing(url: str, tmp_path: Path) -> None:
+def test_a_corpus_that_cannot_be_converted_leaves_nothing(url, tmp_path):
     with pytest.raises(UserError) as caught:
         in_parts(NumberedSource({}), url, tmp_path)
     assert caught.value.code == "nothing_converted"

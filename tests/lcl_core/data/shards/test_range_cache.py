@@ -1,19 +1,16 @@
 """The cache of ranges on the local disk."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
-from pathlib import Path
 
 from lcl_core.data.shards.storage import RangeCache, range_name
 
 
-def files(folder: Path) -> int:
+def files(folder):
     return sum(path.stat().st_size for path in folder.glob("??/*.range"))
 
 
-def test_what_was_put_is_got(tmp_path: Path) -> None:
+def test_what_was_put_is_got(tmp_path):
     cache = RangeCache(tmp_path / "cache", 1000)
     assert cache.get("a") is None
     cache.put("a", b"x" * 10)
@@ -22,7 +19,7 @@ def test_what_was_put_is_got(tmp_path: Path) -> None:
     assert cache.total_bytes() == files(cache.folder) == 10
 
 
-def test_the_least_recently_used_goes(tmp_path: Path) -> None:
+def test_the_least_recently_used_goes(tmp_path):
     cache = RangeCache(tmp_path, 1000)
     for number in range(10):
         cache.put(str(number), bytes(100))
@@ -35,21 +32,21 @@ def test_the_least_recently_used_goes(tmp_path: Path) -> None:
     assert files(tmp_path) == cache.total_bytes() <= 1000
 
 
-def test_nothing_larger_than_the_bound_is_kept(tmp_path: Path) -> None:
+def test_nothing_larger_than_the_bound_is_kept(tmp_path):
     for bound in (0, 99):
         cache = RangeCache(tmp_path / str(bound), bound)
         cache.put("a", bytes(100))
         assert cache.get("a") is None
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     cache = RangeCache(tmp_path / "file", 1000)
     cache.put("a", b"x")
     assert cache.get("a") is None
 
 
-def _fill(folder: Path, process: int) -> int:
+def _fill(folder, process):
     cache = RangeCache(folder, 20_000)
     wrong = 0
     for number in range(150):
@@ -62,7 +59,7 @@ def _fill(folder: Path, process: int) -> int:
     return wrong
 
 
-def test_processes_share_the_bound(tmp_path: Path) -> None:
+def test_processes_share_the_bound(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
     assert 0 < files(tmp_path) <= 20_000

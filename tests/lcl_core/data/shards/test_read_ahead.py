@@ -1,13 +1,8 @@
 """Records of remote shards are fetched before they are read: by few requests, in bounded memory, the same bytes."""
 
-from __future__ import annotations
-
 import threading
 import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -25,24 +20,24 @@ PATIENCE = 60.0  # seconds, after which a request that waits for another fails
 class Requests:
     """Ranges of shards that were requested, and what happens to them."""
 
-    def __init__(self) -> None:
-        self.made: list[tuple[str, int, int]] = []
-        self.before: Callable[[str, int, int], None] = lambda path, start, end: None
+    def __init__(self):
+        self.made = []
+        self.before = lambda path, start, end: None
 
-    def __call__(self, path: str, start: int, end: int) -> None:
+    def __call__(self, path, start, end):
         self.made.append((path, start, end))
         self.before(path, start, end)
 
     @property
-    def bytes(self) -> int:
+    def bytes(self):
         return sum(end - start for _, start, end in self.made)
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+def requests(monkeypatch):
     found, cat_file = Requests(), MemoryFileSystem.cat_file
 
-    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> Any:
+    def counted(self, path, start=None, end=None, **more):
         if path.endswith(".tar"):
             assert start is not None
             assert end is not None
@@ -54,26 +49,26 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
 
 
 @pytest.fixture
-def corpus(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardedCorpus]:
+def corpus(make, tmp_path, monkeypatch):
     """Of several shards in fsspec's memory, of which nothing is cached on disk."""
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "0")
     url = f"memory://{uuid.uuid4().hex}/corpus"
     convert((make.matched(f"d{n}", ["red"], ("red.png", 0, 0.5)) for n in range(RECORDS)), url, shard_bytes=200_000)
     corpus = ShardedCorpus.open(url)
-    corpus._storage._storage._first_wait = 0.0  # type: ignore[attr-defined]
+    corpus._storage._storage._first_wait = 0.0
     yield corpus
     fsspec.filesystem("memory").rm(url, recursive=True)
 
 
-def blocks_of(corpus: ShardedCorpus, size: int = BLOCK) -> Iterator[WantedBlock]:
+def blocks_of(corpus, size=BLOCK):
     """A block after the other; position n needs record n."""
     for start in range(0, RECORDS, size):
         yield WantedBlock(corpus, start, {number: [number] for number in range(start, min(start + size, RECORDS))})
 
 
-def read_all(corpus: ShardedCorpus, ahead: ReadAhead, threads: int = 4) -> list[str]:
-    def read(position: int) -> str:
+def read_all(corpus, ahead, threads=4):
+    def read(position):
         with ahead.reading(position):
             value = corpus.description(position)
             corpus.image_bytes(f"{position:09d}.0.{value['pictures'][0]['file']}")
@@ -86,11 +81,11 @@ def read_all(corpus: ShardedCorpus, ahead: ReadAhead, threads: int = 4) -> list[
 EXPECTED = [f"d{number}" for number in range(RECORDS)]
 
 
-def record_bytes(corpus: ShardedCorpus) -> int:
+def record_bytes(corpus):
     return sum(corpus.index.row(number).length for number in range(RECORDS))
 
 
-def test_a_request_fetches_a_block_and_nothing_twice(corpus: ShardedCorpus, requests: Requests) -> None:
+def test_a_request_fetches_a_block_and_nothing_twice(corpus, requests):
     with ReadAhead(blocks_of(corpus), [corpus], 1 << 30, horizon=3 * BLOCK) as ahead:
         assert read_all(corpus, ahead) == EXPECTED
         assert ahead._bytes == 0, "what has been read is dropped"
@@ -101,10 +96,10 @@ def test_a_request_fetches_a_block_and_nothing_twice(corpus: ShardedCorpus, requ
     assert corpus.held is None
 
 
-def test_several_requests_are_under_way_at_once(corpus: ShardedCorpus, requests: Requests) -> None:
+def test_several_requests_are_under_way_at_once(corpus, requests):
     begun = threading.Condition()
 
-    def meet(*_: Any) -> None:
+    def meet(*_):
         with begun:
             begun.notify_all()
             assert begun.wait_for(lambda: len(requests.made) >= 6, PATIENCE)
@@ -115,7 +110,7 @@ def test_several_requests_are_under_way_at_once(corpus: ShardedCorpus, requests:
 
 
 @pytest.mark.parametrize("blocks", [1.5, 3.5])
-def test_memory_is_bounded(corpus: ShardedCorpus, requests: Requests, blocks: float) -> None:
+def test_memory_is_bounded(corpus, requests, blocks):
     bound, seen = int(record_bytes(corpus) / RECORDS * BLOCK * blocks), []
     ahead = ReadAhead(blocks_of(corpus), [corpus], bound, horizon=RECORDS)
     requests.before = lambda *_: seen.append(ahead._bytes)
@@ -124,14 +119,14 @@ def test_memory_is_bounded(corpus: ShardedCorpus, requests: Requests, blocks: fl
     assert 0 < max(seen) <= bound
 
 
-def test_what_memory_has_no_room_for_is_read_by_itself(corpus: ShardedCorpus, requests: Requests) -> None:
+def test_what_memory_has_no_room_for_is_read_by_itself(corpus, requests):
     """Records of all blocks are needed in turn, and there is room for some of the blocks."""
     count, size = RECORDS // BLOCK, int(record_bytes(corpus) / RECORDS)
     wanted = [
         WantedBlock(corpus, block, {block * BLOCK + turn: [turn * count + block] for turn in range(BLOCK)})
         for block in range(count)
     ]
-    seen: list[int] = []
+    seen = []
     ahead = ReadAhead(iter(wanted), [corpus], 4 * BLOCK * size + 100, horizon=RECORDS)
     requests.before = lambda *_: seen.append(ahead._bytes)
     with ahead:
@@ -144,12 +139,12 @@ def test_what_memory_has_no_room_for_is_read_by_itself(corpus: ShardedCorpus, re
     assert RECORDS // 4 < len(requests.made) < RECORDS, "a third of the blocks, and the records of the others"
 
 
-def test_a_block_is_not_requested_long_before_it_is_due(corpus: ShardedCorpus, requests: Requests) -> None:
-    farthest: list[int] = []
+def test_a_block_is_not_requested_long_before_it_is_due(corpus, requests):
+    farthest = []
     reached = 0
 
-    def note(path: str, start: int, end: int) -> None:
-        shard = int(path[-10:-4])
+    def note(path, start, end):
+        shard = int(path[-7:-4])
         rows = map(corpus.index.row, range(RECORDS))
         farthest.append([(row.shard, row.offset) for row in rows].index((shard, start)) - reached)
 
@@ -162,13 +157,11 @@ def test_a_block_is_not_requested_long_before_it_is_due(corpus: ShardedCorpus, r
     assert max(farthest) < 3 * BLOCK, "the third block may be cut by the end of a shard"
 
 
-def test_a_position_that_another_thread_overtook_is_fetched_with_its_block(
-    corpus: ShardedCorpus, requests: Requests
-) -> None:
+def test_a_position_that_another_thread_overtook_is_fetched_with_its_block(corpus, requests):
     overtaken, requested = threading.Event(), threading.Event()
     requests.before = lambda *_: requested.set()
 
-    def blocks() -> Iterator[WantedBlock]:
+    def blocks():
         assert overtaken.wait(PATIENCE)
         yield from blocks_of(corpus)
 
@@ -181,10 +174,10 @@ def test_a_position_that_another_thread_overtook_is_fetched_with_its_block(
     assert min(end - start for _, start, end in requests.made) > corpus.index.row(4).length, "none of one record"
 
 
-def test_a_failed_request_is_tried_again(corpus: ShardedCorpus, requests: Requests) -> None:
-    failed: set[tuple[str, int]] = set()
+def test_a_failed_request_is_tried_again(corpus, requests):
+    failed = set()
 
-    def fail_once(path: str, start: int, end: int) -> None:
+    def fail_once(path, start, end):
         if (path, start) not in failed:
             failed.add((path, start))
             raise ConnectionError("reset")
@@ -195,17 +188,15 @@ def test_a_failed_request_is_tried_again(corpus: ShardedCorpus, requests: Reques
     assert len(requests.made) == 2 * len(failed) <= 4 * RECORDS // BLOCK
 
 
-def test_a_block_that_cannot_be_had_is_read_by_record_and_an_error_names_the_file(
-    corpus: ShardedCorpus, requests: Requests
-) -> None:
+def test_a_block_that_cannot_be_had_is_read_by_record_and_an_error_names_the_file(corpus, requests):
     broken = corpus.index.row(50)
 
-    def fail(path: str, start: int, end: int) -> None:
-        if start <= broken.offset < end and path.endswith(f"{broken.shard:06d}.tar"):
+    def fail(path, start, end):
+        if start <= broken.offset < end and path.endswith(f"-{broken.shard:03d}.tar"):
             raise ConnectionError("reset")
 
     requests.before = fail
-    read: list[int] = []
+    read = []
     with ReadAhead(blocks_of(corpus), [corpus], 1 << 30, horizon=3 * BLOCK) as ahead:
         for position in range(RECORDS):
             with ahead.reading(position):
@@ -214,13 +205,11 @@ def test_a_block_that_cannot_be_had_is_read_by_record_and_an_error_names_the_fil
                     continue
                 with pytest.raises(UserError, match="cannot be read after 5 attempts") as caught:
                     corpus.description(position)
-    assert caught.value.file == f"shards/{broken.shard:06d}.tar"
+    assert caught.value.file == f"shards/00000-00000-{broken.shard:03d}.tar"
     assert len(read) == RECORDS - 1
 
 
-def test_a_record_that_two_positions_need_is_fetched_once_and_kept_for_both(
-    corpus: ShardedCorpus, requests: Requests
-) -> None:
+def test_a_record_that_two_positions_need_is_fetched_once_and_kept_for_both(corpus, requests):
     wanted = [WantedBlock(corpus, 0, {0: [0, 5], 1: [1]}), WantedBlock(corpus, 2, {1: [2], 2: [3, 4]})]
     with ReadAhead(iter(wanted), [corpus], 1 << 30, horizon=100) as ahead:
         for position, record in enumerate([0, 1, 1, 2, 2, 0]):
@@ -231,7 +220,7 @@ def test_a_record_that_two_positions_need_is_fetched_once_and_kept_for_both(
     assert len(requests.made) == 2
 
 
-def test_records_that_nobody_expected_are_read(corpus: ShardedCorpus) -> None:
+def test_records_that_nobody_expected_are_read(corpus):
     with ReadAhead(iter([WantedBlock(corpus, 10, {10: [10]})]), [corpus], 1 << 30, horizon=100) as ahead:
         with ahead.reading(3):
             assert corpus.description(7)["id"] == "d7"
@@ -239,12 +228,12 @@ def test_records_that_nobody_expected_are_read(corpus: ShardedCorpus) -> None:
             assert corpus.description(10)["id"] == "d10"
 
 
-def test_an_error_of_the_plan_reaches_the_reader(corpus: ShardedCorpus) -> None:
-    def broken() -> Iterator[WantedBlock]:
+def test_an_error_of_the_plan_reaches_the_reader(corpus):
+    def broken():
         yield WantedBlock(corpus, 0, {0: [0]})
         raise RuntimeError("the plan is wrong")
 
-    def read() -> None:
+    def read():
         with ReadAhead(broken(), [corpus], 1 << 30, horizon=100) as ahead:
             for position in range(3):
                 with ahead.reading(position):
@@ -254,7 +243,7 @@ def test_an_error_of_the_plan_reaches_the_reader(corpus: ShardedCorpus) -> None:
         read()
 
 
-def test_closing_does_not_wait_for_what_nobody_reads(corpus: ShardedCorpus, requests: Requests) -> None:
+def test_closing_does_not_wait_for_what_nobody_reads(corpus, requests):
     release = threading.Event()
     requests.before = lambda *_: release.wait(PATIENCE) and None
     try:
@@ -266,7 +255,7 @@ def test_closing_does_not_wait_for_what_nobody_reads(corpus: ShardedCorpus, requ
 
 
 @pytest.mark.parametrize("most", [1, 5000, 1 << 30])
-def test_ranges_cover_the_records_and_are_no_larger_than_asked(corpus: ShardedCorpus, most: int) -> None:
+def test_ranges_cover_the_records_and_are_no_larger_than_asked(corpus, most):
     chosen = [3, 4, 5, 90, 91, 200]
     ranges = corpus.record_ranges(reversed(chosen), most)
     assert [row.record for part in ranges for row in part.records] == chosen

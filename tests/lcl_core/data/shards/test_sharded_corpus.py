@@ -1,15 +1,10 @@
 """The sharded corpus has the interface of any corpus, and reads any document in one range."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,18 +15,18 @@ from lcl_core.data.shards.storage import LocalShardStorage
 
 
 @pytest.fixture
-def folder(make: Any, shards: Callable[..., Path]) -> Path:
+def folder(make, shards):
     return shards(make.mixed(), shard_bytes=8192)
 
 
 @pytest.fixture
-def corpus(folder: Path) -> ShardedCorpus:
+def corpus(folder):
     corpus = open_corpus(folder)
     assert isinstance(corpus, ShardedCorpus)
     return corpus
 
 
-def test_documents_come_in_mmc4s_layout(corpus: ShardedCorpus) -> None:
+def test_documents_come_in_mmc4s_layout(corpus):
     assert len(corpus.documents) == 2, "held out splits are not trained on"
     matched, sequence = corpus.documents
     assert matched == {
@@ -56,8 +51,8 @@ def test_documents_come_in_mmc4s_layout(corpus: ShardedCorpus) -> None:
     assert corpus.documents[0:2] == [matched, sequence]
 
 
-def test_pairs_by_split_and_source(corpus: ShardedCorpus) -> None:
-    def ids(*arguments: Any, **named: Any) -> list[str]:
+def test_pairs_by_split_and_source(corpus):
+    def ids(*arguments, **named):
         return [pair.extra["id"] for pair in corpus.pairs(*arguments, **named)]
 
     assert ids() == ["p0", "p1", "p2"]
@@ -73,11 +68,11 @@ def test_pairs_by_split_and_source(corpus: ShardedCorpus) -> None:
     assert corpus.read_image(first.image).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_document_and_its_images_are_one_range_read(corpus: ShardedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[tuple[str, int, int]] = []
+def test_a_document_and_its_images_are_one_range_read(corpus, monkeypatch):
+    reads = []
     read_range = LocalShardStorage.read_range
 
-    def counted(self: LocalShardStorage, name: str, start: int, length: int, digest: str) -> bytes:
+    def counted(self, name, start, length, digest):
         reads.append((name, start, length))
         return read_range(self, name, start, length, digest)
 
@@ -94,7 +89,7 @@ def test_a_document_and_its_images_are_one_range_read(corpus: ShardedCorpus, mon
     assert reads[-1][2] < whole, "a description alone reads no image"
 
 
-def test_a_field_of_the_corpus_named_segments_makes_no_sequence(make: Any, shards: Callable[..., Path]) -> None:
+def test_a_field_of_the_corpus_named_segments_makes_no_sequence(make, shards):
     extra = {"segments": [[0, 4]], "url": "u"}
     record = make.matched("m", ["a red square"], ("red.png", 0, 0.5), extra=extra)
     (document,) = open_corpus(shards([record], "fields")).documents
@@ -106,13 +101,13 @@ BAD_NAMES = ["red.png", "../000000000.0.png", "000000000.7.png", "000000099.0.pn
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_is_no_image_is_named(corpus: ShardedCorpus, name: str) -> None:
+def test_a_name_that_is_no_image_is_named(corpus, name):
     with pytest.raises(UserError) as caught:
         corpus.image_bytes(name)
     assert (caught.value.code, caught.value.file) == ("file_missing", name)
 
 
-def test_the_hash_needs_no_reading(corpus: ShardedCorpus, folder: Path) -> None:
+def test_the_hash_needs_no_reading(corpus, folder):
     digest = corpus.content_hash()
     assert len(digest) == 64
     for file in (folder / "shards").iterdir():
@@ -120,7 +115,7 @@ def test_the_hash_needs_no_reading(corpus: ShardedCorpus, folder: Path) -> None:
     assert open_corpus(folder).content_hash() == digest
 
 
-def test_a_corpus_travels_and_is_safe_from_forks_and_threads(corpus: ShardedCorpus) -> None:
+def test_a_corpus_travels_and_is_safe_from_forks_and_threads(corpus):
     expected = [corpus.image_bytes(name) for name in ("000000000.0.png", "000000004.0.png", "000000005.0.png")] * 20
     names = ["000000000.0.png", "000000004.0.png", "000000005.0.png"] * 20
     copy = pickle.loads(pickle.dumps(corpus))
@@ -131,21 +126,21 @@ def test_a_corpus_travels_and_is_safe_from_forks_and_threads(corpus: ShardedCorp
         assert processes.map(corpus.image_bytes, names) == expected
 
 
-def test_damage_is_named(folder: Path) -> None:
-    shard = folder / "shards" / "000000.tar"
+def test_damage_is_named(folder):
+    shard = folder / "shards" / "00000-00000-000.tar"
     data = shard.read_bytes()
     for broken in (b"\0" * len(data), data[:700], data[512:]):
         shard.write_bytes(broken)
         with pytest.raises(UserError) as caught:
             open_corpus(folder).documents[0]
-        assert (caught.value.code, caught.value.file) == ("shard_damaged", "shards/000000.tar")
+        assert (caught.value.code, caught.value.file) == ("shard_damaged", "shards/00000-00000-000.tar")
     shard.unlink()
     with pytest.raises(UserError) as caught:
         open_corpus(folder).documents[0]
-    assert (caught.value.code, caught.value.file) == ("file_missing", "shards/000000.tar")
+    assert (caught.value.code, caught.value.file) == ("file_missing", "shards/00000-00000-000.tar")
 
 
-HEADERS: list[tuple[Any, str]] = [
+HEADERS = [
     ("{", "cannot be read"),
     ([], "cannot be read"),
     ({"format": "other"}, "another format"),
@@ -155,14 +150,14 @@ HEADERS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("header", "words"), HEADERS)
-def test_a_bad_index_is_named(folder: Path, header: Any, words: str) -> None:
+def test_a_bad_index_is_named(folder, header, words):
     (folder / "index.json").write_text(header if isinstance(header, str) else json.dumps(header))
     with pytest.raises(UserError, match=words) as caught:
         open_corpus(folder)
     assert caught.value.code == "corpus_unreadable"
 
 
-def test_an_index_that_is_cut_short_is_named(folder: Path) -> None:
+def test_an_index_that_is_cut_short_is_named(folder):
     rows = folder / "index" / "rows.bin"
     rows.write_bytes(rows.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
@@ -170,8 +165,8 @@ def test_an_index_that_is_cut_short_is_named(folder: Path) -> None:
     assert caught.value.code == "shard_damaged"
 
 
-@pytest.mark.parametrize("name", ["index.json", "index/rows.bin", "shards/000000.tar"])
-def test_files_that_lead_out_or_are_no_files(folder: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["index.json", "index/rows.bin", "shards/00000-00000-000.tar"])
+def test_files_that_lead_out_or_are_no_files(folder, tmp_path, name):
     place = folder / name
     outside = place.rename(tmp_path / "outside")
     place.symlink_to(outside)

@@ -1,12 +1,7 @@
 """Conversions to a URL: a corpus from the moment when its index is there, and none before."""
 
-from __future__ import annotations
-
 import json
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -14,18 +9,16 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
-from lcl_core.data.records import Record
-from lcl_core.data.shards.convert import convert
-from lcl_core.data.shards.writer import LOCK_FILE
+from lcl_core.data.shards.convert import LOCK_FILE, convert
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def memory() -> Iterator[str]:
+def memory():
     url = f"memory://{uuid.uuid4().hex}/made"
     yield url
     files = fsspec.filesystem("memory")
@@ -34,24 +27,24 @@ def memory() -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "s3"])
-def url(request: pytest.FixtureRequest) -> str:
+def url(request):
     if request.param == "s3":
         return f"{request.getfixturevalue('s3_bucket')}/deep/made"
     return str(request.getfixturevalue("memory"))
 
 
-def contents(url: str) -> dict[str, bytes]:
+def contents(url):
     files, path = fsspec.core.url_to_fs(url)
     files.invalidate_cache()
     return {name[len(path) + 1 :]: files.cat_file(name) for name in files.find(path)}
 
 
-def put(url: str, name: str, data: bytes) -> None:
+def put(url, name, data):
     files, path = fsspec.core.url_to_fs(url)
     files.pipe_file(f"{path}/{name}", data)
 
 
-def test_the_same_bytes_as_on_disk(url: str, make: Any, shards: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_same_bytes_as_on_disk(url, make, shards, tmp_path):
     folder = shards(make.mixed(), shard_bytes=8192)
     report = convert(make.mixed(), f"{url}/", shard_bytes=8192)
     local = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -61,8 +54,8 @@ def test_the_same_bytes_as_on_disk(url: str, make: Any, shards: Callable[..., Pa
 
 
 @pytest.mark.parametrize("error", [UserError("no more"), JobCancelled(), KeyboardInterrupt()])
-def test_what_is_interrupted_leaves_nothing(url: str, make: Any, error: BaseException) -> None:
-    def records() -> Iterator[Record]:
+def test_what_is_interrupted_leaves_nothing(url, make, error):
+    def records():
         for number in range(20):
             yield make.pair(str(number), "red.png", "x")
         with pytest.raises(UserError) as caught:
@@ -75,7 +68,7 @@ def test_what_is_interrupted_leaves_nothing(url: str, make: Any, error: BaseExce
     assert contents(url) == {}
 
 
-def test_nothing_is_overwritten(url: str, make: Any) -> None:
+def test_nothing_is_overwritten(url, make):
     convert(make.mixed(), url)
     before = contents(url)
     for owner in ("", "somebody"):
@@ -85,7 +78,7 @@ def test_nothing_is_overwritten(url: str, make: Any) -> None:
     assert contents(url) == before
 
 
-def test_what_is_no_corpus_is_not_touched_either(memory: str, make: Any) -> None:
+def test_what_is_no_corpus_is_not_touched_either(memory, make):
     put(memory, "letters/first.txt", b"dear")
     with pytest.raises(UserError) as caught:
         convert(make.mixed(), memory)
@@ -93,13 +86,13 @@ def test_what_is_no_corpus_is_not_touched_either(memory: str, make: Any) -> None
     assert contents(memory) == {"letters/first.txt": b"dear"}
 
 
-def left_by(url: str, owner: str) -> None:
+def left_by(url, owner):
     """What a killed conversion leaves."""
     put(url, LOCK_FILE, json.dumps({"owner": owner, "token": "t"}).encode())
-    put(url, "shards/000007.tar", b"half of it")
+    put(url, "shards/00000-00007-000.tar", b"half of it")
 
 
-def test_the_place_of_another_conversion_is_left_alone(url: str, make: Any) -> None:
+def test_the_place_of_another_conversion_is_left_alone(url, make):
     left_by(url, "run_1")
     before = contents(url)
     for owner in ("", "run_2"):
@@ -109,7 +102,7 @@ def test_the_place_of_another_conversion_is_left_alone(url: str, make: Any) -> N
     assert contents(url) == before
 
 
-def test_the_next_attempt_of_a_killed_one_begins_anew(url: str, make: Any, shards: Callable[..., Path]) -> None:
+def test_the_next_attempt_of_a_killed_one_begins_anew(url, make, shards):
     left_by(url, "run_1")
     convert(make.mixed(), url, owner="run_1")
     assert set(contents(url)) == {
@@ -120,13 +113,13 @@ def test_the_next_attempt_of_a_killed_one_begins_anew(url: str, make: Any, shard
     }
 
 
-FOREIGN = {"deeper/shards/000000.tar": b"a shard", "deeper/index.json": b"{}", "shards/notes.txt": b"dear"}
+FOREIGN = {"deeper/shards/00000-00000-000.tar": b"a shard", "deeper/index.json": b"{}", "shards/notes.txt": b"dear"}
 
 
-def test_what_others_have_below_the_url_stays_when_a_conversion_fails_or_is_repeated(url: str, make: Any) -> None:
+def test_what_others_have_below_the_url_stays_when_a_conversion_fails_or_is_repeated(url, make):
     """Such as a corpus in a folder there, whose conversion began after this one."""
 
-    def records() -> Iterator[Record]:
+    def records():
         yield from (make.pair(str(number), "red.png", "x") for number in range(20))
         for name, data in FOREIGN.items():
             put(url, name, data)
@@ -139,10 +132,10 @@ def test_what_others_have_below_the_url_stays_when_a_conversion_fails_or_is_repe
     convert(make.mixed(), url, owner="run_1")
     found = contents(url)
     assert {name: found[name] for name in FOREIGN} == FOREIGN
-    assert "shards/000007.tar" not in found
+    assert "shards/00000-00007-000.tar" not in found
 
 
-def test_a_place_that_cannot_be_written_is_reported(make: Any, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(make, tmp_path):
     with pytest.raises(UserError) as caught:
         convert(make.mixed(), "nonsense://bucket/made")
     assert caught.value.code == "corpus_unreadable"

@@ -1,45 +1,32 @@
-"""Corpora that end the process that reads them."""
+"""A corpus that ends the process that reads some of its images."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
+import os
+from functools import partial
 
 import pytest
 
-DEADLY = '''
-import os
-
-from lcl_core.data import open_corpus
+from lcl_core.data.records import CaptionedImage, Record, RecordImage
+from lcl_core.parts import Section
 
 
-class Deadly:
-    """A corpus whose reader kills its process at some names."""
+class DeadlySource:
+    """Captioned images; those with a deadly name end whoever reads them."""
 
-    def __init__(self, path):
-        self.inner = open_corpus(path)
-        self.path, self.documents, self.all_pairs = self.inner.path, self.inner.documents, self.inner.all_pairs
-        self.held_out_documents = self.inner.held_out_documents
+    def __init__(self, names, data):
+        self._names, self._data = names, data
 
-    def __reduce__(self):
-        return Deadly, (self.inner.path,)
+    def sections(self):
+        return [Section("pairs.jsonl")]
 
-    def image_bytes(self, name):
-        if name.startswith("deadly"):
-            os._exit(9)
-        return self.inner.image_bytes(name)
-'''
+    def count_section(self, key):
+        return len(self._names)
+
+    def read_section(self, key, start=0):
+        for number, name in list(enumerate(self._names, 1))[start:]:
+            load = partial(os._exit, 9) if name.startswith("deadly") else partial(bytes, self._data)
+            yield Record(f"{key}:{number}", CaptionedImage(name, (str(number),)), (RecordImage(name, load),))
 
 
 @pytest.fixture
-def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kit: Any) -> Any:
-    """Makes a corpus of captioned images whose deadly ones end whoever reads them."""
-    (tmp_path / "deadly_corpus.py").write_text(DEADLY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def make(names: list[str]) -> Any:
-        from deadly_corpus import Deadly  # type: ignore[import-not-found]
-
-        return Deadly(kit.corpus(pairs=[kit.pair(name, f"{place}") for place, name in enumerate(names)]).path)
-
-    return make
+def deadly(kit):
+    return lambda names: DeadlySource(names, kit.png())

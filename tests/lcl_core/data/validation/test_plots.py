@@ -1,27 +1,23 @@
 """One image a distribution."""
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.validation.__main__ import draw_plots, format_short, trim_empty_bins
-from lcl_core.data.validation.report import Histogram, Report, doubling_edges
+from lcl_core.data.validation.report import Histogram, doubling_edges
 from lcl_core.data.validation.validate import validate
 
 pytest.importorskip("matplotlib")
 
 
-def report_of(kit: Any, *pairs: Any) -> Report:
+def report_of(kit, *pairs):
     return validate(kit.corpus(pairs=pairs))
 
 
-def test_each_distribution_that_has_values_is_drawn(kit: Any, tmp_path: Path) -> None:
+def test_each_distribution_that_has_values_is_drawn(kit, tmp_path):
     report = report_of(kit, kit.pair("red.png", "a b c"), kit.pair("absent.png", "d"))
     names = draw_plots(report, tmp_path / "pictures")
     assert names == ["images_per_document.png", "length.png", "image_side.png", "problems.png"], "nothing was matched"
@@ -31,11 +27,11 @@ def test_each_distribution_that_has_values_is_drawn(kit: Any, tmp_path: Path) ->
             assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10, "something is drawn"
 
 
-def test_an_empty_corpus_has_no_image(kit: Any, tmp_path: Path) -> None:
+def test_an_empty_corpus_has_no_image(kit, tmp_path):
     assert draw_plots(report_of(kit), tmp_path) == []
 
 
-def test_empty_bins_at_both_ends_are_left_out() -> None:
+def test_empty_bins_at_both_ends_are_left_out():
     histogram = Histogram.of(doubling_edges(10), "x")
     for value in (9, 20):
         histogram.add(value)
@@ -43,13 +39,13 @@ def test_empty_bins_at_both_ends_are_left_out() -> None:
     assert (edges, counts) == ([4, 8, 16, 32, 64], [0, 1, 1, 0])
 
 
-def test_without_matplotlib_the_way_out_is_reported(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_way_out_is_reported(kit, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"lcl\[data\]"):
         draw_plots(report_of(kit), tmp_path)
 
 
-def test_figures_are_short() -> None:
+def test_figures_are_short():
     assert [format_short(value) for value in (3, 999.0, 1500, 12_400, 3_000_000, 2.5e9, 0.3125)] == [
         "3",
         "999",

@@ -1,13 +1,11 @@
 """Which contents were seen before, exactly and by estimate."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lcl_core.data.validation.report import HashSet
 
 
-def test_the_first_is_new_and_the_second_known_also_within_one_call() -> None:
+def test_the_first_is_new_and_the_second_known_also_within_one_call():
     seen = HashSet(1000)
     assert seen.add([5, 7, 5]).tolist() == [False, False, True]
     assert seen.add([7, 2**64 - 1, 0]).tolist() == [True, False, False]
@@ -15,7 +13,7 @@ def test_the_first_is_new_and_the_second_known_also_within_one_call() -> None:
     assert (seen.duplicates, seen.distinct, seen.share) == (2, 4, 1)
 
 
-def test_it_agrees_with_a_plain_set() -> None:
+def test_it_agrees_with_a_plain_set():
     draw = np.random.default_rng(0)
     seen, plain = HashSet(100_000), set[int]()
     for _ in range(200):
@@ -28,7 +26,7 @@ def test_it_agrees_with_a_plain_set() -> None:
     assert len(seen) == len(plain)
 
 
-def test_memory_stays_within_the_capacity_and_the_count_becomes_an_estimate() -> None:
+def test_memory_stays_within_the_capacity_and_the_count_becomes_an_estimate():
     draw = np.random.default_rng(1)
     seen = HashSet(2000)
     originals = draw.integers(0, 2**63, 20_000, np.uint64)

@@ -1,13 +1,11 @@
 """Bins of fixed edges."""
 
-from __future__ import annotations
-
 import math
 
 from lcl_core.data.validation.report import Histogram, doubling_edges
 
 
-def test_a_value_on_an_edge_belongs_to_the_bin_above() -> None:
+def test_a_value_on_an_edge_belongs_to_the_bin_above():
     histogram = Histogram.of([0, 1, 2, 4], "images")
     for value in (0, 0.5, 1, 2, 3, 4):
         histogram.add(value)
@@ -15,7 +13,7 @@ def test_a_value_on_an_edge_belongs_to_the_bin_above() -> None:
     assert (histogram.count, histogram.mean, histogram.least, histogram.most) == (6, 10.5 / 6, 0, 4)
 
 
-def test_what_lies_outside_counts_in_the_nearest_bin_and_no_number_in_none() -> None:
+def test_what_lies_outside_counts_in_the_nearest_bin_and_no_number_in_none():
     histogram = Histogram.of([0, 1, 2], "x")
     for value in (-5, 99, math.nan, math.inf):
         histogram.add(value)
@@ -23,7 +21,7 @@ def test_what_lies_outside_counts_in_the_nearest_bin_and_no_number_in_none() -> 
     assert (histogram.least, histogram.most) == (-5, 99)
 
 
-def test_parts_add_up_to_the_whole() -> None:
+def test_parts_add_up_to_the_whole():
     whole, first, second = (Histogram.of(doubling_edges(4), "x") for _ in range(3))
     for value in range(20):
         whole.add(value)

@@ -1,14 +1,11 @@
 """The validate run as a worker starts it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,16 +17,16 @@ ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path):
     return RunDir(tmp_path / "run")
 
 
-def ask(run_dir: RunDir, spec: dict[str, Any], **datasets: str) -> None:
+def ask(run_dir, spec, **datasets):
     run_dir.path.mkdir(exist_ok=True)
     run_dir.prepare({"run_id": "run_1", "kind": "validate", "spec": spec, "datasets": datasets})
 
 
-def test_it_leaves_report_images_list_and_progress(kit: Any, run_dir: RunDir) -> None:
+def test_it_leaves_report_images_list_and_progress(kit, run_dir):
     pytest.importorskip("matplotlib")
     corpus = kit.corpus(pairs=[kit.pair("red.png", "one red square"), kit.pair("absent.png", "x")])
     ask(run_dir, {"dataset": "mine", "workers": 0}, mine=str(corpus.path))
@@ -45,7 +42,7 @@ def test_it_leaves_report_images_list_and_progress(kit: Any, run_dir: RunDir) ->
     assert (lines[-1]["step"], lines[-1]["total_steps"]) == (2, 2)
 
 
-def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
+def test_a_corpus_at_a_path_needs_no_name(kit, run_dir):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")])
     ask(run_dir, {"path": str(corpus.path), "workers": 0, "tokens": False})
     result = validate_run(run_dir)
@@ -59,12 +56,12 @@ def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
         ('{"text_list": ["a"], "image_info": [{"image_name": "gone\\ud800.png", "matched_text_index": 0, '
          '"matched_sim": 1}]}', "missing image"),
         ('{"text_list": ["a"], "image_info": [{"image_name": "red.png", "matched_text_index": 0, '
-         f'"matched_sim": 1{"0" * 400}}}]}}', "bad line"),
+         f'"matched_sim": 1{"0" * 400}}}]}}', "bad image reference"),
     ],
     ids=["half a surrogate pair", "a similarity of 401 digits"],
 )  # fmt: skip
 @pytest.mark.parametrize("file", ["a", os.fsdecode(b"\xff")], ids=["plain", "stray bytes"])
-def test_odd_values_are_issues(kit: Any, run_dir: RunDir, line: str, reason: str, file: str) -> None:
+def test_odd_values_are_issues(kit, run_dir, line, reason, file):
     kit.write(f"interleaved/{file}.jsonl", line + "\n")
     ask(run_dir, {"path": str(kit.corpus(pairs=[kit.pair("red.png", "x")]).path), "workers": 0, "tokens": False})
     report = validate_run(run_dir)["report"]
@@ -80,14 +77,14 @@ def test_odd_values_are_issues(kit: Any, run_dir: RunDir, line: str, reason: str
         ({"dataset": "mine", "path": "/x"}, "bad_spec", None),
     ],
 )
-def test_what_is_wrong_is_reported(run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None) -> None:
+def test_what_is_wrong_is_reported(run_dir, spec, code, field):
     ask(run_dir, spec)
     with pytest.raises(UserError) as caught:
         validate_run(run_dir)
     assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_a_stop_request_is_honoured(kit: Any, run_dir: RunDir) -> None:
+def test_a_stop_request_is_honoured(kit, run_dir):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")] * 200)
     ask(run_dir, {"path": str(corpus.path), "workers": 0, "tokens": False})
     run_dir._stop.set()
@@ -95,7 +92,7 @@ def test_a_stop_request_is_honoured(kit: Any, run_dir: RunDir) -> None:
         validate_run(run_dir)
 
 
-def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit: Any, run_dir: RunDir) -> None:
+def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit, run_dir):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")] * 40)
     ask(run_dir, {"path": str(corpus.path), "workers": 2})
     command = [sys.executable, "-m", "lcl_core.data.validation", str(run_dir.path)]

@@ -1,17 +1,14 @@
 """What an examination counts, and what it lists."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
+from lcl_core.data.corpus.open import count_items
 from lcl_core.data.records import (
     BadItem,
     CaptionedImage,
@@ -23,42 +20,41 @@ from lcl_core.data.records import (
     SequenceDocument,
     TextSegment,
 )
-from lcl_core.data.validation.check import count_items
 from lcl_core.data.validation.report import Report, ValidationLimits
 from lcl_core.data.validation.validate import validate
-from lcl_core.parts.plan import Section
+from lcl_core.parts import Section
 
 
 class ListSource:
     """Records in memory as a source of one section."""
 
-    def __init__(self, items: list[Any]) -> None:
+    def __init__(self, items):
         self._items = items
 
-    def sections(self) -> list[Section]:
+    def sections(self):
         return [Section("")]
 
-    def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+    def read_section(self, key, start=0):
         return iter(self._items[start:])
 
-    def count_section(self, key: str) -> int:
+    def count_section(self, key):
         return len(self._items)
 
 
-def record(body: Any, sample_images: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
+def record(body, sample_images, id="a:1", **more):
     loaded = tuple(RecordImage(name, lambda data=data: data) for name, data in sample_images.items())
     return Record(id, body, loaded, **more)
 
 
-def listed(path: Path) -> list[dict[str, Any]]:
+def listed(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def sample_image(kit: Any, number: int, side: int = 8) -> bytes:
+def sample_image(kit, number, side=8):
     return kit.png((number, 0, 0), (side, side))
 
 
-def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Path) -> None:
+def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit, tmp_path):
     corpus = kit.corpus(
         [kit.document(["one two", "three"], kit.image("red.png", 0, 0.3), kit.image("green.png", 1, 0.5))],
         [kit.pair("blue.png", "a b", split="val", source="made")],
@@ -79,24 +75,24 @@ def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Pat
     assert listed(tmp_path / "q.jsonl") == []
 
 
-def test_a_sequence_is_counted_by_its_segments(kit: Any, tmp_path: Path) -> None:
+def test_a_sequence_is_counted_by_its_segments(kit, tmp_path):
     segments = [{"text": "one two"}, {"image": "red.png"}, {"text": "three"}, {"image": "absent.png"}]
     rows = [{**kit.document([]), "segments": each} for each in (segments, [{"film": "x"}])]
     report = validate(kit.corpus(rows), quarantine=tmp_path / "q.jsonl")
     assert (report.documents, report.images, report.tokens, report.kinds) == (1, 2, 3, {"sequence": 1})
     assert [(row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
         (1, "missing image"),
-        (2, "bad line"),
+        (2, "bad document"),
     ]
 
 
-def test_tokens_are_counted_by_a_tokenizer(kit: Any, tokenizer: Any) -> None:
+def test_tokens_are_counted_by_a_tokenizer(kit, tokenizer):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "a red square")])
     report = validate(corpus, tokenizer=tokenizer)
     assert (report.tokens, report.length_unit) == (len(tokenizer.encode("a red square")), "tokens")
 
 
-def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: Path) -> None:
+def test_every_problem_is_listed_with_file_line_and_reason(kit, tmp_path):
     kit.write("images/tiny.png", kit.png(size=(20, 3)))
     kit.write("images/broken.png", b"no image")
     corpus = kit.corpus(
@@ -119,19 +115,20 @@ def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: P
         ("interleaved.jsonl", 2, "unreadable image"),
         ("interleaved.jsonl", 2, "no usable image"),
         ("interleaved.jsonl", 3, "no usable image"),
+        ("interleaved.jsonl", 4, "bad image reference"),
         ("interleaved.jsonl", 4, "no usable image"),
         ("interleaved.jsonl", 5, "empty document"),
         ("interleaved.jsonl", 6, "image too small"),
-        ("interleaved.jsonl", 7, "bad line"),
-        ("interleaved.jsonl", 8, "forbidden path"),
+        ("interleaved.jsonl", 7, "bad document"),
+        ("interleaved.jsonl", 8, "bad image reference"),
         ("pairs.jsonl", 1, "no text"),
     ]
-    assert sum(report.reasons.values()) == report.quarantined == 10
+    assert sum(report.reasons.values()) == report.quarantined == 11
     assert report.first[0].id == "interleaved.jsonl:1#absent.png"
-    assert "20 x 3 pixels" in listed(tmp_path / "q.jsonl")[6]["detail"]
+    assert "20 x 3 pixels" in listed(tmp_path / "q.jsonl")[7]["detail"]
 
 
-def test_held_out_documents_are_examined(kit: Any, tmp_path: Path) -> None:
+def test_held_out_documents_are_examined(kit, tmp_path):
     for name in ("train", "val", "test_vendor"):
         kit.write(f"interleaved/{name}.jsonl", [kit.document([name], kit.image("red.png", 0))])
     with kit.write("interleaved/val/other.jsonl", "{\n").open("a") as file:
@@ -148,14 +145,14 @@ def test_held_out_documents_are_examined(kit: Any, tmp_path: Path) -> None:
     assert splits == {"train": 2, "val": 2, "test_vendor": 1}
 
 
-def test_every_bad_line_of_captioned_images_is_listed(kit: Any, tmp_path: Path) -> None:
+def test_every_bad_line_of_captioned_images_is_listed(kit, tmp_path):
     corpus = kit.corpus(pairs=[{"image": 3}, kit.pair("red.png", "x"), {"image": "a.png", "captions": "no list"}])
     report = validate(corpus, quarantine=tmp_path / "q.jsonl")
     assert [row["line"] for row in listed(tmp_path / "q.jsonl")] == [1, 3]
     assert report.documents == 1
 
 
-def test_copies_are_found_by_content_but_a_name_used_twice_is_none(kit: Any, tmp_path: Path) -> None:
+def test_copies_are_found_by_content_but_a_name_used_twice_is_none(kit, tmp_path):
     kit.write("images/copy.png", kit.png((255, 0, 0)))
     kit.write("images/tail.png", kit.png((255, 0, 0)) + b"\0")
     corpus = kit.corpus(
@@ -172,11 +169,11 @@ def test_copies_are_found_by_content_but_a_name_used_twice_is_none(kit: Any, tmp
     ]
 
 
-def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path) -> None:
-    def refuse() -> bytes:
+def test_records_of_a_reader_are_examined_as_they_come(kit, tmp_path):
+    def refuse():
         raise UserError("gone", code="file_missing", file="gone.png")
 
-    def break_off() -> bytes:
+    def break_off():
         raise OSError(5, "Input/output error")
 
     segments = (TextSegment("look"), ImageSegment("0.png"), ImageSegment("0.png"), ImageSegment("1.png"))
@@ -211,13 +208,13 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
     assert next(group.images for group in report.groups if group.source == "web") == 2
 
 
-def test_processes_find_what_one_finds(kit: Any, tmp_path: Path) -> None:
+def test_processes_find_what_one_finds(kit, tmp_path):
     kit.write("images/broken.png", b"no image")
     kit.write("images/copy.png", kit.png((255, 0, 0)))
     names = ["red.png", "copy.png", "broken.png", "green.png", "absent.png"]
     corpus = kit.corpus(pairs=[kit.pair(names[place % 5], f"number {place % 150}") for place in range(300)])
     alone = validate(corpus, quarantine=tmp_path / "alone.jsonl")
-    seen: list[int] = []
+    seen = []
     several = validate(
         open_corpus(corpus.path),
         processes=2,
@@ -232,11 +229,11 @@ def test_processes_find_what_one_finds(kit: Any, tmp_path: Path) -> None:
     assert seen == sorted(seen)
 
 
-def test_what_progress_raises_ends_it_and_the_processes(kit: Any, eventually: Any) -> None:
+def test_what_progress_raises_ends_it_and_the_processes(kit, eventually):
     class Stop(Exception):
         pass
 
-    def stop(done: int) -> None:
+    def stop(done):
         if done:
             started.update(set(multiprocessing.active_children()) - before)
             raise Stop
@@ -249,11 +246,11 @@ def test_what_progress_raises_ends_it_and_the_processes(kit: Any, eventually: An
     eventually(lambda: not started & set(multiprocessing.active_children()), "every process has left")
 
 
-def test_no_more_is_read_ahead_than_is_checked(kit: Any) -> None:
+def test_no_more_is_read_ahead_than_is_checked(kit):
     class Endless(ListSource):
         read = 0
 
-        def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
+        def read_section(self, key, start=0):
             while True:
                 self.read += 1
                 image = {"0.png": sample_image(kit, self.read % 256)}
@@ -262,7 +259,7 @@ def test_no_more_is_read_ahead_than_is_checked(kit: Any) -> None:
     class Enough(Exception):
         pass
 
-    def stop(done: int) -> None:
+    def stop(done):
         if done:
             raise Enough
 
@@ -272,7 +269,7 @@ def test_no_more_is_read_ahead_than_is_checked(kit: Any) -> None:
     assert source.read <= 64 * 4
 
 
-def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -> None:
+def test_the_list_is_bounded_and_the_rest_is_counted(kit, tmp_path):
     corpus = kit.corpus(pairs=[kit.pair(f"absent{place}.png", "x") for place in range(10)])
     report = validate(corpus, limits=ValidationLimits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
     assert len(listed(tmp_path / "q.jsonl")) == report.quarantined == 4
@@ -280,7 +277,7 @@ def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -
     assert report.reasons == {"missing image": 10, "no usable image": 10}
 
 
-def test_too_many_groups_are_put_together(kit: Any) -> None:
+def test_too_many_groups_are_put_together(kit):
     given = [
         record(CaptionedImage("p", ("x",)), {"p": sample_image(kit, 1)}, f"f:{place}", source=str(place))
         for place in range(1200)
@@ -291,6 +288,6 @@ def test_too_many_groups_are_put_together(kit: Any) -> None:
     assert next(group.documents for group in report.groups if group.split == "(others)") == 200
 
 
-def test_a_report_is_json(kit: Any) -> None:
+def test_a_report_is_json(kit):
     report = validate(kit.corpus(pairs=[kit.pair("red.png", "x")]))
     assert Report.model_validate_json(report.model_dump_json()) == report

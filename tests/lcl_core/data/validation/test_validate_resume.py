@@ -1,27 +1,23 @@
 """One report, however many parts and processes, after any interruption."""
 
-from __future__ import annotations
-
 import json
 import random
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.data import open_corpus
 from lcl_core.data.formats import open_reader
+from lcl_core.data.records import Record
 from lcl_core.data.shards.convert import convert
-from lcl_core.data.validation.check import Validator
-from lcl_core.data.validation.report import Report, ValidationLimits
-from lcl_core.data.validation.validate import validate
+from lcl_core.data.validation.report import ValidationLimits
+from lcl_core.data.validation.validate import Validator, validate
 
 DOCUMENTS, PAIRS = 40, 61
 PLATFORM = {"workers", "worker_deaths", "seconds"}  # fields that are not of the corpus
 
 
 @pytest.fixture
-def corpus(kit: Any) -> Any:
+def corpus(kit):
     """Documents and captioned images of many sources, some with problems, some of them copies of others."""
     drawn = random.Random(0)
     for number in range(12):
@@ -37,18 +33,18 @@ def corpus(kit: Any) -> Any:
     return kit.corpus(documents, pairs)
 
 
-def whole(report: Report) -> dict[str, Any]:
+def whole(report):
     return {name: value for name, value in report.model_dump(mode="json").items() if name not in PLATFORM}
 
 
-def lines(path: Path) -> list[Any]:
+def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("part_items", [20, 7, 1])
 @pytest.mark.parametrize("made", ["corpus", "reader", "shards"])
-def test_parts_give_the_report_of_one_part(corpus: Any, tmp_path: Path, made: str, part_items: int) -> None:
-    source: Any = corpus
+def test_parts_give_the_report_of_one_part(corpus, tmp_path, made, part_items):
+    source = corpus
     if made == "reader":
         source = open_reader(corpus.path, "native")
     elif made == "shards":
@@ -63,7 +59,7 @@ def test_parts_give_the_report_of_one_part(corpus: Any, tmp_path: Path, made: st
     assert not (tmp_path / "work").exists()
 
 
-def test_processes_change_nothing(corpus: Any, tmp_path: Path) -> None:
+def test_processes_change_nothing(corpus, tmp_path):
     once = validate(corpus, quarantine=tmp_path / "once.jsonl")
     several = validate(corpus, tmp_path / "work", processes=2, quarantine=tmp_path / "several.jsonl", part_items=11)
     assert whole(several) == whole(once)
@@ -71,7 +67,7 @@ def test_processes_change_nothing(corpus: Any, tmp_path: Path) -> None:
     assert lines(tmp_path / "several.jsonl") == lines(tmp_path / "once.jsonl")
 
 
-def test_more_sources_than_are_counted_apart(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_sources_than_are_counted_apart(kit, tmp_path, monkeypatch):
     monkeypatch.setattr("lcl_core.data.validation.report.MAX_GROUPS", 5)
     pairs = [kit.pair("red.png", f"caption {n}", source=f"site {n % 9}") for n in range(30)]
     corpus = kit.corpus(pairs=pairs)
@@ -84,24 +80,23 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_validation_goes_on_and_reads_no_part_twice(
-    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_validation_goes_on_and_reads_no_part_twice(corpus, tmp_path, monkeypatch):
     once = validate(corpus, quarantine=tmp_path / "once.jsonl")
-    checked: list[str] = []
+    checked = []
     check = Validator.check
 
-    def counting(self: Validator, chunk: Any) -> Any:
-        checked.extend(getattr(item, "id", "bad") for item in chunk)
-        return check(self, chunk)
+    def counting(self, record, result):
+        if isinstance(record, Record):
+            checked.append(record.id)
+        check(self, record, result)
 
     monkeypatch.setattr(Validator, "check", counting)
 
-    def interrupt(done: int) -> None:
+    def interrupt(done):
         if done >= 35:
             raise Interrupted
 
-    options: dict[str, Any] = {"quarantine": tmp_path / "parts.jsonl", "part_items": 10}
+    options = {"quarantine": tmp_path / "parts.jsonl", "part_items": 10}
     with pytest.raises(Interrupted):
         validate(corpus, tmp_path / "work", on_progress=interrupt, **options)
     first = len(checked)
@@ -112,8 +107,8 @@ def test_an_interrupted_validation_goes_on_and_reads_no_part_twice(
     assert len(checked) <= DOCUMENTS + PAIRS + 10
 
 
-def test_another_threshold_begins_anew(corpus: Any, tmp_path: Path) -> None:
-    def interrupt(done: int) -> None:
+def test_another_threshold_begins_anew(corpus, tmp_path):
+    def interrupt(done):
         if done >= 35:
             raise Interrupted
 
@@ -124,11 +119,11 @@ def test_another_threshold_begins_anew(corpus: Any, tmp_path: Path) -> None:
     assert whole(report) == whole(validate(corpus, limits=limits))
 
 
-def test_a_record_that_kills_its_process_costs_itself_alone(deadly: Any, tmp_path: Path) -> None:
+def test_a_record_that_kills_its_process_costs_itself_alone(deadly, tmp_path):
     names = ["red.png"] * 30
     names[7] = names[21] = "deadly.png"
     report = validate(deadly(names), tmp_path / "work", processes=2, part_items=8, quarantine=tmp_path / "q.jsonl")
-    assert report.reasons == {"worker died": 2}
-    assert [row["line"] for row in lines(tmp_path / "q.jsonl")] == [8, 22]
+    died = [row["line"] for row in lines(tmp_path / "q.jsonl") if row["reason"] == "worker died"]
+    assert died == [8, 22]
     assert report.documents == 28
-    assert report.worker_deaths >= 2
+    assert report.worker_deaths == 4, "two for each, before it is left out"

@@ -1,7 +1,5 @@
 """Sentences of a paragraph."""
 
-from __future__ import annotations
-
 import pytest
 
 from lcl_core.data.formats.html.chunking import split_sentences
@@ -18,5 +16,5 @@ from lcl_core.data.formats.html.chunking import split_sentences
         ("", []),
     ],
 )
-def test_sentences(text: str, expected: list[str]) -> None:
+def test_sentences(text, expected):
     assert split_sentences(text) == expected

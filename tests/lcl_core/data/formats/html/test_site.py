@@ -1,48 +1,44 @@
 """HTML pages as documents: figures in place, texts kept, surroundings dropped."""
 
-from __future__ import annotations
-
 import base64
 import io
 import struct
 import sys
 import zlib
-from collections.abc import Sequence as Many
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
-from lcl_core.data.records import BadItem, ImageSegment, Record, TextSegment
+from lcl_core.data.records import ImageSegment, TextSegment
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def reported(record: Record) -> list[str]:
+def reported(record):
     """Segments as text, images in angle brackets."""
-    segments: Many[Any] = getattr(record.body, "segments", ())
+    segments = getattr(record.body, "segments", ())
     return [part.text if isinstance(part, TextSegment) else f"<{part.name}>" for part in segments]
 
 
-def png(width: int, height: int) -> bytes:
+def png(width, height):
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (10, 200, 30)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def facts(bad: list[BadItem]) -> list[tuple[str, int, str]]:
+def facts(bad):
     return [(item.file, item.line, item.reason) for item in bad]
 
 
 @pytest.fixture
-def site(make: Any, sample: Any, walk: Any) -> Any:
+def site(make, sample, walk):
     """Writes pages beside three real images, and reads them."""
     for name, pair in zip(("a.webp", "b.webp", "img/c.webp"), sample.pairs, strict=False):
         make.file(name, sample.image(pair["image"]))
 
-    def read(pages: dict[str, str | bytes] | str, **options: Any) -> tuple[list[Record], list[BadItem]]:
+    def read(pages, **options):
         for name, text in ({"page.html": pages} if isinstance(pages, str) else pages).items():
             make.file(name, text)
         return walk(open_reader(make.root, "web", **options))
@@ -50,7 +46,7 @@ def site(make: Any, sample: Any, walk: Any) -> Any:
     return read
 
 
-def test_a_page_in_reading_order(site: Any, make: Any) -> None:
+def test_a_page_in_reading_order(site, make):
     (record,), bad = site(
         """<!DOCTYPE html><html><head><title>Ants &amp; bees</title></head><body>
         <h1>Ants</h1><p>An ant is small. It   works <b>hard</b>
@@ -140,7 +136,7 @@ CAPTIONS = {
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
-def test_captions_follow_their_image(site: Any, name: str) -> None:
+def test_captions_follow_their_image(site, name):
     html, expected = CAPTIONS[name]
     (record,), _ = site(html)
     assert reported(record) == expected
@@ -165,12 +161,12 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_reference_is_followed(site: Any, name: str) -> None:
+def test_a_reference_is_followed(site, name):
     (record,), bad = site(f"<p>One.</p>{SOURCES[name]}<p>Two.</p>")
     assert (reported(record), bad) == (["One.", "<img/c.webp>", "Two."], [])
 
 
-def test_pages_in_folders_refer_to_their_own_place(site: Any) -> None:
+def test_pages_in_folders_refer_to_their_own_place(site):
     records, bad = site(
         {"sub/deep/x.html": "<img src='../../a.webp'><img src='c.webp'>", "sub/deep/c.webp": png(40, 40)}
     )
@@ -178,7 +174,7 @@ def test_pages_in_folders_refer_to_their_own_place(site: Any) -> None:
     assert bad == []
 
 
-def test_an_image_in_the_page_itself(site: Any, sample: Any) -> None:
+def test_an_image_in_the_page_itself(site, sample):
     data = sample.image(sample.pairs[0]["image"])
     (record,), bad = site(f'<p>x1</p><img src="data:image/webp;base64,{base64.b64encode(data).decode()}">')
     assert bad == []
@@ -186,7 +182,7 @@ def test_an_image_in_the_page_itself(site: Any, sample: Any) -> None:
     assert record.images[0].name.endswith(".webp")
 
 
-def test_an_image_used_twice_is_one_image(site: Any) -> None:
+def test_an_image_used_twice_is_one_image(site):
     (record,), _ = site("<img src=a.webp><p>between</p><img src=./a.webp>")
     assert reported(record) == ["<a.webp>", "between", "<a.webp>"]
     assert len(record.images) == 1
@@ -219,12 +215,12 @@ SURROUNDINGS = {
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_surroundings_are_dropped(site: Any, name: str) -> None:
+def test_surroundings_are_dropped(site, name):
     (record,), bad = site(f"<html><body><p>One.</p>{SURROUNDINGS[name]}<p>Two.</p></body></html>")
     assert (reported(record), bad) == (["One.", "Two."], [])
 
 
-def test_the_content_proper_is_what_counts(site: Any) -> None:
+def test_the_content_proper_is_what_counts(site):
     long = "word " * 20
     records, _ = site(
         {
@@ -245,7 +241,7 @@ def test_the_content_proper_is_what_counts(site: Any) -> None:
     }
 
 
-def test_what_most_pages_repeat_is_reported_once_and_dropped(site: Any) -> None:
+def test_what_most_pages_repeat_is_reported_once_and_dropped(site):
     pages = {f"{n}.html": f"<p>All rights reserved.</p><h2>Notes</h2><p>Page number {n}.</p>" for n in range(8)}
     records, bad = site(pages)
     assert [reported(record) for record in records] == [["Notes", f"Page number {n}."] for n in range(8)]
@@ -253,12 +249,12 @@ def test_what_most_pages_repeat_is_reported_once_and_dropped(site: Any) -> None:
     assert "8 of 8 pages" in bad[0].detail
 
 
-def test_a_few_pages_may_repeat_themselves(site: Any) -> None:
+def test_a_few_pages_may_repeat_themselves(site):
     records, bad = site({f"{n}.html": "<p>The same text.</p>" for n in range(4)})
     assert (len(records), bad) == (4, [])
 
 
-def test_icons_are_reported_once_and_dropped(site: Any, make: Any) -> None:
+def test_icons_are_reported_once_and_dropped(site, make):
     make.file("small.png", png(31, 200))
     make.file("rule.png", png(400, 40))
     page = "<p>Click the <img src=small.png alt=Save> button {}.</p><img src=rule.png><img src=small.png>"
@@ -274,7 +270,7 @@ def test_icons_are_reported_once_and_dropped(site: Any, make: Any) -> None:
     assert reported(records[0]) == ["Click the", *icon, "button 0.", "<rule.png>", "<small.png>", "<a.webp>"]
 
 
-def test_long_pages_are_cut_at_headings(site: Any) -> None:
+def test_long_pages_are_cut_at_headings(site):
     section = "<h2>Section {}</h2>" + "<p>Some words that make a sentence here.</p>" * 4
     records, bad = site("".join(section.format(n) for n in range(6)), max_words=70)
     assert bad == []
@@ -283,7 +279,7 @@ def test_long_pages_are_cut_at_headings(site: Any) -> None:
     assert all(len(" ".join(reported(record)).split()) <= 70 for record in records)
 
 
-def test_cutting_loses_nothing_and_keeps_captions_with_their_image(site: Any) -> None:
+def test_cutting_loses_nothing_and_keeps_captions_with_their_image(site):
     figure = "<figure><img src={}.webp><figcaption>Caption {}.</figcaption></figure><p>Words in between.</p>"
     records, _ = site("".join(figure.format(name, n) for n, name in enumerate("ab" * 4)), max_images=3)
     assert [sum(isinstance(part, ImageSegment) for part in record.body.segments) for record in records] == [3, 3, 2]
@@ -293,14 +289,14 @@ def test_cutting_loses_nothing_and_keeps_captions_with_their_image(site: Any) ->
     assert [joined[place + 1][:7] for place, part in enumerate(joined) if part.startswith("<")] == ["Caption"] * 8
 
 
-def test_a_sentence_longer_than_a_document_is_cut(site: Any) -> None:
+def test_a_sentence_longer_than_a_document_is_cut(site):
     records, _ = site("<p>" + "word " * 95 + "</p><p>" + "字" * 1000 + "</p>", max_words=20)
     texts = [text for record in records for text in reported(record)]
     assert " ".join(texts).replace(" ", "") == "word" * 95 + "字" * 1000
     assert max(len(" ".join(reported(record))) for record in records) <= 20 * 12 + 20
 
 
-ENCODINGS: dict[str, tuple[bytes, str]] = {
+ENCODINGS = {
     "UTF-8": ("<p>Grün 猫</p>".encode(), "Grün 猫"),
     "UTF-8 with a mark": (b"\xef\xbb\xbf" + "<meta charset=latin1><p>Grün</p>".encode(), "Grün"),
     "UTF-16 little": (b"\xff\xfe" + "<p>Grün 猫</p>".encode("utf-16-le"), "Grün 猫"),
@@ -322,19 +318,19 @@ ENCODINGS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_encodings(site: Any, name: str) -> None:
+def test_encodings(site, name):
     data, expected = ENCODINGS[name]
     (record,), bad = site({"page.html": data})
     assert (reported(record), bad) == ([expected], [])
 
 
-def test_xhtml_closes_elements_in_its_own_way(site: Any) -> None:
+def test_xhtml_closes_elements_in_its_own_way(site):
     page = '<?xml version="1.0"?><!DOCTYPE html><html><head><title/><script src="x"/></head><body><a id="x"/><p>y1</p>'
     (record,), _ = site({"page.xhtml": page + "<div/><p>z1</p></body></html>"})
     assert reported(record) == ["y1", "z1"]
 
 
-def test_images_elsewhere_are_found_by_their_address(site: Any, make: Any, sample: Any) -> None:
+def test_images_elsewhere_are_found_by_their_address(site, make, sample):
     urls = sample.urls()
     shards = make.img2dataset("../remote", urls)
     url, data = next(iter(urls.items()))
@@ -348,7 +344,7 @@ def test_images_elsewhere_are_found_by_their_address(site: Any, make: Any, sampl
     assert [item.detail for item in bad] == [url, "https://example.org/gone.png", "https://example.org/x.png"]
 
 
-def test_a_zip_and_a_single_page(make: Any, sample: Any, walk: Any) -> None:
+def test_a_zip_and_a_single_page(make, sample, walk):
     image = sample.image(sample.pairs[0]["image"])
     packed = make.zip("site.zip", {"docs/x.html": b"<p>One.</p><img src=../a.webp>", "a.webp": image})
     reader = open_reader(packed)
@@ -374,19 +370,19 @@ def test_a_zip_and_a_single_page(make: Any, sample: Any, walk: Any) -> None:
         ("Éric est là maintenant. Ça va bien ?", ["Éric est là maintenant.", "Ça va bien ?"]),
     ],
 )
-def test_paragraphs_become_sentences(site: Any, text: str, sentences: list[str]) -> None:
+def test_paragraphs_become_sentences(site, text, sentences):
     (record,), _ = site(f"<meta charset=utf-8><p>{text}</p>")
     assert reported(record) == sentences
 
 
-def test_options_that_make_no_sense_are_named(make: Any) -> None:
+def test_options_that_make_no_sense_are_named(make):
     make.file("x.html", "<p>x</p>")
     for option, value in (("max_uses", 0), ("max_aspect", 0.5), ("min_side", -1), ("max_words", 3), ("colour", 1)):
         with pytest.raises(UserError, match=option):
             open_reader(make.root, "web", **{option: value})
 
 
-def test_without_lxml_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lxml_the_extra_is_named(make, monkeypatch):
     make.file("x.html", "<p>x</p>")
     monkeypatch.setitem(sys.modules, "lxml.etree", None)
     with pytest.raises(UserError, match=r"lcl\[data\]") as caught:
@@ -394,20 +390,20 @@ def test_without_lxml_the_extra_is_named(make: Any, monkeypatch: pytest.MonkeyPa
     assert caught.value.code == "missing_extra"
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def test_images_that_pillow_may_not_open(site: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_pillow_may_not_open(site, make, monkeypatch):
     """Opening an animation makes its canvas, and opening a TIFF an object of each of its strips."""
     size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 6, 0, 0, 0)
     make.file("huge.png", PNG + chunk(b"IHDR", size) + chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"IDAT", b""))
     make.file("none.png", PNG + chunk(b"IEND", b""))
     strips = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 273, 4, 50_000_000, 0, 0)
     make.file("strips.tif", strips)
-    opened: list[int] = []
+    opened = []
 
-    def refuse(*args: Any, **options: Any) -> Any:
+    def refuse(*args, **options):
         opened.append(1)
         raise OSError("not to be opened")
 

@@ -1,27 +1,22 @@
 """Parts on a Ray cluster of several raylets: the bytes of one process, also when a machine is lost."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.parts.process_pool import MAX_ATTEMPTS
-from lcl_core.parts.runner import Json, PartTask, Report
+from lcl_core.part_runners import MAX_ATTEMPTS, RAY_ADDRESS, PartTask, task_threads
+from lcl_core.parts_ray import RayRunner
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
 
 from lcl_core.collections.file_format import MANIFEST  # noqa: E402
 from lcl_core.collections.index_job import run_index_job  # noqa: E402
 from lcl_core.data.shards.convert import convert, convert_parts  # noqa: E402
-from lcl_core.parts.execute import RAY_ADDRESS, task_threads  # noqa: E402
-from lcl_core.parts.ray_runner import RayRunner  # noqa: E402
 from tests.lcl_core.collections.test_index_job import prepare  # noqa: E402
 from tests.lcl_core.data.shards.part_sources import (  # noqa: E402
     LENGTHS,
@@ -30,16 +25,16 @@ from tests.lcl_core.data.shards.part_sources import (  # noqa: E402
     NumberedSource,
     contents,
 )
-from tests.lcl_core.parts.test_process_pool import Sample, nothing  # noqa: E402
+from tests.lcl_core.test_part_runners import Sample, nothing  # noqa: E402
 from tests.workers.executors.ray_cluster import RayCluster, all_free, quick_imports  # noqa: E402
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 NODES = 2
 Eventually = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+def connected(tmp_path_factory):
     """A cluster with this process as a driver."""
     quick = quick_imports(tmp_path_factory.mktemp("quick") / "imports")
     cluster = RayCluster({"PYTHONPATH": f"{quick}:{ROOT}", "RAY_USAGE_STATS_ENABLED": "0"})
@@ -51,7 +46,7 @@ def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 @pytest.fixture
-def cluster(connected: RayCluster, eventually: Eventually) -> RayCluster:
+def cluster(connected, eventually):
     connected.grow(NODES)
     eventually(all_free(NODES), "free nodes")
     return connected
@@ -60,13 +55,13 @@ def cluster(connected: RayCluster, eventually: Eventually) -> RayCluster:
 class Placed(Sample):
     """Also tells where it is, and may wait there to be lost."""
 
-    def __call__(self, arguments: Json, report: Report) -> Json:
+    def __call__(self, arguments, report):
         if arguments["act"] == "be lost":
             wait_to_be_lost(arguments["file"], arguments["but"])
         return super().__call__(arguments, report) | {"node": ray.get_runtime_context().get_node_id()}
 
 
-def wait_to_be_lost(file: str, but: str) -> None:
+def wait_to_be_lost(file, but):
     """The first time on a machine that is not ``but``: write which one it is, and do nothing more."""
     node = ray.get_runtime_context().get_node_id()
     if node == but:
@@ -86,21 +81,21 @@ class Loss:
         but: the machine that this process is connected to.
     """
 
-    def __init__(self, cluster: RayCluster, file: Path) -> None:
+    def __init__(self, cluster, file):
         self._cluster, self.file, self.lost = cluster, file, ""
-        self.but: str = ray.get_runtime_context().get_node_id()
+        self.but = ray.get_runtime_context().get_node_id()
 
-    def __call__(self, items: int) -> None:
+    def __call__(self, items):
         if not self.lost and self.file.exists() and (node := self.file.read_text()):
             self.lost = node
             self._cluster.kill_raylet(node)
 
 
-def run(runner: RayRunner, tasks: list[Json], report: Report = nothing) -> list[Json]:
+def run(runner, tasks, report=nothing):
     """Results by the order of the tasks."""
     waiting = [PartTask(task, f"task {number}") for number, task in enumerate(tasks)]
     labels = [task.label for task in waiting]
-    results: dict[str, Json] = {}
+    results = {}
     with runner:
         while len(results) < len(labels):
             while waiting and runner.idle:
@@ -109,8 +104,8 @@ def run(runner: RayRunner, tasks: list[Json], report: Report = nothing) -> list[
     return [results[label] for label in labels]
 
 
-def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster: RayCluster, tmp_path: Path) -> None:
-    tasks: list[Json] = [{"act": "echo", "value": number} for number in range(8)]
+def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster, tmp_path):
+    tasks = [{"act": "echo", "value": number} for number in range(8)]
     tasks[3] = {"act": "die once", "value": str(tmp_path / "died")}
     runner = RayRunner(2, Placed, address=cluster.address)
     results = run(runner, tasks)
@@ -129,17 +124,15 @@ def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster: RayClus
         ("die", lambda error: error.code == "part_failed" and f"{MAX_ATTEMPTS} times" in error.message),
     ],
 )
-def test_errors_arrive_as_they_were_raised(cluster: RayCluster, act: str, check: Callable[[Any], bool]) -> None:
+def test_errors_arrive_as_they_were_raised(cluster, act, check):
     with pytest.raises((UserError, OSError, RuntimeError)) as caught:
         run(RayRunner(1, Sample, address=cluster.address), [{"act": act}])
     assert check(caught.value), caught.value
 
 
-def test_a_lost_machine_costs_its_own_tasks(cluster: RayCluster, tmp_path: Path) -> None:
+def test_a_lost_machine_costs_its_own_tasks(cluster, tmp_path):
     loss = Loss(cluster, tmp_path / "lost")
-    tasks: list[Json] = [
-        {"act": "be lost", "value": number, "file": str(loss.file), "but": loss.but} for number in range(8)
-    ]
+    tasks = [{"act": "be lost", "value": number, "file": str(loss.file), "but": loss.but} for number in range(8)]
     runner = RayRunner(2, Placed, address=cluster.address)
     results = run(runner, tasks, loss)
     assert [result["value"] for result in results] == list(range(8))
@@ -148,7 +141,7 @@ def test_a_lost_machine_costs_its_own_tasks(cluster: RayCluster, tmp_path: Path)
     assert runner.deaths == 1
 
 
-def test_without_a_place_the_calling_process_does_the_work(cluster: RayCluster) -> None:
+def test_without_a_place_the_calling_process_does_the_work(cluster):
     blocked = [_occupy.remote() for _ in range(NODES)]
     try:
         results = run(RayRunner(2, Sample, address=cluster.address, place_seconds=0.5), [{"act": "echo"}] * 3)
@@ -159,18 +152,18 @@ def test_without_a_place_the_calling_process_does_the_work(cluster: RayCluster) 
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _occupy() -> None:
+def _occupy():
     signal.pause()
 
 
-def test_what_report_raises_gives_the_places_back(cluster: RayCluster, eventually: Eventually, tmp_path: Path) -> None:
+def test_what_report_raises_gives_the_places_back(cluster, eventually, tmp_path):
     started = tmp_path / "started"
 
-    def stop(items: int) -> None:
+    def stop(items):
         if started.exists():
             raise KeyboardInterrupt
 
-    def interrupted() -> None:
+    def interrupted():
         with RayRunner(1, Endless, address=cluster.address) as runner:
             runner.submit(PartTask({"file": str(started)}, "one"))
             while not runner.wait(stop):
@@ -184,7 +177,7 @@ def test_what_report_raises_gives_the_places_back(cluster: RayCluster, eventuall
 class Endless:
     """Never finishes."""
 
-    def __call__(self, arguments: Json, report: Report) -> Json:
+    def __call__(self, arguments, report):
         Path(arguments["file"]).touch()
         signal.pause()
         return {}
@@ -193,19 +186,17 @@ class Endless:
 class LostSource(NumberedSource):
     """One of the machines on which it is read is lost."""
 
-    def __init__(self, observed: Path, file: str, but: str) -> None:
+    def __init__(self, observed, file, but):
         super().__init__(LENGTHS, observed)
         self._file, self._but = file, but
 
-    def _item(self, key: str, number: int) -> Any:
+    def _item(self, key, number):
         if key == "a" and number > 20 and number % PART_ITEMS == 2:
             wait_to_be_lost(self._file, self._but)
         return super()._item(key, number)
 
 
-def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(
-    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(cluster, tmp_path, monkeypatch):
     convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
     monkeypatch.setenv(RAY_ADDRESS, cluster.address)
     assert task_threads(2) == 1
@@ -226,9 +217,7 @@ def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(
     assert len(read) - len(set(read)) <= PART_ITEMS
 
 
-def test_an_index_run_has_the_bytes_of_a_pool(
-    cluster: RayCluster, tmp_path: Path, sample_zip: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_run_has_the_bytes_of_a_pool(cluster, tmp_path, sample_zip, encoder, monkeypatch):
     made = []
     for name in ("pool", "ray"):
         if name == "ray":

@@ -10,23 +10,20 @@ have the cluster's last processor or GPU.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
 from lcl_core.common.process_env import OFFLINE
-from lcl_core.parts.process_pool import MAX_ATTEMPTS
-from lcl_core.parts.runner import Handler, Json, PartTask, Report, decode_error, encode_error, task_failed_error
+from lcl_core.part_runners import Handler, Json, PartTask, Report, Runner, count_attempt, portable_error
 
 _LOOK_SECONDS = 2.0  # between two looks at which machines are alive
 PLACE_SECONDS = 30.0  # in which Ray has to start one of the tasks, before the calling process executes one
@@ -47,27 +44,7 @@ class _Submission:
     node: str = ""
 
 
-@dataclass(slots=True)
-class _Connection:
-    """This process as a driver of the cluster, until it is closed."""
-
-    address: str
-    opened: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
-        self.opened = not ray.is_initialized()
-        if self.opened:
-            handled = signal.getsignal(signal.SIGTERM)
-            ray.init(address=self.address, log_to_driver=False, configure_logging=False)
-            signal.signal(signal.SIGTERM, handled)  # Ray's own would end the process without its last words
-
-    def close(self) -> None:
-        if self.opened:
-            ray.shutdown()
-
-
-class RayRunner:
+class RayRunner(Runner):
     """Executes tasks on a Ray cluster.
 
     Args:
@@ -87,23 +64,26 @@ class RayRunner:
         gpus: float = 0.0,
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
-        self.processes, self.deaths = processes, 0
+        self.processes = processes
         self._make, self._token, self._place_seconds = make, secrets.token_hex(8), place_seconds
-        self._connection = _Connection(address)
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            handled = signal.getsignal(signal.SIGTERM)
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            signal.signal(signal.SIGTERM, handled)  # Ray's own would end the process without its last words
         self._stored = ray.put(make)
-        variables = OFFLINE | {"OMP_NUM_THREADS": "1"}
         self._remote = ray.remote(_serve).options(
             num_cpus=1,
             num_gpus=gpus if ray.cluster_resources().get("GPU") else 0,
             num_returns="streaming",
             max_retries=0,
-            runtime_env={"env_vars": variables},
+            runtime_env={"env_vars": OFFLINE | {"OMP_NUM_THREADS": "1"}},
         )
         self._submissions: list[_Submission] = []
         self._attempts: dict[int, int] = {}  # of tasks whose process has died, by identity
-        self._placed_at = time.monotonic()  # when a task was last seen to have a place
+        self._placed_at = self._looked_at = time.monotonic()  # when a task was last seen to have a place; machines
         self._unplaced = False  # whether this process executes tasks
-        self._looked_at = self._placed_at
         self._handler: Handler | None = None  # of this process
 
     @property
@@ -127,48 +107,40 @@ class RayRunner:
         report(0)
         return finished or self._execute_unplaced(report)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         for submission in self._submissions:
             _cancel(submission)
-        self._connection.close()
+        if self._connected:
+            ray.shutdown()
 
     def _submitted(self, task: PartTask) -> _Submission:
-        return _Submission(task, self._remote.remote(self._token, self._stored, json.dumps(task.arguments)))
+        return _Submission(task, self._remote.remote(self._token, self._stored, task))
 
     def _read(self, submission: _Submission) -> list[tuple[PartTask, Json]]:
         """The next answer of a task: that it has started, or its result. Raises: what its handler raised."""
         try:
-            answer: Json = json.loads(ray.get(next(submission.answers)))
+            answer = ray.get(next(submission.answers))
         except (RayTaskError, RuntimeEnvSetupError) as error:  # it could not even be asked
             raise RuntimeError(f"Ray cannot execute {submission.task.label}: {error}") from error
-        except (RayError, StopIteration) as error:
-            self._replace(submission, self._alive(), error)
+        except (RayError, StopIteration):
+            self._replace(submission, self._alive())
             return []
         self._placed_at, self._unplaced = time.monotonic(), False
-        if "node" in answer:
-            submission.node = answer["node"]
+        if isinstance(answer, str):
+            submission.node = answer
             return []
         self._submissions.remove(submission)
-        if "error" in answer:
-            raise decode_error(answer["error"], submission.task)
-        self._attempts.pop(id(submission.task), None)
-        return [(submission.task, answer["result"])]
+        if isinstance(answer, Exception):
+            raise answer
+        return [(submission.task, answer)]
 
-    def _replace(self, lost: _Submission, alive: set[str], error: Exception | None = None) -> None:
+    def _replace(self, lost: _Submission, alive: set[str]) -> None:
         """Submit a task again whose process or machine has ended. Raises: UserError ``part_failed``."""
         self.deaths += 1
-        task, number = lost.task, self._submissions.index(lost)
+        number = self._submissions.index(lost)
         if not lost.node or lost.node in alive:  # a lost machine tells nothing about the task
-            attempts = self._attempts[id(task)] = self._attempts.get(id(task), 0) + 1
-            if attempts >= MAX_ATTEMPTS:
-                self._submissions.remove(lost)
-                raise task_failed_error(task, attempts) from error
-        self._submissions[number] = self._submitted(task)
+            count_attempt(lost.task, self._attempts)
+        self._submissions[number] = self._submitted(lost.task)
 
     def _replace_unreachable(self) -> None:
         """A machine that Ray has given up may still hold its connections open, as behind a cable that was cut."""
@@ -204,18 +176,15 @@ def _cancel(submission: _Submission) -> None:
         ray.cancel(submission.answers, force=True)
 
 
-def _serve(token: str, make: Callable[[], Handler], arguments: str) -> Iterator[str]:
-    """Body of a task: yields where it is executed, and then its result or its error, as JSON."""
-    yield json.dumps({"node": ray.get_runtime_context().get_node_id()})
+def _serve(token: str, make: Callable[[], Handler], task: PartTask) -> Iterator[Any]:
+    """Body of a task: yields the machine where it is executed, and then its result or its error."""
+    yield ray.get_runtime_context().get_node_id()
     try:
         if token not in _handlers:
             _handlers.clear()
             _handlers[token] = make()
-        answer = {"result": _handlers[token](json.loads(arguments), _ignore)}
+        # Ray has no channel for progress within a task: items count when their part is complete
+        answer: Any = _handlers[token](task.arguments, lambda items: None)
     except Exception as error:  # the process boundary: it is raised again where the task was submitted
-        answer = {"error": encode_error(error)}
-    yield json.dumps(answer)
-
-
-def _ignore(items: int) -> None:
-    """Ray has no channel for progress within a task: items count when their part is complete."""
+        answer = portable_error(error, task)
+    yield answer

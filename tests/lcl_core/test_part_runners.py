@@ -1,25 +1,20 @@
 """The pool: a process that is killed costs its own task, and errors arrive as they were raised."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.parts.process_pool import MAX_ATTEMPTS, ProcessPoolRunner
-from lcl_core.parts.runner import Json, PartTask, Report
+from lcl_core.part_runners import MAX_ATTEMPTS, PartTask, ProcessPoolRunner
 
 
 class Sample:
     """Does what its argument says."""
 
-    def __call__(self, arguments: Json, report: Report) -> Json:
+    def __call__(self, arguments, report):
         report(arguments.get("items", 0))
         act, value = arguments["act"], arguments.get("value")
         if act == "user":
@@ -35,14 +30,14 @@ class Sample:
         return {"pid": os.getpid(), "value": value}
 
 
-def nothing(items: int) -> None:
+def nothing(items):
     pass
 
 
-def run(tasks: list[Json], processes: int = 2) -> tuple[list[Json], int]:
+def run(tasks, processes=2):
     """Results by the order of the tasks, and the number of processes that died."""
     waiting = [PartTask(task, f"task {number}") for number, task in enumerate(tasks)]
-    results: dict[str, Json] = {}
+    results = {}
     labels = [task.label for task in waiting]
     with ProcessPoolRunner(processes, Sample) as pool:
         while len(results) < len(labels):
@@ -52,8 +47,8 @@ def run(tasks: list[Json], processes: int = 2) -> tuple[list[Json], int]:
         return [results[label] for label in labels], pool.deaths
 
 
-def test_tasks_run_in_processes_of_their_own_and_deaths_cost_one_task(tmp_path: Path) -> None:
-    tasks: list[Json] = [{"act": "echo", "value": number} for number in range(8)]
+def test_tasks_run_in_processes_of_their_own_and_deaths_cost_one_task(tmp_path):
+    tasks = [{"act": "echo", "value": number} for number in range(8)]
     tasks[3] = {"act": "die once", "value": str(tmp_path / "died")}
     results, deaths = run(tasks)
     assert [result["value"] for result in results] == [0, 1, 2, str(tmp_path / "died"), 4, 5, 6, 7]
@@ -70,29 +65,29 @@ def test_tasks_run_in_processes_of_their_own_and_deaths_cost_one_task(tmp_path: 
         ("die", lambda error: error.code == "part_failed" and "task 0" in error.message),
     ],
 )
-def test_errors_arrive_as_they_were_raised(act: str, check: Callable[[Any], bool]) -> None:
+def test_errors_arrive_as_they_were_raised(act, check):
     with pytest.raises((UserError, OSError, RuntimeError)) as caught:
         run([{"act": act}], processes=1)
     assert check(caught.value), caught.value
     assert MAX_ATTEMPTS > 1
 
 
-def test_an_idle_process_that_dies_is_replaced(eventually: Callable[..., None]) -> None:
+def test_an_idle_process_that_dies_is_replaced(eventually):
     with ProcessPoolRunner(1, Sample) as pool:
         os.kill(pool.pids[0], signal.SIGKILL)
         pool.submit(PartTask({"act": "echo", "value": 1}, "one"))
-        found: list[Any] = []
+        found = []
         eventually(lambda: found.extend(pool.wait(nothing)) or found, "the result")
         assert found[0][1]["value"] == 1
 
 
-def test_what_report_raises_ends_the_processes() -> None:
-    def stop(items: int) -> None:
+def test_what_report_raises_ends_the_processes():
+    def stop(items):
         raise KeyboardInterrupt
 
-    pids: list[int] = []
+    pids = []
 
-    def interrupted() -> None:
+    def interrupted():
         with ProcessPoolRunner(2, Sample) as pool:
             pids.extend(pool.pids)
             pool.submit(PartTask({"act": "echo"}, "one"))
