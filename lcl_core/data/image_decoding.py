@@ -1,6 +1,6 @@
 """Untrusted image bytes to an RGB image, with bounds on pixels and memory.
 
-The header is parsed first: its size, and the memory that decoding takes. Pillow allocates a canvas while it *opens*
+The size in the header is checked first. Pillow allocates a canvas while it *opens*
 some files (an animated PNG or GIF whose first frame is disposed of) and one object for each strip that a TIFF lists,
 so PNG, GIF and TIFF headers are parsed here without Pillow.
 """
@@ -31,62 +31,23 @@ MAX_TIFF_VALUES = 100_000  # of one tag; each strip's offset becomes an object o
 MAX_EXIF_BYTES = 1 << 20
 
 _PNG, _GIF, _TIFF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), {b"II": "<", b"MM": ">"}
-_BYTES_PER_PIXEL = {
-    "1": 1,
-    "L": 1,
-    "P": 1,
-    "I;16": 2,
-    "I;16B": 2,
-    "I;16L": 2,
-    "I;16N": 2,
-}  # bytes a pixel; all others take 4
-_RGB_BYTES = 4  # bytes a pixel of the result
-_PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
-_PNG_EXTRA_BYTES = {b"acTL": 8, b"tRNS": 4}  # bytes a pixel: canvases of an animation; transparency that becomes alpha
-_PNG_TEXTS, _PNG_ORIENTATION = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile type exif", b"XML:com.adobe.xmp")
-# Bytes a pixel that the decoders themselves keep, measured (tests/lcl_core/data/test_decoding_memory.py).
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "BMP": 3, "PPM": 6, "GIF": 2}
-_OFFSETS, _ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 273, 278, 322, 323, 277, 258
+_ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 278, 322, 323, 277, 258
+Size = tuple[int, int]  # width and height
 
 
 class MalformedImage(Exception):
     """The header contradicts itself or exceeds the limits."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
-    """Size of an image, and ``bytes``: an upper bound of the memory for decoding to RGB, the result included."""
-
-    width: int
-    height: int
-    bytes: int
-
-    @property
-    def pixels(self) -> int:
-        return self.width * self.height
-
-
-def parse_header(data: bytes) -> ImageHeader:
-    """Read the header alone. Raises: MalformedImage; whatever Pillow raises for a header that it cannot read."""
-    header = precheck_header(data)
-    if header is not None:
-        return header
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_exif(image)
-        return ImageHeader(
-            image.width, image.height, image.width * image.height * _bytes_per_pixel(image, data) + len(data)
-        )
-
-
-def precheck_header(data: bytes) -> ImageHeader | None:
-    """The same for PNG and GIF, without Pillow; None for the other formats, of which it checks what is cheap.
+def precheck_header(data: bytes) -> Size | None:
+    """The size of a PNG or GIF, without Pillow; None for the other formats, of which it checks what is cheap.
 
     Raises: MalformedImage.
     """
     if data.startswith(_PNG):
-        return _png_header(data)
+        return _png_size(data)
     if data.startswith(_GIF):
-        return _gif_header(data)
+        return _gif_size(data)
     if data[:2] in _TIFF:
         _check_tiff(data, _TIFF[data[:2]])
     elif data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
@@ -100,47 +61,24 @@ def check_exif(image: Image.Image) -> None:
         raise MalformedImage(f"its EXIF is larger than {MAX_EXIF_BYTES:,} bytes")
 
 
-def _bytes_per_pixel(image: Any, data: bytes) -> int:
-    """Of formats that Pillow has opened."""
-    core = _BYTES_PER_PIXEL.get(image.mode, 4)
-    is_rgb = image.mode == "RGB" and not image.has_transparency_data
-    rotated = image.getexif().get(ORIENTATION, 1) != 1
-    decoder = _DECODER_BYTES.get(image.format or "", 0)
-    if image.format in ("JPEG", "MPO") and (image.info.get("progressive") or data.count(b"\xff\xda") > 1):
-        decoder = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
-    if image.format == "TIFF":
-        decoder = -(-tiff_block_bytes(image) // max(1, image.width * image.height))
-    return core * (2 if rotated else 1) + (0 if is_rgb else _RGB_BYTES) + decoder
-
-
-def _png_header(data: bytes) -> ImageHeader:
-    """The largest of its headers, for Pillow believes the last one before the pixels."""
-    at, size, cost, extra = len(_PNG), (0, 0), 0, 0
-    in_header, rotated = True, False
-    while at + 8 <= len(data):
+def _png_size(data: bytes) -> Size:
+    """Of the largest of its headers, for Pillow believes the last one before the pixels."""
+    at, size = len(_PNG), (0, 0)
+    while at + 18 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        in_header = in_header and kind != b"IDAT"
-        if kind == b"IHDR" and in_header and length >= 10 and at + 18 <= len(data):
-            width, height, bits, colour = struct.unpack_from(">IIBB", data, at + 8)
-            core = _BYTES_PER_PIXEL.get("I;16" if (bits, colour) == (16, 0) else _PNG_MODES.get(colour, "RGBA"), 4)
-            size = max(size, (width, height), key=lambda sides: sides[0] * sides[1])
-            cost = max(cost, core + (0 if colour == 2 else _RGB_BYTES))
-        elif in_header and kind in _PNG_EXTRA_BYTES:
-            extra += _PNG_EXTRA_BYTES[kind]
-        elif kind == b"eXIf" or (kind in _PNG_TEXTS and data.startswith(_PNG_ORIENTATION, at + 8)):
-            rotated = True  # possibly; it may stand behind the pixels
-        elif kind == b"IEND":
+        if kind in (b"IDAT", b"IEND"):
             break
+        if kind == b"IHDR" and length >= 10:
+            size = max(size, struct.unpack_from(">II", data, at + 8), key=math.prod)
         at += 12 + length
-    cost += min(extra, sum(_PNG_EXTRA_BYTES.values())) + (_RGB_BYTES if rotated else 0)
-    return ImageHeader(*size, size[0] * size[1] * cost + len(data))
+    return size
 
 
-def _gif_header(data: bytes) -> ImageHeader | None:
+def _gif_size(data: bytes) -> Size | None:
     """The screen, or what the first frame reaches beyond it; None for a file without a frame, as Pillow says."""
     try:
         width, height, flags = struct.unpack_from("<HHB", data, 6)
-        at = 13 + _color_table_bytes(flags)
+        at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)  # after the table of colours
         while data[at] == 0x21:  # extensions: label, then sub-blocks up to an empty one
             at += 2
             while data[at]:
@@ -151,15 +89,7 @@ def _gif_header(data: bytes) -> ImageHeader | None:
         left, top, across, down = struct.unpack_from("<HHHH", data, at + 1)
     except (IndexError, struct.error):
         return None
-    width, height = max(width, left + across), max(height, top + down)
-    return ImageHeader(
-        width, height, width * height * (_BYTES_PER_PIXEL["P"] + _RGB_BYTES + _DECODER_BYTES["GIF"]) + len(data)
-    )
-
-
-def _color_table_bytes(flags: int) -> int:
-    """Bytes of a colour table."""
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+    return max(width, left + across), max(height, top + down)
 
 
 def _check_tiff(data: bytes, order: str) -> None:
@@ -250,30 +180,30 @@ def decode_image(
         UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
     """
     with _decoder_errors(data, name, max_pixels):
-        header = precheck_header(data)
-        if header is not None:
-            _check_pixel_count(header, name, max_pixels)
+        stated = precheck_header(data)
+        if stated is not None:
+            _check_pixel_count(stated, name, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixel_count(image, name, max_pixels)
+            _check_pixel_count(image.size, name, max_pixels)
             if tiff_block_bytes(image) > _BLOCK_BYTES * max_pixels:
                 raise MalformedImage("its strips or tiles are larger than an image may be")
-            if header is not None and image.width * image.height > header.pixels:
+            if stated is not None and math.prod(image.size) > math.prod(stated):
                 raise MalformedImage("its headers contradict one another")
             if need is not None:
                 _shrink_on_load(image, need)
             return _to_rgb(_apply_orientation(image))
 
 
-def read_image_header(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageHeader:
-    """What ``decode_image`` would decode, and the memory that it would take; no pixel is read.
-
-    Raises:
-        UserError: as ``decode_image``, as far as the header tells.
-    """
+def read_image_size(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Size:
+    """Of the image as it is stored; no pixel is read. Raises: UserError as ``decode_image``, as far as headers tell."""
     with _decoder_errors(data, name, max_pixels):
-        declared = parse_header(data)
-        _check_pixel_count(declared, name, max_pixels)
-        return declared
+        size = precheck_header(data)
+        if size is None:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_exif(image)
+                size = image.size
+        _check_pixel_count(size, name, max_pixels)
+        return size
 
 
 @contextmanager
@@ -303,8 +233,8 @@ def _shrink_on_load(image: Image.Image, need: CropNeed) -> None:
         image.draft(None, (image.width // factor, image.height // factor))
 
 
-def _check_pixel_count(image: Image.Image | ImageHeader, name: str, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
+def _check_pixel_count(size: Size, name: str, max_pixels: int) -> None:
+    if math.prod(size) > max_pixels:
         raise _too_large(name, max_pixels)
 
 

@@ -37,7 +37,7 @@ from lcl_core.data.formats.base import (
     display_name,
     validate_item,
 )
-from lcl_core.data.formats.image_lookup import NamedImages
+from lcl_core.data.formats.image_lookup import ImageFinder
 from lcl_core.data.formats.text_files import read_json_file
 from lcl_core.data.json_values import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
@@ -76,8 +76,8 @@ class CaptionFilesReader(FilesReader[Options]):
         return folder.parent if folder.name == "annotations" else folder
 
     @cached_property
-    def _images(self) -> NamedImages:
-        return NamedImages(self._images_folder)
+    def _images(self) -> ImageFinder:
+        return ImageFinder(self._images_folder)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)

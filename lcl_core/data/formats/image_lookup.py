@@ -7,28 +7,22 @@
                                 else from the KEY.json beside KEY.jpg
     NAME/KEY.jpg, NAME.parquet  by URL, the same in folders, whatever the extension; also one folder down
 
-Loaders are functions of plain values, so that records can be pickled. A large index is made once for all processes of
-this machine and mapped by each:
+A large index is made once for all processes of this machine:
 
     CACHE/files/SHA256/    named by what it was made from: names, sizes and times
-        names.npy          rows of ``ImageIndex``, sorted
-        files.bin          names of files in folders
-        about.json         tars, folders and problems
+        images.db          SQLite: labels (``name NAME``, ``last NAME``, ``url URL``) and where each image lies
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
-from array import array
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO
 
 from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
@@ -42,16 +36,17 @@ from lcl_core.data.formats.base import (
     is_tar,
     link_error,
     list_folder,
+    to_printable,
 )
 from lcl_core.data.formats.parquet import read_batches, read_schema
-from lcl_core.data.formats.tar_index import TarMember, read_range, split_member_name, walk_tar
+from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.data.json_values import BadValue, parse_json_object
 from lcl_core.data.records import BadItem, RecordImage
 
 MAX_META_BYTES = 16 << 20
 SHARED_BYTES = 4 << 20  # of tables, tars' headers and directories: some 100,000 images
-_ROW_WIDTH = 5  # two halves of a name's hash, file number, offset, size
+INDEX_FILE = "images.db"
 
 
 def read_folder_image(root: Path, name: str) -> bytes:
@@ -79,158 +74,183 @@ def missing_image(name: str, where: str) -> bytes:
     raise UserError(f"the image is not in {where}", code="file_missing", file=name)
 
 
-class ImageIndex:
-    """Where the images of a folder or tar are: 40 bytes a name or URL, and the name of a file that lies in a folder.
+class ImageFinder:
+    """Finds images by name or URL. Tars and side files are indexed when it is made.
 
-    Names are kept as 128-bit hashes: two names meet by chance once in 10^18 for a billion images.
+    Args:
+        path: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
+        subfolders: index the images one folder down by their names, too.
 
     Attributes:
-        problems: what could not be indexed.
+        problems: what could not be indexed, for the reader to pass on.
+
+    Raises:
+        UserError: ``bad_option`` (field ``images``) when nothing exists at ``path``.
     """
 
-    def __init__(self) -> None:
-        self.problems: list[BadItem] = []
-        self._added = array("Q")
-        self._rows = np.empty((0, _ROW_WIDTH), np.uint64)  # sorted
-        self._tars: list[str] = []
-        self._folders: list[str] = []  # numbered from len(self._tars)
-        self._file_names: Any = bytearray()  # entries of folders are ranges of it
-        self._lock: IO[str] | None = None
+    def __init__(self, path: Path | None, *, subfolders: bool = False) -> None:
+        if path is not None and not path.exists():
+            raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=path)
+        self._where = "the images at hand" if path is None else path.name
+        self._store = FolderStore(path) if path is not None and path.is_dir() else None
+        self._index, self._lock = _open_index(path, subfolders)
+        self.problems = [BadItem(*row) for row in self._index.execute("SELECT * FROM problems")]
 
-    @classmethod
-    def build(cls, path: Path, subfolders: bool) -> ImageIndex:
-        """Index what there is at ``path``."""
-        index = cls()
-        for file in corpus_files(path, is_tar):
-            if isinstance(file, BadItem):
-                index.problems.append(file)
-            else:
-                index._tars.append(str(file))
-                index._add_tar(file, path)
-        if path.is_dir():
-            tables = ([side for side in sides if index._has_urls(side, path)] for sides in _tables_of_folders(path))
-            sides = next(filter(None, tables), [])
-            for side in sides:
-                index._add_by_url(path, side)
-            for below in index._list(path, path, folders=True) if subfolders else ():
-                if path / f"{below}.parquet" not in sides and (names := index._list(path, path / below)):
-                    number = index._add_folder(below)
-                    for name in names:
-                        index._add_file(f"last {name}", number, name)
-        rows = np.frombuffer(index._added, np.uint64).reshape(-1, _ROW_WIDTH)
-        index._rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]  # stable: of two things of one name the first is found
-        index._added = array("Q")
-        return index
+    def find(self, name: str, url: str | None = None, image_name: str | None = None) -> RecordImage:
+        """The image of that name, or else the one from that URL, as an image called ``image_name`` (or ``name``).
 
-    @classmethod
-    def load(cls, folder: Path, lock: IO[str]) -> ImageIndex:
-        """Map a saved one. ``lock``: keeps the folder from being removed. Raises: OSError, ValueError."""
-        index, about = cls(), json.loads((folder / "about.json").read_text())
-        index._rows = np.load(folder / "names.npy", mmap_mode="r")
-        index._tars, index._folders = about["tars"], about["folders"]
-        index.problems = [BadItem(*item) for item in about["problems"]]
-        index._lock = lock
-        if (folder / "files.bin").stat().st_size:
-            index._file_names = np.memmap(folder / "files.bin", np.uint8, "r")
-        return index
+        Nothing is read yet: that an image is missing, too large or unreadable shows when it is loaded.
+        """
+        labels = [f"name {name.removeprefix('./')}", f"last {name}", *([f"url {url}"] if url else [])]
+        load = self._indexed(labels, name)
+        if load is None and self._store is not None:
+            load = partial(read_stored_image, self._store, name)
+        return RecordImage(image_name or name, load or partial(missing_image, name, self._where))
 
-    def save(self, folder: Path) -> None:
-        """Write it to an empty folder. Raises: OSError."""
-        np.save(folder / "names.npy", self._rows)
-        (folder / "files.bin").write_bytes(self._file_names)
-        about = {"tars": self._tars, "folders": self._folders, "problems": [astuple(item) for item in self.problems]}
-        (folder / "about.json").write_text(json.dumps(about))
+    def find_first(self, names: Iterable[str], image_name: str, url: str | None = None) -> RecordImage:
+        """The first of ``names`` that exists; else the first of them, or ``url``, resolved when loaded."""
+        candidates = list(names)
+        return self.find(next(filter(self.has, candidates), candidates[0]), url, image_name)
 
-    def find(self, *labels: str) -> tuple[Path, int, int] | str | None:
-        """Range of a tar, or path below the folder, of the first of ``name NAME``, ``last NAME``, ``url URL``."""
+    def find_url(self, url: str, image_name: str) -> RecordImage:
+        """The image from that URL, likewise."""
+        return RecordImage(image_name, self._indexed([f"url {url}"], url) or partial(missing_image, url, self._where))
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has such a file."""
+        return self._store is not None and has_file(self._store, name)
+
+    def _indexed(self, labels: Iterable[str], name: str) -> Callable[[], bytes] | None:
+        """Loads the first image that has one of the labels."""
+        query = "SELECT path, offset, size FROM images JOIN files ON files.id = file WHERE label = ? LIMIT 1"
         for label in labels:
-            high, low = _hash(label)
-            row = int(np.searchsorted(self._rows[:, 0], np.uint64(high)))
-            while row < len(self._rows) and self._rows[row, 0] == high:
-                if self._rows[row, 1] == low:
-                    return self._locate(*(int(value) for value in self._rows[row, 2:]))
-                row += 1
+            if (row := self._index.execute(query, (_hash(label),)).fetchone()) is not None:
+                path, offset, size = os.fsdecode(row[0]), row[1], row[2]
+                if size is not None:
+                    return partial(read_range, Path(path), offset, size, name)
+                assert self._store is not None, "only a folder has files"
+                return partial(read_stored_image, self._store, path)
         return None
 
-    def _locate(self, number: int, offset: int, size: int) -> tuple[Path, int, int] | str:
-        if number < len(self._tars):
-            return Path(self._tars[number]), offset, size
-        name = os.fsdecode(bytes(self._file_names[offset : offset + size]))
-        return f"{self._folders[number - len(self._tars)]}/{name}"
 
-    def _add(self, label: str, file: int, offset: int, size: int) -> None:
-        self._added.extend((*_hash(label), file, offset, size))
+def _open_index(path: Path | None, subfolders: bool) -> tuple[sqlite3.Connection, IO[str] | None]:
+    """The index of what there is at ``path``; one that several processes share where it is large, and its lock."""
+    if path is not None:
+        key, size = _fingerprint(path, subfolders)
+        if size >= SHARED_BYTES:
+            cache = DiskCache(data_cache_folder() / "files", data_cache_bytes())
+
+            def make(folder: Path) -> None:
+                _IndexBuilder(sqlite3.connect(folder / INDEX_FILE)).build(path, subfolders).close()
+
+            with contextlib.suppress(OSError, sqlite3.Error), cache.open(key, make, durable=True) as folder:
+                place = f"{(folder / INDEX_FILE).resolve().as_uri()}?mode=ro&immutable=1"
+                return sqlite3.connect(place, uri=True, check_same_thread=False), cache.lock_entry(key)
+    # a small one; or the disk is full or read-only, and each process has its own
+    builder = _IndexBuilder(sqlite3.connect(":memory:", check_same_thread=False))
+    return builder.build(path, subfolders), None
+
+
+class _IndexBuilder:
+    """Fills the tables of an index. Labels are kept as 128-bit hashes, which meet by chance once in 10^18."""
+
+    def __init__(self, index: sqlite3.Connection) -> None:
+        self._index = index
+        index.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB);"
+            "CREATE TABLE images (label BLOB, file INTEGER, offset INTEGER, size INTEGER);"  # size: NULL for a file
+            "CREATE TABLE problems (file TEXT, line INTEGER, reason TEXT, detail TEXT);"
+        )
+
+    def build(self, path: Path | None, subfolders: bool) -> sqlite3.Connection:
+        if path is not None:
+            for file in corpus_files(path, is_tar):
+                if isinstance(file, BadItem):
+                    self._add_problem(file)
+                else:
+                    self._add_tar(file, path)
+        if path is not None and path.is_dir():
+            tables = ([side for side in sides if self._has_urls(side, path)] for sides in _tables_of_folders(path))
+            sides = next(filter(None, tables), [])
+            for side in sides:
+                self._add_by_url(path, side)
+            for below in self._list(path, path, folders=True) if subfolders else ():
+                for name in self._list(path, path / below) if path / f"{below}.parquet" not in sides else ():
+                    self._add([f"last {name}"], self._add_path(f"{below}/{name}"))
+        self._index.execute("CREATE INDEX by_label ON images (label)")
+        self._index.commit()
+        return self._index
+
+    def _add_problem(self, item: BadItem) -> None:
+        values = (item.file, item.line, item.reason, item.detail)
+        printable = [to_printable(value) if isinstance(value, str) else value for value in values]
+        self._index.execute("INSERT INTO problems VALUES (?, ?, ?, ?)", printable)
+
+    def _add_path(self, path: str) -> int:
+        return self._index.execute("INSERT INTO files (path) VALUES (?)", (os.fsencode(path),)).lastrowid or 0
+
+    def _add(self, labels: Iterable[str], file: int, offset: int | None = None, size: int | None = None) -> None:
+        rows = ((_hash(label), file, offset, size) for label in labels)
+        self._index.executemany("INSERT INTO images VALUES (?, ?, ?, ?)", rows)
 
     def _add_tar(self, tar: Path, root: Path) -> None:
-        number = len(self._tars) - 1
+        file, name = self._add_path(str(tar)), display_name(tar, root)
         images: dict[str, TarMember] = {}
         metas: dict[str, TarMember] = {}
-        for member in self._members(tar, display_name(tar, root)):
-            key, extension = split_member_name(member.name)
-            if extension == "json":
-                metas.setdefault(key, member)
-            elif extension != "txt":
-                name = member.name.removeprefix("./")
-                self._add(f"name {name}", number, member.offset, member.size)
-                self._add(f"last {name.rpartition('/')[2]}", number, member.offset, member.size)
-                if extension in IMAGE_EXTENSIONS:
-                    images.setdefault(key, member)
-        side = tar.with_suffix(".parquet")
-        urls = self._side_urls(side) if self._has_urls(side, root) else self._meta_urls(tar, metas)
-        for key, url in urls:
-            if key in images:
-                self._add(f"url {url}", number, images[key].offset, images[key].size)
-
-    def _members(self, tar: Path, name: str) -> Iterator[TarMember]:
         irregular: list[str] = []
         try:
             for entry in walk_tar(tar):
-                if isinstance(entry, TarMember):
-                    yield entry
-                elif entry.broken:
-                    self.problems.append(BadItem(name, 0, "damaged tar", entry.problem))
-                else:
-                    irregular.append(entry.name)
+                if isinstance(entry, IrregularMember):
+                    if entry.broken:
+                        self._add_problem(BadItem(name, 0, "damaged tar", entry.problem))
+                    else:
+                        irregular.append(entry.name)
+                    continue
+                key, extension = split_member_name(entry.name)
+                if extension == "json":
+                    metas.setdefault(key, entry)
+                elif extension != "txt":
+                    inside = entry.name.removeprefix("./")
+                    labels = (f"name {inside}", f"last {inside.rpartition('/')[2]}")
+                    self._add(labels, file, entry.offset, entry.size)
+                    if extension in IMAGE_EXTENSIONS:
+                        images.setdefault(key, entry)
         except OSError as error:
-            self.problems.append(BadItem(name, 0, "unreadable file", str(error.strerror)))
+            self._add_problem(BadItem(name, 0, "unreadable file", str(error.strerror)))
         if irregular:
             detail = f"{len(irregular):,} entries are left out, such as {irregular[0][:120]!r}"
-            self.problems.append(BadItem(name, 0, "not an ordinary file", detail))
+            self._add_problem(BadItem(name, 0, "not an ordinary file", detail))
+        side = tar.with_suffix(".parquet")
+        for key, url in self._side_urls(side) if self._has_urls(side, root) else self._meta_urls(tar, metas):
+            if key in images:
+                self._add([f"url {url}"], file, images[key].offset, images[key].size)
 
     def _add_by_url(self, folder: Path, side: Path) -> None:
         """The files of NAME/ by the URLs of NAME.parquet, whose rows may be of images that could not be downloaded."""
         below = side.with_suffix("")
         files = {name.partition(".")[0]: name for name in reversed(self._list(folder, below))}
-        number = self._add_folder(below.relative_to(folder).as_posix())
         for key, url in self._side_urls(side):
             if key in files:
-                self._add_file(f"url {url}", number, files[key])
-
-    def _add_folder(self, name: str) -> int:
-        self._folders.append(name)
-        return len(self._tars) + len(self._folders) - 1
-
-    def _add_file(self, label: str, number: int, name: str) -> None:
-        data = os.fsencode(name)
-        self._add(label, number, len(self._file_names), len(data))
-        self._file_names += data
+                self._add([f"url {url}"], self._add_path(f"{below.relative_to(folder).as_posix()}/{files[key]}"))
 
     def _has_urls(self, side: Path, root: Path) -> bool:
         """Whether there is a side file with the columns of URLs. One that leads out of ``root`` is a problem."""
         file = check_side_file(side, root)
         if isinstance(file, BadItem):
-            self.problems.append(file)
-        return isinstance(file, Path) and has_url_columns(file)
+            self._add_problem(file)
+        schema = read_schema(file) if isinstance(file, Path) else None
+        return schema is not None and all(schema.names.count(column) == 1 for column in ("key", "url"))
 
     def _list(self, root: Path, folder: Path, folders: bool = False) -> list[str]:
         """Names of the folders, or of the files that may be images."""
         if not folder.resolve().is_relative_to(root.resolve()):
-            self.problems.append(BadItem(display_name(folder, root), 0, "unsafe link", "it leads out of the folder"))
+            self._add_problem(BadItem(display_name(folder, root), 0, "unsafe link", "it leads out of the folder"))
             return []
         try:
             entries = list_folder(folder)
         except OSError as error:
-            self.problems.append(BadItem(display_name(folder, root), 0, "unreadable folder", str(error.strerror)))
+            self._add_problem(BadItem(display_name(folder, root), 0, "unreadable folder", str(error.strerror)))
             return []
         names = [name for name, is_folder in entries if is_folder == folders]
         return names if folders else [name for name in names if not name.lower().endswith((".txt", ".json"))]
@@ -238,7 +258,7 @@ class ImageIndex:
     def _side_urls(self, file: Path) -> Iterator[tuple[str, str]]:
         for rows in read_batches(file, file.name, ("key", "url")):
             if isinstance(rows, BadItem):
-                self.problems.append(rows)
+                self._add_problem(rows)
                 continue
             keys, urls = (rows.batch.column(column).to_pylist() for column in ("key", "url"))
             yield from ((str(key), str(url)) for key, url in zip(keys, urls, strict=True))
@@ -249,42 +269,20 @@ class ImageIndex:
                 data = read_range(tar, member.offset, member.size, member.name, MAX_META_BYTES)
                 url = parse_json_object(data).get("url")
             except (BadValue, UserError) as error:
-                self.problems.append(BadItem(tar.name, 0, "bad json", f"{member.name[:120]!r}: {error}"))
+                self._add_problem(BadItem(tar.name, 0, "bad json", f"{member.name[:120]!r}: {error}"))
                 continue
             if isinstance(url, str):
                 yield key, url
 
 
-def _hash(label: str) -> tuple[int, int]:
-    digest = hashlib.blake2b(label.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
-
-
-def has_url_columns(side: Path) -> bool:
-    """Whether the side file has the columns ``key`` and ``url``."""
-    schema = read_schema(side)
-    return schema is not None and all(schema.names.count(column) == 1 for column in ("key", "url"))
+def _hash(label: str) -> bytes:
+    return hashlib.blake2b(label.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _tables_of_folders(folder: Path) -> Iterator[list[Path]]:
     """Files NAME.parquet beside folders NAME/: those in ``folder``, and then those one folder down."""
     for pattern in ("*.parquet", "*/*.parquet"):
         yield [side for side in sorted(folder.glob(pattern)) if side.with_suffix("").is_dir()]
-
-
-def open_image_index(path: Path, subfolders: bool) -> ImageIndex:
-    """The index of what there is at ``path``; one that several processes share where it is large."""
-    key, size = _fingerprint(path, subfolders)
-    if size >= SHARED_BYTES:
-        cache = DiskCache(data_cache_folder() / "files", data_cache_bytes())
-        try:
-            with cache.open(
-                key, lambda folder: ImageIndex.build(path, subfolders).save(folder), durable=True
-            ) as folder:
-                return ImageIndex.load(folder, cache.lock_entry(key))
-        except (OSError, ValueError):  # a full or read-only disk: each process has its own
-            pass
-    return ImageIndex.build(path, subfolders)
 
 
 def _fingerprint(path: Path, subfolders: bool) -> tuple[str, int]:
@@ -307,52 +305,6 @@ def _fingerprint(path: Path, subfolders: bool) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-class ImageFinder:
-    """Finds images by name or URL. Tars and side files are indexed when it is made.
-
-    Args:
-        path: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
-        subfolders: index the images one folder down by their names, too.
-
-    Attributes:
-        problems: what could not be indexed, for the reader to pass on.
-
-    Raises:
-        UserError: ``bad_option`` (field ``images``) when nothing exists at ``path``.
-    """
-
-    def __init__(self, path: Path | None, *, subfolders: bool = False) -> None:
-        if path is not None and not path.exists():
-            raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=path)
-        self._where = "the images at hand" if path is None else path.name
-        self._folder = path if path is not None and path.is_dir() else None
-        self._index = ImageIndex() if path is None else open_image_index(path, subfolders)
-        self.problems = self._index.problems
-
-    def find(self, name: str, url: str | None = None, image_name: str | None = None) -> RecordImage:
-        """The image of that name, or else the one from that URL, as an image called ``image_name`` (or ``name``).
-
-        Nothing is read yet: that an image is missing, too large or unreadable shows when it is loaded.
-        """
-        labels = [f"name {name.removeprefix('./')}", f"last {name}", *([f"url {url}"] if url else [])]
-        located = self._index.find(*labels)
-        if located is None and self._folder is not None:
-            located = name
-        return RecordImage(image_name or name, self._loader(located, name))
-
-    def find_url(self, url: str, image_name: str) -> RecordImage:
-        """The image from that URL, likewise."""
-        return RecordImage(image_name, self._loader(self._index.find(f"url {url}"), url))
-
-    def _loader(self, located: tuple[Path, int, int] | str | None, name: str) -> Callable[[], bytes]:
-        if isinstance(located, tuple):
-            return partial(read_range, *located, name)
-        if located is None:
-            return partial(missing_image, name, self._where)
-        assert self._folder is not None, "only a folder has files"
-        return partial(read_folder_image, self._folder, located)
-
-
 def find_images(option: Path | None, corpus: Path) -> Path | None:
     """Where the images are: as the option says, or ``images`` beside the corpus's files where that exists.
 
@@ -367,21 +319,3 @@ def find_images(option: Path | None, corpus: Path) -> Path | None:
     if not folder.resolve().is_relative_to(root.resolve()):
         raise link_error(folder, "the link leads out of the folder", "images")
     return folder
-
-
-class NamedImages(ImageFinder):
-    """Looks several names up."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._store = FolderStore(path) if path.is_dir() else None
-
-    def find_first(self, names: Iterable[str], image_name: str, url: str | None = None) -> RecordImage:
-        """The first of ``names`` that exists; else the first of them, or ``url``, resolved when loaded."""
-        candidates = list(names)
-        name = next((name for name in candidates if self.has(name)), candidates[0])
-        return self.find(name, url, image_name)
-
-    def has(self, name: str) -> bool:
-        """Whether the folder has such a file."""
-        return self._store is not None and has_file(self._store, name)

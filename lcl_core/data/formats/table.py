@@ -39,7 +39,7 @@ from lcl_core.data.formats.base import (
     split_from_name,
     to_printable,
 )
-from lcl_core.data.formats.image_lookup import NamedImages, find_images, inline_image
+from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
 from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_batches, read_schema, row_values
 from lcl_core.data.formats.text_files import TextLine, read_json_file, read_lines
 from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
@@ -170,13 +170,13 @@ class TableReader(FilesReader[TableOptions]):
         return self.path if self.path.is_dir() else self.path.parent
 
     @cached_property
-    def _images(self) -> NamedImages:
-        return NamedImages(find_images(self.options.images, self.path) or self._folder)
+    def _images(self) -> ImageFinder:
+        return ImageFinder(find_images(self.options.images, self.path) or self._folder)
 
     @cached_property
-    def _images_beside(self) -> NamedImages:
+    def _images_beside(self) -> ImageFinder:
         """Tables that lie one folder down name images from there."""
-        return self._images if self.options.images is not None else NamedImages(self._folder)
+        return self._images if self.options.images is not None else ImageFinder(self._folder)
 
     def _rows(self, file: Path, name: str) -> Iterator[CaptionedRow | BadItem]:
         parser: _RowParser | None = None

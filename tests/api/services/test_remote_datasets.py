@@ -88,7 +88,7 @@ def test_a_corpus_on_s3_serves_like_one_on_disk(distant, folder, s3_bucket):
     done(distant, "convert", {"path": str(folder), "name": "near"})
     made = done(distant, "convert", {"path": str(folder), "name": "far", "to": f"{url}/"})
     assert sorted(objects(url)) == sorted(
-        ["index.json", "quarantine.jsonl", "shards/00000-00000-000.tar"]
+        ["index.json", "quarantine.jsonl", "shards/00000-00000-000.tar", "shards/00001-00000-000.tar"]
         + [f"index/{name}.bin" for name in ("rows", "groups", "blocks", "similarities", "starts")]
     )
     row, near = admin.dataset("far"), admin.dataset("near")

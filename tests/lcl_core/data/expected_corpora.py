@@ -239,7 +239,7 @@ def imagefolder(make, sample):
     truth = Truth()
     for n, data in enumerate(jpegs(sample)):
         split, wnid = ("train", "val")[n // 2], list(classes)[n % 2]
-        make.file(f"ILSVRC/Data/CLS-LOC/{split}/{wnid}/{wnid}_{n}.JPEG", data)
+        make.file(f"{split}/{wnid}/{wnid}_{n}.JPEG", data)
         truth.pairs.append((split, data, [classes[wnid]]))
     return truth
 

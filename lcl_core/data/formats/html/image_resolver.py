@@ -16,7 +16,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.names import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, has_file
 from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
-from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, ImageHeader, read_image_header
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, read_image_size
 from lcl_core.data.records import RecordImage
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
@@ -199,10 +199,10 @@ class SiteImages:
             missing = "remote image" if "://" in found.key else "missing image"
             reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")
             return RejectedImage(reason, f"{name[:200]}: {error.message}")
-        header = _read_header(data, name)
-        if isinstance(header, RejectedImage):
-            return header
-        width, height = header.width, header.height
+        size = _read_size(data, name)
+        if isinstance(size, RejectedImage):
+            return size
+        width, height = size
         if min(width, height) < self._min_side:
             return RejectedImage("small image", f"{name[:200]}: {width} x {height} px")
         if max(width, height) > self._max_aspect * min(width, height):
@@ -210,16 +210,15 @@ class SiteImages:
         return None
 
 
-def _read_header(data: bytes, name: str) -> ImageHeader | RejectedImage:
-    """The header, or why the file cannot be decoded as an image."""
+def _read_size(data: bytes, name: str) -> tuple[int, int] | RejectedImage:
+    """The size, or why the file cannot be decoded as an image."""
     try:
-        header = read_image_header(data, name)
+        size = read_image_size(data, name)
+        if 0 not in size:
+            return size
     except UserError as error:
         if error.code in _REASONS:
             return RejectedImage(_REASONS[error.code], f"{name[:200]}: {error.message}")
-        header = None
-    if header is not None and header.pixels:
-        return header
     start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
     if name.lower().endswith(_VECTOR_SUFFIXES) or start.startswith((b"<", b"%")):
         return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")

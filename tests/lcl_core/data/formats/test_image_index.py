@@ -39,7 +39,7 @@ def test_an_index_is_made_once_and_the_same(make, cache, monkeypatch):
     assert load_all(mapped) == load_all(made)
     assert [item.reason for item in mapped.problems] == ["bad json"]
     assert mapped.problems == made.problems
-    assert len(list(cache.glob("*/names.npy"))) == 1
+    assert len(list(cache.glob("*/images.db"))) == 1
 
 
 def test_a_change_makes_another_index(make, cache):
@@ -50,18 +50,18 @@ def test_a_change_makes_another_index(make, cache):
     make.file("i/3/g.jpg", b"g")
     finder = ImageFinder(path, subfolders=True)
     assert [finder.find(name).load() for name in ("a.jpg", "g.jpg")] == [b"new", b"g"]
-    assert len(list(cache.glob("*/names.npy"))) == 2
+    assert len(list(cache.glob("*/images.db"))) == 2
 
 
 def test_a_mapped_index_is_not_removed(make, cache):
     finder = ImageFinder(write_images(make), subfolders=True)
     full = DiskCache(cache, 1)
     with full.open("another", lambda folder: None, size=1):
-        assert len(list(cache.glob("*/names.npy"))) == 1
+        assert len(list(cache.glob("*/images.db"))) == 1
     assert len(load_all(finder)) == 7
     del finder
     with full.open("a third", lambda folder: None, size=1):
-        assert not list(cache.glob("*/names.npy"))
+        assert not list(cache.glob("*/images.db"))
 
 
 def test_without_a_disk_each_process_has_its_own(make, cache):

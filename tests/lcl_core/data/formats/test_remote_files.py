@@ -13,7 +13,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.base import FilesReader
 from lcl_core.data.formats.remote_files import open_remote_files
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards.convert import convert, convert_parts
+from lcl_core.data.shards.convert import convert_parts
 from lcl_core.data.validation.validate import validate
 from lcl_core.specs.corpus_jobs import REMOTE_FORMATS, ConvertSpec
 from tests.lcl_core.data.expected_corpora import LAYOUTS
@@ -71,8 +71,8 @@ LAYOUT_NAMES = [name for name, (format, _) in LAYOUTS.items() if format in REMOT
 def test_they_give_the_records_and_shards_of_the_files_on_disk(make, sample, layout, tmp_path):
     reader, far = remote(make, sample, layout, f"memory://{tmp_path.name}/corpus")
     assert [_content(item) for item in far.records()] == [_content(item) for item in reader.records()]
-    convert(reader.records(), tmp_path / "near", 20_000)
-    convert_parts(far, tmp_path / "far", tmp_path / "work", 20_000, part_items=2)
+    for name, source in (("near", reader), ("far", far)):
+        convert_parts(source, tmp_path / name, tmp_path / f"work {name}", 20_000, part_items=2)
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
 
 
@@ -114,7 +114,7 @@ def test_processes_share_the_download(make, sample, cache, tmp_path):
     url = f"file://{tmp_path}/far"
     reader, far = remote(make, sample, "OBELICS parquet", url)
     convert_parts(far, tmp_path / "parts", tmp_path / "work", 20_000, processes=2, part_items=1)
-    convert(reader.records(), tmp_path / "near", 20_000)
+    convert_parts(reader, tmp_path / "near", tmp_path / "near work", 20_000, part_items=1)
     assert contents(tmp_path / "parts") == contents(tmp_path / "near")
     assert len([path for path in cache.iterdir() if path.is_dir()]) == len(reader.paths())
 
