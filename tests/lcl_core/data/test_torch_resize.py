@@ -2,13 +2,12 @@
 
 import io
 import random
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.data import SampleStream, Tokenizer
+from lcl_core.data import SampleStream
 from lcl_core.data.image_decoding import CropNeed, decode_image
 from lcl_core.data.torch_resize import TorchCropper
 from lcl_core.data.transforms import CLIP_STD, PILLOW_CROPPER, augment, crop_and_resize, normalise
@@ -72,9 +71,7 @@ def test_other_modes_go_through_pillow(mode):
         (1, 1, 1.0, 224, 1),
     ],
 )
-def test_no_crop_has_fewer_pixels_than_the_square(
-    width, height, share, size, factor
-):
+def test_no_crop_has_fewer_pixels_than_the_square(width, height, share, size, factor):
     assert CropNeed(size, share).reduction(width, height) == factor
     image = decode_image(jpeg(scene(width, height)), "x", need=CropNeed(size, share))
     assert image.size == (-(-width // factor), -(-height // factor))

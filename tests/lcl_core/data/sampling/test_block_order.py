@@ -4,17 +4,15 @@ import itertools
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import SampleStream, Tokenizer
+from lcl_core.data import SampleStream
 from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
+from lcl_core.data.sampling.packing import first_cursors, redistribute_cursors
 from lcl_core.data.sampling.shuffle import BlockOrder, Blocks, Mixture, ReaderShare, divisor_quotas
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
@@ -115,9 +113,7 @@ def test_a_mixture_reads_each_source_epoch_by_epoch(weights):
     st.integers(0, 200),
 )
 @settings(max_examples=50, deadline=None)
-def test_readers_of_all_ranks_expect_each_position_once(
-    sizes, blocks, ranks, readers, start
-):
+def test_readers_of_all_ranks_expect_each_position_once(sizes, blocks, ranks, readers, start):
     mixture = Mixture(sizes, [1.0, 2.0, 0.3][: len(sizes)], 0, blocks)
     expected = {position: mixture[position] for position in range(start, start + 100)}
     found = []

@@ -4,15 +4,12 @@ import itertools
 import multiprocessing
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lcl_core.data import SampleStream, Tokenizer, open_corpus
+from lcl_core.data import SampleStream, open_corpus
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import Cursor, first_cursors
 from lcl_core.data.shards.convert import convert
@@ -42,7 +39,7 @@ class Tally:
 def tally(monkeypatch):
     tally, cat_file = Tally(), MemoryFileSystem.cat_file
 
-    def counted(self, path, start = None, end = None, **more):
+    def counted(self, path, start=None, end=None, **more):
         if path.endswith(".tar"):
             assert start is not None
             assert end is not None
@@ -66,9 +63,7 @@ def url(tmp_path, monkeypatch):
     fsspec.filesystem("memory").rm(url, recursive=True)
 
 
-def read(
-    url, tokenizer, cursor, count, workers, ranks = 1, **data
-):
+def read(url, tokenizer, cursor, count, workers, ranks=1, **data):
     """The first samples: position, id, levels."""
     spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
     stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0)
@@ -80,9 +75,7 @@ def read(
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 2), (1, 0)])
-def test_few_requests_fetch_each_block_for_one_reader(
-    url, tokenizer, tally, ranks, workers
-):
+def test_few_requests_fetch_each_block_for_one_reader(url, tokenizer, tally, ranks, workers):
     """Twelve positions of a window are twelve blocks; 1, 2, 3 and 4 readers divide them."""
     count = DOCUMENTS // ranks
     found = [read(url, tokenizer, cursor, count, workers, ranks) for cursor in first_cursors(ranks)]
@@ -94,18 +87,14 @@ def test_few_requests_fetch_each_block_for_one_reader(
 
 
 @pytest.mark.parametrize("workers", [0, 2, 5])
-def test_samples_are_those_of_the_same_shards_on_disk(
-    url, tokenizer, tmp_path, workers
-):
+def test_samples_are_those_of_the_same_shards_on_disk(url, tokenizer, tmp_path, workers):
     fsspec.filesystem("memory").get(url, str(tmp_path / "disk"), recursive=True)
     for start in (0, 500):
         expected = read(str(tmp_path / "disk"), tokenizer, Cursor(start), 400, 0)
         assert read(url, tokenizer, Cursor(start), 400, workers) == expected
 
 
-def test_a_resumed_reader_takes_what_waits_and_goes_on(
-    url, tokenizer, tally, eventually
-):
+def test_a_resumed_reader_takes_what_waits_and_goes_on(url, tokenizer, tally, eventually):
     whole = {position: name for position, name, _ in read(url, tokenizer, Cursor(), 300, 0)}
     eventually(lambda: not any(each.name.startswith("read-ahead") for each in threading.enumerate()), "no request")
     before = tally.requests.value
@@ -124,9 +113,7 @@ def read_alone(monkeypatch, *arguments, **data):
         return read(*arguments, **data)
 
 
-def test_sources_of_a_mixture_share_the_window(
-    url, tokenizer, tally, monkeypatch
-):
+def test_sources_of_a_mixture_share_the_window(url, tokenizer, tally, monkeypatch):
     sources = (
         {"dataset": "d", "weight": 3},
         {"dataset": "d", "view": "pairs"},
@@ -139,9 +126,7 @@ def test_sources_of_a_mixture_share_the_window(
     assert tally.requests.value - alone <= 40
 
 
-def test_pieces_of_a_document_are_read_with_one_request_for_many(
-    url, tokenizer, tally, monkeypatch
-):
+def test_pieces_of_a_document_are_read_with_one_request_for_many(url, tokenizer, tally, monkeypatch):
     expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, piece_images=1)
     alone = tally.requests.value
     assert read(url, tokenizer, Cursor(), 300, 1, piece_images=1) == expected

@@ -14,13 +14,12 @@ from PIL import Image
 
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
-from lcl_core.data import Corpus, Sample, SampleStream, Tokenizer, open_corpus
+from lcl_core.data import Sample, SampleStream, open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.resident_images import (
     ResidentImages,
-    ResidentSource,
     open_resident_images,
     resident_sources,
 )
@@ -66,7 +65,7 @@ def corpus(kit):
 def opened(corpus, tokenizer, tmp_path):
     """(stream, folders, data): a stream over resident images, in a context that is left at once."""
 
-    def call(max_bytes = 1 << 20, **fields):
+    def call(max_bytes=1 << 20, **fields):
         data = DataSpec(sources=SOURCES, resident=True, **fields)
         sources = resident_sources(data, SIZE, {"d": corpus}, {"d": corpus.content_hash()})
         with open_resident_images(sources, DiskCache(tmp_path / "cache", max_bytes)) as folders:
@@ -101,9 +100,7 @@ def test_what_the_sources_read_is_stored_at_the_size_that_crops_need(opened):
     assert levels <= data.resident_bytes(SIZE, 4) * 1.2
 
 
-def test_crops_are_those_from_the_files_up_to_another_resampling(
-    opened, corpus, tokenizer
-):
+def test_crops_are_those_from_the_files_up_to_another_resampling(opened, corpus, tokenizer):
     stream, _, data = opened()
     plain = SampleStream(data, {"d": corpus}, tokenizer, 4, SIZE, 120, seed=0)
     for position in range(16):
@@ -222,9 +219,7 @@ def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened, tmp_p
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()], "nothing of it stays"
 
 
-def test_a_corpus_of_shards_gives_what_its_folder_gives(
-    kit, corpus, tokenizer, tmp_path
-):
+def test_a_corpus_of_shards_gives_what_its_folder_gives(kit, corpus, tokenizer, tmp_path):
     convert(open_reader(kit.root, "native").records(), tmp_path / "shards")
     seen = []
     for each in (corpus, open_corpus(tmp_path / "shards")):
