@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,15 +26,13 @@ from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, read_or_create
 from lcl_core.common.settings import Settings
-from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.artifact_store import ArtifactStore, damaged_error
 from lcl_core.db.leases import Claim, lock_with_lease
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.registry import absolute_path
 from lcl_core.db.session import UNREACHABLE, Database, has_prefix, now
 from lcl_core.db.uploads import (
-    CLAIMED_FOR,
     FileEntries,
-    UploadTask,
     claim_upload,
     due_uploads,
     get_upload,
@@ -276,12 +273,14 @@ def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = Fal
         task = claim_upload(session, holder, imports=imports)
     if task is None:
         return False
+
+    def renew() -> None:
+        # a database that does not answer for a while stops no upload, and two that overlap write the same files
+        with suppress(*UNREACHABLE), database.session() as session:
+            renew_upload(session, task)
+
     try:
-        renew = _UploadRenewal(database, task)
         files = artifacts.store.put(task.key, artifacts.home / task.path, renew)
-    except _UploadLost:
-        log.info("artifacts_sent_elsewhere", path=task.path, tries=task.tries)
-        return True
     except (UserError, OSError) as error:
         log.warning("artifacts_not_sent", path=task.path, tries=task.tries, error=str(error))
         with database.session() as session:
@@ -291,27 +290,6 @@ def upload_next(database: Database, artifacts: Artifacts, *, imports: bool = Fal
         record_uploaded(session, task, files)
     log.info("artifacts_sent", path=task.path, files=len(files), bytes=sum(each["bytes"] for each in files.values()))
     return True
-
-
-class _UploadLost(Exception):
-    """This process must no longer upload the folder."""
-
-
-class _UploadRenewal:
-    """Renews the claim of an upload when it is called, before half of its time is over. Raises: _UploadLost."""
-
-    def __init__(self, database: Database, task: UploadTask) -> None:
-        self._database, self._task = database, task
-        self._renewed, self._lost = time.monotonic(), False
-
-    def __call__(self) -> None:
-        if not self._lost and time.monotonic() >= self._renewed + CLAIMED_FOR.total_seconds() / 2:
-            self._renewed = time.monotonic()
-            # a database that does not answer for a while stops no upload: one of the next calls renews
-            with suppress(*UNREACHABLE), self._database.session() as session:
-                self._lost = not renew_upload(session, self._task)
-        if self._lost:
-            raise _UploadLost
 
 
 def home_id(home: Path) -> str:
@@ -328,6 +306,5 @@ def write_checked(target: Path, chunks: Iterable[bytes], sha256: str, progress: 
             file.write(chunk)
             progress()
     if digest.hexdigest() != sha256:
-        message = "the store does not hold what was sent to it: its bytes differ; restore the object, or run anew"
-        raise UserError(message, code="artifact_damaged", file=target.name)
+        raise damaged_error(target.name)
     fsync_path(target)

@@ -80,12 +80,11 @@ def claim_upload(session: Session, holder: str, *, imports: bool = False) -> Upl
     return UploadTask(row.path, row.pending, row.attempts)
 
 
-def renew_upload(session: Session, task: UploadTask) -> bool:
-    """Keep a claimed folder for another timeout. False: the caller has lost it and must stop the upload."""
+def renew_upload(session: Session, task: UploadTask) -> None:
+    """Keep a claimed folder for another timeout."""
     row = _lock_claimed(session, task)
     if row is not None:
         row.next_at = now(session) + CLAIMED_FOR
-    return row is not None
 
 
 def record_uploaded(session: Session, task: UploadTask, files: FileEntries) -> None:

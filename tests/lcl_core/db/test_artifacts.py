@@ -3,10 +3,8 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -177,60 +175,27 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     assert f"{run}/manifest.json" in objects()
 
 
-@pytest.fixture
-def sending(database, local_artifacts, monkeypatch):
-    """Upload a folder of three files; ``during`` is called as each is sent, ten minutes after the one before."""
-    path, clock = f"encoders/enc_{'0' * 18}", iter(range(0, 1 << 20, 600))
-    monkeypatch.setattr(artifacts, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+def test_nobody_begins_an_upload_anew_that_goes_on(database, local_artifacts, monkeypatch):
+    path = f"encoders/enc_{'0' * 18}"
     folder = local_artifacts.home / path
     folder.mkdir(parents=True)
     for name in ("a", "b", "c"):
         (folder / name).write_text(name)
     with database.session() as session:
         uploads.enqueue_upload(session, path, 1, str(local_artifacts.holder))
-    files, sent = local_artifacts.store._storage.files()[0], []
+    files, begun = local_artifacts.store._storage.files()[0], []
     put_file = files.put_file
 
-    def put(source, target, **more):
-        sent.append(Path(source).name)
-        during()
-        put_file(source, target, **more)
-
-    during: Callable[[], None]
-
-    def send(act):
-        nonlocal during
-        during = act
-        assert artifacts.upload_next(database, local_artifacts)
-        return sent
-
-    monkeypatch.setattr(files, "put_file", put)
-    return send
-
-
-def test_nobody_begins_an_upload_anew_that_goes_on(database, local_artifacts, sending):
-    begun = []
-
-    def claim_again():
+    def claim_again(source, target, **more):
         with database.session() as session:
             begun.append(uploads.claim_upload(session, str(local_artifacts.holder)))
-        due_now(database)  # time has gone by
+        due_now(database)  # ten minutes for each file
+        put_file(source, target, **more)
 
-    assert sending(claim_again) == ["a", "b", "c"]
+    monkeypatch.setattr(files, "put_file", claim_again)
+    assert artifacts.upload_next(database, local_artifacts)
     assert begun == [None, None, None]
-    assert row_of(database, f"encoders/enc_{'0' * 18}").pending is None
-
-
-def test_an_upload_that_another_has_begun_anew_stops_after_the_file(database, local_artifacts, sending, objects):
-    def lose():
-        due_now(database)
-        with database.session() as session:
-            assert uploads.claim_upload(session, str(local_artifacts.holder)) is not None
-
-    assert sending(lose) == ["a"]
-    row = row_of(database, f"encoders/enc_{'0' * 18}")
-    assert (row.pending, row.attempts, row.error) == (1, 2, None), "the other's"
-    assert {Path(name).name for name in objects()} == {"a"}
+    assert row_of(database, path).pending is None
 
 
 def test_a_run_that_ends_again_elsewhere_is_read_from_there(database, ended, claim, local_artifacts, other):
