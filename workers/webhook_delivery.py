@@ -18,9 +18,17 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.logging import log_database_error
-from lcl_core.common.webhook_signing import check_url, existing_master_secret, signature, webhook_secret
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.webhooks import PendingDelivery, claim_deliveries, record_delivery, webhooks_with_due_deliveries
+from lcl_core.db.webhooks import (
+    PendingDelivery,
+    check_url,
+    claim_deliveries,
+    existing_master_secret,
+    record_delivery,
+    signature,
+    webhook_secret,
+    webhooks_with_due_deliveries,
+)
 from lcl_core.db.workers import PeriodicTask
 from workers.settings import WorkerSettings
 

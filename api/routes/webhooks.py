@@ -14,10 +14,9 @@ from api.deps import Admin, ReadSessionDep, StateDep, WriteSessionDep
 from api.schemas.admin import DeliveryView, NewWebhookView, WebhookRequest, WebhookView
 from api.schemas.base import ListOf
 from api.services.state import AppState
-from lcl_core.common.webhook_signing import check_url, master_secret, webhook_secret
 from lcl_core.db.models import Webhook, new_id
 from lcl_core.db.session import now
-from lcl_core.db.webhooks import list_deliveries
+from lcl_core.db.webhooks import check_url, list_deliveries, master_secret, webhook_secret
 
 log = structlog.get_logger(__name__)
 WebhookId = Annotated[str, Path(description="id of the webhook")]

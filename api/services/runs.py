@@ -84,7 +84,7 @@ def submit_run(state: AppState, session: Session, body: RunSubmission, principal
         )
         raise Problem(403, "priority_too_high", message, field="priority")
     spec = validate_submission(session, body.kind, body.spec, state.settings)
-    registry.check_run_names(session, body.kind, spec, body.name, owner, admin=visible_owner is None)
+    registry.check_run_names(session, body.kind, spec, body.name, owner)
     with state.run_quota.admit(session, owner):
         return submit.submit(
             session,

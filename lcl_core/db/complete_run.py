@@ -7,13 +7,13 @@ output supersedes is garbage (``lcl_core.db.garbage``), which is removed after i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -22,8 +22,8 @@ from lcl_core.common.files import Staged, stage
 from lcl_core.common.settings import Settings
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
-from lcl_core.db.leases import NO_LEASE, Claim, StaleLease, check_lease, lock_with_lease, transition
-from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id
+from lcl_core.db.leases import NO_LEASE, Claim, check_lease, lock_with_lease, transition
+from lcl_core.db.models import CollectionRow, EncoderRow, Garbage, Run, output_id
 from lcl_core.db.registry import available_name, set_encoder_files
 from lcl_core.db.session import Database, now, storable_json
 from lcl_core.db.states import State
@@ -38,7 +38,6 @@ from lcl_core.vector_indexes import (
     IndexLocation,
     check_index,
     directory_batches,
-    drop_index,
     index_name,
     index_writer,
 )
@@ -90,22 +89,20 @@ def complete_run(
 
     Returns: the final state. Raises: StaleLease; nothing is changed then.
     """
+    commit = partial(_commit, database, claim, run_dir, ran_seconds, holder)
     output = None
-    if isinstance(outcome, RunSucceeded):
-        try:
-            output = _stage_output(claim, outcome.result, run_dir, home, open_directory)
-        except UserError as error:
-            outcome = RunFailed(error.to_dict())
-    end = _Completion(outcome, output, run_dir, home, ran_seconds, holder, settings)
     try:
-        with _index_on_server(database, claim, end):
-            try:
-                return _commit(database, claim, end)
-            except IntegrityError:
-                # another run has just inserted a collection of this name: now it exists, and is replaced
-                return _commit(database, claim, end)
+        if isinstance(outcome, RunSucceeded):
+            output = _stage_output(claim, outcome.result, run_dir, home, open_directory)
+        if output is not None and index_writer(output.vectors) == "worker":
+            _write_index(database, claim, output, IndexLocation(settings=settings))
+        try:
+            return commit(outcome, output)
+        except IntegrityError:
+            # another run has just inserted a collection of this name: now it exists, and is replaced
+            return commit(outcome, output)
     except UserError as error:  # the output cannot be registered
-        return _commit(database, claim, replace(end, outcome=RunFailed(error.to_dict()), output=None))
+        return commit(RunFailed(error.to_dict()), None)
     finally:
         if output is not None:
             output.discard()
@@ -127,11 +124,6 @@ class _StagedOutput:
     def id(self) -> str:
         return self.path.rpartition("/")[2]
 
-    @property
-    def index_writer(self) -> str | None:
-        """What writes its index (``IndexKind``); None: it has none."""
-        return index_writer(self.vectors)
-
     def directory(self) -> CollectionDirectory:
         """The staged collection, opened."""
         assert self.staged is not None, "a collection is staged from the run directory"
@@ -147,94 +139,58 @@ class _StagedOutput:
             self.staged.discard()
 
 
-class _Registered(NamedTuple):
-    """What the output has been registered as.
-
-    Attributes:
-        owner: of the row that names the output's folder: who may delete it is charged for its bytes.
-        superseded: index that no row names any more. It becomes garbage, and so does its folder: the rows of a
-            database that is restored from a backup, or has lost this transaction, name them again.
-    """
-
-    owner: str
-    superseded: str | None = None
-
-
-@dataclass(frozen=True)
-class _Completion:
-    outcome: RunOutcome
-    output: _StagedOutput | None
-    run_dir: Path
-    home: Path
-    ran_seconds: float
-    holder: str | None
-    settings: Settings | None
-
-
-def _commit(database: Database, claim: Claim, end: _Completion) -> State:
-    registered: _Registered | None = None
-    output = end.output
-    staged = output.staged if output is not None else None
+def _commit(
+    database: Database,
+    claim: Claim,
+    run_dir: Path,
+    ran_seconds: float,
+    holder: str | None,
+    outcome: RunOutcome,
+    output: _StagedOutput | None,
+) -> State:
     with database.session() as session:
         run = lock_with_lease(session, claim)
-        _finish(session, run, end.outcome, end.ran_seconds)
+        _finish(session, run, outcome, ran_seconds)
         if output is not None:
-            registered = _REGISTER[output.noun](session, run, output)
-            if staged is not None and end.holder is not None:
-                enqueue_upload(session, output.path, run.attempt, end.holder)
-            if index_writer(registered.superseded) == "worker":
-                discard(session, SERVER, str(registered.superseded))
-        if end.holder is not None and end.run_dir.is_dir():
-            enqueue_upload(session, f"runs/{run.id}", run.attempt, end.holder)
+            _REGISTER[output.noun](session, run, output)
+            if output.staged is not None and holder is not None:
+                enqueue_upload(session, output.path, run.attempt, holder)
+        if holder is not None and run_dir.is_dir():
+            enqueue_upload(session, f"runs/{run.id}", run.attempt, holder)
         session.flush()
         if output is not None:
             output.publish()  # last step before the commit: everything that can fail has been done
         return State(run.state)
 
 
-@contextmanager
-def _index_on_server(database: Database, claim: Claim, end: _Completion) -> Iterator[None]:
-    """Write the index of a collection on a server; it is removed where the block does not register the collection.
+def _write_index(database: Database, claim: Claim, output: _StagedOutput, location: IndexLocation) -> None:
+    """Write the index of a collection on a server; it is garbage until the collection is registered.
 
     No transaction is open while the vectors are sent: PostgreSQL would end it, and SQLite has one writer.
 
-    Raises: StaleLease; UserError of the index.
+    Raises: StaleLease; UserError of the index; UNREACHABLE.
     """
-    output, location = end.output, IndexLocation(settings=end.settings)
-    if output is None or output.index_writer != "worker":
-        yield
-        return
-    with database.reading() as session:
-        check_lease(session, claim)
-    check_index(index_name(output.vectors), location)
-    try:
-        _write_index(output, location)
-        yield
-    except UserError:
-        drop_index(output.vectors, location)
-        raise
-    except StaleLease:
-        # the index of the run's next attempt has the same name
-        if _has_no_next_attempt(database, claim):
-            drop_index(output.vectors, location)
-        raise
-
-
-def _has_no_next_attempt(database: Database, claim: Claim) -> bool:
-    """Whether a run whose lease was lost has ended without an output, or was deleted."""
-    with database.reading() as session:
-        run = session.get(Run, claim.run_id)
-        return run is None or run.state in (State.FAILED, State.CANCELLED)
-
-
-def _write_index(output: _StagedOutput, location: IndexLocation) -> None:
-    """Write the index of a collection. Raises: UserError of the index; UNREACHABLE."""
     assert output.vectors is not None, "it has an index"
+    check_index(index_name(output.vectors), location)
+    with database.session() as session:
+        check_lease(session, claim)
+        discard(session, SERVER, output.vectors)
     directory = output.directory()
     location = replace(location, name=output.vectors, dim=directory.dim)
     index = INDEXES[index_name(output.vectors)].index_class().at(location)
     for target in directory.vector_targets:
         index.build(target, directory_batches(directory, target))
+
+
+def _supersede_index(session: Session, previous: str | None, vectors: str | None) -> None:
+    """Of a collection, whose directory is superseded as well.
+
+    The rows of a database that is restored from a backup, or has lost this transaction, name the previous index again.
+    """
+    if index_writer(previous) == "worker":
+        discard(session, SERVER, str(previous))
+    if vectors is not None:
+        session.execute(delete(Garbage).where(Garbage.home == SERVER, Garbage.path == vectors))
 
 
 def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
@@ -301,7 +257,7 @@ def _stage_output(
     return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)
 
 
-def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
     info = {key: value for key, value in output.metadata.items() if key not in ("path", "hash")}
     info |= {"display_name": run.name} if run.name and run.name != slug(run.name) else {}
     row = EncoderRow(
@@ -317,22 +273,22 @@ def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> _Reg
     set_encoder_files(row, output.files)
     session.add(row)
     run.encoder_id = output.id
-    return _Registered(row.owner)
 
 
 def _output_name(session: Session, run: Run, noun: str, requested: str) -> str:
     """The requested name as a Name, or another if it is in use by now; the result of the run records a change."""
-    name = available_name(session, noun, slug(requested), run.owner, run.id, run.created_at)
+    name = available_name(session, noun, slug(requested), run.owner, run.id)
     if name != requested:
         run.result = {**(run.result or {}), "registered_as": name}
     return name
 
 
-def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+def _register_collection(session: Session, run: Run, output: _StagedOutput) -> None:
     """A new collection, in place of an older one of that name."""
     metadata = output.metadata
     if run.spec.get("mode") == "add":
-        return _replace_directory(session, run, output)
+        _replace_directory(session, run, output)
+        return
     name = _output_name(session, run, "collection", run.spec["collection"])
     encoder = session.get(EncoderRow, run.encoder_id or "")
     previous = session.scalars(select(CollectionRow).where(CollectionRow.name == name).with_for_update()).one_or_none()
@@ -358,11 +314,11 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> _
             created_at=now(session),
         )
     )
+    _supersede_index(session, None if previous is None else previous.vectors, output.vectors)
     run.collection_id = output.id
-    return _Registered(run.owner, None if previous is None else previous.vectors)
 
 
-def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> None:
     """Give the collection its new directory and delete the changes that it contains; later changes stay.
 
     Raises: UserError ``collection_changed``.
@@ -373,14 +329,14 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> _Re
     if row is None or row.path != metadata.get("base"):
         raise collection_changed_error(run.spec["collection"])
     discard_folder(session, row.path)
-    superseded, row.path, row.vectors = row.vectors, output.path, output.vectors
+    _supersede_index(session, row.vectors, output.vectors)
+    row.path, row.vectors = output.path, output.vectors
     later = delete_compacted_changes(session, row, int(metadata["through"]))
     row.images = int(metadata["images"]) + _image_count_change(later, output)
     row.texts = int(metadata["texts"])
     # the encoder of the run is identical to the collection's, and may belong to another owner
     row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
-    return _Registered(row.owner, superseded)
 
 
 def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:
@@ -391,18 +347,17 @@ def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) 
     return sum(present - directory.in_base(item) for item, present in changes)
 
 
-def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> _Registered:
+def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None:
     """A new dataset, or a new version of an existing one; the previous versions stay on disk."""
     metadata = output.metadata
     name = _output_name(session, run, "dataset", run.spec["name"])
     dataset = upsert_dataset(session, name, output.path, run.owner)
     digest, statistics = str(metadata["content_hash"]), metadata.get("statistics")
     record_version(session, dataset, digest, statistics, owner=run.owner, run_id=run.id)
-    return _Registered(dataset.owner)
 
 
 # by the noun of the kind's output
-_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _Registered]] = {
+_REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], None]] = {
     "encoder": _register_encoder,
     "collection": _register_collection,
     "dataset": _register_dataset,

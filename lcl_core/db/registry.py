@@ -10,12 +10,11 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError
@@ -26,8 +25,8 @@ from lcl_core.db.datasets import (
     get_dataset,
     select_items,
 )
-from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import lock_until_commit, now, similar_name
+from lcl_core.db.models import CollectionRow, Dataset, EncoderRow
+from lcl_core.db.session import lock_until_commit, similar_name
 from lcl_core.encoders.files import Hashes, changed_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
@@ -202,7 +201,7 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
     """
     prefix = _ID_PREFIXES.get(noun)
     if prefix is not None and name.startswith(prefix):
-        message = f"{name!r} has the form of an id; choose {_with_article(noun)} name that does not begin with {prefix}"
+        message = f"{name!r} has the form of an id; choose a name that does not begin with {prefix}"
         raise UserError(message, code="bad_name", field=field)
     taken_by = None if admin else name_owner(session, noun, name)
     if taken_by not in (None, owner):
@@ -211,27 +210,20 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
         raise Conflict(message, code="name_taken", field=field)
 
 
-def check_run_names(
-    session: Session, kind: str, spec: AnySpec, name: str | None, owner: str, *, admin: bool = False
-) -> None:
+def check_run_names(session: Session, kind: str, spec: AnySpec, name: str | None, owner: str) -> None:
     """``check_name`` for the output of a run."""
     if kind == "pretrain" and name is not None:
-        check_name(session, "encoder", slug(name), owner, admin=admin)
+        check_name(session, "encoder", slug(name), owner)
     elif isinstance(spec, ConvertSpec | MatchSpec):
-        check_name(session, "dataset", spec.name, owner, admin=admin)
+        check_name(session, "dataset", spec.name, owner)
     elif isinstance(spec, IndexSpec) and spec.mode == "replace":
-        check_name(session, "collection", spec.collection, owner, "collection", admin=admin)
+        check_name(session, "collection", spec.collection, owner, "collection")
 
 
-def available_name(session: Session, noun: str, name: str, owner: str, run_id: str, submitted: datetime) -> str:
-    """``name``, or ``name-run_id`` if another owner has registered the name since the submission.
-
-    An admin's run may use a name that belonged to another owner when it was submitted: that was checked with the key of
-    the submission, and the owner may have submitters' keys too. A name that was registered since was not checked.
-    """
+def available_name(session: Session, noun: str, name: str, owner: str, run_id: str) -> str:
+    """``name``, or ``name-run_id`` if another owner has registered the name."""
     try:
-        admin = _is_admin(session, owner) and not _is_newer(session, noun, name, submitted)
-        check_name(session, noun, name, owner, admin=admin)
+        check_name(session, noun, name, owner)
     except UserError:
         return f"{name[: MAX_NAME_LENGTH - len(run_id) - 1]}-{run_id}"
     return name
@@ -242,20 +234,9 @@ def name_owner(session: Session, noun: str, name: str) -> str | None:
     if name in _bundled_names()[noun]:
         return PRODUCT_OWNER
     if noun == "encoder":
-        lock_name(session, name)  # datasets and collections are unique by name in the database itself
+        # datasets and collections are unique by name in the database itself
+        lock_until_commit(session, _NAME_LOCK, zlib.crc32(name.encode()) >> 1)
     return session.scalars(_SELECT_OWNER[noun], {"name": name}).one_or_none()
-
-
-def _is_newer(session: Session, noun: str, name: str, moment: datetime) -> bool:
-    """Whether the first row with that name was registered after ``moment``."""
-    table = _NAMED_TABLES[noun]
-    first = session.scalars(select(func.min(table.created_at)).where(table.name == name)).one()
-    return first is not None and first >= moment
-
-
-def lock_name(session: Session, name: str) -> None:
-    """Make other transactions that lock this name wait until the end of this one."""
-    lock_until_commit(session, _NAME_LOCK, zlib.crc32(name.encode()) >> 1)
 
 
 def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, admin: bool) -> None:
@@ -271,13 +252,6 @@ def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, 
     row.name = name
 
 
-def _is_admin(session: Session, owner: str) -> bool:
-    """Whether the owner has an admin's key: a run does not record the key of its submission."""
-    query = select(ApiKey.expires).where(ApiKey.owner == owner, ApiKey.role == "admin")
-    moment = now(session)
-    return any(expires is None or expires > moment for expires in session.scalars(query))
-
-
 @cache
 def _bundled_names() -> dict[str, frozenset[str]]:
     return {
@@ -285,10 +259,6 @@ def _bundled_names() -> dict[str, frozenset[str]]:
         "dataset": frozenset({SAMPLE_DATASET}),
         "collection": frozenset({SAMPLE_COLLECTION}),
     }
-
-
-def _with_article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 @dataclass(frozen=True)

@@ -166,5 +166,6 @@ def forget_checkpoints(session: Session, run_id: str) -> None:
 
 def discard(session: Session, home: str, path: str) -> None:
     """Record a folder to remove. ``home``: the id of its home, ``STORE``, ``SERVER`` or ``ANY_HOME``."""
-    row = dialect_insert(session, Garbage).values(home=home, path=path, seen_at=now(session))
-    session.execute(row.on_conflict_do_nothing())
+    moment = now(session)
+    row = dialect_insert(session, Garbage).values(home=home, path=path, seen_at=moment)
+    session.execute(row.on_conflict_do_update(index_elements=["home", "path"], set_={"seen_at": moment}))

@@ -8,11 +8,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from lcl_core.common.webhook_signing import master_secret
 from lcl_core.db import runs
 from lcl_core.db.models import Webhook
 from lcl_core.db.session import now
-from lcl_core.db.webhooks import list_deliveries
+from lcl_core.db.webhooks import list_deliveries, master_secret
 from workers import webhook_delivery as module
 from workers.webhook_delivery import WebhookSender
 

@@ -6,8 +6,7 @@ import httpx
 import pytest
 
 from api.core.settings import ApiSettings
-from lcl_core.common.webhook_signing import master_secret, webhook_secret
-from lcl_core.db.webhooks import NOTIFIED_STATES, RunEvent
+from lcl_core.db.webhooks import NOTIFIED_STATES, RunEvent, master_secret, webhook_secret
 
 URL = "https://hooks.example.org/lcl"
 

@@ -16,7 +16,6 @@ from lcl_core.common.settings import Settings
 from lcl_core.db import collections, complete_run, garbage, leases, registry, runs, uploads
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import Run
-from lcl_core.db.states import State
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
@@ -248,7 +247,7 @@ def test_no_transaction_is_open_while_a_server_takes_the_vectors(database, compl
     assert idle == [0, 0], "PostgreSQL ends transactions that are idle"
 
 
-def test_an_index_whose_collection_is_refused_is_removed(database, complete, slow_server):
+def test_an_index_whose_collection_is_refused_is_garbage(database, complete, slow_server, settings):
     assert complete("qdrant") == "succeeded"
     row = row_of(database)
     assert complete("qdrant", id=row.id, base="collections/replaced", through=0) == "failed"
@@ -256,24 +255,27 @@ def test_an_index_whose_collection_is_refused_is_removed(database, complete, slo
         failed = runs.list_runs(session).items[0]
     assert failed.reason is not None
     assert failed.reason["code"] == "collection_changed"
+    collected(database, settings)
     assert slow_server.names == {row.vectors}
 
 
-@pytest.mark.parametrize(("state", "left"), [(State.CANCELLED, 0), (State.QUEUED, 1)])
-def test_an_index_of_a_lost_lease_stays_only_for_the_next_attempt(
-    database, complete, slow_server, monkeypatch, state, left
+def test_an_index_of_a_lost_lease_is_garbage_until_the_next_attempt_registers_it(
+    database, complete, slow_server, settings, monkeypatch
 ):
     def take_lease(_):
         with database.session() as session:
-            session.execute(update(Run).values(state=state.value, **leases.NO_LEASE))
+            session.execute(update(Run).values(state="queued", **leases.NO_LEASE))
 
     monkeypatch.setattr(slow_server, "during_build", take_lease)
     with pytest.raises(leases.StaleLease):
         complete("qdrant")
-    assert len(slow_server.names) == left
+    assert len(slow_server.names) == 1
+    assert collected(database, settings) == 1
+    assert slow_server.names == set()
 
 
-def test_an_index_that_a_server_does_not_take_is_removed(complete, slow_server, monkeypatch):
+def test_an_index_that_a_server_does_not_take_is_garbage(database, complete, slow_server, settings, monkeypatch):
     monkeypatch.setattr(slow_server, "during_build", fail)
     assert complete("qdrant") == "failed"
+    assert collected(database, settings) == 1
     assert slow_server.names == set()

@@ -7,7 +7,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import complete_run, registry, runs
-from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
+from lcl_core.db.models import CollectionRow, Dataset, EncoderRow
 from lcl_core.db.registry import MAX_NAME_LENGTH, available_name
 from lcl_core.db.session import now
 
@@ -84,65 +84,11 @@ def test_what_a_run_makes_gets_a_name_that_is_free(database):
     with database.session() as session:
         add_encoder(session, "tiny", "ada", "enc_2")
         add_encoder(session, long, "ada", "enc_3")
-        assert available_name(session, "encoder", "tiny", "ada", run_id, now(session)) == "tiny"
-        assert available_name(session, "encoder", "tiny", "bob", run_id, now(session)) == f"tiny-{run_id}"
-        assert available_name(session, "encoder", "enc_2", "bob", run_id, now(session)) == f"enc_2-{run_id}"
-        shortened = available_name(session, "encoder", long, "bob", run_id, now(session))
+        assert available_name(session, "encoder", "tiny", "ada", run_id) == "tiny"
+        assert available_name(session, "encoder", "tiny", "bob", run_id) == f"tiny-{run_id}"
+        assert available_name(session, "encoder", "enc_2", "bob", run_id) == f"enc_2-{run_id}"
+        shortened = available_name(session, "encoder", long, "bob", run_id)
         assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
-
-
-def test_an_owner_with_an_admins_key_may_use_any_name(database):
-    with database.session() as session:
-        add_encoder(session, "tiny", "ada", "enc_2")
-        facts = {"hash": "x", "created_at": now(session)}
-        session.add(ApiKey(prefix="lcl_1", owner="bob", role="submitter", **facts))
-        over = now(session) - timedelta(seconds=1)
-        session.add(ApiKey(prefix="lcl_2", owner="bob", role="admin", expires=over, **facts))
-        session.flush()
-        assert available_name(session, "encoder", "tiny", "bob", "run_1", now(session)) == "tiny-run_1"
-        session.add(ApiKey(prefix="lcl_3", owner="bob", role="admin", **facts))
-        session.flush()
-        assert available_name(session, "encoder", "tiny", "bob", "run_1", now(session)) == "tiny"
-
-
-@pytest.mark.parametrize("noun", ["encoder", "dataset", "collection"])
-def test_a_name_that_another_registered_since_the_submission_stays_with_them(database, noun):
-    """It was free then, so that no role was asked for, and the owner may have submitted with another key."""
-    with database.session() as session:
-        moment = now(session)
-        session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=moment))
-        facts = {"name": "x", "owner": "bob", "created_at": moment}
-        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64, "encoder_identity": "0" * 64}
-        rows = {
-            "encoder": lambda: EncoderRow(
-                id="enc_2", path="encoders/enc_2", hash="0" * 64, identity="0" * 64, info={}, **facts
-            ),
-            "dataset": lambda: Dataset(path="/data/x", **facts),
-            "collection": lambda: CollectionRow(id="col_1", path="collections/col_1", **sizes, **facts),
-        }
-        session.add(rows[noun]())
-        session.flush()
-        before, after = moment - timedelta(seconds=5), moment + timedelta(seconds=5)
-        assert available_name(session, noun, "x", "ada", "run_1", before) == "x-run_1"
-        assert available_name(session, noun, "x", "ada", "run_1", after) == "x"
-        assert available_name(session, noun, "x", "bob", "run_1", before) == "x"
-        assert available_name(session, noun, "free", "ada", "run_1", before) == "free"
-
-
-def test_the_end_of_a_run_knows_when_it_was_submitted(database, queue, claim, tmp_path):
-    from lcl_core.encoders.files import sha256_file
-
-    weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"weights")
-    run_id = queue(name="mine", owner="ada")
-    with database.session() as session:
-        session.add(ApiKey(prefix="lcl_1", owner="ada", role="admin", hash="x", created_at=now(session)))
-        add_encoder(session, "mine", "bob", "enc_2", created_at=now(session) + timedelta(seconds=1))
-    outcome = complete_run.RunSucceeded({"encoder": {"path": "artifacts/encoder", "hash": sha256_file(weights)}})
-    complete_run.complete_run(database, claim(), outcome, tmp_path / "run", tmp_path / "home", 1.0)
-    with database.reading() as session:
-        assert runs.get_run(session, run_id).result["registered_as"] == f"mine-{run_id}"
 
 
 def test_two_who_want_one_name_at_one_moment(database):

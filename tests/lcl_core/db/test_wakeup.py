@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from deploy.embedded_redis import EmbeddedBroker
-from lcl_core.db import wakeup
 from lcl_core.db.wakeup import PING, QUEUE, WAKE, WakeupProducer
 
 
@@ -58,20 +57,4 @@ def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker, problem):
         server.replicaof("NO", "ONE")
     assert wakeup_producer.wake("run_2") is True
     assert messages(broker) == [(WAKE, ["run_2"])]
-    wakeup_producer.close()
-
-
-def test_a_queue_that_nobody_consumes_is_bounded(broker, monkeypatch):
-    monkeypatch.setattr(wakeup, "MOST_WAITING", 5)
-    monkeypatch.setattr(wakeup, "_COUNT_EVERY", 3)
-    wakeup_producer = WakeupProducer(broker.url)
-    for number in range(20):
-        assert wakeup_producer.wake(f"run_{number}")
-        assert wakeup_producer.ping("api")
-    assert 5 <= len(messages(broker)) < 5 + 3
-    assert wakeup_producer.wake_all("run_1"), "which no queue has"
-    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
-        server.delete(QUEUE)
-    assert wakeup_producer.wake("run_21")
-    assert messages(broker) == [(WAKE, ["run_21"])], "they are consumed again"
     wakeup_producer.close()

@@ -4,15 +4,20 @@ from datetime import timedelta
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.db import leases, runs
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.session import now
 from lcl_core.db.webhooks import (
     DELIVERY_ATTEMPTS,
+    check_url,
     claim_deliveries,
+    existing_master_secret,
     list_deliveries,
+    master_secret,
     pending_deliveries,
     record_delivery,
+    webhook_secret,
 )
 
 
@@ -144,3 +149,67 @@ def test_old_messages_are_forgotten(database, webhook_id, queue):
     with database.reading() as session:
         rows = list(list_deliveries(session, webhook_id))
     assert [row.id for row in rows] == [another.id]
+
+
+HOSTS = ["hooks.example.org", "chat.internal:8443", "127.0.0.1:9000", "https://tls.example.org"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.org/lcl?team=1",
+        "http://hooks.example.org",
+        "https://HOOKS.example.org:443/x",
+        "https://chat.internal:8443/a",
+        "http://127.0.0.1:9000/",
+        "https://tls.example.org:443/a",
+    ],
+)
+def test_a_host_of_the_list_gets_messages(url):
+    check_url(url, HOSTS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/hooks.example.org",
+        "https://hooks.example.org:8443/",
+        "https://hooks.example.org.evil.example/",
+        "https://hooks.example.org@evil.example/",
+        "https://user:word@hooks.example.org/",
+        "https://evil.example\\@hooks.example.org/",
+        "http://127.0.0.1:9001/",
+        "http://2130706433:9000/",
+        "http://tls.example.org/",
+        "file:///etc/passwd",
+        "hooks.example.org",
+        "https://",
+        "https://hooks.example.org:99999/",
+        "https://[hooks.example.org/",
+    ],
+)
+def test_no_other_address_gets_messages(url):
+    with pytest.raises(UserError) as caught:
+        check_url(url, HOSTS)
+    assert (caught.value.code, caught.value.field) == ("webhook_forbidden", "url")
+
+
+@pytest.mark.parametrize("url", ["http://hooks.example.org/", "http://127.0.0.1:9000/", "http://chat.internal:8443/"])
+def test_a_team_sends_over_https_unless_the_list_says_http(url):
+    with pytest.raises(UserError, match="unencrypted"):
+        check_url(url, HOSTS, https_only=True)
+    check_url(url, [*HOSTS, url], https_only=True)
+    check_url(url.replace("http:", "https:"), HOSTS, https_only=True)
+
+
+def test_each_webhook_has_a_secret_of_its_own_from_the_key_of_the_api(tmp_path):
+    with pytest.raises(UserError, match="LCL_WEBHOOK_SECRET") as caught:
+        existing_master_secret("", tmp_path)
+    assert caught.value.code == "webhook_key_missing"
+    master = master_secret("", tmp_path)
+    assert (tmp_path / "webhook.key").stat().st_mode & 0o077 == 0
+    assert master == existing_master_secret("", tmp_path) != master_secret("configured", tmp_path)
+    assert webhook_secret(master, "hook_1") == webhook_secret(master, "hook_1") != webhook_secret(master, "hook_2")
+    (tmp_path / "webhook.key").write_text("\n")
+    with pytest.raises(UserError, match=r"webhook\.key is damaged; remove it"):
+        master_secret("", tmp_path)
