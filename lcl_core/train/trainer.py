@@ -33,7 +33,8 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
+from lcl_core.train.checkpoint.load import LoadedCheckpoint
+from lcl_core.train.checkpoint.save import CheckpointManager
 from lcl_core.train.checkpoint.state import (
     TrainingProgress,
     restore_rng,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
 from lcl_core.specs.data import SourceSpec
-
-if TYPE_CHECKING:
-    from lcl_core.train.checkpoint.manager import LoadedCheckpoint
+from lcl_core.train.checkpoint.load import LoadedCheckpoint
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lcl_core.train.checkpoint.manager import CheckpointManager
+from lcl_core.train.checkpoint.save import CheckpointManager
 
 
 def groups(step):

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from lcl_core.train.checkpoint.manager import CheckpointManager
+from lcl_core.train.checkpoint.save import CheckpointManager
 from tests.lcl_core.train.sharded_checkpoints import Run, same
 
 

@@ -24,8 +24,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.train.checkpoint import manager
-from lcl_core.train.checkpoint.manager import CheckpointManager
+from lcl_core.train.checkpoint import save as checkpoint_files
+from lcl_core.train.checkpoint.save import CheckpointManager
 from lcl_core.train.checkpoint.state import training_tensors
 
 Groups = dict[str, dict[str, Tensor]]
@@ -101,7 +101,7 @@ def fail_on_one_rank(saver, run, rank):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if rank == dist.get_world_size() - 1:
-        manager.write_tensors = full_disk
+        checkpoint_files.write_tensors = full_disk
     saver.save(3, run.groups(), {})
     with pytest.raises(UserError, match="no space left"):
         saver.wait()

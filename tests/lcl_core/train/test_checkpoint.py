@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.train.checkpoint import manager, reader
-from lcl_core.train.checkpoint.manager import CheckpointManager, checkpoint_path
+from lcl_core.train.checkpoint import load
+from lcl_core.train.checkpoint import save as checkpoint_files
+from lcl_core.train.checkpoint.save import CheckpointManager, checkpoint_path
 from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.factory import build_model
 from lcl_core.train.optimizer import build_optimizer
@@ -178,7 +179,7 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, number
 
     with CheckpointManager(tmp_path) as saver:
         with monkeypatch.context() as patch:
-            patch.setattr(reader, "_verify_file", fail)
+            patch.setattr(load, "sha256_file", fail)
             with pytest.raises(StoreError, match=os.strerror(number)) as caught:
                 saver.load_newest()
         assert caught.value.code == "checkpoint_unreadable"
@@ -216,13 +217,13 @@ def test_a_group_that_was_not_saved_is_refused(saver):
 
 
 def before_writing(monkeypatch, action):
-    real = manager.write_tensors
+    real = checkpoint_files.write_tensors
 
     def patched(*arguments):
         action()
         return real(*arguments)
 
-    monkeypatch.setattr(manager, "write_tensors", patched)
+    monkeypatch.setattr(checkpoint_files, "write_tensors", patched)
 
 
 def test_what_changes_after_save_does_not_leak_in(saver, monkeypatch):

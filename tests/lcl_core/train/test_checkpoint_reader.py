@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lcl_core.common.files import sha256_file
-from lcl_core.train.checkpoint.manager import CheckpointManager
-from lcl_core.train.checkpoint.reader import read_manifest
+from lcl_core.train.checkpoint.load import read_manifest
+from lcl_core.train.checkpoint.save import CheckpointManager
 from tests.lcl_core.train.rank_processes import run_ranks
 
 

@@ -6,26 +6,95 @@ its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from lcl_core.common.errors import UserError
-from lcl_core.train.checkpoint.manifest import DAMAGE, MANIFEST, CheckpointManifest, storage_errors
-from lcl_core.train.checkpoint.writer import DTYPES, part_and_offset
+from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.train.distributed import RankGroup
 
+Groups = Mapping[str, Mapping[str, Tensor]]
+MANIFEST, STATE = "manifest.json", "state.json"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _DTYPE_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+# errors of a checkpoint with a missing file or with wrong content
+_DAMAGE = (
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError
+)  # fmt: skip
+_RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
+_GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
 _MAX_LISTED = 3
 _LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """
+    Attributes:
+        ranks: how many processes wrote the checkpoint.
+        files: sha256 by name, relative to the checkpoint.
+    """
+
+    step: int
+    ranks: int
+    files: dict[str, str]
+
+    def groups(self) -> dict[str, list[str]]:
+        """The files of each group that all ranks share."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.files):
+            if (match := _GROUP_FILE.match(name)) and not _RANK_FILE.match(name):
+                found.setdefault(match["group"], []).append(name)
+        return found
+
+    def rank_files(self, rank: int) -> dict[str, str]:
+        """The file of each group that belongs to ``rank`` alone."""
+        matches = [match for name in self.files if (match := _RANK_FILE.match(name))]
+        return {match["group"]: match[0] for match in matches if int(match["rank"]) == rank}
+
+
+def read_manifest(folder: Path) -> CheckpointManifest:
+    return CheckpointManifest(**json.loads((folder / MANIFEST).read_bytes()))
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A restored checkpoint.
+
+    Attributes:
+        state: the saved JSON.
+        ranks: how many processes saved it.
+        tensors: the groups that were not filled in place, whole, on the CPU.
+        rank_tensors: what this rank saved for itself; empty when the number of ranks has changed.
+    """
+
+    step: int
+    state: dict[str, Any]
+    ranks: int
+    tensors: dict[str, dict[str, Tensor]]
+    rank_tensors: dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +140,14 @@ class StoredPart:
         return raw.view(self.dtype).view(self.shape)
 
 
+def part_and_offset(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Part on this rank, sharing its memory, and its offset in the whole tensor."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), (0,) * tensor.ndim
+    (chunk,) = tensor.__create_chunk_list__()
+    return tensor.to_local().detach(), tuple(chunk.offsets)
+
+
 def read_header(path: Path) -> dict[str, StoredPart]:
     """The tensors of a safetensors file."""
     with path.open("rb") as file:
@@ -101,14 +178,14 @@ class StoredGroup:
         self._parts = {path: read_header(path) for path in files}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
-        held: dict[str, int] = {}
+        stored: dict[str, int] = {}
         for parts in self._parts.values():
             for name, part in parts.items():
                 known = self.shapes.get(name, part.end)
                 self.shapes[name] = tuple(max(pair) for pair in zip(known, part.end, strict=True))
                 self.dtypes[name] = part.dtype
-                held[name] = held.get(name, 0) + math.prod(part.shape)
-        if gaps := [name for name, shape in self.shapes.items() if held[name] != math.prod(shape)]:
+                stored[name] = stored.get(name, 0) + math.prod(part.shape)
+        if gaps := [name for name, shape in self.shapes.items() if stored[name] != math.prod(shape)]:
             raise ValueError(f"parts of {', '.join(gaps[:_MAX_LISTED])} are missing")
 
     @torch.no_grad()
@@ -116,14 +193,14 @@ class StoredGroup:
         """Copy into the tensors, or into this rank's parts of them, whatever the sharding when they were written."""
         own = {name: part_and_offset(target) for name, target in targets.items()}
         for path, parts in self._parts.items():
-            found = []
+            overlaps = []
             for name, part in parts.items():
                 if name in own and (blocks := part.overlap(own[name][1], tuple(own[name][0].shape))):
-                    found.append((name, part, blocks))
-            if not found:
+                    overlaps.append((name, part, blocks))
+            if not overlaps:
                 continue
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as content:
-                for name, part, (theirs, ours) in found:
+                for name, part, (theirs, ours) in overlaps:
                     own[name][0][ours].copy_(part.read(content)[theirs])
 
     def whole(self) -> dict[str, Tensor]:
@@ -152,14 +229,34 @@ class StoredGroup:
             )
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raises: StoreError where the storage of a checkpoint, or of all, does not answer; errors of damage pass."""
+    try:
+        yield
+    except _DAMAGE:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"it cannot be read at present ({error.strerror or error}), and may be whole. Mend the storage or the "
+            "permissions of the folder, then resume the run; or rename this checkpoint, to go on from an earlier one",
+            code="checkpoint_unreadable",
+            file=path,
+        ) from error
+
+
 def _describe(shape: tuple[int, ...], dtype: torch.dtype) -> str:
     return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
+
+
+def _open_groups(folder: Path, manifest: CheckpointManifest) -> dict[str, StoredGroup]:
+    return {group: StoredGroup(folder / name for name in names) for group, names in manifest.groups().items()}
 
 
 def find_problem(folder: Path, ranks: RankGroup) -> str | None:
     """What is wrong with a checkpoint; None: nothing. Each rank verifies a part of the files, all get the same answer.
 
-    Raises: StoreError, on all ranks, where the storage of one does not answer; OSError.
+    Raises: StoreError, on all ranks, where the storage of one does not answer.
     """
 
     def verify() -> str | None:
@@ -167,10 +264,10 @@ def find_problem(folder: Path, ranks: RankGroup) -> str | None:
             with storage_errors(folder):
                 manifest = read_manifest(folder)
                 names = sorted(manifest.files)[ranks.rank :: ranks.size]
-                wrong = [name for name in names if not _verify_file(folder / name, manifest.files[name])]
+                wrong = [name for name in names if sha256_file(folder / name) != manifest.files[name]]
                 if not wrong:
-                    open_groups(folder, manifest)
-        except DAMAGE as error:
+                    _open_groups(folder, manifest)
+        except _DAMAGE as error:
             return f"{type(error).__name__}: {error}"
         return f"checksum of {', '.join(wrong)} does not match" if wrong else None
 
@@ -178,21 +275,23 @@ def find_problem(folder: Path, ranks: RankGroup) -> str | None:
     return next(filter(None, found), None)
 
 
-def _verify_file(path: Path, digest: str) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest
+def read_checkpoint(path: Path, into: Groups, ranks: RankGroup) -> LoadedCheckpoint:
+    """A whole checkpoint; arguments and errors as of ``CheckpointManager.load_newest``."""
+    loaded: list[LoadedCheckpoint] = []
 
+    def read() -> None:
+        with storage_errors(path):
+            manifest = read_manifest(path)
+            groups = _open_groups(path, manifest)
+            for group, targets in into.items():
+                groups.get(group, StoredGroup()).require_fit(targets, group, path)
+            for group, targets in into.items():
+                groups[group].fill(targets)
+            own = manifest.rank_files(ranks.rank) if manifest.ranks == ranks.size else {}
+            tensors = {group: stored.whole() for group, stored in groups.items() if group not in into}
+            rank_tensors = {group: StoredGroup([path / name]).whole() for group, name in own.items()}
+            state = json.loads((path / STATE).read_bytes())
+            loaded.append(LoadedCheckpoint(manifest.step, state, manifest.ranks, tensors, rank_tensors))
 
-def read_manifest(folder: Path) -> CheckpointManifest:
-    """Raises: as ``DAMAGE``; OSError."""
-    return CheckpointManifest(**json.loads((folder / MANIFEST).read_bytes()))
-
-
-def open_groups(folder: Path, manifest: CheckpointManifest) -> dict[str, StoredGroup]:
-    """The groups that all ranks share."""
-    return {group: StoredGroup(folder / name for name in names) for group, names in manifest.groups().items()}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_bytes())
-    return read
+    ranks.run_on_all_ranks(read)
+    return loaded[0]
