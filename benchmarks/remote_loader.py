@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lcl_core.data import SAMPLE_CORPUS, SampleStream, open_corpus, train_bpe
@@ -28,7 +29,7 @@ from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
-from lcl_core.train.input_pipeline import Prefetcher
+from lcl_core.train.input_pipeline import prefetch
 
 _URL = "memory://remote-loader/corpus"
 _DOCUMENTS = 10
@@ -113,7 +114,7 @@ def measure(options: argparse.Namespace, order: str, traffic: Traffic) -> dict[s
     taken: list[DocumentBatch] = []
     with (
         LoaderPool(stream.corpora, options.workers) as pool,
-        Prefetcher(load_batches(stream, 0, budget, pool, 16)) as batches,
+        prefetch(load_batches(stream, 0, budget, pool, 16), torch.device("cuda")) as batches,
     ):
         for number in range(_WARM_UP + options.steps):
             start = time.perf_counter()

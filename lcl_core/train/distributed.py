@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -19,19 +18,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RendezvousFailed
 from lcl_core.model import LCLModel
 
 SECONDS_BETWEEN_LINES = 10.0  # a supervisor treats a silent job as hung
-# A collective that waits longer for another rank fails, over NCCL by ending the process. The first step may compile,
-# and the first rank may read a large corpus.
+# A collective that waits longer for another rank fails, over NCCL by ending the process: the first step may compile.
 TIMEOUT = timedelta(minutes=30)
-
-Step = Callable[[], None]
-
+# for messages between ranks, of which one may read a large corpus first; a silent run is ended by its supervisor
+MESSAGE_TIMEOUT = timedelta(days=2)
 
 # errors that have a meaning for the caller, which another rank's must have too; the more special ones first
 _KINDS: dict[str, type[Exception]] = {"store": StoreError, "user": UserError, "cancelled": JobCancelled}
@@ -48,7 +44,7 @@ class RankGroup:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if several else 0
         self.size = dist.get_world_size() if several else 1
-        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT) if several else None
+        self._group = dist.new_group(backend="gloo", timeout=MESSAGE_TIMEOUT) if several else None
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """The JSON ``value`` of every rank, by rank; also a barrier. JSON instead of pickle."""
@@ -96,38 +92,6 @@ class RankGroup:
             if other["kind"]:
                 raise _KINDS[other["kind"]](other["message"], **other["fields"])
         return [other["value"] for other in outcomes]
-
-    def run_long_on_all_ranks(self, action: Callable[[Step], Any], report: Step = no_progress) -> list[Any]:
-        """:meth:`run_on_all_ranks` for an ``action`` of any duration: no collective waits until it has ended.
-
-        It runs in a thread, while the ranks exchange every few seconds whether their actions have ended.
-
-        Args:
-            action: calls its argument after every small part of the work; what that raises ends it.
-            report: called between exchanges, if any rank's action has advanced since.
-        """
-        steps, seen, lost = 0, 0, threading.Event()
-
-        def step() -> None:
-            nonlocal steps
-            if lost.is_set():
-                raise RuntimeError("another rank has ended, so this one stops its work")
-            steps += 1
-
-        with ThreadPoolExecutor(1) as pool:
-            work = pool.submit(action, step)
-            try:
-                while True:
-                    wait([work], timeout=SECONDS_BETWEEN_LINES)
-                    states = self.all_gather_ints([int(work.done()), steps])
-                    if all(done for done, _ in states):
-                        return self.run_on_all_ranks(work.result)
-                    if (total := sum(count for _, count in states)) > seen:
-                        seen = total
-                        report()
-            except BaseException:
-                lost.set()
-                raise
 
     def close(self) -> None:
         if self._group is not None and dist.is_initialized():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lcl_core.data.tokenizer import (
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.pretrain import METHODS, PretrainSpec
-from lcl_core.train.distributed import RankGroup, Step
+from lcl_core.train.distributed import SECONDS_BETWEEN_LINES, RankGroup
 
 
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
@@ -51,7 +51,7 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
 def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir) -> Iterator[dict[str, Path]]:
     """Folders of decoded images by dataset, empty without ``data.resident``. All ranks call this.
 
-    On each machine one rank creates them and the others wait, however long that takes. They are in the cache that runs
+    On each machine one rank creates them and the others wait. They are in the cache that runs
     share, or else in the run's own folder, and are kept until they are evicted; a resumed run that finds none creates
     the same bytes. Only a corpus that is registered without its hash is read to compute it.
 
@@ -61,32 +61,45 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
         yield {}
         return
     ranks, run = RankGroup(), run_dir.read_run()
-
-    def report(phase: str) -> None:
-        if ranks.rank == 0:
-            run_dir.append_metrics(step=0, total_steps=spec.steps, phase=phase)
-
-    def content_hashes(step: Step) -> dict[str, str]:
-        known = run.get("dataset_hashes", {})
-        names = sorted({source.dataset for source in spec.data.sources}) if ranks.rank == 0 else []
-        return {name: known.get(name) or corpora[name].content_hash(partial(advance, step)) for name in names}
-
-    def enter(step: Step) -> None:
-        disk = DiskCache(cache / "resident", data_cache_bytes())
-        folders.update(stack.enter_context(open_resident_images(sources, disk, partial(advance, step))))
-
-    def advance(step: Step) -> None:
-        run_dir.raise_if_stopped()
-        step()
-
-    hashes = ranks.run_long_on_all_ranks(content_hashes, partial(report, "reading datasets"))[0]
-    cache = Path(run.get("cache") or run_dir.path / "cache")
-    sources = resident_sources(spec.data, spec.model.image_size, corpora, hashes)
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
-        ranks.run_long_on_all_ranks(enter, partial(report, "decoding images"))
+
+        def content_hashes() -> dict[str, str]:
+            known = run.get("dataset_hashes", {})
+            names = sorted({source.dataset for source in spec.data.sources}) if ranks.rank == 0 else []
+            advance = progress_line(spec, run_dir, ranks, "reading datasets")
+            return {name: known.get(name) or corpora[name].content_hash(advance) for name in names}
+
+        def decode() -> None:
+            sources = resident_sources(spec.data, spec.model.image_size, corpora, hashes)
+            disk = DiskCache(Path(run.get("cache") or run_dir.path / "cache") / "resident", data_cache_bytes())
+            advance = progress_line(spec, run_dir, ranks, "decoding images")
+            folders.update(stack.enter_context(open_resident_images(sources, disk, advance)))
+
+        hashes = ranks.run_on_all_ranks(content_hashes)[0]
+        ranks.run_on_all_ranks(decode)
         ranks.close()
         yield folders
+
+
+def progress_line(
+    spec: PretrainSpec, run_dir: RunDir, ranks: RankGroup, phase: str, step: int = 0
+) -> Callable[[], None]:
+    """A function to call after every small part of long work.
+
+    It raises JobCancelled in a run that is to stop, and on the first rank writes a metric line now and then, since a
+    silent run is treated as hung.
+    """
+    written = time.monotonic()
+
+    def advance() -> None:
+        nonlocal written
+        run_dir.raise_if_stopped()
+        if ranks.rank == 0 and time.monotonic() - written > SECONDS_BETWEEN_LINES:
+            written = time.monotonic()
+            run_dir.append_metrics(step=step, total_steps=spec.steps, phase=phase)
+
+    return advance
 
 
 MAX_TOKENIZER_BYTES = 64 << 20

@@ -1,6 +1,6 @@
 """Prepares documents for a step: packs them, moves them to its device, and normalises their images.
 
-For a GPU, documents are packed one step ahead in a thread, and images stay uint8, a quarter of the bytes, in pinned
+For a GPU, documents are packed two steps ahead in a thread, and images stay uint8, a quarter of the bytes, in pinned
 memory, from which copies run asynchronously; the GPU normalises them by the same tables, bitwise as the CPU. A step
 moves each micro-batch when it computes it, so that the device has the images of one at a time.
 
@@ -10,15 +10,14 @@ and the two teams would compete for the cores.
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,8 +32,6 @@ from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.base import Objective
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.1
-_EXIT_SECONDS = 5.0  # a remote read may take longer; the thread does not keep the process alive
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,8 @@ def normalise_on_device(levels: Tensor, tables: Tensor) -> Tensor:
     """uint8 [n, 3, H, W] and the number of each image's table [n] → float32 [n, 3, H, W]."""
     channels = torch.arange(3, dtype=torch.int32, device=levels.device)
     offsets = (tables[:, None] * 3 + channels) * 256
-    return (
-        _level_values(levels.device).index_select(0, (levels + offsets[:, :, None, None]).flatten()).view(levels.shape)
-    )
+    places = (levels + offsets[:, :, None, None]).flatten()
+    return _level_values(levels.device).index_select(0, places).view(levels.shape)
 
 
 @cache
@@ -141,54 +137,22 @@ def step_inputs(documents: Iterator[DocumentBatch], accumulate: int, collator: C
         yield StepInput(group, batches, flops)
 
 
-def prefetch(items: Iterator[T], device: torch.device) -> AbstractContextManager[Iterator[T]]:
-    """The items, computed one ahead in a thread if ``device`` computes the steps asynchronously."""
-    return Prefetcher(items) if device.type == "cuda" else nullcontext(items)
+@contextmanager
+def prefetch(items: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
+    """The endless items, computed up to two ahead in a thread if ``device`` computes the steps asynchronously."""
+    if device.type != "cuda":
+        yield items
+        return
+    thread = ThreadPoolExecutor(1, "prefetch")
+    coming = deque(thread.submit(next, items) for _ in range(2))
 
+    def in_order() -> Iterator[T]:
+        while True:
+            item = coming.popleft().result()
+            coming.append(thread.submit(next, items))
+            yield item
 
-class Prefetcher(Generic[T]):
-    """Runs an iterator one item ahead in a thread; itself an iterator and a context manager."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(item, None):
-                    return
-        except BaseException as error:
-            self._put(None, error)
-        else:
-            self._put(None, StopIteration())
-
-    def _put(self, item: T | None, error: BaseException | None) -> bool:
-        """Wait for the consumer. Returns: False when it has closed."""
-        while not self._closed.is_set():
-            with suppress(queue.Full):
-                self._queue.put((item, error), timeout=_POLL_SECONDS)
-                return True
-        return False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        item, error = self._queue.get()
-        if error is not None:
-            raise error
-        assert item is not None
-        return item
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closed.set()
-        self._thread.join(_EXIT_SECONDS)
+    try:
+        yield in_order()
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)  # a remote read may take longer than the run should wait

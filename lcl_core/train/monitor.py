@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +39,8 @@ from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
-from lcl_core.train.distributed import SECONDS_BETWEEN_LINES, RankGroup
-from lcl_core.train.factory import build_model
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model, progress_line
 from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
 
@@ -84,10 +84,6 @@ class WeightsCopy:
             autocast(device, self.precision),
         ):
             yield
-
-
-class _Stopped(Exception):
-    """The run was requested to stop."""
 
 
 @dataclass
@@ -149,15 +145,14 @@ class HeldOutMonitor:
         self._stream = _open_stream(spec, config, corpora, tokenizer)
         self._batches: list[list[Sample]] = []
         self._labels: list[str | None] = []  # in the order of the batches
-        self._spoke = time.monotonic()
 
     def due(self, step: int) -> bool:
         return step == self.spec.steps or step % self.monitor.every == 0
 
-    def evaluate(self, trained: TrainingModule, step: int) -> dict[str, float] | None:
-        """Numbers by name, the same on all ranks; None: the run was requested to stop before they were complete."""
+    def evaluate(self, trained: TrainingModule, step: int) -> dict[str, float]:
+        """Numbers by name, the same on all ranks. Raises: JobCancelled on all ranks where the run is to stop."""
         self.copy.load(trained)
-        numbers: dict[str, float] | None
+        numbers: dict[str, float]
         numbers = self.ranks.run_on_all_ranks(lambda: self._measure(step) if self.ranks.rank == 0 else None)[0]
         return numbers
 
@@ -183,27 +178,16 @@ class HeldOutMonitor:
             "best": best,
         }
 
-    def _measure(self, step: int) -> dict[str, float] | None:
+    def _measure(self, step: int) -> dict[str, float]:
         started = time.monotonic()
-        self._spoke = started
-        try:
-            with torch.no_grad(), self.copy.computing():
-                self._read(step)
-                numbers = self._numbers(step)
-        except _Stopped:
-            return None
+        advance = progress_line(self.spec, self.run_dir, self.ranks, "measuring held-out data", step)
+        with torch.no_grad(), self.copy.computing():
+            self._read(advance)
+            numbers = self._numbers(advance)
         self._keep_best(step, numbers)
         return numbers | {f"{HELD_OUT}seconds": round(time.monotonic() - started, 3)}
 
-    def _pause(self, step: int) -> None:
-        """Between two batches. Raises: _Stopped."""
-        if self.run_dir.stop_requested:
-            raise _Stopped
-        if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
-            self._spoke = time.monotonic()
-            self.run_dir.append_metrics(step=step, total_steps=self.spec.steps, phase="measuring held-out data")
-
-    def _read(self, step: int) -> None:
+    def _read(self, advance: Callable[[], None]) -> None:
         """Read the samples once, until the next one would exceed the number of images."""
         if self._batches:
             return
@@ -211,9 +195,12 @@ class HeldOutMonitor:
         labels: dict[int, Mapping[str, str]] = {}  # by position
         images = 0
         for position in range(self._stream.documents_per_epoch):
-            self._pause(step)
+            advance()
             sample = self._stream[position]
-            if not isinstance(sample, Sample) or not _fits(sample, self.spec.batch):
+            budget = self.spec.batch
+            if not isinstance(sample, Sample):
+                continue
+            if len(sample.token_ids) > budget.tokens or len(sample.levels) > budget.images:
                 continue
             images += len(sample.levels)
             if images > self.monitor.images:
@@ -228,12 +215,12 @@ class HeldOutMonitor:
         self._batches = list(_fill_batches(samples, self.spec.batch))
         self._labels = [labels[sample.position].get(kind) for batch in self._batches for sample in batch]
 
-    def _numbers(self, step: int) -> dict[str, float]:
+    def _numbers(self, advance: Callable[[], None]) -> dict[str, float]:
         sums, engine = _Sums(), self.spec.engine
         # the contrastive loss of a step is over all micro-batches of all ranks, so it is here
         together = engine.nodes * engine.processes * engine.accumulate
         for first in range(0, len(self._batches), together):
-            self._add_group(self._batches[first : first + together], sums, step)
+            self._add_group(self._batches[first : first + together], sums, advance)
         means = {f"{name}_loss": sums.losses[name] / max(sums.counts[name], 1) for name in sums.losses}
         numbers = {"loss": sum(means.values()), **means}
         numbers |= {name: total / max(count, 1) for name, (total, count) in sums.metrics.items()}
@@ -245,13 +232,13 @@ class HeldOutMonitor:
             numbers["knn_accuracy"] = accuracy
         return {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
 
-    def _add_group(self, group: Sequence[list[Sample]], sums: _Sums, step: int) -> None:
+    def _add_group(self, group: Sequence[list[Sample]], sums: _Sums, advance: Callable[[], None]) -> None:
         """Micro-batches whose pairs are contrasted with each other."""
         model, objective = self.copy.model, self.copy.module.objective
         pairs: list[ContrastivePairs] = []
         waiting = []  # for the candidates of the whole group
         for samples in group:
-            self._pause(step)
+            advance()
             batch = self._collator(DocumentBatch(samples)).to(model.device)
             sums.counts.update(objective.counts(batch))
             encoded: EncodedBatch = self.copy.module(batch)
@@ -407,10 +394,6 @@ def _open_stream(
     except UserError as error:
         where = (error.field or "dataset").rpartition(".")[2]
         raise UserError(f"monitor.{where}: {error.message}", code=error.code, field=f"monitor.{where}") from error
-
-
-def _fits(sample: Sample, budget: BatchSpec) -> bool:
-    return len(sample.token_ids) <= budget.tokens and len(sample.levels) <= budget.images
 
 
 def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> Iterator[list[Sample]]:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lcl_core.common.device import (
@@ -139,12 +137,7 @@ class Trainer:
         rates = spec.optimizer
         # TrainingStep shards the model: what holds its parameters is built after it
         self.step = TrainingStep(
-            self.model,
-            self.objective,
-            self.ranks,
-            spec.precision,
-            spec.engine.strategy,
-            rates.max_grad_norm,
+            self.model, self.objective, self.ranks, spec.precision, spec.engine.strategy, rates.max_grad_norm
         )
         scales = rate_scales(self.model, rates.lr_scale)
         self.optimizer = build_optimizer(
@@ -176,10 +169,7 @@ class Trainer:
         model = build_model(config, spec.seed).train()
         start_from_encoder(model, self.tokenizer, spec.model, self.run_dir, main=self.ranks.rank == 0)
         freeze_parts(model, spec.model.freeze)
-        model.configure_blocks(
-            checkpointing=spec.engine.activation_checkpointing,
-            compiled=spec.engine.compile,
-        )
+        model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         return model.to(self.device)
 
     def _open_stream(self, corpora: dict[str, Corpus], resident: Mapping[str, Path] | None) -> SampleStream:
@@ -207,36 +197,25 @@ class Trainer:
         with CheckpointManager(
             self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every,
             on_written=lambda step: write_log(f"checkpoint  step {step}"),
-        ) as checkpoints:  # fmt: skip
-            self._restore(checkpoints)
+        ) as self.checkpoints:  # fmt: skip
+            self._restore()
             if self.ranks.rank == 0:
                 write_log(*setup_lines(spec, self.model, self.device, self.ranks.size, self.progress.step))
                 self.run_dir.truncate_metrics(self.progress.step)
                 # the result's, if all steps were done by an earlier attempt
                 self.last_line = {k: v for k, v in self.run_dir.last_metrics("loss").items() if k != "time"}
             if self.progress.step < spec.steps or self.progress.pending:
-                dtype = compute_dtype(self.device, spec.precision)
-                peak = peak_flops(dtype, self.device, seconds=0.2)
-                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
+                peak = peak_flops(compute_dtype(self.device, spec.precision), self.device, seconds=0.2)
+                self.metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
-                    self._train(metrics, checkpoints)
-        processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
-        result = export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line)
-        return result if self.monitor is None or not result else self._with_best(result)
+                    self._train()
+        return self._export()
 
-    def _with_best(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The result of a monitored run, with the best weights as its encoder if the spec exports them."""
-        assert self.monitor is not None
-        monitored = self.monitor.result(self.last_line)
-        if monitored["export"] == "best" and (best := monitored["best"]):
-            result["encoder"] |= {"path": best["path"], "hash": best["hash"], "steps": best["step"]}
-        return {**result, "monitor": monitored}
-
-    def _restore(self, checkpoints: CheckpointManager) -> None:
-        loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
+    def _restore(self) -> None:
+        loaded = self.checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
         new, restored = self.progress, TrainingProgress.from_json(loaded.state) if loaded else None
         changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
-        self._report_problems(checkpoints.passed_over, loaded, changed)
+        self._report_problems(loaded, changed)
         if loaded is None or restored is None:
             return
         if restored.tokenizer != new.tokenizer:
@@ -246,18 +225,13 @@ class Trainer:
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
-    def _report_problems(
-        self,
-        passed_over: list[tuple[str, str]],
-        loaded: LoadedCheckpoint | None,
-        changed: Mapping[int, tuple[int, int]],
-    ) -> None:
+    def _report_problems(self, loaded: LoadedCheckpoint | None, changed: Mapping[int, tuple[int, int]]) -> None:
         """Report damaged checkpoints, and sources whose number of items has changed since the run began.
 
         The run continues with the present items, in the order that their number determines.
         """
         problems: dict[str, str] = {}
-        if passed_over:
+        if passed_over := self.checkpoints.passed_over:
             damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
             end = "none was whole, so the run began anew"
             if loaded is not None:
@@ -273,7 +247,7 @@ class Trainer:
         if problems and self.ranks.rank == 0:
             self.run_dir.write_notice(next(iter(problems)), "; ".join(problems.values()))
 
-    def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
+    def _train(self) -> None:
         spec = self.spec
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
         documents = load_batches(self.stream, self.cursor, spec.batch, self.loaders, LOOKAHEAD, self.ranks.size)
@@ -281,8 +255,8 @@ class Trainer:
         with prefetch(steps, self.device) as inputs:
             if self.progress.pending and self._logs(self.progress.step):  # stopped while it was measured
                 set_learning_rate(self.optimizer, learning_rate(self.progress.step - 1, spec.steps, spec.optimizer))
-                self._log(metrics, checkpoints)
-                self._save(metrics, checkpoints)
+                self._log()
+                self._save()
             while self.progress.step < spec.steps:
                 started = time.monotonic()
                 batch = next(inputs)
@@ -290,16 +264,16 @@ class Trainer:
                 counts = self.step.count([each.packed for each in batch.batches], self._flags())
                 stop, overdue = (any(flags) for flags in zip(*counts.flags, strict=True))
                 if (stop or overdue) and self.progress.step > self._saved_step:
-                    self._save(metrics, checkpoints)
+                    self._save()
                 if stop:
                     raise JobCancelled
-                self._step(batch, counts, waited, metrics)
+                self._step(batch, counts, waited)
                 if self._logs(self.progress.step):
-                    self._log(metrics, checkpoints)
+                    self._log()
                 if self.progress.step == spec.steps or self.progress.step % spec.checkpoint_every == 0:
-                    self._save(metrics, checkpoints)
+                    self._save()
 
-    def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
+    def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float) -> None:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
         logs = self._logs(step + 1)
@@ -312,7 +286,7 @@ class Trainer:
         self.cursor = batch.documents[-1].cursor
         self.progress.step += 1
         self.data_counts.add(batch.documents)
-        metrics.add(self.progress.step, report, batch.documents, batch.flops, waited)
+        self.metrics.add(self.progress.step, report, batch.documents, batch.flops, waited)
 
     def _logs(self, step: int) -> bool:
         """Whether ``step`` has a metric line."""
@@ -328,20 +302,22 @@ class Trainer:
         overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         return [int(self.run_dir.stop_requested), int(overdue)]
 
-    def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
+    def _log(self) -> None:
         """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
         self.data_counts.move_to(self.progress, self.ranks)
-        self._flush(metrics)
-        held_out: dict[str, float] | None = {}
+        self._flush()
+        held_out: dict[str, float] = {}
         if self.monitor is not None and self.monitor.due(self.progress.step):
             started = time.monotonic()
             self.balance.set_weight(self.progress)
-            held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
-            metrics.exclude(time.monotonic() - started)
-        if held_out is None:  # stopped meanwhile
-            self._save(metrics, checkpoints)
-            raise JobCancelled
-        line = metrics.line(
+            try:
+                held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
+            except JobCancelled:
+                self._save()
+                raise
+            finally:
+                self.metrics.exclude(time.monotonic() - started)
+        line = self.metrics.line(
             self.progress,
             lr=self.optimizer.param_groups[0]["lr"],
             logit_scale=float(self.model.logit_scale.detach().exp()),
@@ -362,12 +338,12 @@ class Trainer:
         counts |= {f"skipped.{reason}": count for reason, count in sorted(progress.skipped.items())}
         return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
 
-    def _save(self, metrics: MetricsAggregator, checkpoints: CheckpointManager) -> None:
-        self._flush(metrics)
+    def _save(self) -> None:
+        self._flush()
         self.data_counts.move_to(self.progress, self.ranks)
-        metrics.add_seconds(self.progress)
+        self.metrics.add_seconds(self.progress)
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
-        checkpoints.save(
+        self.checkpoints.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer),
             asdict(self.progress),
@@ -375,10 +351,10 @@ class Trainer:
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
-    def _flush(self, metrics: MetricsAggregator) -> None:
+    def _flush(self) -> None:
         """Read the numbers of the last steps from the device. Raises: NonFiniteLoss, as ``MetricsAggregator.flush``."""
         try:
-            metrics.flush(self.progress)
+            self.metrics.flush(self.progress)
         except NonFiniteLoss as error:
             documents = [name for rank in self.ranks.all_gather_object(error.details["documents"]) for name in rank]
             if self.ranks.rank == 0:
@@ -387,32 +363,28 @@ class Trainer:
                 write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, details)
             raise
 
+    def _export(self) -> dict[str, Any]:
+        """Write ``artifacts/encoder``, whose ``training.json`` holds the spec. All ranks gather sharded weights.
 
-def export_encoder(
-    model: LCLModel,
-    processor: LCLProcessor,
-    run_dir: RunDir,
-    spec: PretrainSpec,
-    progress: TrainingProgress,
-    last_metrics: dict[str, Any],
-) -> dict[str, Any]:
-    """Write ``artifacts/encoder`` for LCLModel and LCLProcessor.
-
-    All ranks call this, since sharded weights are gathered; rank 0 writes. ``training.json`` holds the spec.
-
-    Returns: the run's result; empty on the other ranks.
-    """
-    tensors = full_state_dict(model)
-    if _rank() > 0:
-        return {}
-    target = run_dir.artifacts / "encoder"
-    write_encoder(target, model, tensors, processor, spec, {})
-    return {
-        "encoder": {
+        Returns: the run's result, whose encoder are the best weights if the spec exports them; empty on other ranks
+            than the first.
+        """
+        tensors = {}
+        for name, tensor in self.model.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.ranks.rank == 0:
+                tensors[name] = whole.detach().to("cpu", copy=True)
+        if self.ranks.rank > 0:
+            return {}
+        target = self.run_dir.artifacts / "encoder"
+        processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
+        write_encoder(target, self.model, tensors, processor, self.spec, {})
+        progress = self.progress
+        encoder = {
             "path": "artifacts/encoder",
             "hash": sha256_file(target / "model.safetensors"),
-            "parameters": model.num_parameters(),
-            "vocab_size": model.config.vocab_size,
+            "parameters": self.model.num_parameters(),
+            "vocab_size": self.model.config.vocab_size,
             "images_seen": progress.images_seen,
             "documents_seen": progress.documents_seen,
             "tokens_seen": progress.tokens_seen,
@@ -420,20 +392,10 @@ def export_encoder(
             "left_out": progress.left_out,
             "steps": progress.step,
             "seconds": round(progress.seconds, 2),
-        },
-        "final": last_metrics,
-    }
-
-
-def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the model's tensors on the CPU; empty on ranks other than 0, which help to gather."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if _rank() == 0:
-            tensors[name] = whole.detach().to("cpu", copy=True)
-    return tensors
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+        }
+        result = {"encoder": encoder, "final": self.last_line}
+        if self.monitor is not None:
+            result["monitor"] = self.monitor.result(self.last_line)
+            if self.monitor.monitor.export == "best" and (best := result["monitor"]["best"]):
+                encoder |= {"path": best["path"], "hash": best["hash"], "steps": best["step"]}
+        return result

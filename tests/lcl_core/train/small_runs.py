@@ -9,16 +9,18 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from lcl_core.common.forked_process import start_module
 from lcl_core.common.run_dir import RunDir
+from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.factory import open_corpora, open_resident
+from lcl_core.train.factory import build_tokenizer, open_corpora, open_resident
 from lcl_core.train.trainer import Trainer
 from workers.executors.local import FORK_SERVER, sanitized_env
 
@@ -57,12 +59,20 @@ VOLATILE = {
 }
 
 
+@cache
+def tokenizer_of(corpus):
+    """Learnt once from a corpus: learning it takes longer than the steps of a run."""
+    return build_tokenizer(PretrainSpec.model_validate(TINY), {"sample": open_corpus(corpus)}).to_json()
+
+
 def prepared(path, sample_zip, **changes):
     """A directory ready for an attempt at ``TINY`` with these changes."""
     path.mkdir(parents=True, exist_ok=True)
     run_dir = RunDir(path)
     spec = {**TINY, **changes}
     run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"sample": str(sample_zip)}})
+    if "tokenizer" not in changes:
+        run_dir.tokenizer_file.write_text(tokenizer_of(str(sample_zip)))
     return run_dir
 
 

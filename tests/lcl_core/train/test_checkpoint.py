@@ -280,6 +280,7 @@ def test_a_full_disk_loses_nothing(saver, monkeypatch, flushes, number):
     assert loaded.step == 1
 
 
+@pytest.mark.extended
 def test_killed_at_any_moment_of_a_save(tmp_path):
     done = run_module("tests.lcl_core.train.interrupted_saves", str(tmp_path / "checkpoints"))
     assert done.returncode == 0, done.stderr

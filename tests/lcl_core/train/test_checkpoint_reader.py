@@ -40,6 +40,7 @@ def test_a_header_that_lies_is_damage(tmp_path, change):
         assert saver.load_newest() is None
 
 
+@pytest.mark.extended
 def test_other_ranks_have_the_bits_that_were_saved(tmp_path):
     for number, ranks in enumerate((2, 3, 1)):
         options = [str(ranks), str(number)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode
 from tests.lcl_core.train.small_runs import (
     curve,
@@ -30,12 +29,3 @@ def test_two_ranks_killed_twice(tmp_path, sample_zip, eventually):
     assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert curve(run_dir) == curve(alone)
     assert weights(run_dir) == weights(alone)
-
-
-def is_free(run_dir):
-    """Whether the directory can be locked; it is then."""
-    try:
-        run_dir.lock()
-    except UserError:
-        return False
-    return True

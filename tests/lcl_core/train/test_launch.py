@@ -49,6 +49,7 @@ def saved_step(run_dir):
     return int(folder.name.removeprefix("step_"))
 
 
+@pytest.mark.extended
 def test_bad_input_is_told_and_no_rank_stays(run_dir, eventually):
     """The first rank finds the directory busy; the other waits for it to come and would do so for ever."""
     run_dir.lock()
@@ -83,6 +84,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir, eventually):
     assert logged_steps(run_dir) == step + 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank_takes_the_others_along(run_dir, eventually, lost):
     with started(run_dir) as process:

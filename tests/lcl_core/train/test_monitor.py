@@ -15,15 +15,16 @@ from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.evaluation.metrics.ranks import rank_bidirectional
 from lcl_core.model import LCLModel
-from lcl_core.train.monitor import HeldOutMonitor, neighbour_accuracy, retrieval_recalls
+from lcl_core.train import monitor
+from lcl_core.train.monitor import neighbour_accuracy, retrieval_recalls
 from tests.lcl_core.train.small_runs import curve, finished, prepared, trainer, weights
 
 MONITOR = {"dataset": "sample", "split": "val", "every": 4, "images": 24}
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
 
 
-def monitored(path, sample_zip, monitor=None, **changes):
-    return prepared(path, sample_zip, monitor={**MONITOR, **(monitor or {})}, **changes)
+def monitored(path, sample_zip, fields=(), **changes):
+    return prepared(path, sample_zip, monitor={**MONITOR, **dict(fields)}, **changes)
 
 
 def held_out(run_dir):
@@ -170,15 +171,15 @@ def test_stopped_while_it_is_measured_it_resumes_to_the_same_lines(tmp_path, sam
     trainer(undisturbed).run()
     run_dir = monitored(tmp_path / "stopped", sample_zip, steps=8)
     stopping = trainer(run_dir)
-    pause = HeldOutMonitor._pause
+    real = monitor.progress_line
 
-    def stop_at(self, step):
+    def stop_at(spec, run_dir, ranks, phase, step):
         if step == stop:
             run_dir._stop.set()  # as SIGTERM does
-        pause(self, step)
+        return real(spec, run_dir, ranks, phase, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(HeldOutMonitor, "_pause", stop_at)
+        patch.setattr(monitor, "progress_line", stop_at)
         with pytest.raises(JobCancelled):
             stopping.run()
     assert max(path.name for path in run_dir.checkpoints.iterdir()) == f"step_{stop:08d}"
@@ -207,15 +208,15 @@ def test_several_ranks_measure_what_one_does(tmp_path, sample_zip, strategy):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "code", "field"),
+    ("fields", "code", "field"),
     [
         ({"split": "absent"}, "empty_source", "monitor.split"),
         ({"dataset": "other"}, "unknown_dataset", "monitor.dataset"),
         ({"label": "absent", "choose": "held_out.knn_accuracy"}, "nothing_to_score", "monitor.choose"),
     ],
 )
-def test_what_cannot_be_measured_names_its_field(tmp_path, sample_zip, monitor, code, field):
-    run_dir = monitored(tmp_path, sample_zip, monitor, steps=4)
+def test_what_cannot_be_measured_names_its_field(tmp_path, sample_zip, fields, code, field):
+    run_dir = monitored(tmp_path, sample_zip, fields, steps=4)
     with pytest.raises(UserError) as caught:
         trainer(run_dir).run()
     assert (caught.value.code, caught.value.field) == (code, field)

@@ -28,7 +28,7 @@ METRICS = {
 @pytest.mark.parametrize(
     ("name", "view", "positives"),
     [
-        ("clip", "pairs", "same_concept"),
+        pytest.param("clip", "pairs", "same_concept", marks=pytest.mark.extended),
         ("lcl", "interleaved", "same_concept"),
         ("lcl", "pairs", "shared_keywords"),
     ],

@@ -6,6 +6,8 @@ import json
 import socket
 from collections import Counter
 
+import pytest
+
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import prepared
@@ -31,6 +33,7 @@ def newest_state(run_dir):
     return json.loads((max(run_dir.checkpoints.glob("step_*")) / "state.json").read_text())
 
 
+@pytest.mark.extended
 def test_two_one_and_three_ranks_use_each_document_of_an_epoch_once(tmp_path, sample_zip):
     few = {"batch": {"tokens": 256, "images": 8}, "steps": 100, "log_every": 50, "checkpoint_every": 100}
     run_dir = prepared(tmp_path, sample_zip, **few)

@@ -18,7 +18,7 @@ from lcl_core.estimate.report import estimate_pretraining, measured_run
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.trainer import Trainer
+from lcl_core.train.trainer import Trainer, train
 from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
 
 
@@ -79,13 +79,12 @@ class _StopAt(RunDir):
             raise JobCancelled
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_cancelled_twice_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, sample_zip, workers):
+def test_cancelled_twice_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, sample_zip):
     run_dir, seconds = prepared(tmp_path, sample_zip), [0.0]
     for stop in (3, 6):
         stopping = _StopAt(run_dir.path)
         stopping.step = stop
-        stopping.trainer = trainer(stopping, workers)
+        stopping.trainer = trainer(stopping, workers=2)
         with pytest.raises(JobCancelled):
             stopping.trainer.run()
         state = json.loads((run_dir.checkpoints / f"step_{stop:08d}" / "state.json").read_text())
@@ -110,6 +109,7 @@ def test_a_checkpoint_of_other_rules_is_refused(tmp_path, sample_zip):
     assert caught.value.code == "checkpoint_mismatch"
 
 
+@pytest.mark.extended
 def test_killed_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, sample_zip, eventually):
     run_dir = prepared(tmp_path, sample_zip)
     with started(run_dir) as process:
@@ -123,12 +123,11 @@ def test_killed_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, sample_zi
 
 def test_the_result_has_the_contents_of_datasets_that_were_registered_without_a_hash(tmp_path, sample_zip):
     sources = [{"view": "pairs"}, {"dataset": "known", "view": "pairs"}]
-    run_dir = prepared(tmp_path, sample_zip, steps=1, data={"sources": sources})
+    run_dir = prepared(tmp_path, sample_zip, steps=1, data={"sources": sources, "workers": 0})
     paths = dict.fromkeys(("sample", "known"), str(sample_zip))
     run_dir.prepare({**run_dir.read_run(), "datasets": paths, "dataset_hashes": {"sample": None, "known": "k" * 64}})
-    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
-    digest = open_corpus(sample_zip).content_hash()
-    assert json.loads(run_dir.result_file.read_text())["dataset_hashes"] == {"sample": digest}
+    result = train(parse_spec("pretrain", run_dir.read_run()["spec"]), run_dir, paths)
+    assert result["dataset_hashes"] == {"sample": open_corpus(sample_zip).content_hash()}
 
 
 def test_an_unknown_dataset_names_its_field(tmp_path, sample_zip):
