@@ -13,7 +13,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode
 from tests.fake_nvidia_smi import gpu_id
-from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
+from tests.lcl_core.train.small_runs import group, logged_steps, prepared, started
 
 # long enough that none ends by itself while a test looks at it
 ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine": {"processes": 2}}
@@ -69,19 +69,13 @@ def test_a_run_does_not_compute_on_the_cpu_with_a_gpu_leased(tmp_path, sample_zi
     assert logged_steps(run_dir) == 0
 
 
-def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir, eventually):
+def test_sigterm_leaves_a_checkpoint(run_dir, eventually):
     with started(run_dir) as process:
         at_work(run_dir, process, eventually)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=180) == ExitCode.CANCELLED, run_dir.log_file.read_text()
         eventually(lambda: not group(process.pid), "the end of the ranks")
-    step = saved_step(run_dir)
-    assert step >= 2
-    run = run_dir.read_run()
-    run["spec"]["steps"] = step + 2
-    run_dir.prepare(run)
-    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
-    assert logged_steps(run_dir) == step + 2
+    assert saved_step(run_dir) >= 2
 
 
 @pytest.mark.extended

@@ -30,6 +30,7 @@ def start(node):
     return subprocess.Popen([sys.executable, "-c", MEET], env=env, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.extended
 def test_two_nodes_meet():
     with reserve_port("127.0.0.1") as reserved:
         port = reserved.getsockname()[1]
