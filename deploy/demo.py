@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from api.client import ApiError, Client
+from api.client.payloads import FINAL_STATES
 from lcl_core.common.errors import UserError
 
 Json = dict[str, Any]
 POLL_SECONDS = 0.5
-FINAL_STATES = ("succeeded", "failed", "cancelled")
+LINE_SECONDS = 5.0  # between lines of progress
 LOG_TAIL_LINES = 15
 UNAVAILABLE_STATUSES = (0, 502, 503, 504)  # statuses of an api, or of its database, that cannot be reached
-
-
-class ProgressDisplay(Protocol):
-    """Display of progress: a live bar or plain lines."""
-
-    def update(self, run: Json) -> None: ...
-
-    def finish(self, run: Json) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class DemoResult:
     index: Json
 
 
-def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]) -> DemoResult:
+def run_demo(client: Client, console: Console, check: Callable[[], None]) -> DemoResult:
     """Three runs, one after the other.
 
     Args:
@@ -52,7 +43,7 @@ def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]
     Raises:
         UserError: ``demo_failed`` with the run's reason, when one did not succeed.
     """
-    follow = RunFollower(client, display, check)
+    follow = partial(follow_run, client, console, check)
     pretrain = follow("pretrain", {"preset": "sample_resnet"})
     encoder = pretrain["encoder_id"]
     # full transfer, which is in the preset too, would take as long as the training
@@ -62,49 +53,44 @@ def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]
     return DemoResult(pretrain, evaluate, index)
 
 
-@dataclass(frozen=True)
-class RunFollower:
-    """Submits a run and shows it to its end."""
+def follow_run(client: Client, console: Console, check: Callable[[], None], kind: str, spec: Json) -> Json:
+    """Submit a run and print a line of progress every few seconds until its end. Returns: the run."""
 
-    client: Client
-    display: ProgressDisplay
-    check: Callable[[], None]
-
-    def __call__(self, kind: str, spec: Json) -> Json:
-        options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
-        run = self._retry(partial(self.client.submit, kind, spec, **options))
-        while run["state"] not in FINAL_STATES:
-            self.check()
-            self.display.update(run)
-            time.sleep(POLL_SECONDS)
-            run = self._retry(partial(self.client.run, run["id"]))
-        self.display.finish(run)
-        if run["state"] != "succeeded":
-            raise UserError(self._failure(run), code="demo_failed")
-        return run
-
-    def _retry(self, call: Callable[[], Json]) -> Json:
-        """Result of ``call``, repeated while the api is restarted.
-
-        Raises: what ``check`` raises; ApiError of an api that responds.
-        """
+    def persist(call: Callable[[], Json]) -> Json:
+        """Result of ``call``, repeated while the api is restarted."""
         while True:
             try:
                 return call()
             except ApiError as error:
                 if error.status not in UNAVAILABLE_STATUSES or error.code == "unsendable":
                     raise
-            self.check()
+            check()
             time.sleep(POLL_SECONDS)
 
-    def _failure(self, run: Json) -> str:
+    def say(text: str) -> None:
+        console.print(f"{kind:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
+    run = persist(partial(client.submit, kind, spec, **options))
+    said, next_line = "", 0.0
+    while run["state"] not in FINAL_STATES:
+        check()
+        text = format_progress(run)
+        if time.monotonic() >= next_line and text != said:
+            said, next_line = text, time.monotonic() + LINE_SECONDS
+            say(text)
+        time.sleep(POLL_SECONDS)
+        run = persist(partial(client.run, run["id"]))
+    say(format_end(run))
+    if run["state"] != "succeeded":
         reason = (run.get("reason") or {}).get("message", "no reason was given")
-        log = self.client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
+        log = client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
         tail = "".join(f"\n    {line}" for line in log)
-        return f"{run['kind']} run {run['id']} {run['state']}: {reason}" + (f"; its log ends:{tail}" if tail else "")
+        message = f"{kind} run {run['id']} {run['state']}: {reason}" + (f"; its log ends:{tail}" if tail else "")
+        raise UserError(message, code="demo_failed")
+    return run
 
 
-PLAIN_SECONDS = 5.0
 STATE_LABELS = {"queued": "waiting for the worker", "running": "starting"}
 PROGRESS_COLUMNS = (
     ("step", "step {:,.0f}"),
@@ -146,65 +132,6 @@ def format_minutes(seconds: float) -> str:
     """Minutes and seconds, as 3:07."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     return f"{minutes}:{rest:02d}"
-
-
-class PlainDisplay:
-    """One line every few seconds, and one at the end of each run."""
-
-    def __init__(self, console: Console, every: float = PLAIN_SECONDS) -> None:
-        self.console = console
-        self.every = every
-        self._next = 0.0
-        self._last = ""
-
-    def update(self, run: Json) -> None:
-        text = format_progress(run)
-        if time.monotonic() >= self._next and text != self._last:
-            self._next, self._last = time.monotonic() + self.every, text
-            self._print(run, text)
-
-    def finish(self, run: Json) -> None:
-        self._next, self._last = 0.0, ""
-        self._print(run, format_end(run))
-
-    def _print(self, run: Json, text: str) -> None:
-        self.console.print(f"{run['kind']:<9} {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-class LiveDisplay:
-    """One bar for each run."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self._bars: dict[str, TaskID] = {}
-
-    def update(self, run: Json) -> None:
-        if run["id"] not in self._bars:
-            self._bars[run["id"]] = self.progress.add_task(run["kind"], total=None, text="")
-        done = run.get("progress") or {}
-        self.progress.update(
-            self._bars[run["id"]],
-            completed=done.get("step", 0),
-            total=done.get("total_steps"),
-            text=format_progress(run),
-        )
-
-    def finish(self, run: Json) -> None:
-        self.update(run)
-        self.progress.update(self._bars[run["id"]], text=format_end(run))
-        if run["state"] == "succeeded":
-            self.progress.update(self._bars[run["id"]], completed=1, total=1)
-
-
-@contextmanager
-def open_display(console: Console) -> Iterator[ProgressDisplay]:
-    """Live bars on a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        yield PlainDisplay(console)
-        return
-    columns = (TextColumn("{task.description:<9}"), BarColumn(24), TextColumn("{task.fields[text]}", markup=False))
-    with Progress(*columns, console=console) as progress:
-        yield LiveDisplay(progress)
 
 
 REPORTED_METRICS = {

@@ -12,15 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 from rich.console import Console
 
-from api.client import ApiError, Client
-from deploy.demo import open_display, print_report, run_demo
+from api.client import ApiError
+from deploy.demo import print_report, run_demo
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT
 from lcl_core.common.errors import UserError
@@ -64,48 +64,6 @@ class ShutdownSignals:
         raise ShutdownRequested
 
 
-class SamplePreparation:
-    """Prints how far the index run of the first collection is, a line for each quarter, until there is a collection."""
-
-    def __init__(self, stack: LocalStack, log: Callable[[str], None]) -> None:
-        self._stack = stack
-        self._log = log
-        self._quarter = -1
-        self._next = 0.0  # on the monotonic clock
-        self._done = False
-
-    def poll(self) -> None:
-        """Look at the run every ``PREPARATION_SECONDS``. An api that does not answer is asked again."""
-        if self._done or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + PREPARATION_SECONDS
-        try:
-            with self._stack.client(PREPARATION_SECONDS, attempts=1) as client:
-                self._report(client)
-        except ApiError:
-            return
-
-    def _report(self, client: Client) -> None:
-        collections = client.collections()
-        active = [run for run in client.runs(kind="index")["items"] if run["state"] in ACTIVE_STATES]
-        if collections or not active:
-            if self._quarter >= 0 and collections:
-                self._log(f"The collection {collections[0]['name']} is ready: search it on the page.")
-            self._done = True
-            return
-        run = active[0]
-        progress = run.get("progress") or {}
-        share = progress.get("step", 0) / (progress.get("total_steps") or 1)
-        quarter = int(4 * share)
-        if quarter > self._quarter:
-            self._quarter = quarter
-            left = progress.get("seconds_left")
-            rest = "" if left is None else f" - {left:.0f} s left"
-            self._log(f"Preparing {run['spec'].get('collection') or 'a collection'}: {100 * share:.0f} %{rest}")
-
-
-ACTIVE_STATES = ("waiting", "queued", "running")
-PREPARATION_SECONDS = 2.0
 WATCH_SECONDS = 0.5
 CALL_SECONDS = 20.0
 INTERRUPTED = 130
@@ -148,10 +106,8 @@ def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) ->
             return 0
     print_line(console, "Ctrl-C ends it.")
     try:
-        preparation = SamplePreparation(stack, lambda text: print_line(console, text))
         while True:
             stack.check()
-            preparation.poll()
             time.sleep(WATCH_SECONDS)
     except ShutdownRequested:
         print_line(console, "stopping")
@@ -160,8 +116,8 @@ def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) ->
 
 def run_and_report(stack: LocalStack, console: Console) -> None:
     # short calls, one attempt each: dead parts are restarted between calls, not during one
-    with stack.client(CALL_SECONDS, attempts=1) as client, open_display(console) as screen:
-        outcome = run_demo(client, screen, stack.require_all)
+    with stack.client(CALL_SECONDS, attempts=1) as client:
+        outcome = run_demo(client, console, stack.require_all)
     print_report(console, outcome)
     print_line(console, f"Try it on the page: {stack.page_address}")
 

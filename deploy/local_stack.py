@@ -13,23 +13,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Self
 
-import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsError
 
 from api.client import Client
-from api.client.local_service import API_FILE, LOCK_FILE, PAGE_FILE
+from api.client.local_service import API_FILE, LOCK_FILE
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from deploy.process import (
     LOOPBACK,
-    READY_POLL_SECONDS,
     ProcessStack,
-    Restarter,
     Service,
     free_port,
     listening_socket,
-    never,
     responds,
 )
 from lcl_core.common.errors import UserError
@@ -66,7 +62,6 @@ def read_settings(home: Path) -> tuple[ApiSettings, UiSettings, list[str]]:
 
 START_SECONDS = 120.0
 LOCK_SECONDS, LOCK_POLL_SECONDS = 0.5, 0.02  # a client that tests the lock has it for an instant
-ENCODER_SECONDS = 10.0
 RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
 UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
@@ -102,19 +97,16 @@ class LocalStack:
         self,
         home: Path,
         log: Callable[[str], None],
-        hurry: Callable[[], bool] = never,
+        hurry: Callable[[], bool] = lambda: False,
         ports: tuple[int, int] | None = None,
     ) -> None:
         self.home = home.resolve()
-        self.stack = ProcessStack(self.home / "logs", hurry)
+        self.stack = ProcessStack(self.home / "logs", hurry, log)
         self._log = log
-        self._hurry = hurry
         self._ports = ports
-        self._broker: EmbeddedBroker | None = None
         self._lock: IO[str] | None = None
         self._ray_folder: tempfile.TemporaryDirectory[str] | None = None
         self._sockets: list[socket.socket] = []
-        self._restarter = Restarter(log)
         self.api_url = self.page_url = self._page_token = ""
 
     def __enter__(self) -> Self:
@@ -152,19 +144,18 @@ class LocalStack:
         key = ApiSettings(home=self.home).read_admin_key()
         return Client(self.api_url, key, timeout=timeout, attempts=attempts)
 
-    def pids(self) -> dict[str, int | None]:
+    def pids(self) -> dict[str, int]:
         """Process id of each part, by name."""
-        pids: dict[str, int | None] = {child.name: child.process.pid for child in self.stack.children}
-        return pids | ({} if self._broker is None else {self._broker.name: self._broker.pid})
+        return {child.name: child.process.pid for child in self.stack.children}
 
     def check(self) -> None:
         """Restart what has died, and log it. Call it often."""
-        self._restarter.check()
+        self.stack.restart_dead()
 
     def require_all(self) -> None:
         """As ``check``. Raises: UserError ``child_died`` for a part that is not restarted any more."""
-        self._restarter.check()
-        self._restarter.require_all()
+        self.stack.restart_dead()
+        self.stack.require_all()
 
     def _lock_home(self) -> None:
         self._lock = (self.home / LOCK_FILE).open("w")
@@ -180,19 +171,18 @@ class LocalStack:
                 self._lock.close()
                 message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
                 raise UserError(message, code="home_busy") from None
-        self._write_address(API_FILE, "")  # that of an earlier launcher may be another user's by now
+        self._write_address("")  # that of an earlier launcher may be another user's by now
 
-    def _write_address(self, name: str, address: str) -> None:
+    def _write_address(self, address: str) -> None:
         """For clients of this home, which so find the service on whatever port it listens."""
-        write_atomically(self.home / name, f"{address}\n", mode=0o600, durable=False)
+        write_atomically(self.home / API_FILE, f"{address}\n", mode=0o600, durable=False)
 
     def _start(self, settings: ApiSettings, page_settings: UiSettings) -> None:
         api_port, page_port = self._ports or (settings.api_port, page_settings.port)
         api_socket = self._listen("LCL_API_HOST", settings.api_host, api_port)
         page_socket = self._listen("LCL_UI_HOST", page_settings.host, page_port)
         self.api_url, self.page_url = _local_url(api_socket), _local_url(page_socket)
-        self._write_address(PAGE_FILE, self.page_url)
-        self._write_address(API_FILE, self.api_url)
+        self._write_address(self.api_url)
         shared = {
             "LCL_HOME": str(self.home),
             "LCL_DATABASE_URL": settings.resolved_database_url,
@@ -215,14 +205,11 @@ class LocalStack:
         self._wait(f"{self.api_url}/healthz", "the api")
         self._wait(f"{self.page_url}/healthz", "the page")
         self._wait(f"{self.api_url}/readyz", "the worker")
-        self._await_encoders()
-        for part in (*((self._broker,) if self._broker else ()), *self.stack.children):
-            self._restarter.watch(part)
 
     def _start_broker(self) -> str:
-        self._broker = EmbeddedBroker(self.home)
-        self._broker.start()
-        return self._broker.url
+        broker = EmbeddedBroker(self.home)
+        self.stack.add(broker)
+        return broker.url
 
     def _offers(self) -> dict[str, str]:
         """The worker offers no GPU where its torch is built for the CPU, unless the environment says what it offers."""
@@ -268,21 +255,8 @@ class LocalStack:
     def _wait(self, url: str, what: str) -> None:
         self.stack.wait_until(lambda: responds(url, RESPONSE_SECONDS), what, START_SECONDS)
 
-    def _await_encoders(self) -> None:
-        """Wait while the api loads encoders, so that the first search is quick; not for long, since searches wait too.
-
-        Raises: ChildDied.
-        """
-        deadline = time.monotonic() + ENCODER_SECONDS
-        while time.monotonic() < deadline and _loads_encoders(f"{self.api_url}/readyz"):
-            self.stack.check()
-            time.sleep(READY_POLL_SECONDS)
-
     def _stop(self) -> None:
         self.stack.stop()
-        if self._broker:
-            self._broker.stop(self._hurry)
-            self._broker = None
         while self._sockets:
             self._sockets.pop().close()
         if self._ray_folder:
@@ -291,13 +265,6 @@ class LocalStack:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-
-def _loads_encoders(ready_url: str) -> bool:
-    try:
-        return httpx.get(ready_url, timeout=RESPONSE_SECONDS, trust_env=False).json().get("loading", 0) > 0
-    except (httpx.HTTPError, ValueError):  # whether the api responds is not the question here
-        return False
 
 
 def _local_url(listener: socket.socket) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
@@ -55,6 +54,11 @@ def free_port(preferred: int) -> int:
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXIT_POLL_SECONDS = 0.05
+READY_POLL_SECONDS = 0.1
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0  # back-off between a death and the next start, doubled each time
+HEALTHY_SECONDS = 60.0  # a process that lived so long restarts with the first back-off
+MAX_DEATHS = 10  # in a row, none of them after HEALTHY_SECONDS: about four minutes with the back-off
+WRONG_SETTINGS = 2  # exit status of a process whose settings are wrong
 _TAIL_BYTES = 8192
 
 
@@ -65,8 +69,8 @@ class ChildDied(UserError):
         status: exit status, negative for a signal.
     """
 
-    def __init__(self, message: str, status: int, code: str = "child_died") -> None:
-        super().__init__(message, code=code)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, code="child_died")
         self.status = status
 
 
@@ -90,24 +94,47 @@ class Service:
 
 
 class ChildProcess:
-    """A started service in a process group of its own, so that Ctrl-C reaches only the launcher."""
+    """A service in a process group of its own, so that Ctrl-C reaches only the launcher."""
+
+    process: subprocess.Popen[bytes]
 
     def __init__(self, service: Service, logs: Path) -> None:
         self.service = service
+        self.name = service.name
         self.log = logs / f"{service.name}.log"
-        logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.log.exists():
-            self.log.replace(self.log.with_suffix(".log.old"))
-        self.process = self._spawn("wb")
-
-    @property
-    def name(self) -> str:
-        return self.service.name
+        self._starts = self._log_start = 0
 
     def start(self) -> None:
-        """Start the service again, appending to its log. The rest of the earlier process group is killed."""
-        self._kill_group()
-        self.process = self._spawn("ab")
+        """Start the service; again, appending to its log, after the rest of the earlier process group is killed."""
+        if self._starts:
+            self._kill_group()
+        else:
+            self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.log.exists():
+                self.log.replace(self.log.with_suffix(".log.old"))
+        program = [sys.executable if word == "python" else word for word in self.service.command]
+        numbers = {name: listener.fileno() for name, listener in self.service.sockets.items()}
+        with self.log.open("ab", buffering=0) as log:
+            if self._starts:
+                with contextlib.suppress(OSError):  # a full disk must not prevent the start
+                    log.write(f"=== started again, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+            self._log_start = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.pdeathsig", str(os.getpid()), *program],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=PROJECT,
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    **self.service.environment,
+                    **{name: str(number) for name, number in numbers.items()},
+                },
+                pass_fds=tuple(numbers.values()),
+                process_group=0,
+            )
+        self._starts += 1
 
     def abandon(self) -> None:
         """Close the service's sockets, so that connections are refused instead of waiting."""
@@ -133,39 +160,17 @@ class ChildProcess:
 
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
         """SIGTERM, then SIGKILL to the group after the grace period or when ``hurry()`` is true."""
-        if self.process.poll() is None:
+        if self._starts:
+            deadline = time.monotonic() + self.service.grace
             self.process.terminate()
-            wait_for_exit(self.process, self.service.grace, hurry)
-        self._kill_group()
-        self.process.wait()
+            while self.process.poll() is None and time.monotonic() < deadline and not hurry():
+                time.sleep(EXIT_POLL_SECONDS)
+            self._kill_group()
+            self.process.wait()
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # the group is empty
             os.killpg(self.process.pid, signal.SIGKILL)
-
-    def _spawn(self, mode: str) -> subprocess.Popen[bytes]:
-        program = [sys.executable if word == "python" else word for word in self.service.command]
-        numbers = {name: listener.fileno() for name, listener in self.service.sockets.items()}
-        with self.log.open(mode, buffering=0) as log:
-            if mode == "ab":
-                with contextlib.suppress(OSError):  # a full disk must not prevent the start
-                    log.write(f"=== started again, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
-            self._log_start = log.tell()
-            return subprocess.Popen(
-                [sys.executable, "-m", "deploy.pdeathsig", str(os.getpid()), *program],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=PROJECT,
-                env={
-                    **os.environ,
-                    "PYTHONUNBUFFERED": "1",
-                    **self.service.environment,
-                    **{name: str(number) for name, number in numbers.items()},
-                },
-                pass_fds=tuple(numbers.values()),
-                process_group=0,
-            )
 
 
 def describe_exit(status: int) -> str:
@@ -173,37 +178,56 @@ def describe_exit(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def wait_for_exit(process: subprocess.Popen[bytes], seconds: float, hurry: Callable[[], bool]) -> None:
-    """Return when the process has exited, the time is over or ``hurry()`` is true."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline and not hurry():
-        time.sleep(EXIT_POLL_SECONDS)
+def responds(url: str, seconds: float = 5.0) -> bool:
+    """Whether ``url`` responds with 200 within ``seconds``."""
+    try:
+        return httpx.get(url, timeout=seconds, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
-READY_POLL_SECONDS = 0.1
+@dataclass
+class _Restarts:
+    """Deaths of a child in a row, and when it is started again."""
 
-
-def never() -> bool:
-    return False
+    started: float
+    deaths: int = 0
+    next_start: float | None = None  # None: it runs
+    final_error: str = ""  # not empty: it is not started again
 
 
 class ProcessStack:
     """Child processes of one launcher, started in order and stopped in reverse.
 
+    They die with the thread that starts them.
+
     Args:
         logs: folder of their logs.
         hurry: polled while stopping; True skips the rest of the grace period.
+        log: receives one line for each death and each restart, and the error of a child that is not restarted.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, logs: Path, hurry: Callable[[], bool] = never) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        hurry: Callable[[], bool] = lambda: False,
+        log: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.logs = logs
         self.children: list[ChildProcess] = []
-        self._hurry = hurry
+        self._restarts: dict[str, _Restarts] = {}  # by name
+        self._hurry, self._log, self._clock = hurry, log, clock
 
     def start(self, service: Service) -> ChildProcess:
         child = ChildProcess(service, self.logs)
-        self.children.append(child)
+        self.add(child)
         return child
+
+    def add(self, child: ChildProcess) -> None:
+        self.children.append(child)
+        child.start()
 
     def check(self) -> None:
         """Raises: ChildDied for the first child that has exited."""
@@ -219,105 +243,42 @@ class ProcessStack:
                 raise UserError(f"{what} did not come up within {seconds:.0f} s; see {self.logs}", code="not_ready")
             time.sleep(READY_POLL_SECONDS)
 
+    def restart_dead(self) -> None:
+        """Detect deaths and start again what is due, with a growing pause, each child independently. Call it often."""
+        for child in self.children:
+            now = self._clock()
+            state = self._restarts.setdefault(child.name, _Restarts(now))
+            if state.final_error:
+                continue
+            try:
+                if state.next_start is None:
+                    child.check()
+                elif now >= state.next_start:
+                    state.next_start, state.started = None, now
+                    child.start()
+                    self._log(f"{child.name} is started again")
+            except (UserError, OSError) as death:
+                self._after_death(child, state, death, now)
+
+    def require_all(self) -> None:
+        """Raises: UserError ``child_died`` for a child that is not started again."""
+        for state in self._restarts.values():
+            if state.final_error:
+                raise UserError(state.final_error, code="child_died")
+
     def stop(self) -> None:
         while self.children:
             self.children.pop().stop(self._hurry)
 
-
-def responds(url: str, seconds: float = 5.0) -> bool:
-    """Whether ``url`` responds with 200 within ``seconds``."""
-    try:
-        return httpx.get(url, timeout=seconds, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0  # back-off between a death and the next start, doubled each time
-HEALTHY_SECONDS = 60.0  # a process that lived so long restarts with the first back-off
-MAX_DEATHS = 10  # in a row, none of them after HEALTHY_SECONDS: about four minutes with the back-off
-WRONG_SETTINGS = 2  # exit status of a process whose settings are wrong
-
-
-class Restartable(Protocol):
-    """A process that the Restarter checks and starts again."""
-
-    @property
-    def name(self) -> str: ...
-
-    def check(self) -> None:
-        """Raises: ChildDied."""
-
-    def start(self) -> None:
-        """Raises: UserError, OSError."""
-
-    def abandon(self) -> None:
-        """Called when it will not be started again."""
-
-
-@dataclass
-class _RestartState:
-    part: Restartable
-    started: float
-    deaths: int = 0
-    restart_at: float | None = None
-    final_error: str = ""  # not empty: it is not started again
-
-    def died(self, death: ChildDied | UserError | OSError, now: float) -> float | None:
-        """Count a death. Returns: seconds until the next start, None for no restart."""
-        self.deaths = 1 if now - self.started >= HEALTHY_SECONDS else self.deaths + 1
-        if getattr(death, "status", None) == WRONG_SETTINGS or self.deaths >= MAX_DEATHS:
-            return None
-        return min(FIRST_SECONDS * 2 ** (self.deaths - 1), LONGEST_SECONDS)
-
-
-class Restarter:
-    """Restarts processes that have died. Call ``check`` often, from the thread that started them: they die with it.
-
-    Args:
-        log: receives one line for each death and each restart, and the error of a part that is not restarted.
-        clock: monotonic seconds.
-    """
-
-    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._log = log
-        self._clock = clock
-        self._watched: list[_RestartState] = []
-
-    def watch(self, part: Restartable) -> None:
-        """Restart ``part`` when it dies. It has just been started."""
-        self._watched.append(_RestartState(part, self._clock()))
-
-    def check(self) -> None:
-        """Detect deaths and start what is due, each part independently."""
-        for state in self._watched:
-            if not state.final_error:
-                self._check(state)
-
-    def require_all(self) -> None:
-        """Raises: UserError ``child_died`` for a part that is not started again."""
-        for state in self._watched:
-            if state.final_error:
-                raise UserError(state.final_error, code="child_died")
-
-    def _check(self, state: _RestartState) -> None:
-        now = self._clock()
-        try:
-            if state.restart_at is None:
-                state.part.check()
-            elif now >= state.restart_at:
-                state.restart_at, state.started = None, now
-                state.part.start()
-                self._log(f"{state.part.name} is started again")
-        except (UserError, OSError) as death:
-            self._after(state, death, now)
-
-    def _after(self, state: _RestartState, death: UserError | OSError, now: float) -> None:
-        pause = state.died(death, now)
-        if pause is not None:
-            state.restart_at = now + pause
+    def _after_death(self, child: ChildProcess, state: _Restarts, death: UserError | OSError, now: float) -> None:
+        state.deaths = 1 if now - state.started >= HEALTHY_SECONDS else state.deaths + 1
+        wrong_settings = isinstance(death, ChildDied) and death.status == WRONG_SETTINGS
+        if not wrong_settings and state.deaths < MAX_DEATHS:
+            pause = min(FIRST_SECONDS * 2 ** (state.deaths - 1), LONGEST_SECONDS)
+            state.next_start = now + pause
             self._log(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
             return
-        times = "its settings are wrong" if state.deaths < MAX_DEATHS else f"it died {state.deaths} times in a row"
-        state.final_error = f"{state.part.name} is not started again, since {times}: {death}"
-        state.part.abandon()
+        cause = "its settings are wrong" if wrong_settings else f"it died {state.deaths} times in a row"
+        state.final_error = f"{child.name} is not started again, since {cause}: {death}"
+        child.abandon()
         self._log(f"{state.final_error}\nThe other parts go on; mend the cause, then end and start the launcher.")

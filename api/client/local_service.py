@@ -16,7 +16,7 @@ except ImportError:  # not a Unix: no launcher runs there
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_URL = "http://127.0.0.1:8765"
-API_FILE, PAGE_FILE = "api-address", "page-address"  # in the home; empty while the launcher starts
+API_FILE = "api-address"  # in the home; empty while the launcher starts
 LOCK_FILE = "launcher.lock"  # which the launcher of the home has locked
 
 
@@ -26,13 +26,11 @@ class LocalService:
 
     Attributes:
         url: of the api.
-        page_url: of the page; None: not known.
         gets_key: whether the key of the home may be sent there. False while the launcher of the home does not run:
             another user's service may have its port.
     """
 
     url: str
-    page_url: str | None = None
     gets_key: bool = True
 
 
@@ -49,7 +47,7 @@ def local_service() -> LocalService:
         return LocalService(DEFAULT_URL)
     if not url or not _is_locked(home / LOCK_FILE):  # the file is of a launcher that has ended, perhaps by a crash
         return LocalService(DEFAULT_URL, gets_key=False)
-    return LocalService(url, _read(home / PAGE_FILE) or None)
+    return LocalService(url)
 
 
 def stored_key() -> str | None:

@@ -136,8 +136,8 @@ def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> Us
 
 PRIVATE_UMASK = 0o077
 _GROUP_AND_OTHERS = 0o077  # bits of group and others
-_FOLDERS = (".", "logs", "broker")
-_FILES = ("lcl.db*", "key", "page-token", "webhook.key", "launcher.lock", "logs/*", "broker/*")
+_FOLDERS = (".", "logs")
+_FILES = ("lcl.db*", "key", "page-token", "webhook.key", "launcher.lock", "logs/*")
 
 
 def private_umask() -> None:

@@ -59,6 +59,7 @@ class Launched(Signalled):
     def start(self) -> None:
         self._starts += 1
         self._child = ChildProcess(replace(self._service, name=f"{self._service.name}-{self._starts:03}"), self._logs)
+        self._child.start()
         self.process = self._child.process
 
     def stop(self) -> None:
@@ -77,8 +78,7 @@ class Broker:
 
     @property
     def pid(self) -> int:
-        assert self._broker.pid is not None, "it has not been started"
-        return self._broker.pid
+        return self._broker.process.pid
 
     @property
     def alive(self) -> bool:

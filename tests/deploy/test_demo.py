@@ -2,23 +2,20 @@
 
 import io
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from api.client import ApiError, Client
+from api.client import ApiError
 from deploy import demo
 from deploy.demo import (
     DemoResult,
-    LiveDisplay,
-    PlainDisplay,
-    RunFollower,
+    follow_run,
     format_end,
     format_minutes,
     format_progress,
     format_score,
-    open_display,
     print_report,
     result_table,
     run_demo,
@@ -84,15 +81,14 @@ def _no_waiting(monkeypatch):
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
 
 
-def console(terminal=False):
+def console():
     out = io.StringIO()
-    return Console(file=out, force_terminal=terminal, width=160), out
+    return Console(file=out, width=160), out
 
 
 def demonstrate(service):
     on, out = console()
-    with open_display(on) as screen:
-        outcome = run_demo(cast(Client, service), screen, check=lambda: None)
+    outcome = run_demo(service, on, check=lambda: None)
     print_report(on, outcome)
     return outcome, out.getvalue()
 
@@ -125,10 +121,8 @@ def test_a_dead_part_ends_it():
     def check():
         raise UserError("worker was killed by SIGKILL", code="child_died")
 
-    on, _ = console()
-    follow = RunFollower(cast(Client, ScriptedService({})), PlainDisplay(on), check)
     with pytest.raises(UserError, match="worker was killed"):
-        follow("pretrain", {})
+        follow_run(ScriptedService({}), console()[0], check, "pretrain", {})
 
 
 def test_an_api_that_is_being_started_again_is_waited_for():
@@ -151,10 +145,9 @@ def test_an_api_that_is_being_started_again_is_waited_for():
             return super().run(kind)
 
     keys = set()
-    on, _ = console()
     service, checks = Away({}), [0]
-    follow = RunFollower(cast(Client, service), PlainDisplay(on), lambda: checks.append(1))
-    assert follow("pretrain", {})["state"] == "succeeded"
+    run = follow_run(service, console()[0], lambda: checks.append(1), "pretrain", {})
+    assert run["state"] == "succeeded"
     assert len(keys) == 1, "the submission is repeated under one key"
     assert service.calls > 5
     assert sum(checks) > service.calls / 2, "what has died can be started again meanwhile"
@@ -166,9 +159,8 @@ def test_a_refusal_is_not_waited_out(status, code):
         def submit(self, kind, spec, **_):
             raise ApiError(status, code, "no")
 
-    on, _ = console()
     with pytest.raises(ApiError):
-        RunFollower(cast(Client, Refusing({})), PlainDisplay(on), lambda: None)("pretrain", {})
+        follow_run(Refusing({}), console()[0], lambda: None, "pretrain", {})
 
 
 def test_progress_in_words():
@@ -185,21 +177,12 @@ def test_progress_in_words():
     assert format_progress({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
 
 
-def test_plain_lines_are_few():
-    on, out = console()
-    screen = PlainDisplay(on, every=3600)
-    for _ in range(50):
-        screen.update({"state": "running", "kind": "pretrain", "progress": METRICS})
-    screen.finish({"state": "succeeded", "kind": "pretrain", "progress": METRICS})
-    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["step", "succeeded"]
-
-
-def test_the_same_line_is_not_said_twice():
-    on, out = console()
-    screen = PlainDisplay(on, every=0)
-    for state in ("queued", "queued", "running", "running"):
-        screen.update({"state": state, "kind": "index", "progress": None})
-    assert out.getvalue().splitlines() == ["index     waiting for the worker", "index     starting"]
+def test_lines_are_few_and_none_is_said_twice(monkeypatch):
+    lines = demonstrate(ScriptedService({}))[1].splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "succeeded"]
+    monkeypatch.setattr(demo, "LINE_SECONDS", 0.0)
+    lines = demonstrate(ScriptedService({}))[1].splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "step", "succeeded"]
 
 
 def test_the_end_says_how_long_it_took():
@@ -214,15 +197,6 @@ def test_the_table_fits_a_terminal():
     printed = on.file.getvalue()  # type: ignore[attr-defined]
     for cell in ("text → image, R@5", "subgroup, full", "few-shot, top-1", "subgroup, 16 shots"):
         assert cell in printed, "no cell is wrapped"
-
-
-def test_a_terminal_gets_a_bar():
-    on, out = console(terminal=True)
-    with open_display(on) as screen:
-        assert isinstance(screen, LiveDisplay)
-        screen.update({"id": "r", "state": "running", "kind": "pretrain", "progress": METRICS})
-        screen.finish({"id": "r", "state": "succeeded", "kind": "pretrain", "progress": METRICS})
-    assert "step 1,200 of 3,000" in out.getvalue()
 
 
 def test_numbers_and_clocks():

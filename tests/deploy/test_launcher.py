@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from api.client import Client
-from deploy.embedded_redis import EmbeddedBroker
 from deploy.local import main
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT, responds
@@ -46,6 +45,7 @@ def test_it_comes_up_for_a_team(home, monkeypatch):
     ("settings", "said"),
     [
         ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
+        ({"LCL_DATA_ROOTS": "/"}, "LCL_DATA_ROOTS: / opens LCL_HOME"),
         ({"LCL_LEASE_SECONDS": "-1"}, "LCL_LEASE_SECONDS: Input should be greater than 0"),
         ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be at most a quarter of LCL_LEASE_SECONDS (5)"),
         ({"LCL_WORKER_SLOTS": "0"}, "LCL_WORKER_SLOTS: Input should be greater than or equal to 1"),
@@ -115,13 +115,35 @@ def test_a_second_ctrl_c_ends_at_once_what_does_not_listen(home, is_running):
         assert not is_running(worker)
 
 
-def test_a_broker_that_does_not_listen_is_ended_at_once_in_a_hurry(home, is_running):
-    broker = EmbeddedBroker(home)
-    broker.start()
-    pid = broker.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    requested = []
-    broker.stop(hurry=lambda: requested.append(1) is None)
-    assert requested == [1]
-    assert not is_running(pid)
+@pytest.fixture(scope="module")
+def said():
+    return []
+
+
+@pytest.fixture(scope="module")
+def stack(said):
+    with (
+        tempfile.TemporaryDirectory(prefix="lcl-") as folder,
+        LocalStack(Path(folder), said.append, ports=(0, 0)) as stack,
+    ):
+        yield stack
+
+
+def works(stack):
+    stack.check()
+    return responds(f"{stack.api_url}/readyz") and responds(f"{stack.page_url}/healthz")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("part", ["broker", "api", "worker", "ui"])
+def test_a_killed_part_is_started_again_and_queued_runs_go_on(stack, said, part, eventually):
+    before, others = stack.pids(), {name: pid for name, pid in stack.pids().items() if name != part}
+    said.clear()
+    with stack.client() as client:
+        run = client.submit("validate", {"dataset": "sample", "workers": 1})
+        os.kill(before[part], signal.SIGKILL)
+        eventually(lambda: stack.check() or stack.pids()[part] != before[part], f"another process of {part}")
+        eventually(lambda: works(stack), "the service")
+        eventually(lambda: stack.check() or client.run(run["id"])["state"] == "succeeded", "the end of the run")
+    assert {name: pid for name, pid in stack.pids().items() if name != part} == others, "the other parts went on"
+    assert [line.partition(";")[0] for line in said] == [f"{part} was killed by SIGKILL", f"{part} is started again"]

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
-from api.cli.service import page_url
 from api.client import Client, local_service
 from api.core.settings import ApiSettings
 from deploy import local_stack as module
@@ -47,38 +45,10 @@ def launched(home, monkeypatch, ports=(0, 0)):
         yield stack
 
 
-@pytest.mark.parametrize("patience", [30.0, 0.0])
-def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(tmp_path, monkeypatch, patience):
-    """The stand-in of the api reports two loads, then none."""
-    reported = iter([2, 1, 0])
-    polled = []
-
-    def get(url, **_):
-        polled.append(url)
-        return httpx.Response(200, json={"loading": next(reported)})
-
-    monkeypatch.setattr(module, "ENCODER_SECONDS", patience)
-    monkeypatch.setattr(module.httpx, "get", get)
-    house = LocalStack(tmp_path / "home", log=print)
-    house.api_url = "http://api"
-    house._await_encoders()
-    assert polled == (["http://api/readyz"] * 3 if patience else [])
-
-
-def test_the_page_of_a_team_comes_up(tmp_path, monkeypatch):
-    """Its root sends anonymous users to sign in, which is no sign that it is down."""
-    monkeypatch.setenv("LCL_TEAM", "1")
-    monkeypatch.setenv("LCL_ADMIN_KEY", "9f8e7d6c5b4a39281706f5e4d3c2b1a0")
-    with launched(tmp_path / "home", monkeypatch) as stack:
-        assert stack.page_address == stack.page_url
-        answer = httpx.get(stack.page_url, trust_env=False)
-        assert (answer.status_code, answer.headers["location"]) == (303, "login")
-    assert not (tmp_path / "home" / TOKEN_FILE).exists()
-
-
 def test_the_printed_address_opens_the_page_of_one_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
+    monkeypatch.setenv("LCL_API_KEY", "lcl_of.another-service")
     home = tmp_path / "home"
     with launched(home, monkeypatch) as stack, httpx.Client(trust_env=False, follow_redirects=True) as browser:
         token = (home / TOKEN_FILE).read_text(encoding="ascii").strip()
@@ -87,12 +57,16 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path, monkeypatch
         assert browser.get(stack.page_url).status_code == 401
         assert browser.get(stack.page_address).status_code == 200
         assert browser.get(f"{stack.page_url}/config").status_code == 200
+        assert browser.get(f"{stack.page_url}/loading").status_code == 200
+        assert (home / "authorization").read_text() == f"Bearer {(home / 'key').read_text().strip()}"
+        assert stack.key_source == str(home / "key")
         evil = {"host": f"evil.example:{stack.page_url.rpartition(':')[2]}"}
         assert browser.get(stack.page_address, headers=evil).status_code == 403
         logs = "".join(file.read_text() for file in (home / "logs").iterdir())
         assert token not in logs
 
 
+@pytest.mark.extended
 def test_the_parts_do_what_the_settings_say(tmp_path, monkeypatch):
     monkeypatch.delenv("LCL_TEAM", raising=False)
     with listening_socket(0) as one, listening_socket(0, "127.0.0.2") as other:
@@ -123,15 +97,15 @@ def test_a_torch_for_the_cpu_gets_no_gpu(tmp_path, monkeypatch, torch, stated, o
     monkeypatch.delenv("LCL_WORKER_OFFERS", raising=False)
     if stated is not None:
         monkeypatch.setenv("LCL_WORKER_OFFERS", stated)
-    with launched(tmp_path / "home", monkeypatch) as stack:
-        (worker,) = [child.service for child in stack.stack.children if child.name == "worker"]
-        assert worker.environment.get("LCL_WORKER_OFFERS") == offers
+    found = LocalStack(tmp_path / "home", log=print)._offers()
+    assert found.get("LCL_WORKER_OFFERS") == offers
 
 
+@pytest.mark.extended
 def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(tmp_path, monkeypatch):
     """The key of the home goes to the service of the home alone, and to none while that is stopped."""
     monkeypatch.delenv("LCL_TEAM", raising=False)
-    for name in ("LCL_API_URL", "LCL_API_KEY", "LCL_PAGE_URL"):
+    for name in ("LCL_API_URL", "LCL_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     monkeypatch.setenv("LCL_HOME", str(home))
@@ -145,8 +119,7 @@ def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(tmp
                 assert client.base_url == stack.api_url
                 client.send("GET", "/healthz")
             assert (home / "authorization").read_text() == f"Bearer {key}"
-            assert page_url(stack.api_url) == stack.page_url
-            assert {stat.S_IMODE((home / name).stat().st_mode) for name in ("api-address", "page-address")} == {0o600}
+            assert stat.S_IMODE((home / "api-address").stat().st_mode) == 0o600
         assert not local_service.local_service().gets_key, "its port may be another user's by now"
 
 
@@ -158,21 +131,6 @@ def test_an_address_that_is_not_of_this_machine_is_refused_with_its_setting(tmp_
     refused = pytest.raises(UserError, match=f"^{setting}: this machine cannot listen on '{re.escape(host)}'; name")
     with refused, LocalStack(tmp_path / "home", log=print, ports=(0, 0)):
         pytest.fail("it was started")
-
-
-@pytest.mark.parametrize("admin_key", ["9f8e7d6c5b4a39281706f5e4d3c2b1a0", ""])
-def test_the_page_of_one_machine_has_the_key_of_its_service(tmp_path, monkeypatch, admin_key):
-    """Neither the key of another service, which the shell has, nor one of the home that ``LCL_ADMIN_KEY`` replaces."""
-    monkeypatch.delenv("LCL_TEAM", raising=False)
-    monkeypatch.setenv("LCL_API_KEY", "lcl_of.another-service")
-    monkeypatch.setenv("LCL_ADMIN_KEY", admin_key)
-    home = tmp_path / "home"
-    stored = ApiSettings(home=home, admin_key=SecretStr("")).read_admin_key()
-    with launched(home, monkeypatch) as stack, httpx.Client(trust_env=False, follow_redirects=True) as browser:
-        browser.get(stack.page_address)
-        assert browser.get(f"{stack.page_url}/loading").status_code == 200
-        assert (home / "authorization").read_text() == f"Bearer {admin_key or stored}"
-        assert stack.key_source == ("LCL_ADMIN_KEY" if admin_key else str(home / "key"))
 
 
 @pytest.mark.parametrize(

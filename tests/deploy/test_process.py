@@ -1,21 +1,30 @@
-"""Children of the launcher end when they are told to, and never outlive it."""
+"""Children of the launcher: they end when they are told to, never outlive it, and are started again."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from deploy.process import PROJECT, ChildDied, ChildProcess, Service
-
-Until = Callable[[Callable[[], object], str], None]
-IsRunning = Callable[[int], bool]
+from deploy.process import (
+    HEALTHY_SECONDS,
+    MAX_DEATHS,
+    PROJECT,
+    ChildDied,
+    ChildProcess,
+    ProcessStack,
+    Service,
+    listening_socket,
+)
+from lcl_core.common.errors import UserError
 
 OBEDIENT = """
-import pathlib, signal, sys
+import signal, sys
 def leave(*_):
-    pathlib.Path(sys.argv[1]).write_text("told")
+    with open(sys.argv[2], "a") as file:
+        file.write(sys.argv[1] + "\\n")
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
 print("ready", flush=True)
@@ -28,64 +37,76 @@ grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60
 print(grandchild.pid, flush=True)
 signal.pause()
 """
+LISTENER = """
+import os, signal, socket
+listener = socket.socket(fileno=int(os.environ["PART_SOCKET"]))
+print("ready", flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
+"""
 
 
 @pytest.fixture
 def start(tmp_path):
     started = []
 
-    def begin(code, *arguments, grace=10.0):
-        child = ChildProcess(Service("part", ("python", "-c", code, *arguments), grace=grace), tmp_path / "logs")
+    def begin(code, *arguments, **service):
+        child = ChildProcess(Service("part", ("python", "-c", code, *arguments), **service), tmp_path / "logs")
+        child.start()
         started.append(child)
         return child
 
     yield begin
     for child in started:
-        child.process.kill()
-        child.process.wait()
+        child.stop(hurry=lambda: True)
 
 
-def test_a_child_is_reported_before_it_is_ended(start, tmp_path, until):
-    child = start(OBEDIENT, str(tmp_path / "told"))
-    until(lambda: "ready" in child.log_tail(), "the child's first line")
-    child.check()
-    child.stop()
-    assert child.process.returncode == 0
-    assert (tmp_path / "told").read_text(encoding="utf-8") == "told"
+@pytest.fixture
+def stack(tmp_path):
+    made = ProcessStack(tmp_path / "logs")
+    yield made
+    made.stop()
 
 
-def test_a_stubborn_child_goes_with_its_family(start, until, is_running):
-    child = start(STUBBORN, grace=0.2)
+def test_children_are_told_to_end_the_last_started_first(stack, tmp_path, until):
+    order = tmp_path / "order"
+    for name in ("api", "worker", "ui"):
+        child = stack.start(Service(name, ("python", "-c", OBEDIENT, name, str(order))))
+        until(child.log_tail, f"{name} to be ready")
+    stack.check()
+    stack.stop()
+    assert order.read_text(encoding="utf-8").split() == ["ui", "worker", "api"]
+    assert not stack.children
+
+
+@pytest.mark.parametrize(("grace", "hurry"), [(0.2, False), (3600, True)])
+def test_a_stubborn_child_goes_with_its_family(start, until, is_running, grace, hurry):
+    child = start(STUBBORN, grace=grace)
     until(child.log_tail, "the grandchild's number")
     grandchild = int(child.log_tail())
     assert is_running(grandchild)
-    child.stop()
+    child.stop(hurry=lambda: hurry)
     assert child.process.returncode == -signal.SIGKILL
     until(lambda: not is_running(grandchild), "the grandchild's end")
 
 
-def test_hurry_skips_the_grace(start, until):
-    child = start(STUBBORN, grace=3600)
-    until(child.log_tail, "the child's first line")
-    child.stop(hurry=lambda: True)
-    assert child.process.returncode == -signal.SIGKILL
-
-
-def test_a_dead_child_is_reported_with_its_last_words(start):
-    child = start("import sys; sys.exit('port 1 is taken')")
-    child.process.wait()
-    with pytest.raises(ChildDied, match=r"part ended with status 1; its log is .*part\.log and ends:\n.*port 1 is"):
-        child.check()
-
-
-def test_a_killed_child_is_reported_with_the_signal(start, until):
+def test_a_death_is_reported_with_the_signal_or_the_last_words(start, stack, until):
     child = start(STUBBORN)
     until(child.log_tail, "the child's first line")
     child.process.kill()
     child.process.wait()
     with pytest.raises(ChildDied, match="was killed by SIGKILL"):
         child.check()
-    child.stop()  # and the grandchild goes too
+    stack.start(Service("api", ("python", "-c", "raise SystemExit('no database')")))
+    with pytest.raises(ChildDied, match=r"api ended with status 1; its log is .*api\.log and ends:\n.*no database"):
+        stack.wait_until(lambda: False, "the api", seconds=60)
+
+
+def test_waiting_ends_with_the_time(stack):
+    with pytest.raises(UserError, match="the api did not come up within 0 s"):
+        stack.wait_until(lambda: False, "the api", seconds=0)
 
 
 def test_the_last_log_is_kept(start):
@@ -102,24 +123,137 @@ def test_a_child_dies_with_a_killed_launcher(tmp_path, until, is_running):
         "from deploy.process import ChildProcess, Service\n"
         "part = Service('part', ('python', '-c', 'import time; time.sleep(600)'))\n"
         "child = ChildProcess(part, pathlib.Path(sys.argv[1]))\n"
+        "child.start()\n"
         "print(child.process.pid, flush=True)\n"
         "signal.pause()\n"
     )
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    )
-    with launcher:
-        assert launcher.stdout is not None
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as launcher:
         pid = int(launcher.stdout.readline())
         assert is_running(pid)
         launcher.kill()
     until(lambda: not is_running(pid), "the child's end after its parent's")
 
 
-def test_a_tether_to_a_dead_parent_starts_nothing(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    made = tmp_path / "made"
-    command = [sys.executable, "-m", "deploy.pdeathsig", str(gone.pid), "touch", str(made)]
-    assert subprocess.run(command, cwd=PROJECT, check=False).returncode == 1
-    assert not made.exists()
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Mortal:
+    """A child that is dead or alive as the test says."""
+
+    def __init__(self, name="api"):
+        self.name, self.alive, self.startable, self.status, self.starts, self.given_up = name, True, True, 1, -1, False
+
+    def check(self):
+        if not self.alive:
+            message = f"{self.name} ended with status {self.status}; its log is x and ends:\n    why"
+            raise ChildDied(message, self.status)
+
+    def start(self):
+        if not self.startable:
+            raise UserError(f"{self.name} does not answer", code="broker_died")
+        self.starts += 1
+        self.alive = True
+
+    def abandon(self):
+        self.given_up = True
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """A stack of two such children, its log, and its clock."""
+    said, clock = [], Clock()
+    stack = ProcessStack(tmp_path, log=said.append, clock=clock)
+    for name in ("api", "worker"):
+        stack.add(Mortal(name))
+    return stack, said, clock
+
+
+def pauses(stack, part, clock, deaths, lived=0.0):
+    """Let it die so often, as soon as it is up; the seconds until each restart."""
+    found = []
+    stack.restart_dead()
+    for _ in range(deaths):
+        clock.now += lived
+        part.alive, died_at, starts = False, clock.now, part.starts
+        stack.restart_dead()
+        while part.starts == starts and not part.given_up:
+            clock.now += 0.5
+            stack.restart_dead()
+        found.append(clock.now - died_at)
+    return found
+
+
+def test_the_pauses_grow_up_to_a_bound_and_a_healthy_time_makes_them_short_again(watched):
+    stack, _, clock = watched
+    part = stack.children[0]
+    assert pauses(stack, part, clock, 8) == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert pauses(stack, part, clock, 3 * MAX_DEATHS, lived=HEALTHY_SECONDS) == [1] * (3 * MAX_DEATHS)
+    stack.require_all()
+
+
+def test_it_is_given_up_with_its_last_words_and_the_others_go_on(watched):
+    stack, said, clock = watched
+    part, other = stack.children
+    pauses(stack, part, clock, MAX_DEATHS)
+    assert (part.given_up, part.starts) == (True, MAX_DEATHS - 1)
+    assert said[-1].startswith(f"api is not started again, since it died {MAX_DEATHS} times in a row: api ended with")
+    assert "    why" in said[-1]
+    with pytest.raises(UserError, match="api is not started again"):
+        stack.require_all()
+    pauses(stack, other, clock, 1)
+    assert other.starts == 1
+
+
+def test_wrong_settings_are_not_tried_twice_and_a_failed_start_counts_as_a_death(watched):
+    stack, said, clock = watched
+    part, other = stack.children
+    part.alive, part.status = False, 2
+    stack.restart_dead()
+    assert (part.given_up, part.starts) == (True, 0)
+    assert said.pop().startswith("api is not started again, since its settings are wrong: api ended with status 2")
+    other.alive = other.startable = False
+    for _ in range(1000):
+        clock.now += 1
+        stack.restart_dead()
+    assert (other.given_up, len(said)) == (True, MAX_DEATHS)
+    assert said[1] == "worker does not answer; starting it again in 2 s"
+
+
+def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(start, until):
+    with listening_socket(0) as listener, listening_socket(listener.getsockname()[1]) as other:
+        assert other.getsockname()[1] != listener.getsockname()[1], "a taken port is replaced"
+        child = start(LISTENER, sockets={"PART_SOCKET": listener})
+        first = child.process.pid
+        with socket.create_connection(listener.getsockname(), timeout=60) as connection:
+            assert int(connection.recv(20)) == first
+        os.kill(first, signal.SIGKILL)
+        until(lambda: child.process.poll() is not None, "its end")
+        with socket.create_connection(listener.getsockname(), timeout=60) as early:  # while nobody is there
+            child.start()
+            assert int(early.recv(20)) == child.process.pid != first
+        until(lambda: "ready" in child.log_tail(), "the successor's first line")
+        assert "=== started again" in child.log.read_text(encoding="utf-8")
+        assert "started again" not in child.log_tail(), "the last words are the successor's own"
+        child.abandon()
+        child.process.wait(60)
+        assert listener.fileno() == -1, "who connects is refused"
+
+
+def test_what_a_dead_child_left_behind_goes_before_its_successor_starts(start, until, is_running):
+    code = f"""
+import subprocess
+left = subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(600)"])
+print(left.pid, flush=True)
+"""
+    child = start(code)
+    until(lambda: child.process.poll() is not None, "its end")
+    left = int(child.log_tail())
+    assert is_running(left)
+    child.start()
+    until(lambda: not is_running(left), "the end of what was left")

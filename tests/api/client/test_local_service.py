@@ -5,7 +5,7 @@ import fcntl
 import pytest
 
 from api.client import Client
-from api.client.local_service import API_FILE, DEFAULT_URL, LOCK_FILE, PAGE_FILE, LocalService, local_service
+from api.client.local_service import API_FILE, DEFAULT_URL, LOCK_FILE, LocalService, local_service
 from tests.api.scripted_server import FINE, scripted_server
 
 
@@ -42,15 +42,13 @@ def sent_key(server, url=None):
 
 
 def test_a_home_that_no_launcher_has_used_is_served_at_the_usual_port(home):
-    assert local_service() == LocalService(DEFAULT_URL, None, gets_key=True)
+    assert local_service() == LocalService(DEFAULT_URL, gets_key=True)
 
 
 @pytest.mark.usefixtures("launcher")
 def test_the_address_of_the_running_launcher_is_called_with_the_key_of_the_home(home, server):
     (home / API_FILE).write_text(f"{server.url}\n")
-    (home / PAGE_FILE).write_text("http://127.0.0.1:1\n")
     assert sent_key(server) == "Bearer from-file"
-    assert local_service().page_url == "http://127.0.0.1:1"
 
 
 @pytest.mark.usefixtures("launcher")

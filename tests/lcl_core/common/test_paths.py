@@ -191,7 +191,7 @@ def test_a_new_home_is_private(tmp_path: Path) -> None:
 
 
 def test_an_open_home_is_closed_with_its_database_and_logs(tmp_path: Path) -> None:
-    for name in ("lcl.db", "lcl.db-wal", "lcl.db-shm", "key", "logs/api.log", "broker/broker.log"):
+    for name in ("lcl.db", "lcl.db-wal", "lcl.db-shm", "key", "logs/api.log"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True, mode=0o755)
         file.touch()
