@@ -11,7 +11,6 @@ from api.core.settings import ApiSettings
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.settings import Settings
 from lcl_core.common.threads import WAIT_VARIABLES
-from ui.event_files import MAX_EVENT_BYTES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -39,10 +38,6 @@ COMPOSE = read("docker-compose.yml")
 SERVICES = COMPOSE["services"]
 
 
-def test_these_are_the_services():
-    assert set(SERVICES) == set(EVERYBODY)
-
-
 @pytest.mark.parametrize("secret", SECRETS)
 def test_no_start_without_secrets(secret):
     """Every mention refuses an empty value, directly or because one in the same file does; none has a default."""
@@ -68,16 +63,6 @@ def test_the_example_names_every_secret_and_fills_none():
     assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
     used = set(re.findall(r"\$\{(\w+)", compose_files()))
     assert set(given) == used
-
-
-def test_the_example_replaces_no_default_of_an_override():
-    """A value in it would hold in every file, so the override's own default would never apply."""
-    defaults = {}
-    for name, default in re.findall(r"\$\{(\w+):-([^}]*)\}", compose_files()):
-        defaults.setdefault(name, set()).add(default)
-    given = example()
-    assert len(defaults["LCL_SHM_SIZE"]) == 2
-    assert [name for name, several in defaults.items() if len(several) > 1 and given.get(name)] == []
 
 
 def variables_of(name):
@@ -149,20 +134,6 @@ def megabytes(limit):
     return int(found[1]) * {"m": 1, "g": 1024}[found[2]]
 
 
-def test_the_worker_yields_first():
-    shares = {name: SERVICES[name]["cpu_shares"] for name in EVERYBODY}
-    assert shares["worker"] == min(shares.values())
-    assert shares["gateway"] == shares["postgres"] == shares["redis"] == max(shares.values())
-
-
-def test_the_broker_refuses_more_before_it_is_killed():
-    given = re.search(r"maxmemory (\d+)mb", SERVICES["redis"]["command"][-1])
-    assert given
-    assert int(given[1]) * 2 <= megabytes(SERVICES["redis"]["mem_limit"]), (
-        "buffers of clients and fragments come on top"
-    )
-
-
 @pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
 def test_nobody_has_privileges(name):
     service = {**SERVICES, **MONITORING}[name]
@@ -174,45 +145,6 @@ def test_nobody_has_privileges(name):
     assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
 
 
-def test_files_that_a_setting_adds_are_there():
-    """``COMPOSE_FILE`` of the documentation, of the example and of the files' own heads."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docker-compose*.yml"), ROOT / ".env.example"]
-    named = {
-        name for page in pages for name in re.findall(r"COMPOSE_FILE=([\w.:-]+)", page.read_text(encoding="utf-8"))
-    }
-    found = {file for files in named for file in files.split(":")}
-    assert {"docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS)} == found
-    assert all((ROOT / file).is_file() for file in found)
-
-
-@pytest.mark.parametrize("name", ["api", "worker"])
-def test_who_migrates_a_large_database_is_not_unhealthy(name):
-    assert SERVICES[name]["healthcheck"]["start_period"] == "30m"
-
-
-def test_the_number_of_workers_and_the_connections_for_them_are_settings():
-    """A number by ``--scale`` ends with the next command without it."""
-    assert SERVICES["worker"]["scale"] == "${LCL_WORKERS:-1}"
-    (given,) = [each for each in SERVICES["postgres"]["command"] if each.startswith("max_connections=")]
-    most = re.fullmatch(r"max_connections=\$\{LCL_POSTGRES_CONNECTIONS:-(\d+)\}", given)
-    assert most
-    assert int(most[1]) >= 46 * 5, "an api and four workers"
-
-
-@pytest.mark.parametrize("name", EVERYBODY)
-def test_everybody_tells_its_health(name):
-    assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
-    for needed, how in SERVICES[name].get("depends_on", {}).items():
-        assert how == {"condition": "service_healthy"}, needed
-
-
-def test_data_lives_in_named_volumes():
-    for volume in (volume for name in ("api", "worker", "postgres") for volume in SERVICES[name]["volumes"]):
-        assert volume.split(":")[0] in COMPOSE["volumes"] or volume.startswith("${LCL_DATA:-corpora}:"), volume
-    assert "volumes" not in SERVICES["ui"], "the page reaches data through the api alone"
-    assert all("home:/var/lib/lcl" in SERVICES[name]["volumes"] for name in ("api", "worker"))
-
-
 def test_the_broker_writes_nothing_and_shows_no_password():
     """A full disk does not end it; what it has is lost with it, as that of the embedded broker."""
     command = SERVICES["redis"]["command"][-1]
@@ -220,18 +152,6 @@ def test_the_broker_writes_nothing_and_shows_no_password():
         assert line in command
     assert "volumes" not in SERVICES["redis"]
     assert "redis-server -" in command, "options come by standard input"
-
-
-def test_one_image_is_built_once():
-    assert [name for name, service in SERVICES.items() if "build" in service] == ["api"]
-    assert len({SERVICES[name]["image"] for name in OWN}) == 1
-
-
-def test_gpus_are_an_override():
-    assert "devices" not in str(COMPOSE)
-    for name, service in read("docker-compose.gpu.yml")["services"].items():
-        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"]), name
 
 
 def test_a_way_out_to_storage_is_an_override():
@@ -245,105 +165,11 @@ def test_a_way_out_to_storage_is_an_override():
     assert all(f"${{{secret}:?" in text for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 
 
-def test_a_way_out_to_webhooks_is_an_override_of_the_worker():
-    services = read("docker-compose.webhooks.yml")["services"]
-    assert {name: service.get("networks") for name, service in services.items()} == {
-        "api": None,
-        "worker": ["inside", "outside"],
-    }
-    for service in services.values():
-        (variable,) = service["environment"]
-        assert variable.removeprefix("LCL_").lower() in Settings.model_fields
-
-
-def test_figures_are_an_override_and_grafana_has_a_password():
-    assert set(MONITORING) == {"prometheus", "grafana"}
-    assert "ports" not in MONITORING["prometheus"]
-    assert MONITORING["grafana"]["ports"] == ["127.0.0.1:${LCL_GRAFANA_PORT:-3000}:3000"]
-    assert MONITORING["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
-    assert all(service["healthcheck"]["test"][0] == "CMD" for service in MONITORING.values())
-
-
-def test_the_image_has_no_root_and_installs_from_the_lock():
-    lines = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    assert not lines[0].startswith("# syntax=")
-    last_user = [line for line in lines if line.startswith("USER")][-1]
-    assert last_user == "USER lcl"
-    assert next(line for line in lines if line.startswith("COPY --from=")).split()[1:] == [
-        "--from=docs", "/build/site", "/usr/local/share/lcl/docs",
-    ]  # fmt: skip
-    assert "    LCL_DOCS_DIR=/usr/local/share/lcl/docs \\" in lines
-    assert any("requirements/docs.lock" in line and "--require-hashes" in line for line in lines)
-    locked = next(i for i, line in enumerate(lines) if "--requirement /build/requirements/service.lock" in line)
-    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[locked].split())
-    extras = next(i for i, line in enumerate(lines) if "--requirement requirements/chosen.lock" in line)
-    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[extras].split())
-    assert 'scripts.locked_extras "$LCL_EXTRAS" > requirements/chosen.lock' in lines[extras - 1]
-    project = next(i for i, line in enumerate(lines) if '"/build[service${LCL_EXTRAS:+,$LCL_EXTRAS}]"' in line)
-    source = next(i for i, line in enumerate(lines) if "target=/source" in line and "pip install" in line)
-    assert locked < extras < project < source, "the libraries' layers do not depend on the source"
-    installing = [line for line in lines if "pip install" in line]
-    assert len(installing) == 5, "the documentation's tools, libraries, extras, the project without and with its source"
-    assert all("--require-hashes" in line or "--no-build-isolation" in line for line in installing), "setuptools too"
-    assert any("pip check" in line for line in lines)
-
-
-def test_what_builds_the_image_comes_from_env():
-    build = SERVICES["api"]["build"]
-    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    example = (ROOT / ".env.example").read_text(encoding="utf-8")
-    assert set(build["args"]) == set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE))
-    for argument in build["args"]:
-        assert f"\n# {argument}=\n" in example, "with an empty value compose would pass an empty one on"
-
-
-def test_the_builder_sees_only_what_the_image_needs():
-    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert "*" in lines
-    assert {line[1:] for line in lines if line.startswith("!")} == {
-        "pyproject.toml", "requirements/service.lock", "requirements/extras.lock", "README.md", "LICENSE", "NOTICE",
-        "api", "workers", "lcl_core", "ui",
-        # what the documentation site is built from
-        "requirements/docs.lock", "docs", "scripts",
-        "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md",
-    }  # fmt: skip
-
-
-def test_the_gateway_passes_on_that_tls_was_spoken():
-    text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    assert "proxy_set_header X-Forwarded-Proto $outer_scheme;" in text
-    assert re.search(r"map \$http_x_forwarded_proto \$outer_scheme \{\s*default \$scheme;\s*https\s+https;", text)
-
-
 def test_the_gateway_hides_the_measurements():
     text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     assert re.search(r"location = /metrics \{\s*return 404;", text)
     for door in ("/v1/", "healthz|readyz"):
         assert re.search(rf"location [^{{]*{re.escape(door)}[^}}]*\$api;", text), door
-
-
-def test_the_gateway_bounds_what_an_anonymous_user_takes():
-    """What these lines do is tried in test_gateway.py, where nginx is installed."""
-    text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    everywhere, _, server = text.partition("server {")
-    for line in ("limit_conn address 256;", "limit_conn everybody 2048;", "client_header_timeout 15s;",
-                 "client_body_timeout 20s;", "send_timeout 30s;", "proxy_max_temp_file_size 0;"):  # fmt: skip
-        assert line in everywhere, line
-    doors = re.findall(r"location ([^{]+) \{([^}]*)\}", server)
-    for name, said in doors:
-        if "proxy_pass" in said:
-            assert "limit_req zone=" in said, name
-        if "limit_conn" in said:
-            repeated = ("limit_conn address 256;", "limit_conn everybody 2048;")
-            assert all(line in said for line in repeated), f"{name} has lost the limits from above"
-    sizes = {name: re.findall(r"client_max_body_size (\w+);", said) for name, said in doors}
-    assert sizes["/"] == ["1m"]
-    assert sizes["= /gradio_api/run/predict"] == [f"{MAX_EVENT_BYTES // 2**20}m"]
-    assert sizes["= /gradio_api/upload"] == [UiSettings.model_fields["max_upload"].default.removesuffix("b")]
-    assert sizes["/v1/"] == [], "as everywhere: 2m"
-    assert [name for name, size in sizes.items() if size == ["64m"]] == [
-        "~ ^/v1/(embeddings|captions|continuations|attention|encoders|collections)(/|$)"
-    ]
 
 
 def test_every_image_has_a_version_and_a_digest():

@@ -10,16 +10,10 @@ from rich.console import Console
 from api.client import ApiError
 from deploy import demo
 from deploy.demo import (
-    DemoResult,
     follow_run,
-    format_end,
-    format_minutes,
-    format_progress,
-    format_score,
     print_report,
     result_table,
     run_demo,
-    summary_lines,
 )
 from lcl_core.common.errors import UserError
 
@@ -163,20 +157,6 @@ def test_a_refusal_is_not_waited_out(status, code):
         follow_run(Refusing({}), console()[0], lambda: None, "pretrain", {})
 
 
-def test_progress_in_words():
-    run = {"state": "running", "kind": "pretrain", "progress": METRICS}
-    assert (
-        format_progress(run)
-        == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
-    )
-    measured = {"state": "running", "progress": {"step": 5, "held_out.retrieval_r5": 0.3125}}
-    assert format_progress(measured) == "step 5 · held-out recall at 5 0.312"
-    assert format_progress({"state": "queued", "progress": None}) == "waiting for the worker"
-    assert format_progress({"state": "running", "progress": {}}) == "starting"
-    phase = {"step": 0, "total_steps": 10, "phase": "preparing"}
-    assert format_progress({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
-
-
 def test_lines_are_few_and_none_is_said_twice(monkeypatch):
     lines = demonstrate(ScriptedService({}))[1].splitlines()
     assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "succeeded"]
@@ -185,22 +165,9 @@ def test_lines_are_few_and_none_is_said_twice(monkeypatch):
     assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "step", "succeeded"]
 
 
-def test_the_end_says_how_long_it_took():
-    times = {"started_at": "2026-01-01T10:00:00Z", "finished_at": "2026-01-01T10:03:27.5Z"}
-    assert format_end({"state": "failed", "progress": None, **times}) == "failed in 3:28"
-    assert format_end({"state": "cancelled", "progress": None, "started_at": None}) == "cancelled"
-
-
 def test_the_table_fits_a_terminal():
     on = Console(file=io.StringIO(), width=80)
     on.print(result_table(RESULTS["evaluate"]))
     printed = on.file.getvalue()  # type: ignore[attr-defined]
     for cell in ("text → image, R@5", "subgroup, full", "few-shot, top-1", "subgroup, 16 shots"):
         assert cell in printed, "no cell is wrapped"
-
-
-def test_numbers_and_clocks():
-    assert [format_score(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
-    assert [format_minutes(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
-    outcome = DemoResult({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})
-    assert summary_lines(outcome)[1] == "Collection 'sample' holds 5,900 images and 5,900 texts."

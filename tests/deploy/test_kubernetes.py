@@ -3,8 +3,7 @@
 import re
 import shutil
 import subprocess
-from ipaddress import ip_network
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
@@ -12,9 +11,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from api.client.inference import ENCODER_SECONDS
 from api.core.settings import ApiSettings
-from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES
 from lcl_core.common.settings import Settings
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
@@ -79,12 +76,6 @@ def test_an_object_is_valid(found, version):
     kubernetes_validate.validate(found, version, strict=True)
 
 
-def test_a_wrong_field_would_be_seen():
-    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
-
-
 def test_every_file_is_applied_and_nothing_twice():
     assert {file.name for file in (FOLDER / "base").iterdir()} == {*BASE["resources"], "kustomization.yaml"}
     assert (KUSTOMIZE["resources"], KUSTOMIZE["components"]) == (["base"], []), "each cluster chooses its components"
@@ -111,23 +102,6 @@ def test_nobody_has_privileges(name):
     assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
-@pytest.mark.parametrize("name", PODS)
-def test_no_setting_comes_from_the_cluster_itself(name):
-    """Kubernetes would otherwise put addresses of services into variables, some of which look like settings."""
-    assert PODS[name]["spec"]["enableServiceLinks"] is False
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_a_pod_asks_for_what_it_needs(name):
-    only = container(name)
-    assert {"cpu", "memory", "ephemeral-storage"} <= set(only["resources"]["requests"])
-    assert {"memory", "ephemeral-storage"} <= set(only["resources"]["limits"])
-    if name != "migrate":
-        assert {"startupProbe", "readinessProbe"} <= set(only)
-    assert ("livenessProbe" in only) is (name in ("api", "ui")), "a worker's probes ask the database"
-    assert only["image"] == KUSTOMIZE["images"][0]["name"]
-
-
 def gibibytes(quantity):
     return int(quantity[:-2]) / {"Gi": 1, "Mi": 1024}[quantity[-2:]]
 
@@ -145,41 +119,11 @@ def test_a_pod_cannot_fill_its_node(name):
     assert in_memory < gibibytes(limits["memory"])
 
 
-@pytest.mark.parametrize("name", ["api", "worker"])
-def test_data_from_urls_is_cached_in_a_volume_that_holds_what_its_bounds_allow(name):
-    """Ranges, files of corpora behind URLs, and half of that again for indexes and files in use."""
-    (mount,) = [each for each in container(name)["volumeMounts"] if each["mountPath"] == NODE_CACHE]
-    assert values_of(name)["LCL_DATA_CACHE"] == mount["mountPath"]
-    (cache,) = [each["emptyDir"] for each in PODS[name]["spec"]["volumes"] if each["name"] == mount["name"]]
-    assert "LCL_DATA_CACHE_BYTES" not in values_of(name)
-    assert gibibytes(cache["sizeLimit"]) * 2**30 >= 3 * DEFAULT_DATA_CACHE_BYTES
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_nothing_is_mounted_inside_a_claim(name):
-    """The runtime would make the folder in the claim, as root, and its siblings could not be made by the process."""
-    claims = {each["name"] for each in PODS[name]["spec"]["volumes"] if "persistentVolumeClaim" in each}
-    paths = {PurePosixPath(each["mountPath"]): each["name"] for each in container(name)["volumeMounts"]}
-    assert not [path for path in paths if any(paths.get(parent) in claims for parent in path.parents)]
-
-
-@pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_pod_that_migrates_a_large_database_is_not_killed(name):
-    probe = container(name)["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= 30 * 60
-
-
 def stop_seconds(service):
     """Between SIGTERM and SIGKILL in compose, where ``.env`` says nothing else."""
     default = re.fullmatch(r"(?:\$\{LCL_\w+:-)?(\d+)\}?s", service.get("stop_grace_period", "10s"))
     assert default
     return int(default[1])
-
-
-def test_a_worker_has_the_time_that_it_needs_to_stop():
-    needed = WorkerSettings(checkpoints="store", artifacts="s3://bucket/lcl").worker_stop_seconds
-    assert stop_seconds(COMPOSE["worker"]) >= needed
-    assert PODS["worker"]["spec"]["terminationGracePeriodSeconds"] >= needed
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
@@ -207,16 +151,6 @@ def test_a_variable_is_one_that_the_process_reads(name):
     )
 
 
-@pytest.mark.parametrize("name", PODS)
-def test_a_setting_of_ones_own_replaces_every_default(name):
-    """``env`` counts before ``envFrom``, in which the later map counts."""
-    fixed = {each["name"] for each in container(name)["env"] if "value" in each}
-    assert fixed == ({"LCL_API_URL"} if name == "ui" else set()), "addresses alone"
-    kind = "lcl-page" if name == "ui" else "lcl"
-    own = {"name": f"{kind}-settings", "optional": True}
-    assert maps_of(name) == [{"name": f"{kind}-defaults"}, own], "what .env may give to compose"
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name):
     read = {field for field, facts in SETTINGS[name].model_fields.items() if facts.annotation is SecretStr}
@@ -228,24 +162,6 @@ def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name):
     for variable, reference in references.items():
         expected = {"name": "lcl-secrets", "key": variable} | ({} if variable in needed else {"optional": True})
         assert reference == expected
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_who_reads_corpora_may_be_given_the_credentials_of_object_storage(name):
-    found = [each["secretRef"] for each in container(name)["envFrom"] if "secretRef" in each]
-    assert found == ([{"name": "lcl-storage", "optional": True}] if name in ("api", "worker") else [])
-
-
-def test_the_page_gets_nothing_that_the_api_gets():
-    assert not secrets_of("ui")
-    assert not [each for each in container("ui")["envFrom"] if each in container("api")["envFrom"]]
-
-
-def test_roots_mean_what_they_mean_with_compose():
-    for name in ("api", "worker"):
-        given = values_of(name)["LCL_DATA_ROOTS"]
-        assert given == COMPOSE[name]["environment"]["LCL_DATA_ROOTS"]
-        assert Settings(data_roots=given).data_roots == [Path("/data")]  # type: ignore[arg-type]
 
 
 def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none():
@@ -260,86 +176,6 @@ def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none():
     assert broker.scheme == "rediss"
     assert parse_qs(broker.query) == {"ssl_cert_reqs": ["required"], "ssl_ca_certs": [f"{AUTHORITY}/ca.crt"]}
     assert not of_kind("Secret"), "no secret lies among the manifests"
-
-
-@pytest.mark.parametrize("name", ["api", "worker", "migrate"])
-def test_who_checks_certificates_is_given_the_authoritys(name):
-    """Optional: a server whose certificate a public authority signed needs none."""
-    mounts = {mount["name"]: mount for mount in container(name)["volumeMounts"]}
-    assert mounts["ca"] == {"name": "ca", "mountPath": AUTHORITY, "readOnly": True}
-    (volume,) = [volume for volume in PODS[name]["spec"]["volumes"] if volume["name"] == "ca"]
-    assert volume["secret"] == {"secretName": "lcl-ca", "optional": True}
-
-
-def test_services_lead_to_their_pods():
-    for name, service in of_kind("Service").items():
-        assert service["selector"].items() <= PODS[name]["metadata"]["labels"].items()
-        (port,) = service["ports"]
-        (listens,) = container(name)["ports"]
-        assert port["targetPort"] == listens["name"]
-        assert port["port"] == listens["containerPort"]
-    assert of_kind("Service")["api"]["ports"][0]["port"] == ApiSettings.model_fields["api_port"].default
-    assert of_kind("Service")["ui"]["ports"][0]["port"] == UiSettings.model_fields["port"].default
-    assert values_of("ui")["LCL_API_URL"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
-
-
-def doors():
-    """Ingress and service of each path."""
-    found = {}
-    for name, spec in of_kind("Ingress").items():
-        (rule,) = spec["rules"]
-        assert (rule["host"], spec["tls"]) == ("lcl.example.org", [{"hosts": [rule["host"]], "secretName": "lcl-tls"}])
-        for each in rule["http"]["paths"]:
-            assert each["path"] not in found
-            found[each["path"]] = (name, each["backend"]["service"]["name"])
-            service = of_kind("Service")[each["backend"]["service"]["name"]]
-            assert each["backend"]["service"]["port"]["name"] == service["ports"][0]["name"]
-    return found
-
-
-def test_door_and_gateway_wait_as_long_as_the_client_for_an_encoder():
-    (door,) = (
-        found["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
-        for found in OBJECTS
-        if (found["kind"], found["metadata"]["name"]) == ("Ingress", doors()["/v1"][0])
-    )
-    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    (waits,) = re.findall(r"^\s*proxy_read_timeout (\d+)s;", gateway, re.MULTILINE)
-    assert float(door) == float(waits) == ENCODER_SECONDS
-
-
-def test_the_door_is_the_gateways():
-    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    for path in doors():
-        assert path.strip("/").replace(".", r"\.") in gateway or path in gateway
-    assert {path for path, (_, service) in doors().items() if service == "ui"} == {
-        "/",
-        "/gradio_api/run/predict",
-        "/gradio_api/upload",
-    }
-    assert "/metrics" not in doors()
-
-
-def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does():
-    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    prefix = "nginx.ingress.kubernetes.io/"
-    given = {
-        found["metadata"]["name"]: {
-            name.removeprefix(prefix): value for name, value in found["metadata"]["annotations"].items()
-        }
-        for found in OBJECTS
-        if found["kind"] == "Ingress"
-    }
-    for path, (name, _) in doors().items():
-        door = given[name]
-        assert int(door["limit-connections"]) <= 256
-        assert f"rate={door['limit-rps']}r/s" in gateway
-        assert f"burst={int(door['limit-rps']) * int(door['limit-burst-multiplier'])}" in gateway
-        largest = {"/": "1m", "/gradio_api/run/predict": "4m", "/gradio_api/upload": "32m", "/v1/uploads": "4g"}.get(
-            path, "64m"
-        )
-        assert door["proxy-body-size"] == largest
-        assert f"client_max_body_size {largest};" in gateway
 
 
 def test_the_network_is_closed_but_for_what_is_named():
@@ -358,59 +194,6 @@ def test_the_network_is_closed_but_for_what_is_named():
             assert all(peer for peer in peers), f"{name} opens every address"
     open_to = {rule["port"] for name in ("to-api", "to-ui") for rule in policies[name]["ingress"][0]["ports"]}
     assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
-
-
-def test_who_leaves_goes_to_named_pods_and_for_names_to_the_nodes_resolver():
-    for name, policy in of_kind("NetworkPolicy").items():
-        for rule in policy.get("egress", ()):
-            for peer in rule["to"]:
-                if "ipBlock" in peer:
-                    assert peer["ipBlock"]["cidr"] in RESOLVERS
-                    assert {port["port"] for port in rule["ports"]} == {53}
-                else:
-                    assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
-
-
-def test_servers_outside_the_cluster_are_a_component_of_addresses():
-    ports = {}
-    for (kind, name), found in objects_of("managed").items():
-        assert kind == "NetworkPolicy"
-        (rule,) = found["spec"]["egress"]
-        ((_, address),) = [*rule["to"][0].items()]
-        assert ip_network(address["cidr"]).num_addresses == 1, "one server, not a network"
-        ports[name] = rule["ports"]
-        assert rule["ports"] == of_kind("NetworkPolicy")[name]["egress"][0]["ports"]
-        merged = {**found, "spec": {**of_kind("NetworkPolicy")[name], **found["spec"]}}
-        kubernetes_validate.validate(merged, VERSIONS[-1], strict=True)
-    assert set(ports) == {"to-database", "to-broker"}
-
-
-def test_claims_are_there_and_shared():
-    claims = of_kind("PersistentVolumeClaim")
-    used = {
-        volume["persistentVolumeClaim"]["claimName"]
-        for pod in PODS.values()
-        for volume in pod["spec"]["volumes"]
-        if "persistentVolumeClaim" in volume
-    }
-    assert set(claims) == used
-    assert all(claim["accessModes"] == ["ReadWriteMany"] for claim in claims.values())
-
-
-def test_who_scales_the_api_alone_says_how_many():
-    assert of_kind("HorizontalPodAutoscaler")["api"]["scaleTargetRef"]["name"] == "api"
-    assert "replicas" not in of_kind("Deployment")["api"]
-    assert of_kind("PodDisruptionBudget")["api"]["selector"] == of_kind("Deployment")["api"]["selector"]
-
-
-@pytest.mark.parametrize("file", sorted(FOLDER.rglob("kustomization.yaml")), ids=lambda file: file.parent.name)
-def test_kustomize_accepts_a_folder(file):
-    """It refuses a folder that names one above itself, and before version 5.2 a patch of several objects."""
-    found = kustomization(file.parent)
-    for name in (*found.get("resources", ()), *found.get("components", ())):
-        assert not file.parent.is_relative_to((file.parent / name).resolve()), f"{name} contains this folder"
-    for patch in found.get("patches", ()):
-        assert len(documents(file.parent / patch["path"])) == 1, patch["path"]
 
 
 @pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
@@ -434,15 +217,6 @@ def test_kustomize_builds_any_combination(chosen, tmp_path):
     assert ("ipBlock" in database[0]["to"][0]) is ("managed" in chosen)
 
 
-def test_gpus_are_a_component_of_the_worker():
-    (found,) = objects_of("gpu").values()
-    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": BASE["namespace"]})
-    pod = found["spec"]["template"]["spec"]
-    assert pod["containers"][0]["name"] == "worker"
-    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
-    assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
-
-
 def objects_of(name):
     """Those that a component adds, and its patches."""
     component = kustomization(FOLDER / name)
@@ -454,13 +228,6 @@ def objects_of(name):
     return {(each["kind"], each["metadata"]["name"]): each for each in found}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_runs_as_jobsets_need_is_valid(version):
-    for (kind, _), found in objects_of("jobs").items():
-        if kind != "Deployment":
-            kubernetes_validate.validate(found, version, strict=True)
-
-
 def test_only_a_worker_that_creates_jobsets_may_do_so():
     found = objects_of("jobs")
     pod = found["Deployment", "worker"]["spec"]["template"]["spec"]
@@ -470,40 +237,6 @@ def test_only_a_worker_that_creates_jobsets_may_do_so():
     assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": BASE["namespace"]}]
     assert bound["roleRef"]["kind"] == "Role", "in its namespace alone"
     rules = found["Role", "lcl-worker"]["rules"]
-    assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods"}
+    assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods", "events"}
     assert not any("*" in (*rule["verbs"], *rule["apiGroups"]) for rule in rules)
     assert not {"Role", "RoleBinding", "ClusterRole"} & {each["kind"] for each in OBJECTS}, "nobody else"
-
-
-def test_a_worker_of_jobsets_has_settings_that_it_reads():
-    defaults = objects_of("jobs")["ConfigMap", "lcl-defaults"]
-    assert "containers" not in objects_of("jobs")["Deployment", "worker"]["spec"]["template"]["spec"]
-    given = defaults["data"]
-    assert given.keys() <= {f"LCL_{field.upper()}" for field in WorkerSettings.model_fields}
-    assert maps_of("worker")[0]["name"] == defaults["metadata"]["name"]
-    image = KUSTOMIZE["images"][0]
-    assert given["LCL_KUBERNETES_IMAGE"] == f"{image['newName']}:{image['newTag']}"
-    claim, _, path = given["LCL_KUBERNETES_DATA_CLAIMS"].partition(":")
-    assert claim in of_kind("PersistentVolumeClaim")
-    assert path in {mount["mountPath"] for mount in container("worker")["volumeMounts"]}
-    assert WorkerSettings.model_fields["kubernetes_claim"].default in of_kind("PersistentVolumeClaim")
-    accounts = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ServiceAccount"}
-    assert WorkerSettings.model_fields["kubernetes_service_account"].default in accounts
-
-
-def test_the_pods_of_runs_reach_each_other_alone():
-    found = objects_of("jobs")
-    policy = found["NetworkPolicy", "runs"]["spec"]
-    runs = {"podSelector": policy["podSelector"]}
-    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "run"}
-    assert (policy["ingress"], policy["egress"]) == ([{"from": [runs]}], [{"to": [runs]}])
-    (rule,) = found["NetworkPolicy", "worker-to-cluster"]["spec"]["egress"]
-    assert ip_network(rule["to"][0]["ipBlock"]["cidr"]).num_addresses == 1
-
-
-def test_the_namespace_refuses_privileges():
-    (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
-    assert namespace["metadata"]["name"] == BASE["namespace"]
-    labels = namespace["metadata"]["labels"]
-    for mode in ("enforce", "audit", "warn"):
-        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"

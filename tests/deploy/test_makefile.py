@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -42,23 +41,6 @@ def test_an_unfit_python_is_refused_with_the_way_out(clone):
     assert not (clone / ".venv").exists()
 
 
-def test_nothing_is_done_twice(clone):
-    (clone / ".venv").mkdir()
-    for stamp in (".made", ".service", ".test"):
-        (clone / ".venv" / stamp).touch()
-    done = make(clone, "setup")
-    assert done.returncode == 0, done.stderr
-    assert "install" not in done.stdout
-    for name, goal in (("pyproject.toml", "setup"), ("requirements/service.lock", "setup"),
-                       ("requirements/test.lock", "lint")):  # fmt: skip
-        for stamp in (".made", ".service", ".test"):
-            os.utime(clone / ".venv" / stamp)
-        os.utime(clone / name, (time.time() + 1, time.time() + 1))
-        assert "pip" in make(clone, "-n", goal).stdout, name
-        os.utime(clone / name, (0, 0))
-        assert "pip" not in make(clone, "-n", goal).stdout, name
-
-
 @pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"]), ("docs", ["docs"])])
 def test_libraries_are_installed_from_the_lock_with_hashes(clone, goal, locks):
     (clone / ".venv").mkdir()
@@ -68,22 +50,6 @@ def test_libraries_are_installed_from_the_lock_with_hashes(clone, goal, locks):
     assert [name for name in ("service", "test", "docs") if f"requirements/{name}.lock" in plan[0]] == locks
     assert {"--require-hashes", "--no-deps"} <= set(plan[0].split())
     assert "--no-build-isolation" in plan[1].split(), "what builds the project is locked too"
-
-
-def test_torch_may_come_from_an_index_of_its_own(clone):
-    (clone / ".venv").mkdir()
-    (clone / ".venv" / ".made").touch()
-    plan = make(clone, "-n", "setup", "TORCH_INDEX=https://index.test/cpu").stdout.splitlines()
-    locked, project = (line for line in plan if "-m pip" in line)
-    assert "index" not in locked
-    assert "--index-url https://index.test/cpu" in project
-
-
-@pytest.mark.parametrize(("once", "given"), [("1", True), ("0", False), ("", False)])
-def test_once_is_a_switch(clone, once, given):
-    plan = make(clone, "-n", "demo", f"ONCE={once}").stdout
-    assert "-m deploy.local demo" in plan
-    assert ("--once" in plan) is given
 
 
 def test_names_in_env_that_compose_ignores_are_printed(clone):
@@ -101,10 +67,3 @@ def test_names_in_env_that_compose_ignores_are_printed(clone):
         f".env:{before + 1}: LCL_LEASE_SECOND has no effect; .env.example has the names",
         f".env:{before + 2}: LCL_UI_TOKEN has no effect; .env.example has the names",
     ]
-
-
-def test_continuous_integration_runs_the_same_command():
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert lines[-1] == "exec make test"
-    assert "set -euo pipefail" in lines
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
