@@ -38,6 +38,10 @@ class EngineUnreachable(Exception):
     """The engine does not say whether the processes of the job run; they may be well."""
 
 
+class EngineRefused(Exception):
+    """The engine does not accept the job, and would not accept it again."""
+
+
 class NoCapacity(Exception):
     """The engine has no free capacity for all processes of the job at this moment. None has been started."""
 

@@ -1,6 +1,6 @@
 """Files by which a worker and the processes on the nodes of a job communicate, where they share only a file system.
 
-    RUN_DIR/slurm/NAME/
+    RUN_DIR/agent/NAME/
       start.json      what each node starts
       control.jsonl   one line for each worker that attaches, and for each of its commands; its time is a worker's
                       heartbeat. A command of another worker than the last one that attached is void.
@@ -32,6 +32,7 @@ class StartOrder:
     """What each node starts.
 
     Attributes:
+        address: HOST:PORT where the ranks of the run connect; empty: node 0 reports it.
         rendezvous_seconds: for all nodes to know where their ranks connect, and to do so.
         orphan_seconds: without a heartbeat of a worker, after which the process saves its state and ends.
         grace_seconds: between SIGTERM and SIGKILL then.
@@ -43,6 +44,7 @@ class StartOrder:
     protocols: list[str]
     nodes: int
     gpus: int
+    address: str
     rendezvous_seconds: float
     orphan_seconds: float
     grace_seconds: float

@@ -1,244 +1,235 @@
 """Kubernetes executor: all nodes of a run are the pods of one JobSet, in a namespace that shares the service's home.
 
-``workers.executors.jobset`` has the object and what its containers do, ``workers.executors.kubernetes_job`` how they
-end. The JobSet outlives the worker. The run's row has its name before it is created, and its uid afterwards. An
-annotation names the worker that may stop it: a deletion is refused where another worker has attached since it was read.
+``workers.executors.jobset`` has the object. It outlives the worker, and is found again by its name, which the run's row
+has; its uid says that it is the same one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import structlog
 
 from lcl_core.common.disk_cache import data_cache_bytes
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
 from lcl_core.db.queue import EngineCapacity
-from workers.executors.base import EngineUnreachable, Handle, JobRequest, MachineLost, NoCapacity, node_log_name
-from workers.executors.jobset import API_VERSION, JOB_LABEL, MANAGER_LABELS, OWNER_ANNOTATION, build_jobset
+from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
+from workers.executors.folder_job import KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
+from workers.executors.job_folder import JobFolder
+from workers.executors.jobset import API_VERSION, GROUP, JOB_LABEL, PORT, build_jobset
 from workers.executors.kubernetes_client import (
     ACCOUNT,
     CONFLICT,
-    INVALID,
     NOT_FOUND,
     KubernetesClient,
     KubernetesError,
-    KubernetesUnreachable,
     Object,
-    ObjectWatch,
     collection_path,
 )
-from workers.executors.kubernetes_job import KubernetesJob
-from workers.executors.local import begin_log
 from workers.settings import WorkerSettings
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
-_ATTACH_SECONDS = 120.0  # for an API server that does not answer, before the run is queued again
-_START_SECONDS = 900.0  # from the assignment to a node to a started container: the image has to be there
-_CAPACITY_SECONDS = 4.0
+_READ_SECONDS = 4.0  # for an answer, while the run's state is watched in the same thread
+_REMOVE_SECONDS = 20.0  # in which the pods must have ended; those of a node that is cut off never do
 _NO_LIMIT = 1_000_000  # what is free in the cluster is not known: its scheduler or Kueue decides
+_REFUSAL = re.compile(r"forbidden|denied|not found|Invalid value|is invalid", re.IGNORECASE)
 log = structlog.get_logger(__name__)
 
 
-class KubernetesExecutor:
+class KubernetesExecutor(FolderExecutor):
     """Creates JobSets in one namespace."""
 
-    places_nodes = True
+    name, title = "kubernetes", "Kubernetes"
+    start_seconds = 900.0  # the image has to be there
+    query_seconds = 20.0
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
+        super().__init__(settings, wait_seconds=settings.kubernetes_wait_seconds, detachable=True)
         self._client = KubernetesClient(
             settings.kubernetes_url, settings.kubernetes_token_file, settings.kubernetes_ca_file
         )
         self._namespace = settings.kubernetes_namespace or _own_namespace()
         self._jobsets = collection_path(API_VERSION, self._namespace, "jobsets")
-        self._jobs: dict[str, KubernetesJob] = {}
+        self._pods = collection_path("v1", self._namespace, "pods")
 
     @contextlib.contextmanager
     def serving(self, modules: Collection[str]) -> Iterator[None]:
         """Raises (on entry): UserError ``executor_unreachable``, and ``bad_setting`` for what every pod needs."""
         data_cache_bytes()
-        self._check_access()
-        selector = ",".join(f"{name}={value}" for name, value in MANAGER_LABELS.items())
-        pods = collection_path("v1", self._namespace, "pods")
-        watches = [
-            ObjectWatch(self._client, self._jobsets, selector, self._report_jobset),
-            ObjectWatch(self._client, pods, selector, self._report_pod),
-        ]
-        for watch in watches:
-            watch.start()
+        try:
+            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CONNECT_SECONDS)
+        except EngineUnreachable as error:
+            way_out = "run the worker in a pod of the cluster, or set LCL_KUBERNETES_URL"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                way_out = "set LCL_KUBERNETES_CA_FILE to the certificates of its authority"
+            raise UserError(
+                f"no API server of Kubernetes answers at {error}; {way_out}", code="executor_unreachable"
+            ) from error
+        except KubernetesError as error:
+            way_out = "give the worker's service account the role of deploy/kubernetes/jobs"
+            if error.status == NOT_FOUND:
+                way_out = "install JobSet (jobset.sigs.k8s.io) in the cluster"
+            message = f"JobSets of the namespace {self._namespace}: {error}; {way_out}"
+            raise UserError(message, code="executor_unreachable") from error
         try:
             yield
         finally:
-            for watch in watches:
-                watch.stop()
             self._client.close()
 
     def capacity(self) -> EngineCapacity | None:
         """Anything, as long as the API server answers: the cluster decides when a run is scheduled."""
         try:
-            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CAPACITY_SECONDS)
-        except (KubernetesUnreachable, KubernetesError) as error:
-            log.warning("kubernetes_unreachable", problem=str(error))
+            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_READ_SECONDS)
+        except (EngineUnreachable, EngineRefused) as error:
+            log.warning("engine_unreachable", problem=str(error))
             return None
-        has_gpus = bool(self._settings.kubernetes_gpu_resource)
+        has_gpus = bool(self.settings.kubernetes_gpu_resource)
         gpus = float(_NO_LIMIT if has_gpus else 0)
         return EngineCapacity("kubernetes", _NO_LIMIT, _NO_LIMIT, gpus, has_gpus)
 
-    def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> KubernetesJob:
-        """Raises: NoCapacity, MachineLost, OSError, and what ``remember`` and ``request.check`` raise."""
-        name = f"lcl-{_dns_label(request.name)}-{secrets.token_hex(4)}"
-        owner, folder = secrets.token_hex(8), request.run_dir.path
-        titles = [
-            request.title,
-            *(f"{request.title}, node {node} of {request.nodes}" for node in range(1, request.nodes)),
-        ]
-        starts = [begin_log(folder / node_log_name(node), title) for node, title in enumerate(titles)]
-        handle: Handle = {"executor": "kubernetes", "namespace": self._namespace, "name": name, "uid": ""}
-        handle["log_starts"] = starts
-        job = KubernetesJob(self._client, self._settings, handle, owner, request.run_dir)
-        job.claim_files()
-        remember(dict(handle))
-        self._register(job)
+    def gpus_of(self, request: JobRequest) -> int:
+        return request.gpus if self.settings.kubernetes_gpu_resource else 0
+
+    def meeting_address(self, name: str) -> str:
+        return f"{name}-{GROUP}-0-0.{name}:{PORT}"  # the name of node 0 in the network of the JobSet
+
+    def submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
+        jobset = build_jobset(self.settings, request, name, gpus, self._namespace, folder.path)
+
+        def create() -> str:
+            try:
+                created = self._client.request("POST", self._jobsets, jobset, seconds=_READ_SECONDS)
+            except KubernetesError as error:
+                known = self.find(name) if error.status == CONFLICT else None
+                if known is None:
+                    raise
+                return known  # an earlier response was lost: nobody else has this name
+            return str(created["metadata"]["uid"])
+
         try:
-            job.created(self._create(build_jobset(self._settings, request, name, owner, self._namespace), job))
-            remember(dict(handle))
-            self._await_start(job, request)
-        except BaseException as error:
-            job.kill()
-            job.closed()
-            if isinstance(error, KubernetesUnreachable):
-                raise MachineLost(f"the API server of Kubernetes does not answer: {error}") from error
-            if isinstance(error, KubernetesError):
-                raise MachineLost(f"Kubernetes does not accept the JobSet: {error}") from error
-            raise
-        return job
-
-    def attach(self, handle: Handle, run_dir: RunDir) -> KubernetesJob:
-        """Raises: MachineLost, EngineUnreachable."""
-        if handle.get("executor") != "kubernetes":
-            raise MachineLost("its processes are those of another executor")
-        owner = secrets.token_hex(8)
-        job = KubernetesJob(self._client, self._settings, dict(handle), owner, run_dir)
-        self._register(job)
-        change = {"metadata": {"annotations": {OWNER_ANNOTATION: owner}}}
-        if handle["uid"]:
-            change["metadata"]["uid"] = handle["uid"]  # immutable: refused where the JobSet is another one
-        try:
-            job.created(self._client.request("PATCH", job.path, change, seconds=_ATTACH_SECONDS))
-            job.claim_files()
-        except OSError as error:
-            job.closed()
-            raise MachineLost(f"its folder cannot be written: {error}") from error
-        except (KubernetesUnreachable, KubernetesError) as error:
-            job.closed()
-            if isinstance(error, KubernetesError) and error.status in (CONFLICT, NOT_FOUND, INVALID):
-                raise MachineLost("Kubernetes does not know its JobSet any more") from error
-            raise EngineUnreachable(f"Kubernetes does not say whether its JobSet is there: {error}") from error
-        if job.refresh() and not job.has_started and not job.has_finished:
-            job.kill()
-            job.closed()
-            raise MachineLost("its pods had not been started")
-        return job
-
-    def _register(self, job: KubernetesJob) -> None:
-        """Events of its objects are reported to it until it is closed."""
-        self._jobs[job.name] = job
-        job.closed = lambda: self._forget(job)
-
-    def _forget(self, job: KubernetesJob) -> None:
-        if self._jobs.get(job.name) is job:
-            del self._jobs[job.name]
-
-    def _report_jobset(self, _: str, jobset: Object | None) -> None:
-        """An event of a watch."""
-        for job in self._concerned(jobset):
-            job.report_change()
-
-    def _report_pod(self, kind: str, pod: Object | None) -> None:
-        for job in self._concerned(pod):
-            if pod is None:
-                job.report_change()
-            else:
-                job.observe_pod(kind, pod)
-
-    def _concerned(self, found: Object | None) -> list[KubernetesJob]:
-        """The job of an object; of none: all jobs, as events may have been missed."""
-        if found is None:
-            return [*self._jobs.values()]
-        job = self._jobs.get(found["metadata"].get("labels", {}).get(JOB_LABEL, ""))
-        return [] if job is None else [job]
-
-    def _create(self, jobset: Object, job: KubernetesJob) -> Object:
-        """Raises: NoCapacity, KubernetesError, KubernetesUnreachable."""
-        try:
-            return self._client.request("POST", self._jobsets, jobset)
+            return self.answer(create, request.check)
         except KubernetesError as error:
-            found = self._client.find(job.path) if error.status == CONFLICT else None
-            if found is not None:  # an earlier response was lost: nobody else has this name
-                return found
-            if "exceeded quota" in str(error):
-                raise NoCapacity(f"the quota of the namespace has no room: {error}") from error
-            raise
+            raise _refusal(str(error)) from error
 
-    def _await_start(self, job: KubernetesJob, request: JobRequest) -> None:
-        """Until all containers run. Raises: NoCapacity, MachineLost; what ``request.check`` raises."""
-        limit = self._settings.kubernetes_wait_seconds
-        admitted = placed = None
-        while job.wait(self._settings.watch_seconds) is None and not job.has_started:
-            request.check()
-            if job.is_suspended:  # Kueue has no quota for it yet
-                admitted = placed = None
-                continue
-            self._check_refusal(job)
-            unplaced, unstarted = job.obstacles()
-            admitted = admitted or time.monotonic()
-            if not unplaced:
-                placed = placed or time.monotonic()
-            elif time.monotonic() > admitted + limit:
-                nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
-                raise NoCapacity(f"Kubernetes has had no free capacity for {nodes} for {limit:g} s: {unplaced}")
-            if placed is not None and time.monotonic() > placed + _START_SECONDS:
-                raise MachineLost(f"a pod has not started for {_START_SECONDS:g} s: {unstarted}")
+    def find(self, name: str) -> str | None:
+        jobset = self._client.find(f"{self._jobsets}/{name}", _READ_SECONDS)
+        return None if jobset is None else str(jobset["metadata"]["uid"])
 
-    def _check_refusal(self, job: KubernetesJob) -> None:
-        """Raises: NoCapacity for a quota that is used up; UserError ``engine_refused``, which waiting does not mend."""
-        refusal = job.read_refusal()
-        if "exceeded quota" in refusal:
-            raise NoCapacity(f"the quota of the namespace has no room: {refusal}")
-        if refusal:
-            raise UserError(
-                f"Kubernetes refuses the pods of the run: {refusal}; change what it names (quota, service account, "
-                "claim, or LCL_KUBERNETES_POD of the worker), then resume the run",
-                code="engine_refused",
-            )
+    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+        jobset = self._client.find(f"{self._jobsets}/{name}", _READ_SECONDS)
+        if jobset is None or jobset["metadata"]["uid"] != job_id:
+            return None
+        pods = self._client.list_items(self._pods, f"{JOB_LABEL}={name}", _READ_SECONDS)
+        state = job_state(jobset, pods)
+        if state.phase is JobPhase.PENDING and not pods and not state.is_paused:
+            self._check_refusal(name)
+        return state
 
-    def _check_access(self) -> None:
-        """Raises: UserError ``executor_unreachable``."""
-        try:
-            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CONNECT_SECONDS)
-        except KubernetesUnreachable as error:
-            way_out = "run the worker in a pod of the cluster, or set LCL_KUBERNETES_URL"
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                way_out = "set LCL_KUBERNETES_CA_FILE to the certificates of its authority"
-            raise UserError(
-                f"no API server of Kubernetes answers at {error}; {way_out}",
-                code="executor_unreachable",
-            ) from error
-        except KubernetesError as error:
-            way_out = (
-                "install JobSet (jobset.sigs.k8s.io) in the cluster"
-                if error.status == NOT_FOUND
-                else "give the worker's service account the role of deploy/kubernetes/jobs"
-            )
-            raise UserError(
-                f"JobSets of the namespace {self._namespace}: {error}; {way_out}", code="executor_unreachable"
-            ) from error
+    def _check_refusal(self, name: str) -> None:
+        """Raises: NoCapacity, EngineRefused where the newest event of a Job says that its pods are refused."""
+        selector = f"involvedObject.kind=Job,involvedObject.name={name}-{GROUP}-0,reason=FailedCreate"
+        events = collection_path("v1", self._namespace, "events")
+        found = self._client.request("GET", events, params={"fieldSelector": selector}, seconds=_READ_SECONDS)
+        messages = [str(event.get("message", "")) for event in found.get("items", [])]
+        for message in reversed(messages):
+            if _REFUSAL.search(message):
+                raise _refusal(message)
+
+    def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
+        path, started = f"{self._jobsets}/{name}", time.monotonic()
+        kill_at = started + KILL_SECONDS
+        while (moment := time.monotonic()) < started + _REMOVE_SECONDS:
+            try:
+                jobset = self._client.find(path, _READ_SECONDS)
+                if jobset is None or jobset["metadata"]["uid"] != job_id:
+                    return
+                if "deletionTimestamp" not in jobset["metadata"]:
+                    options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job_id}}
+                    self._client.request("DELETE", path, options, seconds=_READ_SECONDS)
+                if moment > kill_at:
+                    kill_at = float("inf")
+                    # a second, and not none: none removes a pod without asking whether its processes have ended
+                    options, selector = {"gracePeriodSeconds": 1}, {"labelSelector": f"{JOB_LABEL}={name}"}
+                    self._client.request("DELETE", self._pods, options, params=selector, seconds=_READ_SECONDS)
+            except (EngineUnreachable, EngineRefused) as error:
+                log.warning("jobset_not_deleted", jobset=name, problem=str(error))
+                if time.monotonic() > started + KILL_SECONDS:
+                    return  # the command in the folder, or the folder's removal, ends the processes
+            time.sleep(POLL_SECONDS)
+
+
+def _refusal(message: str) -> Exception:
+    if "exceeded quota" in message:
+        return NoCapacity(f"the quota of the namespace has no room: {message}")
+    return EngineRefused(message)
+
+
+def job_state(jobset: Object, pods: Sequence[Object]) -> JobState:
+    """What the API server says about a JobSet and its pods."""
+    nodes = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"]
+    alive = [pod for pod in pods if not _has_ended(pod)]
+    terminated = [_container_state(pod).get("terminated", {}) for pod in pods]
+    out_of_memory = any(each.get("reason") == "OOMKilled" for each in terminated)
+    loss = next((loss for pod in pods if (loss := _loss_of(pod))), "")
+    finished = find_condition(jobset, "Completed", "Failed")
+    if finished or loss or "deletionTimestamp" in jobset["metadata"] or (len(pods) >= nodes and not alive):
+        failed_by_itself = any(each.get("exitCode") for each in terminated)
+        if finished is not None and finished["type"] == "Failed" and not failed_by_itself:
+            loss = loss or f"its JobSet has failed without a process that did: {finished.get('message', '')}"
+        phase = JobPhase.ENDING if alive else JobPhase.ENDED
+        return JobState(phase, loss=loss, out_of_memory=out_of_memory)
+    if jobset["spec"].get("suspend"):
+        phase = JobPhase.ENDING if alive else JobPhase.PENDING
+        return JobState(phase, loss="it was suspended, as Kueue does when others preempt it", is_paused=True)
+    unplaced = [_waiting_for(pod) for pod in pods if find_condition(pod, "PodScheduled") is None]
+    if unplaced or len(pods) < nodes:
+        return JobState(JobPhase.PENDING, next(iter(unplaced), "not all of its pods are there yet"))
+    return JobState(JobPhase.RUNNING, next((_waiting_for(pod) for pod in pods if not _has_started(pod)), ""))
+
+
+def _container_state(pod: Object) -> Object:
+    """Of the run's container; others were injected, such as the proxy of a service mesh."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    return next((each.get("state", {}) for each in statuses if each["name"] == GROUP), {})
+
+
+def _has_started(pod: Object) -> bool:
+    return bool({"running", "terminated"} & _container_state(pod).keys())
+
+
+def _has_ended(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or "terminated" in _container_state(pod)
+
+
+def _loss_of(pod: Object) -> str:
+    """How a pod was lost: evicted, preempted or lost with its node; empty: it was not, or was spared after all."""
+    name, status, state = pod["metadata"]["name"], pod.get("status", {}), _container_state(pod)
+    disruption = find_condition(pod, "DisruptionTarget")
+    if disruption is not None and (_has_ended(pod) or "deletionTimestamp" in pod["metadata"]):
+        return f"pod {name} was disrupted: {disruption.get('message') or disruption.get('reason', '')}"
+    if state.get("terminated", {}).get("reason") == "ContainerStatusUnknown":  # as after a restart of the kubelet
+        return f"the node of pod {name} does not know how it ended"
+    if status.get("phase") == "Failed" and "terminated" not in state:
+        detail = ": ".join(filter(None, (status.get("reason"), status.get("message"))))
+        return f"pod {name} ended without its process: {detail or 'no reason'}"
+    return ""
+
+
+def _waiting_for(pod: Object) -> str:
+    """Why a pod has no node, or does not start on it."""
+    waiting = _container_state(pod).get("waiting", {})
+    unscheduled = find_condition(pod, "PodScheduled", status="False") or {}
+    reasons = (waiting.get("reason"), waiting.get("message")) if waiting else (unscheduled.get("message"),)
+    return ": ".join(filter(None, reasons)) or "it has not started"
+
+
+def find_condition(found: Object, *kinds: str, status: str = "True") -> Object | None:
+    """The condition of an object that is one of ``kinds``; None: there is none."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] in kinds and each["status"] == status), None)
 
 
 def _own_namespace() -> str:
@@ -250,7 +241,3 @@ def _own_namespace() -> str:
             "the namespace of the runs' pods is not known outside of a pod; set LCL_KUBERNETES_NAMESPACE",
             code="executor_unreachable",
         ) from error
-
-
-def _dns_label(name: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:24].strip("-")

@@ -1,4 +1,4 @@
-"""Client of a Kubernetes API server: requests that are repeated, and watches that continue after an interruption.
+"""Client of a Kubernetes API server, whose requests are repeated.
 
 Two kinds of objects are enough for an executor, so this uses httpx, which the service has already, and not the official
 client. The token of the service account is read again for every request, since the kubelet renews it.
@@ -10,26 +10,22 @@ import json
 import os
 import random
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
-import structlog
 
 from lcl_core.common.errors import UserError
+from workers.executors.base import EngineRefused, EngineUnreachable
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # of the pod in which this process runs
-GONE, CONFLICT, NOT_FOUND, INVALID = 410, 409, 404, 422
+CONFLICT, NOT_FOUND = 409, 404
 _REPEATED = {408, 429, 500, 502, 503, 504}
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds between two requests
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
-_WATCH_SECONDS = 240  # after which the server ends a watch in order
-_SILENT_SECONDS = 270.0  # without a byte, after which a watch is on a dead connection
 Object = dict[str, Any]
-log = structlog.get_logger(__name__)
 
 
 def collection_path(version: str, namespace: str, kind: str) -> str:
@@ -37,16 +33,12 @@ def collection_path(version: str, namespace: str, kind: str) -> str:
     return f"/{root}/{version}/namespaces/{namespace}/{kind}"
 
 
-class KubernetesError(Exception):
+class KubernetesError(EngineRefused):
     """The API server has refused a request, and would refuse it again."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{message} (HTTP status {status})")
         self.status = status
-
-
-class KubernetesUnreachable(Exception):
-    """The API server did not answer in time."""
 
 
 class _FileToken(httpx.Auth):
@@ -108,20 +100,15 @@ class KubernetesClient:
     ) -> Object:
         """Response to a request, which is repeated for so long while the server is busy or cannot be reached.
 
-        A PATCH is a merge patch.
-
-        Raises: KubernetesError, KubernetesUnreachable.
+        Raises: KubernetesError, EngineUnreachable.
         """
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        content = None if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": kind}
         deadline, delay = time.monotonic() + seconds, _FIRST_DELAY
         while True:
             wait = delay
             if self._http.is_closed:
-                raise KubernetesUnreachable(f"{self.url}: this worker is leaving")
+                raise EngineUnreachable(f"{self.url}: this worker is leaving")
             try:
-                answer = self._http.request(method, path, content=content, headers=headers, params=params)
+                answer = self._http.request(method, path, json=body, params=params)
                 if answer.is_success:
                     return _parse_object(answer.content)
                 if answer.status_code not in _REPEATED:
@@ -131,12 +118,12 @@ class KubernetesClient:
             except (httpx.TransportError, ValueError) as error:
                 problem = str(error) or type(error).__name__
             if time.monotonic() + wait > deadline:
-                raise KubernetesUnreachable(f"{self.url}: {problem}")
+                raise EngineUnreachable(f"{self.url}: {problem}")
             time.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def find(self, path: str, seconds: float = 30.0) -> Object | None:
-        """One object; None: there is none. Raises: KubernetesError, KubernetesUnreachable."""
+        """One object; None: there is none. Raises: KubernetesError, EngineUnreachable."""
         try:
             return self.request("GET", path, seconds=seconds)
         except KubernetesError as error:
@@ -145,100 +132,9 @@ class KubernetesClient:
             raise
 
     def list_items(self, path: str, selector: str, seconds: float = 30.0) -> list[Object]:
-        """The objects with these labels, as they are now. Raises: KubernetesError, KubernetesUnreachable."""
+        """The objects with these labels, as they are now. Raises: KubernetesError, EngineUnreachable."""
         found: list[Object] = self.request("GET", path, params={"labelSelector": selector}, seconds=seconds)["items"]
         return found
-
-    def stream(self, path: str, params: Mapping[str, str | int]) -> Iterator[Object]:
-        """The events of a watch until the server ends it. Raises: KubernetesError, KubernetesUnreachable."""
-        timeout = httpx.Timeout(_SILENT_SECONDS, connect=_CONNECT_SECONDS)
-        try:
-            with self._http.stream("GET", path, params=params, timeout=timeout) as answer:
-                if not answer.is_success:
-                    raise KubernetesError(answer.status_code, _message(answer.read()))
-                for line in answer.iter_lines():
-                    if line.strip():
-                        yield _parse_object(line)
-        except (httpx.TransportError, httpx.StreamError, ValueError) as error:
-            raise KubernetesUnreachable(f"{self.url}: {error or type(error).__name__}") from error
-
-
-class ObjectWatch:
-    """Reports what happens to the objects with some labels, from a separate thread.
-
-    After a lost connection it continues where it was; where the server's history does not reach back so far (410), it
-    lists the objects again. An event may be reported twice, and one that is older than another after it.
-
-    Args:
-        report: called with the type of each event (``ADDED``, ``MODIFIED``, ``DELETED``) and its object, and with
-            ``LISTED`` and None when events may have been missed.
-    """
-
-    def __init__(
-        self, client: KubernetesClient, path: str, selector: str, report: Callable[[str, Object | None], None]
-    ) -> None:
-        self._client, self._path, self._selector, self._report = client, path, selector, report
-        self._version = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Its thread ends with its connection."""
-        self._stopped.set()
-
-    def follow(self) -> None:
-        """List the objects, unless that has been done, and report events until the watch ends.
-
-        Raises: KubernetesError, KubernetesUnreachable.
-        """
-        if not self._version:
-            listed = self._client.request("GET", self._path, params={"labelSelector": self._selector})
-            for item in listed["items"]:
-                self._report("ADDED", item)
-            self._report("LISTED", None)
-            self._version = listed["metadata"]["resourceVersion"]
-        params: dict[str, str | int] = {
-            "watch": "true",
-            "labelSelector": self._selector,
-            "resourceVersion": self._version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": _WATCH_SECONDS,
-        }
-        try:
-            for event in self._client.stream(self._path, params):
-                self._accept(event["type"], event["object"])
-        except KubernetesError as error:
-            if error.status != GONE:
-                raise
-            self._version = ""
-
-    def _accept(self, kind: str, found: Object) -> None:
-        """Raises: KubernetesError."""
-        if kind == "ERROR":
-            raise KubernetesError(int(found.get("code", 500)), str(found.get("message", "the watch has failed")))
-        self._version = found["metadata"]["resourceVersion"]
-        if kind != "BOOKMARK":
-            self._report(kind, found)
-
-    def _run(self) -> None:
-        delay = _FIRST_DELAY
-        while not self._stopped.is_set():
-            try:
-                self.follow()
-                delay = _FIRST_DELAY
-            except KubernetesUnreachable as error:
-                log.debug("watch_lost", problem=str(error))
-            except KubernetesError as error:
-                log.warning("watch_refused", path=self._path, problem=str(error))
-                self._version = ""
-            except Exception:  # an error of ours: executors read again what they need in any case
-                log.exception("watch_failed")
-                self._version = ""
-            self._stopped.wait(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

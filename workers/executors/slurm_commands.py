@@ -10,36 +10,35 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import structlog
 
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.process_env import without_secrets
+from workers.executors.base import EngineRefused, EngineUnreachable
+from workers.executors.folder_job import JobPhase, JobState
 from workers.executors.local import FORK_SERVER
 from workers.settings import NodeResources, WorkerSettings
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
 # for a command; Slurm's own MessageTimeout is 10 s, and it tries again. A job that is submitted twice is found
 _ANSWER_SECONDS = 30.0
-PATIENCE_SECONDS = 300.0  # for the controller to answer again
 _RETRY_SECONDS = 2.0
 WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm may signal so much sooner
 # The first node runs srun, which starts one process on each node. Arguments come after the script's name.
 BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
 _SEPARATOR = "|"
 _QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
-QUEUE_SECONDS = 15.0  # for which an answer of squeue counts while jobs wait or run
-ENDING_SECONDS = 1.0  # the same for a job that is about to end
+_QUEUE_SECONDS = 15.0  # for which an answer of squeue counts while jobs wait or run
+_ENDING_SECONDS = 1.0  # the same for a job that is about to end
 _UNKNOWN_SECONDS = 2.0  # the same for a job that it does not have
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
 _FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
 _POLICY = re.compile(r"violates accounting/QOS policy|\w+Limit\b|temporarily unable to accept")
-_TIME_LIMIT = re.compile("time limit is invalid", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|Zero Bytes"
     r"|Unexpected message received|Communication .*failure|Transport endpoint|temporarily unavailable"
@@ -48,37 +47,15 @@ _UNREACHABLE = re.compile(
 log = structlog.get_logger(__name__)
 
 
-class SlurmUnreachable(Exception):
-    """The controller does not answer."""
-
-
-class SlurmRefused(Exception):
-    """Slurm has refused a job.
-
-    Attributes:
-        bad_time_limit: for its time limit, as it would any other time.
-        transient: by a limit that other jobs use up at present.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.bad_time_limit = _TIME_LIMIT.search(message) is not None
-        self.transient = not self.bad_time_limit and _POLICY.search(message) is not None
-
-
-class JobPhase(Enum):
-    """What a state of Slurm means for the processes of a job."""
-
-    PENDING = "none has been started"
-    RUNNING = "they may run"
-    COMPLETING = "they are being ended"
-    ENDED = "none is left"
+def is_transient(refusal: EngineRefused) -> bool:
+    """Whether Slurm has refused a job by a limit that other jobs use up at present."""
+    return _POLICY.search(str(refusal)) is not None
 
 
 _PHASES = {
     JobPhase.PENDING: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",
     JobPhase.RUNNING: "RUNNING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT POWER_UP_NODE UPDATE_DB",
-    JobPhase.COMPLETING: "COMPLETING",
+    JobPhase.ENDING: "COMPLETING",
     JobPhase.ENDED: "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED "
     "RECONFIG_FAIL REVOKED TIMEOUT",
 }
@@ -98,30 +75,13 @@ HANDED_BACK = {
 }
 
 
-@dataclass(frozen=True)
-class JobState:
-    """Of one job, as ``squeue`` has it."""
-
-    state: str
-    reason: str = ""
-    nodes: str = ""  # as Slurm abbreviates them
-
-    @property
-    def phase(self) -> JobPhase:
-        return PHASES.get(self.state, JobPhase.RUNNING)
-
-    @property
-    def is_paused(self) -> bool:
-        """Its processes have been suspended, and will continue some time."""
-        return self.state in _PAUSED
-
-    @property
-    def loss(self) -> str | None:
-        """Why Slurm, or somebody by it, has ended the job; None: it has ended by itself, or not at all."""
-        if self.phase is JobPhase.PENDING:
-            return "Slurm has queued it again"
-        cause = HANDED_BACK.get(self.state)
-        return None if cause is None else f"{cause} ({self.state}, nodes {self.nodes or 'none'})"
+def job_state(state: str, reason: str = "", nodes: str = "") -> JobState:
+    """Of one job, as ``squeue`` has it: its nodes as Slurm abbreviates them."""
+    phase = PHASES.get(state, JobPhase.RUNNING)
+    loss = "Slurm has queued it again" if phase is JobPhase.PENDING else ""
+    if state in HANDED_BACK:
+        loss = f"{HANDED_BACK[state]} ({state}, nodes {nodes or 'none'})"
+    return JobState(phase, reason, loss, is_paused=state in _PAUSED, out_of_memory=state == "OUT_OF_MEMORY")
 
 
 @dataclass(frozen=True)
@@ -159,7 +119,7 @@ class SlurmCommands:
 
         Slurm stores the environment, where administrators can read it: it has no secrets.
 
-        Raises: SlurmUnreachable, SlurmRefused.
+        Raises: EngineUnreachable, EngineRefused.
         """
         script = folder / "batch.sh"
         script.write_text(BATCH_SCRIPT, encoding="ascii")
@@ -190,46 +150,45 @@ class SlurmCommands:
         ]
 
     def find(self, name: str) -> str | None:
-        """Id of the newest job of that name; None: Slurm knows none. Raises: SlurmUnreachable."""
+        """Id of the newest job of that name; None: Slurm knows none. Raises: EngineUnreachable."""
         lines = self._query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
         return lines[-1].strip() if lines else None
 
-    def read_state(self, job_id: str, name: str, max_age: float = QUEUE_SECONDS) -> JobState | None:
-        """State of a job; None: Slurm does not know it, or another one has its id. Raises: SlurmUnreachable.
+    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+        """State of a job; None: Slurm does not know it, or another one has its id. Raises: EngineUnreachable.
 
         One ``squeue`` answers for all jobs of the worker.
-
-        Args:
-            max_age: seconds since Slurm's answer; 2 for a job that it does not have.
         """
         with self._lock:
             age = time.monotonic() - self._queued_at
-            if age > max_age or (job_id not in self._queue and age > _UNKNOWN_SECONDS):
+            if age > (_ENDING_SECONDS if fresh else _QUEUE_SECONDS) or (
+                job_id not in self._queue and age > _UNKNOWN_SECONDS
+            ):
                 self._read_queue()
             found_name, state = self._queue.get(job_id, ("", None))
         return state if found_name == name else None
 
     def _read_queue(self) -> None:
-        """Raises: SlurmUnreachable, for some seconds without asking again."""
+        """Raises: EngineUnreachable, for some seconds without asking again."""
         if time.monotonic() < self._failed_at + _RETRY_SECONDS:
-            raise SlurmUnreachable(self._failure)
+            raise EngineUnreachable(self._failure)
         try:
             lines = self._query(["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"])
-        except SlurmUnreachable as error:
+        except EngineUnreachable as error:
             self._failed_at, self._failure = time.monotonic(), str(error)
             raise
         self._queue, self._queued_at = parse_queue(lines), time.monotonic()
 
-    def cancel(self, job_id: str, *, pending_only: bool = False) -> None:
-        """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: SlurmUnreachable."""
-        self._signal([*(["--state=PENDING"] if pending_only else []), job_id])
+    def cancel(self, job_id: str) -> None:
+        """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: EngineUnreachable."""
+        self._signal([job_id])
 
     def kill_step(self, job_id: str) -> None:
-        """SIGKILL to all processes of a job but its batch script, which ends then. Raises: SlurmUnreachable."""
+        """SIGKILL to all processes of a job but its batch script, which ends then. Raises: EngineUnreachable."""
         self._signal(["--signal=KILL", f"{job_id}.0"])
 
     def nodes(self) -> list[NodeCapacity]:
-        """Nodes that take jobs, of the partitions to which jobs are submitted. Raises: SlurmUnreachable, SlurmRefused.
+        """Nodes that take jobs, of the partitions to which jobs are submitted.
 
         Partition and reservation may be those of the worker's environment, which sbatch reads too.
         """
@@ -243,14 +202,14 @@ class SlurmCommands:
         self._queued_at = float("-inf")
         try:
             self._run(["scancel", *arguments])
-        except SlurmRefused as error:  # it has ended
+        except EngineRefused as error:  # it has ended
             log.debug("scancel_refused", problem=str(error))
 
     def _query(self, arguments: Sequence[str]) -> list[str]:
         return [line for line in self._run(arguments).splitlines() if line.strip()]
 
     def _run(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-        """Raises: SlurmUnreachable, SlurmRefused; FileNotFoundError without the program."""
+        """Raises: EngineUnreachable, EngineRefused; FileNotFoundError without the program."""
         cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
         environment = command_environment(os.environ) if env is None else env
         try:
@@ -264,14 +223,14 @@ class SlurmCommands:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise SlurmUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
+            raise EngineUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
         if done.returncode == 0:
             return done.stdout
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         problem = "; ".join(lines) or f"{arguments[0]} ended with status {done.returncode}"
         if _UNKNOWN_JOB in done.stderr or not (arguments[0] == "squeue" or _UNREACHABLE.search(done.stderr)):
-            raise SlurmRefused(problem)
-        raise SlurmUnreachable(problem)
+            raise EngineRefused(problem)
+        raise EngineUnreachable(problem)
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -285,29 +244,12 @@ def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> 
     return {**kept, **more, FORK_SERVER: "off"}
 
 
-def until_answered(query: Callable[[], object], patience_seconds: float, check: Callable[[], None]) -> object:
-    """Result of ``query``, which is repeated while the controller is unreachable.
-
-    Raises: SlurmUnreachable after ``patience_seconds``; what ``query`` and ``check`` raise.
-    """
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return query()
-        except SlurmUnreachable as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("slurm_unreachable", problem=str(error))
-        check()
-        time.sleep(min(_RETRY_SECONDS, patience_seconds / 10))
-
-
 def parse_queue(lines: Collection[str]) -> dict[str, tuple[str, JobState]]:
     """{id: (name, state)}, of ``squeue --format=%i|%T|%r|%N|%j``."""
     jobs = {}
     for line in lines:
         job_id, state, reason, nodes, name = line.strip().split(_SEPARATOR, 4)
-        jobs[job_id] = name, JobState(state, reason, nodes)
+        jobs[job_id] = name, job_state(state, reason, nodes)
     return jobs
 
 

@@ -1,6 +1,6 @@
 """An API server of Kubernetes in this process, and beside it what a cluster does with a JobSet.
 
-It has what executors use: lists and watches with labels and versions, merge patches, deletions with preconditions. The
+It has what executors use: lists with labels, and deletions with preconditions. The
 objects are what a test makes of them, or, with ``runs_pods``, those of real processes of this machine: a pod is a
 process with the command and the environment of its container.
 """
@@ -20,8 +20,6 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-
-import httpx
 
 from workers.executors.jobset import GROUP
 
@@ -53,7 +51,7 @@ class Refused(Exception):
 
 
 class ApiServer:
-    """The objects, their history and the answers to requests. Thread-safe.
+    """The objects and the answers to requests. Thread-safe.
 
     Attributes:
         answers: statuses of the next answers, before any other; 0: the connection is closed without an answer.
@@ -64,14 +62,12 @@ class ApiServer:
 
     def __init__(self):
         self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
-        self.history: list[tuple[int, str, str, Object]] = []
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = threading.RLock()
         self.answers: list[int] = []
         self.is_away = self.is_closed = False
         self.lost_answers = 0
         self.requests: list[tuple[str, str]] = []
-        self.watch_generation = 0
-        self._version = self._compacted = self._uid = 0
+        self._uid = 0
 
     def put(self, collection, found):
         """Create or replace an object, as controllers and kubelets do."""
@@ -80,7 +76,6 @@ class ApiServer:
             before = self.objects[collection].get(name)
             self._uid += before is None
             found["metadata"].setdefault("uid", f"uid-{self._uid}" if before is None else before["metadata"]["uid"])
-            self._record(collection, "ADDED" if before is None else "MODIFIED", found)
             self.objects[collection][name] = found
             return found
 
@@ -100,24 +95,11 @@ class ApiServer:
 
     def remove(self, collection, name):
         with self.changed:
-            found = self.objects[collection].pop(name, None)
-            if found is not None:
-                self._record(collection, "DELETED", found)
+            self.objects[collection].pop(name, None)
 
     def names(self, collection):
         with self.changed:
             return sorted(self.objects[collection])
-
-    def compact(self):
-        """Forget the history, so that watches have to begin anew."""
-        with self.changed:
-            self._compacted = self._version
-            self.history.clear()
-
-    def drop_watches(self):
-        with self.changed:
-            self.watch_generation += 1
-            self.changed.notify_all()
 
     def answer(self, method, path, params, body):
         """Raises: Refused."""
@@ -147,7 +129,7 @@ class ApiServer:
                 for found in items:
                     self.delete(path, found["metadata"]["name"], body or {})
                 return {"kind": "Status"}
-            return {"metadata": {"resourceVersion": str(self._version)}, "items": copy.deepcopy(items)}
+            return {"items": copy.deepcopy(items)}
 
     def _answer_one(self, method, collection, name, body):
         found = self.objects[collection].get(name)
@@ -155,15 +137,9 @@ class ApiServer:
             raise Refused(404, f"{name} not found")
         if method == "GET":
             return copy.deepcopy(found)
-        expected = (body or {}).get("metadata", {}) if method == "PATCH" else (body or {}).get("preconditions", {})
-        for key in ("uid", "resourceVersion"):
-            if key in expected and expected[key] != found["metadata"][key]:
-                immutable = method == "PATCH" and key == "uid"
-                raise Refused(422 if immutable else 409, f"Precondition failed: {key}")
-        if method == "PATCH" and body is not None:
-            changed = copy.deepcopy(found)
-            changed["metadata"].setdefault("annotations", {}).update(body["metadata"]["annotations"])
-            return copy.deepcopy(self.put(collection, changed))
+        uid = (body or {}).get("preconditions", {}).get("uid")
+        if uid not in (None, found["metadata"]["uid"]):
+            raise Refused(409, "Precondition failed: uid")
         self.delete(collection, name, body or {})
         return {"kind": "Status"}
 
@@ -182,50 +158,11 @@ class ApiServer:
         if collection == JOBSETS and not self.objects[PODS]:
             self.remove(collection, name)
 
-    def events_since(self, collection, version, selector):
-        """Raises: Refused."""
-        with self.changed:
-            if version < self._compacted:
-                raise Refused(410, "too old resource version")
-            return [
-                (number, {"type": kind, "object": found})
-                for number, where, kind, found in self.history
-                if where == collection and number > version and _matches(found, selector)
-            ]
-
-    def _record(self, collection, kind, found):
-        self._version += 1
-        found["metadata"]["resourceVersion"] = str(self._version)
-        self.history.append((self._version, collection, kind, copy.deepcopy(found)))
-        self.changed.notify_all()
-
 
 def _matches(found, selector):
     labels = found["metadata"].get("labels", {})
     wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
     return all(labels.get(name) == value for name, value in wanted.items())
-
-
-def in_process_http(server):
-    """A client of it that needs no connection; a watch ends when there is nothing to report."""
-
-    def handle(request):
-        params = dict(request.url.params)
-        body = json.loads(request.content) if request.content else None
-        try:
-            if params.get("watch"):
-                server.answer("WATCH", request.url.path, {}, None)
-                found = server.events_since(request.url.path, int(params["resourceVersion"]), params["labelSelector"])
-                return httpx.Response(200, text="".join(json.dumps(event) + "\n" for _, event in found))
-            return httpx.Response(200, json=server.answer(request.method, request.url.path, params, body))
-        except Refused as error:
-            if error.status == 0:
-                raise httpx.ConnectError("connection refused") from error
-            return httpx.Response(error.status, json={"kind": "Status", "message": str(error), "code": error.status})
-
-    return httpx.Client(
-        transport=httpx.MockTransport(handle), base_url="http://127.0.0.1", trust_env=False, verify=False
-    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -243,9 +180,6 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 raise Refused(401, "Unauthorized")
-            if params.get("watch"):
-                self._watch(address.path, params)
-                return
             self._send(200, self.server.api.answer(self.command, address.path, params, body))
         except Refused as error:
             if error.status == 0:
@@ -253,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._send(error.status, {"kind": "Status", "message": str(error), "code": error.status})
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _serve
+    do_GET = do_POST = do_DELETE = _serve
 
     def _send(self, status, found):
         content = json.dumps(found).encode()
@@ -262,31 +196,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-    def _watch(self, path, params):
-        api, version, selector = self.server.api, int(params["resourceVersion"]), params["labelSelector"]
-        api.answer("WATCH", path, {}, None)
-        generation = api.watch_generation
-        self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            while api.watch_generation == generation and not api.is_closed and not api.is_away:
-                try:
-                    found = api.events_since(path, version, selector)
-                except Refused as error:
-                    self._write({"type": "ERROR", "object": {"code": error.status, "message": str(error)}})
-                    return
-                for version, event in found:  # noqa: B007
-                    self._write(event)
-                with api.changed:
-                    if not found:
-                        api.changed.wait(0.2)
-
-    def _write(self, event):
-        self.wfile.write(json.dumps(event).encode() + b"\n")
-        self.wfile.flush()
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -306,8 +215,6 @@ def serve_http(api, tls=None):
     try:
         yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
-        api.is_closed = True
-        api.drop_watches()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -390,6 +297,9 @@ class ProcessCluster(ApiServer):
             reason = "PodFailurePolicy" if disrupted else "BackoffLimitExceeded"
             self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Failed", reason)]})
             self.change(JOBSETS, name, status={"conditions": [condition("Failed", "FailedJobs")]})
+            for pod in pods:
+                if pod["status"]["phase"] == "Running":
+                    self.delete(PODS, pod["metadata"]["name"], {})
         elif phases and set(phases) == {"Succeeded"}:
             self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Complete")]})
             self.change(JOBSETS, name, status={"conditions": [condition("Completed", "AllJobsCompleted")]})

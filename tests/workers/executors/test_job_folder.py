@@ -9,12 +9,12 @@ import pytest
 
 from workers.executors.job_folder import JobCommand, JobFolder, NodeReport, StartOrder
 
-START = StartOrder("module", "/run", "title", ["s3"], 2, 0, 60.0, 300.0, 30.0)
+START = StartOrder("module", "/run", "title", ["s3"], 2, 0, "", 60.0, 300.0, 30.0)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = JobFolder(tmp_path / "slurm" / "name")
+    folder = JobFolder(tmp_path / "agent" / "name")
     folder.create(START)
     return folder
 

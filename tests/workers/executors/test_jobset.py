@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 from pydantic import ValidationError
 
-from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.run_dir import RunDir
 from lcl_core.common.settings import settings_error_message
 from workers.executors.base import JobRequest
-from workers.executors.jobset import PodProcess, PodTask, WorkerFile, build_jobset
+from workers.executors.jobset import build_jobset
 from workers.settings import WorkerSettings
 
 VERSIONS = ("1.30", "1.34", "1.37")
@@ -30,7 +29,7 @@ def built(**changes):
     facts = {key: changes.pop(key) for key in ("nodes", "gpus", "protocols", "env") if key in changes}
     settings = WorkerSettings(home=Path("/var/lib/lcl"), kubernetes_image="registry.example.org/lcl:1", **changes)
     request = JobRequest("lcl_core.train", RunDir("/var/lib/lcl/runs/run_1"), "title", name="run_1", **facts)
-    return build_jobset(settings, request, NAME, "token", "lcl")
+    return build_jobset(settings, request, NAME, facts.get("gpus", 0), "lcl", Path("/var/lib/lcl/runs/run_1/agent/x"))
 
 
 PLACEMENT = {
@@ -151,7 +150,6 @@ def test_a_failure_is_final_and_a_disruption_is_told_from_it():
 def test_a_run_has_its_grace_for_a_checkpoint():
     pod = pod_of(built(cancel_grace_seconds=120.0))["spec"]
     assert pod["terminationGracePeriodSeconds"] >= 120 + 10
-    assert json.loads(container_of(built())["command"][-1])["grace_seconds"] == 30.0
 
 
 def test_kueue_starts_it_where_there_is_a_queue():
@@ -222,17 +220,3 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):
     }
     assert container_of(jobset)["envFrom"] == [{"secretRef": {"name": "storage"}}]
     assert "envFrom" not in container_of(built())
-
-
-@pytest.mark.parametrize("silent", [3600, 0])
-def test_a_pod_that_lost_its_worker_before_its_start_does_not_start(tmp_path, monkeypatch, silent):
-    """As when its JobSet has waited in a queue of Kueue."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest has its own handlers
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "ends_at_once.py").touch()
-    WorkerFile(tmp_path, NAME, "owner").claim()
-    file = tmp_path / "worker.json"
-    written = file.stat().st_mtime - silent
-    os.utime(file, (written, written))
-    task = PodTask(NAME, "ends_at_once", str(tmp_path), 1, (), 60.0, 300.0, 30.0)
-    assert PodProcess(task, 0).run() == (ExitCode.CANCELLED if silent else ExitCode.OK)

@@ -13,6 +13,7 @@ import yaml
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import runs
+from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 from tests.workers.executors.kubernetes_cluster import (
     EVENTS,
     JOBS,
@@ -26,11 +27,9 @@ from tests.workers.executors.kubernetes_cluster import (
     serve_http,
 )
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors import jobset, kubernetes_job
-from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, NoCapacity
-from workers.executors.jobset import build_jobset
+from workers.executors import folder_job, kubernetes
+from workers.executors.base import JobRequest, MachineLost, NoCapacity
 from workers.executors.kubernetes import KubernetesExecutor
-from workers.executors.kubernetes_client import KubernetesError, KubernetesUnreachable
 from workers.maintenance import end_unwanted_jobs
 from workers.settings import WorkerSettings
 
@@ -70,6 +69,7 @@ def kubernetes_settings(settings, address, tmp_path):
 def executor(kubernetes_settings, cluster):
     """After the test nothing may be left in the cluster, and nothing have been asked that the worker's role forbids."""
     executor = KubernetesExecutor(kubernetes_settings)
+    executor.query_seconds = 0.2
     with executor.serving([]):
         yield executor
     assert not cluster.names(JOBSETS)
@@ -81,7 +81,7 @@ def permission(method, path):
     """Resource and verb, by which a role allows a request."""
     is_one = path not in (JOBSETS, JOBS, PODS, EVENTS)
     resource = path.split("/")[-2 if is_one else -1]
-    verbs = {"POST": "create", "PATCH": "patch", "WATCH": "watch"}
+    verbs = {"POST": "create"}
     verbs |= {"GET": "get", "DELETE": "delete"} if is_one else {"GET": "list", "DELETE": "deletecollection"}
     return resource, verbs[method]
 
@@ -159,7 +159,7 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
     run = run_of(run_id)
     assert (run.state, run.attempt, run.handle) == ("queued", 1, None), "only the first one counts"
     assert run.setbacks is None or run.setbacks.get("attempts", 0) <= 1
-    assert "was disrupted: Eviction API: evicting" in run.interruption["message"]
+    assert "Kubernetes job" in run.interruption["message"]
     saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
     assert saved["step"] >= 3, "it had time for a checkpoint"
     with database.session() as session:
@@ -167,10 +167,10 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
 
 
 def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
-    worker, kubernetes_settings, cluster, database, queue, run_of, steps_of, eventually
+    worker, executor, kubernetes_settings, cluster, database, queue, run_of, steps_of, eventually
 ):
     kubernetes_settings.kubernetes_queue = "team"
-    kubernetes_settings.kubernetes_wait_seconds = 0.1
+    executor.wait_seconds = 0.1
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: cluster.names(JOBSETS), "the JobSet")
@@ -208,13 +208,13 @@ def test_a_refusal_of_pods_is_told_as_the_cluster_has_it(worker, cluster, queue,
     assert code in (told["code"], *(run.setbacks or {}))
 
 
-def test_without_room_others_get_their_turn(executor, kubernetes_settings, cluster, tmp_path):
+def test_without_room_others_get_their_turn(executor, cluster, tmp_path):
     cluster.has_room = False
-    kubernetes_settings.kubernetes_wait_seconds = 0.5
+    executor.wait_seconds = 0.5
     with pytest.raises(NoCapacity, match=r"no free capacity for 1 node .* Insufficient cpu"):
         executor.start(JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run_1"), lambda handle: None)
     cluster.answers = [403]
-    with pytest.raises(MachineLost, match="does not accept the JobSet"):
+    with pytest.raises(UserError, match="Kubernetes refuses the job of the run: not now"):
         executor.start(JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="run_2"), lambda handle: None)
 
 
@@ -231,16 +231,14 @@ def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(executor
 
 
 def test_a_run_survives_an_api_server_that_is_away(worker, cluster, monkeypatch, queue, run_of, steps_of, eventually):
-    monkeypatch.setattr(kubernetes_job, "_RESYNC_SECONDS", 0.1)
-    monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(kubernetes, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(folder_job, "_UNREACHABLE_SECONDS", 0.1)
     run_id = queue(steps=100)
     worker.start()
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
     cluster.is_away = True
-    cluster.drop_watches()
     eventually(lambda: len(steps_of(run_id)) >= 100, "all steps, which RUN_DIR has")
     eventually(worker.run_dir(run_id).result_file.exists, "the result")
-    cluster.compact()
     cluster.is_away = False
     worker.join()
     run = run_of(run_id)
@@ -259,7 +257,7 @@ def test_a_worker_that_leaves_lets_its_run_go_on(
     run = run_of(run_id)
     assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
     assert run.handle["executor"] == "kubernetes"
-    assert run.handle["uid"]
+    assert run.handle["job_id"]
     successor = InProcessWorker(database, kubernetes_settings, modules, executor)
     assert successor.start().attempt == 1
     successor.join()
@@ -279,6 +277,8 @@ def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
     eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
     worker.stopping.set()
     worker.join()
+    with database.session() as session:
+        record_heartbeat(session, WorkerIdentity("next", "host", 1, 1, (engine_device("kubernetes"),)))
     assert end_unwanted_jobs(database, kubernetes_settings, executor, "next") == 0, "it waits for a worker"
     with database.session() as session:
         runs.cancel_run(session, run_id)
@@ -318,10 +318,8 @@ def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
             assert second.log_start == first.log_start
             second.terminate()
             assert until_exit(second) == ExitCode.CANCELLED
-    with pytest.raises(MachineLost, match="does not know its JobSet"):
-        executor.attach(handles[-1], run_dir)
-    with pytest.raises(MachineLost, match="another executor"):
-        executor.attach({"executor": "ray"}, run_dir)
+    with executor.attach(handles[-1], run_dir) as third, pytest.raises(MachineLost, match="was asked to end"):
+        until_exit(third)
 
 
 def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothing(executor, tmp_path, eventually):
@@ -330,9 +328,9 @@ def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothi
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         job.detach()
-    assert [bool(handle["uid"]) for handle in handles] == [False, True]
-    with pytest.raises(MachineLost, match="does not know its JobSet"):
-        executor.attach({**handles[0], "uid": "of-another"}, run_dir)
+    assert ["job_id" in handle for handle in handles] == [False, True]
+    with pytest.raises(MachineLost, match="does not know its job"):
+        executor.attach({**handles[0], "job_id": "of-another"}, run_dir)
     with executor.attach(handles[0], run_dir) as job:
         assert job.wait(0.1) is None
 
@@ -341,87 +339,35 @@ def test_a_creation_whose_answer_was_lost_is_found(executor, cluster, tmp_path, 
     cluster.lost_answers = 1
     run_dir = prepared(tmp_path / "run")
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
-        assert cluster.names(JOBSETS) == [job.identity["jobset"]]
+        assert cluster.names(JOBSETS) == [job.identity["job"]]
         eventually(run_dir.metrics_file.exists, "a step")
-
-
-@pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
-def test_a_creation_whose_answers_were_lost_is_no_failure_of_the_run(executor, cluster, tmp_path, monkeypatch, error):
-    """It was created without an answer, is found to exist, and cannot be read at first."""
-    cluster.lost_answers, errors, find = 1, [error], executor._client.find
-
-    def find_later(path, seconds=30.0):
-        if errors:
-            raise errors.pop()
-        return find(path, seconds)
-
-    monkeypatch.setattr(executor._client, "find", find_later)
-    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
-    with pytest.raises(MachineLost, match=r"(does not accept|of Kubernetes does not answer)"):
-        executor.start(request, lambda handle: None)
-    assert not errors
-
-
-@pytest.mark.parametrize("error", [KubernetesError(403, "not now"), KubernetesUnreachable("away")])
-def test_an_api_server_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(
-    executor, tmp_path, monkeypatch, eventually, error
-):
-    def refuse(*_, **__):
-        raise error
-
-    run_dir, handles = prepared(tmp_path / "run"), []
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), handles.append) as job:
-        eventually(run_dir.metrics_file.exists, "a step")
-        job.detach()
-    seen = (run_dir.path / "worker.json").read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(executor._client, "request", refuse)
-        with pytest.raises(EngineUnreachable, match="does not say"):
-            executor.attach(handles[-1], run_dir)
-    assert (run_dir.path / "worker.json").read_bytes() == seen, "no sign of life"
-    with executor.attach(handles[-1], run_dir) as job:
-        assert job.wait(0.1) is None
-
-
-def test_a_job_that_has_not_started_is_no_job_to_attach_to(executor, cluster, kubernetes_settings, tmp_path):
-    """As when its worker was killed while the JobSet waited for a place."""
-    cluster.has_room = False
-    request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run")
-    waiting = build_jobset(kubernetes_settings, request, "lcl-run-1", "of the worker before", NAMESPACE)
-    cluster.put(JOBSETS, waiting)
-    handle = {"executor": "kubernetes", "namespace": NAMESPACE, "name": "lcl-run-1", "uid": "", "log_starts": [0]}
-    with pytest.raises(MachineLost, match="had not been started"):
-        executor.attach(handle, request.run_dir)
 
 
 def test_a_job_is_ended_without_the_api_server_too(executor, cluster, tmp_path, monkeypatch, eventually):
     """Its pods read in the run's folder that no worker wants it."""
-    monkeypatch.setattr(kubernetes_job, "_KILL_SECONDS", 0.5)
-    monkeypatch.setattr(kubernetes_job, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(kubernetes, "_REMOVE_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes, "_READ_SECONDS", 0.3)
     run_dir = prepared(tmp_path / "run")
     with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         cluster.is_away = True
         assert job.kill() == -signal.SIGKILL
-        assert until_exit(job) == -signal.SIGKILL
         (process,) = cluster.processes.values()
         eventually(lambda: process.poll() is not None, "the end of the process")
-        assert process.poll() == ExitCode.CANCELLED
-        cluster.is_away = False
-        eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
+    cluster.is_away = False
+    executor.remove(executor.find(job.identity["job"]), job.identity["job"])
 
 
-def test_without_a_worker_a_job_saves_its_state_and_ends(executor, tmp_path, monkeypatch, eventually):
-    monkeypatch.setattr(jobset, "REATTACH_SECONDS", -15.0)  # of a lease of 20 s
-    monkeypatch.setattr(kubernetes_job, "_RENEW_SECONDS", 0.2)
+def test_without_a_worker_a_job_saves_its_state_and_ends(executor, tmp_path, eventually):
+    executor.orphan_seconds = 4.0
     run_dir, handles = prepared(tmp_path / "run"), []
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), handles.append) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         assert job.detach()
     eventually((run_dir.checkpoints / "state.json").exists, "the checkpoint")
     assert not run_dir.result_file.exists()
-    with executor.attach(handles[-1], run_dir) as job:
-        assert until_exit(job) == ExitCode.CANCELLED
+    with executor.attach(handles[-1], run_dir) as job, pytest.raises(MachineLost, match="was asked to end"):
+        until_exit(job)
 
 
 def test_a_hung_job_leaves_its_stacks(executor, cluster, tmp_path, eventually):
@@ -447,7 +393,7 @@ def test_all_nodes_of_a_run_are_pods_of_one_jobset(executor, cluster, tmp_path):
     with executor.start(request, lambda handle: None) as job:
         assert until_exit(job) == ExitCode.USER_ERROR
         assert job.log_file == run_dir.artifacts / "log-1.txt"
-        name = job.identity["jobset"]
+        name = job.identity["job"]
         written = job.log_file.read_bytes()[job.log_start :].decode()
         assert written == f"node 1 of 2 at {name}-node-0-0.{name}:29500\n"
     assert "=== title, node 1 of 2, " in job.log_file.read_text()

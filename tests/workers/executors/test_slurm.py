@@ -17,12 +17,8 @@ from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.executors.slurm_cluster import slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors import slurm
-from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
-from workers.executors.job_folder import JobFolder, StartOrder
-from workers.executors.slurm import SlurmExecutor, SlurmJob
-from workers.executors.slurm_commands import JobState, SlurmCommands, SlurmUnreachable
-from workers.settings import WorkerSettings
+from workers.executors.base import JobRequest, MachineLost
+from workers.executors.slurm import SlurmExecutor
 
 pytestmark = pytest.mark.extended
 
@@ -42,7 +38,7 @@ def executor(settings, cluster, monkeypatch, eventually):
     monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     executor = SlurmExecutor(settings)
-    executor._query_seconds = 0.3
+    executor.query_seconds = 0.3
     with executor.serving([]):
         yield executor
     eventually(lambda: cluster.states() == ["idle"] * NODES, "the nodes' release")
@@ -260,7 +256,7 @@ def test_a_controller_that_is_away_stops_no_run(worker, executor, cluster, queue
 
 def test_without_a_worker_a_job_saves_its_state_and_ends(executor, cluster, modules, tmp_path, eventually):
     run_dir = prepared(tmp_path / "run")
-    executor._orphan_seconds = 4.0
+    executor.orphan_seconds = 4.0
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         assert job.detach()
@@ -290,13 +286,13 @@ def test_who_has_lost_a_job_cannot_stop_it(executor, modules, tmp_path, eventual
 
 
 def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
-    worker, settings, executor, modules, cluster, queue, run_of, tmp_path, monkeypatch
+    worker, executor, modules, cluster, queue, run_of, tmp_path, monkeypatch
 ):
     run_id = queue(spec={"engine": {"nodes": NODES}})
     with executor.start(
         JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="other"), lambda handle: None
     ):
-        settings.slurm_wait_seconds = 1.0
+        executor.wait_seconds = 1.0
         assert worker.try_claim() is None, "it does not fit"
         with monkeypatch.context() as patch:  # it has not heard yet of the job that has just started
             patch.setattr(executor, "capacity", lambda: EngineCapacity("slurm", NODES, float(NODES), 0.0, False))
@@ -307,9 +303,9 @@ def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
         assert len(cluster.jobs()) == 1, "that of the other run"
 
 
-def test_a_run_may_wait_in_the_queue_of_slurm(worker, settings, cluster, queue, run_of, eventually):
+def test_a_run_may_wait_in_the_queue_of_slurm(worker, settings, executor, cluster, queue, run_of, eventually):
     settings.slurm_queue = True
-    settings.slurm_wait_seconds = 0.1
+    executor.wait_seconds = float("inf")
     occupy(cluster, eventually)
     run_id = queue(steps=2)
     worker.start()
@@ -358,99 +354,6 @@ def test_a_gang_has_a_process_on_each_node(trainer, queue, run_of):
     assert folder.log_file.exists()
     for number in (1, 2):
         assert f"node {number} of 3" in (folder.artifacts / f"log-{number}.txt").read_text()
-
-
-class AnsweringCommands(SlurmCommands):
-    """Slurm knows one job, in this state."""
-
-    def __init__(self, state):
-        super().__init__(WorkerSettings())
-        self._state = state
-
-    def read_state(self, job_id, name, max_age=0.0):
-        return self._state
-
-
-def job_in(folder, state, statuses, nodes=2):
-    """A job of which Slurm and its nodes say that."""
-    start = StartOrder("toy_run", str(folder), "title", [], nodes, 0, 60.0, 60.0, 5.0)
-    job_folder = JobFolder(folder / "slurm" / "job")
-    job_folder.create(start)
-    for number in range(nodes):
-        job_folder.report(number, log_start=10 * number)
-    for number, status in statuses.items():
-        job_folder.report(number, status=status)
-    commands = AnsweringCommands(None if state is None else JobState(state, "None", "n[1-2]"))
-    return SlurmJob(commands, "7", "owner", job_folder, RunDir(folder), nodes, query_seconds=0.1, detachable=True)
-
-
-@pytest.mark.parametrize(
-    ("state", "statuses", "expected"),
-    [
-        ("RUNNING", {}, None),
-        ("RUNNING", {0: 0}, None),
-        ("RUNNING", {0: 0, 1: 0}, ExitCode.OK),
-        ("COMPLETING", {0: ExitCode.CRASH}, None),
-        ("FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH}, ExitCode.CRASH),
-        ("FAILED", {1: ExitCode.USER_ERROR}, ExitCode.USER_ERROR),
-        ("FAILED", {}, -signal.SIGKILL),
-        ("OUT_OF_MEMORY", {0: -signal.SIGKILL}, ExitCode.OUT_OF_MEMORY),
-        ("OUT_OF_MEMORY", {}, ExitCode.OUT_OF_MEMORY),
-        ("NODE_FAIL", {0: 0, 1: 0}, ExitCode.OK),
-        (None, {0: ExitCode.CRASH, 1: ExitCode.CRASH}, ExitCode.CRASH),
-        ("NODE_FAIL", {0: ExitCode.CRASH}, "a node failed"),
-        ("PREEMPTED", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "it was preempted"),
-        ("TIMEOUT", {}, "time limit"),
-        ("CANCELLED", {0: -signal.SIGTERM}, "cancelled in Slurm"),
-        ("BOOT_FAIL", {}, "did not boot"),
-        ("PENDING", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "queued it again"),
-        ("REQUEUED", {}, "queued it again"),
-        ("COMPLETED", {0: ExitCode.CANCELLED, 1: ExitCode.CANCELLED}, "was asked to end"),
-        (None, {0: 0}, "does not know it"),
-    ],
-)
-def test_the_end_of_a_job_is_what_slurm_and_its_processes_say(tmp_path, state, statuses, expected):
-    """A text: the machine is lost, and the attempt is not counted."""
-    job = job_in(tmp_path, state, statuses)
-    if isinstance(expected, str):
-        with pytest.raises(MachineLost, match=expected):
-            job.wait(0)
-    else:
-        assert job.wait(0) == expected
-
-
-@pytest.mark.parametrize(("state", "paused"), [("SUSPENDED", True), ("STOPPED", True), ("RUNNING", False)])
-def test_a_job_that_slurm_suspends_is_paused(tmp_path, state, paused):
-    job = job_in(tmp_path, state, {})
-    assert not job.is_paused
-    assert (job.wait(0), job.is_paused) == (None, paused)
-
-
-def test_the_log_is_that_of_the_process_that_failed(tmp_path):
-    job = job_in(tmp_path, "FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH})
-    assert (job.wait(0), job.log_file.name, job.log_start) == (ExitCode.CRASH, "log-1.txt", 10)
-
-
-@pytest.mark.parametrize(("state", "expected"), [("CANCELLED", -signal.SIGKILL), ("COMPLETED", -signal.SIGKILL)])
-def test_what_the_worker_has_stopped_is_not_lost(tmp_path, state, expected):
-    job = job_in(tmp_path, state, {0: ExitCode.CANCELLED})
-    job.terminate()
-    assert job.wait(0) == expected
-
-
-def test_a_controller_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(settings, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise SlurmUnreachable("no answer")
-
-    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(SlurmCommands, "read_state", refuse)
-    run_dir = prepared(tmp_path / "run")
-    folder = JobFolder(run_dir.path / "slurm" / "name")
-    folder.create(StartOrder("toy_run", str(run_dir.path), "title", [], 1, 0, 60.0, 300.0, 30.0))
-    handle = {"executor": "slurm", "name": "name", "nodes": 1, "job_id": "7"}
-    with pytest.raises(EngineUnreachable, match="Slurm does not answer"):
-        SlurmExecutor(settings).attach(handle, run_dir)
-    assert folder.control_file.stat().st_size == 0, "no sign of life, which would keep the job running"
 
 
 def test_without_its_programs_slurm_is_not_chosen(settings, monkeypatch):

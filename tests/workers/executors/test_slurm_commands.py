@@ -13,18 +13,16 @@ from pydantic import ValidationError
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from workers.executors import slurm_commands
-from workers.executors.base import JobRequest
+from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest
+from workers.executors.folder_job import JobPhase
 from workers.executors.slurm import SlurmExecutor
 from workers.executors.slurm_commands import (
-    JobPhase,
-    JobState,
     NodeCapacity,
     SlurmCommands,
-    SlurmRefused,
-    SlurmUnreachable,
+    is_transient,
     job_environment,
+    job_state,
     parse_nodes,
-    until_answered,
 )
 from workers.settings import NodeResources, WorkerSettings
 
@@ -151,9 +149,9 @@ def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path,
     def queries():
         return called.unlink() or 1 if called.exists() else 0
 
-    assert commands.read_state("7", "lcl-run_1-0a1b") == JobState("RUNNING", "None", "n1")
+    assert commands.read_state("7", "lcl-run_1-0a1b") == job_state("RUNNING", "None", "n1")
     assert queries() == 1
-    assert commands.read_state("9", "a|b") == JobState("CANCELLED", "Resources", "")
+    assert commands.read_state("9", "a|b") == job_state("CANCELLED", "Resources", "")
     assert commands.read_state("7", "lcl-run_3-0a1b") is None, "its id is another job's by now"
     assert commands.read_state("10", "unknown") is None
     assert queries() == 0
@@ -163,7 +161,7 @@ def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path,
     clock.now += 3
     commands.read_state("8", "lcl-run_2-0a1b")
     assert queries() == 0
-    commands.read_state("8", "lcl-run_2-0a1b", max_age=1.0)
+    commands.read_state("8", "lcl-run_2-0a1b", fresh=True)
     assert queries() == 1
 
 
@@ -176,7 +174,7 @@ def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path,
         ("RUNNING", JobPhase.RUNNING, False),
         ("SUSPENDED", JobPhase.RUNNING, False),
         ("A_LATER_VERSION", JobPhase.RUNNING, False),
-        ("COMPLETING", JobPhase.COMPLETING, False),
+        ("COMPLETING", JobPhase.ENDING, False),
         ("COMPLETED", JobPhase.ENDED, False),
         ("FAILED", JobPhase.ENDED, False),
         ("OUT_OF_MEMORY", JobPhase.ENDED, False),
@@ -184,9 +182,9 @@ def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path,
     ],
 )
 def test_states(state, phase, lost):
-    found = JobState(state)
+    found = job_state(state)
     assert found.phase is phase
-    assert (found.loss is not None) is lost
+    assert bool(found.loss) is lost
 
 
 def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(commands, answer):
@@ -195,7 +193,7 @@ def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(comman
     assert commands.read_state("9999", "name") is None
     commands.kill_step("9")  # after which the queue is read anew
     answer("squeue", "away")
-    with pytest.raises(SlurmUnreachable, match="connect failure"):
+    with pytest.raises(EngineUnreachable, match="connect failure"):
         commands.read_state("9999", "name")
 
 
@@ -248,23 +246,22 @@ def test_what_is_true_of_the_workers_machine_alone_stays_there():
 )
 def test_a_refused_job(commands, answer, tmp_path, name, transient):
     answer("sbatch", name)
-    with pytest.raises(SlurmRefused) as caught:
+    with pytest.raises(EngineRefused) as caught:
         commands.submit("name", 1, 0, NodeResources(), tmp_path, os.environ, ["true"])
-    assert caught.value.transient is transient
+    assert is_transient(caught.value) is transient
 
 
-@pytest.mark.parametrize(("limit", "said"), [("30-0", "LCL_SLURM_TIME is '30-0'"), ("", "LCL_SLURM_TIME is not set")])
-def test_a_time_limit_that_slurm_never_accepts_is_a_wrong_setting(answer, tmp_path, limit, said):
-    for program, name in (("sbatch", "time"), ("squeue", "nothing")):
+def test_a_refusal_fails_the_run_with_the_words_of_slurm(answer, tmp_path):
+    for program, name in (("sbatch", "time"), ("squeue", "nothing"), ("sinfo", "nodes")):
         answer(program, name)
     request = JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1")
-    with pytest.raises(UserError, match=f"{said}.*MaxTime") as caught:
-        SlurmExecutor(WorkerSettings(slurm_time=limit)).start(request, lambda handle: None)
-    assert caught.value.code == "bad_setting"
+    with pytest.raises(UserError, match="Requested time limit is invalid") as caught:
+        SlurmExecutor(WorkerSettings()).start(request, lambda handle: None)
+    assert caught.value.code == "engine_refused"
 
 
-def test_a_query_is_repeated_until_the_controller_answers():
-    answers = [SlurmUnreachable("away"), SlurmUnreachable("away"), None]
+def test_a_query_is_repeated_until_the_controller_answers(settings):
+    answers = [EngineUnreachable("away"), EngineUnreachable("away"), None]
 
     def query():
         problem = answers.pop(0)
@@ -272,10 +269,11 @@ def test_a_query_is_repeated_until_the_controller_answers():
             raise problem
         return "answer"
 
-    assert until_answered(query, 0.5, lambda: None) == "answer"
-    answers[:] = [SlurmUnreachable("away")] * 100
-    with pytest.raises(SlurmUnreachable):
-        until_answered(query, 0.1, lambda: None)
+    executor = SlurmExecutor(settings)
+    assert executor.answer(query, patience=0.5) == "answer"
+    answers[:] = [EngineUnreachable("away")] * 100
+    with pytest.raises(EngineUnreachable):
+        executor.answer(query, patience=0.1)
 
 
 @pytest.mark.parametrize(

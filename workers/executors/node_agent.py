@@ -1,11 +1,11 @@
-"""The job's process of one node of a Slurm job: ``srun python -m workers.executors.slurm_node FOLDER``.
+"""The job's process of one node of an engine's job: ``python -m workers.executors.node_agent FOLDER``.
 
 It starts the process as the local executor does, executes the commands of the worker that FOLDER has, and reports the
 exit status there. It needs no connection to the worker: the file system is enough. Without a heartbeat of a worker it
 has the process save its state and end.
 
-Slurm sends SIGTERM to all processes of a step: before the time limit, when the job is preempted, requeued or cancelled.
-The process writes its checkpoint then, as it does on a worker's command.
+Engines send SIGTERM when a job is preempted, evicted, requeued or cancelled, or before its time limit. The process
+writes its checkpoint then, as it does on a worker's command.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from workers.executors.local import JobProcess
 
 _POLL_SECONDS = 0.25
 _REPEAT_SECONDS = 1.0  # SIGTERM that comes before the process has its handler would be lost
-_CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, before srun ends them
+_CRASH_GRACE_SECONDS = 5.0  # for other nodes to write their errors, before the engine ends them
 _SIGNAL_STATUS = 128
+_NUMBER_VARIABLES = ("SLURM_NODEID", "JOB_COMPLETION_INDEX")  # of the node among those of the run
 
 
-class SlurmNode:
+class NodeAgent:
     """The process of node ``number``, from its start to its end."""
 
     def __init__(self, folder: JobFolder, number: int, start: StartOrder) -> None:
         self._folder, self._number, self._start = folder, number, start
         self._commands = folder.commands()
-        self._terminated = threading.Event()  # by Slurm
+        self._terminated = threading.Event()  # by the engine
         self._renewed: tuple[int, int] = (0, 0)  # time and size of the control file
         self._renewed_at = time.monotonic()
         self._terminated_at = float("-inf")
@@ -48,7 +49,7 @@ class SlurmNode:
     def run(self) -> int:
         """Returns: the exit status of the process. Raises: OSError, TimeoutError.
 
-        A job may have waited in Slurm's queue or have been suspended since its worker was lost: it does not start then.
+        A job may have waited in the engine's queue since its worker was lost: it does not start then.
         """
         start, number = self._start, self._number
         self._folder.report(number, host=socket.gethostname())
@@ -56,7 +57,8 @@ class SlurmNode:
             print("no worker has shown itself since long before the start: nothing is started", flush=True)  # noqa: T201
             self._folder.report(number, status=int(ExitCode.CANCELLED))
             return ExitCode.CANCELLED
-        with reserve_port() if start.nodes > 1 and number == 0 else socket.socket() as reserved:
+        reports_port = start.nodes > 1 and number == 0 and not start.address
+        with reserve_port() if reports_port else socket.socket() as reserved:
             environment = self._rendezvous(reserved) | ({} if start.gpus else visible_devices_env(()))
             run_dir = RunDir(start.run_dir)
             run_dir.log_file = run_dir.path / node_log_name(number)
@@ -69,26 +71,26 @@ class SlurmNode:
         return status
 
     def _rendezvous(self, reserved: socket.socket) -> dict[str, str]:
-        """Environment that says where the ranks connect. Node 0 reports the address, and the others wait for it.
+        """Environment that says where the ranks connect: where the engine does not, node 0 reports it to the others.
 
         Raises: TimeoutError.
         """
         start = self._start
         if start.nodes == 1:
             return {}
-        if self._number == 0:
+        if self._number == 0 and not start.address:
             host = os.environ["SLURM_LAUNCH_NODE_IPADDR"]  # where srun runs: by Slurm's rule on the first node
             address = NodeInfo(0, start.nodes, host, reserved.getsockname()[1]).address
             self._folder.report(0, address=address)
         deadline = time.monotonic() + start.rendezvous_seconds
-        while not (address := self._folder.read_report(0).address):
+        while not (address := start.address or self._folder.read_report(0).address):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"node 0 has not reported an address within {start.rendezvous_seconds:g} s")
             time.sleep(_POLL_SECONDS)
         return NodeInfo.at(address, self._number, start.nodes, start.rendezvous_seconds).to_env()
 
     def _control(self, process: JobProcess) -> None:
-        """Execute what the worker or Slurm wants of the process now."""
+        """Execute what the worker or the engine wants of the process now."""
         moment = time.monotonic()
         try:
             for command in self._commands.read():
@@ -120,13 +122,14 @@ class SlurmNode:
             process.terminate()
 
 
-def main(folder: JobFolder, number: int) -> int:
-    """Returns: exit status of this program; one that is not 0 makes srun end the other nodes."""
+def main(folder: JobFolder) -> int:
+    """Returns: exit status of this program; after one that is not 0 the engine ends the other nodes."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         print("Slurm has started the job again; its worker starts another one", flush=True)  # noqa: T201
         return ExitCode.OK
+    number = next((int(os.environ[name]) for name in _NUMBER_VARIABLES if name in os.environ), 0)
     start = folder.read_start()
-    status = SlurmNode(folder, number, start).run()
+    status = NodeAgent(folder, number, start).run()
     if status in (ExitCode.OK, ExitCode.CANCELLED):
         return ExitCode.OK
     if status == ExitCode.CRASH and start.nodes > 1:
@@ -135,4 +138,4 @@ def main(folder: JobFolder, number: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(JobFolder(Path(sys.argv[1])), int(os.environ["SLURM_NODEID"])))
+    sys.exit(main(JobFolder(Path(sys.argv[1]))))
