@@ -183,6 +183,15 @@ class ObjectiveSpec(Spec):
     matching_weight: float | None = Field(
         None, ge=0, le=1000, description="blip2: weight of image-text matching against hard negatives; none: 1"
     )
+    masked_text_weight: float | None = Field(
+        None, ge=0, le=1000, description="beit3: weight of masked text prediction; none: 1"
+    )
+    masked_image_weight: float | None = Field(
+        None, ge=0, le=1000, description="beit3: weight of masked patch prediction; none: 1"
+    )
+    regression_weight: float | None = Field(
+        None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
+    )
     distill: DistillSpec | None = Field(
         None,
         description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
@@ -243,11 +252,8 @@ class ObjectiveSpec(Spec):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss that the method has, by the loss's name."""
-        weights = dict(METHODS[self.name].weights)
-        for name in weights:
-            given = getattr(self, f"{name}_weight", None)
-            weights[name] = weights[name] if given is None else given
-        return weights
+        given = {name: getattr(self, f"{name}_weight") for name in METHODS[self.name].weights}
+        return {name: own if given[name] is None else given[name] for name, own in METHODS[self.name].weights.items()}
 
 
 class EngineSpec(Spec):

@@ -159,7 +159,7 @@ def test_every_method_takes_pairs_and_some_take_documents(name, view):
 def test_weights_are_the_methods_own_unless_given():
     assert ObjectiveSpec().weights == {"contrastive": 0.1, "generation": 1.0}
     assert ObjectiveSpec(name="coca").weights == {"contrastive": 1.0, "generation": 2.0}
-    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3)
+    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3, regression_weight=9)
     assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
 
 
