@@ -91,11 +91,13 @@ def kept_neighbours(vectors: np.ndarray, points: np.ndarray, k: int = NEIGHBOURS
     if total < k + 2:
         return None
     chosen = np.unique(np.linspace(0, total - 1, num=min(COMPARED_ROWS, total)).round().astype(np.int64))
-    rows, kept = _directions(vectors), []
+    starts, kept = range(0, total, BLOCK_ROWS), []
     with threadpool_limits(1, user_api="blas"):
         for some in np.array_split(chosen, -(-len(chosen) // 50)):  # so that all cosines need not be in memory
             own = np.arange(len(some))
-            cosines = rows[some] @ rows.T
+            queries = _directions(vectors[some])
+            blocks = [queries @ _directions(vectors[start : start + BLOCK_ROWS]).T for start in starts]
+            cosines = np.concatenate(blocks, axis=1)
             distances = np.square(points[some, None] - points[None]).sum(axis=2)
             cosines[own, some], distances[own, some] = -np.inf, np.inf
             least = np.partition(cosines, -k, axis=1)[:, -k, None]

@@ -272,49 +272,6 @@ class CollectionWriter:
         return self._items, self._lines, self._images, self._image_vectors, self._text_vectors
 
 
-def build_collection(
-    directory: str | Path,
-    items: Sequence[CollectionItem],
-    image_vectors: np.ndarray,
-    text_vectors: Mapping[str, np.ndarray] | None,
-    *,
-    name: str,
-    encoder_hash: str,
-    dataset_hash: str = "",
-    dtype: Dtype = "f32",
-    label_types: Mapping[str, LabelType] | None = None,
-) -> None:
-    """Write a collection that fits in memory.
-
-    Args:
-        image_vectors: [len(items), E].
-        text_vectors: {caption: [E]}, for every caption of the items; None: captions get no vectors.
-        label_types: as of a CollectionWriter.
-
-    Raises:
-        UserError: ``bad_vector``, ``duplicate_item``, ``bad_label``.
-    """
-    dim = int(np.shape(image_vectors)[-1])
-    with CollectionWriter(
-        directory,
-        name=name,
-        encoder_hash=encoder_hash,
-        dataset_hash=dataset_hash,
-        dim=dim,
-        dtype=dtype,
-        label_types=label_types,
-        text_vectors=text_vectors is not None,
-    ) as writer:
-        writer.add_items(items, image_vectors)
-        if text_vectors is not None and writer.texts:
-            known = {storable_text(text): vector for text, vector in text_vectors.items()}
-            missing = [text for text in writer.texts if text not in known]
-            if missing:
-                raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
-            writer.add_text_vectors(np.stack([known[text] for text in writer.texts]))
-        writer.link()
-
-
 def _file_entry(path: Path) -> file_format.FileEntry:
     """Flush the file to disk and describe it."""
     fsync_path(path)

@@ -1,4 +1,4 @@
-"""Import and export of the authors' checkpoints: their model JSON and state_dict.
+"""Import of the authors' checkpoints: their model JSON and state_dict.
 
 Our parameters carry the authors' names, so that weights map one to one.
 """
@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import clip_tokenizer
 from lcl_core.encoders.check import SPECIAL_TOKENS, LCLSettings
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
-from lcl_core.specs.vision import DEFAULT_TOWER
 
 
 def config_from_official(official: dict[str, Any]) -> LCLConfig:
@@ -62,45 +61,6 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise ValueError(f"{name}: {first['msg']}" if name else first["msg"]) from error
 
 
-def config_to_official(config: LCLConfig) -> dict[str, Any]:
-    """The inverse of :func:`config_from_official`.
-
-    Raises: UserError ``not_expressible``: the authors have one vision tower and a causal text tower alone.
-    """
-    for field, theirs in {"vision": DEFAULT_TOWER, "text_attention": "causal"}.items():
-        if (own := getattr(config, field)) != theirs:
-            message = f"{field}: the authors' form holds {theirs} alone, and this encoder has {own}"
-            raise UserError(message, code="not_expressible", field=field)
-    official: dict[str, Any] = {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": {
-            "image_size": config.image_size,
-            "layers": config.vision_layers,
-            "width": config.vision_width,
-            "head_width": config.vision_head_width,
-            "patch_size": config.patch_size,
-            "mlp_ratio": config.mlp_ratio,
-        },
-        "text_cfg": {
-            "context_length": config.context_length,
-            "vocab_size": config.vocab_size,
-            "width": config.text_width,
-            "heads": config.text_heads,
-            "layers": config.text_layers,
-        },
-        "pool_project_cfg": {
-            "pool_proj_type": "attn",
-            "input_dim": config.vision_width,
-            "output_dim": config.text_width,
-            "attn_num_heads": config.pool_heads,
-        },
-        "special_token_ids": {theirs: getattr(config, ours) for ours, theirs in SPECIAL_TOKENS.items()},
-    }
-    if config.activation == "quick_gelu":
-        official["quick_gelu"] = True
-    return official
-
-
 def load_official(config_json: str | Path | dict[str, Any], weights: str | Path) -> LCLModel:
     """Build an LCLModel from the authors' config JSON and weights.
 
@@ -118,19 +78,6 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
         raise UserError(problem, code="weights_mismatch", file=weights)
     model.load_state_dict(state)
     return model.eval()
-
-
-def export_official(model: LCLModel, directory: str | Path) -> None:
-    """Write ``config.json`` and ``weights.safetensors`` in the authors' form.
-
-    Raises: UserError ``not_expressible``, before anything is written.
-    """
-    official = config_to_official(model.config)
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "config.json").write_text(json.dumps(official, indent=1), encoding="utf-8")
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, target / "weights.safetensors")
 
 
 def import_original(config_json: str | Path, weights: str | Path, directory: str | Path) -> None:

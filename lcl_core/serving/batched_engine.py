@@ -112,9 +112,7 @@ class BatchedEngine:
             max_batch=max_batch,
             max_cost=generation_bytes,
             max_wait=max_wait,
-            max_queue=max_queue,
-            size=_pixel_bytes,
-            max_queue_bytes=MAX_QUEUE_BYTES,
+            max_queue=min(max_queue, max(max_batch, MAX_QUEUE_BYTES // self.prepared_bytes)),
             observe=None if observe is None else lambda key, waited: observe(key.kind, waited),
         )
         weakref.finalize(self, self._batcher.close, wait=False)
@@ -134,7 +132,7 @@ class BatchedEngine:
 
     def check_room(self, count: int) -> None:
         """Check the queue before images are decoded. Raises: as ``submit_images`` of so many images."""
-        self._batcher.check_room(count, count * self.prepared_bytes)
+        self._batcher.check_room(count)
 
     def prepare(self, image: Image) -> PreparedImage:
         """Preprocess an image. Raises: MemoryError; any other failure is kept in the result."""
@@ -207,10 +205,6 @@ class BatchedEngine:
         """One caption an image; ``decoding``: fields of GenerationConfig. Raises: also as ``embed_images``."""
         return wait_all(self.submit_captions(images, GenerationConfig(**decoding)))
 
-    def health(self) -> dict[str, Any]:
-        """Run the model through the queue, which proves the owner thread too. Raises: as EncoderEngine.health."""
-        return wait_all(self._batcher.submit(_BatchKey("health"), [None]))[0]
-
     def close(self, *, drain: bool = True) -> None:
         """Accept no more requests, finish those that wait (or fail them with EncoderUnloaded), stop the thread."""
         self._batcher.close(drain=drain)
@@ -258,12 +252,6 @@ class BatchedEngine:
         return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
 
 
-def _pixel_bytes(item: Any) -> int:
-    """Bytes of an item's prepared images; the rest of it is small."""
-    first = item[0] if isinstance(item, tuple) else item
-    return getattr(getattr(first, "pixels", first), "nbytes", 0)
-
-
 def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:
     """The function that the owner thread calls. It refers to the engine, not to the BatchedEngine, which may go."""
     import torch
@@ -284,7 +272,6 @@ def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[
         "attention": lambda key, pixels: engine.attention_maps(torch.stack(pixels)),
         "captions": captions,
         "continuations": continuations,
-        "health": lambda key, probes: [engine.health() for _ in probes],
     }
 
     def run(key: _BatchKey, items: list[Any]) -> Iterable[Any]:

@@ -57,7 +57,6 @@ class QueuedItem:
     """One item, and where its result goes."""
 
     item: Any
-    bytes: int = 0  # while it waits
     cost: int = 0  # bytes while it is worked on in steps
     future: Future[Any] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -190,8 +189,6 @@ class DynamicBatcher:
         max_cost: of the items of all stepwise batches together; one that costs more is worked on alone.
         max_wait: seconds that the oldest request waits for a full batch.
         max_queue: requests that may wait.
-        size: bytes of an item.
-        max_queue_bytes: of the items that may wait together; a larger request is accepted by an empty queue.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
 
@@ -205,19 +202,15 @@ class DynamicBatcher:
         max_cost: int = 1 << 62,
         max_wait: float = 0.005,
         max_queue: int = 512,
-        size: Callable[[Any], int] = lambda item: 0,
-        max_queue_bytes: int = 1 << 62,
         observe: BatchObserver | None = None,
     ) -> None:
         self._run = run
-        self._size = size
         self._in_steps = in_steps
         self._observe = observe
-        self.max_batch, self.max_cost, self.max_wait = max_batch, max_cost, max_wait
-        self.max_queue, self.max_queue_bytes = max_queue, max_queue_bytes
+        self.max_batch, self.max_cost, self.max_wait, self.max_queue = max_batch, max_cost, max_wait, max_queue
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
-        self._waiting = self._waiting_bytes = 0
+        self._waiting = 0
         self._stepwise = StepwiseScheduler(run, self._record)  # used by the owner thread alone
         self._closing = self._dropping = False
         self._seconds_per_item = 0.0
@@ -229,16 +222,16 @@ class DynamicBatcher:
         """Requests in the queue now."""
         return self._waiting
 
-    def check_room(self, count: int = 1, size: int = 0) -> None:
+    def check_room(self, count: int = 1) -> None:
         """Raise what ``submit`` would raise, before costly preparation.
 
         Raises:
             EncoderUnloaded: after ``close``.
-            Overloaded: the queue has no room for ``count`` more, or for ``size`` bytes more.
+            Overloaded: the queue has no room for ``count`` more.
             UserError: ``too_many_items``: it never will have.
         """
         with self._changed:
-            self._check_room(count, size)
+            self._check_room(count)
 
     def submit(self, key: Hashable, items: Sequence[Any], cost: int = 0) -> list[Future[Any]]:
         """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
@@ -248,14 +241,12 @@ class DynamicBatcher:
 
         Raises: as ``check_room``.
         """
-        requests = [QueuedItem(item, self._size(item), cost) for item in items]
-        size = sum(request.bytes for request in requests)
+        requests = [QueuedItem(item, cost) for item in items]
         with self._changed:
-            self._check_room(len(requests), size)
+            self._check_room(len(requests))
             if requests:
                 self._queues.setdefault(key, deque()).extend(requests)
                 self._waiting += len(requests)
-                self._waiting_bytes += size
                 self._changed.notify()
         return [request.future for request in requests]
 
@@ -273,26 +264,21 @@ class DynamicBatcher:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check_room(self, count: int, size: int) -> None:
+    def _check_room(self, count: int) -> None:
         if self._closing:
             raise EncoderUnloaded
         if count > self.max_queue:
             message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
             raise UserError(message, code="too_many_items")
-        if not self._fits(count, size):
+        if self._waiting + count > self.max_queue:
             self._drop_cancelled()
-        if not self._fits(count, size):
+        if self._waiting + count > self.max_queue:
             raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
-
-    def _fits(self, count: int, size: int) -> bool:
-        in_bytes = not self._waiting or self._waiting_bytes + size <= self.max_queue_bytes
-        return in_bytes and self._waiting + count <= self.max_queue
 
     def _drop_cancelled(self) -> None:
         for key, queue in list(self._queues.items()):
             kept = deque(request for request in queue if not request.future.cancelled())
             self._waiting -= len(queue) - len(kept)
-            self._waiting_bytes -= sum(request.bytes for request in queue) - sum(request.bytes for request in kept)
             self._replace(key, kept)
 
     def _replace(self, key: Hashable, queue: deque[QueuedItem]) -> None:
@@ -304,7 +290,7 @@ class DynamicBatcher:
     def _pop_all(self) -> list[QueuedItem]:
         requests = [request for queue in self._queues.values() for request in queue]
         self._queues.clear()
-        self._waiting = self._waiting_bytes = 0
+        self._waiting = 0
         return requests
 
     def _own(self) -> None:
@@ -365,7 +351,6 @@ class DynamicBatcher:
                 break
             request = queue.popleft()
             self._waiting -= 1
-            self._waiting_bytes -= request.bytes
             if request.future.set_running_or_notify_cancel():
                 batch.append(request)
         self._replace(key, queue)

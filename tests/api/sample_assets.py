@@ -60,8 +60,9 @@ def make_collection(live_service, encoder, encoder_dir, sample_images, name="squ
 
     Captions get vectors if the encoder reads texts.
     """
-    from lcl_core.collections.writer import CollectionItem, build_collection
+    from lcl_core.collections.writer import CollectionItem
     from lcl_core.encoders.engine import EncoderEngine
+    from tests.lcl_core.collections.building import build_collection
 
     session = EncoderEngine(encoder_dir, "cpu")
     items = [

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from lcl_core.data import SAMPLE_CORPUS
-from lcl_core.encoders.original_checkpoint import config_to_official
 from lcl_core.pretrained import pretrained_encoders
+from tests.lcl_core.authors_files import config_to_official
 from tests.lcl_core.conftest import small_config  # noqa: F401
 
 pytestmark = pytest.mark.extended

@@ -250,9 +250,10 @@ def _furnish(world: World, sample_zip: Path) -> None:
 
 def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any], name: str) -> None:
     """What an index run of these images makes, registered as a worker registers it."""
-    from lcl_core.collections.writer import CollectionItem, build_collection
+    from lcl_core.collections.writer import CollectionItem
     from lcl_core.db import complete_run, leases
     from lcl_core.encoders.engine import EncoderEngine
+    from tests.lcl_core.collections.building import build_collection
 
     session = EncoderEngine(encoder_dir, "cpu")
     items = [

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from typer.main import get_command
 
 from api.cli import app
-from lcl_core.encoders.original_checkpoint import export_official
 from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
+from tests.lcl_core.authors_files import export_official
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip
 
 pytestmark = pytest.mark.extended

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.reference_model import ReferenceLCL, decay_groups
+from tests.reference_model import ReferenceLCL
 
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")  # their gradient is zero by mathematics
 SPECIALS = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")
@@ -158,18 +158,6 @@ def encode_text(model, ids, context_length):
     ids[(ids != config.soi_token_id).all(dim=1), -1] = config.soi_token_id
     hidden = model.text(model.text.token_embedding(ids))
     return model.text.contrast(hidden[ids == config.soi_token_id])
-
-
-def loss_trace(model, images, ids, steps, lr):
-    """Both losses before each optimiser step."""
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.2), lr=lr, betas=(0.9, 0.98), eps=1e-6)
-    for _ in range(steps):
-        result = model(images, ids)
-        yield result.contrastive_loss.item(), result.generation_loss.item()
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        model.clamp()
 
 
 def allowed(exact, plain):

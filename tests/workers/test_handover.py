@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
-from lcl_core.collections.writer import build_collection
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import collections, submit
 from lcl_core.db.models import CollectionRow, EncoderRow
 from lcl_core.db.session import now
+from tests.lcl_core.collections.building import build_collection
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors import local
 from workers.executors.local import JobProcess

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from api.schemas.collections import ChangeLabelsRequest, SearchRequest
 from api.services.collection_items import _relabel
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 NO_SESSION = cast(Session, None)  # no image is among the changes
 LONG, TURNED = "a\tb" * 100, "right \u202b to left"

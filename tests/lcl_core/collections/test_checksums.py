@@ -9,8 +9,9 @@ import pytest
 
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import BackgroundVerification
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 
 @pytest.fixture

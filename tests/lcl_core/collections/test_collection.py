@@ -10,8 +10,9 @@ import pytest
 
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import FILES
-from lcl_core.collections.writer import CollectionItem, CollectionWriter, build_collection
+from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 ENCODER = "e" * 64
 DIM = 8

@@ -12,9 +12,10 @@ from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import stable_hash64, text_id
 from lcl_core.collections.index_job import run_index_job
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
-from lcl_core.collections.writer import CollectionItem, CollectionWriter, build_collection
+from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import EncoderEngine
+from tests.lcl_core.collections.building import build_collection
 from tests.lcl_core.collections.test_index_job import metrics, prepare, write_corpus
 from tests.lcl_core.encoders.external_samples import save_huggingface
 

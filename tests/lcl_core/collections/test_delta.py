@@ -14,8 +14,9 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 ENCODER, DIM = "e" * 64, 12
 GROUPS, SPLITS = ("animals", "travel", "food", "tools"), ("train", "val")

@@ -14,8 +14,9 @@ from lcl_core.collections.delta import Delta, Rows
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.full_text import FullTextIndex, fuse_ranks
 from lcl_core.collections.records import ChangeRecord
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 DIM = 4
 TOP = 2**64 - 1

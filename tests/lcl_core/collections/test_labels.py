@@ -13,8 +13,9 @@ from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import LABEL_TYPES, stable_hash64
 from lcl_core.collections.labels import LabelChange, LabelIndex, infer_type, parse_where, read_number
 from lcl_core.collections.records import ChangeRecord
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 DIM = 4
 YEARS = ["1985", "1990", "1990.5", "2001", "-3", "1e3", ""]

@@ -11,8 +11,9 @@ from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import GRAPHS
 from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.vector_index import HnswIndex, nearest, write_hnsw_index
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
+from tests.lcl_core.collections.building import build_collection
 
 ROWS, DIM, K = 3000, 32, 10
 

@@ -9,7 +9,7 @@ import pytest
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
-from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, complete_run, runs
 from lcl_core.db import collections as db_collections
@@ -17,6 +17,7 @@ from lcl_core.db.collections import CollectionRef, CollectionReplaced, ItemAddit
 from lcl_core.db.models import CollectionChange, CollectionRow
 from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_spec
+from tests.lcl_core.collections.building import build_collection
 
 ENCODER, DIM = "e" * 64, 4
 

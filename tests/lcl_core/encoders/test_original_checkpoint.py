@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.original_checkpoint import export_official, import_original, load_official
+from lcl_core.encoders.original_checkpoint import import_original, load_official
 from lcl_core.model import LCLConfig, LCLModel
+from tests.lcl_core.authors_files import export_official
 
 SMALL = {
     "image_size": 16, "patch_size": 8, "vision_width": 8, "vision_layers": 1, "vision_head_width": 8,
@@ -115,15 +116,3 @@ def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_pat
         import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "other")
     assert caught.value.code == "bad_model_json"
     assert not (tmp_path / "other").exists()
-
-
-@pytest.mark.parametrize(
-    ("other", "field"),
-    [({"text_attention": "bidirectional"}, "text_attention"), ({"vision": "resnet", "patch_size": 4}, "vision")],
-)
-def test_what_the_authors_form_cannot_hold_is_not_written(tmp_path, other, field):
-    model = LCLModel(LCLConfig(**{**SMALL, **other}, vocab_size=49_411))
-    with pytest.raises(UserError, match="the authors' form holds") as caught:
-        export_official(model, tmp_path / "written")
-    assert (caught.value.code, caught.value.field) == ("not_expressible", field)
-    assert not (tmp_path / "written").exists()

@@ -188,13 +188,6 @@ def test_too_much_at_once_is_refused_before_any_work(alone, drawings):
         session.embed_texts(["e"])
 
 
-def test_health_goes_through_the_queue(shared):
-    assert shared.health()["device"] == "cpu"
-    shared.close()
-    with pytest.raises(EncoderUnloaded):
-        shared.health()
-
-
 def test_a_session_that_nobody_holds_finishes_and_leaves(alone):
     before = set(threading.enumerate())
     session = BatchedEngine(alone, max_wait=30)

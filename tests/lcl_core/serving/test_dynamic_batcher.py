@@ -108,23 +108,6 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
     batcher.close()
 
 
-def test_the_queue_is_bounded_in_bytes():
-    recorder = Recorder(held=True)
-    batcher = held_batcher(recorder, size=lambda item: 10 * item, max_queue_bytes=50)
-    waiting = batcher.submit("k", [3])
-    with pytest.raises(Overloaded):
-        batcher.submit("k", [3])
-    with pytest.raises(Overloaded):
-        batcher.check_room(1, 30)
-    waiting += batcher.submit("k", [2])
-    waiting[0].cancel()
-    waiting += batcher.submit("k", [3])
-    recorder.release.set()
-    assert wait_all(waiting[1:]) == [4, 6]
-    assert wait_all(batcher.submit("k", [9])) == [18], "an empty queue accepts what is larger than all of it"
-    batcher.close()
-
-
 def test_a_request_that_never_fits_is_reported_so():
     batcher = DynamicBatcher(Recorder(), max_queue=3)
     with pytest.raises(UserError) as caught:

@@ -204,7 +204,7 @@ def test_no_torch_before_the_first_encoder():
     program = (
         "import sys; from lcl_core.collections import projection, writer; from lcl_core.encoders import captioning\n"
         "from lcl_core.serving import model_pool\n"
-        "model_pool.ModelPool(); writer.build_collection; projection.project_pca; captioning.GenerationConfig()\n"
+        "model_pool.ModelPool(); writer.CollectionWriter; projection.project_pca; captioning.GenerationConfig()\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
