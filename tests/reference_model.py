@@ -226,8 +226,6 @@ class ReferenceLCL(nn.Module):
         return self.config.generation_weight * F.cross_entropy(logits, labels[kept])
 
 
-
-
 def to_fp32(x: Tensor) -> Tensor:
     """fp32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

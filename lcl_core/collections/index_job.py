@@ -227,6 +227,8 @@ class RejectedItems:
 class IndexProgress:
     """Writes a metrics line a batch and stops on request. A step is an image or a distinct caption.
 
+    The time left is by the pace of the phase.
+
     Images and captions copied from ``existing`` count too.
 
     Args:
@@ -245,10 +247,7 @@ class IndexProgress:
         self._done = 0
         texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
         self._total = existing.images + len(pairs) + (existing.texts + len(texts) if embeds_texts else 0)
-        self._started = time.monotonic()
-        phase = "kept" if existing.images else "images"
-        self._phase, self._phase_started, self._phase_done = phase, self._started, 0
-        self._skipped = self._phase_skipped = 0
+        self._begin("kept" if existing.images else "images")
 
     @property
     def left(self) -> int:
@@ -257,14 +256,12 @@ class IndexProgress:
 
     def start(self, phase: str, steps: int) -> None:
         """``steps``: of this phase and all later ones."""
-        self._phase, self._phase_started, self._phase_done = phase, time.monotonic(), 0
-        self._phase_skipped = 0
+        self._begin(phase)
         self._total = self._done + steps
 
     def skip(self, steps: int) -> None:
         """Count steps that need not be done again; they tell nothing of the pace."""
         if steps:
-            self._skipped += steps
             self._phase_skipped += steps
             self.advance(steps)
 
@@ -279,18 +276,15 @@ class IndexProgress:
         """Raises: JobCancelled."""
         self._done += steps
         self._phase_done += steps
-        now = time.monotonic()
-        paced, left = self._done - self._skipped, self._total - self._done
-        known = {"seconds_left": round((now - self._started) / max(paced, 1) * left, 1)} if paced or not left else {}
-        rate = (self._phase_done - self._phase_skipped) / max(now - self._phase_started, 1e-9)
-        self._run_dir.append_metrics(
-            step=self._done,
-            total_steps=self._total,
-            phase=self._phase,
-            **known,
-            **{f"{self._phase}_per_s": round(rate, 1)},
-        )
+        rate = (self._phase_done - self._phase_skipped) / max(time.monotonic() - self._phase_started, 1e-9)
+        known = {"seconds_left": round(self.left / rate, 1) if rate else 0.0} if rate or not self.left else {}
+        figures = {**known, f"{self._phase}_per_s": round(rate, 1)}
+        self._run_dir.append_metrics(step=self._done, total_steps=self._total, phase=self._phase, **figures)
         self._run_dir.raise_if_stopped()
+
+    def _begin(self, phase: str) -> None:
+        self._phase, self._phase_started = phase, time.monotonic()
+        self._phase_done = self._phase_skipped = 0
 
 
 class EmbeddingParts:

@@ -68,7 +68,6 @@ class _SteppedBatch:
     batch: list[QueuedItem]
     steps: Steps
     started: float = field(default_factory=time.monotonic)
-    has_stepped: bool = False
 
     @property
     def unsettled(self) -> list[QueuedItem]:
@@ -80,8 +79,7 @@ class StepwiseScheduler:
 
     Args:
         run: ``run(key, items)`` → an iterator; each step gives the items that it completed, as (number in ``items``,
-            result). A batch that fails in its first step is retried in halves, so that a bad item fails alone; later
-            on a listener may have received the beginning.
+            result). A batch that fails fails as a whole: listeners may have received the beginning.
         record: called with the key, the requests and the start time when a batch is over.
     """
 
@@ -124,28 +122,15 @@ class StepwiseScheduler:
         try:
             for place, result in next(work.steps):
                 work.batch[place].future.set_result(result)
-            if not work.has_stepped:
-                work.has_stepped = True
-                for request in work.batch:
-                    request.item = None  # its pixels, which nothing reads again
+            for request in work.batch:
+                request.item = None  # its pixels, which nothing reads again
         except StopIteration:
             self._end(work, RuntimeError(f"{len(work.unsettled)} items were left without a result"))
         except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
-            error = as_exception(caught)
-            if work.has_stepped or len(work.batch) == 1:
-                self._end(work, error)
-            else:
-                self._halve(work, error)
+            self._end(work, as_exception(caught))
         else:
             if not work.unsettled:
                 self._end(work)
-
-    def _halve(self, work: _SteppedBatch, error: Exception) -> None:
-        log.info("a batch of %d failed (%s); its halves are tried alone", len(work.batch), error)
-        self._batches.remove(work)
-        middle = len(work.batch) // 2
-        for half in (work.batch[:middle], work.batch[middle:]):
-            self.begin(work.key, half)
 
     def _end(self, work: _SteppedBatch, error: Exception | None = None) -> None:
         self._batches.remove(work)
