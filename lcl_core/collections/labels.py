@@ -231,46 +231,43 @@ def parse_where(where: Where, types: Mapping[str, LabelType]) -> Filter:
     return tuple(parts)
 
 
-def _parse_filter(label: str, choice: Any, kind: LabelType) -> Sequence[TextFilter | RangeFilter | SetFilter] | None:
+def _parse_filter(label: str, choice: Any, kind: LabelType) -> list[TextFilter | RangeFilter | SetFilter] | None:
     """None: the label has no such filter."""
     if isinstance(choice, str):
         return [TextFilter(label, (choice,), kind == "set")]
-    if isinstance(choice, Mapping):
-        return _parse_options(label, {name: value for name, value in choice.items() if value is not None}, kind)
     if isinstance(choice, int | float):
-        return _parse_range(label, {"gte": choice, "lte": choice}, kind) if kind == "number" else None
-    if isinstance(choice, Iterable):
-        values = tuple(choice)
-        listed = all(isinstance(each, str) for each in values)
-        return [TextFilter(label, tuple(dict.fromkeys(values)), kind == "set")] if listed else None
-    return None
-
-
-def _parse_options(
-    label: str, options: Mapping[str, Any], kind: LabelType
-) -> Sequence[TextFilter | RangeFilter | SetFilter] | None:
-    others = {name: value for name, value in options.items() if name != EXCLUDED}
-    excluded = []
-    if EXCLUDED in options:
-        values = _listed_texts(options[EXCLUDED])
-        if values is None:
+        choice = {"gte": choice, "lte": choice}
+        kind = "text" if kind == "date" else kind
+    if not isinstance(choice, Mapping):
+        texts = tuple(dict.fromkeys(choice)) if isinstance(choice, Iterable) else (None,)
+        return [TextFilter(label, texts, kind == "set")] if all(isinstance(each, str) for each in texts) else None
+    found: list[TextFilter | RangeFilter | SetFilter] = []
+    bounds: dict[str, Any] = {}
+    for name, value in choice.items():
+        if value is None:
+            continue
+        if name in BOUNDS and (kind == "number" or kind == "date"):
+            bounds[name] = value
+        elif name == EXCLUDED or (name in MEMBERS and kind == "set"):
+            if (values := _listed_texts(value)) is None:
+                return None
+            found.append(
+                SetFilter(label, values)
+                if name == "all"
+                else TextFilter(label, values, kind == "set", excluded=name == EXCLUDED)
+            )
+        else:
             return None
-        excluded = [TextFilter(label, values, kind == "set", excluded=True)]
-        if not others:
-            return excluded
-    found: Sequence[TextFilter | RangeFilter | SetFilter] | None = None
-    if kind == "number" or kind == "date":
-        found = _parse_range(label, others, kind)
-    elif kind == "set":
-        found = _parse_members(label, others)
-    return None if found is None else [*found, *excluded]
+    if bounds and (kind == "number" or kind == "date"):
+        if (parsed := _parse_range(label, bounds, kind)) is None:
+            return None
+        found.append(parsed)
+    return found or None
 
 
-def _parse_range(label: str, options: Mapping[str, Any], scale: Scale) -> list[RangeFilter] | None:
+def _parse_range(label: str, bounds: Mapping[str, Any], scale: Scale) -> RangeFilter | None:
     low, high = -math.inf, math.inf
-    if not options or not set(options) <= set(BOUNDS):
-        return None
-    for name, bound in options.items():
+    for name, bound in bounds.items():
         ends = _bound(bound, scale)
         if ends is None:
             return None
@@ -278,33 +275,19 @@ def _parse_range(label: str, options: Mapping[str, Any], scale: Scale) -> list[R
             low = max(low, ends[name == "gt"])
         else:
             high = min(high, ends[name == "lte"])
-    return [RangeFilter(label, scale, low, high)]
+    return RangeFilter(label, scale, low, high)
 
 
 def _bound(bound: Any, scale: Scale) -> tuple[float, float] | None:
     """Where a bound begins, and the first number after it: a date without a time is the whole day."""
-    if scale == "date" and isinstance(bound, str):
-        start = read_date(bound)
-        if start is not None and re.fullmatch(_DAY, bound):
+    if isinstance(bound, str):
+        start = _READERS[scale](bound)
+        if start is not None and scale == "date" and re.fullmatch(_DAY, bound):
             return start, start + _DAY_SECONDS
-    elif isinstance(bound, str):
-        start = read_number(bound)
     else:
         known = scale == "number" and isinstance(bound, int | float) and not isinstance(bound, bool)
         start = float(bound) if known and abs(bound) <= sys.float_info.max else None
     return None if start is None else (start, math.nextafter(start, math.inf))
-
-
-def _parse_members(label: str, options: Mapping[str, Any]) -> list[TextFilter | SetFilter] | None:
-    if not options or not set(options) <= set(MEMBERS):
-        return None
-    parts: list[TextFilter | SetFilter] = []
-    for name, listed in options.items():
-        values = _listed_texts(listed)
-        if values is None:
-            return None
-        parts.append(TextFilter(label, values, True) if name == "any" else SetFilter(label, values))
-    return parts
 
 
 def _listed_texts(values: Any) -> tuple[str, ...] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
 from collections.abc import Mapping
 from json import JSONDecodeError
 from pathlib import Path
@@ -18,13 +16,10 @@ from lcl_core.common.files import parse_strict_json, sha256_file
 
 RELEVANT_SUFFIXES = (".json", ".safetensors", ".txt")  # files that may decide a vector
 SUFFIXES = (*RELEVANT_SUFFIXES, ".md")  # of data files: neither pickles nor code; a model card is for people
-MAX_ENTRIES = 1000  # of a directory, whatever they are
 MAX_CONFIG = 2 << 20  # bytes
 MAX_VOCABULARY = 64 << 20  # bytes: a tokenizer of 256,000 words and 580,000 merges has 34 million
 MAX_DIGITS = 40  # transformers writes 10^30 for "no limit" in tokenizer_config.json
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
-# printable ASCII: every archive, database and log can hold such a name as it is
-_FILE_NAME = re.compile(r"[ -~]{1,64}")
 Hashes = Mapping[str, str]
 
 
@@ -35,29 +30,18 @@ def unreadable(path: Path, reason: str) -> UserError:
 def data_files(directory: Path) -> list[Path]:
     """The regular files of an encoder by their names, sorted; links, code and pickles are not among them.
 
-    None where there is no directory.
-
-    Raises: UserError ``encoder_unreadable`` for too many files, a name that not every archive holds, or a small file
-        that is too large; OSError when the directory cannot be listed.
+    Raises: UserError ``encoder_unreadable`` for a small file that is too large; OSError when the directory cannot be
+        listed.
     """
-    found: list[Path] = []
     if not directory.is_dir():
-        return found
-    with os.scandir(directory) as entries:
-        for number, entry in enumerate(entries, 1):
-            if number > MAX_ENTRIES:
-                raise unreadable(directory, f"it holds more than {MAX_ENTRIES} files; give an encoder's own directory")
-            if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
-                if not _FILE_NAME.fullmatch(entry.name):
-                    shown = ascii(entry.name)[1:-1][:80]
-                    reason = f"rename the file {shown!r}: names have 1 to 64 printable ASCII characters"
-                    raise unreadable(directory, reason)
-                found.append(Path(directory, entry.name))
+        return []
+    found = [path for path in directory.iterdir() if path.name.endswith(SUFFIXES) and path.is_file()]
+    found = sorted(path for path in found if not path.is_symlink())
     for path in found:
         most = MAX_VOCABULARY if path.name in VOCABULARIES else MAX_CONFIG
         if path.suffix != ".safetensors" and (size := path.stat().st_size) > most:
             raise unreadable(path, f"its {size:,} bytes are more than such a file may have ({most:,})")
-    return sorted(found)
+    return found
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -76,8 +60,6 @@ def read_json(path: Path) -> Any:
             body = file.read(most + 1)
         if len(body) > most:
             raise ValueError(f"it has more than {most:,} bytes")
-        if body[:3] == b"\xef\xbb\xbf" or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise ValueError("it begins with a byte order mark, which JSON in UTF-8 has not")
         return parse_strict_json(body.decode("utf-8"), MAX_DIGITS)
     except OSError as error:
         raise unreadable(path, f"{path.name} cannot be read ({error.strerror})") from error

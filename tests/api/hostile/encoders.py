@@ -82,11 +82,6 @@ def _overlapping(found):
     )  # fmt: skip
 
 
-def _many_files(folder):
-    for number in range(1500):
-        (folder / f"{number}.json").touch()
-
-
 def _split(expression):
     return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
 
@@ -128,9 +123,6 @@ CONFIGS = {
     "an mlp_ratio that is no number": replaced("config.json", '"mlp_ratio": 4.0', '"mlp_ratio": NaN'),
     "a name twice": replaced("config.json", '"context_length": 48', '"context_length": 48, "context_length": 480000'),
     "JSON without end": raw("config.json", b'{"model_type": "lcl", "a": ' + b"[" * 100_000),
-    "a byte order mark": lambda folder: raw(
-        "config.json", b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()
-    )(folder),
     "code to import": config(auto_map={"AutoModel": "evil.Model"}),
     "a quantisation": config(quantization_config={"quant_method": "awq"}),
 }  # fmt: skip
@@ -157,7 +149,6 @@ TOKENIZERS = {
     ),
 }  # fmt: skip
 FILES = {
-    "1500 files": _many_files,
     "a README of 3 MB": raw("README.md", b"x" * (3 << 20)),
     "an adapter of another model": raw("adapter_config.json", b'{"base_model_name_or_path": "attacker/repo"}'),
 }

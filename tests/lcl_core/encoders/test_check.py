@@ -42,7 +42,6 @@ def test_genuine_encoders_pass(ours, foreign, tmp_path):
         ("an mlp_ratio that is no number", "config.json"),
         ("a name twice", "appears twice"),
         ("JSON without end", "nested too deeply"),
-        ("a byte order mark", "byte order mark"),
         ("code to import", "auto_map"),
         ("a kernel of a hub, elsewhere", "attn_implementation"),
         ("a quantisation", "quantization_config"),
@@ -60,7 +59,6 @@ def test_genuine_encoders_pass(ours, foreign, tmp_path):
         ("an id beyond the embeddings", "no row of the"),
         ("an id below nought", "no row of the"),
         ("10,000 added words", "added_tokens"),
-        ("1500 files", "more than 1000 files"),
         ("a README of 3 MB", "bytes are more"),
     ],
 )

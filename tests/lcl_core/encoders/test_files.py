@@ -37,17 +37,6 @@ def test_it_is_of_the_data_files_alone(directory):
     assert data_files(directory / "absent") == []
 
 
-@pytest.mark.parametrize("name", [f"{'a' * 62}.md", "caf\u00e9.txt", "b\udcff.json", "two\nlines.txt"])
-def test_a_name_that_not_everything_can_hold_is_refused(directory, name):
-    (directory / name).write_text("{}")
-    with pytest.raises(UserError, match="rename the file") as refused:
-        data_files(directory)
-    assert (refused.value.code, refused.value.file) == ("encoder_unreadable", str(directory))
-    refused.value.message.encode("ascii")
-    (directory / name).rename(directory / "model-00001-of-00002 (copy).md")
-    assert len(data_files(directory)) == len(NAMES) + 2
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_counts_by_name_and_content(directory, name):
     before = hash_files(directory)
