@@ -22,7 +22,7 @@ PRODUCT = ("api", "workers", "lcl_core", "ui", "deploy")
 SHORTEST, LONGEST, LONGEST_FUNCTION, FOLDER_MODULES, LAZY_IMPORTS = 120, 600, 120, 25, 8
 REGISTRIES = {  # folders whose modules are entries of a registry, however short
     *("api/routes", "api/cli", "ui/tabs", "lcl_core/data/formats", "lcl_core/objectives", "lcl_core/evaluation/tasks"),
-    *("lcl_core/evaluation/benchmarks", "lcl_core/encoders/export"),
+    "lcl_core/encoders/export",
 }
 # an application factory, one type of encoder, and the entry point of a job: searched for under these names
 SMALL_MODULES = {

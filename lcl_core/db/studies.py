@@ -26,9 +26,16 @@ from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash
 from lcl_core.estimate.report import TrainingTime, add_estimates
 from lcl_core.specs.parsing import AnySpec, parse_as, spec_hash
 from lcl_core.specs.study import AdditionSpec, StudySpec
-from lcl_core.studies.encoder_references import replace_encoders, replace_in_axes
 from lcl_core.studies.results import CellRecord, RunRecord, StudyStatus, cell_state, study_state
-from lcl_core.studies.trials import PlannedCell, apply_addition, evaluate_spec, expand_study, resolve_presets
+from lcl_core.studies.trials import (
+    PlannedCell,
+    apply_addition,
+    evaluate_spec,
+    expand_study,
+    replace_encoders,
+    replace_in_axes,
+    resolve_presets,
+)
 
 MAX_ESTIMATED = 64  # different pre-trainings of a study whose time is estimated
 STUDY_PRIORITY = -1  # of pre-trainings: runs that users submit do not wait for a whole study

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lcl_core import __version__
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data import open_corpus
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder, random_init_baseline
 from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import JsonLog, PredictionStore, score_predictions, write_class_tables, write_tables
-from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalProgress, Task
+from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress, EvaluationData, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
 from lcl_core.evaluation.tasks.classification import Classification, FewShot
 from lcl_core.evaluation.tasks.dialogue import Dialogue
@@ -38,18 +38,17 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     run_dir.truncate_metrics(-1)
     progress = EvalProgress(run_dir)
     progress.enter("reading the splits")
-    resolver = DatasetResolver(run["datasets"], run["encoders"], spec.exclude, lambda count: progress.add(0))
-    corpus = open_corpus(resolver.dataset(spec.dataset))
-    tasks = [TASKS[name].plan(spec, corpus, resolver) for name in dict.fromkeys(spec.tasks)]
+    data = EvaluationData(spec, run["datasets"], run["encoders"], progress.beat)
+    tasks = [TASKS[name].plan(data) for name in dict.fromkeys(spec.tasks)]
     for name, files in run.get("encoder_files", {}).items():
-        check_unchanged(files, hash_files(Path(resolver.encoder(name))))
-    encoder = load_evaluated_encoder(resolver.encoder(spec.encoder))
+        check_unchanged(files, hash_files(data.encoder(name)))
+    encoder = load_evaluated_encoder(data.encoder(spec.encoder))
     encoders = [encoder, random_init_baseline(encoder)] if spec.untrained_baseline else [encoder]
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
-    progress.start(len(encoders) * sum(task.cost() for task in tasks))
+    progress.start(len(encoders) * len(tasks))
     context = EvalContext(
         spec=spec,
-        corpus=corpus,
+        encoder=encoder,
         predictions=PredictionStore(run_dir.artifacts / "records"),
         cache=FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features"),
         progress=progress,
@@ -62,22 +61,22 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
         output.start()
     for each in encoders:
         for task in tasks:
-            task.run(context, each)
+            task.run(replace(context, encoder=each))
+            progress.task_done()
     rows = score_predictions(context.predictions.folder, seed=spec.seed)
     facts = {
         "encoder": spec.encoder, "encoder_hash": encoder.weights_hash, "dataset": spec.dataset,
-        "dataset_hash": corpus.content_hash(), "version": __version__, "seed": spec.seed,
+        "dataset_hash": data.corpus.content_hash(), "version": __version__, "seed": spec.seed,
         "spec": spec.model_dump(mode="json"),
     }  # fmt: skip
     write_tables(context.artifacts, facts, rows)
     write_class_tables(context.predictions.folder, context.artifacts / "classes")
     result = {**facts, "rows": [row.to_dict() for row in rows]}
     if spec.figures:
-        context.progress.enter("figures")
-        left_out = make_figures(
-            context.predictions.folder, context.curves.entries, corpus, context.artifacts / "figures", seed=spec.seed
-        )  # fmt: skip
+        progress.enter("figures")
+        records, folder = context.predictions.folder, context.artifacts / "figures"
+        left_out = make_figures(records, context.curves.entries, data.corpus, folder, seed=spec.seed)
         if left_out:
             result["figures_left_out"] = left_out
-    context.progress.finish()
+    progress.enter("done")
     return result

@@ -27,7 +27,7 @@ from lcl_core.encoders.detect import TEXTS
 from lcl_core.encoders.registry import detect_image_encoder, load_image_encoder
 
 Arrays = Mapping[str, NDArray[np.floating]]
-OnProgress = Callable[[int], None]
+Beat = Callable[[], None]
 
 _CACHE_VERSION = 2  # of an entry's layout and of the meaning of its numbers
 _MAX_SHARE = 0.5  # of the cache that the patch features of one split may fill
@@ -147,7 +147,7 @@ def image_features(
     cache: FeatureCache,
     *,
     patches: bool,
-    advance: OnProgress,
+    beat: Beat,
 ) -> ImageFeatures:
     """Features of the images ``names`` of ``corpus``.
 
@@ -164,10 +164,8 @@ def image_features(
         "kind": "images", "patches": patches, "encoder": model.identity, "transform": model.transform,
         "corpus": corpus.content_hash(), "images": _hash(names),
     }  # fmt: skip
-    done = 0
 
     def make(folder: Path) -> None:
-        nonlocal done
         pooled = tokens = None
         if model.embed_dim is not None:
             pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), model.embed_dim))
@@ -182,11 +180,9 @@ def image_features(
                 pooled[rows] = check_finite(latents.numpy())
             if tokens is not None:
                 tokens[rows] = check_finite(grid.half().numpy())
-            done += len(batch)
-            advance(len(batch))
+            beat()
 
-    arrays = cache.get_or_make(key, make, size, lambda: advance(0))
-    advance(len(names) - done)
+    arrays = cache.get_or_make(key, make, size, beat)
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
 
@@ -196,7 +192,7 @@ def text_features(
     texts: Sequence[str],
     cache: FeatureCache,
     *,
-    advance: OnProgress,
+    beat: Beat,
 ) -> NDArray[np.float32]:
     """[n, E] features of ``texts``, memory-mapped.
 
@@ -204,21 +200,17 @@ def text_features(
         identity: of the text encoder.
         embed: texts → features on the CPU.
     """
-    done = 0
 
     def make(folder: Path) -> None:
-        nonlocal done
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(check_finite(embed(batch).numpy()))
-            done += len(batch)
-            advance(len(batch))
+            beat()
         np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
     key = {"kind": "texts", "encoder": dict(identity), "texts": _hash(texts)}
-    arrays = cache.get_or_make(key, make, progress=lambda: advance(0))
-    advance(len(texts) - done)
+    arrays = cache.get_or_make(key, make, progress=beat)
     return np.asarray(arrays["texts"], np.float32)
 
 

@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lcl_core.common.errors import UserError
 from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_figure, style_axes
-from lcl_core.common.system_errors import failure_code
 from lcl_core.data import Corpus
-from lcl_core.evaluation.benchmarks.questions import read_answers
-from lcl_core.evaluation.metrics.caption_metrics import score_captions
+from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
+from lcl_core.evaluation.vlm.questions import BenchmarkQuestion
 
 log = logging.getLogger(__name__)
 ROWS = 6  # samples in a column of a grid
@@ -47,15 +45,12 @@ def make_figures(
     for name, draw in _figures(records, curves, corpus, seed):
         try:
             draw(folder / name)
+        except OSError:
+            raise
         except Exception as error:  # predictions and tables are complete: no figure is worth the run
-            if failure_code(error, folder):
-                raise
+            log.warning("figure %s cannot be drawn", name, exc_info=error)
             (folder / name).unlink(missing_ok=True)
-            reason = str(error)
-            if not isinstance(error, UserError):
-                log.warning("figure %s cannot be drawn", name, exc_info=error)
-                reason = f"{type(error).__name__}: {reason.strip().partition(chr(10))[0][:200]}"
-            left_out.setdefault(reason, []).append(name)
+            left_out.setdefault(str(error).strip().partition("\n")[0], []).append(name)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in left_out.items()) or None
 
 
@@ -116,7 +111,7 @@ def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
     """An image with its generated caption and its first reference; CIDEr is the quality."""
     captions = {sample["query"]: sample["caption"] for sample in samples}
     references = {sample["query"]: sample["references"] for sample in samples}
-    scores = score_captions(captions, references, with_meteor=False).per_image["CIDEr"]
+    scores = score_captions(captions, references).per_image["CIDEr"]
     return [
         SampleCell((name,), (f"“{caption}” ({score:.2f})", f"own: {references[name][0]}"), float(score), None)
         for (name, caption), score in zip(captions.items(), scores, strict=True)
@@ -132,7 +127,7 @@ def answer_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
             float(each.is_right),
             each.is_right,
         )
-        for each in read_answers(samples)
+        for each in (BenchmarkQuestion(**sample) for sample in samples)
     ]
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.evaluation.benchmarks.questions import answer_metrics
-from lcl_core.evaluation.metrics.caption_metrics import caption_metrics
-from lcl_core.evaluation.metrics.core import (
+from lcl_core.evaluation.caption_metrics import caption_metrics
+from lcl_core.evaluation.metrics import (
     BootstrapMetric,
     Ints,
     chance_median_rank,
@@ -32,6 +31,7 @@ from lcl_core.evaluation.metrics.core import (
     mean_of,
     median_of,
 )
+from lcl_core.evaluation.vlm.questions import answer_metrics
 
 Samples = Sequence[dict[str, Any]]
 
@@ -39,8 +39,7 @@ IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image",
 RECALLS = (1, 5, 10)
 ACCURACIES = (1, 5)
 _CURVE_POINTS = 400
-_BAR = r"\|"  # in a cell of Markdown
-_FILE_WORD = 64  # characters of a word in the name of a file
+_MAX_NAME = 180  # characters in the name of a file
 
 
 # ---- stored predictions
@@ -54,7 +53,7 @@ class PredictionFile:
         task: a name in ``EvaluateSpec.tasks``.
         variant: for retrieval which captions, for classification the label key.
         transfer: ``zero_shot``, ``frozen`` or ``full``.
-        kind: how the samples are scored, a key of ``METRICS_BY_KIND``.
+        kind: how the samples are scored: ``ranks``, ``draws``, ``captions`` or ``answers``.
         encoder: ``trained`` or ``untrained``.
         part: which of the variant's questions, where there are several (``image_to_text``, ``text_to_image``).
         facts: JSON values that scoring needs beside the samples, and ``left_out``: images without a prediction, by
@@ -75,20 +74,6 @@ class PredictionFile:
         """Equal for every encoder."""
         return self.task, self.split, self.variant, self.transfer, self.part
 
-    @property
-    def file(self) -> str:
-        """A name of at most 220 bytes; what is replaced or cut in a word of a corpus has its hash instead."""
-        words = (self.task, self.split, self.variant, self.part, self.transfer, self.encoder)
-        return "-".join(_file_word(word) for word in words if word) + ".jsonl"
-
-
-def _file_word(text: str) -> str:
-    word = re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_")
-    if word and text.isascii() and len(word) <= _FILE_WORD:
-        return word
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{word[: _FILE_WORD - len(digest) - 1]}_{digest}".lstrip("_")
-
 
 class PredictionStore:
     """The prediction files of one evaluation, in a folder."""
@@ -106,8 +91,11 @@ class PredictionStore:
 
     def add(self, file: PredictionFile, samples: Iterable[dict[str, Any]]) -> None:
         """Write a file completely, then list it in the index."""
-        same = sum(entry["file"].endswith(file.file) for entry in self._index)  # labels a-b and a_b give one name
-        name = f"{same + 1}-{file.file}" if same else file.file
+        words = (file.task, file.split, file.variant, file.part, file.transfer, file.encoder)
+        safe = (re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words)
+        name = "-".join(word for word in safe if word)[:_MAX_NAME] + ".jsonl"
+        if name.lower() in {entry["file"].lower() for entry in self._index}:  # labels a-b and a_b give one name
+            name = f"{len(self._index)}-{name}"
         with (self.folder / name).open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         self._index.append({"file": name, **asdict(file)})
@@ -128,17 +116,8 @@ class PredictionStore:
         return ((name, file, self._samples(name)) for name, file in named if wanted(file))
 
     def _samples(self, name: str) -> list[dict[str, Any]]:
-        samples = []
         with (self.folder / name).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    samples.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"not a JSON object ({error.msg}); evaluate again",
-                        code="records_unreadable", file=self.folder / name, line=number,
-                    ) from None  # fmt: skip
-        return samples
+            return [json.loads(line) for line in lines]
 
 
 class JsonLog:
@@ -236,24 +215,15 @@ def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMe
     return metrics
 
 
-METRICS_BY_KIND: dict[str, Callable[[PredictionFile, Samples, Collection[str] | None], list[BootstrapMetric]]] = {
-    "ranks": lambda file, samples, only: rank_metrics(file, samples),
-    "draws": lambda file, samples, only: few_shot_metrics(file, samples),
-    "captions": lambda file, samples, only: caption_metrics(file.facts, samples, only),
-    "answers": lambda file, samples, only: answer_metrics(file.facts, samples, only),
-}
-
-
-def metrics_of_file(
-    file: PredictionFile, samples: Samples, only: Collection[str] | None = None
-) -> list[BootstrapMetric]:
-    """The metrics of a prediction file.
-
-    ``only``: names of metrics; others, and baselines that take another scoring, are not computed. METEOR, which takes
-    another program, is never computed then.
-    """
-    metrics = METRICS_BY_KIND[file.kind](file, samples, only)
-    return [metric for metric in metrics if only is None or metric.metric in only]
+def metrics_of_file(file: PredictionFile, samples: Samples, *, baselines: bool = True) -> list[BootstrapMetric]:
+    """The metrics of a prediction file, ``baselines`` that take another scoring included."""
+    if file.kind == "ranks":
+        return rank_metrics(file, samples)
+    if file.kind == "draws":
+        return few_shot_metrics(file, samples)
+    if file.kind == "captions":
+        return caption_metrics(file.facts, samples, baselines=baselines)
+    return answer_metrics(file.facts, samples, baselines=baselines)
 
 
 # ---- rows of the table
@@ -336,14 +306,16 @@ def write_tables(folder: Path, facts: dict[str, Any], rows: list[MetricRow]) -> 
     """Write ``table.json``, ``table.csv`` and ``table.md``; ``facts`` name the encoder and the dataset."""
     write_json_atomically(folder / "table.json", {**facts, "rows": [row.to_dict() for row in rows]})
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
         for row in rows:
-            values = row.to_dict()
-            values["low"], values["high"] = values.pop("interval")
-            values["untrained_low"], values["untrained_high"] = values.pop("untrained_interval") or (None, None)
-            values["left_out"] = json.dumps(values["left_out"]) if values["left_out"] else ""
-            writer.writerow(values)
+            writer.writerow(
+                [
+                    *(row.task, row.split, row.variant, row.transfer, row.metric, row.value, *row.interval, row.spread),
+                    *(row.untrained, *(row.untrained_interval or (None, None)), row.chance, row.majority),
+                    *(row.count, row.candidates, json.dumps(row.left_out) if row.left_out else ""),
+                ]
+            )
     (folder / "table.md").write_text(markdown_table(facts, rows), encoding="utf-8")
 
 
@@ -365,7 +337,7 @@ def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
         numbers = [value + (f" ± {spread}" if spread else ""), f"{low} – {high}", *baselines]
         counts = [str(row.count), "" if row.candidates is None else str(row.candidates)]
         words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
-        lines.append(f"| {' | '.join(word.replace('|', _BAR) for word in words)} |")
+        lines.append(f"| {' | '.join(word.replace('|', '&#124;') for word in words)} |")
     left_out = (
         f"{count} images of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
         for row in rows
@@ -376,11 +348,9 @@ def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
 
 
 _COLUMNS = (
-    "task", "split", "variant", "transfer", "metric", "value", "low", "high", "spread",
-    "untrained", "untrained_low", "untrained_high", "chance", "majority", "count", "candidates", "left_out",
-)  # fmt: skip
-
-
+    *("task", "split", "variant", "transfer", "metric", "value", "low", "high", "spread"),
+    *("untrained", "untrained_low", "untrained_high", "chance", "majority", "count", "candidates", "left_out"),
+)
 CLASS_COLUMNS = ("label", "count", "acc1", "acc5", "taken_for", "times")
 
 
@@ -396,7 +366,7 @@ def class_rows(samples: Samples) -> list[dict[str, Any]]:
     for label, own in sorted(by_label.items()):
         wrong = Counter(sample["top"][0] for sample in own if sample["top"][0] != label)
         taken_for, times = min(wrong.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
-        first, five = (sum(sample["rank"] <= k for sample in own) / len(own) for k in (1, 5))
+        first, five = (sum(sample["rank"] <= k for sample in own) / len(own) for k in ACCURACIES)
         rows.append(dict(zip(CLASS_COLUMNS, (label, len(own), first, five, taken_for, times), strict=True)))
     return rows
 

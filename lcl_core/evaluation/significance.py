@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcl_core.evaluation.metrics.core import (
-    MAX_DRAWN_NUMBERS,
+from lcl_core.evaluation.metrics import (
     BootstrapMetric,
     Ints,
     Numbers,
@@ -63,7 +62,7 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
     Ranks among different numbers of candidates are not compared. Other settings of the two runs should be equal, too.
 
     Args:
-        draws: of the bootstrap and of the permutations; where there are fewer permutations, all of them are used.
+        draws: of the bootstrap and of the permutations.
     """
     metrics, others = _metrics_by_question(left), _metrics_by_question(right)
     comparisons = []
@@ -112,9 +111,9 @@ class PairedOutcomes:
         first, second = np.split(both, 2, axis=1)
         if np.asarray(left.values).ndim == 1:
             first, second = first[:, 0], second[:, 0]
-        names = left.groups or right.groups  # one of them may have been stored by an earlier version
-        rows = left_rows if left.groups else right_rows
-        groups = UnitGroups.of([names[each] for each in rows], row.reshape(-1)) if names else None
+        groups = None
+        if left.groups:
+            groups = UnitGroups.of([left.groups[each] for each in left_rows], row.reshape(-1))
         return cls(first, second, counts, left.statistic, groups)
 
     def values(self) -> tuple[float, float]:
@@ -134,57 +133,29 @@ class PairedOutcomes:
         return float(low), float(high)
 
     def p_value(self, seed: int, draws: int) -> float:
-        """Two-sided, of the sign-flip permutation: exact where ``draws`` covers all permutations."""
+        """Two-sided, of the sign-flip permutation."""
         before, after = self.values()
-        threshold = abs(after - before) - _EQUAL_WITHIN
-        differ = (_as_columns(self.left) != _as_columns(self.right)).any(axis=1)  # [J] an exchange changes only these
-        blocks = self._exchanged_blocks(differ)
-        if 2 ** len(blocks) <= draws:
-            return float(np.mean(np.abs(self._all_flips(blocks)) >= threshold))
-        rng = np.random.default_rng(seed)
-        flipped = chunked_draws(lambda size: self._flipped(self._random_flips(rng, size)), draws, 2 * self._width)
-        return float((1 + np.count_nonzero(np.abs(flipped) >= threshold)) / (1 + draws))
+        rng, values = np.random.default_rng(seed), np.concatenate([self.left, self.right])
+
+        def flipped(size: int) -> Numbers:
+            """[size] differences after the outcomes of units, or of groups, are exchanged at random."""
+            if self.groups is None:
+                flips = rng.binomial(self.counts, 0.5, size=(size, len(self.counts)))
+            else:
+                bits = rng.integers(0, 2, size=(size, self.groups.count_of_groups))
+                flips = self.groups.count(bits, len(self.counts))
+            kept = self.counts - flips
+            left, right = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
+            return self._of(values, right) - self._of(values, left)
+
+        differences = chunked_draws(flipped, draws, 2 * self._width)
+        hits = np.count_nonzero(np.abs(differences) >= abs(after - before) - _EQUAL_WITHIN)
+        return float((1 + hits) / (1 + draws))
 
     @property
     def _width(self) -> int:
         """Numbers of one draw."""
         return max(len(self.counts), 0 if self.groups is None else len(self.groups.row))
-
-    def _exchanged_blocks(self, differ: NDArray[np.bool_]) -> Ints:
-        """Numbers of groups of which an exchange changes anything; without groups, for each unit that of its pair."""
-        if self.groups is None:
-            return np.repeat(np.flatnonzero(differ), self.counts[differ])
-        return np.unique(self.groups.group[differ[self.groups.row]])
-
-    def _members(self, blocks: Ints) -> Ints:
-        """[B, J] units of each pair of outcomes that a block has."""
-        if self.groups is None:
-            return np.equal.outer(blocks, np.arange(len(self.counts))).astype(np.int64)
-        one_group = np.equal.outer(blocks, np.arange(self.groups.count_of_groups)).astype(np.int64)
-        return self.groups.count(one_group, len(self.counts))
-
-    def _random_flips(self, rng: np.random.Generator, size: int) -> Ints:
-        if self.groups is None:
-            return rng.binomial(self.counts, 0.5, size=(size, len(self.counts)))
-        bits = rng.integers(0, 2, size=(size, self.groups.count_of_groups))
-        return self.groups.count(bits, len(self.counts))
-
-    def _flipped(self, flips: Ints) -> Numbers:
-        """[D] differences after the outcomes of ``flips`` [D, J] units of each pair are exchanged."""
-        kept = self.counts - flips
-        values = np.concatenate([self.left, self.right])
-        left, right = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
-        return self._of(values, right) - self._of(values, left)
-
-    def _all_flips(self, blocks: Ints) -> Numbers:
-        """[2^B] differences, every combination of ``blocks`` once."""
-        members, chunk = self._members(blocks), max(1, MAX_DRAWN_NUMBERS // (2 * len(self.counts)))
-        differences = []
-        for start in range(0, 2 ** len(blocks), chunk):
-            numbers = np.arange(start, min(start + chunk, 2 ** len(blocks)))
-            bits = (numbers[:, None] >> np.arange(len(blocks))) & 1
-            differences.append(self._flipped(bits @ members))
-        return np.concatenate(differences)
 
     def _of(self, values: Numbers, counts: Ints) -> Numbers:
         """[D] statistics; values [J] are passed in ascending order."""
@@ -194,14 +165,12 @@ class PairedOutcomes:
         return self.statistic(values[order], counts[:, order])
 
 
-Key = tuple[tuple[str, ...], int | None, str]  # question, number of candidates, metric
-
-
-def _metrics_by_question(folder: Path) -> dict[Key, BootstrapMetric]:
+def _metrics_by_question(folder: Path) -> dict[tuple[tuple[str, ...], int | None, str], BootstrapMetric]:
+    """By question, number of candidates, and metric."""
     return {
         (file.question, file.facts.get("candidates"), each.metric): each
         for _, file, samples in PredictionStore(folder).read(lambda file: file.encoder == "trained")
-        for each in metrics_of_file(file, samples)
+        for each in metrics_of_file(file, samples, baselines=False)
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
+from lcl_core.evaluation.metrics import BootstrapMetric, mean_of
 from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import PairedTest, paired_test
@@ -39,7 +39,7 @@ Outcomes = Mapping[Question, float]
 def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outcomes]:
     """For each metric the contribution of every unit of which it is the mean; nothing for a metric that is no mean.
 
-    Only the prediction files that a metric asks for are read and scored, with its name alone, and never by METEOR.
+    Only the prediction files that a metric asks for are read and scored.
 
     Args:
         records: folder of the evaluation's stored predictions.
@@ -51,12 +51,12 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
             getattr(metric, name) in (None, getattr(sheet, name)) for name in named
         )
 
-    def metric_names(sheet: PredictionFile) -> set[str]:
-        return {metric.metric for metric in metrics if sheet.encoder == "trained" and asks(metric, sheet)}
+    def wanted(sheet: PredictionFile) -> bool:
+        return sheet.encoder == "trained" and any(asks(metric, sheet) for metric in metrics)
 
     measured = [
-        (sheet, metrics_of_file(sheet, samples, metric_names(sheet)))
-        for _, sheet, samples in PredictionStore(records).read(metric_names)
+        (sheet, metrics_of_file(sheet, samples, baselines=False))
+        for _, sheet, samples in PredictionStore(records).read(wanted)
     ]
     outcomes = []
     for metric in metrics:

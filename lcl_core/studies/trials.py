@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from lcl_core.specs.study import (
     RandomSearch,
     RangeSpec,
     StudySpec,
+    VariantSpec,
 )
 
 
@@ -122,46 +123,33 @@ class StudyRow:
 def study_rows(study: StudySpec) -> list[StudyRow]:
     """Every combination, in the order of the axes; a search is one axis more."""
     settings = sample_settings(study.search)
-    _check_size(study, math.prod(len(axis.variants) for axis in study.axes) * len(settings) * len(study.seeds))
-    _check_fields(study)
-    return list(_combinations(study, settings))
+    count = math.prod(len(axis.variants) for axis in study.axes) * len(settings) * len(study.seeds)
+    if count > study.max_cells:
+        raise UserError(
+            f"the study comes to {count:,} pre-trainings, more than max_cells {study.max_cells:,}; "
+            "take variants or seeds away, or raise max_cells",
+            code="too_many_cells", field="max_cells",
+        )  # fmt: skip
+    overlays = [
+        (f"axes.{a}.variants.{v}.spec", variant.spec)
+        for a, axis in enumerate(study.axes)
+        for v, variant in enumerate(axis.variants)
+    ]
+    for field, overlay in [*overlays, ("search.parameters", settings[0])]:
+        for name in OWN_FIELDS.keys() & overlay.keys():
+            raise UserError(f"{field}.{name}: set {OWN_FIELDS[name]} instead", code="bad_spec", field=f"{field}.{name}")
+    rows = []
+    for variants in itertools.product(*(axis.variants for axis in study.axes)):
+        labels = {axis.name: variant.name for axis, variant in zip(study.axes, variants, strict=True)}
+        for number, setting in enumerate(settings, start=1):
+            drawn = {TRIAL: f"t{number:02d}"} if setting else {}
+            rows.append(StudyRow({**labels, **drawn}, setting, (*(variant.spec for variant in variants), setting)))
+    return rows
 
 
 def format_labels(labels: Labels) -> str:
     """Labels as ``axis=variant axis=variant``."""
     return " ".join(f"{axis}={name}" for axis, name in labels.items())
-
-
-def _check_size(study: StudySpec, count: int) -> None:
-    """Raises: UserError ``too_many_cells``."""
-    if count > study.max_cells:
-        raise UserError(
-            f"the study comes to {count:,} pre-trainings, more than max_cells {study.max_cells:,}; "
-            "take variants or seeds away, or raise max_cells",
-            code="too_many_cells",
-            field="max_cells",
-        )
-
-
-def _combinations(study: StudySpec, settings: Sequence[Setting]) -> Iterator[StudyRow]:
-    for variants in itertools.product(*(axis.variants for axis in study.axes)):
-        labels = {axis.name: variant.name for axis, variant in zip(study.axes, variants, strict=True)}
-        overlays = tuple(variant.spec for variant in variants)
-        for number, setting in enumerate(settings, start=1):
-            drawn = {TRIAL: f"t{number:02d}"} if setting else {}
-            yield StudyRow({**labels, **drawn}, setting, (*overlays, setting))
-
-
-def _check_fields(study: StudySpec) -> None:
-    fields = [
-        (f"axes.{a}.variants.{v}.spec", variant.spec)
-        for a, axis in enumerate(study.axes)
-        for v, variant in enumerate(axis.variants)
-    ]
-    fields += [("search.parameters", setting) for setting in sample_settings(study.search)[:1]]
-    for field, overlay in fields:
-        for name in OWN_FIELDS.keys() & overlay.keys():
-            raise UserError(f"{field}.{name}: set {OWN_FIELDS[name]} instead", code="bad_spec", field=f"{field}.{name}")
 
 
 def pretrain_spec(study: StudySpec, row: StudyRow, seed: int) -> PretrainSpec:
@@ -265,7 +253,7 @@ def expand_study(study: StudySpec) -> list[PlannedCell]:
         spec = pretrain_spec(study, row, seed)
         cell = PlannedCell(row.labels, row.parameters, seed, spec, spec_hash("pretrain", spec))
         cells.append(cell)
-        _check_monitor(study, cell, evaluation)
+        _check_monitor(cell, evaluation)
         other = known.setdefault(cell.hash, cell)
         if other is not cell:
             raise UserError(
@@ -276,74 +264,94 @@ def expand_study(study: StudySpec) -> list[PlannedCell]:
     return cells
 
 
-def _check_monitor(study: StudySpec, cell: PlannedCell, evaluation: EvaluateSpec) -> None:
+def _check_monitor(cell: PlannedCell, evaluation: EvaluateSpec) -> None:
     """The weights of an encoder must not be chosen on images that the study reports."""
     monitor = cell.spec.monitor
     if monitor is None or monitor.export != "best" or VIEW_RECORDS[monitor.view] != "pairs":
         return
     if monitor.dataset == evaluation.dataset and monitor.split in evaluation.splits:
-        field = _monitor_field(study, cell)
+        row = format_labels(cell.labels)
         raise UserError(
-            f"{field}: {monitor.split} is what evaluate reports; choose weights on another split, such as val",
-            code="bad_spec",
-            field=field,
-        )
-
-
-def _monitor_field(study: StudySpec, cell: PlannedCell) -> str:
-    """The field that sets the cell's monitor: of the search or of a variant, where one does, else of the base."""
-    given = [("search.parameters", cell.parameters)]
-    given += [
-        (f"axes.{a}.variants.{v}.spec.monitor", variant.spec)
-        for a, axis in reversed(list(enumerate(study.axes)))
-        for v, variant in enumerate(axis.variants)
-        if cell.labels[axis.name] == variant.name
-    ]
-    setting = (field for field, spec in given if any(path.split(".")[0] == "monitor" for path in spec))
-    return next(setting, "pretrain.monitor.split")
+            f"pretrain.monitor.split: {monitor.split} is what evaluate reports{f' ({row})' if row else ''}; choose "
+            "weights on another split, such as val",
+            code="bad_spec", field="pretrain.monitor.split",
+        )  # fmt: skip
 
 
 def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
     """``study``, which has no preset, with the seeds, variants and trials of ``addition``; idempotent."""
-    added = list(dict.fromkeys((*study.seeds, *addition.seeds)))
+    axes = {axis.name: axis for axis in study.axes}
+    for index, new in enumerate(addition.axes):
+        old = axes.get(new.name)
+        if old is None:
+            raise UserError(
+                f"the study has no axis {new.name!r}, and a new one would change every row; choose from "
+                f"{', '.join(axes) or 'none'}, or start a new study",
+                code="bad_spec", field=f"axes.{index}.name",
+            )  # fmt: skip
+        variants = {variant.name: variant for variant in old.variants}
+        for number, variant in enumerate(new.variants):
+            if variants.setdefault(variant.name, variant) != variant:
+                raise UserError(
+                    f"axis {old.name} has another variant {variant.name!r} already; give the new one another name",
+                    code="bad_spec", field=f"axes.{index}.variants.{number}.name",
+                )  # fmt: skip
+        axes[new.name] = AxisSpec(name=old.name, variants=tuple(variants.values()))
+    search = study.search
+    if addition.trials is not None:
+        if not isinstance(search, RandomSearch):
+            raise UserError("trials: only a random search has trials to add", code="bad_spec", field="trials")
+        search = search.model_copy(update={"trials": max(addition.trials, search.trials)})
+    seeds = tuple(dict.fromkeys((*study.seeds, *addition.seeds)))
+    changed = study.model_copy(update={"seeds": seeds, "axes": tuple(axes.values()), "search": search})
+    return parse_as(StudySpec, changed.model_dump(mode="json"))
+
+
+# ---- references to encoders
+
+TRAINING_FIELDS = ("model.init", "objective.distill.encoder")
+Replacement = Callable[[str], str]
+
+
+def replace_encoders(study: StudySpec, replacement: Replacement) -> StudySpec:
+    """The study with ``replacement`` of each id or name of an encoder, in all parts of it."""
+    search, evaluation = study.search, apply_overlay({}, study.evaluate)
+    if isinstance(search, RandomSearch):
+        parameters = dict(search.parameters)
+        for field, parameter in search.parameters.items():
+            if isinstance(parameter, ChoiceSpec):
+                values = tuple(_replace_fields({field: each}, replacement)[field] for each in parameter.values)
+                parameters[field] = parameter.model_copy(update={"values": values})
+        search = search.model_copy(update={"parameters": parameters})
+    for field, reference in evaluate_spec(study).references().further_encoders.items():
+        if (new := replacement(reference)) != reference:
+            evaluation = apply_overlay(evaluation, {field: new})
     changes: dict[str, Any] = {
-        "seeds": added,
-        "axes": [axis.model_dump(mode="json") for axis in _extend_axes(study, addition.axes)],
-        "search": _extend_search(study, addition.trials),
+        "pretrain": _replace_fields(study.pretrain, replacement),
+        "axes": replace_in_axes(study.axes, replacement),
+        "evaluate": evaluation,
+        "search": search,
     }
-    return parse_as(StudySpec, {**study.model_dump(mode="json"), **changes})
+    return study.model_copy(update=changes)
 
 
-def _extend_axes(study: StudySpec, more: tuple[AxisSpec, ...]) -> list[AxisSpec]:
-    known = {axis.name: axis for axis in study.axes}
-    for index, axis in enumerate(more):
-        if axis.name not in known:
-            raise UserError(
-                f"the study has no axis {axis.name!r}, and a new one would change every row; choose from "
-                f"{', '.join(known) or 'none'}, or start a new study",
-                code="bad_spec",
-                field=f"axes.{index}.name",
-            )
-        known[axis.name] = _extend_axis(known[axis.name], axis, index)
-    return list(known.values())
+def replace_in_axes(axes: Iterable[AxisSpec], replacement: Replacement) -> tuple[AxisSpec, ...]:
+    """The axes with ``replacement`` of each reference in their variants."""
+
+    def replaced(variant: VariantSpec) -> VariantSpec:
+        return variant.model_copy(update={"spec": _replace_fields(variant.spec, replacement)})
+
+    return tuple(axis.model_copy(update={"variants": tuple(map(replaced, axis.variants))}) for axis in axes)
 
 
-def _extend_axis(old: AxisSpec, new: AxisSpec, index: int) -> AxisSpec:
-    variants = {variant.name: variant for variant in old.variants}
-    for number, variant in enumerate(new.variants):
-        if variants.setdefault(variant.name, variant) != variant:
-            raise UserError(
-                f"axis {old.name} has another variant {variant.name!r} already; give the new one another name",
-                code="bad_spec",
-                field=f"axes.{index}.variants.{number}.name",
-            )
-    return AxisSpec(name=old.name, variants=tuple(variants.values()))
-
-
-def _extend_search(study: StudySpec, trials: int | None) -> dict[str, Any]:
-    search = study.search.model_dump(mode="json")
-    if trials is None:
-        return search
-    if not isinstance(study.search, RandomSearch):
-        raise UserError("trials: only a random search has trials to add", code="bad_spec", field="trials")
-    return {**search, "trials": max(trials, study.search.trials)}
+def _replace_fields(given: Setting, replacement: Replacement, at: tuple[str, ...] = ()) -> Setting:
+    """A partial pretrain spec, whose keys may be dotted at every level."""
+    result: Setting = {}
+    for key, value in given.items():
+        path = (*at, *key.split("."))
+        if isinstance(value, dict):
+            result[key] = _replace_fields(value, replacement, path)
+        else:
+            refers = isinstance(value, str) and ".".join(path) in TRAINING_FIELDS
+            result[key] = replacement(value) if refers else value
+    return result

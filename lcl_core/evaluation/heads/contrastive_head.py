@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import TextEncoder
-from lcl_core.evaluation.features import FeatureCache, text_features
+from lcl_core.evaluation.features import Beat, FeatureCache, text_features
 from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
 from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, train_head
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalImage, nonempty_captions, normalized_text
 from lcl_core.specs.evaluate import TunedRetrievalSpec
 
@@ -51,9 +50,7 @@ def trainable_captions(encoder: TextEncoder) -> CaptionEncoder:
     return CaptionEncoder(copy.features, encoder.width, copy.module)
 
 
-def frozen_captions(
-    encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, advance: Callable[[int], None]
-) -> CaptionEncoder:
+def frozen_captions(encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, beat: Beat) -> CaptionEncoder:
     """Features of ``texts``, all that will be encoded, computed once."""
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
 
@@ -61,7 +58,7 @@ def frozen_captions(
     def embed(batch: Sequence[str]) -> Tensor:
         return F.normalize(encoder.features(batch).float(), dim=-1).cpu()
 
-    features = text_features(encoder.identity, embed, list(row_of), cache, advance=advance)
+    features = text_features(encoder.identity, embed, list(row_of), cache, beat=beat)
 
     def encode(wanted: Sequence[str]) -> Tensor:
         return torch.from_numpy(features[[row_of[text] for text in wanted]]).to(encoder.device)
@@ -111,24 +108,22 @@ class FittedMatcher:
     losses: list[float]
 
     @torch.inference_mode()
-    def images(
-        self, batches: ImageBatchSource, rows: Ints, on_batch: Callable[[int], None] = lambda images: None
-    ) -> NDArray[np.float32]:
+    def images(self, batches: ImageBatchSource, rows: Ints, beat: Beat) -> NDArray[np.float32]:
         """[n, E] features of the images ``rows`` of ``batches``, L2-normalised."""
         parts = []
         for patches in batches.test_batches(rows):
             parts.append(self.head(patches).cpu())
-            on_batch(len(patches))
+            beat()
         return torch.cat(parts).numpy()
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda texts: None) -> NDArray[np.float32]:
+    def texts(self, texts: Sequence[str], beat: Beat) -> NDArray[np.float32]:
         """[n, E] features of ``texts``, L2-normalised."""
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(F.normalize(self.captions.encode(batch).float(), dim=-1).cpu())
-            on_batch(len(batch))
+            beat()
         return torch.cat(parts).numpy()
 
 
@@ -142,7 +137,7 @@ def fit_matcher(
     *,
     seed: int,
     field: str,
-    on_step: Callable[[int], None] = lambda images: None,
+    beat: Beat,
 ) -> FittedMatcher:
     """Contrastive training on the images ``rows``, each with one of its captions, drawn anew every epoch.
 
@@ -154,14 +149,11 @@ def fit_matcher(
     generator = torch.Generator().manual_seed(seed)
     head = ContrastiveHead(source.width, captions.width, spec.temperature, generator).to(source.device)
 
-    def epoch_batches(epoch: int) -> Iterator[tuple[Tensor, list[str]]]:
-        order = torch.randperm(len(rows), generator=generator).split(spec.batch_size)
-        usable = [picks for picks in order if len(picks) > 1] or list(order)  # a single image has no negatives
-        rngs = (random.Random(f"{seed} {epoch} {number}") for number in range(len(usable)))  # noqa: S311
-        return prefetch_map(load, zip(usable, rngs, strict=True))
+    def order(epoch: int) -> Sequence[Tensor]:
+        parts = torch.randperm(len(rows), generator=generator).split(spec.batch_size)
+        return [picks for picks in parts if len(picks) > 1] or parts  # a single image has no negatives
 
-    def load(job: tuple[Tensor, random.Random]) -> tuple[Tensor, list[str]]:
-        picks, rng = job
+    def load(picks: Tensor, rng: random.Random) -> tuple[Tensor, list[str]]:
         chosen = rows[picks.numpy()]
         texts = [rng.choice(nonempty_captions(images[row])) for row in chosen]
         return batches.load(chosen, rng), texts
@@ -174,9 +166,9 @@ def fit_matcher(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # a text encoder may have dropout
         losses = train_head(
-            head, epoch_batches, loss, spec, steps=count_steps(spec, len(rows)), field=field,
+            head, order, load, loss, spec, steps=count_steps(spec, len(rows)), seed=seed, field=field,
             encoder=source.trained_encoder,
             extra=[(captions.module, spec.text_lr)] if captions.module is not None else [],
-            precision=source.precision, on_step=lambda batch: on_step(len(batch[1])),
+            precision=source.precision, beat=beat,
         )  # fmt: skip
     return FittedMatcher(head, captions, losses)

@@ -20,20 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.threads import prefetch_map
-from lcl_core.evaluation.features import EvaluatedEncoder
+from lcl_core.evaluation.features import Beat
 from lcl_core.evaluation.heads.training import (
-    FEATURE_SOURCES,
-    STEP_COST,
     FeatureSource,
     ImageBatchSource,
     choose,
-    count_examples,
     count_steps,
+    search_candidates,
     train_head,
 )
-from lcl_core.evaluation.metrics.core import Ints, class_ranks
+from lcl_core.evaluation.metrics import Ints, class_ranks
 from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages, SplitImages
 from lcl_core.specs.evaluate import Transfer, TuningSpec
@@ -92,12 +90,6 @@ class ClassPredictions:
     rank: Ints
     top: Ints
     probability: NDArray[np.float32]
-
-    @classmethod
-    def joined(cls, parts: Sequence[ClassPredictions]) -> ClassPredictions:
-        """Those of all parts, in order."""
-        columns = zip(*((part.rank, part.top, part.probability) for part in parts), strict=True)
-        return cls(*map(np.concatenate, columns))
 
 
 @torch.inference_mode()
@@ -169,7 +161,7 @@ def predict_with_each(
     classifiers: Sequence[FittedClassifier],
     batches: ImageBatchSource,
     test: LabeledImages,
-    on_batch: Callable[[int], None] = lambda images: None,
+    beat: Beat = no_progress,
 ) -> list[ClassPredictions]:
     """Predictions of each classifier for the images ``test`` of ``batches``, which are encoded once.
 
@@ -183,8 +175,13 @@ def predict_with_each(
         done += len(patches)
         for own, classifier in zip(parts, classifiers, strict=True):
             own.append(collect_predictions([classifier.probe(patches)], classes, field=classifier.field))
-        on_batch(len(patches))
-    return [ClassPredictions.joined(own) for own in parts]
+        beat()
+    return [
+        ClassPredictions(
+            *(np.concatenate([getattr(part, name) for part in own]) for name in ("rank", "top", "probability"))
+        )
+        for own in parts
+    ]
 
 
 def fit_probe(
@@ -196,20 +193,17 @@ def fit_probe(
     *,
     seed: int,
     field: str,
-    on_step: Callable[[int], None] = lambda images: None,
+    beat: Beat = no_progress,
 ) -> FittedClassifier:
     """Cross-entropy over ``classes`` on the images ``train`` of ``batches``; deterministic by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     probe = AttentiveProbe(source.width, classes, generator).to(source.device)
     targets = torch.from_numpy(train.classes).to(source.device)
 
-    def epoch_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(train), generator=generator).split(spec.batch_size)
-        rngs = (random.Random(f"{seed} {epoch} {number}") for number in range(len(order)))  # noqa: S311
-        return prefetch_map(load, zip(order, rngs, strict=True), threads=batches.threads)
+    def order(epoch: int) -> Sequence[Tensor]:
+        return torch.randperm(len(train), generator=generator).split(spec.batch_size)
 
-    def load(job: tuple[Tensor, random.Random]) -> tuple[Tensor, Tensor]:
-        picks, rng = job
+    def load(picks: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
         return picks, batches.load(train.rows[picks.numpy()], rng)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -218,8 +212,8 @@ def fit_probe(
         return F.cross_entropy(logits, targets[picks.to(source.device)], label_smoothing=spec.label_smoothing)
 
     losses = train_head(
-        probe, epoch_batches, loss, spec, steps=count_steps(spec, len(train)), field=field,
-        encoder=source.trained_encoder, precision=source.precision, on_step=lambda batch: on_step(len(batch[0])),
+        probe, order, load, loss, spec, steps=count_steps(spec, len(train)), seed=seed, field=field,
+        threads=batches.threads, encoder=source.trained_encoder, precision=source.precision, beat=beat,
     )  # fmt: skip
     return FittedClassifier(source, probe, losses, field)
 
@@ -236,7 +230,6 @@ class ProbeTraining:
     """
 
     context: EvalContext
-    encoder: EvaluatedEncoder
     transfer: Transfer
     images: SplitImages
     classes: int
@@ -245,10 +238,10 @@ class ProbeTraining:
 
     def fit(self, spec: TuningSpec, train: LabeledImages, *, seed: int) -> FittedClassifier:
         """A new probe, and in full transfer a new copy of the encoder."""
-        source = FEATURE_SOURCES[self.transfer](self.context, self.encoder, spec.augmentation)
+        source = FeatureSource(self.context, self.transfer, spec.augmentation)
         return fit_probe(
             source, source.batches(self.images), train, self.classes, spec, seed=seed, field=self.field,
-            on_step=lambda images: self.context.progress.add(STEP_COST[self.transfer] * images),
+            beat=self.context.progress.beat,
         )  # fmt: skip
 
     def predict(
@@ -256,7 +249,7 @@ class ProbeTraining:
     ) -> list[ClassPredictions]:
         """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once."""
         batches = classifiers[0].source.batches(images)
-        return predict_with_each(classifiers, batches, test, lambda count: self.context.progress.add(0))
+        return predict_with_each(classifiers, batches, test, self.context.progress.beat)
 
     def choose(self, spec: TuningSpec, holdout: Holdout[LabeledImages] | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
@@ -266,10 +259,8 @@ class ProbeTraining:
             (predictions,) = self.predict([classifier], holdout.source, holdout.test)
             return float(np.mean(predictions.rank == 1))
 
-        return choose(
-            self.context, spec.for_protocol(self.transfer), attempt, holdout, self._labels, field=self.field,
-            metric="acc@1",
-        )  # fmt: skip
+        candidates = search_candidates(spec.for_protocol(self.transfer))
+        return choose(self.context, candidates, attempt, holdout, self._labels, field=self.field, metric="acc@1")
 
     def log_curve(self, classifier: FittedClassifier, **more: Any) -> None:
         """Add the loss curve to the run's curves."""
@@ -277,9 +268,4 @@ class ProbeTraining:
 
     @property
     def _labels(self) -> dict[str, Any]:
-        return {**self.about, "transfer": self.transfer, "encoder": self.encoder.role}
-
-
-def training_cost(spec: TuningSpec, transfer: Transfer, examples: int) -> float:
-    """Rough cost of a fit with its grid search, in embedded images."""
-    return STEP_COST[transfer] * count_examples(spec.for_protocol(transfer), examples)
+        return {**self.about, "transfer": self.transfer, "encoder": self.context.encoder.role}

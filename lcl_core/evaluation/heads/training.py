@@ -10,7 +10,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import count, islice, product
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,19 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lcl_core.common.device import autocast
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import EvaluatedEncoder
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.features import Beat
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import TuningSpec
 
+B = TypeVar("B")
+C = TypeVar("C")
+P = TypeVar("P")
 S = TypeVar("S", bound=TuningSpec)
 T = TypeVar("T")
-
-STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of training a head on an image once, in embedded images
 
 
 # ---- feature sources
@@ -62,64 +64,34 @@ class ImageBatchSource(ABC):
         return (self.patches(loaded) for loaded in prefetch_map(self.load, parts, threads=self.threads))
 
 
-class FeatureSource(ABC):
-    """One encoder in one protocol.
+class FeatureSource:
+    """One encoder in one protocol: ``frozen``, or ``full``, with a copy that is trained on augmented images.
+
+    Frozen features come from the cache, in half precision. Those that would fill most of the cache are computed each
+    time; heads see the same numbers.
 
     Attributes:
         width: W of the patch features.
         device: of the heads.
         trained_encoder: the copy of the encoder that is trained along; None where it is frozen.
-        precision: of training; None: the spec's.
+        precision: of training; None: the spec's. Heads on frozen features are trained in fp32.
     """
 
-    width: int
-    device: torch.device
-    trained_encoder: ImageEncoder | None
-    precision: Literal["fp32"] | None
+    def __init__(self, context: EvalContext, transfer: str, augmentation: AugmentationSpec) -> None:
+        model = context.encoder.model
+        self.width, self.device = model.width, model.device
+        self.trained_encoder: ImageEncoder | None = model.copy() if transfer == "full" else None
+        self.precision: Literal["fp32"] | None = "fp32" if transfer == "frozen" else None
+        self._context, self._augmentation = context, augmentation
 
-    @abstractmethod
     def batches(self, split: SplitImages) -> ImageBatchSource:
         """The images of a split."""
-
-
-class FrozenFeatures(FeatureSource):
-    """Cached half-precision features; heads on them are trained in fp32.
-
-    Features that would fill most of the cache are computed each time; heads see the same numbers.
-    """
-
-    trained_encoder = None
-    precision = "fp32"
-
-    def __init__(self, context: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
-        self.width, self.device = encoder.model.width, encoder.model.device
-        self._context, self._encoder = context, encoder
-
-    def batches(self, split: SplitImages) -> ImageBatchSource:
-        patches = self._context.get_patch_features(self._encoder, split)
+        if self.trained_encoder is not None:
+            return ImageBatches(self.trained_encoder, split, self._augmentation)
+        patches = self._context.get_patch_features(split)
         if patches is not None:
             return CachedFeatureBatches(patches, self.device)
-        return FrozenImageBatches(self._encoder.model, split, AugmentationSpec())
-
-
-class FinetunedEncoder(FeatureSource):
-    """A copy of the encoder that is trained on augmented images; the original is unchanged."""
-
-    precision = None
-
-    def __init__(self, context: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
-        self.trained_encoder: ImageEncoder = encoder.model.copy()
-        self.width, self.device = self.trained_encoder.width, self.trained_encoder.device
-        self._augmentation = augmentation
-
-    def batches(self, split: SplitImages) -> ImageBatchSource:
-        return ImageBatches(self.trained_encoder, split, self._augmentation)
-
-
-FEATURE_SOURCES: dict[str, type[FrozenFeatures] | type[FinetunedEncoder]] = {
-    "frozen": FrozenFeatures,
-    "full": FinetunedEncoder,
-}
+        return FrozenImageBatches(self._context.encoder.model, split, AugmentationSpec())
 
 
 class CachedFeatureBatches(ImageBatchSource):
@@ -170,29 +142,31 @@ class FrozenImageBatches(ImageBatches):
 # ---- training loop
 
 
-EpochBatches = Callable[[int], Iterator[Any]]  # the batches of one epoch, given its number from 0
-
-
 def train_head(
     head: nn.Module,
-    batches: EpochBatches,
-    loss: Callable[[Any], Tensor],
+    order: Callable[[int], Sequence[P]],
+    load: Callable[[P, random.Random], B],
+    loss: Callable[[B], Tensor],
     spec: TuningSpec,
     *,
     steps: int,
+    seed: int,
     field: str,
+    threads: int | None = None,
     encoder: ImageEncoder | None = None,
     extra: Sequence[tuple[nn.Module, float]] = (),
     precision: str | None = None,
-    on_step: Callable[[Any], None] = lambda batch: None,
+    beat: Beat = no_progress,
 ) -> list[float]:
     """Train ``head``, and ``encoder`` where one is given, and return the loss of each step.
 
-    Everything random is in ``batches``, so equal batches give equal weights. Modules are left in evaluation mode.
+    Everything random is in ``order`` and ``load``. Modules are left in evaluation mode.
 
     Args:
+        order: what each batch of an epoch holds, given the number of the epoch from 0.
+        load: that → a batch; called ahead in ``threads``, with random numbers of its own.
         loss: a batch → scalar; called under autocast.
-        encoder: full transfer: a copy of the encoder; its layers learn at :func:`layer_rates`.
+        encoder: full transfer: a copy of the encoder; its layers learn at their own rates.
         extra: further modules, each with its own peak rate.
         precision: replaces the spec's.
     """
@@ -209,7 +183,13 @@ def train_head(
     losses = []
     for each in modules:
         each.train()
-    for batch in _batches_of_epochs(batches, steps):
+
+    def batches() -> Iterator[B]:
+        for epoch in count():
+            jobs = ((picks, random.Random(f"{seed} {epoch} {n}")) for n, picks in enumerate(order(epoch)))  # noqa: S311
+            yield from prefetch_map(lambda job: load(*job), jobs, threads=threads)
+
+    for batch in islice(batches(), steps):
         with autocast(device, precision or spec.precision):  # type: ignore[arg-type]
             batch_loss = loss(batch)
         losses.append(float(batch_loss.detach()))
@@ -224,7 +204,7 @@ def train_head(
             torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
         optimizer.step()
         schedule.step()
-        on_step(batch)
+        beat()
     for each in modules:
         each.eval()
     return losses
@@ -233,12 +213,6 @@ def train_head(
 def count_steps(spec: TuningSpec, examples: int) -> int:
     """Optimiser steps: the spec's, or those of its epochs over ``examples``."""
     return spec.steps or spec.epochs * math.ceil(examples / spec.batch_size)
-
-
-def count_examples(spec: TuningSpec, examples: int) -> int:
-    """Examples that all trials of a grid search and the final training process, for progress."""
-    trials = 1 + math.prod(map(len, spec.search.values())) if spec.search else 1
-    return trials * (spec.steps * spec.batch_size if spec.steps else spec.epochs * examples)
 
 
 def lr_factor(step: int, steps: int, warmup: float) -> float:
@@ -252,116 +226,81 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and the names in the module's attribute ``undecayed`` do not."""
     spared = getattr(module, "undecayed", ())
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    decays = [parameter.ndim >= 2 and name not in spared for name, parameter in named]
-    return _groups([parameter for _, parameter in named], decays, lr, weight_decay)
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim >= 2 and name not in spared].append(parameter)
+    return _groups(groups[True], groups[False], lr, weight_decay)
 
 
 def encoder_groups(encoder: ImageEncoder, spec: TuningSpec) -> list[dict[str, Any]]:
-    """The encoder's layers, each at its own rate."""
-    layers = encoder.layers()
+    """The encoder's layers: ``encoder_lr`` for the last, times ``layer_decay`` for each layer below."""
     groups: list[dict[str, Any]] = []
-    for parameters, rate in zip(layers, layer_rates(len(layers), spec.encoder_lr, spec.layer_decay), strict=True):
-        groups += _groups(parameters, [parameter.ndim >= 2 for parameter in parameters], rate, spec.weight_decay)
+    for depth, parameters in enumerate(reversed(encoder.layers())):
+        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+        others = [parameter for parameter in parameters if parameter.ndim < 2]
+        groups += _groups(matrices, others, spec.encoder_lr * spec.layer_decay**depth, spec.weight_decay)
     return groups
 
 
-def layer_rates(layers: int, lr: float, decay: float) -> list[float]:
-    """Peak rate of each layer, the input's first: ``lr`` for the last, times ``decay`` for each layer below."""
-    return [lr * decay ** (layers - 1 - depth) for depth in range(layers)]
-
-
 def _groups(
-    parameters: Sequence[nn.Parameter], decays: Sequence[bool], lr: float, weight_decay: float
+    decayed: Sequence[nn.Parameter], others: Sequence[nn.Parameter], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    matrices, others = (
-        [parameter for parameter, decay in zip(parameters, decays, strict=True) if decay == decayed]
-        for decayed in (True, False)
-    )
-    return [
-        {"params": part, "lr": lr, "weight_decay": decay}
-        for part, decay in ((matrices, weight_decay), (others, 0.0))
-        if part
-    ]
+    both = ((decayed, weight_decay), (others, 0.0))
+    return [{"params": part, "lr": lr, "weight_decay": decay} for part, decay in both if part]
 
 
-def _batches_of_epochs(batches: EpochBatches, steps: int) -> Iterator[Any]:
-    """``steps`` batches, epoch after epoch."""
-    done = epoch = 0
-    while done < steps:
-        for batch in batches(epoch):
-            yield batch
-            done += 1
-            if done == steps:
-                return
-        epoch += 1
+# ---- search of hyper-parameters
+
+Candidate = tuple[dict[str, Any], C]  # the values that are searched, and what is trained with them
 
 
-# ---- grid search
+def search_candidates(spec: S) -> list[Candidate[S]]:
+    """Every combination of the values in the spec's ``search``; the spec alone where it has none."""
+    settings = [dict(zip(spec.search, values, strict=True)) for values in product(*spec.search.values())]
+    return [(values, spec.with_values(**values)) for values in settings]
 
 
 def choose(
     context: EvalContext,
-    spec: S,
-    attempt: Callable[[S, Holdout[T]], float],
+    candidates: Sequence[Candidate[C]],
+    attempt: Callable[[C, Holdout[T]], float],
     holdout: Holdout[T] | None,
     labels: Mapping[str, Any],
     *,
     field: str,
     metric: str,
-) -> S:
-    """The spec with the best hyper-parameters on the held-out images; the search is logged under ``labels``.
-
-    ``attempt``: trains by a spec and scores on the held-out images, the higher the better.
-    """
-    if holdout is None or not spec.search:
-        return spec
-    context.progress.enter(f"{labels['encoder']} encoder: choosing for {labels['transfer']} transfer")
-    chosen, tried = grid_search(spec, lambda candidate: attempt(candidate, holdout), field=field)
-    log_search(context, holdout, labels, metric, tried, {name: getattr(chosen, name) for name in spec.search})
-    return chosen
-
-
-def log_search(
-    context: EvalContext,
-    holdout: Holdout[Any],
-    labels: Mapping[str, Any],
-    metric: str,
-    tried: Sequence[Mapping[str, Any]],
-    chosen: Mapping[str, Any],
-) -> None:
-    held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": holdout.split_size}
-    context.choices.add({**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": chosen})
-
-
-def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[S, list[dict[str, Any]]]:
-    """The spec with the values that ``attempt`` scores highest, of equals the first; and all values with their scores.
+) -> C:
+    """The candidate with the best score on the held-out images, of equals the first; the search is logged.
 
     Args:
-        attempt: trains by a spec and scores on held-out images, the higher the better; a training that diverges has no
-            score.
+        attempt: trains and scores on the held-out images, the higher the better; a training that diverges has no score.
+        labels: of the entry in the log.
+        metric: that is the score.
     """
-    names = list(spec.search)
-    candidates = [
-        spec.with_values(**dict(zip(names, values, strict=True))) for values in product(*spec.search.values())
-    ]
-    scores: list[float | None] = []
-    for candidate in candidates:
+    if holdout is None or len(candidates) == 1:
+        return candidates[0][1]
+    context.enter(f"choosing for {labels['transfer']} transfer")
+    scores = []
+    for _, candidate in candidates:
         try:
-            scores.append(attempt(candidate))
+            scores.append(attempt(candidate, holdout))
         except UserError as error:
             if error.code != "tuning_diverged":
                 raise
-            scores.append(None)
-    ranked = [-math.inf if score is None else score for score in scores]
-    best = max(range(len(candidates)), key=ranked.__getitem__)
-    if scores[best] is None:
+            scores.append(-math.inf)
+    best = max(range(len(candidates)), key=scores.__getitem__)
+    if scores[best] == -math.inf:
         raise UserError(
             f"every combination of {field}.search diverges; lower the rates", code="tuning_diverged",
             field=f"{field}.search",
         )  # fmt: skip
     tried = [
-        {**{name: getattr(each, name) for name in names}, "score": score}
-        for each, score in zip(candidates, scores, strict=True)
+        {**values, "score": None if score == -math.inf else score}
+        for (values, _), score in zip(candidates, scores, strict=True)
     ]
-    return candidates[best], tried
+    held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": holdout.split_size}
+    context.choices.add(
+        {**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": candidates[best][0]}
+    )
+    return candidates[best][1]

@@ -1,11 +1,11 @@
-"""Evaluation task and its context: images of a split with captions and labels, dataset paths, features, progress."""
+"""Evaluation task and its context: images of splits with captions and labels, features, progress."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
@@ -13,19 +13,20 @@ from typing import ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.common.threads import prefetch_map
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.evaluation.features import (
+    Beat,
     EvaluatedEncoder,
     FeatureCache,
     ImageFeatures,
-    OnProgress,
     image_features,
     patch_features_fit,
 )
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec, ProbeSpec, TunedRetrievalSpec
 
@@ -34,7 +35,6 @@ T = TypeVar("T")
 HeldOutSpec = ProbeSpec | TunedRetrievalSpec | CaptioningSpec
 TrainedSpec = HeldOutSpec | DialogueSpec
 
-TEXT_COST = 0.5  # rough cost of embedding a text, in embedded images
 VALIDATION_SHARE = 0.1  # of the training images, where the spec names no validation split
 _PROGRESS_SECONDS = 0.5
 
@@ -70,30 +70,6 @@ class SplitImages:
 
     def __len__(self) -> int:
         return len(self.images)
-
-
-def read_images(
-    corpus: Corpus, split: str, source: str | None, *, field: str, advance: OnProgress = lambda count: None
-) -> list[EvalImage]:
-    """The split's images."""
-    pairs = corpus.pairs(split, source=source)
-    threads = corpus.concurrent_reads if corpus.concurrent_reads > 1 else 0  # where each read waits for a network
-    described = prefetch_map(pairs.describe, range(len(pairs)), threads=threads)
-
-    def counted() -> Iterator[CaptionPair]:
-        for pair in described:
-            advance(1)
-            yield pair
-
-    images = group_captions_by_image(counted())
-    if not images:
-        of_source = f" of source {source!r}" if source else ""
-        known = ", ".join(sorted(corpus.splits())) or "none"
-        raise UserError(
-            f"split {split!r} has no captioned images{of_source}; the corpus has splits: {known}",
-            code="empty_split", field=field,
-        )  # fmt: skip
-    return images
 
 
 def group_captions_by_image(pairs: Iterable[CaptionPair]) -> list[EvalImage]:
@@ -190,83 +166,61 @@ def split_validation(count: int, seed: int, minimum: int = 1) -> tuple[Ints, Int
     return np.sort(order[:held_out]), np.sort(order[held_out:])
 
 
-# ---- datasets, context, task
+# ---- data, progress, context, task
 
 
-@dataclass
-class DatasetResolver:
-    """Paths of registered datasets and encoders, and the images of splits, each split read once.
+class EvaluationData:
+    """The evaluated corpus, further datasets and encoders by the name in the spec; each split is read once.
 
-    Attributes:
-        datasets, encoders: paths by the name in the spec.
-        exclude: label values; images with one of them are left out of every split.
-        advance: called with the number of descriptions read.
+    Args:
+        datasets, encoders: paths by name.
+        beat: called for every description that is read.
     """
 
-    datasets: dict[str, str]
-    encoders: dict[str, str]
-    exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    advance: OnProgress = lambda count: None
-    _images: dict[tuple[Path, str, str | None], list[EvalImage]] = field(default_factory=dict)
-    _corpora: dict[str, Corpus] = field(default_factory=dict)
-
-    def dataset(self, name: str, field: str = "dataset") -> str:
-        """A path or a URL."""
-        return self._find(self.datasets, name, "dataset", field)
+    def __init__(
+        self,
+        spec: EvaluateSpec,
+        datasets: dict[str, str],
+        encoders: dict[str, str],
+        beat: Beat = no_progress,
+    ) -> None:
+        self.spec, self._datasets, self._encoders, self._beat = spec, datasets, encoders, beat
+        self.corpus = open_corpus(self._find(datasets, spec.dataset, "dataset", "dataset"))
+        self._images: dict[tuple[Path, str, str | None], list[EvalImage]] = {}
+        self._train_corpora: dict[str, Corpus] = {}
 
     def encoder(self, name: str, field: str = "encoder") -> Path:
         """Raises: UserError ``unknown_encoder``."""
-        return Path(self._find(self.encoders, name, "encoder", field))
+        return Path(self._find(self._encoders, name, "encoder", field))
 
-    def images(self, corpus: Corpus, split: str, source: str | None, *, field: str) -> SplitImages:
-        """The split's images without the excluded ones."""
-        key = (corpus.path, split, source)
-        if key not in self._images:
-            images = read_images(corpus, split, source, field=field, advance=self.advance)
-            self._images[key] = [
-                image
-                for image in images
-                if not any(image.labels.get(label) in values for label, values in self.exclude.items())
-            ]
-        if not self._images[key]:
-            raise UserError(
-                f"every image of split {split!r} is excluded; exclude fewer labels",
-                code="nothing_to_score", field="exclude",
-            )  # fmt: skip
-        return SplitImages(corpus, split, self._images[key])
-
-    def test_images(self, spec: EvaluateSpec, corpus: Corpus) -> dict[str, SplitImages]:
+    def test_images(self) -> dict[str, SplitImages]:
         """The images of each tested split."""
         return {
-            split: self.images(corpus, split, spec.source, field=f"splits.{spec.splits.index(split)}")
-            for split in dict.fromkeys(spec.splits)
+            split: self._read(self.corpus, split, f"splits.{self.spec.splits.index(split)}")
+            for split in dict.fromkeys(self.spec.splits)
         }
 
-    def train_images(
-        self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, *, field: str, tested: bool = True
-    ) -> SplitImages:
-        """The images that a task learns from: of the dataset that ``own`` names, else of the evaluated ``corpus``.
+    def train_images(self, own: TrainedSpec, *, field: str, tested: bool = True) -> SplitImages:
+        """The images that a task learns from: of the dataset that ``own`` names, else of the evaluated one.
 
         Args:
-            tested: the task is tested on the spec's splits of ``corpus``.
+            tested: the task is tested on the spec's splits of the evaluated dataset.
         """
-        split, train_corpus, same = own.train_split, *self._train_corpus(spec, own, corpus, field)
-        if same and tested and split in spec.splits:
+        split, corpus = own.train_split, self._train_corpus(own, field)
+        if corpus.path == self.corpus.path and tested and split in self.spec.splits:
             raise UserError(
                 f"{field} learns from split {split!r}, so it cannot be examined on it; "
                 f"name another in splits or in {field}.train_split",
-                code="train_split_tested", field=f"splits.{spec.splits.index(split)}",
+                code="train_split_tested", field=f"splits.{self.spec.splits.index(split)}",
             )  # fmt: skip
-        return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.train_split")
+        return self._read(corpus, split, f"{field}.train_split")
 
-    def validation_images(
-        self, spec: EvaluateSpec, own: HeldOutSpec, corpus: Corpus, *, field: str
-    ) -> SplitImages | None:
+    def validation_images(self, own: HeldOutSpec, *, field: str) -> SplitImages | None:
         """The images of the named validation split of the corpus to learn from; None where none is named."""
-        split, train_corpus, same = own.validation_split, *self._train_corpus(spec, own, corpus, field)
+        split, corpus = own.validation_split, self._train_corpus(own, field)
         if split is None:
             return None
-        tested = same and split in spec.splits
+        tested = corpus.path == self.corpus.path and split in self.spec.splits
         if tested or split == own.train_split:
             use = "examined" if tested else "learnt from"
             raise UserError(
@@ -274,16 +228,47 @@ class DatasetResolver:
                 "or none for a tenth of the training images",
                 code="validation_split_used", field=f"{field}.validation_split",
             )  # fmt: skip
-        return self.images(train_corpus, split, spec.source if same else None, field=f"{field}.validation_split")
+        return self._read(corpus, split, f"{field}.validation_split")
 
-    def _train_corpus(self, spec: EvaluateSpec, own: TrainedSpec, corpus: Corpus, field: str) -> tuple[Corpus, bool]:
-        """The corpus to learn from, and whether it is the evaluated one."""
-        if own.train_dataset in (None, spec.dataset):
-            return corpus, True
-        path = self.dataset(str(own.train_dataset), f"{field}.train_dataset")
-        if path not in self._corpora:
-            self._corpora[path] = open_corpus(path)
-        return self._corpora[path], self._corpora[path].path == corpus.path
+    def _train_corpus(self, own: TrainedSpec, field: str) -> Corpus:
+        if own.train_dataset in (None, self.spec.dataset):
+            return self.corpus
+        path = self._find(self._datasets, str(own.train_dataset), "dataset", f"{field}.train_dataset")
+        if path not in self._train_corpora:
+            self._train_corpora[path] = open_corpus(path)
+        return self._train_corpora[path]
+
+    def _read(self, corpus: Corpus, split: str, field: str) -> SplitImages:
+        """The split's images without the excluded ones; of the evaluated corpus those of the spec's source alone."""
+        source = self.spec.source if corpus.path == self.corpus.path else None
+        key = (corpus.path, split, source)
+        if key not in self._images:
+            pairs = corpus.pairs(split, source=source)
+            threads = corpus.concurrent_reads if corpus.concurrent_reads > 1 else 0  # where reads wait for a network
+            lines = []
+            for pair in prefetch_map(pairs.describe, range(len(pairs)), threads=threads):
+                self._beat()
+                lines.append(pair)
+            self._images[key] = group_captions_by_image(lines)
+        if not self._images[key]:
+            of_source = f" of source {source!r}" if source else ""
+            known = ", ".join(sorted(corpus.splits())) or "none"
+            raise UserError(
+                f"split {split!r} has no captioned images{of_source}; the corpus has splits: {known}",
+                code="empty_split", field=field,
+            )  # fmt: skip
+        excluded = self.spec.exclude
+        images = [
+            image
+            for image in self._images[key]
+            if not any(image.labels.get(label) in values for label, values in excluded.items())
+        ]
+        if not images:
+            raise UserError(
+                f"every image of split {split!r} is excluded; exclude fewer labels",
+                code="nothing_to_score", field="exclude",
+            )  # fmt: skip
+        return SplitImages(corpus, split, images)
 
     @staticmethod
     def _find(known: dict[str, str], name: str, kind: str, field: str) -> str:
@@ -295,56 +280,44 @@ class DatasetResolver:
 
 
 class EvalProgress:
-    """Progress of an evaluation in the run's metrics file; checks for a stop request with every count.
+    """Progress of an evaluation in the run's metrics file, in tasks of one encoder; checks for a stop request.
 
     Args:
-        total: cost of the whole run; an embedded image is one. None: not known before ``start``.
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self, run_dir: RunDir, total: float | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._run_dir = run_dir
-        self._total = total
-        self._clock = clock
+    def __init__(self, run_dir: RunDir, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run_dir, self._clock = run_dir, clock
         self._started = self._written = clock()
-        self._done = 0.0
-        self._phase = ""
+        self._done, self._total, self._phase = 0, 0, ""
 
-    def start(self, total: float) -> None:
-        """The work of ``total`` begins: the time until now says nothing about the time left."""
+    def start(self, total: int) -> None:
+        """``total`` tasks begin: the time until now says nothing about the time left."""
         self._total, self._started = total, self._clock()
+
+    def task_done(self) -> None:
+        self._done += 1
 
     def enter(self, phase: str) -> None:
         """Name the next phase and write a line at once."""
-        self._phase = phase
-        self._write()
-
-    def add(self, cost: float) -> None:
-        """Count ``cost`` as done."""
         self._run_dir.raise_if_stopped()
-        self._done += cost
+        self._phase, now = phase, self._clock()
+        known: dict[str, float] = {"total_steps": self._total} if self._total else {}
+        if self._done:
+            known["seconds_left"] = round((now - self._started) * (self._total / self._done - 1), 1)
+        self._run_dir.append_metrics(step=self._done, phase=phase, **known)
+        self._written = now
+
+    def beat(self) -> None:
+        """Work goes on: a line now and then, by which a hung run is told from a long phase."""
+        self._run_dir.raise_if_stopped()
         if self._clock() - self._written >= _PROGRESS_SECONDS:
-            self._write()
-
-    def finish(self) -> None:
-        self._done = self._total or 0.0
-        self.enter("done")
-
-    def _write(self) -> None:
-        self._run_dir.raise_if_stopped()
-        now = self._written = self._clock()
-        known: dict[str, float] = {} if self._total is None else {"total_steps": round(self._total)}
-        if self._total is not None and self._done:
-            left = (now - self._started) * (self._total / self._done - 1)
-            known["seconds_left"] = round(max(left, 0.0), 1)
-        self._run_dir.append_metrics(step=round(self._done), phase=self._phase, **known)
+            self.enter(self._phase)
 
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What tasks share while they run.
+    """What tasks share while they run on one encoder.
 
     Attributes:
         artifacts: folder for files besides predictions.
@@ -355,7 +328,7 @@ class EvalContext:
     """
 
     spec: EvaluateSpec
-    corpus: Corpus
+    encoder: EvaluatedEncoder
     predictions: PredictionStore
     cache: FeatureCache
     progress: EvalProgress
@@ -365,26 +338,35 @@ class EvalContext:
     needs_patch_features: bool
     _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
-    def get_pooled_latents(self, encoder: EvaluatedEncoder, split: SplitImages) -> NDArray[np.float32] | None:
-        """Pooled latents of a split's images, computed once; None where the encoder has none."""
-        if encoder.model.embed_dim is None:
-            return None
-        patches = self.needs_patch_features and patch_features_fit(encoder, len(split), self.cache)
-        return self._get_features(encoder, split, patches=patches).pooled
+    def enter(self, phase: str) -> None:
+        """Name the next phase of the encoder's evaluation."""
+        self.progress.enter(f"{self.encoder.role} encoder: {phase}")
 
-    def get_patch_features(self, encoder: EvaluatedEncoder, split: SplitImages) -> NDArray[np.float16] | None:
+    def get_pooled_latents(self, split: SplitImages) -> NDArray[np.float32]:
+        """Pooled latents of a split's images, computed once."""
+        if self.encoder.model.embed_dim is None:
+            raise UserError(
+                "this encoder has no pooled latents; leave out retrieval, zero-shot classification and the heads "
+                "linear and knn", code="no_latents", field="tasks",
+            )  # fmt: skip
+        patches = self.needs_patch_features and patch_features_fit(self.encoder, len(split), self.cache)
+        pooled = self._get_features(split, patches=patches).pooled
+        assert pooled is not None
+        return pooled
+
+    def get_patch_features(self, split: SplitImages) -> NDArray[np.float16] | None:
         """Frozen patch features of a split's images, computed once; None where they are too large for the cache."""
-        if not patch_features_fit(encoder, len(split), self.cache):
+        if not patch_features_fit(self.encoder, len(split), self.cache):
             return None
-        return self._get_features(encoder, split, patches=True).patches
+        return self._get_features(split, patches=True).patches
 
-    def _get_features(self, encoder: EvaluatedEncoder, split: SplitImages, *, patches: bool) -> ImageFeatures:
+    def _get_features(self, split: SplitImages, *, patches: bool) -> ImageFeatures:
         names = tuple(image.name for image in split.images)
-        key = (encoder.weights_hash, split.corpus.path, names, patches)
+        key = (self.encoder.weights_hash, split.corpus.path, names, patches)
         if key not in self._features:
-            self.progress.enter(f"{encoder.role} encoder: images of {split.split}")
+            self.enter(f"images of {split.split}")
             self._features[key] = image_features(
-                encoder, split.corpus, names, self.cache, patches=patches, advance=self.progress.add
+                self.encoder, split.corpus, names, self.cache, patches=patches, beat=self.progress.beat
             )
         found = self._features[key]
         # a mapped array occupies the disk after the eviction of its entry, too
@@ -409,13 +391,9 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+    def plan(cls, data: EvaluationData) -> Self:
         """Read and check the task's data."""
 
     @abstractmethod
-    def cost(self) -> float:
-        """Rough cost for one encoder, in embedded images; only the time-left figure depends on it."""
-
-    @abstractmethod
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
-        """Compute and store the predictions of ``encoder``."""
+    def run(self, context: EvalContext) -> None:
+        """Compute and store the predictions of the context's encoder."""

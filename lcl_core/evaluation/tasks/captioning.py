@@ -12,17 +12,15 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
-from lcl_core.data import Corpus
 from lcl_core.encoders.captioning import Captioner
-from lcl_core.evaluation.features import EvaluatedEncoder
-from lcl_core.evaluation.heads.training import choose, count_examples
-from lcl_core.evaluation.metrics.caption_metrics import score_captions
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.caption_metrics import score_captions
+from lcl_core.evaluation.heads.training import choose, search_candidates
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.results import PredictionFile, loss_curve
 from lcl_core.evaluation.tasks.base import (
-    DatasetResolver,
     EvalContext,
     EvalImage,
+    EvaluationData,
     Holdout,
     SplitImages,
     Task,
@@ -32,13 +30,9 @@ from lcl_core.evaluation.tasks.base import (
 from lcl_core.evaluation.vlm.chat_format import caption_sequence
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, resolve_language_model
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, save_vlm
-from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec, Transfer
+from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
 FIELD = "captioning"
-# rough costs in embedded images: training on a caption once, a caption of the language model, of the own decoder
-_STEP_COST = {"frozen": 20.0, "full": 25.0}
-_CAPTION_COST = 10.0
-_ZERO_SHOT_COST = 3.0
 
 CaptionExample = tuple[int, str]  # an image's row, and a caption of it
 
@@ -51,36 +45,6 @@ def caption_examples(images: Sequence[EvalImage], position: int | None) -> list[
         for caption in (image.captions if position is None else image.captions[position : position + 1])
         if caption.strip()
     ]
-
-
-def plan_caption_training(
-    spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver
-) -> tuple[SplitImages, Holdout[Ints] | None]:
-    """The images to train on, and those to choose hyper-parameters on where some are searched.
-
-    The latter are of the named validation split, else a seeded tenth of the training images.
-    """
-    own = spec.captioning
-    train = resolver.train_images(spec, own, corpus, field=FIELD)
-    if not caption_examples(train.images, own.caption):
-        raise UserError(
-            f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another position",
-            code="nothing_to_learn", field=f"{FIELD}.caption",
-        )  # fmt: skip
-    if not own.search:
-        return train, None
-    all_rows, validation = np.arange(len(train)), resolver.validation_images(spec, own, corpus, field=FIELD)
-    if validation is None:
-        captioned = _captioned_rows(train)
-        test = captioned[split_validation(len(captioned), spec.seed)[0]]
-        return train, Holdout(train, test, np.setdiff1d(all_rows, test), len(train))
-    rows = _captioned_rows(validation)
-    if not len(rows):
-        raise UserError(
-            f"split {validation.split!r} has no captions to choose by",
-            code="nothing_to_score", field=f"{FIELD}.validation_split",
-        )  # fmt: skip
-    return train, Holdout(validation, rows, all_rows, len(validation))
 
 
 def _captioned_rows(images: SplitImages) -> Ints:
@@ -110,8 +74,9 @@ class Captioning(Task):
     holdout: Holdout[Ints] | None = None
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        own, tested = spec.captioning, resolver.test_images(spec, corpus)
+    def plan(cls, data: EvaluationData) -> Self:
+        spec = data.spec
+        own, tested = spec.captioning, data.test_images()
         images = {
             split: replace(every, images=[image for image in every.images if nonempty_captions(image)])
             for split, every in tested.items()
@@ -124,7 +89,26 @@ class Captioning(Task):
         if own.language_model is None:
             return cls(own, transfer, None, None, images, left_out)
         files = resolve_language_model(own.language_model, field=f"{FIELD}.language_model")
-        train, holdout = plan_caption_training(spec, corpus, resolver)
+        train = data.train_images(own, field=FIELD)
+        if not caption_examples(train.images, own.caption):
+            raise UserError(
+                f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another "
+                "position", code="nothing_to_learn", field=f"{FIELD}.caption",
+            )  # fmt: skip
+        holdout = None
+        if own.search:
+            all_rows, validation = np.arange(len(train)), data.validation_images(own, field=FIELD)
+            captioned = _captioned_rows(train if validation is None else validation)
+            if not len(captioned):
+                raise UserError(
+                    f"split {own.validation_split!r} has no captions to choose by",
+                    code="nothing_to_score", field=f"{FIELD}.validation_split",
+                )  # fmt: skip
+            if validation is None:
+                test = captioned[split_validation(len(captioned), spec.seed)[0]]
+                holdout = Holdout(train, test, np.setdiff1d(all_rows, test), len(train))
+            else:
+                holdout = Holdout(validation, captioned, all_rows, len(validation))
         return cls(own, transfer, files, train, images, left_out, holdout)
 
     @property
@@ -135,29 +119,18 @@ class Captioning(Task):
     def examples(self) -> list[CaptionExample]:
         return [] if self.train is None else caption_examples(self.train.images, self.spec.caption)
 
-    def cost(self) -> float:
-        tested = sum(map(len, self.images.values()))
-        zero_shot = _ZERO_SHOT_COST * tested if self.spec.zero_shot else 0.0
-        if self.train is None:
-            return zero_shot
-        fixed = len(self.train) + tested + _CAPTION_COST * tested
-        examples = len(self.examples)
-        return zero_shot + sum(
-            fixed + _STEP_COST[each] * count_examples(self.spec.for_protocol(each), examples) for each in self.transfer
-        )
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext) -> None:
         if self.spec.zero_shot:
             for split, images in self.images.items():
-                self._run_zero_shot(context, encoder, split, images)
+                self._run_zero_shot(context, split, images)
         if self.files is not None:
             for transfer in self.transfer:
-                self._run_transfer(context, encoder, transfer)
+                self._run_transfer(context, transfer)
 
-    def _run_zero_shot(self, context: EvalContext, encoder: EvaluatedEncoder, split: str, images: SplitImages) -> None:
+    def _run_zero_shot(self, context: EvalContext, split: str, images: SplitImages) -> None:
         """Captions of the encoder's own decoder; an encoder without one has none."""
-        context.progress.enter(f"{encoder.role} encoder: its text tower captions {split}")
-        decoding, model = self.spec.decoding, encoder.model
+        context.enter(f"its text tower captions {split}")
+        decoding, model = self.spec.decoding, context.encoder.model
 
         def load(start: int) -> Tensor:
             batch = images.images[start : start + decoding.batch_size]
@@ -170,43 +143,42 @@ class Captioning(Task):
             texts = (
                 model.captions(pixels, decoding, context.spec.seed + start) if isinstance(model, Captioner) else None
             )
-            context.progress.add(_ZERO_SHOT_COST * len(pixels))
+            context.progress.beat()
             if texts is None:
                 return
             captions += texts
-        self._store(context, encoder, split, "zero_shot", captions)
+        self._store(context, split, "zero_shot", captions)
 
-    def _run_transfer(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer) -> None:
-        labels = {"task": FIELD, "variant": "all", "transfer": transfer, "encoder": encoder.role}
+    def _run_transfer(self, context: EvalContext, transfer: Transfer) -> None:
+        labels = {"task": FIELD, "variant": "all", "transfer": transfer, "encoder": context.encoder.role}
 
         def attempt(candidate: CaptioningSpec, holdout: Holdout[Ints]) -> float:
             """CIDEr on the held-out images."""
             learnt = set(holdout.train.tolist())
-            vlm, _ = self._train(
-                context, encoder, transfer, candidate, [each for each in self.examples if each[0] in learnt]
-            )
+            vlm, _ = self._train(context, transfer, candidate, [each for each in self.examples if each[0] in learnt])
             test = [holdout.source.images[row] for row in holdout.test]
             captions = self._caption(context, vlm, candidate, holdout.source, holdout.test)
             hypotheses = dict(zip([image.name for image in test], captions, strict=True))
             references = {image.name: nonempty_captions(image) for image in test}
-            return score_captions(hypotheses, references, with_meteor=False).values["CIDEr"]
+            return score_captions(hypotheses, references).values["CIDEr"]
 
-        own = self.spec.for_protocol(transfer)
-        spec = choose(context, own, attempt, self.holdout, labels, field=FIELD, metric="CIDEr")
-        vlm, losses = self._train(context, encoder, transfer, spec, self.examples)
+        candidates = search_candidates(self.spec.for_protocol(transfer))
+        spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric="CIDEr")
+        vlm, losses = self._train(context, transfer, spec, self.examples)
         context.curves.add({**labels, **loss_curve(losses)})
-        if encoder.role == "trained":
+        if context.encoder.role == "trained":
             assert spec.language_model is not None
-            save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, encoder.model, spec.language_model)
+            save_vlm(
+                context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, context.encoder.model, spec.language_model
+            )
         for split, images in self.images.items():
-            context.progress.enter(f"{encoder.role} encoder: {transfer} transfer captions {split}")
-            captions = self._caption(context, vlm, spec, images, np.arange(len(images)), _CAPTION_COST)
-            self._store(context, encoder, split, transfer, captions)
+            context.enter(f"{transfer} transfer captions {split}")
+            captions = self._caption(context, vlm, spec, images, np.arange(len(images)))
+            self._store(context, split, transfer, captions)
 
     def _train(
         self,
         context: EvalContext,
-        encoder: EvaluatedEncoder,
         transfer: Transfer,
         spec: CaptioningSpec,
         examples: Sequence[CaptionExample],
@@ -216,7 +188,7 @@ class Captioning(Task):
         assert self.train is not None
         assert spec.language_model is not None
         vlm = build_vlm(
-            context, encoder, transfer, self.files, spec.language_model,
+            context, transfer, self.files, spec.language_model,
             augmentation=spec.augmentation, precision=spec.precision, field=f"{FIELD}.language_model",
         )  # fmt: skip
         max_tokens = spec.language_model.max_tokens
@@ -225,10 +197,10 @@ class Captioning(Task):
             for row, caption in examples
         ]
         batches = vlm.source.batches(self.train)
-        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to captions")
+        context.enter(f"{transfer} transfer to captions")
         losses = vlm.train(
             batches, sequences, spec, seed=context.spec.seed, field=FIELD,
-            on_step=lambda captions: context.progress.add(_STEP_COST[transfer] * captions),
+            beat=context.progress.beat,
         )  # fmt: skip
         return vlm, losses
 
@@ -239,18 +211,15 @@ class Captioning(Task):
         spec: CaptioningSpec,
         images: SplitImages,
         rows: Ints,
-        cost: float = 0.0,
     ) -> list[str]:
         """A caption of each of the ``images`` at ``rows``."""
         prompt = caption_sequence(vlm.llava.language, spec, None)
         return vlm.generate(
             vlm.source.batches(images), rows, [prompt] * len(rows), spec.decoding,
-            seed=context.spec.seed, on_batch=lambda count: context.progress.add(cost * count),
+            seed=context.spec.seed, beat=context.progress.beat,
         )  # fmt: skip
 
-    def _store(
-        self, context: EvalContext, encoder: EvaluatedEncoder, split: str, transfer: str, captions: Sequence[str]
-    ) -> None:
+    def _store(self, context: EvalContext, split: str, transfer: str, captions: Sequence[str]) -> None:
         """A prediction file of all images and, where the spec says so, one of each source."""
         images = self.images[split].images
         samples = [
@@ -264,6 +233,6 @@ class Captioning(Task):
         for variant in ("all", *sources):
             left_out = {"left_out": self.left_out[split]} if variant == "all" else {}
             file = PredictionFile(
-                self.name, split, variant, transfer, "captions", encoder.role, facts={**facts, **left_out}
+                self.name, split, variant, transfer, "captions", context.encoder.role, facts={**facts, **left_out}
             )
             context.predictions.add(file, [sample for source, sample in samples if variant in ("all", source)])

@@ -12,29 +12,32 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import islice
 from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Corpus
-from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import (
     ClassPredictions,
     FittedClassifier,
     ProbeTraining,
     prediction_samples,
-    training_cost,
 )
-from lcl_core.evaluation.heads.logistic_regression import LinearTraining, linear_head_cost
-from lcl_core.evaluation.heads.nearest_neighbours import PAIR_COST, nearest_neighbours, predict_by_neighbours
-from lcl_core.evaluation.metrics.core import Ints
-from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
+from lcl_core.evaluation.heads.pooled_latents import (
+    LogisticRegression,
+    fit_logistic_regression,
+    nearest_neighbours,
+    predict_by_neighbours,
+)
+from lcl_core.evaluation.heads.training import choose
+from lcl_core.evaluation.metrics import Ints
+from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile, loss_curve
 from lcl_core.evaluation.tasks.base import (
-    DatasetResolver,
     EvalContext,
+    EvaluationData,
     Holdout,
     LabeledImages,
     SplitImages,
@@ -45,7 +48,6 @@ from lcl_core.evaluation.tasks.base import (
 )
 from lcl_core.specs.evaluate import (
     ClassificationSpec,
-    EvaluateSpec,
     FewShotSpec,
     ProbeSpec,
     Transfer,
@@ -77,53 +79,6 @@ class LabelKey:
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
 
-@dataclass(frozen=True)
-class ClassificationPlan:
-    """The images to train on, those of each tested split, and the label keys."""
-
-    train: SplitImages
-    tests: dict[str, SplitImages]
-    keys: list[LabelKey]
-
-    @property
-    def image_count(self) -> int:
-        return len(self.train) + sum(map(len, self.tests.values()))
-
-
-def plan_classification(
-    own: ProbeSpec, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver, *, field: str
-) -> ClassificationPlan:
-    """Read the splits, number the classes, hold images out where hyper-parameters are searched.
-
-    The classes are those of the train split (a closed set); a test image of another class is left out and counted.
-    Held out are the images of the named validation split, else a seeded tenth of the training images.
-    """
-    tests = resolver.test_images(spec, corpus)
-    labels = tuple(dict.fromkeys(own.labels))
-    train = resolver.train_images(spec, own, corpus, field=field)
-    if labelled := [image for image in train.images if not image.labels.keys().isdisjoint(labels)]:
-        train = replace(train, images=labelled)
-    validation = resolver.validation_images(spec, own, corpus, field=field) if own.needs_holdout else None
-    keys = []
-    for label in labels:
-        label_field = f"{field}.labels.{own.labels.index(label)}"
-        classes = classes_of(label, train, field=label_field)
-        labeled = {
-            split: _select_known(images, label, classes, own.train_split, label_field)
-            for split, images in tests.items()
-        }
-        learnt = select_labeled(train.images, label, classes)
-        holdout = None
-        if validation is not None:
-            selected = _select_known(validation, label, classes, own.train_split, f"{field}.validation_split")
-            holdout = Holdout(validation, selected, learnt, len(validation))
-        elif own.needs_holdout:
-            test, rest = split_validation(len(learnt), spec.seed)
-            holdout = Holdout(train, learnt.choose(test), learnt.choose(rest), len(train))
-        keys.append(LabelKey(label, classes, learnt, labeled, holdout))
-    return ClassificationPlan(train, tests, keys)
-
-
 def _select_known(
     images: SplitImages, label: str, classes: tuple[str, ...], train_split: str, field: str
 ) -> LabeledImages:
@@ -142,52 +97,64 @@ def _select_known(
 class LabelTask(Task):
     """A task that fits a probe for each label key (paper, transfer head (a)), frozen or full.
 
+    The classes are those of the train split (a closed set); a test image of another class is left out and counted.
+    Held out are the images of the named validation split, else a seeded tenth of the training images.
+
     Attributes:
         spec: the part of the evaluation's spec with the task's name.
         transfer: the protocols.
+        train, tests: the images to train on, and those of each tested split.
     """
 
     spec: ProbeSpec
     transfer: tuple[Transfer, ...]
-    data: ClassificationPlan
+    train: SplitImages
+    tests: dict[str, SplitImages]
+    keys: list[LabelKey]
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        own: ProbeSpec = getattr(spec, cls.name)
-        return cls(own, spec.protocols(own), plan_classification(own, spec, corpus, resolver, field=cls.name))
+    def plan(cls, data: EvaluationData) -> Self:
+        own: ProbeSpec = getattr(data.spec, cls.name)
+        tests, train = data.test_images(), data.train_images(own, field=cls.name)
+        labels = tuple(dict.fromkeys(own.labels))
+        if labelled := [image for image in train.images if not image.labels.keys().isdisjoint(labels)]:
+            train = replace(train, images=labelled)
+        validation = data.validation_images(own, field=cls.name) if own.needs_holdout else None
+        keys = []
+        for label in labels:
+            field = f"{cls.name}.labels.{own.labels.index(label)}"
+            classes = classes_of(label, train, field=field)
+            labeled = {
+                split: _select_known(images, label, classes, own.train_split, field) for split, images in tests.items()
+            }
+            learnt, holdout = select_labeled(train.images, label, classes), None
+            if validation is not None:
+                field = f"{cls.name}.validation_split"
+                selected = _select_known(validation, label, classes, own.train_split, field)
+                holdout = Holdout(validation, selected, learnt, len(validation))
+            elif own.needs_holdout:
+                test, rest = split_validation(len(learnt), data.spec.seed)
+                holdout = Holdout(train, learnt.choose(test), learnt.choose(rest), len(train))
+            keys.append(LabelKey(label, classes, learnt, labeled, holdout))
+        return cls(own, data.spec.protocols(own), train, tests, keys)
 
     @property
     def needs_patch_features(self) -> bool:
         return "frozen" in self.transfer
 
-    def cost(self) -> float:
-        counts = list(self.fit_sizes())
-        training = sum(training_cost(self.spec, transfer, count) for transfer in self.transfer for count in counts)
-        return self.encoded_images() * len(self.transfer) + training
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext) -> None:
         for transfer in self.transfer:
-            for key in self.data.keys:
-                self.run_label_key(context, encoder, transfer, key)
-
-    def encoded_images(self) -> int:
-        """Number of images that one protocol encodes for frozen features."""
-        return self.data.image_count
+            for key in self.keys:
+                self.run_label_key(context, transfer, key)
 
     @abstractmethod
-    def fit_sizes(self) -> Iterator[int]:
-        """Number of training images of each probe in one protocol."""
-
-    @abstractmethod
-    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+    def run_label_key(self, context: EvalContext, transfer: Transfer, key: LabelKey) -> None:
         """Fit probes for a label key and store their predictions."""
 
-    def training(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey, variant: str
-    ) -> ProbeTraining:
+    def training(self, context: EvalContext, transfer: Transfer, key: LabelKey, variant: str) -> ProbeTraining:
         """``variant``: its name in artifacts."""
         about = {"task": self.name, "variant": variant}
-        return ProbeTraining(context, encoder, transfer, self.data.train, len(key.classes), self.name, about)
+        return ProbeTraining(context, transfer, self.train, len(key.classes), self.name, about)
 
 
 HeadPredictions = Iterator[tuple[str, str, ClassPredictions]]  # variant, split, predictions
@@ -202,9 +169,9 @@ class Classification(LabelTask):
     spec: ClassificationSpec
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        task = super().plan(spec, corpus, resolver)
-        for key in task.data.keys if "knn" in task.spec.heads else ():
+    def plan(cls, data: EvaluationData) -> Self:
+        task = super().plan(data)
+        for key in task.keys if "knn" in task.spec.heads else ():
             if task.spec.knn.k[-1] > len(key.train):
                 raise UserError(
                     f"{task.spec.knn.k[-1]} neighbours are more than the {len(key.train)} training images with label "
@@ -217,83 +184,75 @@ class Classification(LabelTask):
     def needs_patch_features(self) -> bool:
         return super().needs_patch_features and "attentive" in self.spec.heads
 
-    def fit_sizes(self) -> Iterator[int]:
-        return (len(key.train) for key in self.data.keys)
-
-    def cost(self) -> float:
-        cost = float(self.data.image_count * len(self.transfer))
-        for transfer, key in product(self.transfer, self.data.keys):
-            heads, count = self.spec.heads_of(transfer), len(key.train)
-            if "attentive" in heads:
-                cost += training_cost(self.spec, transfer, count)
-            if "linear" in heads:
-                cost += linear_head_cost(self.spec.linear, count)
-            if "knn" in heads:
-                cost += PAIR_COST * count * sum(map(len, key.tests.values()))
-        return cost
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
-        pooled = [head for head in self.spec.heads if head != "attentive"]
-        if pooled and encoder.model.embed_dim is None:
-            raise UserError(
-                f"this encoder has no pooled latents for the head {pooled[0]}; name attentive alone",
-                code="no_latents", field=f"{self.name}.heads",
-            )  # fmt: skip
-        super().run(context, encoder)
-
-    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+    def run_label_key(self, context: EvalContext, transfer: Transfer, key: LabelKey) -> None:
         for head in self.spec.heads_of(transfer):
             if head == "attentive":
-                found = self._fit_attentive(context, encoder, transfer, key)
+                found = self._fit_attentive(context, transfer, key)
             elif head == "linear":
-                found = self._fit_linear(context, encoder, key)
+                found = self._fit_linear(context, key)
             else:
-                found = self._compare_neighbours(context, encoder, key)
+                found = self._compare_neighbours(context, key)
             for variant, split, predictions in found:
                 test = key.tests[split]
                 facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
                 file = PredictionFile(
-                    self.name, split, variant, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+                    self.name, split, variant, transfer, "ranks", context.encoder.role, part=IMAGE_TO_CLASS, facts=facts
                 )
-                samples = prediction_samples(self.data.tests[split].images, key.label, key.classes, test, predictions)
+                samples = prediction_samples(self.tests[split].images, key.label, key.classes, test, predictions)
                 context.predictions.add(file, samples)
 
-    def _fit_attentive(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey
-    ) -> HeadPredictions:
+    def _fit_attentive(self, context: EvalContext, transfer: Transfer, key: LabelKey) -> HeadPredictions:
         seed = context.spec.seed
-        training = self.training(context, encoder, transfer, key, key.label)
+        training = self.training(context, transfer, key, key.label)
         spec = training.choose(self.spec, key.holdout, seed=seed)
-        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {key.label}")
+        context.enter(f"{transfer} transfer to {key.label}")
         classifier = training.fit(spec, key.train, seed=seed)
         training.log_curve(classifier)
-        for split, images in self.data.tests.items():
+        for split, images in self.tests.items():
             (predictions,) = training.predict([classifier], images, key.tests[split])
             yield key.label, split, predictions
 
-    def _fit_linear(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
-        variant = variant_of_head(key.label, "linear")
-        about = {"task": self.name, "variant": variant, "transfer": "frozen", "encoder": encoder.role}
-        training = LinearTraining(
-            context, encoder, self.spec.linear, self.data.train, len(key.classes), f"{self.name}.linear", about
-        )  # fmt: skip
-        model = training.fit(key.train, training.choose(key.holdout))
-        training.log_curve(model)
-        for split, images in self.data.tests.items():
-            yield variant, split, training.predict(model, images, key.tests[split])
+    def _fit_linear(self, context: EvalContext, key: LabelKey) -> HeadPredictions:
+        own, field, variant = self.spec.linear, f"{self.name}.linear", variant_of_head(key.label, "linear")
+        labels = {"task": self.name, "variant": variant, "transfer": "frozen", "encoder": context.encoder.role}
 
-    def _compare_neighbours(self, context: EvalContext, encoder: EvaluatedEncoder, key: LabelKey) -> HeadPredictions:
+        def latents(images: SplitImages, labeled: LabeledImages) -> Tensor:
+            pooled = context.get_pooled_latents(images)
+            return torch.from_numpy(pooled[labeled.rows]).to(context.encoder.model.device)
+
+        def fit(train: LabeledImages, l2: float) -> LogisticRegression:
+            features = latents(self.train, train)
+            context.enter(f"{variant}, penalty {l2:g}")
+            targets = torch.from_numpy(train.classes).to(features.device)
+            model = fit_logistic_regression(
+                features, targets, len(key.classes), l2, iterations=own.iterations,
+                beat=context.progress.beat,
+            )  # fmt: skip
+            return model
+
+        def attempt(l2: float, holdout: Holdout[LabeledImages]) -> float:
+            held_out = latents(holdout.source, holdout.test)
+            predictions = fit(holdout.train, l2).predict(held_out, holdout.test.classes, field=field)
+            return float(np.mean(predictions.rank == 1))
+
+        candidates = [({"l2": l2}, l2) for l2 in own.l2]
+        l2 = choose(context, candidates, attempt, key.holdout, labels, field=field, metric="acc@1")
+        model = fit(key.train, l2)
+        context.curves.add({**labels, **loss_curve(model.losses)})
+        for split, images in self.tests.items():
+            test = key.tests[split]
+            yield variant, split, model.predict(latents(images, test), test.classes, field=field)
+
+    def _compare_neighbours(self, context: EvalContext, key: LabelKey) -> HeadPredictions:
         own = self.spec.knn
-        train = context.get_pooled_latents(encoder, self.data.train)
+        train = context.get_pooled_latents(self.train)
         classes = torch.from_numpy(key.train.classes)
-        for split, images in self.data.tests.items():
-            test, latents = key.tests[split], context.get_pooled_latents(encoder, images)
-            assert train is not None
-            assert latents is not None  # ``run`` has checked it
-            context.progress.enter(f"{encoder.role} encoder: nearest neighbours for {key.label} on {split}")
+        for split, images in self.tests.items():
+            test, latents = key.tests[split], context.get_pooled_latents(images)
+            context.enter(f"nearest neighbours for {key.label} on {split}")
             similarity, rows = nearest_neighbours(
-                latents[test.rows], train, key.train.rows, own.k[-1], device=encoder.model.device,
-                on_pairs=lambda pairs: context.progress.add(PAIR_COST * pairs),
+                latents[test.rows], train, key.train.rows, own.k[-1], device=context.encoder.model.device,
+                beat=context.progress.beat,
             )  # fmt: skip
             for k in own.k:
                 predictions = predict_by_neighbours(
@@ -326,31 +285,22 @@ class FewShot(LabelTask):
 
     spec: FewShotSpec
 
-    def fit_sizes(self) -> Iterator[int]:
-        for key in self.data.keys:
-            for shots in self.spec.shots:
-                yield from [len(key.classes) * shots] * self.spec.draws
-
-    def encoded_images(self) -> int:
-        drawn = sum(np.minimum(np.bincount(key.train.classes), self.spec.shots[-1]).sum() for key in self.data.keys)
-        return self.spec.draws * int(drawn) + sum(map(len, self.data.tests.values()))
-
-    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
-        fits = self._fit_draws(context, encoder, transfer, key)
+    def run_label_key(self, context: EvalContext, transfer: Transfer, key: LabelKey) -> None:
+        fits = self._fit_draws(context, transfer, key)
         together = _SHARED_ENCODINGS if transfer == "frozen" else 1  # in full transfer each has an encoder of its own
         predictions: dict[tuple[str, str], list[ClassPredictions]] = defaultdict(list)
         for group in iter(lambda: list(islice(fits, together)), []):
-            for split, images in self.data.tests.items():
+            for split, images in self.tests.items():
                 training, classifiers = group[0][0], [classifier for _, classifier in group]
                 found = training.predict(classifiers, images, key.tests[split])
                 for (own, _), each in zip(group, found, strict=True):
                     predictions[own.about["variant"], split].append(each)
         for shots in self.spec.shots:
-            for split, images in self.data.tests.items():
+            for split, images in self.tests.items():
                 variant, test = few_shot_variant(key, shots), key.tests[split]
                 facts = {"candidates": len(key.classes), "left_out": test.left_out, "shots": shots}
                 file = PredictionFile(
-                    self.name, split, variant, transfer, "draws", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+                    self.name, split, variant, transfer, "draws", context.encoder.role, part=IMAGE_TO_CLASS, facts=facts
                 )
                 draws = predictions[variant, split]
                 samples = (
@@ -367,7 +317,7 @@ class FewShot(LabelTask):
                 context.predictions.add(file, samples)
 
     def _fit_draws(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey
+        self, context: EvalContext, transfer: Transfer, key: LabelKey
     ) -> Iterator[tuple[ProbeTraining, FittedClassifier]]:
         """The fits of each number of shots, draw by draw: a draw's images alone are encoded, and once."""
         seed, holdout = context.spec.seed, key.holdout
@@ -379,14 +329,14 @@ class FewShot(LabelTask):
         for draw, order in enumerate(sample_orders(known, self.spec.draws, seed)):
             labeled = {shots: subset(known, order, shots) for shots in self.spec.shots}
             most = labeled[max(labeled)]  # the images of fewer shots are among these
-            images, _ = most.cut(self.data.train)
+            images, _ = most.cut(self.train)
             for shots, own in labeled.items():
                 train = replace(own, rows=np.searchsorted(most.rows, own.rows))
                 variant = few_shot_variant(key, shots)
-                training = replace(self.training(context, encoder, transfer, key, variant), images=images)
+                training = replace(self.training(context, transfer, key, variant), images=images)
                 if draw == 0:
                     specs[shots] = training.choose(self.spec, holdout and replace(holdout, train=train), seed=seed)
-                context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
+                context.enter(f"{transfer} transfer to {variant}, draw {draw + 1}")
                 classifier = training.fit(specs[shots], train, seed=seed + draw)
                 training.log_curve(classifier, draw=draw)
                 yield training, classifier

@@ -8,19 +8,18 @@ the spec names one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import Corpus
 from lcl_core.encoders.base import TextEncoder
 from lcl_core.encoders.detect import TEXTS, detect_encoder
 from lcl_core.encoders.registry import load_text_encoder
-from lcl_core.evaluation.features import EvaluatedEncoder, check_reads_texts, text_features
+from lcl_core.evaluation.features import check_reads_texts, text_features
 from lcl_core.evaluation.heads.contrastive_head import (
     FittedMatcher,
     fit_matcher,
@@ -28,20 +27,16 @@ from lcl_core.evaluation.heads.contrastive_head import (
     trainable_captions,
 )
 from lcl_core.evaluation.heads.training import (
-    FEATURE_SOURCES,
-    STEP_COST,
     FeatureSource,
     choose,
-    count_examples,
+    search_candidates,
 )
-from lcl_core.evaluation.metrics.core import Ints, recall_at
-from lcl_core.evaluation.metrics.ranks import Floats, RetrievalRanks, rank_bidirectional
+from lcl_core.evaluation.metrics import Floats, Ints, rank_bidirectional
 from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile, loss_curve
 from lcl_core.evaluation.tasks.base import (
-    TEXT_COST,
-    DatasetResolver,
     EvalContext,
     EvalImage,
+    EvaluationData,
     Holdout,
     SplitImages,
     Task,
@@ -49,7 +44,7 @@ from lcl_core.evaluation.tasks.base import (
     normalized_text,
     split_validation,
 )
-from lcl_core.specs.evaluate import EvaluateSpec, Transfer, TunedRetrievalSpec
+from lcl_core.specs.evaluate import Transfer, TunedRetrievalSpec
 
 MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones count under "all" alone
 _FLOAT64_LIMIT = 10**9  # up to this many similarities are computed in double precision
@@ -108,9 +103,8 @@ def unique_texts(images: list[EvalImage], position: int | None) -> tuple[tuple[s
 def plan_variants(images: dict[str, SplitImages]) -> dict[str, list[CaptionVariant]]:
     """The caption variants of each split."""
     variants = {split: caption_variants(own.images) for split, own in images.items()}
-    for split, own in variants.items():
-        if not own:
-            raise UserError(f"split {split!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
+    if empty := [split for split, own in variants.items() if not own]:
+        raise UserError(f"split {empty[0]!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
     return variants
 
 
@@ -144,29 +138,28 @@ def store_rankings(
         left, right = image_features, features[[row_of[text] for text in variant.texts]]
         if left.shape[0] * right.shape[0] <= _FLOAT64_LIMIT:
             left, right = left.astype(np.float64), right.astype(np.float64)
-        ranks = rank_bidirectional(left, right, variant.pairs, on_block=lambda *_: context.progress.add(0))
-        without = len(images) - len(ranks.image_to_text.query)
+        of_images, of_texts = rank_bidirectional(left, right, variant.pairs, on_block=context.progress.beat)
+        without = len(images) - len(of_images.query)
         left_out = {"left_out": {"no_caption": without} if without else {}}
-        for part, one, queries, own, answers, facts in (
-            (IMAGE_TO_TEXT, ranks.image_to_text, names, groups, variant.texts, left_out),
-            (TEXT_TO_IMAGE, ranks.text_to_image, variant.texts, None, names, {}),
+        ungrouped: list[dict[str, str]] = [{}] * len(variant.texts)  # a text is one query, whichever images have it
+        for part, ranks, queries, own_groups, answers, facts in (
+            (IMAGE_TO_TEXT, of_images, names, groups, variant.texts, left_out),
+            (TEXT_TO_IMAGE, of_texts, variant.texts, ungrouped, names, {}),
         ):
-            predictions = replace(file, variant=variant.name, part=part, facts={"candidates": one.candidates, **facts})
-            context.predictions.add(predictions, _samples(one, queries, own, answers))
-
-
-def _samples(
-    ranks: RetrievalRanks, queries: Sequence[str], groups: Sequence[dict[str, str]] | None, answers: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """``groups``: of images; a text is a query once, however many images have it."""
-    for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True):
-        yield {
-            "query": queries[query],
-            **({} if groups is None else groups[query]),
-            "rank": int(rank),
-            "right": int(right),
-            "top": [answers[answer] for answer in top if answer >= 0],
-        }
+            facts = {"candidates": ranks.candidates, **facts}
+            context.predictions.add(
+                replace(file, variant=variant.name, part=part, facts=facts),
+                (
+                    {
+                        "query": queries[query],
+                        **own_groups[query],
+                        "rank": int(rank),
+                        "right": int(right),
+                        "top": [answers[answer] for answer in top],
+                    }
+                    for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True)
+                ),
+            )
 
 
 @dataclass(frozen=True)
@@ -184,34 +177,28 @@ class Retrieval(Task):
     variants: dict[str, list[CaptionVariant]]
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        check_reads_texts(resolver.encoder(spec.encoder))
-        images = resolver.test_images(spec, corpus)
+    def plan(cls, data: EvaluationData) -> Self:
+        spec = data.spec
+        check_reads_texts(data.encoder(spec.encoder))
+        images = data.test_images()
         return cls(images, plan_variants(images))
 
-    def cost(self) -> float:
-        texts = sum(len(all_texts(variants)) for variants in self.variants.values())
-        return sum(map(len, self.images.values())) + TEXT_COST * texts
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext) -> None:
         for split, images in self.images.items():
-            pooled = context.get_pooled_latents(encoder, images)
-            if pooled is None:
-                raise UserError("this encoder has no pooled latents to retrieve by", code="no_latents", field="tasks")
-            context.progress.enter(f"{encoder.role} encoder: retrieval on {split}")
+            pooled = context.get_pooled_latents(images)
+            context.enter(f"retrieval on {split}")
 
             def embed(texts: list[str]) -> Floats:
                 return text_features(
-                    encoder.model.identity, encoder.embed_texts, texts, context.cache,
-                    advance=lambda count: context.progress.add(TEXT_COST * count),
+                    context.encoder.model.identity, context.encoder.embed_texts, texts, context.cache,
+                    beat=context.progress.beat,
                 )  # fmt: skip
 
-            file = PredictionFile(self.name, split, "", "zero_shot", "ranks", encoder.role)
+            file = PredictionFile(self.name, split, "", "zero_shot", "ranks", context.encoder.role)
             store_rankings(context, file, images.images, self.variants[split], pooled, embed)
 
 
 FIELD = "tuned_retrieval"
-_TEXT_STEP_COST = 1.5  # rough cost of training on a text once, in embedded images
 
 
 @dataclass(frozen=True)
@@ -236,101 +223,89 @@ class TunedRetrieval(Task):
     holdout: Holdout[Ints] | None
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        own, images = spec.tuned_retrieval, resolver.test_images(spec, corpus)
+    def plan(cls, data: EvaluationData) -> Self:
+        spec = data.spec
+        own, images = spec.tuned_retrieval, data.test_images()
         variants = plan_variants(images)
-        train = resolver.train_images(spec, own, corpus, field=FIELD)
+        train = data.train_images(own, field=FIELD)
         train_rows = _rows_with_captions(train, "train_split")
         holdout = None
         if own.search:
-            validation = resolver.validation_images(spec, own, corpus, field=FIELD)
+            validation = data.validation_images(own, field=FIELD)
             if validation is None:
                 test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
                 holdout = Holdout(train, train_rows[test], train_rows[rest], len(train))
             else:
                 rows = _rows_with_captions(validation, "validation_split")
                 holdout = Holdout(validation, rows, train_rows, len(validation))
-        text_encoder = _find_text_encoder(spec, resolver)
+        field = f"{FIELD}.text_encoder"
+        text_encoder = None if own.text_encoder is None else data.encoder(own.text_encoder, field)
+        if TEXTS not in detect_encoder(text_encoder or data.encoder(spec.encoder)).reads:
+            raise UserError(
+                f"encoder {own.text_encoder or spec.encoder!r} reads no texts; name one that does in {field}",
+                code="no_text_encoder", field=field,
+            )  # fmt: skip
         return cls(own, spec.protocols(own), text_encoder, train, train_rows, images, variants, holdout)
 
     @property
     def needs_patch_features(self) -> bool:
         return "frozen" in self.transfer
 
-    def cost(self) -> float:
-        images = len(self.train) + sum(map(len, self.images.values()))
-        texts = sum(len(all_texts(variants)) for variants in self.variants.values())
-        return sum(
-            images
-            + TEXT_COST * texts
-            + self._step_cost(transfer) * count_examples(self.spec.for_protocol(transfer), len(self.train_rows))
-            for transfer in self.transfer
-        )
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext) -> None:
+        text_encoder = context.encoder.model.text_encoder
         if self.text_encoder is not None:
             text_encoder = load_text_encoder(self.text_encoder, f"{FIELD}.text_encoder")
-        else:
-            own = encoder.model.text_encoder
-            assert own is not None, "the plan has checked that this encoder reads texts"
-            text_encoder = own
+        assert text_encoder is not None, "the plan has checked that this encoder reads texts"
         for transfer in self.transfer:
-            self._run_transfer(context, encoder, transfer, text_encoder)
+            self._run_transfer(context, transfer, text_encoder)
 
-    def _run_transfer(
-        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, text_encoder: TextEncoder
-    ) -> None:
-        labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
+    def _run_transfer(self, context: EvalContext, transfer: Transfer, text_encoder: TextEncoder) -> None:
+        labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": context.encoder.role}
 
         def attempt(candidate: TunedRetrievalSpec, holdout: Holdout[Ints]) -> float:
             """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
-            source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
+            source, matcher = self._fit(context, transfer, text_encoder, candidate, holdout.train)
             batches = source.batches(holdout.source)
             texts, pairs = unique_texts([holdout.source.images[row] for row in holdout.test], None)
-            features = matcher.images(batches, holdout.test, lambda count: context.progress.add(0))
-            texts_features = matcher.texts(texts, lambda count: context.progress.add(0))
-            ranks = rank_bidirectional(features, texts_features, pairs, on_block=lambda *_: context.progress.add(0))
-            return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2
+            features = matcher.images(batches, holdout.test, context.progress.beat)
+            texts_features = matcher.texts(texts, context.progress.beat)
+            of_images, of_texts = rank_bidirectional(features, texts_features, pairs)
+            return float(np.mean(of_images.rank == 1) + np.mean(of_texts.rank == 1)) / 2
 
-        spec = choose(
-            context, self.spec.for_protocol(transfer), attempt, self.holdout, labels, field=FIELD,
-            metric="mean of TR@1 and IR@1",
-        )  # fmt: skip
-        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
-        source, matcher = self._fit(context, encoder, transfer, text_encoder, spec, self.train_rows)
+        candidates, metric = search_candidates(self.spec.for_protocol(transfer)), "mean of TR@1 and IR@1"
+        spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric=metric)
+        context.enter(f"{transfer} transfer to retrieval")
+        source, matcher = self._fit(context, transfer, text_encoder, spec, self.train_rows)
         context.curves.add({**labels, **loss_curve(matcher.losses)})
 
         def embed(texts: list[str]) -> Floats:
-            return matcher.texts(texts, lambda count: context.progress.add(TEXT_COST * count))
+            return matcher.texts(texts, context.progress.beat)
 
         for split, images in self.images.items():
-            context.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
+            context.enter(f"{transfer} retrieval on {split}")
             batches = source.batches(images)
-            features = matcher.images(batches, np.arange(len(images)), lambda count: context.progress.add(0))
-            file = PredictionFile(self.name, split, "", transfer, "ranks", encoder.role)
+            features = matcher.images(batches, np.arange(len(images)), context.progress.beat)
+            file = PredictionFile(self.name, split, "", transfer, "ranks", context.encoder.role)
             store_rankings(context, file, images.images, self.variants[split], features, embed)
 
     def _fit(
         self,
         context: EvalContext,
-        encoder: EvaluatedEncoder,
         transfer: Transfer,
         text_encoder: TextEncoder,
         spec: TunedRetrievalSpec,
         rows: Ints,
     ) -> tuple[FeatureSource, FittedMatcher]:
         """A new head and text encoder, and in full transfer a new copy of the image encoder."""
-        source = FEATURE_SOURCES[transfer](context, encoder, spec.augmentation)
+        source = FeatureSource(context, transfer, spec.augmentation)
         if self.spec.text_lr > 0:
             captions = trainable_captions(text_encoder)
         else:
-            captions = frozen_captions(
-                text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
-            )
+            captions = frozen_captions(text_encoder, self._all_texts, context.cache, context.progress.beat)
         matcher = fit_matcher(
             source, source.batches(self.train), self.train.images, rows, captions, spec,
             seed=context.spec.seed, field=FIELD,
-            on_step=lambda images: context.progress.add(self._step_cost(transfer) * images),
+            beat=context.progress.beat,
         )  # fmt: skip
         return source, matcher
 
@@ -339,21 +314,6 @@ class TunedRetrieval(Task):
         tested = [text for variants in self.variants.values() for text in all_texts(variants)]
         held_out = self.holdout.source.images if self.holdout else []
         return tested + [caption for image in (*self.train.images, *held_out) for caption in nonempty_captions(image)]
-
-    def _step_cost(self, transfer: Transfer) -> float:
-        return STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
-
-
-def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | None:
-    """The directory of the named text encoder."""
-    name, field = spec.tuned_retrieval.text_encoder, f"{FIELD}.text_encoder"
-    directory = resolver.encoder(spec.encoder) if name is None else resolver.encoder(name, field)
-    if TEXTS not in detect_encoder(directory).reads:
-        raise UserError(
-            f"encoder {name or spec.encoder!r} reads no texts; name one that does in {field}",
-            code="no_text_encoder", field=field,
-        )  # fmt: skip
-    return None if name is None else directory
 
 
 def _rows_with_captions(images: SplitImages, field: str) -> Ints:

@@ -16,22 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.data import Corpus
-from lcl_core.evaluation.features import EvaluatedEncoder, check_finite, check_reads_texts
+from lcl_core.evaluation.features import Beat, check_finite, check_reads_texts
 from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
-    TEXT_COST,
-    DatasetResolver,
     EvalContext,
+    EvaluationData,
     LabeledImages,
     SplitImages,
     Task,
     classes_of,
     select_labeled,
 )
-from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 FIELD = "zero_shot_classification"
@@ -88,7 +86,7 @@ def zero_shot_classifier(
     embed_texts: Callable[[Sequence[str]], Tensor],
     classes: Sequence[str],
     templates: Sequence[str],
-    on_texts: Callable[[int], None] = lambda count: None,
+    beat: Beat = no_progress,
 ) -> Tensor:
     """One column a class: the normalised mean of its prompts' normalised features.
 
@@ -107,7 +105,7 @@ def zero_shot_classifier(
     for name in classes:
         features = embed_texts([template.replace("{}", name) for template in templates])
         columns.append(F.normalize(features.float().mean(dim=0), dim=0))
-        on_texts(len(templates))
+        beat()
     return torch.stack(columns, dim=1)
 
 
@@ -143,10 +141,11 @@ class ZeroShotClassification(Task):
     templates: tuple[str, ...]
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
-        check_reads_texts(resolver.encoder(spec.encoder))
+    def plan(cls, data: EvaluationData) -> Self:
+        spec = data.spec
+        check_reads_texts(data.encoder(spec.encoder))
         own = spec.zero_shot_classification
-        tests = resolver.test_images(spec, corpus)
+        tests = data.test_images()
         keys = []
         for split, images in tests.items():
             for number, label in enumerate(dict.fromkeys(own.labels)):
@@ -155,18 +154,12 @@ class ZeroShotClassification(Task):
                 keys.append(LabelKeySplit(split, label, classes, names, select_labeled(images.images, label, classes)))
         return cls(tests, keys, own.templates or prompt_templates(own.prompts))
 
-    def cost(self) -> float:
-        texts = sum(len(key.classes) for key in self.keys) * len(self.templates)
-        return sum(map(len, self.images.values())) + TEXT_COST * texts
-
-    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext) -> None:
         for key in self.keys:
             images = self.images[key.split]
-            pooled = context.get_pooled_latents(encoder, images)
-            if pooled is None:
-                raise UserError("this encoder has no pooled latents to classify by", code="no_latents", field="tasks")
-            context.progress.enter(f"{encoder.role} encoder: descriptions of {key.label} on {key.split}")
-            classifier = self._classifier(context, encoder, key.names)
+            pooled = context.get_pooled_latents(images)
+            context.enter(f"descriptions of {key.label} on {key.split}")
+            classifier = self._classifier(context, key.names)
             parts = np.array_split(key.test.rows, -(-len(key.test) // _IMAGE_BATCH))
             logits = (class_scores(torch.from_numpy(pooled[part]), classifier) for part in parts)
             predictions = collect_predictions(logits, key.test.classes, field=FIELD)
@@ -174,24 +167,29 @@ class ZeroShotClassification(Task):
                 "candidates": len(key.classes), "left_out": key.test.left_out, "templates": len(self.templates),
             }  # fmt: skip
             file = PredictionFile(
-                self.name, key.split, key.label, "zero_shot", "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+                self.name,
+                key.split,
+                key.label,
+                "zero_shot",
+                "ranks",
+                context.encoder.role,
+                part=IMAGE_TO_CLASS,
+                facts=facts,
             )
             context.predictions.add(
                 file, prediction_samples(images.images, key.label, key.classes, key.test, predictions)
             )
 
-    def _classifier(self, context: EvalContext, encoder: EvaluatedEncoder, names: Sequence[str]) -> Tensor:
+    def _classifier(self, context: EvalContext, names: Sequence[str]) -> Tensor:
         """The classifier [E, C], through the feature cache."""
 
         def make(folder: Path) -> None:
-            columns = zero_shot_classifier(
-                encoder.embed_texts, names, self.templates, lambda count: context.progress.add(TEXT_COST * count)
-            )
+            columns = zero_shot_classifier(context.encoder.embed_texts, names, self.templates, context.progress.beat)
             np.save(folder / "columns.npy", check_finite(columns.numpy()))
 
         key = {
-            "kind": "classes", "encoder": encoder.model.identity, "classes": list(names),
+            "kind": "classes", "encoder": context.encoder.model.identity, "classes": list(names),
             "templates": list(self.templates),
         }  # fmt: skip
-        arrays = context.cache.get_or_make(key, make, progress=lambda: context.progress.add(0))
+        arrays = context.cache.get_or_make(key, make, progress=context.progress.beat)
         return torch.from_numpy(np.array(arrays["columns"]))

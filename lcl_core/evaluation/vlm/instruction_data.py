@@ -4,16 +4,12 @@
                                                              {"from": "gpt", "value": "…"}, …]}, …]
 
 An entry without ``image`` is a conversation without an image. Source: github.com/haotian-liu/LLaVA
-
-Derived questions follow POPE and SEED-Bench but cover one label: their numbers compare encoders on one dataset, and are
-no results on those benchmarks, for which lmms-eval runs the trained model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,25 +23,21 @@ from lcl_core.data import Corpus
 from lcl_core.data.corpus.base import CaptionPairs, Documents
 from lcl_core.data.corpus.file_store import open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
-from lcl_core.evaluation.benchmarks.questions import (
-    POPE,
-    POPE_SPLITS,
-    SEED_BENCH,
-    SHORT_ANSWER_PROMPT,
-    BenchmarkQuestion,
-)
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalImage, SplitImages
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, Turn
-from lcl_core.specs.evaluate import EvaluateSpec, InstructionsSpec
+from lcl_core.evaluation.vlm.questions import (
+    SHORT_ANSWER_PROMPT,
+    BenchmarkQuestion,
+    choice_question,
+    derived_questions,
+    yes_no_question,
+)
+from lcl_core.specs.evaluate import DerivedSpec, EvaluateSpec, InstructionsSpec
 
 FIELD = "dialogue"
 Json = dict[str, Any]
 _HUMAN, _ASSISTANT = "human", "gpt"
-_LETTERS = "ABCD"
-_POOL = 3  # values from which popular and adversarial questions are drawn
-_POPE_QUESTION = 'Is there something of the kind "{}" in the image?'
-_CHOICE_QUESTION = "What kind of thing does the image show?"
 
 
 class InstructionImages(Corpus):
@@ -253,144 +245,68 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
         train: images of derived conversations.
         tests: images of derived questions, by tested split.
     """
-    own = spec.dialogue
-    if own.derived is None:
-        if not own.instructions:
+    own, derived = spec.dialogue, spec.dialogue.derived
+    given = read_conversations(own.instructions, field=f"{FIELD}.instructions") if own.instructions else None
+    if derived is None:
+        if given is None:
             raise UserError(
                 "without derived conversations, name instructions to learn from", code="nothing_to_learn",
                 field=f"{FIELD}.instructions",
             )  # fmt: skip
-        return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), [])
-    known = label_distractors(own.derived.label, train.images)
-    if len(known.counts) < 2:
+        return DialoguePlan(given, [])
+    own_value = {each.name: each.labels[derived.label] for each in train.images if derived.label in each.labels}
+    values = sorted(set(own_value.values()))
+    if len(values) < 2:
         labels = ", ".join(sorted({key for image in train.images for key in image.labels})) or "none"
         raise UserError(
-            f"label {known.label!r} has {len(known.counts)} values in split {own.train_split!r}, and questions take "
+            f"label {derived.label!r} has {len(values)} values in split {own.train_split!r}, and questions take "
             f"two; the split's labels: {labels}; with instructions, derived null asks no questions",
             code="label_unknown", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    questions = [each for images in tests.values() for each in _derived_questions(spec, images, known)]
-    if own.instructions:
-        return DialoguePlan(read_conversations(own.instructions, field=f"{FIELD}.instructions"), questions)
-    entries = derived_instructions(train.images, known, own.derived.per_picture, spec.seed)
+    questions = [each for images in tests.values() for each in _question_sets(spec, derived, images, values)]
+    if given is not None:
+        return DialoguePlan(given, questions)
+    entries = derived_instructions(own_value, values, derived.per_picture, spec.seed)
     conversations = make_conversations(train.corpus, parse_conversations(entries, Path("instructions.json")))
     return DialoguePlan(conversations, questions, entries)
 
 
-def _derived_questions(spec: EvaluateSpec, images: SplitImages, known: Distractors) -> list[QuestionSet]:
-    own = spec.dialogue
-    assert own.derived is not None
-    labeled = [image for image in images.images if image.labels.get(known.label) in known.counts]
+def _question_sets(
+    spec: EvaluateSpec, derived: DerivedSpec, images: SplitImages, values: Sequence[str]
+) -> list[QuestionSet]:
+    labeled = [image for image in images.images if image.labels.get(derived.label) in values]
     if not labeled:
         raise UserError(
-            f"no image of split {images.split!r} has a {known.label!r} that split {own.train_split!r} teaches",
+            f"no image of split {images.split!r} has a {derived.label!r} of split {spec.dialogue.train_split!r}",
             code="nothing_to_score", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    if own.derived.questions < len(labeled):
+    if derived.questions < len(labeled):
         rng = np.random.default_rng(spec.seed)
-        labeled = [labeled[row] for row in np.sort(rng.choice(len(labeled), own.derived.questions, replace=False))]
+        labeled = [labeled[row] for row in np.sort(rng.choice(len(labeled), derived.questions, replace=False))]
     source, row_of = replace(images, images=labeled), {image.name: row for row, image in enumerate(labeled)}
+    own = {image.name: image.labels[derived.label] for image in labeled}
     return [
-        QuestionSet(name, source, questions, np.array([row_of[each.image] for each in questions], np.int64))
-        for name, questions in (
-            (POPE, derived_pope(labeled, known, spec.seed)),
-            (SEED_BENCH, derived_choices(labeled, known, spec.seed)),
-        )
+        QuestionSet(benchmark, source, questions, np.array([row_of[each.image] for each in questions], np.int64))
+        for benchmark, questions in derived_questions(own, values, spec.seed).items()
     ]
 
 
-@dataclass(frozen=True)
-class Distractors:
-    """Wrong answers for a label.
+def derived_instructions(own: Mapping[str, str], values: Sequence[str], per_image: int, seed: int) -> list[Json]:
+    """Entries of LLaVA's JSON: yes, no and multiple choice in equal shares, ``per_image`` of each image.
 
-    Attributes:
-        label: the key.
-        counts: training images of each value, the most frequent first.
-        alike: of each value the others, most similar in the images' further labels first.
+    ``own``: the value of each image.
     """
-
-    label: str
-    counts: dict[str, int]
-    alike: dict[str, list[str]]
-
-    def negative(self, own: str, split: str, rng: np.random.Generator) -> str:
-        """A wrong value as POPE draws it: any, one of the most frequent, or one of the most similar."""
-        others = [value for value in self.counts if value != own]
-        pool = {"random": others, "popular": others[:_POOL], "adversarial": self.alike[own][:_POOL]}[split]
-        return pool[int(rng.integers(len(pool)))]
-
-    def options(self, own: str, rng: np.random.Generator) -> tuple[dict[str, str], str]:
-        """Four values, fewer where there are fewer, and the letter of the correct one."""
-        others = [value for value in self.counts if value != own]
-        wrong = rng.choice(len(others), min(len(_LETTERS) - 1, len(others)), replace=False)
-        values = [own, *(others[number] for number in wrong)]
-        shuffled = [values[number] for number in rng.permutation(len(values))]
-        return dict(zip(_LETTERS, shuffled, strict=False)), _LETTERS[shuffled.index(own)]
-
-
-def label_distractors(label: str, train: Sequence[EvalImage]) -> Distractors:
-    """The values of ``label`` among the training images."""
-    counts = dict(Counter(image.labels[label] for image in train if label in image.labels).most_common())
-    profiles = {value: _label_profile(label, value, train) for value in counts}
-
-    def overlap(one: str, other: str) -> float:
-        return sum(min(share, profiles[other].get(pair, 0.0)) for pair, share in profiles[one].items())
-
-    alike = {
-        value: sorted((other for other in counts if other != value), key=lambda other: -overlap(value, other))
-        for value in counts
-    }
-    return Distractors(label, counts, alike)
-
-
-def _label_profile(label: str, value: str, train: Sequence[EvalImage]) -> Mapping[tuple[str, str], float]:
-    """Share of the images of a value that carry each further label."""
-    own = [image.labels for image in train if image.labels.get(label) == value]
-    counts = Counter(pair for labels in own for pair in labels.items() if pair[0] != label)
-    return {pair: count / len(own) for pair, count in counts.items()}
-
-
-def derived_instructions(train: Sequence[EvalImage], known: Distractors, per_image: int, seed: int) -> list[Json]:
-    """Entries of LLaVA's JSON: yes, no and multiple choice in equal shares, ``per_image`` of each image."""
     rng = np.random.default_rng([seed, 1])
     entries = []
-    for row, image in enumerate(image for image in train if known.label in image.labels):
-        own = image.labels[known.label]
+    for row, (image, value) in enumerate(own.items()):
         for turn in range(per_image):
             kind = ("yes", "no", "choice")[(row + turn) % 3]
             if kind == "choice":
-                options, answer = known.options(own, rng)
-                question = BenchmarkQuestion("", "", _CHOICE_QUESTION, answer, options).prompt
+                chosen = choice_question("", image, value, values, rng)
+                question, answer = chosen.prompt, chosen.truth
             else:
-                split = POPE_SPLITS[int(rng.integers(len(POPE_SPLITS)))] if kind == "no" else ""
-                value = known.negative(own, split, rng) if kind == "no" else own
-                question, answer = _POPE_QUESTION.format(value) + SHORT_ANSWER_PROMPT, kind.capitalize()
-            messages = [
-                {"from": "human", "value": f"{IMAGE_MARK}\n{question}"},
-                {"from": "gpt", "value": answer},
-            ]
-            entries.append({"id": f"{image.name}#{turn}", "image": image.name, "conversations": messages})
+                question = yes_no_question(value, values, kind, rng) + SHORT_ANSWER_PROMPT
+                answer = kind.capitalize()
+            messages = [{"from": "human", "value": f"{IMAGE_MARK}\n{question}"}, {"from": "gpt", "value": answer}]
+            entries.append({"id": f"{image}#{turn}", "image": image, "conversations": messages})
     return entries
-
-
-def derived_pope(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[BenchmarkQuestion]:
-    """For each of POPE's splits a question with yes and one with no about each image."""
-    questions = []
-    for number, split in enumerate(POPE_SPLITS):
-        rng = np.random.default_rng([seed, 2, number])
-        for position, image in enumerate(test):
-            own = image.labels[known.label]
-            for turn, (value, truth) in enumerate(((own, "yes"), (known.negative(own, split, rng), "no"))):
-                name = f"{split}/{2 * position + turn + 1}"
-                questions.append(BenchmarkQuestion(name, image.name, _POPE_QUESTION.format(value), truth, split=split))
-    return questions
-
-
-def derived_choices(test: Sequence[EvalImage], known: Distractors, seed: int) -> list[BenchmarkQuestion]:
-    """One question with up to four options about each image."""
-    rng = np.random.default_rng([seed, 3])
-    questions = []
-    for number, image in enumerate(test, start=1):
-        options, letter = known.options(image.labels[known.label], rng)
-        questions.append(BenchmarkQuestion(str(number), image.name, _CHOICE_QUESTION, letter, options))
-    return questions

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -34,15 +34,14 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import EvaluatedEncoder
+from lcl_core.evaluation.features import Beat
 from lcl_core.evaluation.heads.training import (
-    FEATURE_SOURCES,
     FeatureSource,
     ImageBatchSource,
     count_steps,
     train_head,
 )
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalContext
 from lcl_core.evaluation.vlm.chat_format import TokenBatch, TokenSequence, collate
 from lcl_core.evaluation.vlm.language_model import (
@@ -188,39 +187,32 @@ class VisionLanguageModel:
         *,
         seed: int,
         field: str,
-        on_step: Callable[[int], None] = lambda examples: None,
+        beat: Beat,
     ) -> list[float]:
-        """Train the projector, and what the protocol adds; deterministic by ``seed``.
-
-        Returns:
-            the loss of each step.
-        """
+        """Train the projector, and what the protocol adds, deterministic by ``seed``; the loss of each step."""
         llava, language = self.llava, self.llava.language.model
         language.requires_grad_(self.language_lr is not None)
         lengths = np.array([len(example.tokens.ids) for example in examples])
 
-        def epoch_batches(epoch: int) -> Iterator[tuple[TokenBatch, Tensor | None, int]]:
-            order = _batches_of_similar_length(lengths, spec.batch_size, seed, epoch)
-            rngs = (random.Random(f"{seed} {epoch} {number}") for number in range(len(order)))  # noqa: S311
-            return prefetch_map(load, zip(order, rngs, strict=True))
+        def order(epoch: int) -> list[np.ndarray]:
+            return _batches_of_similar_length(lengths, spec.batch_size, seed, epoch)
 
-        def load(job: tuple[np.ndarray, random.Random]) -> tuple[TokenBatch, Tensor | None, int]:
-            picks, rng = job
+        def load(picks: np.ndarray, rng: random.Random) -> tuple[TokenBatch, Tensor | None]:
             chosen = [examples[pick] for pick in picks]
             rows = np.array([example.row for example in chosen if example.row is not None], np.int64)
             tokens = collate([example.tokens for example in chosen], llava.image_tokens)
-            return tokens, batches.load(rows, rng) if len(rows) else None, len(chosen)
+            return tokens, batches.load(rows, rng) if len(rows) else None
 
-        def loss(batch: tuple[TokenBatch, Tensor | None, int]) -> Tensor:
-            tokens, images, _ = batch
+        def loss(batch: tuple[TokenBatch, Tensor | None]) -> Tensor:
+            tokens, images = batch
             patches = torch.empty(0) if images is None else batches.patches(images)
             return llava.loss(tokens, patches, spec.label_smoothing)
 
         return train_head(
-            llava.projector, epoch_batches, loss, spec, steps=count_steps(spec, len(examples)), field=field,
+            llava.projector, order, load, loss, spec, steps=count_steps(spec, len(examples)), seed=seed, field=field,
             encoder=self.source.trained_encoder,
             extra=[] if self.language_lr is None else [(language, self.language_lr)],
-            on_step=lambda batch: on_step(batch[2]),
+            beat=beat,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -232,7 +224,7 @@ class VisionLanguageModel:
         spec: DecodingSpec,
         *,
         seed: int,
-        on_batch: Callable[[int], None] = lambda answers: None,
+        beat: Beat,
     ) -> list[str]:
         """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch."""
         order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
@@ -243,13 +235,12 @@ class VisionLanguageModel:
             texts = self.llava.generate([prompts[pick] for pick in picks], batches.patches(loaded), spec, seed + number)
             for pick, text in zip(picks, texts, strict=True):
                 answers[pick] = text
-            on_batch(len(picks))
+            beat()
         return answers
 
 
 def build_vlm(
     context: EvalContext,
-    encoder: EvaluatedEncoder,
     transfer: str,
     files: LanguageModelFiles,
     spec: LanguageModelSpec,
@@ -259,12 +250,12 @@ def build_vlm(
     field: str,
 ) -> VisionLanguageModel:
     """A new projector, the stored language model, and in full transfer a copy of the encoder."""
-    source = FEATURE_SOURCES[transfer](context, encoder, augmentation)
+    source = FeatureSource(context, transfer, augmentation)
     trains_language = transfer == "full" and spec.train
     dtype = compute_dtype(source.device, "fp32" if trains_language else precision)
     cache = context.cache.root.parent / "language_models"
     language = load_language_model(files, cache, dtype=dtype, device=source.device, field=field)
-    llava = LlavaModel(language, source.width, encoder.model.tokens, context.spec.seed)
+    llava = LlavaModel(language, source.width, context.encoder.model.tokens, context.spec.seed)
     return VisionLanguageModel(source, llava, spec.lr if trains_language else None)
 
 

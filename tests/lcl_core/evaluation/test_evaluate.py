@@ -230,6 +230,7 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, s
     assert lines[3]["top"][0] == gallery[scores[3].argmax()]
 
 
+@pytest.mark.extended
 def test_the_process_examines_the_sample_corpus(new_run, sample_zip):
     run_dir = new_run(
         corpus=sample_zip, splits=["test_vendor"], source="emoji",
@@ -246,12 +247,3 @@ def test_the_process_examines_the_sample_corpus(new_run, sample_zip):
     assert (run_dir.artifacts / "table.md").read_text().count("| retrieval |") == 24
     last = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
     assert (last["phase"], last["seconds_left"], last["step"]) == ("done", 0, last["total_steps"])
-
-
-def test_a_bad_request_ends_the_process_with_the_reason_on_file(new_run):
-    run_dir = new_run(splits=["nowhere"])
-    done = run_module("lcl_core.evaluation", str(run_dir.path))
-    assert done.returncode == ExitCode.USER_ERROR
-    assert json.loads(run_dir.error_file.read_text())["field"] == "splits.0"
-    assert "Traceback" not in done.stderr
-    assert not run_dir.result_file.exists()

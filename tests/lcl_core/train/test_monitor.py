@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.evaluation.metrics.ranks import rank_bidirectional
+from lcl_core.evaluation.metrics import rank_bidirectional
 from lcl_core.model import LCLModel
 from lcl_core.train import monitor
 from lcl_core.train.monitor import neighbour_accuracy, retrieval_recalls
@@ -105,9 +105,9 @@ def test_retrieval_is_what_an_evaluation_counts():
     images, texts = (F.normalize(torch.randn(n, 8), dim=1) for n in (40, 30))
     owners = torch.cat((torch.arange(30), torch.randint(0, 30, (10,))))
     pairs = np.stack([np.arange(40), owners.numpy()], axis=1)
-    both = rank_bidirectional(images.numpy(), texts.numpy(), pairs)
+    of_images, of_texts = rank_bidirectional(images.numpy(), texts.numpy(), pairs)
     found = retrieval_recalls(images, texts, owners)
-    for way, ranks in (("text_to_image", both.text_to_image), ("image_to_text", both.image_to_text)):
+    for way, ranks in (("text_to_image", of_texts), ("image_to_text", of_images)):
         for k in (1, 5):
             assert found[f"{way}_r{k}"] == pytest.approx(float((ranks.rank <= k).mean()))
     assert found["retrieval_r5"] == pytest.approx((found["text_to_image_r5"] + found["image_to_text_r5"]) / 2)

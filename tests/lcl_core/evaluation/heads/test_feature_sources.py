@@ -11,12 +11,12 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder
 from lcl_core.evaluation.heads.linear_probe import fit_probe
-from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
+from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, FrozenImageBatches
 from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.evaluation.tasks.base import (
-    DatasetResolver,
     EvalContext,
     EvalProgress,
+    EvaluationData,
     SplitImages,
     classes_of,
     group_captions_by_image,
@@ -35,19 +35,20 @@ def encoder(encoder_dir):
 
 
 @pytest.fixture
-def context(tmp_path, squares):
+def context(tmp_path, encoder):
     run_dir = RunDir(tmp_path)
     return EvalContext(
-        spec=EvaluateSpec(encoder="tiny"), corpus=open_corpus(squares),
+        spec=EvaluateSpec(encoder="tiny"), encoder=encoder,
         predictions=PredictionStore(tmp_path / "records"), cache=FeatureCache(tmp_path / "cache"),
-        progress=EvalProgress(run_dir, 1), artifacts=tmp_path,
+        progress=EvalProgress(run_dir), artifacts=tmp_path,
         choices=JsonLog(tmp_path / "choice.json"), curves=JsonLog(tmp_path / "curves.json"), needs_patch_features=True,
     )  # fmt: skip
 
 
 @pytest.fixture
-def images(context):
-    return SplitImages(context.corpus, "train", group_captions_by_image(context.corpus.pairs("train")))
+def images(squares):
+    corpus = open_corpus(squares)
+    return SplitImages(corpus, "train", group_captions_by_image(corpus.pairs("train")))
 
 
 def weights(encoder):
@@ -57,7 +58,7 @@ def weights(encoder):
 @pytest.mark.parametrize("transfer", ["frozen", "full"])
 def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, transfer):
     before = weights(encoder)
-    source = FEATURE_SOURCES[transfer](context, encoder, PLAIN)
+    source = FeatureSource(context, transfer, PLAIN)
     classes = classes_of("colour", images, field="labels")
     train_set = select_labeled(images.images, "colour", classes)
     spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
@@ -72,9 +73,9 @@ def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, 
 
 
 def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(context, encoder, images):
-    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches(images)
+    cached = FeatureSource(context, "frozen", PLAIN).batches(images)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
-    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches(images)
+    fresh = FeatureSource(small, "frozen", PLAIN).batches(images)
     assert isinstance(cached, CachedFeatureBatches)
     assert isinstance(fresh, FrozenImageBatches)
     rows = np.array([3, 17, 4])
@@ -89,19 +90,22 @@ def cached_arrays(context):
     return [{file.name for file in entry.glob("*.npy")} for entry in context.cache.root.iterdir() if entry.is_dir()]
 
 
-def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(context, encoder, encoder_dir):
+def test_pooled_latents_come_without_patch_features_that_are_too_large_for_the_cache(
+    context, encoder, encoder_dir, squares
+):
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=6_000))
     small.predictions.start()
-    resolver = DatasetResolver({}, {"tiny": str(encoder_dir)})
-    Retrieval.plan(small.spec.model_copy(update={"splits": ["test"]}), small.corpus, resolver).run(small, encoder)
+    spec = small.spec.model_copy(update={"splits": ["test"], "dataset": "squares"})
+    data = EvaluationData(spec, {"squares": str(squares)}, {"tiny": str(encoder_dir)})
+    Retrieval.plan(data).run(small)
     assert list(small.predictions.read())
     assert {"pooled.npy"} in cached_arrays(small)
     assert not any("patches.npy" in names for names in cached_arrays(small))
 
 
 def test_pooled_latents_and_patch_features_that_fit_are_one_entry(context, encoder, images):
-    assert context.get_pooled_latents(encoder, images) is not None
-    assert context.get_patch_features(encoder, images) is not None
+    assert context.get_pooled_latents(images) is not None
+    assert context.get_patch_features(images) is not None
     assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
 
 
@@ -111,19 +115,19 @@ def test_a_run_maps_no_more_features_than_the_cache_may_hold(context, encoder, i
     def nine(first):
         return replace(images, images=images.images[first : first + 9])
 
-    one = context.get_patch_features(encoder, nine(0)).nbytes
+    one = context.get_patch_features(nine(0)).nbytes
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=2 * one + one // 2), _features={})
     for first in range(4):
-        assert small.get_patch_features(encoder, nine(first)) is not None
+        assert small.get_patch_features(nine(first)) is not None
     assert sum(each.bytes for each in small._features.values()) <= small.cache.max_bytes
 
 
 def test_images_are_augmented_while_learning_alone(context, encoder, images):
     grey = AugmentationSpec(grey_probability=1.0)
-    view = FEATURE_SOURCES["full"](context, encoder, grey).batches(images)
+    view = FeatureSource(context, "full", grey).batches(images)
     rows = np.array([0, 1])
     assert torch.equal(
-        view.load(rows), encoder.model.preprocess([context.corpus.read_image(images.images[r].name) for r in rows])
+        view.load(rows), encoder.model.preprocess([images.corpus.read_image(images.images[r].name) for r in rows])
     )
     assert not torch.equal(view.load(rows), view.load(rows, random.Random(1)))
     assert torch.equal(view.load(rows, random.Random(1)), view.load(rows, random.Random(1)))

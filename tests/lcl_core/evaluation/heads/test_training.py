@@ -2,6 +2,8 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,12 +12,12 @@ from torch import nn
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.heads.training import (
+    choose,
     count_steps,
     encoder_groups,
-    grid_search,
-    layer_rates,
     lr_factor,
     parameter_groups,
+    search_candidates,
     train_head,
 )
 from lcl_core.specs.evaluate import TuningSpec
@@ -40,14 +42,14 @@ def train(spec=SPEC, steps=3, factor=1.0):
     line, passes = Line(), []
     points = torch.tensor([[1.0], [2.0]])
 
-    def batches(number):
+    def order(number):
         passes.append(number)
-        yield from points[:, None]
+        return points[:, None]
 
     def loss(x):
         return factor * (line(x) - 3 * x).square().mean()
 
-    losses = train_head(line, batches, loss, spec, steps=steps, field="classification")
+    losses = train_head(line, order, lambda x, rng: x, loss, spec, steps=steps, seed=0, field="classification")
     return line, losses, passes
 
 
@@ -81,11 +83,6 @@ def test_a_long_gradient_is_clipped():
     # Adam is blind to the gradient's length, but for its eps: a gradient shortened to nearly nothing barely moves.
     clipped, _, _ = train(SPEC.with_values(max_grad_norm=1e-9), steps=1)
     assert 0 < clipped.linear.weight.item() < 0.02
-
-
-def test_layers_learn_the_faster_the_deeper_they_lie():
-    assert layer_rates(4, 1e-3, 0.5) == [1.25e-4, 2.5e-4, 5e-4, 1e-3]
-    assert layer_rates(3, 1e-3, 1.0) == [1e-3] * 3
 
 
 def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir):
@@ -136,13 +133,26 @@ def test_steps_are_the_spec_s_or_those_of_its_epochs(fields, steps):
 
 
 SEARCH = TuningSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
+HOLDOUT = SimpleNamespace(source=SimpleNamespace(split="val"), test=range(4), split_size=9)
+
+
+def search(spec, attempt, holdout=HOLDOUT):
+    """The chosen spec, and the log."""
+    context = Mock()
+    chosen = choose(
+        context, search_candidates(spec), lambda spec, _: attempt(spec), holdout,
+        {"encoder": "trained", "transfer": "frozen"}, field="few_shot", metric="acc@1",
+    )  # fmt: skip
+    return chosen, [call.args[0] for call in context.choices.add.mock_calls]
 
 
 def test_every_combination_is_tried_and_the_best_is_used():
     scores = {(0.1, 1): 0.5, (0.1, 3): 0.7, (0.2, 1): 0.7, (0.2, 3): 0.6}
-    chosen, tried = grid_search(SEARCH, lambda spec: scores[spec.lr, spec.epochs], field="classification")
+    chosen, (log,) = search(SEARCH, lambda spec: scores[spec.lr, spec.epochs])
     assert (chosen.lr, chosen.epochs, chosen.search) == (0.1, 3, {})
-    assert tried == [{"lr": lr, "epochs": epochs, "score": score} for (lr, epochs), score in scores.items()]
+    assert log["tried"] == [{"lr": lr, "epochs": epochs, "score": score} for (lr, epochs), score in scores.items()]
+    assert (log["chosen"], log["held_out"]) == ({"lr": 0.1, "epochs": 3}, {"split": "val", "pictures": 4, "of": 9})
+    assert search(SPEC, None, holdout=None) == (SPEC, [])
 
 
 def diverging(spec):
@@ -151,15 +161,12 @@ def diverging(spec):
     return 0.0
 
 
-def test_what_diverges_loses_against_any_score():
-    chosen, tried = grid_search(SEARCH, diverging, field="x")
+def test_what_diverges_loses_and_if_all_diverge_the_search_is_named():
+    chosen, (log,) = search(SEARCH, diverging)
     assert chosen.lr == 0.2
-    assert [trial["score"] for trial in tried] == [None, None, 0.0, 0.0]
-
-
-def test_if_all_diverge_the_search_is_named():
+    assert [trial["score"] for trial in log["tried"]] == [None, None, 0.0, 0.0]
     with pytest.raises(UserError) as caught:
-        grid_search(TuningSpec(search={"lr": (0.1,)}), diverging, field="few_shot")
+        search(TuningSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
     assert (caught.value.code, caught.value.field) == ("tuning_diverged", "few_shot.search")
 
 
@@ -168,4 +175,4 @@ def test_other_errors_are_not_swallowed():
         raise UserError("cannot be read", code="image_unreadable")
 
     with pytest.raises(UserError, match="cannot be read"):
-        grid_search(SEARCH, broken, field="x")
+        search(SEARCH, broken)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, build_vlm
+from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm
 
 STAGE = {"epochs": 1, "batch_size": 16, "lr": 3e-3}
 
@@ -52,14 +52,14 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run):
     run_dir = talk_run()
     rows = numbers(evaluate(run_dir))
     # twelve images, one without a label and one with a label that training lacks
-    assert rows["derived pope", "accuracy"]["count"] == 2 * 3 * 10
+    assert rows["derived pope", "accuracy"]["count"] == 2 * 10
     assert rows["derived pope", "accuracy"]["chance"] == 0.5
     assert rows["derived pope", "F1"]["majority"] == pytest.approx(2 / 3)  # "yes" to everything
     assert rows["derived seed-bench", "accuracy"]["count"] == 10
     assert rows["derived seed-bench", "accuracy"]["chance"] == 0.25
     assert all(low <= row["value"] <= high for row in rows.values() for low, high in [row["interval"]])
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
-    assert len(stored) == 60
+    assert len(stored) == 20
     assert {"id", "image", "text", "truth", "answer"} <= set(stored[0])
     assert len(json.loads((run_dir.artifacts / "derived_instructions.json").read_text())) == 40
     curves = json.loads((run_dir.artifacts / "curves.json").read_text())
@@ -120,7 +120,7 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
     }
     asked = talk_run(**fields)
     evaluate(asked)
-    assert len(sheet(asked, "dialogue-test-derived_pope-full-trained")) == 60
+    assert len(sheet(asked, "dialogue-test-derived_pope-full-trained")) == 20
     losses = {curve["variant"]: curve["loss"] for curve in json.loads((asked.artifacts / "curves.json").read_text())}
     assert len(losses["instruct"]) == 10, "one batch of the file's four conversations an epoch"
     assert losses["instruct"][-1] < losses["instruct"][0]
@@ -128,23 +128,6 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
     silent = talk_run("silent", derived=None, **fields)
     assert evaluate(silent)["rows"] == []
     assert (silent.artifacts / "bridges" / "dialogue-full" / "bridge.json").is_file()
-
-
-def test_the_same_question_about_the_same_image_is_put_once(talk_run, monkeypatch):
-    requested: list[int] = []
-    generate = LlavaModel.generate
-
-    def watched(self, prompts, *args):
-        requested.append(len(prompts))
-        return generate(self, prompts, *args)
-
-    monkeypatch.setattr(LlavaModel, "generate", watched)
-    run_dir = talk_run()
-    evaluate(run_dir)
-    stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
-    different = {(each["image"], each["text"]) for each in stored}
-    assert sum(requested) == len(different) + 10
-    assert len(different) < len(stored)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.specs.zero_shot import PLAIN_TEMPLATES
 
 TASK = "zero_shot_classification"
 TEMPLATES = ["a {} square", "{}"]
@@ -62,24 +61,16 @@ def test_a_label_that_is_not_there_is_named(new_run):
 SYNSETS = ImageNetInfo("imagenet-1k").label_names()
 
 
-def test_plain_templates_have_a_place_for_the_class():
-    assert prompt_templates("plain") == PLAIN_TEMPLATES
-    assert all(template.count("{}") == 1 for template in PLAIN_TEMPLATES)
-
-
-def test_labels_are_read_as_words():
-    labels = ["animal-bug", "sky_and  weather", "-"]
-    assert class_names(labels, "labels", {}, field="x") == ("animal bug", "sky and  weather", "-")
-
-
-def test_labels_may_be_used_as_they_are_written():
-    """Names of CLIP benchmark's classnames.txt."""
-    labels = ["737-200", "MD-11", "T-shirt", "jack-o'-lantern", "a_b"]
-    assert class_names(labels, "as_written", {"a_b": "x"}, field="x") == (*labels[:4], "x")
-
-
-def test_given_names_come_first():
-    assert class_names(["b-c", "a"], "labels", {"a": "ant", "z": "zoo"}, field="x") == ("b c", "ant")
+@pytest.mark.parametrize(
+    ("labels", "names", "overrides", "expected"),
+    [
+        (["animal-bug", "sky_and  weather", "-"], "labels", {}, ("animal bug", "sky and  weather", "-")),
+        (["737-200", "jack-o'-lantern", "a_b"], "as_written", {"a_b": "x"}, ("737-200", "jack-o'-lantern", "x")),
+        (["b-c", "a"], "labels", {"a": "ant", "z": "zoo"}, ("b c", "ant")),
+    ],
+)
+def test_names_of_classes(labels, names, overrides, expected):
+    assert class_names(labels, names, overrides, field="x") == expected
 
 
 def test_imagenet_s_templates_and_names_come_from_open_clip():

@@ -1,39 +1,31 @@
-"""Caption metrics of the COCO evaluation: BLEU-1 to BLEU-4, ROUGE-L, CIDEr-D and, where Java is present, METEOR.
+"""Caption metrics of the COCO evaluation: BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D.
 
 BLEU: Papineni et al. 2002, closest reference length. ROUGE-L: Lin 2004. CIDEr, CIDEr-D: Vedantam et al. 2015, no
-stemming. METEOR 1.5: Denkowski and Lavie 2014, the Java program of the package ``pycocoevalcap``. Captions are lists of
-words of the Penn Treebank tokenizer; N captions, each with one or more references.
+stemming. Captions are lists of words of the Penn Treebank tokenizer; N captions, each with one or more references.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.metrics.core import BootstrapMetric, Ints, Numbers, Statistic, mean_of
-from lcl_core.evaluation.metrics.ptb_tokenizer import tokenize_all
+from lcl_core.evaluation.metrics import BootstrapMetric, Ints, Numbers, Statistic, mean_of
+from lcl_core.evaluation.treebank import tokenize_all
 
 NGram = tuple[str, ...]
 MAX_NGRAM = 4
 CIDER_SIGMA = 6.0
 ROUGE_BETA = 1.2  # recall weighs more than precision, as in the COCO evaluation
 
-_WITHOUT_JAVA = {"CIDEr", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 _CIDER_SCALE = 10.0
-_METEOR_SEPARATOR = "|||"
 # The reference's guards against a division by zero. A caption without any hit scores almost, not quite, zero.
 _SMALL, _TINY = 1e-9, 1e-15
 
@@ -152,89 +144,13 @@ def longest_common(one: list[str], other: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class MeteorProgram:
-    """Paths of Java and of METEOR's archive."""
-
-    java: str
-    jar: Path
-
-
-def find_meteor() -> MeteorProgram | None:
-    """METEOR of the package ``pycocoevalcap``, where that and Java are installed. Nothing is downloaded."""
-    java, spec = shutil.which("java"), importlib.util.find_spec("pycocoevalcap")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
-        if java is not None and jar.is_file():
-            return MeteorProgram(java, jar)
-    return None
-
-
-def meteor(
-    program: MeteorProgram, hypotheses: list[list[str]], references: list[list[list[str]]]
-) -> tuple[float, Numbers]:
-    """Score of the corpus, which is no mean, and [N] of each caption."""
-    # fmt: off
-    command = [
-        program.java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(program.jar),
-        "-", "-", "-stdio", "-l", "en", "-norm",
-    ]
-    # fmt: on
-    with subprocess.Popen(
-        command,
-        cwd=program.jar.parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            return _run_meteor(process.stdin, process.stdout, hypotheses, references)
-        except (BrokenPipeError, ValueError) as error:
-            raise UserError(f"METEOR's Java program gave up ({error})", code="meteor_failed") from None
-        finally:
-            process.kill()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-
-
-def _run_meteor(
-    requests: IO[bytes], replies: IO[bytes], hypotheses: list[list[str]], references: list[list[list[str]]]
-) -> tuple[float, Numbers]:
-    """One line a caption gives its statistics; one line with all statistics gives all scores, the corpus last."""
-
-    def send(*fields: str) -> None:
-        requests.write(f"{f' {_METEOR_SEPARATOR} '.join(fields)}\n".encode())
-        requests.flush()
-
-    def receive() -> str:
-        line = replies.readline().decode().strip()
-        if not line:
-            raise ValueError("it ended without an answer")
-        return line
-
-    statistics = []
-    for hypothesis, known in zip(hypotheses, references, strict=True):
-        send("SCORE", *map(_meteor_line, [*known, hypothesis]))
-        statistics.append(receive())
-    send("EVAL", *statistics)
-    each = [float(receive()) for _ in statistics]
-    return float(receive()), np.array(each, np.float64)
-
-
-def _meteor_line(tokens: list[str]) -> str:
-    return " ".join(tokens).replace(_METEOR_SEPARATOR, "").replace("  ", " ")
-
-
-@dataclass(frozen=True)
 class CaptionScores:
     """Scores of N images.
 
     Attributes:
         images: [N] names.
-        values: of the corpus: ``BLEU-1`` … ``BLEU-4``, ``ROUGE-L``, ``CIDEr`` (CIDEr-D) and, where Java is present,
-            ``METEOR``.
-        per_image: [N] of each image. The value of ROUGE-L and of CIDEr is their mean; BLEU's and METEOR's is not.
+        values: of the corpus: ``BLEU-1`` … ``BLEU-4``, ``ROUGE-L``, ``CIDEr`` (CIDEr-D).
+        per_image: [N] of each image. The value of ROUGE-L and of CIDEr is their mean; BLEU's is not.
         bleu_counts: [N, 10] of :func:`bleu_counts`.
     """
 
@@ -244,9 +160,7 @@ class CaptionScores:
     bleu_counts: Numbers
 
 
-def score_captions(
-    hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]], *, with_meteor: bool = True
-) -> CaptionScores:
+def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
     """Score one caption an image against its references.
 
     Args:
@@ -267,13 +181,11 @@ def score_captions(
     values = {name: float(each.mean()) for name, each in per_image.items()}
     for n, (corpus, each) in enumerate(zip(bleu_scores(counts.sum(axis=0)), bleu_scores(counts).T, strict=True), 1):
         values[f"BLEU-{n}"], per_image[f"BLEU-{n}"] = float(corpus), each
-    if with_meteor and (program := find_meteor()):
-        values["METEOR"], per_image["METEOR"] = meteor(program, own, known)
     return CaptionScores(images, values, per_image, counts)
 
 
 def caption_metrics(
-    facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], only: Collection[str] | None = None
+    facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], *, baselines: bool = True
 ) -> list[BootstrapMetric]:
     """Metrics of a prediction file of captions.
 
@@ -282,36 +194,22 @@ def caption_metrics(
     Args:
         facts: ``seed`` and, where a model was trained, ``common``: the most frequent training caption.
         samples: ``query`` (the image), ``caption`` and ``references``.
-        only: names of the wanted metrics; baselines and METEOR are not computed then.
+        baselines: score chance and majority, too, each of which takes as long.
     """
-    if only is not None and _WITHOUT_JAVA.isdisjoint(only):
-        return []
     references = {sample["query"]: sample["references"] for sample in samples}
-    captions = {sample["query"]: sample["caption"] for sample in samples}
-    own = score_captions(captions, references, with_meteor=only is None)
-    chance, majority = _baselines(facts, references) if only is None else ({}, {})
+    own = score_captions({sample["query"]: sample["caption"] for sample in samples}, references)
+    chance: dict[str, float] = {}
+    majority: dict[str, float] = {}
+    if baselines:
+        chance = score_captions(mismatched_captions(references, facts["seed"]), references).values
+        if facts.get("common") is not None:
+            majority = score_captions(dict.fromkeys(references, facts["common"]), references).values
 
     def metric(name: str, values: NDArray, statistic: Statistic) -> BootstrapMetric:
         return BootstrapMetric(name, own.images, values, statistic, chance.get(name), majority.get(name))
 
-    metrics = [metric(name, own.per_image[name], mean_of) for name in ("CIDEr", "ROUGE-L")]
-    metrics += [metric(f"BLEU-{n}", own.bleu_counts, _bleu_statistic(n)) for n in (4, 3, 2, 1)]
-    if "METEOR" in own.values:  # no mean over images, but near one: shifted so that all images give the corpus value
-        each = own.per_image["METEOR"]
-        metrics.append(metric("METEOR", each + (own.values["METEOR"] - each.mean()), mean_of))
-    return metrics
-
-
-def _baselines(
-    facts: Mapping[str, Any], references: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The metrics of chance and of the majority."""
-    baselines = [mismatched_captions(references, facts["seed"])]
-    if facts.get("common") is not None:
-        baselines.append(dict.fromkeys(references, facts["common"]))
-    scores = [score_captions(captions, references, with_meteor=False).values for captions in baselines]
-    chance, majority = (*scores, {})[:2]
-    return chance, majority
+    means = [metric(name, own.per_image[name], mean_of) for name in ("CIDEr", "ROUGE-L")]
+    return means + [metric(f"BLEU-{n}", own.bleu_counts, _bleu_statistic(n)) for n in (4, 3, 2, 1)]
 
 
 def mismatched_captions(references: Mapping[str, Sequence[str]], seed: int) -> dict[str, str]:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from lcl_core.evaluation.benchmarks import lmms_eval as adapter
 from lcl_core.evaluation.features import load_evaluated_encoder
+from lcl_core.evaluation.vlm import lmms_eval as adapter
 from lcl_core.evaluation.vlm.language_model import load_language_model, resolve_language_model
 from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, save_vlm
 from lcl_core.specs.evaluate import LanguageModelSpec

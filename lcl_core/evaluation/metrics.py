@@ -1,4 +1,4 @@
-"""Rank metrics with their chance levels, and bootstrap intervals: pure functions of small arrays.
+"""Ranks, rank metrics with their chance levels, and bootstrap intervals.
 
 A rank is 1-based; Q queries. Recall at k counts a query as a hit when one of its correct candidates is among the first
 k (TR@k, IR@k); top-k accuracy is the same arithmetic on the rank of the true class.
@@ -13,22 +13,110 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.floating]
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers, Ints], Numbers]
 
 MAX_DRAWN_NUMBERS = 4_000_000  # held at a time
+# Two scores this close are a tie: more than a dot product of unit vectors loses to rounding, far less than a
+# difference that means anything. Without it, equal images would be ordered by the shape of the block.
+TIE_TOLERANCE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-12}
+_BLOCK_SCORES = 2**24  # similarities held at a time
+_PAIR_BATCH = 16_384
 
 
-def recall_at(rank: Ints, k: int) -> float:
-    """Share of queries whose rank is k or better."""
-    return float(np.mean(rank <= k))
+# ---- ranks of images for texts and of texts for images
 
 
-def median_rank(rank: Ints) -> float:
-    return float(np.median(rank))
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """Rank of each query's best correct candidate.
+
+    Attributes:
+        query: [Q] row of the query; rows without a correct candidate are left out.
+        rank: [Q] 1 + the number of wrong candidates that score as high or higher (a tie counts against the query).
+        right: [Q] number of correct candidates.
+        top: [Q, k] rows of the best candidates, best first; k is at most their number.
+        candidates: size of the gallery.
+    """
+
+    query: Ints
+    rank: Ints
+    right: Ints
+    top: Ints
+    candidates: int
+
+
+def rank_bidirectional(
+    images: Floats,
+    texts: Floats,
+    pairs: Ints,
+    *,
+    top: int = 5,
+    block: int | None = None,
+    on_block: Callable[[], None] = lambda: None,
+) -> tuple[RetrievalRanks, RetrievalRanks]:
+    """Ranks of texts for every image, and of images for every text, by dot product, without the whole matrix.
+
+    Args:
+        images: [N, E] features, L2-normalised; may be memory-mapped.
+        texts: [M, E] features of the same dtype (float32 or float64).
+        pairs: [P, 2] correct (image row, text row) pairs, each once. Several texts an image and several images a text
+            are both allowed: the best correct candidate counts.
+        top: best candidates to keep for each query.
+        block: texts compared at a time; None: as many as fit the memory. The ranks do not depend on it.
+    """
+    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
+    columns = torch.from_numpy(np.array(images)).T
+    image_threshold, text_threshold = _rank_thresholds(images, texts, pairs)
+    better_of_image, better_of_text = torch.zeros(len(images), dtype=torch.int64), []
+    best_of_image = torch.empty(len(images), 0, dtype=columns.dtype)
+    top_of_image, top_of_text = torch.empty(len(images), 0, dtype=torch.int64), []
+    size = block or max(1, _BLOCK_SCORES // len(images))
+    for start in range(0, len(texts), size):
+        scores = torch.from_numpy(np.array(texts[start : start + size])) @ columns  # [B, N]
+        rows = slice(start, start + len(scores))
+        top_of_text.append(scores.topk(min(top, len(images)), dim=1).indices)
+        numbers = torch.arange(start, start + len(scores)).expand(len(images), -1)
+        best, index = torch.cat([best_of_image, scores.T], dim=1), torch.cat([top_of_image, numbers], dim=1)
+        kept = best.topk(min(top, best.shape[1]), dim=1).indices
+        best_of_image, top_of_image = best.gather(1, kept), index.gather(1, kept)
+        own = pairs[slice(*np.searchsorted(pairs[:, 1], (rows.start, rows.stop)))]
+        scores[own[:, 1] - start, own[:, 0]] = -torch.inf  # correct candidates never count as better
+        better_of_text.append((scores >= text_threshold[rows, None]).sum(dim=1))
+        better_of_image += (scores >= image_threshold).sum(dim=0)
+        on_block()
+    return (
+        _retrieval_ranks(better_of_image, pairs[:, 0], top_of_image, len(texts)),
+        _retrieval_ranks(torch.cat(better_of_text), pairs[:, 1], torch.cat(top_of_text), len(images)),
+    )
+
+
+def _rank_thresholds(images: Floats, texts: Floats, pairs: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N] and [M] the lowest score that counts as better than the best correct one; infinite where there is none."""
+    best_of_image, best_of_text = (np.full(len(rows), -np.inf, images.dtype) for rows in (images, texts))
+    for start in range(0, len(pairs), _PAIR_BATCH):
+        image, text = pairs[start : start + _PAIR_BATCH].T
+        score = np.einsum("pe,pe->p", images[image], texts[text])
+        np.maximum.at(best_of_image, image, score)
+        np.maximum.at(best_of_text, text, score)
+    for best in (best_of_image, best_of_text):
+        best -= np.array(TIE_TOLERANCE[images.dtype], images.dtype)
+        best[np.isneginf(best)] = np.inf
+    return torch.from_numpy(best_of_image), torch.from_numpy(best_of_text)
+
+
+def _retrieval_ranks(better: torch.Tensor, own: Ints, top: torch.Tensor, candidates: int) -> RetrievalRanks:
+    right = np.bincount(own, minlength=len(better)).astype(np.int64)
+    query = np.flatnonzero(right)
+    return RetrievalRanks(query, better.numpy()[query] + 1, right[query], top.numpy()[query], candidates)
+
+
+# ---- metrics of ranks, and their chance
 
 
 def class_ranks(logits: NDArray[np.floating], target: Ints) -> Ints:
@@ -75,6 +163,9 @@ def majority_accuracy(train_counts: Ints, target: Ints, k: int) -> float:
     """
     predicted = np.argsort(-train_counts, kind="stable")[:k]
     return float(np.mean(np.isin(target, predicted)))
+
+
+# ---- bootstrap
 
 
 @dataclass(frozen=True)
@@ -125,9 +216,8 @@ def bootstrap_interval(
     seed: int,
     groups: Sequence[str] | None = None,
     draws: int = 1000,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval over the units, or over groups of them.
+    """95 % percentile bootstrap interval over the units, or over groups of them.
 
     Drawing Q values with replacement gives a multinomial count of each distinct value, so the counts are drawn: the
     same distribution at the cost of the distinct values. Groups are drawn whole (cluster bootstrap: Davison and Hinkley
@@ -146,7 +236,7 @@ def bootstrap_interval(
         return statistic(distinct.astype(np.float64), draw_counts(rng, size, counts, found))
 
     width = max(len(distinct), 0 if found is None else found.count_of_groups)
-    low, high = np.quantile(chunked_draws(draw, draws, width), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(chunked_draws(draw, draws, width), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -226,8 +316,3 @@ def class_mean(rows: Numbers, counts: Ints) -> Numbers:
     drawn, total = np.add.reduceat(counts, first, axis=1), np.add.reduceat(counts * values, first, axis=1)
     present = drawn > 0
     return np.where(present, total / np.maximum(drawn, 1), 0.0).sum(axis=1) / present.sum(axis=1)
-
-
-def safe_divide(above: Numbers, below: Numbers) -> Numbers:
-    """The quotient, 0 where the divisor is 0."""
-    return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)

@@ -1,1 +1,0 @@
-"""Questions with known answers, and the adapter for lmms-eval, which has the published benchmarks."""

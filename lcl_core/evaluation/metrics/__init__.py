@@ -1,1 +1,0 @@
-"""Metrics: ranks, bootstrap intervals, caption metrics (BLEU, ROUGE-L, CIDEr, METEOR)."""
