@@ -38,7 +38,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     run_dir.truncate_metrics(-1)
     progress = EvalProgress(run_dir)
     progress.enter("reading the splits")
-    data = EvaluationData(spec, run["datasets"], run["encoders"], progress.beat)
+    data = EvaluationData(spec, run["datasets"], run["encoders"], progress.heartbeat)
     tasks = [TASKS[name].plan(data) for name in dict.fromkeys(spec.tasks)]
     for name, files in run.get("encoder_files", {}).items():
         check_unchanged(files, hash_files(data.encoder(name)))

@@ -27,7 +27,7 @@ from lcl_core.encoders.detect import TEXTS
 from lcl_core.encoders.registry import detect_image_encoder, load_image_encoder
 
 Arrays = Mapping[str, NDArray[np.floating]]
-Beat = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 _CACHE_VERSION = 2  # of an entry's layout and of the meaning of its numbers
 _MAX_SHARE = 0.5  # of the cache that the patch features of one split may fill
@@ -147,7 +147,7 @@ def image_features(
     cache: FeatureCache,
     *,
     patches: bool,
-    beat: Beat,
+    heartbeat: Heartbeat,
 ) -> ImageFeatures:
     """Features of the images ``names`` of ``corpus``.
 
@@ -180,9 +180,9 @@ def image_features(
                 pooled[rows] = check_finite(latents.numpy())
             if tokens is not None:
                 tokens[rows] = check_finite(grid.half().numpy())
-            beat()
+            heartbeat()
 
-    arrays = cache.get_or_make(key, make, size, beat)
+    arrays = cache.get_or_make(key, make, size, heartbeat)
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
 
@@ -192,7 +192,7 @@ def text_features(
     texts: Sequence[str],
     cache: FeatureCache,
     *,
-    beat: Beat,
+    heartbeat: Heartbeat,
 ) -> NDArray[np.float32]:
     """[n, E] features of ``texts``, memory-mapped.
 
@@ -206,11 +206,11 @@ def text_features(
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(check_finite(embed(batch).numpy()))
-            beat()
+            heartbeat()
         np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
     key = {"kind": "texts", "encoder": dict(identity), "texts": _hash(texts)}
-    arrays = cache.get_or_make(key, make, progress=beat)
+    arrays = cache.get_or_make(key, make, progress=heartbeat)
     return np.asarray(arrays["texts"], np.float32)
 
 

@@ -51,12 +51,12 @@ def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outc
             getattr(metric, name) in (None, getattr(sheet, name)) for name in named
         )
 
-    def wanted(sheet: PredictionFile) -> bool:
+    def is_asked_for(sheet: PredictionFile) -> bool:
         return sheet.encoder == "trained" and any(asks(metric, sheet) for metric in metrics)
 
     measured = [
         (sheet, metrics_of_file(sheet, samples, baselines=False))
-        for _, sheet, samples in PredictionStore(records).read(wanted)
+        for _, sheet, samples in PredictionStore(records).read(is_asked_for)
     ]
     outcomes = []
     for metric in metrics:

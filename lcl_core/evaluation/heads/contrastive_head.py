@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core.encoders.base import TextEncoder
-from lcl_core.evaluation.features import Beat, FeatureCache, text_features
+from lcl_core.evaluation.features import FeatureCache, Heartbeat, text_features
 from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
 from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, train_head
 from lcl_core.evaluation.metrics import Ints
@@ -50,7 +50,9 @@ def trainable_captions(encoder: TextEncoder) -> CaptionEncoder:
     return CaptionEncoder(copy.features, encoder.width, copy.module)
 
 
-def frozen_captions(encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, beat: Beat) -> CaptionEncoder:
+def frozen_captions(
+    encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, heartbeat: Heartbeat
+) -> CaptionEncoder:
     """Features of ``texts``, all that will be encoded, computed once."""
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
 
@@ -58,7 +60,7 @@ def frozen_captions(encoder: TextEncoder, texts: Sequence[str], cache: FeatureCa
     def embed(batch: Sequence[str]) -> Tensor:
         return F.normalize(encoder.features(batch).float(), dim=-1).cpu()
 
-    features = text_features(encoder.identity, embed, list(row_of), cache, beat=beat)
+    features = text_features(encoder.identity, embed, list(row_of), cache, heartbeat=heartbeat)
 
     def encode(wanted: Sequence[str]) -> Tensor:
         return torch.from_numpy(features[[row_of[text] for text in wanted]]).to(encoder.device)
@@ -108,22 +110,22 @@ class FittedMatcher:
     losses: list[float]
 
     @torch.inference_mode()
-    def images(self, batches: ImageBatchSource, rows: Ints, beat: Beat) -> NDArray[np.float32]:
+    def images(self, batches: ImageBatchSource, rows: Ints, heartbeat: Heartbeat) -> NDArray[np.float32]:
         """[n, E] features of the images ``rows`` of ``batches``, L2-normalised."""
         parts = []
         for patches in batches.test_batches(rows):
             parts.append(self.head(patches).cpu())
-            beat()
+            heartbeat()
         return torch.cat(parts).numpy()
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str], beat: Beat) -> NDArray[np.float32]:
+    def texts(self, texts: Sequence[str], heartbeat: Heartbeat) -> NDArray[np.float32]:
         """[n, E] features of ``texts``, L2-normalised."""
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(F.normalize(self.captions.encode(batch).float(), dim=-1).cpu())
-            beat()
+            heartbeat()
         return torch.cat(parts).numpy()
 
 
@@ -137,7 +139,7 @@ def fit_matcher(
     *,
     seed: int,
     field: str,
-    beat: Beat,
+    heartbeat: Heartbeat,
 ) -> FittedMatcher:
     """Contrastive training on the images ``rows``, each with one of its captions, drawn anew every epoch.
 
@@ -169,6 +171,6 @@ def fit_matcher(
             head, order, load, loss, spec, steps=count_steps(spec, len(rows)), seed=seed, field=field,
             encoder=source.trained_encoder,
             extra=[(captions.module, spec.text_lr)] if captions.module is not None else [],
-            precision=source.precision, beat=beat,
+            precision=source.precision, heartbeat=heartbeat,
         )  # fmt: skip
     return FittedMatcher(head, captions, losses)

@@ -22,7 +22,7 @@ from torch.nn.utils import skip_init
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.features import Beat
+from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.heads.training import (
     FeatureSource,
     ImageBatchSource,
@@ -161,7 +161,7 @@ def predict_with_each(
     classifiers: Sequence[FittedClassifier],
     batches: ImageBatchSource,
     test: LabeledImages,
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> list[ClassPredictions]:
     """Predictions of each classifier for the images ``test`` of ``batches``, which are encoded once.
 
@@ -175,7 +175,7 @@ def predict_with_each(
         done += len(patches)
         for own, classifier in zip(parts, classifiers, strict=True):
             own.append(collect_predictions([classifier.probe(patches)], classes, field=classifier.field))
-        beat()
+        heartbeat()
     return [
         ClassPredictions(
             *(np.concatenate([getattr(part, name) for part in own]) for name in ("rank", "top", "probability"))
@@ -193,7 +193,7 @@ def fit_probe(
     *,
     seed: int,
     field: str,
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> FittedClassifier:
     """Cross-entropy over ``classes`` on the images ``train`` of ``batches``; deterministic by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
@@ -213,7 +213,7 @@ def fit_probe(
 
     losses = train_head(
         probe, order, load, loss, spec, steps=count_steps(spec, len(train)), seed=seed, field=field,
-        threads=batches.threads, encoder=source.trained_encoder, precision=source.precision, beat=beat,
+        threads=batches.threads, encoder=source.trained_encoder, precision=source.precision, heartbeat=heartbeat,
     )  # fmt: skip
     return FittedClassifier(source, probe, losses, field)
 
@@ -241,7 +241,7 @@ class ProbeTraining:
         source = FeatureSource(self.context, self.transfer, spec.augmentation)
         return fit_probe(
             source, source.batches(self.images), train, self.classes, spec, seed=seed, field=self.field,
-            beat=self.context.progress.beat,
+            heartbeat=self.context.progress.heartbeat,
         )  # fmt: skip
 
     def predict(
@@ -249,7 +249,7 @@ class ProbeTraining:
     ) -> list[ClassPredictions]:
         """Predictions of fits on one encoder for the images ``test`` of ``images``, which are encoded once."""
         batches = classifiers[0].source.batches(images)
-        return predict_with_each(classifiers, batches, test, self.context.progress.beat)
+        return predict_with_each(classifiers, batches, test, self.context.progress.heartbeat)
 
     def choose(self, spec: TuningSpec, holdout: Holdout[LabeledImages] | None, *, seed: int) -> TuningSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.common.disk_cache import no_progress
-from lcl_core.evaluation.features import Beat
+from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.heads.linear_probe import ClassPredictions, collect_predictions
 from lcl_core.evaluation.metrics import Ints
 
@@ -61,7 +61,7 @@ def fit_logistic_regression(
     l2: float,
     *,
     iterations: int,
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> LogisticRegression:
     """The minimum of the sum of the cross-entropies plus ``l2`` / 2 · ‖weights‖²; in scikit-learn ``C`` is 1 / ``l2``.
 
@@ -97,7 +97,7 @@ def fit_logistic_regression(
             loss = F.cross_entropy(torch.addmm(bias, part, weights), target, reduction="sum") / count
             loss.backward()
             total += loss.detach()
-            beat()
+            heartbeat()
         losses.append(float(total))
         return losses[-1]
 
@@ -116,7 +116,7 @@ def nearest_neighbours(
     device: torch.device,
     train_block: int = _TRAIN_BLOCK,
     query_block: int = _QUERY_BLOCK,
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` most similar training images of each tested one, the most similar first.
 
@@ -144,7 +144,7 @@ def nearest_neighbours(
             index = torch.cat([found[block], numbers.expand(len(similarity), -1)], dim=1)
             nearest = similarity.topk(min(k, similarity.shape[1]), dim=1)
             merged.append((nearest.values, index.gather(1, nearest.indices)))
-            beat()
+            heartbeat()
         best, found = (torch.cat(parts) for parts in zip(*merged, strict=True))
     return best.cpu(), found.cpu()
 

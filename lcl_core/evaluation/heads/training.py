@@ -23,7 +23,7 @@ from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import Beat
+from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages
 from lcl_core.specs.data import AugmentationSpec
@@ -156,7 +156,7 @@ def train_head(
     encoder: ImageEncoder | None = None,
     extra: Sequence[tuple[nn.Module, float]] = (),
     precision: str | None = None,
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> list[float]:
     """Train ``head``, and ``encoder`` where one is given, and return the loss of each step.
 
@@ -204,7 +204,7 @@ def train_head(
             torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
         optimizer.step()
         schedule.step()
-        beat()
+        heartbeat()
     for each in modules:
         each.eval()
     return losses

@@ -19,9 +19,9 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.common.threads import prefetch_map
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.evaluation.features import (
-    Beat,
     EvaluatedEncoder,
     FeatureCache,
+    Heartbeat,
     ImageFeatures,
     image_features,
     patch_features_fit,
@@ -174,7 +174,7 @@ class EvaluationData:
 
     Args:
         datasets, encoders: paths by name.
-        beat: called for every description that is read.
+        heartbeat: called for every description that is read.
     """
 
     def __init__(
@@ -182,9 +182,9 @@ class EvaluationData:
         spec: EvaluateSpec,
         datasets: dict[str, str],
         encoders: dict[str, str],
-        beat: Beat = no_progress,
+        heartbeat: Heartbeat = no_progress,
     ) -> None:
-        self.spec, self._datasets, self._encoders, self._beat = spec, datasets, encoders, beat
+        self.spec, self._datasets, self._encoders, self._beat = spec, datasets, encoders, heartbeat
         self.corpus = open_corpus(self._find(datasets, spec.dataset, "dataset", "dataset"))
         self._images: dict[tuple[Path, str, str | None], list[EvalImage]] = {}
         self._train_corpora: dict[str, Corpus] = {}
@@ -308,7 +308,7 @@ class EvalProgress:
         self._run_dir.append_metrics(step=self._done, phase=phase, **known)
         self._written = now
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Work goes on: a line now and then, by which a hung run is told from a long phase."""
         self._run_dir.raise_if_stopped()
         if self._clock() - self._written >= _PROGRESS_SECONDS:
@@ -366,7 +366,7 @@ class EvalContext:
         if key not in self._features:
             self.enter(f"images of {split.split}")
             self._features[key] = image_features(
-                self.encoder, split.corpus, names, self.cache, patches=patches, beat=self.progress.beat
+                self.encoder, split.corpus, names, self.cache, patches=patches, heartbeat=self.progress.heartbeat
             )
         found = self._features[key]
         # a mapped array occupies the disk after the eviction of its entry, too

@@ -143,7 +143,7 @@ class Captioning(Task):
             texts = (
                 model.captions(pixels, decoding, context.spec.seed + start) if isinstance(model, Captioner) else None
             )
-            context.progress.beat()
+            context.progress.heartbeat()
             if texts is None:
                 return
             captions += texts
@@ -200,7 +200,7 @@ class Captioning(Task):
         context.enter(f"{transfer} transfer to captions")
         losses = vlm.train(
             batches, sequences, spec, seed=context.spec.seed, field=FIELD,
-            beat=context.progress.beat,
+            heartbeat=context.progress.heartbeat,
         )  # fmt: skip
         return vlm, losses
 
@@ -216,7 +216,7 @@ class Captioning(Task):
         prompt = caption_sequence(vlm.llava.language, spec, None)
         return vlm.generate(
             vlm.source.batches(images), rows, [prompt] * len(rows), spec.decoding,
-            seed=context.spec.seed, beat=context.progress.beat,
+            seed=context.spec.seed, heartbeat=context.progress.heartbeat,
         )  # fmt: skip
 
     def _store(self, context: EvalContext, split: str, transfer: str, captions: Sequence[str]) -> None:

@@ -226,7 +226,7 @@ class Classification(LabelTask):
             targets = torch.from_numpy(train.classes).to(features.device)
             model = fit_logistic_regression(
                 features, targets, len(key.classes), l2, iterations=own.iterations,
-                beat=context.progress.beat,
+                heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             return model
 
@@ -252,7 +252,7 @@ class Classification(LabelTask):
             context.enter(f"nearest neighbours for {key.label} on {split}")
             similarity, rows = nearest_neighbours(
                 latents[test.rows], train, key.train.rows, own.k[-1], device=context.encoder.model.device,
-                beat=context.progress.beat,
+                heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             for k in own.k:
                 predictions = predict_by_neighbours(

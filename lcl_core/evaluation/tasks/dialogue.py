@@ -97,7 +97,7 @@ class Dialogue(Task):
             context.enter(f"{transfer} transfer to dialogue, {stage}")
             losses = vlm.train(
                 batches, examples, own, seed=context.spec.seed, field=f"{FIELD}.{stage}",
-                beat=context.progress.beat,
+                heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             labels = {"task": FIELD, "transfer": transfer, "encoder": context.encoder.role, "variant": stage}
             context.curves.add({**labels, **loss_curve(losses)})
@@ -121,6 +121,6 @@ class Dialogue(Task):
         answers = vlm.generate(
             vlm.source.batches(asked.source), asked.rows,
             [conversation_tokens(vlm.llava.language, [turn], layout) for turn in asked.turns], self.spec.decoding,
-            seed=context.spec.seed, beat=context.progress.beat,
+            seed=context.spec.seed, heartbeat=context.progress.heartbeat,
         )  # fmt: skip
         return [replace(question, answer=answer) for question, answer in zip(asked.questions, answers, strict=True)]

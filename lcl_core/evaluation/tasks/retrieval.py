@@ -138,7 +138,7 @@ def store_rankings(
         left, right = image_features, features[[row_of[text] for text in variant.texts]]
         if left.shape[0] * right.shape[0] <= _FLOAT64_LIMIT:
             left, right = left.astype(np.float64), right.astype(np.float64)
-        of_images, of_texts = rank_bidirectional(left, right, variant.pairs, on_block=context.progress.beat)
+        of_images, of_texts = rank_bidirectional(left, right, variant.pairs, on_block=context.progress.heartbeat)
         without = len(images) - len(of_images.query)
         left_out = {"left_out": {"no_caption": without} if without else {}}
         ungrouped: list[dict[str, str]] = [{}] * len(variant.texts)  # a text is one query, whichever images have it
@@ -191,7 +191,7 @@ class Retrieval(Task):
             def embed(texts: list[str]) -> Floats:
                 return text_features(
                     context.encoder.model.identity, context.encoder.embed_texts, texts, context.cache,
-                    beat=context.progress.beat,
+                    heartbeat=context.progress.heartbeat,
                 )  # fmt: skip
 
             file = PredictionFile(self.name, split, "", "zero_shot", "ranks", context.encoder.role)
@@ -267,8 +267,8 @@ class TunedRetrieval(Task):
             source, matcher = self._fit(context, transfer, text_encoder, candidate, holdout.train)
             batches = source.batches(holdout.source)
             texts, pairs = unique_texts([holdout.source.images[row] for row in holdout.test], None)
-            features = matcher.images(batches, holdout.test, context.progress.beat)
-            texts_features = matcher.texts(texts, context.progress.beat)
+            features = matcher.images(batches, holdout.test, context.progress.heartbeat)
+            texts_features = matcher.texts(texts, context.progress.heartbeat)
             of_images, of_texts = rank_bidirectional(features, texts_features, pairs)
             return float(np.mean(of_images.rank == 1) + np.mean(of_texts.rank == 1)) / 2
 
@@ -279,12 +279,12 @@ class TunedRetrieval(Task):
         context.curves.add({**labels, **loss_curve(matcher.losses)})
 
         def embed(texts: list[str]) -> Floats:
-            return matcher.texts(texts, context.progress.beat)
+            return matcher.texts(texts, context.progress.heartbeat)
 
         for split, images in self.images.items():
             context.enter(f"{transfer} retrieval on {split}")
             batches = source.batches(images)
-            features = matcher.images(batches, np.arange(len(images)), context.progress.beat)
+            features = matcher.images(batches, np.arange(len(images)), context.progress.heartbeat)
             file = PredictionFile(self.name, split, "", transfer, "ranks", context.encoder.role)
             store_rankings(context, file, images.images, self.variants[split], features, embed)
 
@@ -301,11 +301,11 @@ class TunedRetrieval(Task):
         if self.spec.text_lr > 0:
             captions = trainable_captions(text_encoder)
         else:
-            captions = frozen_captions(text_encoder, self._all_texts, context.cache, context.progress.beat)
+            captions = frozen_captions(text_encoder, self._all_texts, context.cache, context.progress.heartbeat)
         matcher = fit_matcher(
             source, source.batches(self.train), self.train.images, rows, captions, spec,
             seed=context.spec.seed, field=FIELD,
-            beat=context.progress.beat,
+            heartbeat=context.progress.heartbeat,
         )  # fmt: skip
         return source, matcher
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.evaluation.features import Beat, check_finite, check_reads_texts
+from lcl_core.evaluation.features import Heartbeat, check_finite, check_reads_texts
 from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
@@ -86,7 +86,7 @@ def zero_shot_classifier(
     embed_texts: Callable[[Sequence[str]], Tensor],
     classes: Sequence[str],
     templates: Sequence[str],
-    beat: Beat = no_progress,
+    heartbeat: Heartbeat = no_progress,
 ) -> Tensor:
     """One column a class: the normalised mean of its prompts' normalised features.
 
@@ -105,7 +105,7 @@ def zero_shot_classifier(
     for name in classes:
         features = embed_texts([template.replace("{}", name) for template in templates])
         columns.append(F.normalize(features.float().mean(dim=0), dim=0))
-        beat()
+        heartbeat()
     return torch.stack(columns, dim=1)
 
 
@@ -184,12 +184,14 @@ class ZeroShotClassification(Task):
         """The classifier [E, C], through the feature cache."""
 
         def make(folder: Path) -> None:
-            columns = zero_shot_classifier(context.encoder.embed_texts, names, self.templates, context.progress.beat)
+            columns = zero_shot_classifier(
+                context.encoder.embed_texts, names, self.templates, context.progress.heartbeat
+            )
             np.save(folder / "columns.npy", check_finite(columns.numpy()))
 
         key = {
             "kind": "classes", "encoder": context.encoder.model.identity, "classes": list(names),
             "templates": list(self.templates),
         }  # fmt: skip
-        arrays = context.cache.get_or_make(key, make, progress=context.progress.beat)
+        arrays = context.cache.get_or_make(key, make, progress=context.progress.heartbeat)
         return torch.from_numpy(np.array(arrays["columns"]))

@@ -34,7 +34,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import Beat
+from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.heads.training import (
     FeatureSource,
     ImageBatchSource,
@@ -187,7 +187,7 @@ class VisionLanguageModel:
         *,
         seed: int,
         field: str,
-        beat: Beat,
+        heartbeat: Heartbeat,
     ) -> list[float]:
         """Train the projector, and what the protocol adds, deterministic by ``seed``; the loss of each step."""
         llava, language = self.llava, self.llava.language.model
@@ -212,7 +212,7 @@ class VisionLanguageModel:
             llava.projector, order, load, loss, spec, steps=count_steps(spec, len(examples)), seed=seed, field=field,
             encoder=self.source.trained_encoder,
             extra=[] if self.language_lr is None else [(language, self.language_lr)],
-            beat=beat,
+            heartbeat=heartbeat,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -224,7 +224,7 @@ class VisionLanguageModel:
         spec: DecodingSpec,
         *,
         seed: int,
-        beat: Beat,
+        heartbeat: Heartbeat,
     ) -> list[str]:
         """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch."""
         order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
@@ -235,7 +235,7 @@ class VisionLanguageModel:
             texts = self.llava.generate([prompts[pick] for pick in picks], batches.patches(loaded), spec, seed + number)
             for pick, text in zip(picks, texts, strict=True):
                 answers[pick] = text
-            beat()
+            heartbeat()
         return answers
 
 

@@ -35,7 +35,9 @@ def encoder(encoder_dir):
 
 
 def look(encoder, corpus, cache, *, patches=True):
-    return image_features(encoder, open_corpus(corpus), NAMES, FeatureCache(cache), patches=patches, beat=no_progress)
+    return image_features(
+        encoder, open_corpus(corpus), NAMES, FeatureCache(cache), patches=patches, heartbeat=no_progress
+    )
 
 
 def test_they_are_the_model_s_own(encoder, squares, tmp_path):
@@ -108,9 +110,9 @@ def test_a_copy_of_an_encoder_shares_its_features(encoder, encoder_dir, tmp_path
 def test_texts_are_computed_once(encoder, tmp_path):
     cache, done = FeatureCache(tmp_path), []
     text_encoder = encoder.model.identity, encoder.embed_texts
-    first = text_features(*text_encoder, ["a red square", "a blue square"], cache, beat=lambda: done.append(1))
-    other = text_features(*text_encoder, ["a blue square", "a red square"], cache, beat=lambda: done.append(1))
-    again = text_features(*text_encoder, ["a red square", "a blue square"], cache, beat=lambda: done.append(1))
+    first = text_features(*text_encoder, ["a red square", "a blue square"], cache, heartbeat=lambda: done.append(1))
+    other = text_features(*text_encoder, ["a blue square", "a red square"], cache, heartbeat=lambda: done.append(1))
+    again = text_features(*text_encoder, ["a red square", "a blue square"], cache, heartbeat=lambda: done.append(1))
     np.testing.assert_allclose(first, other[::-1], atol=1e-6)
     assert not np.allclose(first[0], first[1], atol=1e-3)
     np.testing.assert_array_equal(first, again)
@@ -133,11 +135,11 @@ def test_a_wait_for_features_of_another_run_can_be_stopped(encoder, squares, tmp
         monkeypatch.setattr(EvaluatedEncoder, name, partialmethod(slow, embed=getattr(EvaluatedEncoder, name)))
     cache, corpus = FeatureCache(tmp_path), open_corpus(squares)
 
-    def images(beat):
-        return image_features(encoder, corpus, NAMES, cache, patches=True, beat=beat)
+    def images(heartbeat):
+        return image_features(encoder, corpus, NAMES, cache, patches=True, heartbeat=heartbeat)
 
-    def texts(beat):
-        return text_features(encoder.model.identity, encoder.embed_texts, ["a"], cache, beat=beat)
+    def texts(heartbeat):
+        return text_features(encoder.model.identity, encoder.embed_texts, ["a"], cache, heartbeat=heartbeat)
 
     with ThreadPoolExecutor(2) as other_runs:
         made = [other_runs.submit(each, no_progress) for each in (images, texts)]

@@ -32,7 +32,7 @@ def test_time_left_follows_the_tasks_done(tmp_path):
     progress.task_done()
     for _ in range(100):
         clock.now += 0.01
-        progress.beat()
+        progress.heartbeat()
     first, *lines_of_beats = lines(run_dir)
     assert (first["step"], first["phase"], "seconds_left" in first) == (0, "reading", False)
     assert 2 <= len(lines_of_beats) <= 3, "small steps are not each a line"
@@ -43,10 +43,10 @@ def test_time_left_follows_the_tasks_done(tmp_path):
 def test_a_stop_request_is_honoured_between_steps(tmp_path):
     run_dir = RunDir(tmp_path)
     progress = EvalProgress(run_dir)
-    progress.beat()
+    progress.heartbeat()
     run_dir._stop.set()
     with pytest.raises(JobCancelled):
-        progress.beat()
+        progress.heartbeat()
 
 
 @pytest.mark.parametrize(
