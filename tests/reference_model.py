@@ -226,6 +226,13 @@ class ReferenceLCL(nn.Module):
         return self.config.generation_weight * F.cross_entropy(logits, labels[kept])
 
 
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: every parameter of two or more dimensions is decayed, the rest is not."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
 def to_fp32(x: Tensor) -> Tensor:
     """fp32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
