@@ -10,13 +10,12 @@ spec has before it is sent. In an event loop: ``await asyncio.to_thread(client.e
 
 from api.client.client import Client
 from api.client.errors import ApiError
-from api.client.payloads import FilterOptions, NewItem, Skipped, TextDelta, data_url
+from api.client.payloads import NewItem, Skipped, TextDelta, data_url
 from lcl_core.common.errors import UserError
 
 __all__ = [
     "ApiError",
     "Client",
-    "FilterOptions",
     "NewItem",
     "Skipped",
     "TextDelta",

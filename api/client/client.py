@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from api.client.errors import ApiError, read_json, read_total_count
+from api.client.errors import ApiError, read_json
 from api.client.inference import EncoderCalls
 from api.client.payloads import (
     Json,
@@ -51,20 +51,6 @@ class DatasetCalls(RunCalls):
     def dataset_versions(self, name: str) -> list[Json]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
         return self.dataset(name)["versions"]
-
-    def validate_dataset(self, name: str, **options: Any) -> Json:
-        """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
-
-        Returns: the run; after success its result contains the ``report``.
-        """
-        return self.submit("validate", {"dataset": name, **options})
-
-    def validate_path(
-        self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
-    ) -> Json:
-        """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
-        spec = {"path": path, "format": format, "options": dict(options or {}), **validation}
-        return self.submit("validate", spec)
 
     def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
@@ -303,7 +289,7 @@ class CollectionCalls(Transport):
         rows: list[list[float]] = []
         path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
         with self.stream(path) as response:
-            total, rest = read_total_count(response), b""
+            total, rest = int(response.headers["x-total-count"]), b""
             for chunk in response.iter_bytes(1 << 20):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:

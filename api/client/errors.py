@@ -55,11 +55,3 @@ def read_json(response: httpx.Response) -> Any:
         raise ApiError(
             response.status_code, "http_error", f"{message}; LCL_API_URL may name another server than the service"
         ) from error
-
-
-def read_total_count(response: httpx.Response) -> int:
-    """The rows that an export has, from its head. Raises: ApiError where a service or a proxy does not say it."""
-    if (count := response.headers.get("x-total-count", "")).isdecimal():
-        return int(count)
-    message = f"{response.request.url} answered without x-total-count; is the service older than this client?"
-    raise ApiError(response.status_code, "http_error", f"{message} Its version: lcl status")

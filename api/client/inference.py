@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -80,7 +80,7 @@ class EncoderCalls(Transport):
     def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
-        """Write the directory of the encoder as a tar file to ``path``. Waits while another one is converted.
+        """Write the directory of the encoder as a tar file to ``path``.
 
         Args:
             format: ``lcl`` for the files as they are, else converted: ``huggingface``, ``timm``, ``onnx``. ApiError 422
@@ -88,8 +88,8 @@ class EncoderCalls(Transport):
             on_progress: receives the bytes so far and the expected total.
         """
         query = {} if format == "lcl" else {"format": format}
-        options: Json = {"params": query, "timeout": ENCODER_TIMEOUT, "busy_seconds": ENCODER_SECONDS}
-        return self.download(f"{_encoder_path(id_or_name)}/export", path, on_progress, **options)
+        export = f"{_encoder_path(id_or_name)}/export"
+        return self.download(export, path, on_progress, params=query, timeout=ENCODER_TIMEOUT)
 
     @contextmanager
     def encoder_archive(self, id_or_name: str, format: str = "lcl") -> Generator[httpx.Response]:
@@ -103,14 +103,14 @@ class EncoderCalls(Transport):
         """The vector of each text, in order. More than 256 are sent in several requests."""
         inputs, vectors = list(texts), list[list[float]]()
         for start in range(0, len(inputs), INPUTS_PER_REQUEST):
-            vectors += self._embed_part(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
+            vectors += self._embed(encoder, inputs[start : start + INPUTS_PER_REQUEST], start)
         return vectors
 
     def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
         """The vector of each image file, in order. Many, or large ones, are sent in several requests."""
         vectors: list[list[float]] = []
         for part in image_batches(enumerate(images), INPUTS_PER_REQUEST, MAX_REQUEST_BYTES):
-            vectors += self._embed_part(encoder, [data_url(image) for _, image in part], part[0][0])
+            vectors += self._embed(encoder, [data_url(image) for _, image in part], part[0][0])
         return vectors
 
     def embed_folder(
@@ -227,70 +227,54 @@ class EncoderCalls(Transport):
         body = document_body(encoder, document, decoding)
         return self.post("/v1/continuations", body, repeatable=True)["text"]
 
-    def stream_continuation(
-        self, encoder: str, document: Sequence[str | bytes], **decoding: Any
-    ) -> Generator[TextDelta]:
-        """``continue_document`` as it is generated. Raises: ApiError."""
-        return self._text_deltas("/v1/continuations", document_body(encoder, document, decoding), 1)
-
-    def _embed(self, encoder: str, inputs: list[str], attempts: int = 1) -> list[list[float]]:
-        body = {"model": encoder, "input": inputs}
-        response = self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
-        return [item["embedding"] for item in response["data"]]
-
-    def _embed_part(self, encoder: str, inputs: list[str], start: int) -> list[list[float]]:
-        """The inputs from number ``start`` of a list on; in smaller requests where they are too many for the service.
+    def _embed(self, encoder: str, inputs: list[str], start: int = 0, attempts: int = 1) -> list[list[float]]:
+        """Vectors of the inputs from number ``start`` of a list on; in smaller requests where they are too many or too
+        large together.
 
         Raises: ApiError, whose field has the number in the list.
         """
         try:
-            return self._embed(encoder, inputs)
+            body = {"model": encoder, "input": inputs}
+            response = self.post("/v1/embeddings", body, repeatable=True, attempts=attempts)
+            return [item["embedding"] for item in response["data"]]
         except ApiError as error:
             half = len(inputs) // 2
-            if error.code not in SMALLER_PARTS or not half:
+            if not half or (error.code not in SMALLER_PARTS and error.status != 413):
                 raise of_longer_list(error, start) from None
-        vectors = self._embed_part(encoder, inputs[:half], start)
-        return vectors + self._embed_part(encoder, inputs[half:], start + half)
+        vectors = self._embed(encoder, inputs[:half], start, attempts)
+        return vectors + self._embed(encoder, inputs[half:], start + half, attempts)
 
     def _embed_files(self, encoder: str, paths: Sequence[Path]) -> EmbeddedBatch:
         result = EmbeddedBatch([], [])
-        images: list[tuple[Path, bytes]] = []
-        for path in paths:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                result.skipped.append(Skipped(path, error.strerror or str(error)))
-                continue
-            if images and sum(len(other) for _, other in images) + len(data) > MAX_REQUEST_BYTES:
-                self._embed_into(result, encoder, images)
-                images = []
-            images.append((path, data))
-        self._embed_into(result, encoder, images)
+
+        def contents() -> Iterator[tuple[Path, bytes]]:
+            for path in paths:
+                try:
+                    yield path, path.read_bytes()
+                except OSError as error:
+                    result.skipped.append(Skipped(path, error.strerror or str(error)))
+
+        for part in image_batches(contents(), len(paths), MAX_REQUEST_BYTES):
+            self._embed_into(result, encoder, part)
         return result
 
     def _embed_into(self, result: EmbeddedBatch, encoder: str, images: list[tuple[Path, bytes]]) -> None:
         """Add the vectors of ``images`` to ``result``. A rejected image is skipped and the others are sent again."""
         while images:
             try:
-                urls = [data_url(data) for _, data in images]
-                vectors = self._embed(encoder, urls, attempts=MAX_RECONNECTS + 1)
+                vectors = self._embed(encoder, [data_url(data) for _, data in images], attempts=MAX_RECONNECTS + 1)
             except ApiError as error:
-                if error.code in SMALLER_PARTS and len(images) > 1:
-                    half = len(images) // 2
-                    self._embed_into(result, encoder, images[:half])
-                    self._embed_into(result, encoder, images[half:])
-                    return
                 path, _ = images.pop(rejected_index(error, len(images)))
                 result.skipped.append(Skipped(path, error.message))
-                continue
-            result.rows.extend((path, vector) for (path, _), vector in zip(images, vectors, strict=True))
-            return
+            else:
+                result.rows.extend((path, vector) for (path, _), vector in zip(images, vectors, strict=True))
+                return
 
     def _text_deltas(self, path: str, body: Json, texts: int) -> Generator[TextDelta]:
         missing = texts
         sent: Json = {"json": {**body, "stream": True}, "timeout": STREAM_TIMEOUT, "repeatable": True}
         with self.stream(path, "POST", **sent) as response:
-            for event in parse_events(response.iter_text()):
+            for event in parse_events(response.iter_lines()):
                 delta = TextDelta.from_event(event, response.status_code)
                 missing -= delta.whole
                 yield delta

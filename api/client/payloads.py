@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypedDict, TypeVar
+from typing import IO, Any, NamedTuple, Required, TypedDict, TypeVar
 
 from api.client.errors import ApiError
 from lcl_core.common.archive import ARCHIVE_ERRORS as ARCHIVE_ERRORS  # the page reads archives, too
@@ -40,19 +40,7 @@ _INPUT_FIELD = re.compile(r"input\.(\d+)")
 _ID_FIELD = re.compile(r"ids\.(\d+)")
 
 
-class FilterOptions(TypedDict, total=False):
-    """A range of a label that is a number or a date, members of one that is a set, or values to leave out."""
-
-    gte: float | str
-    gt: float | str
-    lte: float | str
-    lt: float | str
-    any: Sequence[str]
-    all: Sequence[str]
-    none: Sequence[str]
-
-
-Where = Mapping[str, str | float | Sequence[str] | FilterOptions]  # {label: filter}
+Where = Mapping[str, Any]  # {label: value, values, or a condition with gte, gt, lte, lt, any, all or none}
 
 
 def may(role: str, least: str) -> bool:
@@ -106,16 +94,13 @@ def _bad_filter(message: str) -> UserError:
     return UserError(message, code="bad_filter", field="where")
 
 
-class _RequiredImage(TypedDict):
-    image: bytes
-
-
-class NewItem(_RequiredImage, total=False):
+class NewItem(TypedDict, total=False):
     """An image to add to a collection: the bytes of an image file, and its metadata.
 
     Without ``name`` the item is identified by its bytes, so that the same image is stored once.
     """
 
+    image: Required[bytes]
     name: str
     captions: list[str]
     labels: dict[str, str | list[str]]
@@ -227,21 +212,23 @@ def image_batches(images: Iterable[tuple[Name, bytes]], count: int, size: int) -
 
 
 def of_longer_list(error: ApiError, start: int) -> ApiError:
-    """The error about ``input.N`` of a part of a list as one of the list, in which the part begins at ``start``."""
-    if (match := _INPUT_FIELD.fullmatch(error.field or "")) is None:
+    """The error about ``input.N`` of a part of a list as one of the list, in which the part begins at ``start``; also
+    of a single input that is too large for a request.
+    """
+    match = _INPUT_FIELD.fullmatch(error.field or "")
+    if match is None and error.status != 413:
         return error
-    field = f"input.{start + int(match[1])}"
-    message = re.sub(rf"\b{re.escape(match[0])}\b", field, error.message)
+    field = f"input.{start + (int(match[1]) if match else 0)}"
+    message = re.sub(rf"\b{re.escape(match[0])}\b", field, error.message) if match else error.message
     return ApiError(error.status, error.code, message, field)
 
 
 def rejected_index(error: ApiError, count: int) -> int:
     """Index of the rejected image among ``count``. Raises: ``error`` if its cause is not a single image."""
     match = _INPUT_FIELD.fullmatch(error.field or "")
-    if match and error.status == 422 and error.code.startswith("image_") and int(match[1]) < count:
+    of_image = error.status == 413 or (error.status == 422 and error.code.startswith("image_"))
+    if match and of_image and int(match[1]) < count:
         return int(match[1])
-    if error.status == 413 and count == 1:
-        return 0
     raise error
 
 

@@ -134,7 +134,8 @@ class RunCalls(Transport):
                     if event["event"] == "state" and event["data"]["state"] in FINAL_STATES:
                         return
             except ApiError as error:
-                if (error.status and error.status not in RETRY_STATUSES) or breaks >= MAX_RECONNECTS:
+                passes = error.code == "unreachable" or error.status in RETRY_STATUSES
+                if not passes or breaks >= MAX_RECONNECTS:
                     raise
             breaks += 1
             backoff(breaks)
@@ -161,7 +162,7 @@ class RunCalls(Transport):
     def _events_after(self, run_id: str, last_id: str) -> Generator[Json]:
         headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
         with self.stream(f"{_run_path(run_id)}/events", headers=headers, timeout=EVENT_TIMEOUT) as response:
-            yield from parse_events(response.iter_text())
+            yield from parse_events(response.iter_lines())
 
 
 class StudyCalls(Transport):

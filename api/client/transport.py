@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import httpx
 
@@ -23,15 +22,11 @@ KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle con
 RETRY_STATUSES = (429, 502, 503, 504)
 FINAL_CODES = ("export_timeout", "export_failed")  # of a 503 that takes minutes and would be the same again
 MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
-BUSY_POLL_SECONDS = 2.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = (
     "this call has no key: set LCL_API_KEY, or --key of lcl; the file key in LCL_HOME is sent to this machine's own "
     "service alone, and unless LCL_API_URL names it, while the launcher of that home runs"
 )
-# of an event stream (HTML standard, 9.2.6); str.splitlines also splits at U+2028 and others, which texts may contain.
-# A carriage return that ends the text may be half of a line's end.
-_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 
 
 class Transport:
@@ -147,18 +142,12 @@ class Transport:
         return read_json(self.send("PATCH", path, json=body, repeatable=True))
 
     @contextmanager
-    def stream(
-        self, path: str, method: str = "GET", *, busy_seconds: float = 0, **options: Any
-    ) -> Generator[httpx.Response]:
+    def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
         """A call whose body is read as it arrives; if ``repeatable`` it is retried until the body begins.
 
-        Args:
-            busy_seconds: for which it is repeated while the service is ``busy`` with another such request.
-            options: as of ``send``.
-
-        Raises: ApiError.
+        ``options``: as of ``send``. Raises: ApiError.
         """
-        response = self._send_when_free(method, path, busy_seconds, options)
+        response = self.send(method, path, streamed=True, **options)
         try:
             yield response
         except httpx.TransportError as error:
@@ -174,43 +163,24 @@ class Transport:
         """
         target = Path(file)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            for attempt in range(1, self.attempts + 1):
-                with partial.open("wb") as out:
-                    if self._copy_body(path, out, on_progress, options, last=attempt == self.attempts):
-                        break
-                backoff(attempt)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
-
-    def _copy_body(self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json, *, last: bool) -> bool:
-        """Whether the body was complete. Raises: ApiError; also for a body that breaks off, at the ``last`` attempt."""
-        with self.stream(path, **options) as response:
-            length = response.headers.get("content-length", "")
-            total = int(length) if length.isdigit() else None
+        for attempt in range(1, self.attempts + 1):
             try:
-                for chunk in response.iter_bytes(1 << 20):
-                    out.write(chunk)
-                    if on_progress is not None:
-                        on_progress(out.tell(), total)
-            except httpx.TransportError:
-                if last:
-                    raise
-                return False
-        return True
-
-    def _send_when_free(self, method: str, path: str, busy_seconds: float, options: Json) -> httpx.Response:
-        """The other request may be an attempt of this call that broke off: the service goes on with it."""
-        until = time.monotonic() + busy_seconds
-        while True:
-            try:
-                return self.send(method, path, streamed=True, **options)
+                with partial.open("wb") as out, self.stream(path, **options) as response:
+                    length = response.headers.get("content-length", "")
+                    total = int(length) if length.isdigit() else None
+                    for chunk in response.iter_bytes(1 << 20):
+                        out.write(chunk)
+                        if on_progress is not None:
+                            on_progress(out.tell(), total)
+                partial.replace(target)
+                break
             except ApiError as error:
-                if error.code != "busy" or time.monotonic() >= until:
+                if error.code != "unreachable" or attempt == self.attempts:
                     raise
-            time.sleep(BUSY_POLL_SECONDS)
+                backoff(attempt)
+            finally:
+                partial.unlink(missing_ok=True)
+        return target
 
     def _explained(self, refusal: ApiError) -> ApiError:
         """With what the service cannot know: that the client was given no key."""
@@ -229,16 +199,13 @@ def backoff(attempt: int, retry_after: str | None = None) -> None:
     time.sleep(min(seconds, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
 
 
-def parse_events(chunks: Iterator[str]) -> Generator[Json]:
+def parse_events(lines: Iterator[str]) -> Generator[Json]:
     """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped.
-
-    Args:
-        chunks: text of the stream, cut anywhere.
 
     Raises: ApiError for lines that are no events.
     """
     fields: dict[str, str] = {}
-    for line in _event_lines(chunks):
+    for line in lines:
         if line.startswith(":"):
             continue
         if line:
@@ -252,13 +219,3 @@ def parse_events(chunks: Iterator[str]) -> Generator[Json]:
                 raise ApiError(0, "http_error", message) from error
             yield {"id": fields.get("id", ""), "event": fields.get("event", "message"), "data": data}
             fields = {}
-
-
-def _event_lines(chunks: Iterator[str]) -> Generator[str]:
-    """Lines without their ends; what no end follows is left out, as the standard has it."""
-    rest = ""
-    for chunk in chunks:
-        *lines, rest = _LINE_END.split(rest + chunk)
-        yield from lines
-    if rest.endswith("\r"):
-        yield rest.removesuffix("\r")

@@ -281,4 +281,4 @@ class StreamConsumers:
 
 
 def _event(name: str, data: dict[str, Any]) -> Event:
-    return {"event": name, "data": json.dumps(data, ensure_ascii=False, separators=(",", ":"))}
+    return {"event": name, "data": json.dumps(data, separators=(",", ":"))}

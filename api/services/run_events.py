@@ -126,5 +126,5 @@ class RunFeeds:
 
 
 def make_event(number: int, name: str, data: dict[str, Any]) -> bytes:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"))
     return ServerSentEvent(text, id=str(number), event=name).encode()

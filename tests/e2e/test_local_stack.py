@@ -122,7 +122,7 @@ def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -
 
 
 def test_a_dataset_is_examined_and_converted(client: Client) -> None:
-    examined = succeeded(client, client.validate_dataset("sample", workers=1))
+    examined = succeeded(client, client.submit("validate", {"dataset": "sample", "workers": 1}))
     report = examined["result"]["report"]
     assert (report["documents"], report["kinds"]) == (5928, {"matched": 531, "pair": 5397})
     assert report["quarantined"] == sum(report["reasons"].values())

@@ -302,7 +302,7 @@ class DocumentsTab:
         if not dataset:
             return status_line("Choose a dataset first.")
         try:
-            run = self.client.validate_dataset(dataset)
+            run = self.client.submit("validate", {"dataset": dataset})
         except ApiError as error:
             return error_box(error.message, "It cannot be validated")
         return f'<p class="lcl-note" role="status">Validation is queued: {run_link(run["id"])} in the Runs tab.</p>'

@@ -218,7 +218,7 @@ def test_a_broken_line_is_named_and_nothing_is_registered(data_root, http, refus
 def test_validation_is_a_run_whose_result_is_the_report(live_service, data_root, http):
     folder = write_corpus(data_root / "gap")
     (folder / "images" / "one image.png").unlink()
-    run = live_service.admin.validate_path(str(folder), tokens=False, workers=0)
+    run = live_service.admin.submit("validate", {"path": str(folder), "tokens": False, "workers": 0})
     report = work(live_service, run["id"])["result"]["report"]
     assert report["reasons"] == {"missing image": 2, "no usable image": 2}
     names = {row["name"] for row in live_service.admin.artifacts(run["id"])}
@@ -230,7 +230,9 @@ def test_validation_is_a_run_whose_result_is_the_report(live_service, data_root,
 
 
 def test_a_dataset_is_validated_by_its_name(live_service, squares, http, refused):
-    run = live_service.admin.validate_dataset(squares, tokens=False, workers=0, min_image_side=9)
+    run = live_service.admin.submit(
+        "validate", {"dataset": squares, "tokens": False, "workers": 0, "min_image_side": 9}
+    )
     ended = work(live_service, run["id"])
     assert ended["result"]["report"]["reasons"]["image too small"] == 2
     assert ended["result"]["dataset_hash"] == live_service.admin.dataset(squares)["content_hash"]

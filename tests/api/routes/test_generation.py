@@ -128,9 +128,6 @@ def test_a_document_goes_on(live_service, encoder, session, sample_images, way):
     text = live_service.admin.continue_document("tiny", document, **decoding)
     parts = [opened(part) if isinstance(part, bytes) else part for part in document]
     assert text == session.continue_document(parts, **decoding)
-    *pieces, last = live_service.admin.stream_continuation("tiny", document, **decoding)
-    assert "".join(piece.text for piece in pieces) == text
-    assert last == TextDelta(0, text, whole=True)
 
 
 def bad_documents(red):

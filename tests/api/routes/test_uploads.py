@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_dataset(live_service, pages):
     assert seen[-1][0] == seen[-1][1]
     assert Path(upload["path"]).is_relative_to(live_service.home.resolve() / "data" / "uploads")
     assert {path.name for path in Path(upload["path"]).iterdir()} == {"images", "one.md", "two.md"}
-    check = client.validate_path(upload["path"], tokens=False)
+    check = client.submit("validate", {"path": upload["path"], "tokens": False})
     convert = client.submit("convert", {"path": upload["path"], "name": "notes"}, after=[check["id"]])
     for run in (check, convert):
         with live_service.context.database.session() as session:

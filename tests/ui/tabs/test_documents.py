@@ -122,8 +122,8 @@ def test_the_first_dataset_is_shown_to_who_chose_none(service: Any) -> None:
 
 
 def test_a_dataset_is_sent_to_be_validated(service: Any, away: Exception) -> None:
-    assert 'href="?run=run_7"' in DocumentsTab(service(validate_dataset={"id": "run_7"})).validate("d")
-    assert "no answer from" in DocumentsTab(service(validate_dataset=away)).validate("d")
+    assert 'href="?run=run_7"' in DocumentsTab(service(submit={"id": "run_7"})).validate("d")
+    assert "no answer from" in DocumentsTab(service(submit=away)).validate("d")
     assert "Choose a dataset" in DocumentsTab(service()).validate(None)
 
 
