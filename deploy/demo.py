@@ -67,7 +67,7 @@ def follow_run(client: Client, console: Console, check: Callable[[], None], kind
             check()
             time.sleep(POLL_SECONDS)
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(f"{kind:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
     options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
@@ -78,10 +78,10 @@ def follow_run(client: Client, console: Console, check: Callable[[], None], kind
         text = format_progress(run)
         if time.monotonic() >= next_line and text != said:
             said, next_line = text, time.monotonic() + LINE_SECONDS
-            say(text)
+            print_line(text)
         time.sleep(POLL_SECONDS)
         run = persist(partial(client.run, run["id"]))
-    say(format_end(run))
+    print_line(format_end(run))
     if run["state"] != "succeeded":
         reason = (run.get("reason") or {}).get("message", "no reason was given")
         log = client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
