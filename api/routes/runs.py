@@ -175,7 +175,7 @@ def act(
 def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
     """Delete a finished run and its folder, but not its encoder or collection."""
     runs.delete_run(session, run_id)
-    after.add_task(files.discard_run_dir, state.settings.runs_dir, run_id)
+    after.add_task(files.remove_tree, state.settings.runs_dir / run_id)
 
 
 @router.get("/{run_id}/metrics", summary="List metrics of run", response_model=ItemList)

@@ -7,7 +7,6 @@ Members are counted and measured while they are unpacked, each file is created a
 from __future__ import annotations
 
 import errno
-import io
 import stat
 import struct
 import zipfile
@@ -18,9 +17,6 @@ from typing import BinaryIO, NamedTuple
 
 from lcl_core.common.errors import TooLarge, UserError
 
-_DIRECTORY_END, _ZIP64_END, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_DIRECTORY_END_BYTES, _ZIP64_END_BYTES, _ZIP64_LOCATOR_BYTES, _LONGEST_COMMENT = 22, 56, 20, 65_535
-_IN_ZIP64 = 0xFFFFFFFF  # in the end record: the number is in the Zip64 record
 # Of the list of members of an archive that is read in place, some 300,000 files. zipfile makes an object of each member
 # when it opens the archive, which takes ten times the bytes of a short member.
 MAX_DIRECTORY_BYTES = 32 << 20
@@ -77,42 +73,18 @@ def check_directory(path: Path, max_bytes: int) -> None:
     try:
         with path.open("rb") as file:
             size = _directory_bytes(file)
-    except zipfile.BadZipFile as error:
+    except DIRECTORY_ERRORS as error:
         raise _bad_archive("this is no zip archive") from error
     if size > max_bytes:
         raise _bad_archive("the archive has too many members")
 
 
 def _directory_bytes(file: BinaryIO) -> int:
-    """Bytes of the list of members: the largest size that a version of zipfile may read. Raises: BadZipFile; OSError.
-
-    A Zip64 record overrides the end record. It stands before its locator, or where the locator says.
-    """
-    size = file.seek(0, io.SEEK_END)
-    start = file.seek(max(0, size - _DIRECTORY_END_BYTES - _LONGEST_COMMENT))
-    tail = file.read()
-    at = len(tail) - _DIRECTORY_END_BYTES
-    if not (at >= 0 and tail.startswith(_DIRECTORY_END, at) and tail.endswith(b"\0\0")):  # the archive has a comment
-        at = tail.rfind(_DIRECTORY_END)
-    if at < 0 or len(tail) - at < _DIRECTORY_END_BYTES:
+    """Bytes of the list of members that zipfile would read. Raises: DIRECTORY_ERRORS; OSError."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is None:
         raise zipfile.BadZipFile("it has no end record")
-    stated = int.from_bytes(tail[at + 12 : at + 16], "little")
-    locator_at = start + at - _ZIP64_LOCATOR_BYTES
-    locator = _read_at(file, locator_at, _ZIP64_LOCATOR_BYTES)
-    if not locator.startswith(_ZIP64_LOCATOR):
-        return stated
-    places = (locator_at - _ZIP64_END_BYTES, int.from_bytes(locator[8:16], "little"))
-    records = [_read_at(file, place, _ZIP64_END_BYTES) for place in places if place + _ZIP64_END_BYTES <= locator_at]
-    sizes = [int.from_bytes(record[40:48], "little") for record in records if record.startswith(_ZIP64_END)]
-    return max(sizes + [stated] * (stated != _IN_ZIP64 or not sizes))
-
-
-def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
-    """The bytes at ``place``; none before the start of the file."""
-    if place < 0:
-        return b""
-    file.seek(place)
-    return file.read(size)
+    return int(end[zipfile._ECD_SIZE])  # type: ignore[attr-defined]
 
 
 def unpack_zip(

@@ -6,6 +6,7 @@ Also a JSON parser that rejects what parsers disagree about: duplicate names, Na
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -14,7 +15,6 @@ import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -23,8 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-EMPTY_SECONDS = 5.0  # for which a file may be empty while another process writes it
-_POLL_SECONDS = 0.02
 _BLOCK_BYTES = 1 << 16
 
 
@@ -35,14 +33,13 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomically(
-    path: Path, data: bytes | str | Iterable[bytes], *, mode: int = 0o666, replace: bool = True, durable: bool = True
+    path: Path, data: bytes | str | Iterable[bytes], *, mode: int = 0o666, durable: bool = True
 ) -> None:
     """Write a temporary file beside ``path`` and rename it, so that readers see the old content or the new one.
 
     Args:
         data: content, or its parts one after the other, which may come from the old file.
         mode: permissions of a new file, before the umask.
-        replace: False keeps a file that is there already, also one that another process makes meanwhile.
         durable: flush to disk before the rename.
 
     Raises: OSError.
@@ -55,63 +52,31 @@ def write_atomically(
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            _keep_first(temporary, path, mode)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _keep_first(temporary: Path, path: Path, mode: int) -> None:
-    """Make ``path`` of a temporary file if it is not there, else keep it. Raises: OSError."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError:  # SMB and FAT have no hard links; another cause is met again here
-        content = temporary.read_bytes()
-        with suppress(FileExistsError):
-            _create(path, content, mode)
-
-
-def _create(path: Path, content: bytes, mode: int) -> None:
-    """Others see the file empty until its content is written. Raises: FileExistsError, OSError."""
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)  # the next one begins anew
-        raise
 
 
 def read_or_create(path: Path, make: Callable[[], str], *, mode: int = 0o666) -> str:
     """Text of a short file without white space around it; ``make`` makes the content where there is no file.
 
-    Of several processes that find no file one creates it, and all return the same text. A file that is still empty, as
-    a process is creating it, is read again for EMPTY_SECONDS.
+    Of several processes that find no file one creates it, under a lock beside it, and all return the same text.
 
     Args:
         mode: permissions of a new file, before the umask.
 
-    Raises: OSError, with ENODATA for a file that stays empty and for one of white space.
+    Raises: OSError, with ENODATA for an empty file.
     """
-    try:
-        text = path.read_text(encoding="ascii")
-    except FileNotFoundError:
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, make(), mode=mode, replace=False)
-        text = path.read_text(encoding="ascii")
-    deadline = time.monotonic() + EMPTY_SECONDS
-    while not text and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-        text = path.read_text(encoding="ascii")
-    if not text.strip():
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_atomically(path, make(), mode=mode)
+    text = path.read_text(encoding="ascii").strip()
+    if not text:
         raise OSError(errno.ENODATA, "the file is empty; remove it, then start again", str(path))
-    return text.strip()
+    return text
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -247,11 +212,6 @@ def _remove_aside(aside: Path) -> None:
         shutil.rmtree(away)
 
 
-def discard_run_dir(runs_dir: Path, run_id: str) -> None:
-    """Remove RUN_DIR of a deleted run."""
-    remove_tree(Path(runs_dir) / run_id)
-
-
 def remove_tree(path: Path) -> None:
     """Rename a folder to a hidden name and remove it. Safe when several processes do it, or it is missing."""
     away = path.parent / f".removed-{secrets.token_hex(8)}"
@@ -294,27 +254,22 @@ def fsync_tree(folder: Path) -> None:
 MAX_DIGITS = 20  # of a whole number: more than 64 bits
 
 
-def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS, max_members: int | None = None) -> Any:
+def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
     """Parse a document.
 
-    Args:
-        max_members: of one object; None: any number.
-
-    Raises: ValueError where parsers differ and for an object of more members, JSONDecodeError (a ValueError) for
+    Raises: ValueError where parsers differ, JSONDecodeError (a ValueError) for
         invalid JSON, RecursionError for a too deep nesting.
     """
     return json.loads(
         body,
-        object_pairs_hook=partial(_unique_names, max_members),
+        object_pairs_hook=_unique_names,
         parse_constant=_reject_constant,
         parse_float=_finite_float,
         parse_int=partial(_bounded_int, max_digits),
     )
 
 
-def _unique_names(max_members: int | None, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if max_members is not None and len(pairs) > max_members:
-        raise ValueError(f"an object has {len(pairs):,} members; {max_members:,} are allowed")
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -66,17 +66,11 @@ class SandboxResult:
         return "the process that reads it broke down"
 
 
-def run_sandboxed(
-    module: str, arguments: Sequence[str], limits: SandboxLimits, env: Mapping[str, str] | None = None
-) -> SandboxResult:
-    """Run ``python -m module arguments…`` and wait. On return no process of its group is left.
-
-    Args:
-        env: variables added to this process's environment, from which secrets are removed.
-    """
+def run_sandboxed(module: str, arguments: Sequence[str], limits: SandboxLimits) -> SandboxResult:
+    """Run ``python -m module arguments…`` without secrets and wait. On return no process of its group is left."""
     command = [sys.executable, "-m", "lcl_core.common.sandbox", json.dumps(asdict(limits)), module, *arguments]
     threads = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "TOKENIZERS_PARALLELISM": "false"}
-    environment = without_secrets(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""} | dict(env or {})
+    environment = without_secrets(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""}
     # files, not pipes: the limit on written files bounds the output
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(

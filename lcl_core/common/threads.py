@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,54 +56,23 @@ def usable_cores() -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores that the control groups of this process allow it, or None where none limits it.
-
-    Reads ``cpu.max`` (version 2), or ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (version 1), of the process's group
-    and of all groups above it that are visible; the smallest applies.
+    """Cores that the control group of this process, and all groups above it that are visible, allow; None: no limit.
 
     Args:
         root: folder with ``proc`` and ``sys``.
     """
-    quotas = [quota for folder in _cpu_groups(root) if (quota := _quota_of(folder)) is not None]
-    return min(quotas, default=None)
-
-
-def _cpu_groups(root: Path) -> Iterator[Path]:
-    """Folders of the control groups that may limit this process's CPU time."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
-        return
-    mount = root / "sys/fs/cgroup"
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            top = mount
-        elif "cpu" in controllers.split(","):
-            top = mount / controllers
-            top = top if top.is_dir() else mount / "cpu"
-        else:
-            continue
-        # in a container the path may be the host's, and the container's own group is the mount itself
-        own = top / path.lstrip("/")
-        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
-
-
-def _quota_of(folder: Path) -> float | None:
-    try:
-        limit, period = _read_limit(folder)
-    except (OSError, ValueError):  # no such group here, or no limit
         return None
-    return limit / period if limit > 0 and period > 0 else None  # version 1 has -1 for no limit
-
-
-def _read_limit(folder: Path) -> tuple[int, int]:
-    """Microseconds of CPU time a period, and the period. Raises: OSError, ValueError for ``max``."""
-    if (folder / "cpu.max").exists():
-        limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-    else:
-        limit, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
-    return int(limit), int(period)
+    top = root / "sys/fs/cgroup"
+    quotas = []
+    for own in (top / line.removeprefix("0::").lstrip("/") for line in lines if line.startswith("0::")):
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError):  # no such group here, or no limit
+                limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+                quotas.append(int(limit) / int(period))
+    return min(quotas, default=None)
 
 
 def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:

@@ -44,10 +44,10 @@ _REMEDIES = {
 }
 
 
-def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
-    """The run, if it belongs to ``owner`` (None: to anyone). Raises: UserError ``unknown_run``."""
+def get_run(session: Session, run_id: str) -> Run:
+    """Raises: UserError ``unknown_run``."""
     run = session.get(Run, run_id)
-    if run is None or owner not in (None, run.owner):
+    if run is None:
         raise unknown_run(run_id)
     return run
 

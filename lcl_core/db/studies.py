@@ -152,10 +152,10 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     return add_cells(session, study, [cell for cell in expand_study(spec) if cell.key not in known])
 
 
-def get_study(session: Session, study_id: str, owner: str | None = None) -> Study:
-    """The study, if it belongs to ``owner`` (None: to anyone). Raises: UserError ``unknown_study``."""
+def get_study(session: Session, study_id: str) -> Study:
+    """Raises: UserError ``unknown_study``."""
     study = session.get(Study, study_id)
-    if study is None or owner not in (None, study.owner):
+    if study is None:
         raise NotFound(f"there is no study {study_id!r}", code="unknown_study")
     return study
 

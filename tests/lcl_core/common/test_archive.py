@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -130,41 +129,6 @@ def test_what_is_no_zip_and_a_list_that_is_too_long(pack: Pack, tmp_path: Path) 
     assert refusal(tmp_path / "text.zip", tmp_path / "out").code == "bad_archive"
     with pytest.raises(UserError, match="too many members"):
         check_directory(pack({f"{number}.md": b"" for number in range(100)}), 1000)
-
-
-def zip64(directory: bytes, *, stated: int = 0xFFFFFFFF, gap: int = 0, named: int | None = None) -> bytes:
-    """The end of an archive: its list of members, the Zip64 record and locator, and the end record.
-
-    Args:
-        stated: size of the list in the end record.
-        gap: bytes between the record and the locator.
-        named: offset of the record in the locator; None: where it is.
-    """
-    record = b"PK\6\6" + struct.pack("<Q2H2L4Q", 44 + gap, 45, 45, 0, 0, 1, 1, len(directory), 0)
-    locator = b"PK\6\7" + struct.pack("<LQL", 0, len(directory) if named is None else named, 1)
-    end = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 0xFFFF, 0xFFFF, stated, 0xFFFFFFFF, 0)
-    return directory + record + bytes(gap) + locator + end
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(zip64(bytes(2000)), id="before the locator"),
-        pytest.param(zip64(bytes(2000), stated=10), id="the end record names a small size"),
-        pytest.param(zip64(bytes(2000), named=1 << 63), id="the locator points nowhere"),
-        pytest.param(zip64(bytes(2000), stated=10, gap=100), id="where the locator says"),
-        pytest.param(bytes(30) + b"PK\5\6" + struct.pack("<4H4sLH", 0, 0, 1, 1, b"PK\5\6", 0, 0), id="two signatures"),
-    ],
-)
-def test_a_long_list_is_found_in_every_end_record(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "forged.zip").write_bytes(data)
-    with pytest.raises(UserError, match="too many members"):
-        check_directory(tmp_path / "forged.zip", 1000)
-
-
-def test_a_list_of_allowed_length_in_a_zip64_record(tmp_path: Path) -> None:
-    (tmp_path / "small.zip").write_bytes(zip64(bytes(2000)))
-    check_directory(tmp_path / "small.zip", 2000)
 
 
 def test_an_archive_that_is_read_in_place_has_a_bound(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from lcl_core.common import files
 from lcl_core.common.files import (
     file_age,
     lines_from_end,
@@ -24,23 +19,16 @@ from lcl_core.common.files import (
     replace_tree,
     restore_tree,
     restore_trees,
-    sha256_file,
     write_atomically,
     write_json_atomically,
 )
 from tests.interruptions import interrupted_everywhere
 
 
-def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(range(256)) * 4096)
-    assert sha256_file(tmp_path / "file") == hashlib.sha256(bytes(range(256)) * 4096).hexdigest()
-
-
-@pytest.mark.parametrize("durable", [True, False])
-def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path, durable: bool) -> None:
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
     file = tmp_path / "file"
     for content in ("a long first version", "short", b"\0\xff"):
-        write_atomically(file, content, durable=durable)
+        write_atomically(file, content)
         assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert os.listdir(tmp_path) == ["file"]
 
@@ -80,73 +68,27 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert (file.read_text(), os.listdir(tmp_path)) == ("old", ["file"])
 
 
-def test_a_file_that_is_there_may_be_kept(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    for content in ("first", "second"):
-        write_atomically(file, content, mode=0o600, replace=False)
-    assert (file.read_text(), file.stat().st_mode & 0o777) == ("first", 0o600)
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.fixture(params=[errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK], ids=errno.errorcode.get)
-def without_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file system such as SMB."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(request.param, os.strerror(request.param))
-
-    monkeypatch.setattr(os, "link", refuse)
-
-
-@pytest.mark.usefixtures("without_links")
-def test_without_hard_links_the_first_of_many_writers_counts_too(tmp_path: Path) -> None:
+def test_the_first_of_many_writers_counts(tmp_path):
     file, together = tmp_path / "folder" / "file", threading.Barrier(16)
 
-    def make(number: int) -> str:
-        together.wait()  # each has found no file
+    def make(number):
         return f"content of {number}\n"
 
+    def read(number):
+        together.wait()  # each finds no file
+        return read_or_create(file, partial(make, number), mode=0o600)
+
     with ThreadPoolExecutor(16) as pool:
-        found = set(pool.map(lambda number: read_or_create(file, partial(make, number), mode=0o600), range(16)))
+        found = set(pool.map(read, range(16)))
     assert {text + "\n" for text in found} == {file.read_text()}
-    assert (os.listdir(file.parent), file.stat().st_mode & 0o777) == (["file"], 0o600)
-    write_atomically(file, "later", replace=False)
-    assert read_or_create(file, lambda: "later") in found
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.usefixtures("without_links")
-def test_without_hard_links_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        if not os.readlink(f"/proc/self/fd/{handle}").endswith(".tmp"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_file_is_an_error_with_the_way_out(tmp_path, content):
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(OSError, match="the file is empty; remove it, then start again"):
         read_or_create(tmp_path / "file", lambda: "content")
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_file_that_another_process_is_creating_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    waits = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: file.write_text("content\n"))
-    monkeypatch.setattr(files, "time", waits)
-    assert read_or_create(file, lambda: "other") == "content"
-
-
-def test_a_file_that_stays_empty_is_an_error_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "EMPTY_SECONDS", 0)
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=f"the file is empty; remove it, then start again: '{tmp_path / 'file'}'"):
-        read_or_create(tmp_path / "file", lambda: "content")
-
-
-def test_a_file_of_white_space_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_POLL_SECONDS", None)  # a wait would be a TypeError
-    (tmp_path / "file").write_text(" \n")
-    with pytest.raises(OSError, match="the file is empty") as caught:
-        read_or_create(tmp_path / "file", lambda: "content")
-    assert caught.value.errno == errno.ENODATA
 
 
 def test_json_keeps_its_letters(tmp_path: Path) -> None:

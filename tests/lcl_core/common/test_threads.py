@@ -34,21 +34,6 @@ def written(root: Path, membership: str, files: dict[str, str]) -> Path:
             2.0,
             id="v2, a group above allows less",
         ),
-        pytest.param(
-            "4:cpu,cpuacct:/docker/abc\n0::/\n",
-            {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
-            0.5,
-            id="v1, the path is the host's and the mount is the container's",
-        ),
-        pytest.param(
-            "4:cpuacct,cpu:/job\n1:cpuset:/\n",
-            {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"},
-            3.0,
-            id="v1, the controllers are mounted under one name",
-        ),
-        pytest.param(
-            "4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="v1, no limit"
-        ),
     ],
 )
 def test_quota_of_control_groups(

@@ -28,16 +28,6 @@ def test_a_bad_page_is_refused(database, given, code):
     assert caught.value.code == code
 
 
-def test_a_study_of_somebody_else_is_unknown(studies, database):
-    study_id = studies.make(owner="ada")
-    with database.reading() as session:
-        assert db_studies.get_study(session, study_id, owner="ada").id == db_studies.get_study(session, study_id).id
-        for wanted in ((study_id, "bob"), ("study_none", None)):
-            with pytest.raises(UserError) as caught:
-                db_studies.get_study(session, *wanted)
-            assert caught.value.code == "unknown_study"
-
-
 def test_cells_come_with_what_their_runs_found(studies, database):
     study_id = studies.make()
     studies.finish(study_id)
