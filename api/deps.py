@@ -144,7 +144,7 @@ Admin = Annotated[Principal, Depends(require("admin"))]
 def find_ids(state: AppState, principal: Principal, references: Mapping[str, str]) -> dict[str, str]:
     """Ids of the runs and studies that ids or names refer to, by the name of the parameter.
 
-    Raises: UserError ``unknown_run`` or ``unknown_study`` (404), the same as for an object that does not exist;
+    Raises: UserError ``not_found`` (404), the same as for an object that does not exist;
         ``ambiguous_name`` (409).
     """
     with state.database.reading() as session:

@@ -134,7 +134,7 @@ def change(
 ) -> EncoderView:
     """Rename or pin an encoder, by id or the newest of a name; for its owner and admins.
 
-    A name that unfinished runs or studies refer to stays (409 ``encoder_in_use``).
+    A name that unfinished runs or studies refer to stays (409 ``conflict``).
     """
     row = registry.get_encoder(session, encoder)
     check_owner(principal, "encoder", row.name, row.owner, verb="change")

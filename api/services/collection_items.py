@@ -108,7 +108,7 @@ def change_labels(
 ) -> int:
     """Number of images whose labels differ after the change.
 
-    Raises: UserError ``item_not_found`` or ``bad_label`` with the field, ``collection_full``; Problem 503.
+    Raises: UserError ``item_not_found`` or ``bad_label`` with the field, ``conflict``; Problem 503.
     """
 
     def change(row: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> int:

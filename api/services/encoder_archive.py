@@ -113,7 +113,7 @@ class StagedEncoder:
     def register(self, session: Session, name: str, principal: Principal) -> EncoderRow:
         """Add the row. Call ``publish`` last before the commit, when nothing else can fail.
 
-        Raises: UserError ``bad_name``, ``name_taken``.
+        Raises: UserError ``invalid_value``, ``conflict``.
         """
         admin = principal.visible_owner is None
         registry.check_name(session, "encoder", name, principal.owner, admin=admin)

@@ -39,7 +39,7 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
     """Parse a spec, and check that everything it reads is registered or below one of the data roots.
 
     Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
-    ``unknown_tag``, ``empty_source``, and that of an index that this service cannot make.
+    ``invalid_value``, ``empty_source``, and that of an index that this service cannot make.
     """
     with problem_of_field():
         spec = parse_spec(kind, value)
@@ -68,7 +68,7 @@ def problem_of_field(field: str | None = None) -> Iterator[None]:
 def submit_run(state: AppState, session: Session, body: RunSubmission, principal: Principal, key: str | None) -> Run:
     """The new run, or the one that an earlier request with the same Idempotency-Key and body has made.
 
-    Raises: as ``validate_submission``; Problem 403 ``priority_too_high``; UserError ``idempotency_conflict``.
+    Raises: as ``validate_submission``; Problem 403 ``priority_too_high``; UserError ``conflict``.
     """
     owner, visible_owner = principal.owner, principal.visible_owner
     body_hash = submit.hash_body(body.model_dump())

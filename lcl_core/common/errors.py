@@ -23,7 +23,7 @@ class UserError(Exception):
     """
 
     status = 422  # of an HTTP response
-    code = "bad_input"
+    code = "invalid_value"
 
     def __init__(
         self,

@@ -86,14 +86,14 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
 def find_gpu(name: str) -> Gpu:
     """The visible device that a number of nvidia-smi, ``cuda:N`` or the beginning of a UUID names.
 
-    Raises: UserError ``unknown_device`` where none or several have that name.
+    Raises: UserError ``invalid_value`` where none or several have that name.
     """
     gpus = visible_gpus()
     named = [gpu for gpu in gpus if _is_named(gpu, name.removeprefix("cuda:"))]
     if len(named) != 1:
         shown = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.id})" for gpu in gpus) or "none"
         count = "no GPU" if not named else f"{len(named)} devices"
-        raise UserError(f"{name!r} names {count}; there are: {shown}", code="unknown_device")
+        raise UserError(f"{name!r} names {count}; there are: {shown}")
     return named[0]
 
 

@@ -11,9 +11,9 @@ NAME_RULE = "a name starts with a letter or digit and holds letters, digits, . _
 
 
 def check_name(name: str) -> None:
-    """Raises: UserError ``bad_name``."""
+    """Raises: UserError ``invalid_value``."""
     if not re.fullmatch(NAME_PATTERN, name):
-        raise UserError(f"{name[:120]!r}: {NAME_RULE}", code="bad_name", field="name")
+        raise UserError(f"{name[:120]!r}: {NAME_RULE}", field="name")
 
 
 def replace_surrogates(text: str) -> str:

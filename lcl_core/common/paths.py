@@ -91,7 +91,7 @@ def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path"
 
     Whether a URL exists is not checked.
 
-    Raises: UserError ``path_forbidden`` or ``missing_files``, about ``field``.
+    Raises: UserError ``invalid_value`` or ``missing_files``, about ``field``.
     """
     if is_url(str(path)):
         return _resolve_allowed_url(str(path), roots, field)
@@ -109,18 +109,18 @@ def _resolve_path(path: str | Path, field: str) -> Path:
     shown = str(path).encode("utf-8", "replace").decode()[:200]
     if not os.path.isabs(path):
         message = f"{shown!r} is not an absolute path, such as /data/wiki; name the whole path on the server"
-        raise UserError(message, code="path_forbidden", field=field)
+        raise UserError(message, field=field)
     try:
         return Path(path).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, half a surrogate pair, too long, a loop of links
         message = f"{shown!r} cannot be followed; name a path that exists"
-        raise UserError(message, code="path_forbidden", field=field) from error
+        raise UserError(message, field=field) from error
 
 
 def _resolve_allowed_url(url: str, roots: Sequence[Root], field: str) -> str:
     problem = url_problem(url)
     if problem is not None:
-        raise UserError(f"the URL {problem}", code="path_forbidden", field=field)
+        raise UserError(f"the URL {problem}", field=field)
     bare = url.rstrip("/")
     prefixes = [root for root in roots if isinstance(root, str)]
     if not any(bare == prefix or bare.startswith(f"{prefix}/") for prefix in prefixes):
@@ -131,7 +131,7 @@ def _resolve_allowed_url(url: str, roots: Sequence[Root], field: str) -> str:
 def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> UserError:
     listed = ", ".join(str(root.expanduser().resolve() if isinstance(root, Path) else root) for root in roots)
     message = f"{what} ({listed}); {way_out}, or add its folder or URL to {ROOTS_SETTING} of the api and the workers"
-    return UserError(message, code="path_forbidden", field=field)
+    return UserError(message, field=field)
 
 
 PRIVATE_UMASK = 0o077

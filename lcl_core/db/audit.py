@@ -38,7 +38,7 @@ def list_audit(
     limit: int = 50,
     cursor: str | None = None,
 ) -> CursorPage[AuditEntry]:
-    """A page of entries, newest first. Raises: UserError ``bad_cursor`` or ``bad_limit``."""
+    """A page of entries, newest first. Raises: UserError ``invalid_value``."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc())
     if cursor is not None:
         query = query.where(AuditEntry.id < _parse_cursor(cursor))

@@ -88,8 +88,8 @@ def add_items(
 
     Raises:
         CollectionReplaced.
-        UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
-            ``collection_full``.
+        UserError: ``unknown_collection``, ``encoder_mismatch``; ``conflict`` for an item that exists, with the field
+            ``items.INDEX.name``, and for a full collection.
     """
     row = _lock_collection(session, opened)
     if row.encoder_hash != encoder_hash:
@@ -102,7 +102,7 @@ def add_items(
         if item.change.item in present - repeated and not replace:
             name = (item.change.record or {}).get("image")
             message = f"an image {name!r} is there already; give it another name, or say replace"
-            raise Conflict(message, code="item_exists", field=f"items.{index}.name")
+            raise Conflict(message, field=f"items.{index}.name")
     if new := [_change_values(item) for item in items if item.change.item not in repeated]:
         _insert_changes(session, row, new)
     row.images += len(set(ids) - present)
@@ -123,7 +123,7 @@ def replace_records(
         last_change: number of the last change that the caller has read the items with.
 
     Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
-        ``collection_full``.
+        ``conflict``.
     """
     row = _lock_collection(session, opened)
     ids = [item.change.item for item in items]
@@ -137,7 +137,7 @@ def replace_records(
 
 
 def remove_item(session: Session, opened: CollectionRef, item: str) -> CollectionRow:
-    """Raises: CollectionReplaced; UserError ``unknown_collection``, ``item_not_found``, ``collection_full``."""
+    """Raises: CollectionReplaced; UserError ``unknown_collection``, ``item_not_found``, ``conflict``."""
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise NotFound(f"the collection holds no item {item!r}", code="item_not_found")
@@ -240,7 +240,7 @@ def _repeated_items(session: Session, row: CollectionRow, items: Sequence[ItemAd
 
 
 def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str, Any]]) -> None:
-    """Replace earlier changes of the items by these. Raises: UserError ``collection_full``."""
+    """Replace earlier changes of the items by these. Raises: UserError ``conflict``."""
     ids = [value["item"] for value in values]
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
     _check_room(session, row, values)
@@ -250,7 +250,7 @@ def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str,
 
 
 def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[str, Any]]) -> None:
-    """Raises: UserError ``collection_full`` where the collection cannot have these changes beside those that it has."""
+    """Raises: UserError ``conflict`` where the collection cannot have these changes beside those that it has."""
     query = select(func.count(), func.coalesce(func.sum(_Change.record_bytes), 0))
     count, size = session.execute(query.where(_Change.collection_id == row.id)).one()
     new = sum(value["record_bytes"] for value in values)
@@ -265,7 +265,7 @@ def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[s
     else:
         return
     way_out = 'fold them with an index run of mode "add" and dataset null, then go on'
-    raise Conflict(f"collection {row.name!r} would have {what}; {way_out}", code="collection_full")
+    raise Conflict(f"collection {row.name!r} would have {what}; {way_out}")
 
 
 def _change_values(addition: ItemAddition) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
 def _stage_output(
     claim: Claim, result: dict[str, Any], run_dir: Path, home: Path, open_directory: OpenDirectory | None
 ) -> _StagedOutput | None:
-    """Stage the output of a succeeded run. Raises: UserError ``bad_result`` or ``artifact_corrupt``."""
+    """Stage the output of a succeeded run. Raises: UserError ``invalid_value``."""
     output = JOBS[claim.kind].output
     if output is None:
         return None
@@ -243,7 +243,7 @@ def _stage_output(
     source = (run_dir / str(metadata.get("path"))).resolve() if isinstance(metadata, dict) else run_dir
     inside = source.is_relative_to(run_dir.resolve() / "artifacts")
     if not isinstance(metadata, dict) or not inside or not source.is_dir():
-        raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
+        raise UserError(f"the run left no {noun} among its artifacts")
     target = Path(home).resolve() / folder / output_id(output.id_prefix, claim.run_id)
     staged = stage(source, target, link=noun == "dataset")
     files = hash_files(staged.hidden) if noun == "encoder" else {}
@@ -251,7 +251,6 @@ def _stage_output(
         staged.discard()
         raise UserError(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
-            code="artifact_corrupt",
         )
     vectors = _index_of(noun, metadata, target.name)
     return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)

@@ -63,12 +63,12 @@ def register_dataset(
         roots: folders and URLs that may contain a corpus; symbolic links are resolved.
         new_version: an existing name refers to this corpus from now on.
 
-    Raises: UserError ``dataset_exists``, ``path_forbidden`` or ``missing_files``.
+    Raises: UserError ``conflict``, ``invalid_value`` or ``missing_files``.
     """
     real = resolve_allowed(path, roots)
     if session.get(Dataset, name) is not None and not new_version:
         message = f"dataset {name!r} exists already; choose another name, or ask for a new version of it"
-        raise Conflict(message, code="dataset_exists", field="name")
+        raise Conflict(message, field="name")
     return upsert_dataset(session, name, str(real), owner)
 
 
@@ -143,7 +143,7 @@ def change_tags(
 ) -> int:
     """Add and remove tags of all these items. Returns: how many have other tags now.
 
-    Raises: UserError ``too_many_tags``.
+    Raises: UserError ``invalid_value``.
     """
     session.scalars(select(Dataset.name).where(Dataset.name == dataset.name).with_for_update()).one()
     before = item_tags(session, dataset, items)
@@ -158,7 +158,7 @@ def change_tags(
         number = session.scalars(select(func.count()).select_from(DatasetTag).where(*_of(dataset))).one()
         if number > MAX_TAGS:
             message = f"dataset {dataset.name!r} would have {number:,} tags; {MAX_TAGS:,} are allowed"
-            raise UserError(message, code="too_many_tags")
+            raise UserError(message)
     return sum(after[item] != set(tags) for item, tags in before.items())
 
 
@@ -186,7 +186,7 @@ def tagged_items(session: Session, dataset: Dataset, tags: Collection[str]) -> l
 def check_tags(session: Session, spec: Any) -> Dataset | None:
     """The dataset whose tags a conversion names; None: it names no tags, or the spec is of another kind.
 
-    Raises: UserError ``unknown_tag`` for a tag that no item has, ``unknown_dataset``.
+    Raises: UserError ``invalid_value`` for a tag that no item has, ``unknown_dataset``.
     """
     if not isinstance(spec, ConvertSpec) or spec.dataset is None or not (spec.only_tags or spec.without_tags):
         return None
@@ -231,7 +231,7 @@ def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | N
 def _unknown_tag_error(dataset: Dataset, tag: str, known: Sequence[str], field: str) -> UserError:
     shown = ", ".join(known[:_MAX_LISTED]) + (" …" if len(known) > _MAX_LISTED else "")
     way = suggestion(tag, known) or (f"; its tags are: {shown}" if known else "; it has no tags yet")
-    return UserError(f"no item of dataset {dataset.name!r} has the tag {tag!r}{way}", code="unknown_tag", field=field)
+    return UserError(f"no item of dataset {dataset.name!r} has the tag {tag!r}{way}", field=field)
 
 
 def _of(dataset: Dataset) -> tuple[Any, Any]:

@@ -40,11 +40,11 @@ def delete_encoder(
         visible_to: owner whose runs and studies the error may name; None: all owners.
         welcome: whether bundled encoders are registered at each start.
 
-    Raises: UserError ``in_product``, ``encoder_in_use``.
+    Raises: UserError ``conflict``.
     """
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
-        raise Conflict(message, code="in_product")
+        raise Conflict(message)
     reasons = _encoder_users(session, row, {row.id, row.name}, visible_to)
     query = select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id)
     made = list(session.scalars(query))
@@ -62,7 +62,7 @@ def delete_encoder(
 def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
     """Check that no unfinished run or study refers to the encoder by its name, which is about to change.
 
-    Raises: UserError ``encoder_in_use``.
+    Raises: UserError ``conflict``.
     """
     _raise_if_used("encoder", row.name, _encoder_users(session, row, {row.name}, visible_to))
 
@@ -79,11 +79,11 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
 
     Returns: stored paths of the folders to remove after the commit. Args: as ``delete_encoder``.
 
-    Raises: UserError ``in_product``, ``dataset_in_use``.
+    Raises: UserError ``conflict``.
     """
     if row.name == SAMPLE_DATASET:
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
-        raise Conflict(message, code="in_product")
+        raise Conflict(message)
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
     runs = _unfinished_runs_using(session, lambda spec: spec.references().datasets.values(), {row.name})
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
@@ -100,7 +100,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
 
 def _raise_if_used(noun: str, name: str, reasons: Sequence[str]) -> None:
     if reasons:
-        raise Conflict(f"{noun} {name!r} is in use: {'; '.join(reasons)}", code=f"{noun}_in_use")
+        raise Conflict(f"{noun} {name!r} is in use: {'; '.join(reasons)}")
 
 
 def _usage_reasons(

@@ -197,17 +197,17 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
         field: field of the request, for the error.
         admin: whether the owner may use names of others.
 
-    Raises: UserError ``bad_name`` for a name in the form of an id, ``name_taken``.
+    Raises: UserError ``invalid_value`` for a name in the form of an id, ``conflict``.
     """
     prefix = _ID_PREFIXES.get(noun)
     if prefix is not None and name.startswith(prefix):
         message = f"{name!r} has the form of an id; choose a name that does not begin with {prefix}"
-        raise UserError(message, code="bad_name", field=field)
+        raise UserError(message, field=field)
     taken_by = None if admin else name_owner(session, noun, name)
     if taken_by not in (None, owner):
         who = "comes with the product" if taken_by == PRODUCT_OWNER else f"is {taken_by}'s"
         message = f"the {noun} name {name!r} {who}; choose another name, or ask an admin to register it under this one"
-        raise Conflict(message, code="name_taken", field=field)
+        raise Conflict(message, field=field)
 
 
 def check_run_names(session: Session, kind: str, spec: AnySpec, name: str | None, owner: str) -> None:
@@ -242,13 +242,13 @@ def name_owner(session: Session, noun: str, name: str) -> str | None:
 def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, admin: bool) -> None:
     """Give an encoder another name, which no other encoder may have: a name refers to the newest that has it.
 
-    Raises: UserError ``bad_name``, ``name_taken``, ``in_product``.
+    Raises: UserError ``invalid_value``, ``conflict``.
     """
     if row.owner == PRODUCT_OWNER:
-        raise Conflict(f"encoder {row.name!r} comes with the product and keeps its name", code="in_product")
+        raise Conflict(f"encoder {row.name!r} comes with the product and keeps its name")
     check_name(session, "encoder", name, owner, admin=admin)
     if session.scalars(select(EncoderRow.id).where(EncoderRow.name == name, EncoderRow.id != row.id).limit(1)).first():
-        raise Conflict(f"another encoder is named {name!r}; choose another name", code="name_taken", field="name")
+        raise Conflict(f"another encoder is named {name!r}; choose another name", field="name")
     row.name = name
 
 
@@ -308,7 +308,7 @@ def dataset_location(
             a link since its registration.
         fetched: {stored path: local path} of folders that another home has.
 
-    Raises: UserError ``path_forbidden``, ``missing_files``.
+    Raises: UserError ``invalid_value``, ``missing_files``.
     """
     if dataset.name == SAMPLE_DATASET and (bundled := bundled_path(dataset.path)) is not None:
         return bundled
@@ -337,8 +337,8 @@ def resolve_inputs(
         roots: folders and URLs that may contain the paths in the spec.
         fetched: {stored path: local path} of folders that another home has.
 
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files``, ``path_forbidden`` or
-        ``unknown_tag``; ``encoder_mismatch`` for an encoder that cannot add to the collection.
+    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or
+        ``invalid_value``; ``encoder_mismatch`` for an encoder that cannot add to the collection.
     """
     read = spec.references()
     for field, path in read.paths.items():

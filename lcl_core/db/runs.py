@@ -45,7 +45,7 @@ _REMEDIES = {
 
 
 def get_run(session: Session, run_id: str) -> Run:
-    """Raises: UserError ``unknown_run``."""
+    """Raises: UserError ``not_found``."""
     run = session.get(Run, run_id)
     if run is None:
         raise unknown_run(run_id)
@@ -55,7 +55,7 @@ def get_run(session: Session, run_id: str) -> Run:
 def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: str | None = None) -> OwnedRow:
     """The run or study with that id, else the only one with that name, if it belongs to ``owner`` (None: to anyone).
 
-    Raises: UserError ``unknown_run`` or ``unknown_study``, ``ambiguous_name`` where several have the name.
+    Raises: UserError ``not_found``, ``ambiguous_name`` where several have the name.
     """
     noun = table.__tablename__
     row = session.get(table, reference)
@@ -72,12 +72,12 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
     if not ids:
         newest = select(table.name).where(*visible).order_by(table.id.desc()).limit(MAX_NAMES)
         similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
-        raise NotFound(f"there is no {noun} {reference!r}{similar}", code=f"unknown_{noun}")
+        raise NotFound(f"there is no {noun} {reference!r}{similar}")
     return session.get_one(table, ids[0])
 
 
 def unknown_run(run_id: str) -> UserError:
-    return NotFound(f"there is no run {run_id!r}", code="unknown_run")
+    return NotFound(f"there is no run {run_id!r}")
 
 
 def list_runs(
@@ -96,7 +96,7 @@ def list_runs(
     Args:
         name: a part of the run's name, in any letter case (SQLite: of the letters A to Z).
 
-    Raises: UserError ``bad_cursor`` or ``bad_limit``.
+    Raises: UserError ``invalid_value``.
     """
     # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
     key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
@@ -283,7 +283,7 @@ def delete_run(session: Session, run_id: str) -> None:
 
     The caller removes RUN_DIR after the commit.
 
-    Raises: ForbiddenTransition for an unfinished run; UserError ``run_in_study``, ``run_is_awaited``.
+    Raises: ForbiddenTransition for an unfinished run; UserError ``conflict``.
     """
     run = _lock_run(session, run_id)
     if run.state not in FINISHED:
@@ -302,7 +302,7 @@ def _check_in_no_study(session: Session, run_id: str) -> None:
     study = session.scalars(query.limit(1)).one_or_none()
     if study is not None:
         message = f"run {run_id} stands in the table of study {study}; delete the study first"
-        raise Conflict(message, code="run_in_study")
+        raise Conflict(message)
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
@@ -317,13 +317,13 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
     )
     waiting = session.scalars(query.limit(1)).one_or_none()
     if waiting is not None:
-        raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first", code="run_is_awaited")
+        raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first")
     starts_from_it = Run.spec[("branch", "run")].as_string() == run_id
     unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
     starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
     if starting is not None:
         message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
-        raise Conflict(f"{message}; cancel that first, or wait for its first checkpoint", code="run_is_awaited")
+        raise Conflict(f"{message}; cancel that first, or wait for its first checkpoint")
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:

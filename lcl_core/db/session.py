@@ -240,17 +240,17 @@ def read_page(session: Session, query: Select[Item], limit: int, cursor_of: Call
     Args:
         cursor_of: the cursor that a row is, for the page after it.
 
-    Raises: UserError ``bad_limit``.
+    Raises: UserError ``invalid_value``.
     """
     if not 1 <= limit <= PAGE_LIMIT:
-        raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", code="bad_limit", field="limit")
+        raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", field="limit")
     rows = list(session.scalars(query.limit(limit + 1)))
     items = rows[:limit]
     return CursorPage(items, str(cursor_of(items[-1])) if len(rows) > limit else None)
 
 
 def bad_cursor() -> UserError:
-    return UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
+    return UserError("cursor is not one that a page gave", field="cursor")
 
 
 def _create_postgres_engine(url: URL, limits: dict[str, float]) -> Engine:

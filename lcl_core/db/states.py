@@ -62,7 +62,7 @@ class ForbiddenTransition(Conflict):
 
     def __init__(self, run_id: str, state: str, action: str, noun: str = "run") -> None:
         verb = "has" if state in (State.SUCCEEDED, State.FAILED) else "is"
-        super().__init__(f"{noun} {run_id} {verb} {state} and cannot be {action}", code="forbidden_transition")
+        super().__init__(f"{noun} {run_id} {verb} {state} and cannot be {action}")
         self.run_id = run_id
         self.state = state
         self.action = action

@@ -54,7 +54,7 @@ def create_study(
 
     The study keeps the encoders that its names refer to now. The caller commits, then publishes the wake-up message.
 
-    Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``idempotency_conflict``.
+    Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``conflict``.
     """
     spec = resolve_presets(spec)
     lock_studies(session)
@@ -83,7 +83,7 @@ def find_repeated_study(
 ) -> Study | None:
     """The study that an earlier request with this key has created, whatever its names refer to now.
 
-    Raises: UserError ``idempotency_conflict``, or as ``resolve_presets``.
+    Raises: UserError ``conflict``, or as ``resolve_presets``.
     """
     body_hash = _hash_submission(resolve_presets(spec), name)
     return find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash)
@@ -140,7 +140,7 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
     """Add seeds, variants or trials; existing cells stay. Returns: the runs of the new cells.
 
     Raises: ForbiddenTransition for a cancelled study; UserError as ``apply_addition`` and ``create_study``, or
-        ``unknown_study``, as the other verbs, for one that was deleted meanwhile.
+        ``not_found``, as the other verbs, for one that was deleted meanwhile.
     """
     _lock_study(session, study)
     if study.cancelled_at is not None:
@@ -153,17 +153,17 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
 
 
 def get_study(session: Session, study_id: str) -> Study:
-    """Raises: UserError ``unknown_study``."""
+    """Raises: UserError ``not_found``."""
     study = session.get(Study, study_id)
     if study is None:
-        raise NotFound(f"there is no study {study_id!r}", code="unknown_study")
+        raise NotFound(f"there is no study {study_id!r}")
     return study
 
 
 def list_studies(
     session: Session, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
 ) -> CursorPage[Study]:
-    """A page of studies, newest first. Raises: UserError ``bad_cursor`` or ``bad_limit``."""
+    """A page of studies, newest first. Raises: UserError ``invalid_value``."""
     query = select(Study).order_by(Study.id.desc())
     if cursor is not None:
         if not cursor.startswith("study_"):
@@ -395,7 +395,7 @@ def _run_record(run: Run) -> RunRecord:
 
 
 def _lock_study(session: Session, study: Study) -> None:
-    """Lock studies, then read this one again. Raises: UserError ``unknown_study``: it was deleted meanwhile."""
+    """Lock studies, then read this one again. Raises: UserError ``not_found``: it was deleted meanwhile."""
     study_id = study.id
     lock_studies(session)
     session.expire(study)
@@ -403,7 +403,7 @@ def _lock_study(session: Session, study: Study) -> None:
 
 
 def _lock_with_status(session: Session, study: Study) -> StudyStatus:
-    """Raises: UserError ``unknown_study``."""
+    """Raises: UserError ``not_found``."""
     _lock_study(session, study)
     return study_statuses(session, [study])[study.id]
 

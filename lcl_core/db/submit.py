@@ -69,9 +69,8 @@ def submit(
         visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
         body_hash: of the request; None: that of these arguments.
 
-    Raises: UserError ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
-        ``no_engine``, ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another
-        body).
+    Raises: UserError ``unknown_kind``, ``bad_spec``, ``unknown_encoder``, ``no_engine``, ``predecessor_failed``,
+        ``invalid_value``; ``conflict``: the key had another body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
@@ -117,7 +116,7 @@ def _check_engine(session: Session, nodes: int) -> None:
 def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> None:
     """Check the run from whose milestone the spec starts, if any, which ``visible_to`` must own (None: anyone).
 
-    Raises: UserError ``bad_branch``.
+    Raises: UserError ``invalid_value``.
     """
     branch = spec.branch if isinstance(spec, PretrainSpec) else None
     if branch is None:
@@ -125,16 +124,16 @@ def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> Non
     trunk = session.get(Run, branch.run)
     if trunk is None or trunk.kind != "pretrain" or visible_to not in (None, trunk.owner):
         message = f"branch.run: there is no pre-training {branch.run!r} to start from"
-        raise UserError(message, code="bad_branch", field="branch.run")
+        raise UserError(message, field="branch.run")
     if branch.step > trunk.spec["steps"]:
         message = f"branch.step: run {branch.run} has {trunk.spec['steps']} steps, fewer than {branch.step}"
-        raise UserError(message, code="bad_branch", field="branch.step")
+        raise UserError(message, field="branch.step")
 
 
 def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:
     """Columns of a run: its resource class, its nodes, and the GPUs of each node where it runs on GPUs.
 
-    Raises: UserError ``bad_gpus`` unless ``gpus`` is what the spec uses, or None.
+    Raises: UserError ``invalid_value`` unless ``gpus`` is what the spec uses, or None.
     """
     used, needed = gpus_of(spec), resource or ("gpu" if gpus else JOBS[kind].resource)
     if gpus is None:
@@ -151,7 +150,7 @@ def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: i
         )
     else:
         message = f"a run of kind {kind} uses one GPU; set gpus to 1, or leave it out"
-    raise UserError(f"gpus: {message} (got {gpus})", code="bad_gpus", field="gpus")
+    raise UserError(f"gpus: {message} (got {gpus})", field="gpus")
 
 
 def _insert(session: Session, run: Run) -> Run:
@@ -175,7 +174,7 @@ def _insert(session: Session, run: Run) -> Run:
 def find_by_idempotency_key(
     session: Session, table: type[IdempotentRow], owner: str, key: str | None, body_hash: str
 ) -> IdempotentRow | None:
-    """The row that the owner's ``key`` created; None: the key is new. Raises: UserError ``idempotency_conflict``."""
+    """The row that the owner's ``key`` created; None: the key is new. Raises: UserError ``conflict``."""
     if key is None:
         return None
     row = session.scalars(select(table).where(table.owner == owner, table.idempotency_key == key)).one_or_none()
@@ -183,7 +182,6 @@ def find_by_idempotency_key(
         raise Conflict(
             f"Idempotency-Key {key!r} was used before with another body, for {table.__tablename__} {row.id}; "
             "use a new key",
-            code="idempotency_conflict",
         )
     return row
 
@@ -197,7 +195,7 @@ def hash_body(body: dict[str, Any]) -> str:
 def check_predecessors(session: Session, after: Sequence[str], visible_to: str | None = None) -> bool:
     """Whether all runs of ``after`` have succeeded.
 
-    Raises: UserError ``unknown_predecessor`` or ``predecessor_failed`` with the field ``after.INDEX``.
+    Raises: UserError ``invalid_value`` or ``predecessor_failed`` with the field ``after.INDEX``.
     """
     if not after:
         return True
@@ -208,7 +206,7 @@ def check_predecessors(session: Session, after: Sequence[str], visible_to: str |
     for index, run_id in enumerate(after):
         if run_id not in states:
             message = f"there is no run {run_id!r} to come after; submit that one first"
-            raise UserError(message, code="unknown_predecessor", field=f"after.{index}")
+            raise UserError(message, field=f"after.{index}")
         if states[run_id] in _UNSUCCESSFUL:
             message = f"run {run_id} is {states[run_id]}; resume it first, or leave it out"
             raise UserError(message, code="predecessor_failed", field=f"after.{index}")

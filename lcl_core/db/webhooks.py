@@ -140,7 +140,7 @@ def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> 
 
     Args:
         https_only: http is allowed only for hosts listed with ``http://``.
-    Raises: UserError ``webhook_forbidden``.
+    Raises: UserError ``invalid_value``.
     """
     try:
         parts = urlsplit(url)
@@ -175,13 +175,12 @@ def existing_master_secret(configured: str, home: Path) -> bytes:
 
     It makes no key: where the worker has a ``home`` of its own, receivers would reject what it signs.
 
-    Raises: UserError ``webhook_key_missing``.
+    Raises: UserError ``invalid_value``.
     """
     if not configured and not (home / _KEY_NAME).exists():
         raise UserError(
             f"the worker has no {home / _KEY_NAME}, from which the api derives the secrets of webhooks; copy that of "
             "the api's LCL_HOME there, or set the same LCL_WEBHOOK_SECRET for api and workers",
-            code="webhook_key_missing",
         )
     return master_secret(configured, home)
 
@@ -197,4 +196,4 @@ def signature(secret: str, timestamp: int, body: bytes) -> str:
 
 
 def _forbidden(message: str) -> UserError:
-    return UserError(message, code="webhook_forbidden", field="url")
+    return UserError(message, field="url")

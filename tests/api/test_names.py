@@ -43,7 +43,7 @@ def test_runs_are_named_by_id_or_name(lcl, live_service):
     assert (status, run_id in err, second in err) == (1, True, True)
     with live_service.http("submitter") as http:  # of another owner
         answer = http.get("/v1/runs/the only one")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_run")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert run_id not in answer.text
 
 

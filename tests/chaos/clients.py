@@ -142,7 +142,7 @@ class RetryingClients:
         try:
             return self._answered(lambda: verb(run_id))["state"]
         except ApiError as error:
-            if error.code != "forbidden_transition":
+            if error.code != "conflict":
                 raise
             return self._state(run_id)
 

@@ -49,7 +49,7 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
         datasets: paths of registered ones by name.
         roots: folders in which files must lie that are read beside the path; None: anywhere.
 
-    Raises: UserError ``unknown_dataset``, ``path_forbidden``, or what opening it raises; its field is the spec's.
+    Raises: UserError ``unknown_dataset``, ``invalid_value``, or what opening it raises; its field is the spec's.
     """
     if spec.dataset is not None:
         if spec.dataset not in datasets:

@@ -209,7 +209,7 @@ def test_events_are_taken_up_where_they_broke():
 
 def test_events_outlast_a_restart_but_not_a_refusal():
     state = b'id: 1\nevent: state\ndata: {"state": "failed"}\n\n'
-    refusal = (404, {}, b'{"error": {"code": "unknown_run", "message": "no such run"}}')
+    refusal = (404, {}, b'{"error": {"code": "not_found", "message": "no such run"}}')
     with scripted_server(None, BUSY, (200, {}, b""), (200, {}, state)) as server, Client(server.url, "k") as client:
         assert [event["data"]["state"] for event in client.events("run_1")] == ["failed"]
         server.script = [refusal]

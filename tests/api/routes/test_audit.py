@@ -140,7 +140,7 @@ def test_pages_and_filters(live_service, http, refused):
     assert entries(http, owner="nobody") == []
     assert list(pages(http)) == entries(http)
     for wrong in ("x", "-1", "٣"):
-        refused(http.get("/v1/audit", params={"cursor": wrong}), 422, "bad_cursor")
+        refused(http.get("/v1/audit", params={"cursor": wrong}), 422, "invalid_value")
     refused(http.get("/v1/audit", params={"limit": 201}), 422, field="limit")
 
 

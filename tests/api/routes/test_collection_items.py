@@ -101,7 +101,7 @@ def test_the_same_name_again_replaces_only_on_request(live_service, http, refuse
         if name == "black.png":
             assert add(http, given).status_code == 201
         other = {**given, "image": url(PINK)}
-        facts = refused(add(http, {"image": url(PINK)}, other), 409, "item_exists", "items.1.name")
+        facts = refused(add(http, {"image": url(PINK)}, other), 409, "conflict", "items.1.name")
         assert name in facts["message"]
         assert add(http, given, replace=True).status_code == 201
         (hit,) = live_service.admin.search("squares", image=BLACK, k=1, where={"split": "new"})["hits"]
@@ -153,7 +153,7 @@ def test_a_repeated_request_adds_once(live_service, http, refused, squares):
     item = {"name": "black.png", "image": url(BLACK), "captions": ["night"], "labels": {"hue": "k"}}
     first, again = add(http, item), add(http, item)
     assert (again.status_code, again.json()) == (201, first.json())
-    refused(add(http, {**item, "image": url(PINK)}), 409, "item_exists")
+    refused(add(http, {**item, "image": url(PINK)}), 409, "conflict")
     assert live_service.admin.collection("squares")["changes"] == 1
 
 

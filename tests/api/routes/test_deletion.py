@@ -65,7 +65,7 @@ def test_an_encoder_that_a_run_reads_stays(live_service, clients, imported, refu
     run_id = clients["bob"].post("/v1/runs", json={"kind": "evaluate", "spec": spec}).json()["id"]
     with live_service.context.database.session() as session:
         session.get_one(Run, run_id).state = state
-    facts = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")
+    facts = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "conflict")
     assert "bob" not in facts["message"], "another owner's run is not told of by its owner"
     assert "run" in facts["message"]
     with live_service.context.database.session() as session:
@@ -79,10 +79,10 @@ def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(live_service
     for owner in ("alice", "bob"):
         body = {"kind": "evaluate", "spec": {"encoder": made["id"], "dataset": "sample"}}
         runs[owner] = clients[owner].post("/v1/runs", json=body).json()["id"]
-    hers = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")["message"]
+    hers = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "conflict")["message"]
     assert runs["alice"] in hers
     assert runs["bob"] not in hers
-    everybodys = refused(clients["root"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")["message"]
+    everybodys = refused(clients["root"].delete(f"/v1/encoders/{made['id']}"), 409, "conflict")["message"]
     assert runs["alice"] in everybodys
     assert runs["bob"] in everybodys
     for owner, run_id in runs.items():
@@ -95,7 +95,7 @@ def test_an_encoder_that_a_collection_was_made_with_stays(
 ):
     made = imported("alice", "of-a-collection")
     collection = make_collection(live_service, made, encoder_dir, sample_images)
-    message = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")["message"]
+    message = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "conflict")["message"]
     assert "squares" in message
     assert "delete" in message
     with live_service.http() as admin:
@@ -111,10 +111,10 @@ def test_what_comes_with_the_product_stays(live_service, clients, refused, monke
         seed.seed_database(session)
     shipped = next(row for row in live_service.admin.encoders() if row["owner"] == "lcl")
     refused(clients["alice"].delete(f"/v1/encoders/{shipped['id']}"), 403, "forbidden")
-    message = refused(clients["root"].delete(f"/v1/encoders/{shipped['id']}"), 409, "in_product")["message"]
+    message = refused(clients["root"].delete(f"/v1/encoders/{shipped['id']}"), 409, "conflict")["message"]
     assert "LCL_WELCOME" in message
     refused(clients["alice"].delete("/v1/datasets/sample"), 403, "forbidden")
-    refused(clients["root"].delete("/v1/datasets/sample"), 409, "in_product")
+    refused(clients["root"].delete("/v1/datasets/sample"), 409, "conflict")
     assert live_service.admin.dataset("sample")["owner"] == "lcl"
     files = Path(pretrained_encoders()[0].directory)
     monkeypatch.setattr(live_service.context.settings, "welcome", False)
@@ -175,7 +175,7 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
 def test_a_dataset_that_a_run_or_a_study_reads_stays(live_service, clients, corpus, refused):
     corpus("wanted")
     run_id = clients["alice"].post("/v1/runs", json={"kind": "validate", "spec": {"dataset": "wanted"}}).json()["id"]
-    message = refused(clients["alice"].delete("/v1/datasets/wanted"), 409, "dataset_in_use")["message"]
+    message = refused(clients["alice"].delete("/v1/datasets/wanted"), 409, "conflict")["message"]
     assert run_id in message
     assert clients["alice"].post(f"/v1/runs/{run_id}/cancel").status_code == 200
     study = {
@@ -185,7 +185,7 @@ def test_a_dataset_that_a_run_or_a_study_reads_stays(live_service, clients, corp
     }
     answer = clients["bob"].post("/v1/studies", json={"spec": study})
     assert answer.status_code == 202, answer.text
-    refused(clients["alice"].delete("/v1/datasets/wanted"), 409, "dataset_in_use")
+    refused(clients["alice"].delete("/v1/datasets/wanted"), 409, "conflict")
     assert clients["bob"].post(f"/v1/studies/{answer.json()['id']}/cancel").status_code == 200
     assert clients["alice"].delete("/v1/datasets/wanted").status_code == 204
 

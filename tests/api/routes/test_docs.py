@@ -48,8 +48,8 @@ def test_every_body_has_an_example_that_is_accepted(described, live_service, enc
                 "unknown_dataset",
                 "not_found",
                 "not_found",
-                "unknown_run",
-                "path_forbidden",
+                "not_found",
+                "invalid_value",
             ), (path, answer.text)
             accepted += not code
     assert accepted >= 6

@@ -72,7 +72,7 @@ def test_the_same_key_and_body_give_the_same_study(http, refused):
     first, second = post(http, key="s-1").json(), post(http, key="s-1").json()
     assert first["id"] == second["id"]
     assert post(http, key="s-2").json()["id"] != first["id"]
-    refused(post(http, key="s-1", name="other"), 409, "idempotency_conflict")
+    refused(post(http, key="s-1", name="other"), 409, "conflict")
 
 
 def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, refused):
@@ -87,7 +87,7 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, 
     refused(post(http, **changes), 422, "unknown_dataset")
     repeated = post(http, key="s-brief", **changes)
     assert (repeated.status_code, repeated.json()["id"]) == (202, made["id"])
-    refused(post(http, key="s-brief", name="other", **changes), 409, "idempotency_conflict")
+    refused(post(http, key="s-brief", name="other", **changes), 409, "conflict")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, 
         ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset", "pretrain.data.sources"),
         ({"pretrain": {"data": {"max_images": 0}}}, "bad_spec", "pretrain.data.max_images"),
         ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
-        ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "path_forbidden", "pretrain.tokenizer.path"),
+        ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "invalid_value", "pretrain.tokenizer.path"),
         ({"pretrain": {"monitor": {"dataset": "sample", "split": "test_vendor", "export": "best"}}}, "bad_spec",
          "pretrain.monitor.split"),
-        ({"pretrain": {"tokenizer": {"path": "../x"}}}, "path_forbidden", "pretrain.tokenizer.path"),
+        ({"pretrain": {"tokenizer": {"path": "../x"}}}, "invalid_value", "pretrain.tokenizer.path"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y", "spec": {"tokenizer.path": "runs/x"}}]}]},
-         "path_forbidden", "pretrain.tokenizer.path"),
+         "invalid_value", "pretrain.tokenizer.path"),
         ({"max_cells": 1}, "too_many_cells", "max_cells"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "same_cell", "axes"),
     ],
@@ -150,7 +150,7 @@ def test_pages_continue(http, refused):
     post(http)  # shifts nothing
     second = http.get("/v1/studies", params={"limit": 1, "cursor": first["next_cursor"]}).json()
     assert second["items"][0]["id"] == made[0]
-    refused(http.get("/v1/studies", params={"cursor": "nonsense"}), 422, "bad_cursor")
+    refused(http.get("/v1/studies", params={"cursor": "nonsense"}), 422, "invalid_value")
     refused(http.get("/v1/studies", params={"limit": 0}), 422, field="limit")
 
 
@@ -238,19 +238,19 @@ def test_extending_adds_and_repeats_nothing(http, refused):
 def test_verbs_follow_from_the_runs(http, finished, refused):
     study = post(http, seeds=[41]).json()
     path = f"/v1/studies/{study['id']}"
-    refused(http.delete(path), 409, "forbidden_transition")
-    refused(http.post(f"{path}/resume"), 409, "forbidden_transition")
+    refused(http.delete(path), 409, "conflict")
+    refused(http.post(f"{path}/resume"), 409, "conflict")
     cancelled = http.post(f"{path}/cancel").json()
     assert (cancelled["state"], cancelled["counts"]) == ("cancelled", {"cancelled": 2})
     assert cancelled["cancelled_at"] is not None
-    refused(http.post(f"{path}/cancel"), 409, "forbidden_transition")
-    refused(http.post(f"{path}/extend", json={"seeds": [1]}), 409, "forbidden_transition")
+    refused(http.post(f"{path}/cancel"), 409, "conflict")
+    refused(http.post(f"{path}/extend", json={"seeds": [1]}), 409, "conflict")
     assert http.post(f"{path}/resume").json()["counts"] == {"queued": 2}
     http.post(f"{path}/cancel")
     run_id = http.get(path).json()["cells"][0]["run"]["id"]
-    refused(http.delete(f"/v1/runs/{run_id}"), 409, "run_in_study")
+    refused(http.delete(f"/v1/runs/{run_id}"), 409, "conflict")
     assert http.delete(path).status_code == 204
-    refused(http.get(path), 404, "unknown_study")
+    refused(http.get(path), 404, "not_found")
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
 
 

@@ -147,7 +147,7 @@ def test_the_list_is_the_same_on_both_and_has_hashes(here, there, sent):
 def test_a_download_is_whole_or_a_range(there, sent, refused):
     path, size = f"/v1/runs/{sent['id']}/artifacts/numbers.bin", len(NUMBERS)
     with there.http("viewer") as anonymous:
-        refused(anonymous.get(path), 404, "unknown_run")
+        refused(anonymous.get(path), 404, "not_found")
     with there.http() as http:
         whole = http.get(path)
         assert (whole.status_code, whole.content) == (200, NUMBERS)

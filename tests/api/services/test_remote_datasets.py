@@ -145,9 +145,9 @@ def test_a_url_elsewhere_is_refused_in_every_field(distant, s3_bucket, refused):
                 http.post("/v1/runs", json={"kind": "validate", "spec": {"path": path}}),
                 http.post("/v1/runs", json={"kind": "convert", "spec": {"name": "x", "path": path}}),
             ]
-            reported += [refused(answer, 422, "path_forbidden", "path")["message"] for answer in answers]
+            reported += [refused(answer, 422, "invalid_value", "path")["message"] for answer in answers]
             body = {"kind": "convert", "spec": {"name": "x", "dataset": "sample", "to": path}}
-            reported.append(refused(http.post("/v1/runs", json=body), 422, "path_forbidden", "to")["message"])
+            reported.append(refused(http.post("/v1/runs", json=body), 422, "invalid_value", "to")["message"])
     assert not any(SECRET in words for words in reported)
     assert SECRET not in traces(distant)
 
@@ -193,8 +193,8 @@ def test_a_root_that_was_taken_away_is_read_no_more(distant, folder, s3_bucket, 
         with pytest.raises(UserError, match="LCL_DATA_ROOTS") as caught:
             later.work(run_id)
     context.close()
-    assert (caught.value.code, caught.value.field) == ("path_forbidden", "dataset")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "dataset")
 
 
 def test_the_embedded_default_allows_no_url(http, refused):
-    refused(http.post("/v1/datasets", json={"name": "x", "path": "s3://bucket/x"}), 422, "path_forbidden", "path")
+    refused(http.post("/v1/datasets", json={"name": "x", "path": "s3://bucket/x"}), 422, "invalid_value", "path")

@@ -50,7 +50,7 @@ def test_what_lies_below_a_root_passes_as_it_stands(url: str) -> None:
 def test_what_lies_elsewhere_is_refused_with_the_way_out(url: str) -> None:
     with pytest.raises(UserError, match="LCL_DATA_ROOTS") as caught:
         resolve_allowed(url, ROOTS, "to")
-    assert (caught.value.code, caught.value.field) == ("path_forbidden", "to")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "to")
     assert "s3://bucket/team" in caught.value.message
 
 
@@ -85,7 +85,7 @@ def test_what_lies_elsewhere_is_refused_with_the_way_out(url: str) -> None:
 def test_a_url_that_could_mean_two_things_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UserError, match="the URL ") as caught:
         resolve_allowed(url, ROOTS)
-    assert (caught.value.code, caught.value.field) == ("path_forbidden", "path")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "path")
     assert "sesame" not in str(caught.value)
 
 
@@ -93,7 +93,7 @@ def test_without_roots_of_urls_no_url_is_allowed(tmp_path: Path) -> None:
     for roots in ([], [tmp_path]):
         with pytest.raises(UserError) as caught:
             resolve_allowed("s3://bucket/x", roots)
-        assert caught.value.code == "path_forbidden"
+        assert caught.value.code == "invalid_value"
 
 
 def test_a_folder_is_no_root_of_urls_and_the_other_way_round(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_list_is_parted_at_the_colons_that_part_it(text: str, listed: list[str
 def test_a_path_that_is_none_is_refused_in_words(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve_allowed(path, [tmp_path], "data.path")
-    assert (caught.value.code, caught.value.field) == ("path_forbidden", "data.path")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "data.path")
     str(caught.value).encode("utf-8")
 
 
@@ -147,7 +147,7 @@ def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(UserError) as caught:
         resolve_allowed(tmp_path / "a" / "x", [tmp_path])
-    assert caught.value.code in ("path_forbidden", "missing_files")
+    assert caught.value.code in ("invalid_value", "missing_files")
 
 
 @pytest.mark.parametrize(

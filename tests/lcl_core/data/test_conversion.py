@@ -130,7 +130,7 @@ def test_an_option_may_name_files_inside_the_roots_alone(kit, run_dir):
     kit.write("classes/tench/a.png", kit.png())
     kit.write("names.txt", "tench a fish\n")
     spec = {"path": str(kit.root / "classes"), "format": "imagefolder"}
-    for roots, code in (([str(kit.root)], None), ([str(kit.root / "classes"), "s3://bucket"], "path_forbidden")):
+    for roots, code in (([str(kit.root)], None), ([str(kit.root / "classes"), "s3://bucket"], "invalid_value")):
         ask(run_dir, {**spec, "options": {"synsets": str(kit.root / "names.txt")}})
         run_dir.prepare({**run_dir.read_run(), "roots": roots})
         if code is None:

@@ -116,7 +116,7 @@ def test_a_name_that_is_there_is_not_replaced_in_silence(made):
     for name in ("a.png", "c.png"):
         with pytest.raises(UserError) as caught:
             add(made, picture("new.png"), picture(name, "another"))
-        assert (caught.value.code, caught.value.field) == ("item_exists", "items.1.name")
+        assert (caught.value.code, caught.value.field) == ("conflict", "items.1.name")
         assert name in caught.value.message
     assert (row_of(made).changes, row_of(made).images) == (1, 3), "nothing of a refused call is kept"
     add(made, picture("a.png", "again"), picture("new.png"), replace=True)
@@ -143,7 +143,7 @@ def test_there_is_a_bound_that_says_what_to_do(made, monkeypatch):
     for name in ("more.png", "a.png"):
         with pytest.raises(UserError, match='mode "add"') as caught:
             add(made, picture(name), replace=True)
-        assert caught.value.code == "collection_full"
+        assert caught.value.code == "conflict"
     add(made, picture("1.png", "another"), replace=True)
     remove(made, "2.png")
     add(made, picture("2.png"))
@@ -157,7 +157,7 @@ def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(made, monkeypatc
     for _ in range(2):
         with pytest.raises(UserError, match=r'captions and labels .* mode "add"') as caught:
             add(made, picture("e.png", long))
-        assert caught.value.code == "collection_full"
+        assert caught.value.code == "conflict"
     add(made, picture("d.png", "short"), replace=True)
     add(made, picture("e.png", long))
     remove(made, "c.png")
@@ -171,7 +171,7 @@ def test_a_repeated_request_changes_nothing(made):
     ids = add(made, picture("c.png"), picture("d.png"))
     assert add(made, picture("c.png"), picture("d.png")) == ids
     assert row_of(made).changes == 2
-    assert code_of(add, made, picture("c.png", "another caption")) == "item_exists"
+    assert code_of(add, made, picture("c.png", "another caption")) == "conflict"
 
 
 def test_who_has_an_outdated_directory_open_is_told(made):

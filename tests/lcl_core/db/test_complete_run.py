@@ -58,10 +58,10 @@ def test_success_of_a_pretrain_run_registers_its_encoder(database, queue, claim,
 @pytest.mark.parametrize(
     ("facts", "code"),
     [
-        ({**ENCODER, "hash": "0" * 64}, "artifact_corrupt"),
-        ({**ENCODER, "path": "artifacts/nothing"}, "bad_result"),
-        ({**ENCODER, "path": ".."}, "bad_result"),
-        (None, "bad_result"),
+        ({**ENCODER, "hash": "0" * 64}, "invalid_value"),
+        ({**ENCODER, "path": "artifacts/nothing"}, "invalid_value"),
+        ({**ENCODER, "path": ".."}, "invalid_value"),
+        (None, "invalid_value"),
     ],
 )
 def test_a_result_that_does_not_hold_fails_the_run_and_leaves_nothing(

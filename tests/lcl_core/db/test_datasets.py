@@ -130,7 +130,7 @@ def test_a_path_is_read_inside_the_roots_alone(database, root, kind):
     (root / "link").symlink_to(root.parent)
     more = {"convert": {"name": "x"}, "match": {"name": "x", "encoder": "absent"}}.get(kind, {})
     with database.reading() as session:
-        for path, code in ((root.parent, "path_forbidden"), (root / "link", "path_forbidden"), ("/", "path_forbidden")):
+        for path, code in ((root.parent, "invalid_value"), (root / "link", "invalid_value"), ("/", "invalid_value")):
             with pytest.raises(UserError) as caught:
                 registry.resolve_inputs(session, parse_spec(kind, {"path": str(path), **more}), root, [root])
             assert caught.value.code == code
@@ -147,7 +147,7 @@ def test_the_paths_of_an_evaluation_lie_in_the_roots(database, root):
         spec = parse_spec("evaluate", {"encoder": "absent", "tasks": [task], task: own})
         with database.reading() as session, pytest.raises(UserError) as caught:
             registry.resolve_inputs(session, spec, root, [root])
-        assert caught.value.code == "path_forbidden"
+        assert caught.value.code == "invalid_value"
 
 
 def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(database, queue, claim, tmp_path):
@@ -186,7 +186,7 @@ def test_what_was_converted_to_a_url_is_registered_where_it_lies(database, queue
         assert (inputs.datasets, inputs.dataset_hashes) == ({"made": url}, {"made": "c" * 64})
         with pytest.raises(UserError) as caught:
             registry.resolve_inputs(session, spec, home, [home])
-    assert caught.value.code == "path_forbidden", "the root was taken away"
+    assert caught.value.code == "invalid_value", "the root was taken away"
 
 
 @pytest.mark.parametrize("field", ["path", "to"])
@@ -195,4 +195,4 @@ def test_a_url_of_a_spec_is_held_to_the_roots_by_the_worker_too(database, root, 
     spec = parse_spec("convert", {"name": "x", other: "x", field: "s3://bucket/other/x"})
     with database.reading() as session, pytest.raises(UserError) as caught:
         registry.resolve_inputs(session, spec, root, [root, "s3://bucket/team"])
-    assert (caught.value.code, caught.value.field) == ("path_forbidden", field)
+    assert (caught.value.code, caught.value.field) == ("invalid_value", field)

@@ -65,7 +65,7 @@ def test_a_dataset_has_a_bounded_number_of_tags(database, mine, monkeypatch):
     monkeypatch.setattr(datasets, "MAX_TAGS", 4)
     with pytest.raises(UserError) as caught:
         change(database, ITEMS, ["blurred"])
-    assert caught.value.code == "too_many_tags"
+    assert caught.value.code == "invalid_value"
     assert tags(database, ITEMS[:1]) == {ITEMS[0]: []}, "all are changed, or none"
 
 
@@ -94,5 +94,5 @@ def test_a_tag_that_nothing_has_is_an_error_with_the_way_out(database, mine, kno
         change(database, ITEMS, known)
     with pytest.raises(UserError, match="no item of dataset 'mine' has the tag") as caught:
         selected(database, without_tags=[tag])
-    assert (caught.value.code, caught.value.field) == ("unknown_tag", "without_tags.0")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "without_tags.0")
     assert hint in caught.value.message

@@ -34,7 +34,7 @@ def encoder(database):
 def refusal(database, sight=None):
     with database.session() as session, pytest.raises(UserError) as caught:
         deletion.delete_encoder(session, registry.get_encoder(session, "enc_1"), sight)
-    assert caught.value.code == "encoder_in_use"
+    assert caught.value.code == "conflict"
     return caught.value.message
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_another_dataset_is_registered_in_stays(database):
         upsert_dataset(session, "beside", str(HOME / "datasets" / "data_10"), "bob")
         with pytest.raises(UserError, match="of dataset part too") as caught:
             deletion.delete_dataset(session, row, HOME)
-        assert caught.value.code == "dataset_in_use"
+        assert caught.value.code == "conflict"
 
 
 def test_what_comes_with_the_product_stays(database, encoder):
@@ -161,5 +161,5 @@ def test_what_comes_with_the_product_stays(database, encoder):
         for delete in deletions:
             with pytest.raises(UserError) as caught:
                 delete()
-            assert caught.value.code == "in_product"
+            assert caught.value.code == "conflict"
         assert deletion.delete_encoder(session, row) == [], "the installation's files stay"

@@ -43,7 +43,7 @@ def test_a_dataset_is_registered_once_and_found_by_name(database, root, code_of)
         datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
     with database.session() as session:
         assert Path(datasets.get_dataset(session, "corpus").path) == (root / "corpus").resolve()
-        assert code_of(datasets.register_dataset, session, "corpus", root / "corpus", [root], "ada") == "dataset_exists"
+        assert code_of(datasets.register_dataset, session, "corpus", root / "corpus", [root], "ada") == "conflict"
         assert code_of(datasets.get_dataset, session, "corpse") == "unknown_dataset"
         assert [dataset.name for dataset in datasets.list_datasets(session)] == ["corpus"]
 
@@ -51,9 +51,9 @@ def test_a_dataset_is_registered_once_and_found_by_name(database, root, code_of)
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("link", "path_forbidden"),
-        ("../private", "path_forbidden"),
-        ("/etc/passwd", "path_forbidden"),
+        ("link", "invalid_value"),
+        ("../private", "invalid_value"),
+        ("/etc/passwd", "invalid_value"),
         ("no", "missing_files"),
     ],
 )
@@ -136,9 +136,9 @@ def test_what_comes_with_the_product_is_read_in_the_own_installation(database, t
 
 
 def test_a_tokenizer_lies_in_the_data_roots(database, root, tmp_path, code_of):
-    for name, code in ((root / "link", "path_forbidden"), (tmp_path / "private", "path_forbidden"),
-                       ("../private", "path_forbidden"), ("runs/run_1/tokenizer.json", "path_forbidden"),
-                       ("~/tokenizer.json", "path_forbidden"),
+    for name, code in ((root / "link", "invalid_value"), (tmp_path / "private", "invalid_value"),
+                       ("../private", "invalid_value"), ("runs/run_1/tokenizer.json", "invalid_value"),
+                       ("~/tokenizer.json", "invalid_value"),
                        (root / "gone.json", "missing_files"), (root / "corpus", "unknown_dataset")):  # fmt: skip
         spec = parse_spec("pretrain", {"tokenizer": {"path": str(name)}})
         with database.session() as session:
@@ -149,10 +149,10 @@ def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(database, roo
     spec = parse_spec("validate", {"dataset": "corpus"})
     with database.session() as session:
         datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
-        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [tmp_path / "private"]) == "path_forbidden"
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [tmp_path / "private"]) == "invalid_value"
         (root / "corpus").rmdir()
         (root / "corpus").symlink_to(tmp_path / "private")
-        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "path_forbidden"
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "invalid_value"
 
 
 def test_the_store_loads_neither_torch_nor_the_readers_nor_celery():

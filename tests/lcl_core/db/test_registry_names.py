@@ -46,7 +46,7 @@ def test_the_first_owner_keeps_an_encoders_name(database, code):
         add_encoder(session, "tiny", "ada", "enc_2", created_at=moment)
         add_encoder(session, "tiny", "root", "enc_3", created_at=moment + timedelta(seconds=5))
     assert code("encoder", "tiny", "ada") is None
-    assert code("encoder", "tiny", "bob") == code("encoder", "tiny", "root") == "name_taken"
+    assert code("encoder", "tiny", "bob") == code("encoder", "tiny", "root") == "conflict"
     assert code("encoder", "tiny", "bob", admin=True) is None
     assert code("dataset", "tiny", "bob") is None, "each kind has names of its own"
 
@@ -59,7 +59,7 @@ def test_a_dataset_and_a_collection_have_one_owner(database, code):
         session.add(CollectionRow(id="col_1", name="wiki", path="collections/col_1", **sizes, **facts))
     for noun in ("dataset", "collection"):
         assert code(noun, "wiki", "ada") is None
-        assert code(noun, "wiki", "bob") == "name_taken"
+        assert code(noun, "wiki", "bob") == "conflict"
         assert code(noun, "wiki", "bob", admin=True) is None
 
 
@@ -67,14 +67,14 @@ def test_a_dataset_and_a_collection_have_one_owner(database, code):
     ("noun", "name"), [("encoder", "drawings-v5"), ("dataset", "sample"), ("collection", "sample-drawings")]
 )
 def test_the_products_names_are_kept_though_nothing_has_them(code, noun, name):
-    assert code(noun, name, "ada") == "name_taken"
+    assert code(noun, name, "ada") == "conflict"
     assert code(noun, name, "lcl") is None
     assert code(noun, name, "ada", admin=True) is None
 
 
 def test_the_form_of_an_id_is_nobodys(code):
-    assert code("encoder", "enc_anything", "ada", admin=True) == "bad_name"
-    assert code("collection", "col_anything", "ada", admin=True) == "bad_name"
+    assert code("encoder", "enc_anything", "ada", admin=True) == "invalid_value"
+    assert code("collection", "col_anything", "ada", admin=True) == "invalid_value"
     assert code("dataset", "data_anything", "ada") is None, "datasets have names alone"
 
 
@@ -111,7 +111,7 @@ def test_two_who_want_one_name_at_one_moment(database):
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(said.values()) == ["has it", "name_taken"]
+    assert sorted(said.values()) == ["conflict", "has it"]
 
 
 def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(database, queue, claim, tmp_path):

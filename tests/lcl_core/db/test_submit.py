@@ -81,7 +81,7 @@ def test_the_same_key_with_another_body_is_a_conflict(queue):
     first = queue(idempotency_key="k")
     with pytest.raises(UserError, match=first) as caught:
         queue(spec={"steps": 2}, idempotency_key="k")
-    assert caught.value.code == "idempotency_conflict"
+    assert caught.value.code == "conflict"
 
 
 def test_the_same_key_from_many_threads_at_once_makes_one_run(database, queue):
@@ -130,7 +130,7 @@ def test_a_run_needs_as_many_gpus_as_it_has_processes(queue, run_of, kind, spec,
 def test_other_numbers_of_gpus_are_refused(database, kind, spec, request_, words):
     with database.session() as session, pytest.raises(UserError, match=words) as caught:
         db_submit.submit(session, kind, spec, **request_)
-    assert (caught.value.code, caught.value.field) == ("bad_gpus", "gpus")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "gpus")
 
 
 def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(database):
@@ -152,4 +152,4 @@ def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database, queue):
     ):
         with pytest.raises(UserError) as caught:
             queue(spec={"steps": 20, "branch": {"run": run_id, "step": step}}, visible_to="local")
-        assert (caught.value.code, caught.value.field) == ("bad_branch", field)
+        assert (caught.value.code, caught.value.field) == ("invalid_value", field)

@@ -76,8 +76,8 @@ def test_what_cannot_be_waited_for_is_refused(database, queue):
     good, failed, others = queue(), queue(), queue(owner="grace")
     end(database, failed, "failed")
     for after, code, field in (
-        ([good, "run_none"], "unknown_predecessor", "after.1"),
-        ([others], "unknown_predecessor", "after.0"),
+        ([good, "run_none"], "invalid_value", "after.1"),
+        ([others], "invalid_value", "after.0"),
         ([failed], "predecessor_failed", "after.0"),
     ):
         with pytest.raises(UserError) as caught:
@@ -129,7 +129,7 @@ def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
     def refused():
         with pytest.raises(UserError, match=second) as caught, database.session() as session:
             runs.delete_run(session, trunk)
-        assert caught.value.code == "run_is_awaited"
+        assert caught.value.code == "conflict"
 
     refused()
     with database.session() as session:

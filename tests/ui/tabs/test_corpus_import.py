@@ -147,7 +147,7 @@ def test_a_check_that_is_deleted_hides_no_conversion_and_ends_the_polling(servic
 
     def find(run_id: str) -> dict[str, Any]:
         if run_id not in runs:
-            raise ApiError(404, "unknown_run", "there is no such run")
+            raise ApiError(404, "not_found", "there is no such run")
         return runs[run_id]
 
     imported: PageSelection[ImportedCorpus | None] = PageSelection(CORPUS)

@@ -88,7 +88,7 @@ def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) 
 
     def find(run_id: str) -> dict[str, Any]:
         if run_id not in others | {"run_1": run}:
-            raise ApiError(404, "unknown_run", "there is no such run")
+            raise ApiError(404, "not_found", "there is no such run")
         return (others | {"run_1": run})[run_id]
 
     client.answers["run"] = find
@@ -165,7 +165,7 @@ def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dic
 
     def find(run_id: str) -> dict[str, Any]:
         if run_id == "run_gone":
-            raise ApiError(404, "unknown_run", "there is no run 'run_gone'")
+            raise ApiError(404, "not_found", "there is no run 'run_gone'")
         return own(run_id)
 
     client.answers["run"] = find
@@ -354,7 +354,7 @@ def answered(verb: str, *refusals: ApiError | None, service: Any, run: dict[str,
 
 
 def test_a_run_that_has_ended_meanwhile_keeps_no_other_from_being_cancelled(service: Any, run: dict[str, Any]) -> None:
-    ended, gone = ApiError(409, "wrong_state", "it has <ended>"), ApiError(404, "unknown_run", "no such run")
+    ended, gone = ApiError(409, "wrong_state", "it has <ended>"), ApiError(404, "not_found", "no such run")
     said, chosen = answered("cancel", None, ended, gone, None, service=service, run=run)
     assert "2 of 4 runs were not cancelled" in said
     assert ("it has &lt;ended&gt;" in said, "no such run" in said) == (True, False)
@@ -381,6 +381,6 @@ def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict
     assert "1 run chosen" in tab.refresh(selection)[0]
     asked = tab.show_question_of_many(selection, SimpleNamespace(pick="all:delete"))  # type: ignore[arg-type]
     assert ('data-pick="delete:run_2"' in asked, "second" in asked, "Delete 1 run?" in asked) == (True, True, True)
-    client.answers["run"] = ApiError(404, "unknown_run", "no such run")
+    client.answers["run"] = ApiError(404, "not_found", "no such run")
     asked = tab.show_question_of_many(selection, SimpleNamespace(pick="all:delete"))  # type: ignore[arg-type]
     assert "No chosen run can be" in asked

@@ -104,7 +104,7 @@ def test_the_queue_calls_nothing_else(client: Any, verb: str) -> None:
 
 def test_what_the_service_refuses_is_said(client: Any, run: Json) -> None:
     client.answers |= {
-        "run": ApiError(404, "unknown_run", "there is no run 'run_1'"),
+        "run": ApiError(404, "not_found", "there is no run 'run_1'"),
         "pause": ApiError(403, "x", "no"),
     }
     assert "there is no run" in ServiceTab(client).pick_run_action(picked("cancel:run_1"))[0]

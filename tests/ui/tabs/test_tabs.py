@@ -174,7 +174,7 @@ def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
 def test_a_name_that_is_refused_stays_in_the_field(service: Any) -> None:
     from api.client import ApiError
 
-    taken = ApiError(409, "name_taken", "another encoder is named 'a<b'")
+    taken = ApiError(409, "conflict", "another encoder is named 'a<b'")
     client = service(
         encoders=[{"id": "enc_1", "name": "mine", "info": {}}], encoder_figures=[], collections=[], change_encoder=taken
     )
@@ -407,7 +407,7 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
     tab.answer(selection, "all", picked("cancel:run_1,run_2"))
     assert [args for name, args, _ in client.calls if name == "cancel"] == [("run_1",), ("run_2",)]
     assert selection.listing.checked == {"run_3"}
-    client.answers["delete"] = ApiError(409, "run_in_study", "delete the study first")
+    client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
     assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_3"))[0]
     assert selection.listing.checked == {"run_3"}, "what was refused stays chosen"
     assert "No chosen run can be" in tab.show_question_of_many(selection, picked("all:cancel"))
@@ -430,7 +430,7 @@ def test_a_run_that_was_deleted_is_left(service: Any, run: dict[str, Any]) -> No
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     tab.answer(selection, "all", picked("delete:run_1"))
     assert selection.current.id == "run_9"
-    client.answers["delete"] = ApiError(409, "run_in_study", "delete the study first")
+    client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
     assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_9"))[0]
     assert selection.current.id == "run_9"
 

@@ -141,7 +141,7 @@ def test_the_same_key_and_body_give_the_same_study(studies):
     assert studies.make(idempotency_key="k", name="n", owner="somebody else") != first
     with pytest.raises(UserError, match=first) as caught:
         studies.make(idempotency_key="k", name="other")
-    assert caught.value.code == "idempotency_conflict"
+    assert caught.value.code == "conflict"
 
 
 def test_studies_that_are_made_at_once_share_their_runs(studies):
@@ -230,4 +230,4 @@ def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies):
     assert {run.spec["branch"]["run"] for run in studies.runs() if run.id in cells} == {own}
     with pytest.raises(UserError) as caught:
         studies.make(spec[theirs], owner="ada")
-    assert (caught.value.code, caught.value.field) == ("bad_branch", "branch.run")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "branch.run")

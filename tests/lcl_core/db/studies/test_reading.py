@@ -21,7 +21,7 @@ def test_pages_go_on_where_they_ended_and_are_somebodys(studies, database):
     assert [study.id for study in everybody.items] == [others, *made[::-1]]
 
 
-@pytest.mark.parametrize(("given", "code"), [({"cursor": "run_1"}, "bad_cursor"), ({"limit": 0}, "bad_limit")])
+@pytest.mark.parametrize(("given", "code"), [({"cursor": "run_1"}, "invalid_value"), ({"limit": 0}, "invalid_value")])
 def test_a_bad_page_is_refused(database, given, code):
     with pytest.raises(UserError) as caught, database.reading() as session:
         db_studies.list_studies(session, **given)

@@ -109,7 +109,7 @@ def test_deleting_a_study_keeps_its_runs(studies, database):
     for wanted in (run_id, studies.cells(study_id)[0].evaluation_id):
         with pytest.raises(UserError, match=study_id) as caught, database.session() as session:
             runs.delete_run(session, wanted)
-        assert caught.value.code == "run_in_study"
+        assert caught.value.code == "conflict"
     studies.act(db_studies.delete_study, study_id)
     assert set(states(studies)) == kept
     assert studies.cells(study_id) == []
@@ -128,4 +128,4 @@ def test_a_verb_on_a_study_that_another_request_deletes_does_not_know_it(studies
         session.execute(delete(Study).where(Study.id == study_id), execution_options={"synchronize_session": False})
         with pytest.raises(UserError, match=study_id) as caught:
             getattr(db_studies, f"{verb}_study")(session, study, *addition)
-    assert caught.value.code == "unknown_study"
+    assert caught.value.code == "not_found"
