@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     It belongs to the process that the tests' own processes come from; these get its address in the environment.
     """
     if not hasattr(config, "workerinput") and AVAILABLE:
-        server = ForkServer(sorted(set(FORKED.values())), sanitized_env(os.environ), free=("PYTEST_",), shared=True)
+        server = ForkServer(sorted(set(FORKED.values())), sanitized_env(os.environ), shared=True)
         config.add_cleanup(server.close)
         os.environ[FORK_SERVER] = server.address
     os.environ.setdefault(FORK_SERVER, "off")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
-from lcl_core.common.forked_process import start_module
+from lcl_core.common.fork_server import start_module
 from workers.executors.local import FORK_SERVER, sanitized_env
 
 

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from lcl_core.common.forked_process import Process, start_in_group
 from lcl_core.common.rendezvous import (
     ADDRESS_VARIABLE,
     COUNT_VARIABLE,
@@ -59,10 +58,8 @@ def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
 
 
 def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
-    ranks: list[Process] = []
-    for rank in range(processes):
-        ranks.append(_start(run_dir, rank, processes, node, ranks))
-    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone; starts a thread: after any fork
+    ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
+    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
     failures: list[int] = []
@@ -75,11 +72,12 @@ def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
     return combined_status(failures)
 
 
-def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others: list[Process]) -> Process:
+def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
     threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
     environment = os.environ | rank_env(node, local_rank, processes) | threads
     # its standard input stays open as long as this process lives: a rank ends when it closes
-    return start_in_group("lcl_core.train", [run_dir], environment | {"LCL_SUPERVISED": "1"}, others)
+    environment |= {"LCL_SUPERVISED": "1"}
+    return subprocess.Popen([sys.executable, "-m", "lcl_core.train", run_dir], env=environment, stdin=subprocess.PIPE)
 
 
 def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
@@ -99,7 +97,7 @@ def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _wait_for(rank: Process, ranks: list[Process], failures: list[int]) -> None:
+def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:
     status = rank.wait()
     if status == ExitCode.OK:
         return
@@ -124,7 +122,7 @@ def combined_status(statuses: Sequence[int]) -> int:
     return (telling or failures or [ExitCode.OK])[0]
 
 
-def _signal_all(ranks: list[Process], number: signal.Signals) -> None:
+def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
             rank.send_signal(number)

@@ -8,49 +8,59 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lcl_core.common.fork_server import AVAILABLE, ForkServer
-from lcl_core.common.forked_process import ForkedProcess, Process, start_module
+from lcl_core.common.fork_server import AVAILABLE, ForkedProcess, ForkServer, start_module
 from lcl_core.common.process_env import without_secrets
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="jobs are forked on Linux alone")
 
-Run = Callable[..., tuple[int, str, str]]
 
-
-def environment() -> dict[str, str]:
+def environment():
     return {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PYTEST_")}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
+def server():
     server = ForkServer(["numpy.random", "torch"], environment(), shared=True)
     yield server
     server.close()
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def own_server():
+    """Of the test alone."""
+    servers = []
+
+    def start(*modules):
+        servers.append(ForkServer(modules, environment()))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
     """Writes a module that the working directory has."""
     monkeypatch.chdir(tmp_path)
 
-    def write(code: str) -> str:
+    def write(code):
         (tmp_path / "job.py").write_text(code)
         return "job"
 
     return write
 
 
-def forked(server: ForkServer, module: str, *arguments: str, **options: object) -> ForkedProcess:
+def forked(server, module, *arguments, **options):
     """Start it as soon as the server has imported its modules."""
     deadline = time.monotonic() + 180
     while True:
-        process = start_module(module, arguments, **{"server": server.address, "env": environment(), **options})  # type: ignore[arg-type]
+        process = start_module(module, arguments, **{"server": server.address, "env": environment(), **options})
         if isinstance(process, ForkedProcess):
             return process
         end(process)
@@ -58,7 +68,7 @@ def forked(server: ForkServer, module: str, *arguments: str, **options: object) 
         time.sleep(0.05)
 
 
-def group(leader: int) -> list[str]:
+def group(leader):
     """The living processes of a process group."""
     states = []
     for status in Path("/proc").glob("[0-9]*/stat"):
@@ -67,24 +77,24 @@ def group(leader: int) -> list[str]:
     return [number for state, _, number in states if int(number) == leader and state not in "ZX"]
 
 
-def end(process: Process) -> None:
+def end(process):
     process.kill()
     process.wait()
     if process.stdin is not None:
         process.stdin.close()
 
 
-def outcome(process: Process, out: Path, err: Path) -> tuple[int, str, str]:
+def outcome(process, out, err):
     status = process.wait(180)
     end(process)
     return status, out.read_text(), err.read_text()
 
 
 @pytest.fixture
-def both(server: ForkServer, job: Callable[[str], str], tmp_path: Path) -> Callable[..., list[tuple[int, str, str]]]:
+def both(server, job, tmp_path):
     """Status, output and errors of a module as a new process and as a forked one."""
 
-    def run(code: str, **more: str) -> list[tuple[int, str, str]]:
+    def run(code, **more):
         module, ends = job(code), []
         env = environment() | more
         for forks in (False, True):
@@ -92,9 +102,9 @@ def both(server: ForkServer, job: Callable[[str], str], tmp_path: Path) -> Calla
             with out.open("wb") as output, err.open("wb") as errors:
                 options = {"env": env, "output": output, "errors": errors}
                 if forks:
-                    process: Process = forked(server, module, "a", "b c", **options)
+                    process = forked(server, module, "a", "b c", **options)
                 else:
-                    process = start_module(module, ["a", "b c"], server="off", **options)  # type: ignore[arg-type]
+                    process = start_module(module, ["a", "b c"], server="off", **options)
             ends.append(outcome(process, out, err))
         return ends
 
@@ -125,9 +135,7 @@ INTERRUPTED = (
         ("import threading, time\nthreading.Timer(.1, print, ['late']).start()", 0, "late\n", ""),
     ],
 )
-def test_it_ends_as_a_new_process_does(
-    both: Callable[..., list[tuple[int, str, str]]], code: str, status: int, output: str, error: str | None
-) -> None:
+def test_it_ends_as_a_new_process_does(both, code, status, output, error):
     new, fork = both(code)
     for found in (new, fork):
         assert found[:2] == (status, output), found
@@ -141,7 +149,7 @@ handlers = {number.name: repr(signal.getsignal(number)).split(" at ")[0] for num
             if isinstance(number, signal.Signals)}
 environment = {name: value for name, value in os.environ.items() if not name.startswith(("_FS", "LC_CTYPE"))}
 print(json.dumps({
-    "arguments": sys.argv[1:], "file": __file__, "umask": os.umask(0), "name": __name__,
+    "arguments": sys.argv[1:], "file": __file__, "name": __name__,
     "main": sys.modules["__main__"].__spec__.name,
     "first of the path": sys.path[0], "directory": os.getcwd(), "environment": environment, "handlers": handlers,
     "mask": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "leads": [os.getpgrp() == os.getpid(),
@@ -153,33 +161,23 @@ print(json.dumps({
 """
 
 
-@pytest.fixture
-def private_files() -> Iterator[None]:
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
-
-
-@pytest.mark.usefixtures("private_files")
-def test_it_is_inside_what_a_new_process_is(both: Callable[..., list[tuple[int, str, str]]]) -> None:
+def test_it_is_inside_what_a_new_process_is(both):
     new, fork = (json.loads(output) for _, output, _ in both(INSIDE, LCL_HOME="/its own", CUDA_VISIBLE_DEVICES=""))
-    new["environment"].setdefault("TORCHINDUCTOR_CACHE_DIR", fork["environment"].get("TORCHINDUCTOR_CACHE_DIR"))
+    for found in (new, fork):
+        found["environment"].pop("TORCHINDUCTOR_CACHE_DIR", None)
     assert fork == new
     assert fork["environment"]["LCL_HOME"] == "/its own"
     assert fork["command"][1:] == ["-m", "job", "a", "b c"]
 
 
-def test_none_but_its_owner_is_served(job: Callable[[str], str]) -> None:
-    server = ForkServer([], environment())
-    try:
-        end(forked(server, job("")))
-        done = subprocess.run([sys.executable, "-c", CLIENT, server.address], input="", capture_output=True, text=True)
-        assert done.stdout == "0\n", done.stderr
-    finally:
-        server.close()
+def test_none_but_its_owner_is_served(own_server, job):
+    server = own_server()
+    end(forked(server, job("")))
+    done = subprocess.run([sys.executable, "-c", CLIENT, server.address], input="", capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
 
 
-def test_no_two_draw_the_same_numbers(both: Callable[..., list[tuple[int, str, str]]]) -> None:
+def test_no_two_draw_the_same_numbers(both):
     code = "import random, numpy, torch, multiprocessing as m; "
     code += "print(random.random(), numpy.random.rand(), torch.rand(1).item(), m.current_process().authkey.hex())"
     lines = [both(code)[1][1].split() for _ in range(2)]
@@ -189,9 +187,7 @@ def test_no_two_draw_the_same_numbers(both: Callable[..., list[tuple[int, str, s
 @pytest.mark.parametrize(
     "name", ["OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "PYTHONHASHSEED", "LD_LIBRARY_PATH", "HF_HOME", "ANY_OTHER"]
 )
-def test_what_a_library_may_have_read_makes_it_a_new_process(
-    server: ForkServer, job: Callable[[str], str], name: str
-) -> None:
+def test_what_a_library_may_have_read_makes_it_a_new_process(server, job, name):
     end(forked(server, job("")))
     process = start_module("job", [], server=server.address, env=environment() | {name: "7"})
     assert isinstance(process, subprocess.Popen)
@@ -199,7 +195,7 @@ def test_what_a_library_may_have_read_makes_it_a_new_process(
     end(process)
 
 
-def test_it_ends_when_its_standard_input_closes(server: ForkServer, job: Callable[[str], str]) -> None:
+def test_it_ends_when_its_standard_input_closes(server, job):
     process = forked(server, job("import os, sys; os.read(0, 1); sys.exit(5)"))
     assert process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
@@ -212,20 +208,18 @@ def test_it_ends_when_its_standard_input_closes(server: ForkServer, job: Callabl
 
 CLIENT = """
 import os, sys
-from lcl_core.common.forked_process import ForkedProcess, start_module
+from lcl_core.common.fork_server import ForkedProcess, start_module
 process = start_module("job", [], server=sys.argv[1], env=dict(os.environ))
 print(process.pid if isinstance(process, ForkedProcess) else 0, flush=True)
 os.read(0, 1)
 """
 
 
-def test_it_ends_with_a_client_that_is_killed(
-    server: ForkServer, job: Callable[[str], str], eventually: Callable[..., None]
-) -> None:
+def test_it_ends_with_a_client_that_is_killed(server, job, eventually):
     end(forked(server, job("import os; os.read(0, 1)")))
     command = [sys.executable, "-c", CLIENT, server.address]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment(), text=True, **pipes) as client:  # type: ignore[call-overload]
+    with subprocess.Popen(command, env=environment(), text=True, **pipes) as client:
         pid = int(client.stdout.readline())
         assert pid > 0
         client.kill()
@@ -233,7 +227,7 @@ def test_it_ends_with_a_client_that_is_killed(
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "the end of the job, and its reaping")
 
 
-def test_signals_reach_it_and_its_group(server: ForkServer, job: Callable[[str], str], tmp_path: Path) -> None:
+def test_signals_reach_it_and_its_group(server, job, tmp_path):
     code = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'])\n"
     code += "print(child.pid, flush=True); child.wait()"
     with (tmp_path / "out").open("w+b") as output:
@@ -249,18 +243,7 @@ def test_signals_reach_it_and_its_group(server: ForkServer, job: Callable[[str],
     end(process)
 
 
-def test_its_number_is_its_own_until_the_client_knows_its_end(
-    server: ForkServer, job: Callable[[str], str], eventually: Callable[..., None]
-) -> None:
-    process = forked(server, job(""))
-    status = Path(f"/proc/{process.pid}/stat")
-    eventually(lambda: status.read_text().rpartition(")")[2].split()[0] == "Z", "the end of the job")
-    assert process.wait(60) == 0
-    eventually(lambda: not status.exists(), "its reaping")
-    end(process)
-
-
-def test_many_at_a_time(server: ForkServer, job: Callable[[str], str]) -> None:
+def test_many_at_a_time(server, job):
     job("import os, sys; os.read(0, 1); sys.exit(int(sys.argv[1]))")
     processes = [forked(server, "job", str(number)) for number in range(12)]
     for process in reversed(processes):
@@ -269,34 +252,27 @@ def test_many_at_a_time(server: ForkServer, job: Callable[[str], str]) -> None:
     assert [process.wait(60) for process in processes] == list(range(12))
 
 
-def test_a_dead_server_takes_its_jobs_along_and_is_started_again(
-    server: ForkServer, job: Callable[[str], str], eventually: Callable[..., None]
-) -> None:
+def test_a_dead_server_takes_its_jobs_along_and_later_ones_are_new_processes(own_server, job, eventually):
+    server = own_server()
     process = forked(server, job("import os, subprocess; subprocess.run(['sleep', '600'])"))
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
+    server._process.kill()
     assert process.wait(60) == -signal.SIGKILL
     eventually(lambda: not group(process.pid), "the end of all that the job started")
     end(process)
-    end(forked(server, job("")))
+    later = start_module(job(""), [], server=server.address, env=environment())
+    assert isinstance(later, subprocess.Popen)
+    end(later)
 
 
-def test_changed_source_is_imported_anew(
-    tmp_path: Path, job: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_change_of_a_source_file_jobs_are_new_processes(own_server, tmp_path, job):
     (tmp_path / "library.py").write_text("VALUE = 3")
-    server = ForkServer(["library"], environment())
-    try:
-        before = forked(server, job("import library, sys; sys.exit(library.VALUE)"))
-        assert before.wait(60) == 3
-        (tmp_path / "library.py").write_text("VALUE = 14")
-        refused = start_module("job", [], server=server.address, env=environment())
-        assert isinstance(refused, subprocess.Popen)
-        assert refused.wait(60) == 14
-        end(refused)
-        assert forked(server, "job").wait(60) == 14
-    finally:
-        server.close()
+    server = own_server("library")
+    assert forked(server, job("import library, sys; sys.exit(library.VALUE)")).wait(60) == 3
+    (tmp_path / "library.py").write_text("VALUE = 14")
+    new = start_module("job", [], server=server.address, env=environment())
+    assert isinstance(new, subprocess.Popen)
+    assert new.wait(60) == 14
+    end(new)
 
 
 OWNER = """
@@ -304,16 +280,16 @@ import os
 from lcl_core.common.fork_server import ForkServer
 server = ForkServer([], dict(os.environ))
 server.prepare()
-while server.pid is None:
+while server._process is None:
     pass
-print(server.pid, server.address, flush=True)
+print(server._process.pid, server.address, flush=True)
 os.read(0, 1)
 """
 
 
-def test_the_server_ends_with_its_owner_and_is_private(eventually: Callable[..., None]) -> None:
+def test_the_server_ends_with_its_owner_and_is_private(eventually):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", OWNER], text=True, **pipes) as owner:  # type: ignore[call-overload]
+    with subprocess.Popen([sys.executable, "-c", OWNER], text=True, **pipes) as owner:
         pid, address = owner.stdout.readline().split()
         assert Path(address).parent.stat().st_mode & 0o777 == 0o700
         owner.kill()
@@ -322,10 +298,10 @@ def test_the_server_ends_with_its_owner_and_is_private(eventually: Callable[...,
     assert not Path(address).parent.exists()
 
 
-def test_a_closed_server_leaves_nothing() -> None:
+def test_a_closed_server_leaves_nothing():
     server = ForkServer([], environment())
     end(forked(server, "this"))
-    pid, folder = server.pid, Path(server.address).parent
+    pid, folder = server._process.pid, Path(server.address).parent
     server.close()
     assert not Path(f"/proc/{pid}").exists()
     assert not folder.exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lcl_core.common.forked_process import start_module
+from lcl_core.common.fork_server import start_module
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.sampling.loader import LoaderPool

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.fork_server import AVAILABLE
-from lcl_core.common.forked_process import ForkedProcess
+from lcl_core.common.fork_server import AVAILABLE, ForkedProcess
 from lcl_core.common.run_dir import ExitCode
 from tests.lcl_core.train.small_runs import curve, prepared, started, weights
 from workers.executors.local import FORK_SERVER
