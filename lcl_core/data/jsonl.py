@@ -18,7 +18,6 @@ from lcl_core.data.json_values import BadValue, parse_json
 MAX_LINE_BYTES = 16 << 20
 MAX_LINES = 50_000_000  # of all files of a corpus, 20 bytes each; shards have no such bound
 _SCAN_BYTES = 4 << 20
-_READ_AHEAD_BYTES = 1 << 16  # where lines are read in their order
 _CALL_BYTES = 1 << 30  # of one call, which reads at most 2 GiB
 _NEWLINE, _RETURN = b"\n\r"
 
@@ -37,8 +36,6 @@ class FileBytes:
     def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor, self._name = descriptor, name
         self._size = os.fstat(descriptor).st_size
-        self._window = (0, b"")  # a range that was read ahead: its start and content
-        self._last_end = 0
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -48,24 +45,7 @@ class FileBytes:
 
     def __getitem__(self, part: slice) -> bytes:
         start, end = part.start or 0, self._size if part.stop is None else min(part.stop, self._size)
-        begin, window = self._window
-        if begin <= start and end <= begin + len(window):
-            self._last_end = end
-            return window[start - begin : end - begin]
-        follows = 0 <= start - self._last_end <= len(b"\r\n")
-        self._last_end = end
-        if not follows or end - start >= _READ_AHEAD_BYTES:
-            return self._read(start, end, end - start)
-        window = self._read(start, min(start + _READ_AHEAD_BYTES, self._size), end - start)
-        self._window = start, window
-        return window[: end - start]
-
-    def __bytes__(self) -> bytes:
-        return self[:]
-
-    def _read(self, start: int, end: int, least: int) -> bytes:
-        """The bytes from ``start`` to ``end``, at least so many. Raises: UserError."""
-        parts, enough = list[bytes](), start + least
+        parts = list[bytes]()
         try:
             while start < end and (data := os.pread(self._descriptor, min(end - start, _CALL_BYTES), start)):
                 parts.append(data)
@@ -73,10 +53,13 @@ class FileBytes:
         except OSError as error:
             message = f"the file cannot be read: {error.strerror}"
             raise UserError(message, code="file_unreadable", file=self._name) from error
-        if start < enough:
+        if start < end:
             message = "the file became shorter while it was read; write a new file and rename it to the old one's name"
             raise UserError(message, code="file_unreadable", file=self._name)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __bytes__(self) -> bytes:
+        return self[:]
 
 
 class JsonLines(Sequence[dict[str, Any]]):

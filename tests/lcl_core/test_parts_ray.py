@@ -10,13 +10,13 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.part_runners import MAX_ATTEMPTS, RAY_ADDRESS, PartTask, task_threads
-from lcl_core.parts_ray import RayRunner
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
 
 from lcl_core.collections.file_format import MANIFEST  # noqa: E402
 from lcl_core.collections.index_job import run_index_job  # noqa: E402
-from lcl_core.data.shards.convert import convert, convert_parts  # noqa: E402
+from lcl_core.data.shards.convert import convert_parts  # noqa: E402
+from lcl_core.parts_ray import RayRunner  # noqa: E402
 from tests.lcl_core.collections.test_index_job import prepare  # noqa: E402
 from tests.lcl_core.data.shards.part_sources import (  # noqa: E402
     LENGTHS,
@@ -197,7 +197,8 @@ class LostSource(NumberedSource):
 
 
 def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(cluster, tmp_path, monkeypatch):
-    convert(NumberedSource(LENGTHS).records(), tmp_path / "whole", SHARD_BYTES)
+    whole = tmp_path / "whole"
+    convert_parts(NumberedSource(LENGTHS), whole, tmp_path / "alone", SHARD_BYTES, part_items=PART_ITEMS)
     monkeypatch.setenv(RAY_ADDRESS, cluster.address)
     assert task_threads(2) == 1
     loss, observed = Loss(cluster, tmp_path / "lost"), tmp_path / "observed"
@@ -211,7 +212,7 @@ def test_a_conversion_that_loses_a_machine_has_the_bytes_of_one_process(cluster,
         part_items=PART_ITEMS,
     )
     assert loss.lost
-    assert contents(tmp_path / "made") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "made") == contents(whole)
     assert report.deaths == 1
     read = observed.read_text().splitlines()
     assert len(read) - len(set(read)) <= PART_ITEMS

@@ -1,28 +1,25 @@
 """Files of a corpus, in a folder or in a zip. Reads are safe from several threads and after a fork.
 
-A zip is read with ``pread`` at the offsets of its directory: no file position and no lock is shared, so a
-forked loader cannot disturb its siblings.
+A zip is read with ``pread``: no file position is shared, so a forked loader cannot disturb its siblings.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, BinaryIO, Protocol, cast
 
-from lcl_core.common.archive import DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
+from lcl_core.common.archive import ARCHIVE_ERRORS, DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.common.errors import UserError
 from lcl_core.data.jsonl import FileBytes
 
 MAX_TEXT_BYTES = 2 << 30  # of one file of a zip, and of its JSON lines together: they are in memory while it is open
-_LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, then the lengths of the name and of the extra field
 
 
 class FileStore(Protocol):
@@ -137,24 +134,50 @@ class FolderStore:
             raise UserError(f"the file cannot be read: {detail}", code="file_unreadable", file=name) from error
 
 
+class _PreadFile(io.RawIOBase):
+    """A file whose position belongs to this object alone, also after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size, self._at = os.fstat(self._descriptor).st_size, 0
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "before the start of the file")
+        self._at = at
+        return at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)  # no more is allocated, whatever a directory says
+        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+
 class ZipStore:
     """Files in a zip, stored or deflated. A single folder that wraps everything in the zip is seen through."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open_zip(path) as archive:
-                entries = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._archive = open_zip(cast(BinaryIO, _PreadFile(path)))
+            entries = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
         except (*DIRECTORY_ERRORS, OSError) as error:
             raise UserError(f"the zip cannot be read ({error})", code="corpus_unreadable", file=path) from error
-        self._size = os.fstat(self._descriptor).st_size
         wrapper = _wrapping_folder(entries)
         self._entries = {name.removeprefix(wrapper): info for name, info in entries.items()}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
     def __reduce__(self) -> tuple[type[ZipStore], tuple[Path]]:
         return ZipStore, (self.path,)
@@ -174,15 +197,21 @@ class ZipStore:
         if info.file_size > max(MIN_ALLOWANCE_BYTES, MAX_EXPANSION * info.compress_size):
             message = f"the file unpacks to more than {MAX_EXPANSION} times its size; unpack the zip into a folder"
             raise UserError(message, code="corpus_unreadable", file=name)
-        data = self._content(info)
-        if data is None or len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-            raise UserError(
+        try:
+            # others unpack whatever they are given, however much that is
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NotImplementedError("another method of packing")
+            with self._archive.open(info) as file:
+                data = file.read(info.file_size + 1)
+            if len(data) != info.file_size:
+                raise EOFError("it ends too early")
+            return data
+        except (*ARCHIVE_ERRORS, OSError, OverflowError) as error:
+            message = (
                 f"the file is damaged, encrypted or packed in an unknown way in {self.path.name}; "
-                "make the zip again, stored or deflated",
-                code="file_unreadable",
-                file=name,
+                "make the zip again, stored or deflated"
             )
-        return data
+            raise UserError(message, code="file_unreadable", file=name) from error
 
     def buffer(self, name: str) -> bytes:
         lines = sum(info.file_size for each, info in self._entries.items() if each.endswith(".jsonl"))
@@ -190,36 +219,6 @@ class ZipStore:
             message = f"the JSON lines of the zip unpack to {lines:,} bytes, of {MAX_TEXT_BYTES:,} that they may"
             raise UserError(f"{message}; unpack the zip into a folder", code="corpus_unreadable", file=self.path)
         return self.read(name, MAX_TEXT_BYTES)
-
-    def _content(self, info: zipfile.ZipInfo) -> bytes | None:
-        """The unpacked bytes, or None where the entry is not what the directory says."""
-        room = self._size - _LOCAL_HEADER.size - info.compress_size
-        if not 0 <= info.header_offset <= room or info.flag_bits & 1:
-            return None
-        header = os.pread(self._descriptor, _LOCAL_HEADER.size, info.header_offset)
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        if signature != b"PK\3\4":
-            return None
-        start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-        packed = self._read_at(start, info.compress_size)
-        if info.compress_type == zipfile.ZIP_STORED:
-            return packed
-        if info.compress_type != zipfile.ZIP_DEFLATED:
-            return None
-        try:
-            # bounded by the declared size, so that a crafted entry cannot fill the memory
-            return zlib.decompressobj(-15).decompress(packed, info.file_size + 1)
-        except zlib.error:
-            return None
-
-    def _read_at(self, start: int, size: int) -> bytes:
-        """One ``pread`` gives at most 2 GiB."""
-        parts = []
-        while size > 0 and (part := os.pread(self._descriptor, min(size, 1 << 30), start)):
-            parts.append(part)
-            start += len(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _wrapping_folder(names: dict[str, zipfile.ZipInfo]) -> str:

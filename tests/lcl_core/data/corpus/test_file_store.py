@@ -191,23 +191,6 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_named(folder):
     assert (caught.value.code, caught.value.file) == ("file_unreadable", "pairs.jsonl")
 
 
-def test_lines_in_their_order_are_read_many_at_a_time(folder, monkeypatch):
-    calls, read = [], os.pread
-
-    def count(descriptor, size, offset):
-        calls.append(size)
-        return read(descriptor, size, offset)
-
-    buffer = open_store(folder).buffer("pairs.jsonl")
-    monkeypatch.setattr(os, "pread", count)
-    for start in range(0, 3000, 3):
-        assert buffer[start : start + 2] == b"{}"
-    assert len(calls) <= 2
-    for start in (2100, 9, 1500):
-        assert buffer[start : start + 3] == b"{}\n"
-    assert bytes(buffer) == FILES["pairs.jsonl"]
-
-
 def test_a_file_of_a_zip_that_unpacks_to_very_much_more_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(file_store, "MIN_ALLOWANCE_BYTES", 1 << 16)
     with zipfile.ZipFile(tmp_path / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
