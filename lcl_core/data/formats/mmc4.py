@@ -26,8 +26,8 @@ from lcl_core.data.formats.base import (
     validate_item,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images
-from lcl_core.data.formats.text_files import read_lines
-from lcl_core.data.json_values import BadValue, parse_json_object, to_json_safe
+from lcl_core.data.formats.text_files import read_json_lines
+from lcl_core.data.json_values import BadValue, to_json_safe
 from lcl_core.data.records import BadItem, ImageMatch, MatchedDocument, Record, RecordImage
 
 _ROUNDING = 1e-3  # of similarities beyond 1
@@ -150,15 +150,11 @@ class MMC4Reader(FilesReader[MMC4Options]):
         if self._first_names[_PACKED.sub("", key)] != key:
             yield BadItem(name, 0, "repeated shard", f"{shard} is there unpacked or packed, too")
             return
-        for line in read_lines(file, name):
-            if isinstance(line, BadItem):
-                yield line
+        for item in read_json_lines(file, name):
+            if isinstance(item, BadItem):
+                yield item
                 continue
-            try:
-                document = parse_json_object(line.data)
-            except BadValue as error:
-                yield BadItem(name, line.number, "bad line", str(error))
-                continue
+            line, document = item
             member = f"/{line.member}" if line.member else ""
             location = LineLocation(name, line.number, f"{shard}{member}:{line.number}")
             yield from read_mmc4_document(document, location, self._find)

@@ -35,9 +35,8 @@ from lcl_core.data.formats.parquet import (
     image_source,
     is_arrow_file,
     is_list_column,
-    read_batches,
+    read_rows,
     read_schema,
-    row_values,
 )
 from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
@@ -143,7 +142,6 @@ def _check_place(image: Any, text: Any) -> str | None:
     return None if image_source(image) != ("", None) else "an image that is neither URL nor bytes"
 
 
-MAX_ENTRIES = 100_000
 _LISTS = ("images", "texts")
 
 
@@ -209,17 +207,15 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
         if missing:
             yield BadItem(name, 0, "not in this format", missing)
             return
-        for rows in read_batches(file, name):
-            if isinstance(rows, BadItem):
-                yield rows
+        for row in read_rows(file, name):
+            if isinstance(row, BadItem):
+                yield row
                 continue
-            for line in range(rows.start + 1, rows.start + 1 + rows.batch.num_rows):
-                try:
-                    fields = row_values(rows.batch, line - rows.start - 1, MAX_ENTRIES)
-                    split = split_from_name(name)
-                    yield from read_row(fields, name, line, split, self._finder, self.options.bytes_column)
-                except (BadValue, ValueError, pa.ArrowException) as error:
-                    yield BadItem(name, line, "bad row", str(error)[:200])
+            line, fields = row
+            try:
+                yield from read_row(fields, name, line, split_from_name(name), self._finder, self.options.bytes_column)
+            except BadValue as error:
+                yield BadItem(name, line, "bad row", str(error)[:200])
 
     def _holds_documents(self, path: Path) -> bool:
         """Are the file's columns those of documents, as far as they can be read?"""

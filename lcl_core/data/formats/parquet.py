@@ -18,6 +18,7 @@ from lcl_core.data.records import BadItem
 # there ends the process in the library's C++.)
 MAX_GROUP_BYTES = 4 << 30
 _BATCH_ROWS = 64
+MAX_ENTRIES = 100_000  # of a list in a row
 READ_ERRORS = (pa.ArrowException, OSError, ValueError, EOFError, MemoryError)
 
 
@@ -138,24 +139,35 @@ def _arrow_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
         yield file.get_batch(number)
 
 
-def row_values(batch: pa.RecordBatch, index: int, max_entries: int) -> dict[str, Any]:
-    """The fields of one row as Python values.
+def read_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]] | BadItem]:
+    """All rows, with their numbers from 1, as Python values by column; empty and repeated names get their number."""
+    for rows in read_batches(path, name):
+        if isinstance(rows, BadItem):
+            yield rows
+            continue
+        names = unique_names(rows.batch.schema.names)
+        for index in range(rows.batch.num_rows):
+            line = rows.start + index + 1
+            try:
+                yield line, {name: _value(rows.batch, number, index) for number, name in enumerate(names)}
+            except (BadValue, ValueError, OverflowError, pa.ArrowException) as error:  # such as a date beyond Python's
+                yield BadItem(name, line, "bad row", str(error)[:200])
 
-    Args:
-        max_entries: of a list; empty entries are tiny in a file and large in memory.
 
-    Raises: BadValue, ValueError or ArrowException.
-    """
-    fields = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        value = column[index]
-        if is_list_column(batch.schema.field(name)) and value.is_valid and len(value) > max_entries:
-            raise BadValue(f"{name} has {len(value):,} places; {max_entries:,} are allowed")
-        try:
-            fields[name] = value.as_py()
-        except OverflowError as error:  # a date beyond Python's
-            raise BadValue(f"{name}: {error}") from error
-    return fields
+def _value(batch: pa.RecordBatch, column: int, index: int) -> Any:
+    """Raises: BadValue for a list of more than ``MAX_ENTRIES``: empty entries are tiny in a file, large in memory."""
+    value, field = batch.column(column)[index], batch.schema.field(column)
+    if is_list_column(field) and value.is_valid and len(value) > MAX_ENTRIES:
+        raise BadValue(f"{field.name} has {len(value):,} places; {MAX_ENTRIES:,} are allowed")
+    return value.as_py()
+
+
+def unique_names(fields: Sequence[str]) -> list[str]:
+    """Names of columns; empty and repeated ones get their number."""
+    names: list[str] = []
+    for number, field in enumerate(fields):
+        names.append(field if field and field not in names else f"{field or 'column'} {number}")
+    return names
 
 
 def is_list_column(field: pa.Field) -> bool:

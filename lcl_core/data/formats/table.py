@@ -27,6 +27,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import parquet as columnar
 from lcl_core.data.formats.base import (
     FilesReader,
     ReaderOptions,
@@ -40,8 +41,8 @@ from lcl_core.data.formats.base import (
     to_printable,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
-from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_batches, read_schema, row_values
-from lcl_core.data.formats.text_files import TextLine, read_json_file, read_lines
+from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_schema
+from lcl_core.data.formats.text_files import TextLine, read_json_file, read_json_lines, read_lines
 from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, is_number
 
@@ -62,7 +63,6 @@ _URL = re.compile(r"https?://", re.I)
 _SNIFFED_ROWS = 20
 _COLUMN_ROWS = 1000  # of JSON, whose columns are known before the first record is read
 MAX_COLUMNS = 10_000
-MAX_ENTRIES = 100_000  # of a list in a cell
 MAX_CLASS_BYTES = 16 << 20  # metadata that names classes
 
 
@@ -426,7 +426,7 @@ def first_columns(path: Path, name: str, options: TableOptions, most: int) -> tu
     """Columns that may have the images themselves, and all of the first ``most`` rows."""
     if is_columnar(name):
         schema = read_schema(path)
-        names = [] if schema is None else _unique_names(schema.names)
+        names = [] if schema is None else columnar.unique_names(schema.names)
         return [name for name, field in zip(names, schema or (), strict=True) if _may_hold_images(field.type)], names
     rows = (row for row in read_rows(path, name, options) if isinstance(row, TableRow))
     return [], list(dict.fromkeys(column for row in islice(rows, most) for column in row.cells))
@@ -446,28 +446,22 @@ def read_rows(path: Path, name: str, options: TableOptions) -> Iterator[TableRow
         return _json_array_rows(path, name)
     ending = name.lower().removesuffix(".gz")
     if ending.endswith((".jsonl", ".ndjson")):
-        return _json_line_rows(path, name)
+        items = read_json_lines(path, name)
+        return (item if isinstance(item, BadItem) else TableRow(item[0].number, item[1]) for item in items)
     return _csv_rows(path, name, options, tabs=ending.endswith(".tsv"))
 
 
 def _columnar_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
-    for rows in read_batches(path, name):
-        if isinstance(rows, BadItem):
-            yield rows
+    for row in columnar.read_rows(path, name):
+        if isinstance(row, BadItem):
+            yield row
             continue
-        batch = rows.batch.rename_columns(_unique_names(rows.batch.schema.names))
-        for index in range(batch.num_rows):
-            line = rows.start + index + 1
-            try:
-                cells = row_values(batch, index, MAX_ENTRIES)
-            except (BadValue, ValueError, pa.ArrowException) as error:
-                yield BadItem(name, line, "bad row", str(error)[:200])
-                continue
-            if cells.keys() >= {"key", "url", "status"} and cells["status"] not in (None, "success"):
-                parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
-                yield BadItem(name, line, "not downloaded", " ".join(str(part) for part in parts if part)[:300])
-            else:
-                yield TableRow(line, cells)
+        line, cells = row
+        if cells.keys() >= {"key", "url", "status"} and cells["status"] not in (None, "success"):
+            parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
+            yield BadItem(name, line, "not downloaded", " ".join(str(part) for part in parts if part)[:300])
+        else:
+            yield TableRow(line, cells)
 
 
 def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
@@ -479,17 +473,6 @@ def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
     else:
         for number, row in enumerate(value, start=1):
             yield TableRow(number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "no JSON object")
-
-
-def _json_line_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
-    for line in read_lines(path, name):
-        if isinstance(line, BadItem):
-            yield line
-            continue
-        try:
-            yield TableRow(line.number, parse_json_object(line.data))
-        except BadValue as error:
-            yield BadItem(name, line.number, "bad line", str(error))
 
 
 def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Iterator[TableRow | BadItem]:
@@ -528,7 +511,7 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
         if not any(fields):
             continue
         if not names:
-            names = _unique_names(fields) if options.header else [str(number) for number in range(len(fields))]
+            names = columnar.unique_names(fields) if options.header else [str(number) for number in range(len(fields))]
             if options.header:
                 continue
         if len(fields) == len(names):
@@ -550,11 +533,3 @@ def _decode_line(line: TextLine | BadItem, name: str, encoding: str) -> str | Ba
 def _most_frequent_delimiter(path: Path, name: str) -> str:
     first = next((line.data for line in read_lines(path, name) if isinstance(line, TextLine)), b"")
     return max(_DELIMITERS, key=lambda mark: first.count(mark.encode()))
-
-
-def _unique_names(fields: list[str]) -> list[str]:
-    """Names of columns; empty and repeated ones get their number."""
-    names: list[str] = []
-    for number, field in enumerate(fields):
-        names.append(field if field and field not in names else f"{field or 'column'} {number}")
-    return names

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lcl_core.common.archive import MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
-from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
+from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 from lcl_core.data.records import BadItem
 
@@ -56,6 +56,18 @@ def read_lines(path: Path, name: str) -> Iterator[TextLine | BadItem]:
                 yield from _stream_lines(file, name, None)
     except _READ_ERRORS as error:
         yield BadItem(name, 0, "unreadable file", str(error)[:200])
+
+
+def read_json_lines(path: Path, name: str) -> Iterator[tuple[TextLine, dict[str, Any]] | BadItem]:
+    """The objects of the lines, likewise."""
+    for line in read_lines(path, name):
+        if isinstance(line, BadItem):
+            yield line
+            continue
+        try:
+            yield line, parse_json_object(line.data)
+        except BadValue as error:
+            yield BadItem(name, line.number, "bad line", str(error))
 
 
 def _zip_lines(file: BinaryIO, name: str, allowance: int) -> Iterator[TextLine | BadItem]:

@@ -23,8 +23,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from lcl_core.common.errors import UserError
@@ -48,7 +46,7 @@ from lcl_core.data.formats.base import (
     to_printable,
 )
 from lcl_core.data.formats.image_lookup import MAX_META_BYTES, read_folder_image
-from lcl_core.data.formats.parquet import READ_ERRORS, first_line
+from lcl_core.data.formats.parquet import read_rows, read_schema
 from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
 from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
@@ -56,7 +54,6 @@ from lcl_core.parts import Section
 
 # of a side file, which is in memory while its shard is read; img2dataset writes 10,000 samples a shard
 MAX_SIDE_ROWS = 250_000
-MAX_SIDE_BYTES = 512 << 20
 MAX_MEMBERS = 64  # of a sample
 _SNIFFED_MEMBERS = 16
 _SNIFFED_FOLDERS = 200
@@ -70,57 +67,50 @@ class SideTable:
     def __init__(self, path: Path, root: Path) -> None:
         self.name = path.name
         self.problems: list[BadItem] = []
-        self._table: pa.Table | None = None
-        self._rows: dict[str, int] = {}
+        self._rows: dict[str, tuple[int, dict[str, Any]]] = {}  # number of the row, and its fields
         file = check_side_file(path, root)
         if isinstance(file, BadItem):
             self.problems.append(file)
         elif file is not None:
-            try:
-                self._fill(file)
-            except READ_ERRORS as error:
-                self.problems.append(BadItem(self.name, 0, "damaged parquet", first_line(error)))
+            self._fill(file)
 
     def _fill(self, path: Path) -> None:
-        about, schema = pq.read_metadata(path), pq.read_schema(path)
-        size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-        problem = ""
-        if about.num_rows > MAX_SIDE_ROWS or size > MAX_SIDE_BYTES:
-            problem = f"{about.num_rows:,} rows in {size:,} bytes; {MAX_SIDE_ROWS:,} in {MAX_SIDE_BYTES:,} are allowed"
-        elif "key" not in schema.names or len(schema.names) != len(set(schema.names)):
-            problem = "it needs one column 'key', and no two columns of one name"
-        if problem:
-            self.problems.append(BadItem(self.name, 0, "side file not used", problem))
+        schema = read_schema(path)
+        if schema is not None and schema.names.count("key") != 1:
+            self.problems.append(BadItem(self.name, 0, "side file not used", "it needs one column 'key'"))
             return
-        binary = (pa.types.is_binary, pa.types.is_large_binary)
-        columns = [field.name for field in schema if not any(kind(field.type) for kind in binary)]
-        self._table = pq.read_table(path, columns=columns)
-        for number, key in enumerate(self._table.column("key").to_pylist()):
+        for row in read_rows(path, self.name):
+            if isinstance(row, BadItem):
+                self.problems.append(row)
+                continue
+            number, fields = row
+            key = fields["key"]
+            if len(self._rows) >= MAX_SIDE_ROWS:
+                detail = f"it has more than {MAX_SIDE_ROWS:,} rows"
+                self.problems.append(BadItem(self.name, number, "rest of side file not used", detail))
+                return
             if key is None or str(key) in self._rows:
                 detail = "no key" if key is None else f"the key {str(key)[:120]!r} occurs twice"
-                self.problems.append(BadItem(self.name, number + 1, "bad side row", detail))
-            else:
-                self._rows[str(key)] = number
+                self.problems.append(BadItem(self.name, number, "bad side row", detail))
+                continue
+            known = {name: value for name, value in fields.items() if value is not None}
+            try:
+                self._rows[str(key)] = number, to_json_safe(known)
+            except BadValue as error:
+                self.problems.append(BadItem(self.name, number, "bad side row", str(error)))
 
     def row(self, key: str) -> dict[str, Any]:
         """The fields of a sample, empty where there is no row."""
-        if self._table is None or key not in self._rows:
-            return {}
-        try:
-            fields = to_json_safe(self._table.slice(self._rows[key], 1).to_pylist()[0])
-        except (BadValue, OverflowError, *READ_ERRORS):  # text that is not UTF-8, a date beyond Python's
-            return {}
-        return {name: value for name, value in fields.items() if value is not None}
+        return dict(self._rows[key][1]) if key in self._rows else {}
 
     def lost(self, seen: set[str], shard: str) -> Iterator[BadItem]:
         """A BadItem for each row whose sample is not among ``seen``, with the reason that the row gives."""
-        for key, number in self._rows.items():
+        for key, (number, row) in self._rows.items():
             if key not in seen:
-                row = self.row(key)
                 status = str(row.get("status", "success"))
                 detail = " ".join(str(part) for part in (key, row.get("url"), row.get("error_message")) if part)[:300]
                 reason = f"not in the {shard}" if status == "success" else "not downloaded"
-                yield BadItem(self.name, number + 1, reason, detail)
+                yield BadItem(self.name, number, reason, detail)
 
 
 @dataclass(frozen=True)

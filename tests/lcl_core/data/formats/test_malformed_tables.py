@@ -163,10 +163,10 @@ def test_offsets_that_point_outside(make, walk):
 
 def test_rows_and_groups_are_bounded(make, walk, monkeypatch):
     make.parquet("a.parquet", good(4), group=2)
-    monkeypatch.setattr(obelics, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(parquet, "MAX_ENTRIES", 1)
     records, bad = walk(open_reader(make.root))
     assert (records, [item.reason for item in bad]) == ([], ["bad row"] * 4)
-    monkeypatch.setattr(obelics, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(parquet, "MAX_ENTRIES", 2)
     with monkeypatch.context() as patch:
         patch.setattr(parquet, "MAX_GROUP_BYTES", 3)
         records, bad = walk(open_reader(make.root))

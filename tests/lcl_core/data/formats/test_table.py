@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import open_reader, table
+from lcl_core.data.formats import open_reader, parquet
 from lcl_core.data.records import CaptionedImage
 
 CSV = 'file_name,caption,label,note\na.webp,"An ant, small",insect,x\nb.webp,A bird.,bird,\n'
@@ -237,7 +237,7 @@ def test_a_value_that_python_cannot_have_is_a_bad_row(make, walk, sample_images)
 
 def test_cells_of_parquet_are_bounded(make, walk, monkeypatch, sample_images):
     make.parquet("x.parquet", {"image": ["a.webp", "b.webp"], "captions": [["one", "two", "three"], ["one"]]})
-    monkeypatch.setattr(table, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(parquet, "MAX_ENTRIES", 2)
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.line, bad.reason) == ("x.parquet:2", 1, "bad row")
 

@@ -198,5 +198,5 @@ def test_a_side_file_that_is_a_link_inside_the_corpus(make, walk):
 def test_a_date_of_a_side_file_beyond_pythons(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
     make.parquet("x.parquet", pa.table({"key": ["0"], "day": pa.array([2**30], pa.date32())}))
-    (record,), bad = walk(open_reader(make.root))
-    assert (record.body.captions, record.extra, bad) == (("zero",), {}, [])
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.body.captions, record.extra, bad.reason) == (("zero",), {}, "bad row")
