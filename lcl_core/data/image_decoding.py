@@ -69,7 +69,8 @@ def _png_size(data: bytes) -> Size:
         if kind in (b"IDAT", b"IEND"):
             break
         if kind == b"IHDR" and length >= 10:
-            size = max(size, struct.unpack_from(">II", data, at + 8), key=math.prod)
+            width, height = struct.unpack_from(">II", data, at + 8)
+            size = (width, height) if width * height > math.prod(size) else size
         at += 12 + length
     return size
 

@@ -80,7 +80,7 @@ class Page:
 
 
 def pixels_of(data):
-    """[3, SIZE, SIZE] of a square image of which nothing is cut off."""
+    """[3, SIZE, SIZE] of a square image of which nothing is cut off; training may differ by two levels."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     levels = (np.asarray(image, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.asarray(levels.transpose(2, 0, 1))
@@ -90,7 +90,7 @@ def is_told(sample, reported):
     ids, images = reported
     if sample.token_ids.tolist() != ids or len(sample.pixels) != len(images):
         return False
-    return all(np.allclose(got, pixels_of(data), atol=1e-5) for got, data in zip(sample.pixels, images, strict=True))
+    return all(np.allclose(got, pixels_of(data), atol=0.04) for got, data in zip(sample.pixels, images, strict=True))
 
 
 def assert_same(samples, expected):

@@ -12,8 +12,6 @@ from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
 from lcl_core.data.sampling.captions import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
 from lcl_core.data.sampling.document_plan import MatchedPlan, plan_document
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import first_cursors, redistribute_cursors
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.parsing import parse_spec
@@ -229,23 +227,6 @@ def read(batches, count):
 
 def keys(batches):
     return {each.position: each.token_ids.tobytes() for batch in batches for each in batch.samples}
-
-
-def test_ranks_loaders_and_resumption_change_no_caption(open_stream):
-    sources = (DRAWN_PAIRS, DRAWN)
-    expected = read(load_batches(open_stream(*sources), 0, BUDGET, 0, 4), 12)
-    for workers in (1, 2):
-        assert keys(read(load_batches(open_stream(*sources), 0, BUDGET, workers, 4), 12)) == keys(expected)
-    resumed = read(load_batches(open_stream(*sources), expected[4].cursor, BUDGET, 0, 4), 7)
-    assert [keys([batch]) for batch in resumed] == [keys([batch]) for batch in expected[5:]]
-    whole = {position: open_stream(*sources)[position].token_ids.tobytes() for position in range(60)}
-    cursors = first_cursors(2)
-    ranks = [read(load_batches(open_stream(*sources), cursor, BUDGET, 0, 4, 2), 3) for cursor in cursors]
-    resized = redistribute_cursors([batches[-1].cursor for batches in ranks], 3)
-    ranks += [read(load_batches(open_stream(*sources), cursor, BUDGET, 0, 4, 3), 2) for cursor in resized]
-    found = {position: ids for batches in ranks for position, ids in keys(batches).items()}
-    assert len(found) > 20
-    assert all(whole[position] == ids for position, ids in found.items())
 
 
 def test_shards_draw_what_the_folder_draws(open_stream, kit, tmp_path):

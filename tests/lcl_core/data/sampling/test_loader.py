@@ -13,7 +13,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream
 from lcl_core.data.sampling import loader
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
-from lcl_core.data.sampling.packing import Cursor, first_cursors
+from lcl_core.data.sampling.packing import Cursor
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
 
@@ -64,28 +64,10 @@ def test_a_resumed_loader_gives_the_same_batches(open_stream, lookahead, workers
     assert again == whole[stop:]
 
 
-def test_ranks_share_the_stream_without_gap_or_overlap(open_stream):
-    whole = open_stream()
-    cursors = first_cursors(3)
-    loaded = [load_batches(open_stream(), cursor, BUDGET, 0, 4, stride=3) for cursor in cursors]
-    positions = [sorted(sample.position for _ in range(9) for sample in next(each).samples) for each in loaded]
-    assert [{position % 3 for position in share} for share in positions] == [{0}, {1}, {2}]
-    for share in positions:
-        assert len(set(share)) == len(share)
-        assert whole[share[0]].position == share[0]
-
-
 def test_a_rank_resumes_where_it_was(open_stream):
     whole = first(10, open_stream(), Cursor(1), BUDGET, 0, 4, stride=2)
     again = first(5, open_stream(), whole[4][1], BUDGET, 2, 4, stride=2)
     assert again == whole[5:]
-
-
-def test_a_stream_is_the_same_over_the_same_corpora_in_another_process(open_stream):
-    one = open_stream()
-    other = SampleStream(corpora=one.corpora, **one.options)
-    for position in range(12):
-        assert one[position].id == other[position].id
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,10 +1,8 @@
 """Conversion in parts to a URL: shards are uploaded as they are complete, and used again by the next attempt."""
 
-import json
-
 import pytest
 
-from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.errors import StoreError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.common.storage import Storage
 from lcl_core.data import open_corpus
@@ -81,21 +79,3 @@ def test_while_the_store_is_away_nothing_that_is_complete_is_given_up(url, tmp_p
         with pytest.raises(StoreError):
             UploadLock(Storage(url), "run_1").acquire()
     assert in_parts(NumberedSource(LENGTHS), url, tmp_path).resumed > 100
-
-
-def test_the_place_of_another_is_left_alone(url, tmp_path):
-    interrupt(url, tmp_path)
-    before = contents(tmp_path / "far" / "made")
-    with pytest.raises(UserError) as caught:
-        convert_parts(NumberedSource(LENGTHS), url, tmp_path / "other", SHARD_BYTES, owner="run_2")
-    assert caught.value.code == "conversion_running"
-    assert contents(tmp_path / "far" / "made") == before
-    assert json.loads(before[LOCK_FILE])["owner"] == "run_1"
-
-
-def test_a_corpus_that_cannot_be_converted_leaves_nothing(url, tmp_path):
-    with pytest.raises(UserError) as caught:
-        in_parts(NumberedSource({}), url, tmp_path)
-    assert caught.value.code == "nothing_converted"
-    assert contents(tmp_path / "far") == {}
-    assert not (tmp_path / "work").exists()

@@ -100,7 +100,7 @@ def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit, run_di
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert json.loads(run_dir.result_file.read_text())["report"]["documents"] == 40
 
-    kit.corpus(pairs=[kit.pair("red.png", "x")] * 200_000)
+    kit.corpus(pairs=[kit.pair("red.png", "x")] * 20_000)
     ask(run_dir, {"path": str(corpus.path), "workers": 2})
     run_dir.metrics_file.unlink()
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
