@@ -31,20 +31,14 @@ class TextEncoder(ABC):
     """A text encoder; frozen when loaded.
 
     Attributes:
+        module: the network; its parameters are those that fine-tuning trains.
+        width: E, numbers in a text's feature.
         identity: everything that its features depend on, as of :class:`ImageEncoder`.
     """
 
+    module: nn.Module
+    width: int
     identity: dict[str, str]
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """The network; its parameters are those that fine-tuning trains."""
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """E, numbers in a text's feature."""
 
     @property
     def device(self) -> torch.device:
@@ -70,10 +64,19 @@ class ImageEncoder(ABC):
     positions of its last feature map as tokens.
 
     Attributes:
+        module: the vision network; its parameters are those that full transfer trains.
+        embed_dim: E; none where there are no pooled latents.
+        tokens, width: N and W.
+        image_size: S, pixels.
         weights_hash: sha256 of the weights.
         preprocessing_bytes: memory that ``preprocess`` takes for each pixel of an image, beside the image.
     """
 
+    module: nn.Module
+    embed_dim: int | None
+    tokens: int
+    width: int
+    image_size: int
     weights_hash: str
     preprocessing_bytes: ClassVar[int] = (
         16  # other libraries copy the image, as RGB and as arrays, before they shrink it
@@ -92,34 +95,9 @@ class ImageEncoder(ABC):
         """
 
     @property
-    @abstractmethod
-    def width(self) -> int:
-        """W."""
-
-    @property
-    @abstractmethod
-    def tokens(self) -> int:
-        """N."""
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """S, pixels."""
-
-    @property
     def prepared_bytes(self) -> int:
         """Of one image as ``preprocess`` returns it: f32 [3, S, S]."""
         return 4 * 3 * self.image_size**2
-
-    @property
-    @abstractmethod
-    def embed_dim(self) -> int | None:
-        """E; none where there are no pooled latents."""
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """The vision network; its parameters are those that full transfer trains."""
 
     @property
     @abstractmethod

@@ -126,12 +126,8 @@ class ExternalTextEncoder(TextEncoder):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.module = network
         self.identity = {}
-
-    @property
-    def module(self) -> nn.Module:
-        return self.network
 
     @property
     @abstractmethod
@@ -139,13 +135,13 @@ class ExternalTextEncoder(TextEncoder):
         """{token: row of the token embeddings}."""
 
     @cached_property
-    def width(self) -> int:
+    def width(self) -> int:  # type: ignore[override]
         with torch.inference_mode():
             return self.features(["a"]).shape[1]
 
     def copy(self) -> Self:
         trainable = copy.copy(self)
-        trainable.network = copy.deepcopy(self.network).requires_grad_(True)
+        trainable.module = copy.deepcopy(self.module).requires_grad_(True)
         return trainable
 
 
@@ -157,31 +153,32 @@ class ExternalImageEncoder(ImageEncoder):
     Attributes:
         kind: of :class:`~lcl_core.encoders.detect.EncoderFormat`.
         library: its name and version.
-        network: the vision network.
         mean, deviation: of the transform's normalisation, one number a channel.
-        side: S, pixels.
     """
 
     kind: ClassVar[str]
     library: str
-    network: nn.Module
     mean: Sequence[float]
     deviation: Sequence[float]
-    side: int
 
     def __init__(self, directory: Path, origin: EncoderFormat, *, trained: bool) -> None:
         self.directory, self.origin = directory, origin
         self._text_encoder: ExternalTextEncoder | None = None
         self.build(trained)
         if not trained:
-            self.weights_hash = hash_state_dict(self.network)
-        freeze(self.network)
+            self.weights_hash = hash_state_dict(self.module)
+        freeze(self.module)
         if self._text_encoder is not None:
-            freeze(self._text_encoder.network)
+            freeze(self._text_encoder.module)
+        with torch.inference_mode():
+            size = self.image_size
+            pooled, patches = self.outputs(torch.zeros(1, 3, size, size, device=self.device))
+        self.embed_dim = None if pooled is None else pooled.shape[1]
+        self.tokens, self.width = patches.shape[1:]
 
     @abstractmethod
     def build(self, trained: bool) -> None:
-        """Build the network, the transform and, where there is one, the text encoder.
+        """Build ``module``, the transform with its ``image_size`` and, where there is one, the text encoder.
 
         Args:
             trained: with the saved weights; else with the library's initial ones.
@@ -206,35 +203,8 @@ class ExternalImageEncoder(ImageEncoder):
 
     def copy(self) -> Self:
         trainable = copy.copy(self)
-        trainable.network = copy.deepcopy(self.network).requires_grad_(True)
+        trainable.module = copy.deepcopy(self.module).requires_grad_(True)
         return trainable
-
-    @cached_property
-    def _shapes(self) -> tuple[int | None, int, int]:
-        """(E, N, W), from a forward pass."""
-        with torch.inference_mode():
-            pooled, patches = self.outputs(torch.zeros(1, 3, self.side, self.side, device=self.device))
-        return None if pooled is None else pooled.shape[1], patches.shape[1], patches.shape[2]
-
-    @property
-    def embed_dim(self) -> int | None:
-        return self._shapes[0]
-
-    @property
-    def tokens(self) -> int:
-        return self._shapes[1]
-
-    @property
-    def width(self) -> int:
-        return self._shapes[2]
-
-    @property
-    def image_size(self) -> int:
-        return self.side
-
-    @property
-    def module(self) -> nn.Module:
-        return self.network
 
     @property
     def text_encoder(self) -> TextEncoder | None:
@@ -244,8 +214,8 @@ class ExternalImageEncoder(ImageEncoder):
 
     @property
     def parameters(self) -> int:
-        return count_parameters(self.network) + (
-            count_parameters(self._text_encoder.network) if self._text_encoder else 0
+        return count_parameters(self.module) + (
+            count_parameters(self._text_encoder.module) if self._text_encoder else 0
         )
 
     @cached_property
@@ -274,7 +244,7 @@ class ExternalImageEncoder(ImageEncoder):
         return None if pooled is None else F.normalize(pooled.float(), dim=-1), patches
 
     def layers(self) -> list[list[nn.Parameter]]:
-        return parameter_groups(self.network)
+        return parameter_groups(self.module)
 
 
 def settings_identity(directory: Path, library: str) -> dict[str, str]:

@@ -52,22 +52,22 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
 
     def build(self, trained: bool) -> None:
         model = _model(self.directory, self.origin, trained)
-        self.network = _VisionModule(model) if hasattr(model, "vision_model") else model
+        self.module = _VisionModule(model) if hasattr(model, "vision_model") else model
         self._processor = transformers.AutoImageProcessor.from_pretrained(self.directory, backend="pil", **_LOCAL)
         neutral = not getattr(self._processor, "do_normalize", True)
         self.mean = (0.0,) * 3 if neutral else self._processor.image_mean
         self.deviation = (1.0,) * 3 if neutral else self._processor.image_std
-        self.side = square_side(self.directory, tuple(self._pixels([_PROBE_IMAGE]).shape[2:]))
+        self.image_size = square_side(self.directory, tuple(self._pixels([_PROBE_IMAGE]).shape[2:]))
         self._text_encoder = _paired_texts(self.directory, model) if TEXTS in self.origin.reads else None
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        return self._pixels(images) if images else torch.empty(0, 3, self.side, self.side)
+        return self._pixels(images) if images else torch.empty(0, 3, self.image_size, self.image_size)
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         return self._processor(images=list(images), return_tensors="pt")["pixel_values"]
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.network(pixel_values=pixels)
+        found = self.module(pixel_values=pixels)
         states, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
         if states.ndim == 4:
             return states.mean((2, 3)) if pooled is None else pooled.flatten(1), feature_map_to_tokens(states)
@@ -78,8 +78,8 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
 
     def _before_patches(self, length: int) -> int:
         """How many class and register tokens stand before the patches; none where patches were merged."""
-        patch = getattr(self.network.config, "patch_size", None)
-        return max(0, length - (self.side // patch) ** 2) if isinstance(patch, int) else 0
+        patch = getattr(self.module.config, "patch_size", None)
+        return max(0, length - (self.image_size // patch) ** 2) if isinstance(patch, int) else 0
 
 
 class _VisionModule(nn.Module):
@@ -166,7 +166,7 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
             limit = min(limit, pooling.max_tokens or limit)
             network, tokenizer = _PooledTexts(model, pooling.modes), _tokenizer(directory, model)
             side = cls(network, tokenizer, limit, lower_case=pooling.lower_case)
-            freeze(side.network)
+            freeze(side.module)
             digest = hash_weights(directory, origin.weights)
             side.identity = {"weights": digest, **settings_identity(directory, _LIBRARY)}
             if said is not None:  # its file may lie in a folder
@@ -177,7 +177,7 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
         tokens = self._tokens(texts)
         if self._reads_padding:
             del tokens["attention_mask"]
-        return self.network(**tokens.to(self.device))
+        return self.module(**tokens.to(self.device))
 
     @property
     def vocabulary(self) -> dict[str, int]:

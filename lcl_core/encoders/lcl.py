@@ -78,22 +78,9 @@ class LCLTextEncoder(TextEncoder):
     """The pre-trained text tower: texts as contexts of an image to come, ``sot text soi``."""
 
     def __init__(self, model: LCLModel, processor: LCLProcessor, identity: dict[str, str]) -> None:
-        self._model = model
-        self._processor = processor
-        self.identity = identity
-
-    @property
-    def module(self) -> nn.Module:
-        return self._model.text
-
-    @property
-    def width(self) -> int:
-        return self._model.config.embed_dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens read of a text; the rest is cut off."""
-        return min(_QUERY_TOKENS, self._model.config.context_length)
+        self._model, self._processor = model, processor
+        self.module, self.width, self.identity = model.text, model.config.embed_dim, identity
+        self.max_tokens = min(_QUERY_TOKENS, model.config.context_length)
 
     def features(self, texts: Sequence[str]) -> Tensor:
         ids = self._processor.encode_texts(list(texts)).to(self._model.device)
@@ -118,35 +105,17 @@ class LCLEncoder(ImageEncoder):
     preprocessing_bytes = 0  # images are shrunk as they are read
 
     def __init__(self, model: LCLModel, processor: LCLProcessor, weights_hash: str) -> None:
-        self.model = model
+        self.model, self.module = model, model.visual
         self.processor = processor
         self.weights_hash = weights_hash
+        self.embed_dim, self.image_size = model.config.embed_dim, processor.image_size
+        self.tokens, self.width = model.config.num_image_tokens, model.config.vision_width
 
     @classmethod
     def load(cls, directory: Path, file_hashes: Mapping[str, str] | None = None) -> Self:
         model, processor = _load(directory)
         freeze(model)
         return cls(model, processor, (file_hashes or {}).get(WEIGHTS) or hash_weights(directory, (WEIGHTS,)))
-
-    @property
-    def width(self) -> int:
-        return self.model.config.vision_width
-
-    @property
-    def tokens(self) -> int:
-        return self.model.config.num_image_tokens
-
-    @property
-    def image_size(self) -> int:
-        return self.processor.image_size
-
-    @property
-    def embed_dim(self) -> int:
-        return self.model.config.embed_dim
-
-    @property
-    def module(self) -> nn.Module:
-        return self.model.visual
 
     @property
     def parameters(self) -> int:

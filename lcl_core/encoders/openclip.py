@@ -38,10 +38,10 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
         )
         if trained:
             library.load_checkpoint(model, str(self.directory / self.origin.weights[0]), strict=True)
-        self.network = model.visual
+        self.module = model.visual
         settings = library.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         self.mean, self.deviation = settings.mean, settings.std
-        self.side = square_side(self.directory, model.visual.image_size)
+        self.image_size = square_side(self.directory, model.visual.image_size)
         self._transform = library.transform.image_transform_v2(settings, is_train=False)
         local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
         tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
@@ -50,21 +50,21 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = [self._transform(image) for image in images]
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        sight: Any = self.network
+        sight: Any = self.module
         found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=self._norm_fits)
         return found["image_features"], feature_map_to_tokens(found["image_intermediates"][-1])
 
     @property
     def _norm_fits(self) -> bool:
         """CoCa's last norm is of what its pooler makes, not of patches."""
-        return getattr(self.network, "attn_pool", None) is None
+        return getattr(self.module, "attn_pool", None) is None
 
     def layers(self) -> list[list[nn.Parameter]]:
         """A ViT registers its projection, the last step of all, among the first parameters."""
-        last = getattr(self.network, "proj", None)
+        last = getattr(self.module, "proj", None)
         if not isinstance(last, nn.Parameter):
             return super().layers()
         groups = [[parameter for parameter in group if parameter is not last] for group in super().layers()]
@@ -79,7 +79,7 @@ class OpenCLIPTextEncoder(ExternalTextEncoder):
         self._tokenizer = tokenizer
 
     def features(self, texts: Sequence[str]) -> Tensor:
-        found = self.network(self._tokenizer(list(texts)).to(self.device))
+        found = self.module(self._tokenizer(list(texts)).to(self.device))
         return found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens, too
 
     @property

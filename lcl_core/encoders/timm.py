@@ -36,23 +36,23 @@ class TimmImageEncoder(ExternalImageEncoder):
         self.library = f"timm {library.__version__}"
         beside = arguments_beside(read_json_object(self.directory / CONFIG))
         # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
-        self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained, **beside)
-        settings = library.data.resolve_model_data_config(self.network)
+        self.module = library.create_model(f"local-dir:{self.directory}", pretrained=trained, **beside)
+        settings = library.data.resolve_model_data_config(self.module)
         self.mean, self.deviation = settings["mean"], settings["std"]
-        self.side = square_side(self.directory, settings["input_size"][1:])
+        self.image_size = square_side(self.directory, settings["input_size"][1:])
         self._transform = library.data.create_transform(**settings, is_training=False)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = [self._transform(image) for image in images]
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        sight: Any = self.network
+        sight: Any = self.module
         features = sight.forward_features(pixels)
         return sight.forward_head(features, pre_logits=True), self._tokens(features)
 
     def _tokens(self, features: Tensor) -> Tensor:
-        sight: Any = self.network
+        sight: Any = self.module
         if features.ndim == 3:
             return features[:, getattr(sight, "num_prefix_tokens", 0) :]
         if features.shape[1] == sight.num_features:

@@ -55,8 +55,8 @@ def tower_weights(encoder: ImageEncoder) -> TowerWeights:
     assert isinstance(encoder, ExternalImageEncoder)
     if encoder.origin.model.startswith("tf_efficientnet_lite"):
         return _efficientnet_weights(encoder)
-    tensors, left_out = _renamed(_on_cpu(encoder.network), "visual.")
-    settings = _settings(encoder.network, "vision")
+    tensors, left_out = _renamed(_on_cpu(encoder.module), "visual.")
+    settings = _settings(encoder.module, "vision")
     if "visual.conv1.weight" in tensors:
         left_out |= _fold_stem(tensors, encoder)
     vocabulary: Mapping[str, int] = {}
@@ -195,7 +195,7 @@ def _efficientnet_weights(encoder: ExternalImageEncoder) -> TowerWeights:
     timm: Any = import_module("timm")
     with torch.device("meta"):
         names = timm.create_model(encoder.origin.model, features_only=True).state_dict().keys()
-    state = _on_cpu(encoder.network)
+    state = _on_cpu(encoder.module)
     tensors = {f"visual.network.{name}": state[name] for name in names}
     left_out = {f"visual.{name}": "a tower ends with the last feature map" for name in state.keys() - names}
     stem, mean = tensors["visual.network.conv_stem.weight"], tensors["visual.network.bn1.running_mean"]

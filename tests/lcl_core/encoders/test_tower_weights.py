@@ -94,7 +94,7 @@ def test_the_tower_computes_what_the_librarys_does(tmp_path, kind):
     pixels = torch.randn(3, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
     theirs = encoder.patches(encoder.renormalised(pixels))
     if kind == "clip":  # its library normalises what it pools alone
-        theirs = cast(Any, encoder.network).vision_model.post_layernorm(theirs)
+        theirs = cast(Any, encoder.module).vision_model.post_layernorm(theirs)
     assert theirs.std() > 0.1
     torch.testing.assert_close(tower(pixels), theirs, atol=2e-4, rtol=1e-3)
 
@@ -123,7 +123,7 @@ def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet):
     efficientnet.mean, efficientnet.deviation = CLIP_MEAN, CLIP_STD  # as the tower's, so that the padding is too
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     before_head: list[torch.Tensor] = []
-    network: Any = efficientnet.network
+    network: Any = efficientnet.module
     network.conv_head.register_forward_pre_hook(lambda _, given: before_head.append(given[0]))
     network(pixels)
     torch.testing.assert_close(timm_tower(efficientnet).network(pixels)[0], before_head[0])
@@ -132,7 +132,7 @@ def test_a_timm_tower_computes_what_efficientnet_lite_does(efficientnet):
 @torch.no_grad()
 def test_pixels_as_ours_are_normalised_give_the_same_away_from_the_border(efficientnet):
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    network: Any = efficientnet.network
+    network: Any = efficientnet.module
     theirs = network.bn1(network.conv_stem(efficientnet.renormalised(pixels)))
     ours: Any = timm_tower(efficientnet).network
     found = ours.bn1(ours.conv_stem(pixels))  # with ReLU6
@@ -177,7 +177,7 @@ def test_a_position_table_of_another_grid_than_the_images_is_taken_whole(tmp_pat
     table = weights.tensors["visual.positional_embedding"]
     assert table.shape == (1 + 64, 32)
     assert not any("registers" in name for name in weights.left_out)
-    embeddings = cast(Any, encoder.network).embeddings
+    embeddings = cast(Any, encoder.module).embeddings
     stem = embeddings.position_embeddings[0, 1:]
     constant = (table[1:] - stem)[0]  # what the fold adds to the position of each patch
     torch.testing.assert_close(table[1:], stem + constant)
