@@ -86,7 +86,7 @@ def ready(state: StateDep) -> JSONResponse:
     """
     checks = check_readiness(state)
     failing = [name for name, check in checks.items() if not check.ok]
-    answer = ReadinessView(ready=not failing, checks=checks, loading=state.waiting_for_encoders()).model_dump()
+    answer = ReadinessView(ready=not failing, checks=checks, loading=state.loading_encoders()).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
         answer["error"] = error_object(503, "not_ready", message)

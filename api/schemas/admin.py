@@ -135,4 +135,4 @@ class StatusView(BaseModel):
 class ReadinessView(BaseModel):
     ready: bool = Field(description="whether every check passed")
     checks: dict[str, CheckView] = Field(description="database, disk, broker and worker")
-    loading: int = Field(0, description="calls that wait for an encoder to be loaded; does not count for ready")
+    loading: int = Field(0, description="encoders that are being loaded; does not count for ready")

@@ -51,7 +51,7 @@ class CaptionsIndexing(Exception):
         self.future = future
 
 
-async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) -> Result:
+async def when_loaded(call: Callable[[], Awaitable[Result]]) -> Result:
     """``await call()``, again each time that an encoder or index which it needs has been loaded, or cannot be.
 
     Loading takes seconds, as does an index, the examination of an imported encoder minutes: no thread waits for it, so
@@ -68,7 +68,7 @@ async def when_loaded(state: AppState, call: Callable[[], Awaitable[Result]]) ->
         if isinstance(needed, CaptionsIndexing):
             await asyncio.wrap_future(needed.future)
             continue
-        with state.inference().counted_wait(), suppress(Exception):  # which the next call reports
+        with suppress(Exception):  # which the next call reports
             await asyncio.wrap_future(needed.future)
 
 

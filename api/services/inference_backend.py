@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -55,9 +54,9 @@ class InferenceBackend:
         return self._pool.loaded_bytes
 
     @property
-    def waiting(self) -> int:
-        """Calls that wait for an encoder to be loaded."""
-        return self._pool.waiting
+    def loading(self) -> int:
+        """Encoders that are being loaded."""
+        return self._pool.loading
 
     def encoder(
         self, directory: Path, registered: Hashes | None = None, *, imported: bool = False, evict: bool = True
@@ -80,10 +79,6 @@ class InferenceBackend:
         """As ``encoder``, without waiting: the future of one in memory is done."""
         self._check_use(directory, imported)
         return self._pool.start_loading(directory, registered, evict=evict)
-
-    def counted_wait(self) -> AbstractContextManager[None]:
-        """As ModelPool's."""
-        return self._pool.counted_wait()
 
     def _check_use(self, directory: Path, imported: bool) -> None:
         self._device.check()

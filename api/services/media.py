@@ -63,4 +63,4 @@ async def read_images(
         images = RequestImages(urls, state.settings)
         return images.call(lambda: read(encoder, opened, images))
 
-    return await when_loaded(state, partial(to_thread.run_sync, submit, limiter=state.inferring))
+    return await when_loaded(partial(to_thread.run_sync, submit, limiter=state.inferring))

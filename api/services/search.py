@@ -150,7 +150,7 @@ async def search(state: AppState, name: str, body: SearchRequest) -> SearchRespo
     # A text search is one call in one thread: each further hop costs the event loop more than its own work.
     if body.image is None:
         by_text = partial(to_thread.run_sync, _search_by_text, state, name, body, limiter=state.searching)
-        return await when_loaded(state, by_text)
+        return await when_loaded(by_text)
     started = time.perf_counter()
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:

@@ -112,9 +112,9 @@ class AppState:
                 self._corpora = CorpusBrowser()
             return self._corpora
 
-    def waiting_for_encoders(self) -> int:
-        """Calls that wait for an encoder to be loaded; at least 1 while torch is imported."""
-        return self._inference.waiting if self._inference else int(self._inference_lock.locked())
+    def loading_encoders(self) -> int:
+        """Encoders that are being loaded; at least 1 while torch is imported."""
+        return self._inference.loading if self._inference else int(self._inference_lock.locked())
 
     def encoder_bytes(self) -> int:
         """Memory of loaded encoders. Imports nothing."""

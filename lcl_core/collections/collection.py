@@ -81,12 +81,17 @@ class Collection:
     """Open with ``Collection.open(directory)``; every method may be called from any thread.
 
     Attributes:
+        dim: E, the width of every vector.
+        has_text_vectors: whether the captions have vectors: the encoder reads texts.
+        vector_targets: the targets that have vectors.
         delta: the changes since the directory was written.
     """
 
     def __init__(self, directory: Path, manifest: CollectionManifest, ask: SearchFn | None = None) -> None:
-        self.directory = directory
-        self.manifest = manifest
+        self.directory, self.manifest = directory, manifest
+        self.name, self.encoder_hash, self.dim = manifest.name, manifest.encoder_hash, manifest.dim
+        self.has_text_vectors = manifest.text_vectors
+        self.vector_targets: tuple[Target, ...] = file_format.TARGETS if manifest.text_vectors else ("images",)
         self._sides = {target: Side.open(directory, manifest, target) for target in file_format.TARGETS}
         self._graphs = {
             target: HnswIndex.open(directory / name, self._sides[target].vectors)
@@ -156,28 +161,6 @@ class Collection:
             shown_texts = self._carried(self._rows["images"].mask)[: len(texts)]
             ids = [f"{file_format.TEXT_PREFIX}{key:016x}" for key in links.numbers]
             self._rows["texts"] = Rows(texts, shown_texts, ids, b"".join(links.vectors))
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def encoder_hash(self) -> str:
-        return self.manifest.encoder_hash
-
-    @property
-    def dim(self) -> int:
-        return self.manifest.dim
-
-    @property
-    def has_text_vectors(self) -> bool:
-        """Whether the captions have vectors: the encoder reads texts."""
-        return self.manifest.text_vectors
-
-    @property
-    def vector_targets(self) -> tuple[Target, ...]:
-        """The targets that have vectors."""
-        return file_format.TARGETS if self.has_text_vectors else ("images",)
 
     def check_vectors(self, target: Target) -> None:
         """Raises: UserError ``unknown_target``; ``no_text_encoder`` for captions that have no vectors."""

@@ -9,9 +9,8 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,7 +86,6 @@ class ModelPool:
         # stamp.
         self._alive: WeakKeyDictionary[BatchedEngine, tuple[FilesStamp | None, int]] = WeakKeyDictionary()
         self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(MAX_LOADS)
-        self._waiting = 0
         self._closed = False
 
     @property
@@ -103,10 +101,10 @@ class ModelPool:
             return sum(size for _, size in list(self._alive.values()))
 
     @property
-    def waiting(self) -> int:
-        """Calls that wait for an encoder to be examined and loaded."""
+    def loading(self) -> int:
+        """Encoders that are being examined and loaded."""
         with self._lock:
-            return self._waiting
+            return sum(not entry.future.done() for entry in self._entries.values())
 
     def get(self, directory: str | Path, registered: Hashes | None = None, *, evict: bool = True) -> BatchedEngine:
         """The encoder of ``directory``, loaded if need be; callers that come meanwhile wait for that load.
@@ -120,11 +118,7 @@ class ModelPool:
                 ``encoder_too_large`` for one that is larger than the budget, ``pool_full`` where it fits only in place
                 of others and may not evict them, ``pool_closed`` after ``close``.
         """
-        future = self.start_loading(directory, registered, evict=evict)
-        if future.done():
-            return future.result()
-        with self.counted_wait():
-            return future.result()
+        return self.start_loading(directory, registered, evict=evict).result()
 
     def start_loading(
         self, directory: str | Path, registered: Hashes | None = None, *, evict: bool = True
@@ -155,17 +149,6 @@ class ModelPool:
         name = f"lcl-load-{stamp[0].name}"
         threading.Thread(target=self._load_in_thread, args=(stamp, entry, registered), name=name, daemon=True).start()
         return entry.future
-
-    @contextmanager
-    def counted_wait(self) -> Iterator[None]:
-        """Around waiting for a future of ``start_loading``."""
-        with self._lock:
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting -= 1
 
     def _load_in_thread(self, stamp: FilesStamp, entry: _Entry, registered: Hashes | None) -> None:
         try:

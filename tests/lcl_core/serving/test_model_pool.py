@@ -87,12 +87,12 @@ def test_calls_that_wait_for_a_load_are_counted(pool, loader, encoder, eventuall
     loader.release.clear()
     with ThreadPoolExecutor(2) as callers:
         futures = [callers.submit(pool.get, encoder) for _ in range(2)]
-        eventually(lambda: pool.waiting == 2, "both calls")
+        eventually(lambda: pool.loading == 1, "one for both calls")
         loader.release.set()
         for future in futures:
             future.result(180)
     pool.get(encoder)
-    assert pool.waiting == 0
+    assert pool.loading == 0
 
 
 def test_as_many_leave_as_the_next_needs_room_for(loader, encoders):
