@@ -114,6 +114,36 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
         ("evaluate", {"encoder": "e", "few_shot": {"labels": ["x" * 101]}}, "few_shot.labels.0", "at most 100"),
         ("evaluate", {"encoder": "e", "exclude": {"a\u202eb": ["x"]}}, "exclude.a\u202eb", "direction"),
         ("index", {"encoder": "e"}, "collection", "required"),
+        ("pretrain", {"data": {"order": "blocks", "window_blocks": 1, "sources": [{}, {}]}}, "data", "as many"),
+        ("pretrain", {"tokenizer": {"path": "s3://bucket/words.json"}}, "tokenizer.path", "not a URL"),
+        ("pretrain", {"tokenizer": {"path": "/data/words", "kind": "clip"}}, "tokenizer.path", "kind clip"),
+        ("pretrain", {"model": {"context_length": 20}, "data": {"sources": [{"view": "pairs"}]}},
+         "model.context_length", "take 21"),
+        ("pretrain", {"model": {"freeze": ["vision", "pooler", "text", "head"]}}, "model.freeze", "is frozen"),
+        ("pretrain", {"model": {"freeze": ["text", "pooler", "vision"]}, "objective": {"generation_weight": 0}},
+         "model.freeze", "is frozen"),
+        ("pretrain", {"model": {"freeze": ["text"]}, "optimizer": {"lr_scale": {"text": 0.1}}},
+         "optimizer.lr_scale", "has no rate"),
+        ("pretrain", {"model": {"freeze": ["eyes"]}}, "model.freeze.0", "'vision'"),
+        ("pretrain", {"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text", "greater than 0"),
+        ("pretrain", {"objective": {"name": "clip", "log_gradient_ratio": True}}, "objective", "lacks one"),
+        ("pretrain", {"objective": {"contrastive_weight": 0.0, "hold_gradient_ratio": 1.0}}, "objective", "above 0"),
+        ("pretrain", {"objective": {"hold_gradient_ratio": 1.0}, "numerics": "official"}, None, "numerics official"),
+        ("pretrain", {"objective": {"hold_gradient_ratio": 1.0}, "monitor": {"dataset": "other"}},
+         "monitor.choose", "lambda changes"),
+        ("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}},
+         "captioning", "no captions are generated"),
+        ("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}},
+         "captioning.decoding", "single beam"),
+        ("evaluate", {"encoder": "e", "dialogue": {"align": {"search": {"lr": [0.1]}}}}, "dialogue.align", "no search"),
+        ("evaluate", {"encoder": "e", "classification": {"heads": []}}, "classification.heads", "at least 1 item"),
+        ("evaluate", {"encoder": "e", "classification": {"heads": ["knn", "knn"]}}, "classification", "each head once"),
+        ("evaluate", {"encoder": "e", "classification": {"knn": {"k": [20, 10]}}}, "classification.knn", "k must rise"),
+        ("evaluate", {"encoder": "e", "few_shot": {"heads": ["knn"]}}, "few_shot.heads", "no such field"),
+        ("evaluate", {"encoder": "e", "transfer": ["full"], "classification": {"heads": ["attentive", "knn"]}},
+         "classification.heads", "knn is fitted on frozen features; add frozen"),
+        ("evaluate", {"encoder": "e", "classification": {"transfer": ["frozen", "full"], "heads": ["linear"]}},
+         "classification.heads", "full transfer trains the attentive head"),
         ("cook", {}, "kind", "choose from"),
     ],
 )  # fmt: skip
@@ -163,22 +193,6 @@ def test_weights_are_the_methods_own_unless_given():
     assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
 
 
-@pytest.mark.parametrize(
-    ("spec", "field"),
-    [
-        ({"model": {"freeze": ["vision", "pooler", "text", "head"]}}, "model.freeze"),
-        ({"model": {"freeze": ["text", "pooler", "vision"]}, "objective": {"generation_weight": 0}}, "model.freeze"),
-        ({"model": {"freeze": ["text"]}, "optimizer": {"lr_scale": {"text": 0.1}}}, "optimizer.lr_scale"),
-        ({"model": {"freeze": ["eyes"]}}, "model.freeze.0"),
-        ({"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text"),
-    ],
-)
-def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec, field):
-    with pytest.raises(UserError) as caught:
-        parse_spec("pretrain", spec)
-    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
-
-
 def test_what_a_spec_reads():
     sources = {"sources": [{"dataset": "a"}, {"dataset": "b"}]}
     model, tokenizer = {"init": "a"}, {"path": "/data/words"}
@@ -206,16 +220,6 @@ def test_what_a_job_reads_and_where_it_writes_are_its_paths(kind, more):
     assert spec.references().paths == {"path": "/data/x", "to": "s3://bucket/x"}
 
 
-def test_a_tokenizer_is_a_file_for_merges_of_a_corpus():
-    for tokenizer, problem in (
-        ({"path": "s3://bucket/words.json"}, "not a URL"),
-        ({"path": "/data/words", "kind": "clip"}, "kind clip"),
-    ):
-        with pytest.raises(UserError, match=problem) as caught:
-            parse_spec("pretrain", {"tokenizer": tokenizer})
-        assert (caught.value.code, caught.value.field) == ("bad_spec", "tokenizer.path")
-
-
 def test_tasks_read_what_they_name_and_only_if_they_are_asked():
     talk = {
         "language_model": {"path": "/m"}, "train_dataset": "b",
@@ -237,19 +241,6 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked():
     }  # fmt: skip
 
 
-def test_nobody_is_asked_to_caption_without_a_voice():
-    with pytest.raises(UserError, match="no captions are generated"):
-        parse_spec("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}})
-    with pytest.raises(UserError, match="single beam"):
-        parse_spec("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}})
-
-
-def test_a_stage_that_is_searched_is_refused():
-    stage = {"search": {"lr": [0.1]}}
-    with pytest.raises(UserError, match="a stage has no search of its own"):
-        parse_spec("evaluate", {"encoder": "e", "dialogue": {"align": stage}})
-
-
 def test_each_protocol_takes_what_concerns_it():
     spec = TuningSpec(epochs=20, full_epochs=8, search={"lr": (0.1, 0.2), "encoder_lr": (0.01,)})
     frozen, full = spec.for_protocol("frozen"), spec.for_protocol("full")
@@ -264,18 +255,6 @@ def test_the_block_order_is_another_spec():
         return spec_hash("pretrain", parse_spec("pretrain", {"data": data}))
 
     assert digest() == digest(order="full") != digest(order="blocks") != digest(order="blocks", window_blocks=8)
-
-
-@pytest.mark.parametrize(
-    ("data", "problem"),
-    [
-        ({"order": "blocks", "window_blocks": 1, "sources": [{}, {}]}, "2 sources need as many"),
-    ],
-)
-def test_sizes_of_blocks_that_do_not_fit_are_refused(data, problem):
-    with pytest.raises(UserError, match=problem) as caught:
-        parse_spec("pretrain", {"data": data})
-    assert caught.value.field == "data"
 
 
 def test_a_branch_is_another_spec():
@@ -305,54 +284,6 @@ def test_a_monitor_that_measures_nothing_held_out_is_refused(objective, source, 
     with pytest.raises(UserError) as caught:
         parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample", **monitor}})
     assert (caught.value.code, caught.value.field) == ("bad_spec", field)
-
-
-@pytest.mark.parametrize(
-    ("objective", "words"),
-    [
-        ({"name": "clip", "log_gradient_ratio": True}, "lacks one of the losses"),
-        ({"contrastive_weight": 0.0, "hold_gradient_ratio": 1.0}, "above 0"),
-    ],
-)
-def test_a_weight_that_cannot_vary_so_is_refused(objective, words):
-    with pytest.raises(UserError, match=words) as caught:
-        parse_spec("pretrain", {"objective": objective, "data": {"sources": [{"view": "pairs"}]}})
-    assert caught.value.field == "objective"
-
-
-def test_a_weight_that_varies_is_of_no_official_numerics_and_no_best_loss():
-    held = {"hold_gradient_ratio": 1.0}
-    with pytest.raises(UserError, match="numerics official"):
-        parse_spec("pretrain", {"objective": held, "numerics": "official"})
-    with pytest.raises(UserError, match="lambda changes") as caught:
-        parse_spec("pretrain", {"objective": held, "monitor": {"dataset": "sample"}})
-    assert caught.value.field == "monitor.choose"
-
-
-@pytest.mark.parametrize(
-    ("fields", "field", "problem"),
-    [
-        ({"classification": {"heads": []}}, "classification.heads", "at least 1 item"),
-        ({"classification": {"heads": ["svm"]}}, "classification.heads.0", "'attentive'"),
-        ({"classification": {"heads": ["knn", "knn"]}}, "classification", "name each head once"),
-        ({"classification": {"knn": {"k": [20, 10]}}}, "classification.knn", "k must rise"),
-        ({"classification": {"knn": {"k": [0]}}}, "classification.knn.k.0", "greater than or equal to 1"),
-        ({"classification": {"linear": {"l2": [0]}}}, "classification.linear.l2.0", "greater than 0"),
-        ({"few_shot": {"heads": ["knn"]}}, "few_shot.heads", "no such field"),
-        (
-            {"transfer": ["full"], "classification": {"heads": ["attentive", "knn"]}},
-            "classification.heads", "knn is fitted on frozen features; add frozen",
-        ),
-        (
-            {"classification": {"transfer": ["frozen", "full"], "heads": ["linear"]}},
-            "classification.heads", "full transfer trains the attentive head",
-        ),
-    ],
-)  # fmt: skip
-def test_heads_that_do_not_fit_are_refused(fields, field, problem):
-    with pytest.raises(UserError, match=problem) as caught:
-        parse_spec("evaluate", {"encoder": "e", **fields})
-    assert caught.value.field == field
 
 
 def test_the_settings_of_a_figure_are_those_of_its_head():

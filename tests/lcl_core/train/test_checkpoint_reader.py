@@ -1,4 +1,4 @@
-"""Checkpoints come back into any number of ranks, and a file that lies is damage."""
+"""A file of a checkpoint that lies is damage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from lcl_core.common.files import sha256_file
 from lcl_core.train.checkpoint.load import read_manifest
 from lcl_core.train.checkpoint.save import CheckpointManager
-from tests.lcl_core.train.rank_processes import run_ranks
 
 
 @pytest.mark.parametrize("change", ["longer", "before", "type", "torn"])
@@ -38,10 +37,3 @@ def test_a_header_that_lies_is_damage(tmp_path, change):
     (path / "manifest.json").write_text(json.dumps(asdict(manifest)))
     with CheckpointManager(tmp_path) as saver:
         assert saver.load_newest() is None
-
-
-@pytest.mark.extended
-def test_other_ranks_have_the_bits_that_were_saved(tmp_path):
-    for number, ranks in enumerate((2, 3, 1)):
-        options = [str(ranks), str(number)]
-        run_ranks([["tests.lcl_core.train.resized_checkpoints", str(tmp_path), str(r), *options] for r in range(ranks)])

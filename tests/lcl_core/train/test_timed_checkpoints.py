@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from lcl_core.common.run_dir import ExitCode
-from tests.lcl_core.train.small_runs import curve, finished, killed_after, prepared, trainer, weights
+from tests.lcl_core.train.small_runs import finished, prepared, trainer
 
 AT_ONCE = 1e-9  # minutes: a checkpoint is due after every step
 ALL = {"steps": 8, "checkpoint_every": 1000, "keep_checkpoints": 100, "log_every": 1}
@@ -24,22 +24,6 @@ def test_a_checkpoint_is_due_by_the_clock(tmp_path, sample_zip, given, expected)
     run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=given)
     trainer(run_dir).run()
     assert saved(run_dir) == list(expected)
-
-
-@pytest.mark.extended
-def test_a_run_killed_between_two_counted_checkpoints_loses_little_and_ends_bitwise_the_same(
-    tmp_path, sample_zip, eventually
-):
-    steps = {"steps": 40, "checkpoint_every": 1000, "log_every": 2}
-    alone = prepared(tmp_path / "alone", sample_zip, **steps, checkpoint_minutes=None)
-    alone.write_result(trainer(alone).run())
-    run_dir = prepared(tmp_path / "killed", sample_zip, **steps, checkpoint_minutes=AT_ONCE)
-    for step in (7, 20):
-        killed_after(run_dir, step, eventually)
-        assert max(saved(run_dir)) >= step - 1, "the work since the start is not lost"
-    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
-    assert curve(run_dir) == curve(alone)
-    assert weights(run_dir) == weights(alone)
 
 
 @pytest.mark.extended

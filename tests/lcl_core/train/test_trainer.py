@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
-from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
@@ -19,7 +18,7 @@ from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.trainer import Trainer, train
-from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
+from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +106,6 @@ def test_a_checkpoint_of_other_rules_is_refused(tmp_path, sample_zip):
     with pytest.raises(UserError, match="other rules") as caught:
         trainer(run_dir).run()
     assert caught.value.code == "checkpoint_mismatch"
-
-
-@pytest.mark.extended
-def test_killed_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, sample_zip, eventually):
-    run_dir = prepared(tmp_path, sample_zip)
-    with started(run_dir) as process:
-        eventually((run_dir.checkpoints / "step_00000005").exists, "the first checkpoint")
-        kill_group(process)
-        assert process.wait() == -signal.SIGKILL
-    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
-    assert curve(run_dir) == curve(undisturbed)
-    assert weights(run_dir) == weights(undisturbed)
 
 
 def test_the_result_has_the_contents_of_datasets_that_were_registered_without_a_hash(tmp_path, sample_zip):
