@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -78,29 +78,12 @@ def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
     """The rate of 0-based ``step``: linear warm-up lr (step + 1) / warm-up, then as ``spec.schedule`` says."""
     if step < spec.warmup_steps:
         return spec.lr * (step + 1) / spec.warmup_steps
-    return spec.lr * _SCHEDULES[spec.schedule](step, total_steps, spec)
-
-
-def _cosine(step: int, total_steps: int, spec: OptimizerSpec) -> float:
-    done = (step - spec.warmup_steps) / max(total_steps - spec.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _constant(step: int, total_steps: int, spec: OptimizerSpec) -> float:
-    return 1.0
-
-
-def _constant_with_decay(step: int, total_steps: int, spec: OptimizerSpec) -> float:
-    """1, then linearly to 0 over the last ``decay_steps``; the step after the last would have 0."""
-    return min(1.0, (total_steps - step) / max(spec.decay_steps, 1))
-
-
-# share of the peak rate after the warm-up
-_SCHEDULES: dict[str, Callable[[int, int, OptimizerSpec], float]] = {
-    "cosine": _cosine,
-    "constant": _constant,
-    "constant_with_decay": _constant_with_decay,
-}
+    if spec.schedule == "cosine":
+        done = (step - spec.warmup_steps) / max(total_steps - spec.warmup_steps, 1)
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if spec.schedule == "constant_with_decay":  # linearly to 0, which the step after the last would have
+        return spec.lr * min(1.0, (total_steps - step) / max(spec.decay_steps, 1))
+    return spec.lr
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
