@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core import __version__
+from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder, random_init_baseline
 from lcl_core.evaluation.plots import make_figures
-from lcl_core.evaluation.results import JsonLog, PredictionStore, score_predictions, write_class_tables, write_tables
+from lcl_core.evaluation.results import PredictionStore, score_predictions, write_class_tables, write_tables
 from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress, EvaluationData, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
 from lcl_core.evaluation.tasks.classification import Classification, FewShot
@@ -53,16 +54,17 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
         cache=FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features"),
         progress=progress,
         artifacts=run_dir.artifacts,
-        choices=JsonLog(run_dir.artifacts / "choice.json"),
-        curves=JsonLog(run_dir.artifacts / "curves.json"),
         needs_patch_features=any(task.needs_patch_features for task in tasks),
     )
-    for output in (context.predictions, context.choices, context.curves):
-        output.start()
+    context.predictions.start()
     for each in encoders:
         for task in tasks:
             task.run(replace(context, encoder=each))
             progress.task_done()
+    for name, entries in (("choice.json", context.choices), ("curves.json", context.curves)):
+        (run_dir.artifacts / name).unlink(missing_ok=True)  # of an earlier attempt
+        if entries:
+            write_json_atomically(run_dir.artifacts / name, entries)
     rows = score_predictions(context.predictions.folder, seed=spec.seed)
     facts = {
         "encoder": spec.encoder, "encoder_hash": encoder.weights_hash, "dataset": spec.dataset,
@@ -75,7 +77,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     if spec.figures:
         progress.enter("figures")
         records, folder = context.predictions.folder, context.artifacts / "figures"
-        left_out = make_figures(records, context.curves.entries, data.corpus, folder, seed=spec.seed)
+        left_out = make_figures(records, context.curves, data.corpus, folder, seed=spec.seed)
         if left_out:
             result["figures_left_out"] = left_out
     progress.enter("done")

@@ -73,9 +73,11 @@ def rank_bidirectional(
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     columns = torch.from_numpy(np.array(images)).T
     image_threshold, text_threshold = _rank_thresholds(images, texts, pairs)
-    better_of_image, better_of_text = torch.zeros(len(images), dtype=torch.int64), []
+    better_of_image = torch.zeros(len(images), dtype=torch.int64)
     best_of_image = torch.empty(len(images), 0, dtype=columns.dtype)
-    top_of_image, top_of_text = torch.empty(len(images), 0, dtype=torch.int64), []
+    top_of_image = torch.empty(len(images), 0, dtype=torch.int64)
+    better_of_text: list[torch.Tensor] = []
+    top_of_text: list[torch.Tensor] = []
     size = block or max(1, _BLOCK_SCORES // len(images))
     for start in range(0, len(texts), size):
         scores = torch.from_numpy(np.array(texts[start : start + size])) @ columns  # [B, N]

@@ -120,22 +120,6 @@ class PredictionStore:
             return [json.loads(line) for line in lines]
 
 
-class JsonLog:
-    """A JSON list in the artifacts, rewritten after each entry, so that it is complete when a run stops."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.entries: list[dict[str, Any]] = []
-
-    def start(self) -> None:
-        """Remove the file of an earlier attempt."""
-        self._file.unlink(missing_ok=True)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self.entries.append(entry)
-        write_json_atomically(self._file, self.entries)
-
-
 def loss_curve(losses: Sequence[float]) -> dict[str, Any]:
     """The loss of each step as an entry of ``curves.json``, thinned by averaging neighbours."""
     every = max(1, -(-len(losses) // _CURVE_POINTS))

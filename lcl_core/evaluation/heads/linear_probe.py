@@ -264,7 +264,7 @@ class ProbeTraining:
 
     def log_curve(self, classifier: FittedClassifier, **more: Any) -> None:
         """Add the loss curve to the run's curves."""
-        self.context.curves.add({**self._labels, **more, **loss_curve(classifier.losses)})
+        self.context.curves.append({**self._labels, **more, **loss_curve(classifier.losses)})
 
     @property
     def _labels(self) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def choose(
         for (values, _), score in zip(candidates, scores, strict=True)
     ]
     held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": holdout.split_size}
-    context.choices.add(
+    context.choices.append(
         {**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": candidates[best][0]}
     )
     return candidates[best][1]

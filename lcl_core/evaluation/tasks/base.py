@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from lcl_core.evaluation.features import (
     patch_features_fit,
 )
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.results import JsonLog, PredictionStore
+from lcl_core.evaluation.results import PredictionStore
 from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec, ProbeSpec, TunedRetrievalSpec
 
 T = TypeVar("T")
@@ -333,9 +333,9 @@ class EvalContext:
     cache: FeatureCache
     progress: EvalProgress
     artifacts: Path
-    choices: JsonLog
-    curves: JsonLog
     needs_patch_features: bool
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
     _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
     def enter(self, phase: str) -> None:

@@ -165,7 +165,7 @@ class Captioning(Task):
         candidates = search_candidates(self.spec.for_protocol(transfer))
         spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric="CIDEr")
         vlm, losses = self._train(context, transfer, spec, self.examples)
-        context.curves.add({**labels, **loss_curve(losses)})
+        context.curves.append({**labels, **loss_curve(losses)})
         if context.encoder.role == "trained":
             assert spec.language_model is not None
             save_vlm(

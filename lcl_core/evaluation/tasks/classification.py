@@ -127,7 +127,8 @@ class LabelTask(Task):
             labeled = {
                 split: _select_known(images, label, classes, own.train_split, field) for split, images in tests.items()
             }
-            learnt, holdout = select_labeled(train.images, label, classes), None
+            learnt = select_labeled(train.images, label, classes)
+            holdout = None
             if validation is not None:
                 field = f"{cls.name}.validation_split"
                 selected = _select_known(validation, label, classes, own.train_split, field)
@@ -238,7 +239,7 @@ class Classification(LabelTask):
         candidates = [({"l2": l2}, l2) for l2 in own.l2]
         l2 = choose(context, candidates, attempt, key.holdout, labels, field=field, metric="acc@1")
         model = fit(key.train, l2)
-        context.curves.add({**labels, **loss_curve(model.losses)})
+        context.curves.append({**labels, **loss_curve(model.losses)})
         for split, images in self.tests.items():
             test = key.tests[split]
             yield variant, split, model.predict(latents(images, test), test.classes, field=field)

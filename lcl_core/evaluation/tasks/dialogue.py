@@ -100,7 +100,7 @@ class Dialogue(Task):
                 heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             labels = {"task": FIELD, "transfer": transfer, "encoder": context.encoder.role, "variant": stage}
-            context.curves.add({**labels, **loss_curve(losses)})
+            context.curves.append({**labels, **loss_curve(losses)})
 
         frozen = FeatureSource(context, "frozen", spec.align.augmentation)
         aligned = [VLMExample(caption_tokens(model, "", text).cut(max_tokens), row) for row, text in self.captions]

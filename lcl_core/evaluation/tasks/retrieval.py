@@ -276,7 +276,7 @@ class TunedRetrieval(Task):
         spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric=metric)
         context.enter(f"{transfer} transfer to retrieval")
         source, matcher = self._fit(context, transfer, text_encoder, spec, self.train_rows)
-        context.curves.add({**labels, **loss_curve(matcher.losses)})
+        context.curves.append({**labels, **loss_curve(matcher.losses)})
 
         def embed(texts: list[str]) -> Floats:
             return matcher.texts(texts, context.progress.heartbeat)

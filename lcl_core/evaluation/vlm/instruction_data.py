@@ -114,19 +114,17 @@ class Conversations:
     Attributes:
         source: their images, each once.
         rows: row in ``source`` of each conversation's image; None: it has none.
-        without_image: conversations that are left out because their image is missing.
     """
 
     source: SplitImages
     conversations: list[Conversation]
     rows: list[int | None]
-    without_image: int = 0
 
 
 def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Conversations:
-    """Read all files. Conversations whose image is not in the file's folder are left out and counted."""
+    """Read all files. Conversations whose image is not in the file's folder are left out."""
     images = InstructionImages([Path(source.images) for source in sources], field=field)
-    kept, missing = [], 0
+    kept: list[Conversation] = []
     for number, source in enumerate(sources):
         file = Path(source.path)
         every = [
@@ -143,9 +141,8 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
                 f"none of the images that {file.name} names are in this folder",
                 code="nothing_to_learn", field=f"{field}.{number}.images", file=source.images,
             )  # fmt: skip
-        missing += len(every) - len(usable)
         kept += usable
-    return make_conversations(images, kept, without_image=missing)
+    return make_conversations(images, kept)
 
 
 def _read_entries(file: Path) -> list[Json]:
@@ -158,13 +155,13 @@ def _read_entries(file: Path) -> list[Json]:
     return entries
 
 
-def make_conversations(corpus: Corpus, conversations: list[Conversation], *, without_image: int = 0) -> Conversations:
+def make_conversations(corpus: Corpus, conversations: list[Conversation]) -> Conversations:
     """Conversations with their images numbered."""
     names = dict.fromkeys(each.image for each in conversations if each.image is not None)
     row_of = {name: row for row, name in enumerate(names)}
     rows = [None if each.image is None else row_of[each.image] for each in conversations]
     source = SplitImages(corpus, "conversations", [EvalImage(name, (), {}) for name in names])
-    return Conversations(source, conversations, rows, without_image)
+    return Conversations(source, conversations, rows)
 
 
 def parse_conversations(entries: Sequence[Json], file: Path) -> list[Conversation]:

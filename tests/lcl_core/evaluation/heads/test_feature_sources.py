@@ -12,7 +12,7 @@ from lcl_core.data import open_corpus
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder
 from lcl_core.evaluation.heads.linear_probe import fit_probe
 from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, FrozenImageBatches
-from lcl_core.evaluation.results import JsonLog, PredictionStore
+from lcl_core.evaluation.results import PredictionStore
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalProgress,
@@ -41,7 +41,7 @@ def context(tmp_path, encoder):
         spec=EvaluateSpec(encoder="tiny"), encoder=encoder,
         predictions=PredictionStore(tmp_path / "records"), cache=FeatureCache(tmp_path / "cache"),
         progress=EvalProgress(run_dir), artifacts=tmp_path,
-        choices=JsonLog(tmp_path / "choice.json"), curves=JsonLog(tmp_path / "curves.json"), needs_patch_features=True,
+        needs_patch_features=True,
     )  # fmt: skip
 
 
