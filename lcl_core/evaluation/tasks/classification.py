@@ -310,7 +310,6 @@ class FewShot(LabelTask):
                         **images.images[row].group(key.label),
                         "label": key.classes[true],
                         "ranks": [int(each.rank[number]) for each in draws],
-                        "firsts": [key.classes[each.top[number, 0]] for each in draws],
                         "right": 1,
                     }
                     for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True))

@@ -8,6 +8,7 @@ An entry without ``image`` is a conversation without an image. Source: github.co
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
@@ -127,9 +129,11 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
     kept: list[Conversation] = []
     for number, source in enumerate(sources):
         file = Path(source.path)
+        if not file.is_file():
+            raise UserError("there is no such file", code="instructions_unreadable", file=file)
         every = [
             replace(each, image=f"{number}/{each.image}") if each.image else each
-            for each in parse_conversations(_read_entries(file), file)
+            for each in parse_conversations(file.read_bytes(), file)
         ]
         try:
             usable = [each for each in every if each.image is None or images.has(each.image)]
@@ -145,16 +149,6 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
     return make_conversations(images, kept)
 
 
-def _read_entries(file: Path) -> list[Json]:
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(f"cannot be read as JSON ({error})", file) from None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _unreadable("expected a list of objects", file)
-    return entries
-
-
 def make_conversations(corpus: Corpus, conversations: list[Conversation]) -> Conversations:
     """Conversations with their images numbered."""
     names = dict.fromkeys(each.image for each in conversations if each.image is not None)
@@ -164,41 +158,51 @@ def make_conversations(corpus: Corpus, conversations: list[Conversation]) -> Con
     return Conversations(source, conversations, rows)
 
 
-def parse_conversations(entries: Sequence[Json], file: Path) -> list[Conversation]:
+class LlavaMessage(BaseModel):
+    speaker: str = Field(alias="from")
+    value: str
+
+
+class LlavaEntry(BaseModel):
+    """An entry of a file in LLaVA's layout."""
+
+    image: str | None = None
+    conversations: list[LlavaMessage]
+
+    @model_validator(mode="after")
+    def _questions_have_answers(self) -> LlavaEntry:
+        if self.conversations and self.conversations[0].speaker != _HUMAN:
+            del self.conversations[0]
+        speakers = [message.speaker for message in self.conversations]
+        if len(speakers) < 2:
+            raise ValueError("no question with an answer")
+        if any(speaker != (_HUMAN, _ASSISTANT)[place % 2] for place, speaker in enumerate(speakers)):
+            raise ValueError(f"{_HUMAN} and {_ASSISTANT} are expected in turn")
+        return self
+
+    def conversation(self) -> Conversation:
+        texts = [message.value for message in self.conversations]
+        turns = [
+            Turn(question.replace(IMAGE_MARK, "").strip(), answer)
+            for question, answer in zip(texts[::2], texts[1::2], strict=False)
+        ]
+        if self.image is not None:
+            turns[0] = Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer)
+        return Conversation(self.image, tuple(turns))
+
+
+_ENTRIES = TypeAdapter(list[LlavaEntry])
+
+
+def parse_conversations(data: bytes, file: Path) -> list[Conversation]:
     """The entries of a file in LLaVA's layout."""
-    conversations = []
-    for number, entry in enumerate(entries):
-        name = entry.get("id", number)
-        try:
-            conversations.append(_parse_conversation(entry))
-        except KeyError as error:
-            raise _unreadable(f"entry {name} has no {error}", file) from None
-        except (TypeError, ValueError, AttributeError) as error:
-            raise _unreadable(f"entry {name} is not as expected ({error})", file) from None
-    return conversations
-
-
-def _parse_conversation(entry: Json) -> Conversation:
-    image = entry.get("image")
-    if image is not None and not isinstance(image, str):
-        raise ValueError("several images; one can be shown")
-    messages = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
-    if messages and messages[0][0] != _HUMAN:
-        messages = messages[1:]
-    turns = []
-    for (asks, question), (replies, answer) in zip(messages[::2], messages[1::2], strict=False):
-        if (asks, replies) != (_HUMAN, _ASSISTANT):
-            raise ValueError(f"{asks} and {replies} where {_HUMAN} and {_ASSISTANT} are expected")
-        turns.append(Turn(question.replace(IMAGE_MARK, "").strip(), answer))
-    if not turns:
-        raise ValueError("no question with an answer")
-    if image is not None:
-        turns[0] = Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer)
-    return Conversation(image, tuple(turns))
-
-
-def _unreadable(message: str, file: Path) -> UserError:
-    return UserError(message, code="instructions_unreadable", file=file)
+    try:
+        return [entry.conversation() for entry in _ENTRIES.validate_json(data.removeprefix(codecs.BOM_UTF8))]
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "the list"
+        message = f"entry {at} is not as expected ({first['msg']})"
+        raise UserError(message, code="instructions_unreadable", file=file) from None
 
 
 @dataclass(frozen=True)
@@ -264,7 +268,9 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
     if given is not None:
         return DialoguePlan(given, questions)
     entries = derived_instructions(own_value, values, derived.per_picture, spec.seed)
-    conversations = make_conversations(train.corpus, parse_conversations(entries, Path("instructions.json")))
+    conversations = make_conversations(
+        train.corpus, parse_conversations(json.dumps(entries).encode(), Path("instructions.json"))
+    )
     return DialoguePlan(conversations, questions, entries)
 
 

@@ -1,5 +1,6 @@
 """From a study to complete specs: overlays, draws, products, additions, and whose fault a bad one is."""
 
+import copy
 import math
 from itertools import islice
 
@@ -30,38 +31,34 @@ from lcl_core.train.trainer import LOOKAHEAD
 BASE = {"steps": 5, "optimizer": {"lr": 1.0, "eps": 2.0}, "data": {"sources": [{"view": "pairs"}, {"view": "x"}]}}
 
 
-def test_objects_are_joined_and_lists_replaced():
-    over = {"optimizer": {"lr": 3.0}, "data": {"sources": [{"view": "interleaved"}]}}
-    assert apply_overlay(BASE, over) == {
-        "steps": 5,
-        "optimizer": {"lr": 3.0, "eps": 2.0},
-        "data": {"sources": [{"view": "interleaved"}]},
-    }
-
-
-def test_dotted_keys_reach_into_objects_and_lists():
-    over = {"optimizer.lr": 4.0, "data.sources.1.view": "pairs", "model.text.width": 7, "engine": {"a.b": 1}}
+@pytest.mark.parametrize(
+    ("over", "changes"),
+    [
+        (
+            {"optimizer": {"lr": 3.0}, "data": {"sources": [{"view": "interleaved"}]}},
+            {"optimizer": {"lr": 3.0, "eps": 2.0}, "data": {"sources": [{"view": "interleaved"}]}},
+        ),
+        (
+            {"optimizer.lr": 4.0, "data.sources.1.view": "pairs", "model.text.width": 7, "engine": {"a.b": 1}},
+            {
+                "optimizer": {"lr": 4.0, "eps": 2.0},
+                "data": {"sources": [{"view": "pairs"}, {"view": "pairs"}]},
+                "model": {"text": {"width": 7}},
+                "engine": {"a": {"b": 1}},
+            },
+        ),
+        (
+            {"data.sources.0": {"weight": 2}},
+            {"data": {"sources": [{"view": "pairs", "weight": 2}, {"view": "x"}]}},
+        ),
+    ],
+)
+def test_objects_are_joined_lists_replaced_and_keys_may_be_dotted(over, changes):
+    before = copy.deepcopy((BASE, over))
     made = apply_overlay(BASE, over)
-    assert made["optimizer"] == {"lr": 4.0, "eps": 2.0}
-    assert made["data"]["sources"] == [{"view": "pairs"}, {"view": "pairs"}]
-    assert (made["model"], made["engine"]) == ({"text": {"width": 7}}, {"a": {"b": 1}})
-
-
-def test_a_dotted_object_is_joined_too():
-    assert apply_overlay(BASE, {"optimizer": {"lr": 9.0}})["optimizer"] == {"lr": 9.0, "eps": 2.0}
-    assert apply_overlay(BASE, {"data.sources.0": {"weight": 2}})["data"]["sources"][0] == {
-        "view": "pairs",
-        "weight": 2,
-    }
-
-
-def test_neither_side_is_changed():
-    over = {"data": {"sources": [{"view": "a"}]}}
-    made = apply_overlay(BASE, over)
-    made["data"]["sources"][0]["view"] = "changed"
-    made["optimizer"]["lr"] = "changed"
-    assert over == {"data": {"sources": [{"view": "a"}]}}
-    assert BASE["optimizer"] == {"lr": 1.0, "eps": 2.0}
+    assert made == {**BASE, **changes}
+    made["data"]["sources"][0]["view"] = made["optimizer"]["lr"] = "changed"
+    assert (BASE, over) == before, "neither side is changed"
 
 
 @pytest.mark.parametrize(

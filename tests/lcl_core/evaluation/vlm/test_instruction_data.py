@@ -77,11 +77,17 @@ def test_several_files_keep_their_images_apart(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"id": 7, "image": "a.png"}, "entry 7 has no 'conversations'"),
-        ({"id": 7, "image": ["a.png", "a.png"], "conversations": messages("x", "y")}, "several images"),
+        ({"id": 7, "image": "a.png"}, "entry 0.conversations is not as expected .Field required"),
+        (
+            {"id": 7, "image": ["a.png", "a.png"], "conversations": messages("x", "y")},
+            "entry 0.image is not as expected",
+        ),
         ({"id": 7, "image": "a.png", "conversations": messages("x")}, "no question with an answer"),
-        ({"id": 7, "image": "a.png", "conversations": messages("x", "y")[:1] * 2}, "human and gpt are expected"),
-        (7, "list of objects"),
+        (
+            {"id": 7, "image": "a.png", "conversations": messages("x", "y")[:1] * 2},
+            "human and gpt are expected in turn",
+        ),
+        (7, "entry 0 is not"),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_said(tmp_path, entry, words):
@@ -109,7 +115,7 @@ def test_images_that_are_missing_or_outside_their_folder_are_named(tmp_path):
 def test_conversations_balance_yes_no_and_letters():
     own = {f"{kind}/{n}.png": kind for kind in ("birds", "bugs", "fish", "tools", "chairs") for n in range(5)}
     entries = derived_instructions(own, sorted(set(own.values())), per_image=3, seed=0)
-    read = parse_conversations(entries, Path("instructions.json"))
+    read = parse_conversations(json.dumps(entries).encode(), Path("instructions.json"))
     assert len(read) == 3 * len(own)
     answers = Counter(each.turns[0].answer for each in read)
     assert answers["Yes"] == answers["No"] == len(own)
