@@ -1,13 +1,9 @@
 """Zips from outside: what is unpacked, what is left out, what is refused, and nothing beside the folder."""
 
-from __future__ import annotations
-
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +11,12 @@ from lcl_core.common import archive as archives
 from lcl_core.common.archive import MAX_NAME_PARTS, check_directory, open_zip, unpack_zip
 from lcl_core.common.errors import UserError
 
-Pack = Callable[[dict[str, bytes]], Path]
 MANY = 10**9
 
 
 @pytest.fixture
-def pack(tmp_path: Path) -> Pack:
-    def call(members: dict[str, bytes]) -> Path:
+def pack(tmp_path):
+    def call(members):
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in members.items():
                 archive.writestr(name, data)
@@ -30,17 +25,17 @@ def pack(tmp_path: Path) -> Pack:
     return call
 
 
-def below(folder: Path) -> set[str]:
+def below(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def refusal(archive: Path, target: Path, max_bytes: int = MANY, max_files: int = 1000) -> UserError:
+def refusal(archive, target, max_bytes=MANY, max_files=1000):
     with pytest.raises(UserError) as caught:
         unpack_zip(archive, target, max_bytes=max_bytes, max_files=max_files)
     return caught.value
 
 
-def test_files_keep_their_folders_and_bytes(pack: Pack, tmp_path: Path) -> None:
+def test_files_keep_their_folders_and_bytes(pack, tmp_path):
     archive = pack({"docs/a.md": b"# A", "docs/images/one.png": b"png", "empty/": b"", "docs\\b.md": b"B"})
     seen: list[tuple[int, int]] = []
     count = {"on_member": lambda done, total: seen.append((done, total))}
@@ -50,7 +45,7 @@ def test_files_keep_their_folders_and_bytes(pack: Pack, tmp_path: Path) -> None:
     assert (tmp_path / "out/docs/images/one.png").read_bytes() == b"png"
 
 
-def test_system_files_and_links_are_left_out(pack: Pack, tmp_path: Path) -> None:
+def test_system_files_and_links_are_left_out(pack, tmp_path):
     left_out = (".git/config", "__MACOSX/a.md", "docs/.DS_Store", "Thumbs.db")
     archive = pack({"a.md": b"A", **dict.fromkeys(left_out, b"x")})
     with zipfile.ZipFile(archive, "a") as more:
@@ -62,7 +57,7 @@ def test_system_files_and_links_are_left_out(pack: Pack, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["../a.md", "docs/../../a.md", "/etc/a.md", "C:/a.md", "..\\a.md", "../docs/"])
-def test_names_that_lead_out_of_the_folder(pack: Pack, tmp_path: Path, name: str) -> None:
+def test_names_that_lead_out_of_the_folder(pack, tmp_path, name):
     error = refusal(pack({"first.md": b"1", name: b"A" if not name.endswith("/") else b""}), tmp_path / "out")
     assert (error.code, error.field) == ("bad_archive", "archive")
     assert "leads out" in error.message
@@ -70,11 +65,11 @@ def test_names_that_lead_out_of_the_folder(pack: Pack, tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "/".join(["abcdefgh"] * 150)])
-def test_names_that_are_too_long(pack: Pack, tmp_path: Path, name: str) -> None:
+def test_names_that_are_too_long(pack, tmp_path, name):
     assert "too long" in refusal(pack({name: b"A"}), tmp_path / "out").message
 
 
-def test_folders_are_counted_too(pack: Pack, tmp_path: Path) -> None:
+def test_folders_are_counted_too(pack, tmp_path):
     deep = "/".join("a" * MAX_NAME_PARTS)
     assert unpack_zip(pack({deep: b"A"}), tmp_path / "deep", max_bytes=MANY, max_files=31).files == 1
     assert "32 that it may" in refusal(pack({f"a/{deep}": b"A"}), tmp_path / "deeper").message
@@ -84,7 +79,7 @@ def test_folders_are_counted_too(pack: Pack, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("members", [["a.md", "a.md"], ["a", "a/b.md"], ["a/b.md", "a"]])
-def test_one_name_for_two_things(tmp_path: Path, members: list[str]) -> None:
+def test_one_name_for_two_things(tmp_path, members):
     with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         warnings.simplefilter("ignore")  # zipfile warns of the duplicate
         for name in members:
@@ -92,7 +87,7 @@ def test_one_name_for_two_things(tmp_path: Path, members: list[str]) -> None:
     assert "twice" in refusal(tmp_path / "a.zip", tmp_path / "out").message
 
 
-def test_sizes_and_numbers_are_counted_while_unpacking(pack: Pack, tmp_path: Path) -> None:
+def test_sizes_and_numbers_are_counted_while_unpacking(pack, tmp_path):
     archive = pack({"a.bin": bytes(3 << 20), "b.bin": bytes(3 << 20)})  # 6 MiB in a few kilobytes
     assert archive.stat().st_size < 20_000
     assert refusal(archive, tmp_path / "one", max_bytes=5 << 20).code == "archive_too_large"
@@ -101,7 +96,7 @@ def test_sizes_and_numbers_are_counted_while_unpacking(pack: Pack, tmp_path: Pat
     assert unpack_zip(archive, tmp_path / "three", max_bytes=6 << 20, max_files=2) == (2, 6 << 20)
 
 
-def test_an_encrypted_member_is_refused(pack: Pack, tmp_path: Path) -> None:
+def test_an_encrypted_member_is_refused(pack, tmp_path):
     data = bytearray(pack({"a.md": b"A"}).read_bytes())
     data[6] |= 1  # of the local header, and of the directory
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -109,7 +104,7 @@ def test_an_encrypted_member_is_refused(pack: Pack, tmp_path: Path) -> None:
     assert "encrypted" in refusal(tmp_path / "b.zip", tmp_path / "out").message
 
 
-def test_whatever_is_damaged_is_an_error_of_the_archive(pack: Pack, tmp_path: Path) -> None:
+def test_whatever_is_damaged_is_an_error_of_the_archive(pack, tmp_path):
     whole = pack({"a.md": b"A" * 100, "b/c.png": bytes(range(256))}).read_bytes()
     damaged = tmp_path / "damaged.zip"
     for number in range(0, len(whole), 3):
@@ -124,14 +119,14 @@ def test_whatever_is_damaged_is_an_error_of_the_archive(pack: Pack, tmp_path: Pa
             }
 
 
-def test_what_is_no_zip_and_a_list_that_is_too_long(pack: Pack, tmp_path: Path) -> None:
+def test_what_is_no_zip_and_a_list_that_is_too_long(pack, tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
     assert refusal(tmp_path / "text.zip", tmp_path / "out").code == "bad_archive"
     with pytest.raises(UserError, match="too many members"):
         check_directory(pack({f"{number}.md": b"" for number in range(100)}), 1000)
 
 
-def test_an_archive_that_is_read_in_place_has_a_bound(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_is_read_in_place_has_a_bound(pack, monkeypatch):
     path = pack({f"{number}.md": b"" for number in range(100)})
     with open_zip(path) as opened:
         assert len(opened.namelist()) == 100

@@ -1,10 +1,6 @@
 """Where and in which precision a run computes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import pytest
 import torch
@@ -23,23 +19,22 @@ from lcl_core.common.errors import UserError
 from tests.fake_nvidia_smi import gpu_id
 
 CPU, GPU, OLDER_GPU = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
-Played = Callable[..., None]
 
 
 @pytest.fixture
-def played_gpus(monkeypatch: pytest.MonkeyPatch) -> Played:
+def played_gpus(monkeypatch):
     """(has_bf16): GPUs of which these numbers multiply in bf16; the others emulate it."""
 
-    def play(*has_bf16: int) -> None:
+    def play(*has_bf16):
         current = [0]
 
         @contextmanager
-        def device(chosen: torch.device) -> Iterator[None]:
+        def device(chosen):
             before, current[0] = current[0], chosen.index
             yield
             current[0] = before
 
-        def is_bf16_supported(including_emulation: bool = True) -> bool:
+        def is_bf16_supported(including_emulation=True):
             return including_emulation or current[0] in has_bf16
 
         monkeypatch.setattr(torch.cuda, "device", device)
@@ -48,15 +43,15 @@ def played_gpus(monkeypatch: pytest.MonkeyPatch) -> Played:
     return play
 
 
-def setting() -> str:
+def setting():
     return str(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("error", "taken"), [(1e-7, True), (1e-3, False), (float("nan"), False)])
-def test_only_products_as_exact_as_fp32_are_taken(monkeypatch: pytest.MonkeyPatch, error: float, taken: bool) -> None:
+def test_only_products_as_exact_as_fp32_are_taken(monkeypatch, error, taken):
     before, measured_with = setting(), []
 
-    def measured() -> float:
+    def measured():
         measured_with.append(setting())
         return error
 
@@ -68,7 +63,7 @@ def test_only_products_as_exact_as_fp32_are_taken(monkeypatch: pytest.MonkeyPatc
     assert setting() == before
 
 
-def test_the_setting_comes_back_after_a_failure() -> None:
+def test_the_setting_comes_back_after_a_failure():
     before = setting()
     with pytest.raises(ZeroDivisionError), onednn_fp32_matmul():
         raise ZeroDivisionError
@@ -79,9 +74,7 @@ def test_the_setting_comes_back_after_a_failure() -> None:
     ("device", "precision", "expected"),
     [(GPU, "bf16", True), (GPU, "auto", True), (GPU, "fp32", False), (CPU, "bf16", False)],
 )
-def test_gpus_round_to_tf32_where_training_is_in_bf16(
-    played_gpus: Played, device: torch.device, precision: Any, expected: bool
-) -> None:
+def test_gpus_round_to_tf32_where_training_is_in_bf16(played_gpus, device, precision, expected):
     played_gpus(0)
     settings = torch.backends.cuda.matmul
     assert not settings.allow_tf32
@@ -91,7 +84,7 @@ def test_gpus_round_to_tf32_where_training_is_in_bf16(
     assert not settings.allow_tf32
 
 
-def test_a_setting_of_the_user_stays() -> None:
+def test_a_setting_of_the_user_stays():
     settings = torch.backends.cuda.matmul
     settings.allow_tf32 = True
     try:
@@ -102,16 +95,16 @@ def test_a_setting_of_the_user_stays() -> None:
         settings.allow_tf32 = False
 
 
-def test_products_of_this_machine_are_fp32() -> None:
+def test_products_of_this_machine_are_fp32():
     assert matmul_error() < 1e-6
     with onednn_fp32_matmul():
         assert matmul_error() < 2e-6
 
 
-def test_operands_rounded_to_bf16_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operands_rounded_to_bf16_are_found_out(monkeypatch):
     exact = torch.Tensor.__matmul__
 
-    def rounded(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def rounded(a, b):
         return exact(a, b) if a.dtype == torch.float64 else exact(a.bfloat16().float(), b.bfloat16().float())
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
@@ -134,20 +127,20 @@ def test_operands_rounded_to_bf16_are_found_out(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_auto_is_bf16_where_the_hardware_has_it(
-    monkeypatch: pytest.MonkeyPatch,
-    played_gpus: Played,
-    device: torch.device,
-    precision: devices.Precision,
-    cpu_has_bf16: bool,
-    expected: torch.dtype,
-) -> None:
+    monkeypatch,
+    played_gpus,
+    device,
+    precision,
+    cpu_has_bf16,
+    expected,
+):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_has_bf16)
     played_gpus(0)
     assert compute_dtype(device, precision) == expected
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
-def test_autocast_computes_as_said_and_never_in_fp16(precision: devices.Precision) -> None:
+def test_autocast_computes_as_said_and_never_in_fp16(precision):
     a = torch.ones(2, 2)
     with autocast(CPU, precision):
         assert (a @ a).dtype == compute_dtype(CPU, precision)
@@ -155,7 +148,7 @@ def test_autocast_computes_as_said_and_never_in_fp16(precision: devices.Precisio
     assert (a @ a).dtype == torch.float32
 
 
-def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device() == torch.device("cuda", 3)
@@ -167,9 +160,7 @@ def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     ("cuda", "cause"), [(None, "is built for the CPU"), ("13.0", "the driver is older than CUDA 13.0 needs")]
 )
 @pytest.mark.parametrize("leased", [{"CUDA_VISIBLE_DEVICES": gpu_id(0)}, {"LCL_POD_GPUS": "1"}])
-def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, leased: dict[str, str], cuda: str | None, cause: str
-) -> None:
+def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(monkeypatch, leased, cuda, cause):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.version, "hip", None)
@@ -193,9 +184,7 @@ def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(
         {"CUDA_VISIBLE_DEVICES": "0"},  # by hand, in a shell that has it for other programs
     ],
 )
-def test_a_process_without_leased_gpus_computes_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
+def test_a_process_without_leased_gpus_computes_on_the_cpu(monkeypatch, environment):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("CUDA_VISIBLE_DEVICES", "LCL_SUPERVISED", "LCL_POD_GPUS"):
         monkeypatch.delenv(name, raising=False)
@@ -205,9 +194,7 @@ def test_a_process_without_leased_gpus_computes_on_the_cpu(
 
 
 @pytest.mark.parametrize(("gpu", "precision"), [(True, "none"), (False, "tf32")])
-def test_convolutions_of_a_training_in_fp32_are_not_rounded(
-    monkeypatch: pytest.MonkeyPatch, gpu: bool, precision: str
-) -> None:
+def test_convolutions_of_a_training_in_fp32_are_not_rounded(monkeypatch, gpu, precision):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's default
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)

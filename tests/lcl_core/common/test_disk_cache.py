@@ -1,11 +1,8 @@
 """The disk cache: entries are complete, made once, within the bound, and never evicted while in use."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +10,10 @@ import pytest
 from lcl_core.common.disk_cache import DiskCache
 
 
-def writer(size: int = 100, calls: list[str] | None = None) -> Callable[[Path], None]:
+def writer(size=100, calls=None):
     """A maker of folder entries with one file of ``size`` bytes."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         if calls is not None:
             calls.append(folder.name)
         (folder / "inner").mkdir()
@@ -25,17 +22,17 @@ def writer(size: int = 100, calls: list[str] | None = None) -> Callable[[Path], 
     return make
 
 
-def folders(cache: DiskCache) -> set[str]:
+def folders(cache):
     return {path.name for path in cache.folder.iterdir() if path.is_dir()}
 
 
-def opened(cache: DiskCache, name: str, size: int = 100) -> Path:
+def opened(cache, name, size=100):
     with cache.open(name, writer(size), size) as path:
         assert (path / "inner" / "file").stat().st_size == size
         return path
 
 
-def test_an_entry_is_made_once(tmp_path: Path) -> None:
+def test_an_entry_is_made_once(tmp_path):
     calls: list[str] = []
     cache = DiskCache(tmp_path / "cache", 1000)
     with cache.open("a", writer(100, calls)) as first:
@@ -46,15 +43,15 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
     assert cache.total_bytes() == 100
 
 
-def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
-    def recorded_fsync(handle: int) -> None:
+    def recorded_fsync(handle):
         events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.partition(".a.")[0])
         fsync(handle)
 
-    def recorded_rename(path: Path, target: Path) -> Path:
+    def recorded_rename(path, target):
         events.append("rename")
         return rename(path, target)
 
@@ -71,11 +68,11 @@ def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path: Path, monkeypatc
     assert events == ["rename"]
 
 
-def test_a_damaged_entry_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_made_anew(tmp_path, caplog):
     calls: list[str] = []
     cache = DiskCache(tmp_path, 1000)
 
-    def damage(folder: Path) -> str | None:
+    def damage(folder):
         size = (folder / "inner" / "file").stat().st_size
         return None if size == 100 else f"the file has {size} bytes"
 
@@ -92,10 +89,10 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     assert cache.total_bytes() == 100
 
 
-def test_a_maker_that_fails_leaves_no_entry(tmp_path: Path) -> None:
+def test_a_maker_that_fails_leaves_no_entry(tmp_path):
     cache = DiskCache(tmp_path, 1000)
 
-    def fail(folder: Path) -> None:
+    def fail(folder):
         (folder / "file").write_bytes(bytes(10))
         raise RuntimeError("no")
 
@@ -105,17 +102,17 @@ def test_a_maker_that_fails_leaves_no_entry(tmp_path: Path) -> None:
     opened(cache, "a")
 
 
-def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path: Path) -> None:
+def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path):
     calls: list[str] = []
     waits: list[int] = []
     release, started = threading.Event(), threading.Event()
 
-    def slow(folder: Path) -> None:
+    def slow(folder):
         started.set()
         release.wait(60)
         writer(100, calls)(folder)
 
-    def work() -> None:
+    def work():
         with DiskCache(tmp_path, 1000).open("a", slow, progress=lambda: waits.append(1)) as path:
             assert (path / "inner" / "file").exists()
 
@@ -129,16 +126,16 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_what_progress_raises_ends_the_wait(tmp_path: Path) -> None:
+def test_what_progress_raises_ends_the_wait(tmp_path):
     cache = DiskCache(tmp_path, 1000)
 
     class Stop(Exception):
         pass
 
-    def stop() -> None:
+    def stop():
         raise Stop
 
-    def wait_for_it(_folder: Path) -> None:
+    def wait_for_it(_folder):
         with pytest.raises(Stop), DiskCache(tmp_path, 1000).open("a", writer(), progress=stop):
             pass
 
@@ -146,7 +143,7 @@ def test_what_progress_raises_ends_the_wait(tmp_path: Path) -> None:
         pass
 
 
-def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path):
     cache = DiskCache(tmp_path, 250)
     with cache.open("a", writer(), 100):
         os.utime(tmp_path / "a.lock", (1, 1))  # the oldest, but in use
@@ -159,7 +156,7 @@ def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path:
     assert cache.total_bytes() == 200
 
 
-def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path: Path) -> None:
+def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path):
     cache = DiskCache(tmp_path, 150)
     opened(cache, "a")
     os.utime(tmp_path / "a.lock", (1, 1))
@@ -169,7 +166,7 @@ def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path: Path)
         assert path.is_dir(), "an entry above the bound can still be used"
 
 
-def test_leftovers_of_killed_processes_are_removed_and_entries_without_a_total_are_counted(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_entries_without_a_total_are_counted(tmp_path):
     (tmp_path / ".a.0badcafe").mkdir()
     (tmp_path / ".a.0badcafe" / "file").write_bytes(bytes(10_000))
     (tmp_path / "old").mkdir()  # of a version that wrote neither total nor locks
@@ -181,18 +178,11 @@ def test_leftovers_of_killed_processes_are_removed_and_entries_without_a_total_a
     assert folders(cache) == {"b"}
 
 
-def test_a_cache_without_a_bound_evicts_nothing(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, None)
-    for name in "abc":
-        opened(cache, name)
-    assert folders(cache) == {"a", "b", "c"}
-
-
-def files_of(folder: Path) -> DiskCache:
+def files_of(folder):
     return DiskCache(folder, 20_000, entries="??/*.bin", low_water=0.9)
 
 
-def _fill(folder: Path, process: int) -> int:
+def _fill(folder, process):
     cache, wrong = files_of(folder), 0
     for number in range(150):
         key = f"{(number * (process + 1)) % 60:02}"
@@ -204,7 +194,7 @@ def _fill(folder: Path, process: int) -> int:
     return wrong
 
 
-def test_processes_share_the_bound_of_file_entries(tmp_path: Path) -> None:
+def test_processes_share_the_bound_of_file_entries(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
     size = sum(path.stat().st_size for path in tmp_path.glob("??/*.bin"))
@@ -212,14 +202,14 @@ def test_processes_share_the_bound_of_file_entries(tmp_path: Path) -> None:
     assert files_of(tmp_path).total_bytes() == size
 
 
-def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path):
     (tmp_path / "file").touch()
     cache = files_of(tmp_path / "file")
     cache.write("aa/a.bin", b"x")
     assert cache.read("aa/a.bin") is None
 
 
-def test_an_entry_that_is_locked_is_not_evicted_until_its_file_is_closed(tmp_path: Path) -> None:
+def test_an_entry_that_is_locked_is_not_evicted_until_its_file_is_closed(tmp_path):
     cache = DiskCache(tmp_path, 150)
     opened(cache, "a")
     with DiskCache(tmp_path, None).lock_entry("a"), cache.lock_entry("a"):

@@ -1,13 +1,10 @@
 """Atomic writes and hashes of files."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +30,7 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_write_of_parts_may_read_the_old_file(tmp_path: Path) -> None:
+def test_a_write_of_parts_may_read_the_old_file(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"1\n2\n3\n")
     with file.open("rb") as old:
@@ -44,22 +41,22 @@ def test_a_write_of_parts_may_read_the_old_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_lines_from_the_end(tmp_path: Path, size: int, end: bytes) -> None:
+def test_lines_from_the_end(tmp_path, size, end):
     lines = [bytes([65 + number]) * size for number in range(3)]
     (tmp_path / "file").write_bytes(b"\n".join((*lines[:1], b"", *lines[1:])) + end)
     assert list(lines_from_end(tmp_path / "file")) == lines[::-1]
 
 
-def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_lines(tmp_path):
     (tmp_path / "file").touch()
     assert list(lines_from_end(tmp_path / "file")) == []
 
 
-def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file"
     write_atomically(file, "old")
 
-    def full(_: int) -> None:
+    def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -91,24 +88,24 @@ def test_an_empty_file_is_an_error_with_the_way_out(tmp_path, content):
         read_or_create(tmp_path / "file", lambda: "content")
 
 
-def test_json_keeps_its_letters(tmp_path: Path) -> None:
+def test_json_keeps_its_letters(tmp_path):
     write_json_atomically(tmp_path / "file", {"name": "Ø"})
     assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n "name": "Ø"\n}'
 
 
-def folder(path: Path, content: str) -> Path:
+def folder(path, content):
     path.mkdir()
     for name in ("one", "two"):
         (path / name).write_text(content)
     return path
 
 
-def content(path: Path | None) -> set[str]:
+def content(path):
     assert path is not None
     return {(path / name).read_text() for name in ("one", "two")}
 
 
-def test_a_folder_is_replaced_or_kept_whenever_its_replacement_is_interrupted(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_or_kept_whenever_its_replacement_is_interrupted(tmp_path):
     target = tmp_path / "target"
     folder(target, "0")
     found = set()
@@ -129,7 +126,7 @@ def test_a_folder_is_replaced_or_kept_whenever_its_replacement_is_interrupted(tm
     assert present_tree(tmp_path / "other") is None
 
 
-def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path: Path) -> None:
+def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path):
     target = tmp_path / "target"
     for interrupted in interrupted_everywhere():
         replace_tree(folder(tmp_path / "first", "first"), target)
@@ -143,7 +140,7 @@ def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path: Pat
         assert {path.name for path in tmp_path.iterdir()} <= {"target"}
 
 
-def test_the_age_of_a_file_is_by_the_clock_of_its_folder(tmp_path: Path) -> None:
+def test_the_age_of_a_file_is_by_the_clock_of_its_folder(tmp_path):
     file = tmp_path / "file"
     file.touch()
     assert file_age(file) < 3600

@@ -1,9 +1,5 @@
 """Which GPUs and MIG instances a process may use, and what they do."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from lcl_core.common.gpus import gpu_usage, is_whole, list_gpus, visible_gpus
@@ -11,22 +7,22 @@ from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def programs(tmp_path, monkeypatch):
     """The only folder on PATH; it is empty."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
 
-def visible(wanted: str | None) -> list[str]:
+def visible(wanted):
     return [gpu.id for gpu in visible_gpus({} if wanted is None else {"CUDA_VISIBLE_DEVICES": wanted})]
 
 
-def test_without_the_program_there_is_none(programs: Path) -> None:
+def test_without_the_program_there_is_none(programs):
     assert list_gpus() == []
     assert gpu_usage(list_gpus()) == []
 
 
-def test_gpus_have_their_uuid_and_name(programs: Path) -> None:
+def test_gpus_have_their_uuid_and_name(programs):
     install(programs, listing(2))
     assert [(gpu.id, gpu.name) for gpu in list_gpus()] == [
         (gpu_id(0), "NVIDIA A100-SXM4-40GB"),
@@ -35,24 +31,24 @@ def test_gpus_have_their_uuid_and_name(programs: Path) -> None:
 
 
 @pytest.mark.parametrize("said", ["No devices were found", ""])
-def test_a_driver_that_lists_nothing_is_no_gpu(programs: Path, said: str) -> None:
+def test_a_driver_that_lists_nothing_is_no_gpu(programs, said):
     install(programs, said)
     assert list_gpus() == []
 
 
-def test_a_driver_that_fails_is_no_gpu(programs: Path) -> None:
+def test_a_driver_that_fails_is_no_gpu(programs):
     install(programs, listing(2), status=9)
     assert list_gpus() == []
 
 
-def test_a_gpu_in_mig_mode_is_its_instances(programs: Path) -> None:
+def test_a_gpu_in_mig_mode_is_its_instances(programs):
     install(programs, listing(2, instances=[2]))
     assert [gpu.id for gpu in list_gpus()] == [MIG_ID.format(0), MIG_ID.format(1), gpu_id(1)]
     assert list_gpus()[1].name == "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
     assert [is_whole(gpu.id) for gpu in list_gpus()] == [False, False, True]
 
 
-def test_instances_of_older_drivers_are_found(programs: Path) -> None:
+def test_instances_of_older_drivers_are_found(programs):
     install(programs, f"{listing(1)}\n  MIG 1g.5gb Device 0: (UUID: MIG-{gpu_id(0)}/7/0)")
     assert [gpu.id for gpu in list_gpus()] == [f"MIG-{gpu_id(0)}/7/0"]
 
@@ -73,18 +69,18 @@ def test_instances_of_older_drivers_are_found(programs: Path) -> None:
         ("nonsense", []),
     ],
 )
-def test_the_own_environment_chooses_among_them(programs: Path, wanted: str | None, expected: list[int]) -> None:
+def test_the_own_environment_chooses_among_them(programs, wanted, expected):
     install(programs, listing(4))
     assert visible(wanted) == [gpu_id(number) for number in expected]
 
 
-def test_an_instance_is_chosen_by_its_id_and_all_of_a_gpu_by_the_gpu(programs: Path) -> None:
+def test_an_instance_is_chosen_by_its_id_and_all_of_a_gpu_by_the_gpu(programs):
     install(programs, listing(2, instances=[2]))
     assert visible(MIG_ID.format(1)) == [MIG_ID.format(1)]
     assert visible("0") == visible(gpu_id(0)) == [MIG_ID.format(0), MIG_ID.format(1)]
 
 
-def test_usage_is_in_bytes_and_shares_and_only_of_the_own_devices(programs: Path) -> None:
+def test_usage_is_in_bytes_and_shares_and_only_of_the_own_devices(programs):
     usage = f"{gpu_id(0)}, NVIDIA L4, 99, 7, 8\n{gpu_id(1)}, NVIDIA L4, 37, 1024, 23034"
     install(programs, listing(3, instances=[1]), usage)
     part, busy = gpu_usage(list_gpus()[:2])

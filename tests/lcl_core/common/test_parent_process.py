@@ -1,10 +1,7 @@
 """A process of ``multiprocessing`` does not outlive its parent."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +22,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path, context: str) -> None:
+def test_a_process_ends_when_its_parent_is_killed(tmp_path, context):
     script = tmp_path / "parent.py"
     script.write_text(PARENT.replace("CONTEXT", repr(context)), encoding="utf-8")
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
@@ -35,5 +32,5 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path, context: str) 
         assert parent.stdout.read() == "", "the pipe is closed when the last process that has it open has ended"
 
 
-def test_a_process_without_such_a_parent_goes_on() -> None:
+def test_a_process_without_such_a_parent_goes_on():
     exit_with_parent()

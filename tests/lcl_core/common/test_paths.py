@@ -1,12 +1,9 @@
 """Places that may be named in a request: inside the roots, and written in the one form."""
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +26,7 @@ ROOTS = ["s3://bucket/team", "https://data.example.org:8443/sets", "memory://who
         "memory://whole/x",
     ],
 )
-def test_what_lies_below_a_root_passes_as_it_stands(url: str) -> None:
+def test_what_lies_below_a_root_passes_as_it_stands(url):
     assert resolve_allowed(url, ROOTS) == resolve_allowed(f"{url}/", ROOTS) == url
 
 
@@ -47,7 +44,7 @@ def test_what_lies_below_a_root_passes_as_it_stands(url: str) -> None:
         "memory://whole.evil/x",
     ],
 )
-def test_what_lies_elsewhere_is_refused_with_the_way_out(url: str) -> None:
+def test_what_lies_elsewhere_is_refused_with_the_way_out(url):
     with pytest.raises(UserError, match="LCL_DATA_ROOTS") as caught:
         resolve_allowed(url, ROOTS, "to")
     assert (caught.value.code, caught.value.field) == ("invalid_value", "to")
@@ -82,21 +79,21 @@ def test_what_lies_elsewhere_is_refused_with_the_way_out(url: str) -> None:
         "/srv/s3://bucket/team",
     ],
 )
-def test_a_url_that_could_mean_two_things_is_refused_and_not_repeated(url: str) -> None:
+def test_a_url_that_could_mean_two_things_is_refused_and_not_repeated(url):
     with pytest.raises(UserError, match="the URL ") as caught:
         resolve_allowed(url, ROOTS)
     assert (caught.value.code, caught.value.field) == ("invalid_value", "path")
     assert "sesame" not in str(caught.value)
 
 
-def test_without_roots_of_urls_no_url_is_allowed(tmp_path: Path) -> None:
+def test_without_roots_of_urls_no_url_is_allowed(tmp_path):
     for roots in ([], [tmp_path]):
         with pytest.raises(UserError) as caught:
             resolve_allowed("s3://bucket/x", roots)
         assert caught.value.code == "invalid_value"
 
 
-def test_a_folder_is_no_root_of_urls_and_the_other_way_round(tmp_path: Path) -> None:
+def test_a_folder_is_no_root_of_urls_and_the_other_way_round(tmp_path):
     for path in ("s3:/bucket/team", str(tmp_path / "s3:" / "bucket" / "team")):
         with pytest.raises(UserError):
             resolve_allowed(path, ROOTS)
@@ -115,7 +112,7 @@ def test_a_folder_is_no_root_of_urls_and_the_other_way_round(tmp_path: Path) -> 
         ('["s3://b/with:colon", "/a"]', ["s3://b/with:colon", "/a"]),
     ],
 )
-def test_a_list_is_parted_at_the_colons_that_part_it(text: str, listed: list[str]) -> None:
+def test_a_list_is_parted_at_the_colons_that_part_it(text, listed):
     assert parse_roots(text) == listed
 
 
@@ -135,14 +132,14 @@ def test_a_list_is_parted_at_the_colons_that_part_it(text: str, listed: list[str
         "file:/x",
     ],
 )
-def test_a_path_that_is_none_is_refused_in_words(tmp_path: Path, path: str) -> None:
+def test_a_path_that_is_none_is_refused_in_words(tmp_path, path):
     with pytest.raises(UserError) as caught:
         resolve_allowed(path, [tmp_path], "data.path")
     assert (caught.value.code, caught.value.field) == ("invalid_value", "data.path")
     str(caught.value).encode("utf-8")
 
 
-def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+def test_a_loop_of_links_is_refused(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(UserError) as caught:
@@ -165,7 +162,7 @@ def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
         ("/data", "s3://b/data", False),
     ],
 )
-def test_a_root_must_not_open_the_store_of_artifacts(tmp_path: Path, root: str, artifacts: str, overlap: bool) -> None:
+def test_a_root_must_not_open_the_store_of_artifacts(tmp_path, root, artifacts, overlap):
     given: dict[str, Any] = {"home": tmp_path, "data_roots": [root], "artifacts": f"{artifacts}/"}
     if not overlap:
         assert Settings(**given).artifacts == artifacts
@@ -175,22 +172,22 @@ def test_a_root_must_not_open_the_store_of_artifacts(tmp_path: Path, root: str, 
 
 
 @pytest.mark.parametrize("url", ["bucket", "s3://key:sesame@b/x", "s3://b/../x", "s3://b/x?sesame", "file://x::s3://b"])
-def test_the_address_of_the_store_has_one_form(tmp_path: Path, url: str) -> None:
+def test_the_address_of_the_store_has_one_form(tmp_path, url):
     with pytest.raises(ValidationError) as caught:
         Settings(home=tmp_path, artifacts=url)
     assert "sesame" not in str(caught.value)
 
 
-def mode(path: Path) -> int:
+def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_home_is_private(tmp_path: Path) -> None:
+def test_a_new_home_is_private(tmp_path):
     prepare_home(tmp_path / "a" / "home")
     assert mode(tmp_path / "a" / "home") == 0o700
 
 
-def test_an_open_home_is_closed_with_its_database_and_logs(tmp_path: Path) -> None:
+def test_an_open_home_is_closed_with_its_database_and_logs(tmp_path):
     for name in ("lcl.db", "lcl.db-wal", "lcl.db-shm", "key", "logs/api.log"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True, mode=0o755)
@@ -207,7 +204,7 @@ def test_an_open_home_is_closed_with_its_database_and_logs(tmp_path: Path) -> No
     assert mode(runs) == before, "what lies in a closed folder needs no change"
 
 
-def test_links_and_shared_folders_keep_their_rights(tmp_path: Path) -> None:
+def test_links_and_shared_folders_keep_their_rights(tmp_path):
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()
     elsewhere.touch(0o644)
@@ -217,7 +214,7 @@ def test_links_and_shared_folders_keep_their_rights(tmp_path: Path) -> None:
     assert (mode(home), mode(elsewhere)) == (0o1777, 0o644)
 
 
-def test_a_home_that_is_a_file_is_reported(tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_reported(tmp_path):
     (tmp_path / "home").touch()
     with pytest.raises(UserError, match=r"LCL_HOME: .*/home is a file, not a folder") as caught:
         prepare_home(tmp_path / "home")
@@ -226,7 +223,7 @@ def test_a_home_that_is_a_file_is_reported(tmp_path: Path) -> None:
         prepare_home(tmp_path / "home" / "below")
 
 
-def test_a_read_only_home_is_reported(small_disk: Any) -> None:
+def test_a_read_only_home_is_reported(small_disk):
     small_disk.make_writable(False)
     with pytest.raises(UserError, match="cannot be written; make it writable"):
         prepare_home(small_disk.path)
@@ -234,7 +231,7 @@ def test_a_read_only_home_is_reported(small_disk: Any) -> None:
         prepare_home(small_disk.path / "home")
 
 
-def test_a_home_without_the_right_to_write_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_without_the_right_to_write_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match=r"LCL_HOME: .* cannot be written"):
         prepare_home(tmp_path)
@@ -242,12 +239,10 @@ def test_a_home_without_the_right_to_write_is_reported(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("api", ()), ("workers", ()), ("deploy.local", ("up",))],
-    ids=["api", "worker", "launcher"],
+    [("api", ()), ("deploy.local", ("up",))],
+    ids=["api", "launcher"],
 )
-def test_every_process_tells_of_an_unusable_home_in_one_line(
-    module: str, arguments: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_every_process_tells_of_an_unusable_home_in_one_line(module, arguments, tmp_path):
     (tmp_path / "home").touch()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

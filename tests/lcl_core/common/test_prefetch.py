@@ -1,31 +1,28 @@
 """Work done ahead: in order, bounded, errors at their turn, and no thread left behind."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from lcl_core.common.threads import prefetch_map
 
 
-def test_it_is_map_in_order() -> None:
+def test_it_is_map_in_order():
     assert list(prefetch_map(lambda x: x * x, range(50), threads=4)) == [x * x for x in range(50)]
     assert list(prefetch_map(str, [])) == []
 
 
-def test_without_threads_nothing_is_done_before_it_is_asked_for() -> None:
+def test_without_threads_nothing_is_done_before_it_is_asked_for():
     done: list[int] = []
     stream = prefetch_map(done.append, range(9), threads=0)
     next(stream)
     assert done == [0]
 
 
-def test_it_runs_only_a_few_items_ahead() -> None:
+def test_it_runs_only_a_few_items_ahead():
     requested: list[int] = []
 
-    def items() -> Iterator[int]:
+    def items():
         for number in range(100):
             requested.append(number)
             yield number
@@ -38,8 +35,8 @@ def test_it_runs_only_a_few_items_ahead() -> None:
     assert threading.active_count() < before
 
 
-def test_an_error_comes_at_its_item_s_turn() -> None:
-    def work(number: int) -> int:
+def test_an_error_comes_at_its_item_s_turn():
+    def work(number):
         if number == 2:
             raise KeyError(number)
         return number

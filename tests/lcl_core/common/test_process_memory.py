@@ -1,7 +1,5 @@
 """What is kept between steps, seen from outside: the memory of a process that meets ever new shapes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -36,14 +34,15 @@ print(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd)
 """
 
 
-def _growth(how: str, environment: dict[str, str]) -> int:
+def _growth(how, environment):
     command = [sys.executable, "-c", _MEETS_NEW_SHAPES, how]
     return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc how much is in use")
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="oneDNN multiplies bf16 on CPUs that can")
-def test_shapes_of_steps_long_past_are_forgotten() -> None:
+def test_shapes_of_steps_long_past_are_forgotten():
     variables = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     environment = {name: value for name, value in os.environ.items() if name not in variables}
     environment["OMP_NUM_THREADS"] = "1"

@@ -1,7 +1,5 @@
 """A port that is reserved for rank 0: nobody else gets it, and rank 0 listens on it."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from lcl_core.common.rendezvous import listen_on_reserved, reserve_port
 
 
-def test_nobody_else_gets_a_reserved_port() -> None:
+def test_nobody_else_gets_a_reserved_port():
     with reserve_port("127.0.0.1") as reserved:
         port = reserved.getsockname()[1]
         for host in ("", "127.0.0.1"):
@@ -20,7 +18,7 @@ def test_nobody_else_gets_a_reserved_port() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_rank_0_listens_on_it(host: str) -> None:
+def test_rank_0_listens_on_it(host):
     with reserve_port(host) as reserved:
         port = reserved.getsockname()[1]
         with listen_on_reserved(port, host), socket.create_connection(("127.0.0.1", port), timeout=60) as client:

@@ -1,7 +1,5 @@
 """The run directory: how a process tells its supervisor what happened."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -9,7 +7,6 @@ import subprocess
 import sys
 import tracemalloc
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +18,7 @@ from lcl_core.common.run_dir import ExitCode, JobCancelled, JobProgress, RunDir,
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path):
     made = RunDir(tmp_path / "run_1")
     made.path.mkdir()
     made.prepare({"run_id": "run_1"})
@@ -29,21 +26,21 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture(autouse=True)
-def _signals() -> Any:
+def _signals():
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
 
 
-def failing(error: BaseException) -> Any:
-    def work(_: RunDir) -> dict[str, Any]:
+def failing(error):
+    def work(_):
         raise error
 
     return work
 
 
-def test_success_leaves_a_result(run_dir: RunDir) -> None:
+def test_success_leaves_a_result(run_dir):
     assert run_main(lambda _: {"answer": 42}, [str(run_dir.path)]) == ExitCode.OK
     assert json.loads(run_dir.result_file.read_text()) == {"answer": 42}
 
@@ -58,38 +55,38 @@ def test_success_leaves_a_result(run_dir: RunDir) -> None:
         (ZeroDivisionError(), ExitCode.CRASH),
     ],
 )
-def test_every_end_has_its_exit_status(run_dir: RunDir, error: BaseException, code: int) -> None:
+def test_every_end_has_its_exit_status(run_dir, error, code):
     assert run_main(failing(error), [str(run_dir.path)]) == code
     assert not run_dir.result_file.exists()
     assert run_dir.error_file.exists() == (code == ExitCode.USER_ERROR)
 
 
-def test_a_user_error_keeps_its_facts(run_dir: RunDir) -> None:
+def test_a_user_error_keeps_its_facts(run_dir):
     error = UserError("not JSON", code="bad_line", field="data", file="docs.jsonl", line=3)
     run_main(failing(error), [str(run_dir.path)])
     expected = {"code": "bad_line", "field": "data", "file": "docs.jsonl", "line": 3}
     assert json.loads(run_dir.error_file.read_text()) == {**expected, "message": "docs.jsonl:3: not JSON"}
 
 
-def test_a_new_attempt_forgets_the_old_conclusion(run_dir: RunDir) -> None:
+def test_a_new_attempt_forgets_the_old_conclusion(run_dir):
     run_main(failing(UserError("no")), [str(run_dir.path)])
     run_dir.prepare({"run_id": "run_1", "attempt": 2})
     assert not run_dir.error_file.exists()
     assert run_dir.read_run()["attempt"] == 2
 
 
-def test_two_processes_never_share_a_directory(run_dir: RunDir) -> None:
+def test_two_processes_never_share_a_directory(run_dir):
     run_dir.lock()
     with pytest.raises(UserError, match="another process"):
         RunDir(run_dir.path).lock()
 
 
 @pytest.mark.parametrize("kind", ["datasets", "encoders", "collections"])
-def test_a_process_keeps_the_inputs_that_its_worker_has_fetched(run_dir: RunDir, tmp_path: Path, kind: str) -> None:
+def test_a_process_keeps_the_inputs_that_its_worker_has_fetched(run_dir, tmp_path, kind):
     """The worker's own locks end with it."""
     cache = DiskCache(tmp_path / "cache" / "artifacts", 1)
 
-    def fetch(folder: Path) -> None:
+    def fetch(folder):
         (folder / "file").write_bytes(b"12")
 
     with cache.open("one", fetch) as entry:
@@ -98,7 +95,7 @@ def test_a_process_keeps_the_inputs_that_its_worker_has_fetched(run_dir: RunDir,
     inputs = {**local, kind: {**local[kind], "fetched": found}}
     run_dir.prepare({"run_id": "run_1", "cache": str(tmp_path / "cache"), **inputs})
 
-    def fetch_another(_: RunDir) -> dict[str, Any]:
+    def fetch_another(_):
         with cache.open("two", fetch, size=2):
             return {"kept": entry.is_dir()}
 
@@ -106,7 +103,7 @@ def test_a_process_keeps_the_inputs_that_its_worker_has_fetched(run_dir: RunDir,
     assert json.loads(run_dir.result_file.read_text()) == {"kept": True}
 
 
-def test_an_input_that_is_gone_before_the_process_begins_is_named(run_dir: RunDir, tmp_path: Path) -> None:
+def test_an_input_that_is_gone_before_the_process_begins_is_named(run_dir, tmp_path):
     folder = tmp_path / "cache" / "artifacts"
     folder.mkdir(parents=True)
     run_dir.prepare({"run_id": "run_1", "cache": str(folder.parent), "datasets": {"sample": f"{folder}/one"}})
@@ -114,7 +111,7 @@ def test_an_input_that_is_gone_before_the_process_begins_is_named(run_dir: RunDi
     assert json.loads(run_dir.error_file.read_text())["code"] == "input_evicted"
 
 
-def test_truncating_metrics_drops_later_and_torn_lines(run_dir: RunDir) -> None:
+def test_truncating_metrics_drops_later_and_torn_lines(run_dir):
     for step in (1, 2, 3):
         run_dir.append_metrics(step=step)
     with run_dir.metrics_file.open("a") as file:
@@ -123,7 +120,7 @@ def test_truncating_metrics_drops_later_and_torn_lines(run_dir: RunDir) -> None:
     assert [json.loads(line)["step"] for line in run_dir.metrics_file.read_text().splitlines()] == [1, 2]
 
 
-def test_a_long_history_is_not_read_into_memory(run_dir: RunDir) -> None:
+def test_a_long_history_is_not_read_into_memory(run_dir):
     rows = [{"step": step, "loss": 0.5, "text": "x" * 1000} for step in range(4000)]
     rows += [{"step": step, "phase": "measuring"} for step in (4000, 4001, 4002)]
     with run_dir.metrics_file.open("w") as file:
@@ -141,7 +138,7 @@ def test_a_long_history_is_not_read_into_memory(run_dir: RunDir) -> None:
     assert [json.loads(line) for line in lines] == rows[:-1]
 
 
-def test_there_may_be_no_metrics_yet(run_dir: RunDir) -> None:
+def test_there_may_be_no_metrics_yet(run_dir):
     run_dir.truncate_metrics(1)
     assert run_dir.last_metrics("loss") == {}
     run_dir.metrics_file.touch()
@@ -149,7 +146,7 @@ def test_there_may_be_no_metrics_yet(run_dir: RunDir) -> None:
     assert run_dir.last_metrics("loss") == {}
 
 
-def test_a_job_that_does_not_advance_writes_no_further_line(run_dir: RunDir) -> None:
+def test_a_job_that_does_not_advance_writes_no_further_line(run_dir):
     """Each line counts as progress."""
     progress = JobProgress(run_dir, "converting", every=0.0)
     for done, total in [(3, 10), (3, 10), (4, 10), (4, 12), (4, 12), (12, 12), (12, 12)]:
@@ -161,7 +158,7 @@ def test_a_job_that_does_not_advance_writes_no_further_line(run_dir: RunDir) -> 
         progress(12, 12)
 
 
-def test_a_long_job_writes_lines_less_often(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_job_writes_lines_less_often(run_dir, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(run_dir_module.time, "monotonic", lambda: clock[0])
     written: list[float] = []
@@ -176,8 +173,8 @@ def test_a_long_job_writes_lines_less_often(run_dir: RunDir, monkeypatch: pytest
     assert len(written) < 50_000
 
 
-def test_sigterm_becomes_a_request(run_dir: RunDir) -> None:
-    def work(run: RunDir) -> dict[str, Any]:
+def test_sigterm_becomes_a_request(run_dir):
+    def work(run):
         os.kill(os.getpid(), signal.SIGTERM)
         run.raise_if_stopped()
         return {}
@@ -185,7 +182,7 @@ def test_sigterm_becomes_a_request(run_dir: RunDir) -> None:
     assert run_main(work, [str(run_dir.path)]) == ExitCode.CANCELLED
 
 
-def test_the_process_leaves_with_its_supervisor(run_dir: RunDir) -> None:
+def test_the_process_leaves_with_its_supervisor(run_dir):
     code = (
         "import sys, threading; from lcl_core.common.run_dir import run_main;"
         "run_main(lambda run: (print('ready', flush=True), threading.Event().wait()), [sys.argv[1]])"
@@ -208,7 +205,7 @@ def test_the_process_leaves_with_its_supervisor(run_dir: RunDir) -> None:
         process.stdout.close()
 
 
-def test_a_group_of_its_own_leaves_with_it(run_dir: RunDir) -> None:
+def test_a_group_of_its_own_leaves_with_it(run_dir):
     code = (
         "import subprocess, sys, threading; from lcl_core.common.run_dir import run_main\n"
         "def work(run):\n"

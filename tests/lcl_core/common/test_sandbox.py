@@ -1,7 +1,5 @@
 """A process that reads what anonymous users wrote: what it may take, and what it cannot reach."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -15,20 +13,20 @@ from lcl_core.common.process_env import without_secrets
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, SandboxResult, run_sandboxed
 
 
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, *arguments: str, **limits: float) -> SandboxResult:
+def run(tmp_path, monkeypatch, code, *arguments, **limits):
     (tmp_path / "stranger.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     return run_sandboxed("stranger", arguments, SandboxLimits(**{"seconds": 60, **limits}))  # type: ignore[arg-type]
 
 
-def test_what_it_says_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_says_comes_back(tmp_path, monkeypatch):
     ended = run(
         tmp_path, monkeypatch, "import sys; print(sys.argv[1:]); sys.stderr.write('why'); sys.exit(2)", "a", "b"
     )
     assert (ended.status, ended.output, ended.error) == (2, b"['a', 'b']\n", "why")
 
 
-def test_secrets_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_stay_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://hush-hush/z")
     monkeypatch.setenv("LCL_ADMIN_KEY", "hush-hush")
     monkeypatch.setenv("HF_TOKEN", "hush-hush")
@@ -38,7 +36,7 @@ def test_secrets_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert without_secrets({"HF_HUB_OFFLINE": "0", "A": "b"})["HF_HUB_OFFLINE"] == "1"
 
 
-def test_it_reaches_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reaches_nobody(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         host, port = listening.getsockname()
@@ -56,7 +54,7 @@ for ask in (lambda: socket.create_connection(({host!r}, {port}), 5), lambda: soc
             listening.accept()
 
 
-def test_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_ends(tmp_path, monkeypatch):
     code = "from lcl_core.common.sandbox import limit_memory\nlimit_memory(64 << 20)\n"
     code += "x = bytearray(32 << 20); y = bytearray(1 << 30)"
     ended = run(tmp_path, monkeypatch, code)
@@ -65,7 +63,7 @@ def test_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.reason == KILLED_FOR_MEMORY
 
 
-def test_time_ends_for_it_and_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_ends_for_it_and_its_children(tmp_path, monkeypatch):
     code = f"""
 import subprocess, sys, time, pathlib
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -84,14 +82,14 @@ while True:
             time.sleep(0.05)
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_output_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_ends(tmp_path, monkeypatch):
     ended = run(tmp_path, monkeypatch, "import sys\nwhile True: sys.stdout.write('x' * 65536)", written=1 << 20)
     assert ended.status not in (0, None)
     assert len(ended.output) <= 1 << 20
@@ -107,12 +105,12 @@ def test_output_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (1, "ValueError: x", "broke down"),
     ],
 )
-def test_its_end_is_reported_in_words(status: int | None, error: str, words: str) -> None:
+def test_its_end_is_reported_in_words(status, error, words):
     assert words in SandboxResult(status, b"", error).reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
-def test_no_descriptor_of_ours_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_descriptor_of_ours_goes_along(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("x")
     with (tmp_path / "secret").open() as held:
         code = "import os, glob; print([os.path.realpath(each) for each in glob.glob('/proc/self/fd/*')])"

@@ -1,10 +1,7 @@
 """Settings that make no sense stop the start, and say which variable it is."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -20,7 +17,7 @@ DURATIONS = [name for name in WorkerSettings.model_fields if name.endswith("_sec
 MAY_BE_NONE = ("cancel_grace_seconds", "gc_grace_seconds")  # 0: no grace at all
 
 
-def refused(settings: type[Settings], **given: Any) -> str:
+def refused(settings, **given):
     with pytest.raises(ValidationError) as caught:
         settings(**given)
     return settings_error_message(caught.value)
@@ -28,7 +25,7 @@ def refused(settings: type[Settings], **given: Any) -> str:
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), "1e300"])
-def test_a_duration_is_a_number_above_zero(name: str, value: object) -> None:
+def test_a_duration_is_a_number_above_zero(name, value):
     if value == 0 and name in MAY_BE_NONE:
         assert getattr(WorkerSettings(**{name: 0}), name) == 0
         return
@@ -39,7 +36,7 @@ POSTGRES = "postgresql+psycopg://lcl:x@db:5432/lcl"
 
 
 @pytest.mark.parametrize(("lease", "heartbeat"), [(5, 60), (20, 10), (10, 10)])
-def test_a_lease_outlives_a_heartbeat_that_is_late(lease: float, heartbeat: float) -> None:
+def test_a_lease_outlives_a_heartbeat_that_is_late(lease, heartbeat):
     said = refused(Settings, lease_seconds=lease, heartbeat_seconds=heartbeat)
     assert said.startswith(
         f"LCL_HEARTBEAT_SECONDS ({heartbeat}) must be at most a quarter of LCL_LEASE_SECONDS ({lease})"
@@ -48,7 +45,7 @@ def test_a_lease_outlives_a_heartbeat_that_is_late(lease: float, heartbeat: floa
 
 
 @pytest.mark.parametrize(("url", "seconds"), [("", 60.0), ("sqlite:////tmp/a.db", 60.0), (POSTGRES, 240.0)])
-def test_a_lease_outlasts_what_takes_the_database_away(url: str, seconds: float) -> None:
+def test_a_lease_outlasts_what_takes_the_database_away(url, seconds):
     assert Settings(database_url=url).lease_seconds == seconds
     assert Settings(database_url=url, lease_seconds=45.0).lease_seconds == 45.0
 
@@ -56,24 +53,24 @@ def test_a_lease_outlasts_what_takes_the_database_away(url: str, seconds: float)
 @pytest.mark.parametrize(
     "url", ["mysql://x/y", "postgresql://u@h/db", "postgres://u:sesame@h/db", "lcl.db", "oracle://"]
 )
-def test_other_databases_are_refused(url: str) -> None:
+def test_other_databases_are_refused(url):
     said = refused(Settings, database_url=url)
     assert said.startswith("LCL_DATABASE_URL: only sqlite and postgresql+psycopg are supported")
     assert "sesame" not in said
 
 
-def test_a_malformed_database_url_is_reported_without_its_password() -> None:
+def test_a_malformed_database_url_is_reported_without_its_password():
     said = refused(Settings, database_url="postgresql+psycopg://u:sesame@h:port/db")
     assert said.startswith("LCL_DATABASE_URL: is no address such as")
     assert "sesame" not in said
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////srv/lcl.db", "postgresql+psycopg://u:p@h:5432/db"])
-def test_the_two_databases_are_taken(url: str) -> None:
+def test_the_two_databases_are_taken(url):
     assert Settings(database_url=url).database_url == url
 
 
-def test_the_list_of_names_is_that_of_the_settings() -> None:
+def test_the_list_of_names_is_that_of_the_settings():
     """A new setting is added to lcl_core/common/settings.py, or a typing error in its name would pass unseen."""
     fields = {f"LCL_{name.upper().rstrip('_')}" for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
     fields |= {f"LCL_UI_{name.upper()}" for name in UiSettings.model_fields if name != "team"}
@@ -91,19 +88,19 @@ def test_the_list_of_names_is_that_of_the_settings() -> None:
         ("LCL_DATEBASE_URL", "LCL_DATABASE_URL"),
     ],
 )
-def test_a_misspelt_setting_stops_the_start(given: str, meant: str) -> None:
+def test_a_misspelt_setting_stops_the_start(given, meant):
     with pytest.raises(UserError) as caught:
         check_setting_names({given: "sesame", "PATH": "/bin"})
     assert str(caught.value) == f"{given} is not a setting; did you mean {meant}?"
 
 
-def test_a_strange_variable_is_warned_of() -> None:
+def test_a_strange_variable_is_warned_of():
     (warning,) = check_setting_names({"LCL_TYPO": "sesame", "LCL_HOME": "/x", "lcl_team": "1", "HOME": "/root"})
     assert warning.startswith("LCL_TYPO is not a setting and has no effect")
     assert "sesame" not in warning
 
 
-def test_a_name_that_the_command_line_reads_from_the_environment_is_known() -> None:
+def test_a_name_that_the_command_line_reads_from_the_environment_is_known():
     """The processes of the service share it, and would warn that it has no effect."""
     sources = [path.read_text(encoding="utf-8") for path in Path(api.cli.__file__).parent.glob("*.py")]
     named = {name for text in sources for name in re.findall(r"\bLCL_[A-Z_]*[A-Z]\b", text)}
@@ -111,16 +108,16 @@ def test_a_name_that_the_command_line_reads_from_the_environment_is_known() -> N
     assert check_setting_names(dict.fromkeys(named, "x")) == []
 
 
-def test_no_known_name_is_taken_for_another() -> None:
+def test_no_known_name_is_taken_for_another():
     assert check_setting_names(dict.fromkeys(KNOWN_NAMES, "x")) == []
 
 
-def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start() -> None:
+def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start():
     with pytest.raises(ValidationError, match="LCL_PING_SECONDS"):
         WorkerSettings(ping_seconds=60)
 
 
-def test_a_worker_whose_checks_would_outlast_a_lease_does_not_start() -> None:
+def test_a_worker_whose_checks_would_outlast_a_lease_does_not_start():
     assert WorkerSettings(lease_seconds=60, heartbeat_seconds=10, watch_seconds=37).watch_seconds == 37
     with pytest.raises(ValidationError, match="LCL_WATCH_SECONDS"):
         WorkerSettings(lease_seconds=60, heartbeat_seconds=10, watch_seconds=38)

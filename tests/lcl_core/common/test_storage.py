@@ -1,10 +1,7 @@
 """A file system at a distance: asked again when it fails, and quiet about credentials."""
 
-from __future__ import annotations
-
 import errno
 import os
-from pathlib import Path
 
 import fsspec
 import pytest
@@ -18,10 +15,10 @@ from lcl_core.data.shards.storage import RangeCache, RemoteShardStorage
 class Flaky:
     """Fails a number of times."""
 
-    def __init__(self, failures: int, error: Exception) -> None:
+    def __init__(self, failures, error):
         self.left, self.error, self.requested = failures, error, 0
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+    def cat_file(self, path, start=None, end=None):
         assert path == "x/a"
         self.requested += 1
         if self.left:
@@ -30,14 +27,14 @@ class Flaky:
         return bytes(range(100))[start:end]
 
 
-def behind(flaky: Flaky) -> Storage:
+def behind(flaky):
     storage = Storage("memory://x", attempts=3, first_wait=0.0)
     storage._opened = (os.getpid(), flaky, "x")
     return storage
 
 
 @pytest.mark.parametrize("error", [TimeoutError("slow"), ConnectionError("gone"), RuntimeError("503")])
-def test_a_failed_read_is_tried_again(error: Exception) -> None:
+def test_a_failed_read_is_tried_again(error):
     flaky = Flaky(2, error)
     assert behind(flaky).read("a", 10, 15) == bytes(range(10, 15))
     assert flaky.requested == 3
@@ -58,7 +55,7 @@ class NoCredentialsError(Exception):
         (NoCredentialsError("Unable to locate credentials"), "store_forbidden"),
     ],
 )
-def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str) -> None:
+def test_what_will_not_get_better_is_not_tried_again(error, code):
     flaky = Flaky(9, error)
     with pytest.raises(UserError) as caught:
         behind(flaky).read("a")
@@ -66,8 +63,8 @@ def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str
     assert isinstance(caught.value, StoreError) == (code == "store_forbidden")
 
 
-def test_a_download_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> bytes:
+def test_a_download_is_never_whole_in_memory(tmp_path, monkeypatch):
+    def refuse(*_, **__):
         raise MemoryError("the whole file")
 
     files, data = fsspec.filesystem("memory"), os.urandom(1 << 20)
@@ -80,9 +77,9 @@ def test_a_download_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "a").read_bytes() == data
 
 
-def test_a_full_local_disk_is_no_error_of_the_store(tmp_path: Path) -> None:
+def test_a_full_local_disk_is_no_error_of_the_store(tmp_path):
     class Full:
-        def get_file(self, path: str, target: str) -> None:
+        def get_file(self, path, target):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
 
     storage = Storage("memory://x", attempts=2, first_wait=0.0)
@@ -92,7 +89,7 @@ def test_a_full_local_disk_is_no_error_of_the_store(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:
+def test_a_short_answer_is_not_taken_for_the_document(tmp_path):
     with pytest.raises(UserError) as caught:
         RemoteShardStorage(behind(Flaky(0, ValueError())), RangeCache(tmp_path, 1000)).read_range("a", 98, 5, "0" * 64)
     assert caught.value.code == "shard_damaged"
@@ -107,7 +104,7 @@ def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:
         "(s3://h/b?sesame) and https://h/b?k=sesame",
     ],
 )
-def test_addresses_are_quoted_without_credentials(quoted: str) -> None:
+def test_addresses_are_quoted_without_credentials(quoted):
     with pytest.raises(UserError) as caught:
         behind(Flaky(3, OSError(quoted))).read("a")
     assert "sesame" not in str(caught.value)

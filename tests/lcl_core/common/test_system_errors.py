@@ -1,7 +1,5 @@
 """What the machine had too little of is told from what is wrong with the input."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path
@@ -13,7 +11,7 @@ from lcl_core.common.system_errors import FailureCode, failure_code
 HERE = Path("/home/lcl/runs/run_1")
 
 
-def system(number: int, path: Path | None = None) -> OSError:
+def system(number, path=None):
     return OSError(number, os.strerror(number), None if path is None else str(path))
 
 
@@ -36,11 +34,11 @@ def system(number: int, path: Path | None = None) -> OSError:
         (ValueError("no"), None),
     ],
 )
-def test_by_number_or_words(error: Exception, fault: FailureCode | None) -> None:
+def test_by_number_or_words(error, fault):
     assert failure_code(error, HERE) is fault
 
 
-def test_torch_on_the_processor_says_it_in_its_own_words() -> None:
+def test_torch_on_the_processor_says_it_in_its_own_words():
     import torch
 
     with pytest.raises(RuntimeError) as caught:
@@ -48,7 +46,7 @@ def test_torch_on_the_processor_says_it_in_its_own_words() -> None:
     assert failure_code(caught.value, HERE) is FailureCode.OUT_OF_MEMORY
 
 
-def test_a_cause_is_found_behind_other_errors_and_circles_end() -> None:
+def test_a_cause_is_found_behind_other_errors_and_circles_end():
     error = RuntimeError("rank 1 failed")
     error.__cause__ = system(errno.ENOSPC)
     assert failure_code(error, HERE) is FailureCode.DISK_FULL

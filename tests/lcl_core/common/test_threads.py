@@ -1,11 +1,8 @@
 """Cores of a container's CPU quota, and the OpenMP variables of processes that compute."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,7 @@ from lcl_core.common import threads
 from lcl_core.common.threads import SPIN_COUNT, cpu_quota, thread_env, threads_per_process, usable_cores
 
 
-def written(root: Path, membership: str, files: dict[str, str]) -> Path:
+def written(root, membership, files):
     """A root with ``proc/self/cgroup`` and these files under ``sys/fs/cgroup``."""
     for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         path = root / name
@@ -36,26 +33,22 @@ def written(root: Path, membership: str, files: dict[str, str]) -> Path:
         ),
     ],
 )
-def test_quota_of_control_groups(
-    tmp_path: Path, membership: str, files: dict[str, str], expected: float | None
-) -> None:
+def test_quota_of_control_groups(tmp_path, membership, files, expected):
     assert cpu_quota(written(tmp_path, membership, files)) == expected
 
 
-def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert cpu_quota(tmp_path) is None
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.3, 1), (1.5, 2), (4.0, 4), (64.0, 8)])
-def test_cores_are_those_of_the_affinity_within_the_quota(
-    monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int
-) -> None:
+def test_cores_are_those_of_the_affinity_within_the_quota(monkeypatch, quota, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
     assert usable_cores() == expected
 
 
-def test_an_empty_environment_gets_the_cores_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_environment_gets_the_cores_and_short_waits(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 3)
     added = {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     assert thread_env({}) == added
@@ -63,21 +56,19 @@ def test_an_empty_environment_gets_the_cores_and_short_waits(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_the_users_choice_is_kept(name: str) -> None:
+def test_the_users_choice_is_kept(name):
     assert thread_env({name: "x", "OMP_NUM_THREADS": "5"}) == {}
 
 
 @pytest.mark.parametrize(
     ("given", "processes", "expected"), [({}, 2, 4), ({"OMP_NUM_THREADS": "6"}, 4, 1), ({}, 99, 1)]
 )
-def test_ranks_of_a_run_share_its_threads(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], processes: int, expected: int
-) -> None:
+def test_ranks_of_a_run_share_its_threads(monkeypatch, given, processes, expected):
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     assert threads_per_process(given, processes) == expected
 
 
-def test_the_openmp_of_torch_reads_the_variables() -> None:
+def test_the_openmp_of_torch_reads_the_variables():
     """``OMP_DISPLAY_ENV`` makes GNU OpenMP print its settings when torch loads it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(

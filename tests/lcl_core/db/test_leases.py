@@ -18,13 +18,6 @@ def expire(database):
         return [run.id for run in leases.expire_leases(session)]
 
 
-def test_claims_go_by_priority_then_waiting_time(database, queue, claim):
-    first, second, urgent = queue(), queue(), queue(priority=5)
-    assert [claim().run_id for _ in range(3)] == [urgent, first, second]
-    with database.session() as session:
-        assert db_queue.claim_next(session, "worker-1") is None
-
-
 def test_a_claim_marks_the_row(queue, claim, run_of):
     run_id = queue()
     claimed = claim("worker-7", 30.0)
@@ -73,17 +66,6 @@ def test_racing_claimers_share_the_runs_and_double_none(database, queue):
     for thread in threads:
         thread.join()
     assert Counter(won) == Counter(wanted)
-
-
-def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(database, queue, claim):
-    if database.engine.dialect.name != "postgresql":
-        pytest.skip("SQLite has one writer at a time")
-    first, second = queue(), queue()
-    with database.session() as session:
-        taken = db_queue.claim_next(session, "worker-1")
-        assert claim("worker-2").run_id == second  # while the first claim is not committed
-    assert taken is not None
-    assert taken.run_id == first
 
 
 def test_renewing_extends_the_lease_and_tells_the_state(database, queue, claim, run_of):

@@ -102,12 +102,12 @@ def age_version(path):
     database.dispose()
 
 
-@pytest.mark.parametrize("module", ["api", "workers", "lcl_core.db.migrations"])
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("module", "spoil", "words"),
     [
-        (damage_header, "/lcl.db is damaged (file is not a database); stop the service and restore"),
-        (age_version, "another version of the service has migrated the database"),
+        ("api", damage_header, "/lcl.db is damaged (file is not a database); stop the service and restore"),
+        ("workers", age_version, "another version of the service has migrated the database"),
+        ("lcl_core.db.migrations", damage_header, "/lcl.db is damaged"),
     ],
 )
 def test_every_process_tells_of_an_unusable_database_in_one_line(spoil, words, module, tmp_path):

@@ -1,7 +1,5 @@
 """Every verb in every state, and what resume, retry and delete keep."""
 
-from itertools import product
-
 import pytest
 from sqlalchemy import update
 
@@ -29,25 +27,22 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize(("state", "verb"), product([state.value for state in State], VERBS))
-def test_every_verb_in_every_state(database, queue, run_of, state, verb):
-    run_id = queue()
-    with database.session() as session:
-        session.execute(update(Run).where(Run.id == run_id).values(state=state))
-    if (state, verb) not in OUTCOMES:
-        with pytest.raises(db_states.ForbiddenTransition, match=run_id), database.session() as session:
-            VERBS[verb](session, run_id)
-        assert run_of(run_id).state == state
-        return
-    with database.session() as session:
-        VERBS[verb](session, run_id)
-    with database.reading() as session:
-        found = session.get(Run, run_id)
-        assert (None if found is None else found.state) == OUTCOMES[state, verb]
-
-
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_on_an_unknown_run_says_so(database, verb):
+def test_every_verb_in_every_state(database, queue, run_of, verb):
+    for state in (state.value for state in State):
+        run_id = queue()
+        with database.session() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(state=state))
+        if (state, verb) not in OUTCOMES:
+            with pytest.raises(db_states.ForbiddenTransition, match=run_id), database.session() as session:
+                VERBS[verb](session, run_id)
+            assert run_of(run_id).state == state
+            continue
+        with database.session() as session:
+            VERBS[verb](session, run_id)
+        with database.reading() as session:
+            found = session.get(Run, run_id)
+            assert (None if found is None else found.state) == OUTCOMES[state, verb]
     with pytest.raises(Exception, match="there is no run 'run_none'"), database.session() as session:
         VERBS[verb](session, "run_none")
 
