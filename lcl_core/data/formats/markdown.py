@@ -11,16 +11,10 @@ from typing import Any
 from lcl_core.common.errors import import_optional
 from lcl_core.data.formats.html.parser import LINE_ATTRIBUTE, HtmlPage, decode_page, parse_page
 from lcl_core.data.formats.html.site import SiteReader
-from lcl_core.data.json_values import BadValue
 
 MAX_NESTING = 100
-# the parser tries each bracket of a paragraph against all others; 4e8 such trials take about four seconds
-MAX_BRACKET_TRIALS = 400_000_000
-# and it fills the rows of a table up to the width of its head
-MAX_CELLS = 200_000
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:(?!---[ \t]*$).*\n){0,1000}?---[ \t]*(?:\n|\Z)", re.M)
 _TITLE = re.compile(r"""^title:[ \t]*["']?(.{1,300}?)["']?[ \t]*$""", re.M)
-_TABLE = re.compile(r"^[ \t>]*[|:-][|: \t-]*$", re.M)  # the row below the head
 _IMAGE_TAG = re.compile(r"<img(?=[\s/>])", re.I)
 
 
@@ -44,11 +38,7 @@ class MarkdownReader(SiteReader):
 
 
 def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
-    """HTML whose images have line numbers, and the problems.
-
-    Raises: BadValue; UserError ``missing_extra``.
-    """
-    _check_complexity(re.split(r"\n[ \t]*\n", text))
+    """HTML whose images have line numbers, and the problems. Raises: UserError ``missing_extra``."""
     markdown_it = import_optional("markdown_it", "reading Markdown")
     parser = markdown_it.MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING})
     parser.enable(["table", "strikethrough"])
@@ -63,15 +53,6 @@ def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
         for child in token.children or ():
             _add_line_number(child, line)
     return str(parser.renderer.render(tokens, parser.options, {})), problems
-
-
-def _check_complexity(paragraphs: list[str]) -> None:
-    """Raises: BadValue for text that would keep the parser busy out of all proportion."""
-    if sum(paragraph.count("[") ** 2 for paragraph in paragraphs) > MAX_BRACKET_TRIALS:
-        raise BadValue("a paragraph with too many brackets")
-    tables = [paragraph.split("\n") for paragraph in paragraphs if _TABLE.search(paragraph)]
-    if sum(max(line.count("|") for line in lines) * len(lines) for lines in tables) > MAX_CELLS:
-        raise BadValue(f"tables of more than {MAX_CELLS:,} cells")
 
 
 def _add_line_number(token: Any, line: int) -> None:

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
@@ -96,15 +95,6 @@ def test_the_split_may_be_given(make, walk):
     assert record.split == "held"
 
 
-def test_an_image_that_is_not_there_fails_when_it_is_loaded(make, walk):
-    make.file("captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
-    (record,), bad = walk(open_reader(make.root))
-    assert bad == []
-    with pytest.raises(UserError) as caught:
-        record.images[0].load()
-    assert caught.value.code == "file_missing"
-
-
 GOOD_IMAGE, GOOD_CAPTION = entry(1, "1.jpg"), annotation(1, 1, "Good.")
 # an element between good ones -> reason
 ELEMENTS = {
@@ -158,16 +148,3 @@ def test_a_malformed_file(make, walk, name):
     records, bad = walk(open_reader(make.root))
     assert [record.id.partition(":")[0] for record in records] == ["captions_a_val"] * count + ["captions_b_val"]
     assert [(item.file, item.reason) for item in bad] == [("captions_a_val.json", reason) for reason in reasons]
-
-
-def test_files_that_are_no_files(make, walk):
-    good = json.dumps({"images": [GOOD_IMAGE]})
-    make.file("captions_a.json", good)
-    (make.root / "captions_b.json").symlink_to(make.file("../captions.json", good))
-    (make.root / "captions_c.json").symlink_to("captions_c.json")
-    records, bad = walk(open_reader(make.root))
-    assert len(records) == 1
-    assert [(item.file, item.reason) for item in bad] == [
-        ("captions_b.json", "unsafe link"),
-        ("captions_c.json", "unreadable file"),
-    ]

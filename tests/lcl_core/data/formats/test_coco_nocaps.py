@@ -48,9 +48,3 @@ def test_an_unknown_domain_is_reported(make, walk, domain):
     assert record.source == "in-domain"
     assert bad.reason == "bad image entry"
     assert "domain" in bad.detail
-
-
-def test_an_empty_domain_is_none(make, walk):
-    make.file("nocaps_val_4500_captions.json", json.dumps({"images": [entry(1, "")]}))
-    (record,), bad = walk(open_reader(make.root))
-    assert (record.source, bad) == ("", [])

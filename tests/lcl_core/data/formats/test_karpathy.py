@@ -86,19 +86,3 @@ def test_empty_captions_are_reported(make, walk):
     (record,), (bad,) = walk(open_reader(make.root))
     assert record.body.captions == ("x",)
     assert bad.reason == "empty caption"
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "reasons"),
-    [
-        ("{}", 0, ["no images"]),
-        ("[]", 0, ["bad json"]),
-        ('{"images": {}}', 0, ["bad json"]),
-        ('{"images": [' + json.dumps(coco(1, "val", "x")), 0, ["bad json"]),
-    ],
-)
-def test_a_malformed_file(make, walk, text, count, reasons):
-    make.file("dataset_flickr8k.json", text)
-    records, bad = walk(open_reader(make.root))
-    assert len(records) == count
-    assert [item.reason for item in bad] == reasons

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.mmc4 import MMC4Reader
 from lcl_core.data.records import ImageMatch, MatchedDocument
@@ -140,17 +139,6 @@ def test_images_where_the_download_script_writes_them(make, sample, walk, place)
     records, bad = walk(open_reader(make.root))
     assert bad == []
     assert {image.name: image.load() for record in records for image in record.images} == sample.mmc4_images()
-
-
-def test_a_missing_image_shows_when_it_is_loaded(make, sample, walk):
-    make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())
-    for options in ({}, {"images": make.files("pictures", {"other.jpg": b"x"})}, {"images": make.tar("i.tar", [])}):
-        records, bad = walk(open_reader(make.root, **options))
-        assert (len(records), bad) == (3, [])
-        with pytest.raises(UserError) as caught:
-            records[0].images[0].load()
-        assert caught.value.code == "file_missing"
-        assert caught.value.file == records[0].images[0].name
 
 
 def test_one_image_for_two_sentences_is_one_image(make, walk):

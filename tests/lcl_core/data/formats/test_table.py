@@ -2,10 +2,8 @@
 
 import gzip
 import json
-import os
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -208,24 +206,6 @@ def test_documents_and_tables_in_parquet_are_distinguished(make):
     assert caught.value.code == "unknown_format"
     with pytest.raises(UserError, match=r"which column is the image.*'day', 'rain'"):
         list(open_reader(make.root / "c", "table").records())
-
-
-def test_damaged_parquet_is_named_and_the_rest_is_read(make, walk, sample_images):
-    rows = {"image": ["a.webp"] * 6, "caption": [f"caption {n} " * 50 for n in range(6)]}
-    path = make.parquet("x.parquet", rows, group=2)
-    about = pq.read_metadata(path).row_group(1).column(1)
-    start = about.dictionary_page_offset or about.data_page_offset
-    data = bytearray(path.read_bytes())
-    data[start : start + about.total_compressed_size] = b"\xa5" * about.total_compressed_size
-    path.write_bytes(data)
-    make.file("y.parquet", b"nothing of the kind" * 9)
-    records, bad = walk(open_reader(make.root, "table", group=False))
-    assert [record.id for record in records] == [f"x.parquet:{row}" for row in (1, 2, 5, 6)]
-    assert [(item.file, item.line, item.reason) for item in bad] == [
-        ("x.parquet", 3, "damaged parquet"),
-        ("y.parquet", 0, "damaged parquet"),
-        ("y.parquet", 0, "no rows"),
-    ]
 
 
 def test_a_value_that_python_cannot_have_is_a_bad_row(make, walk, sample_images):
@@ -466,29 +446,6 @@ def test_headers_with_gaps(make, walk, sample_images):
     (record,), bad = walk(open_reader(make.root))
     assert (record.body.captions, bad) == (("one",), [])
     assert dict(record.extra) == {"column 0": "0", "caption 3": "two", "column 4": "z"}
-
-
-def test_files_that_are_no_files(make, walk, sample_images):
-    make.file("a.csv", "image,caption\na.webp,x\n")
-    (make.root / "b.csv").symlink_to(make.file("../b.csv", "image,caption\na.webp,x\n"))
-    (make.root / "c.csv").symlink_to("c.csv")
-    os.mkfifo(make.root / "d.csv")
-    (record,), bad = walk(open_reader(make.root))
-    assert record.id == "a.csv:2"
-    assert [(item.file, item.reason) for item in bad] == [
-        ("b.csv", "unsafe link"),
-        ("c.csv", "unreadable file"),
-        ("d.csv", "unreadable file"),
-    ]
-
-
-def test_a_damaged_archive_keeps_what_came_before(make, walk):
-    noise = "".join(f"{os.urandom(20).hex()}.webp,x\n" for _ in range(30_000))
-    make.file("t.csv.gz", gzip.compress(("image,caption\n" + noise).encode())[:-1000])
-    records, bad = walk(open_reader(make.root, "table"))
-    assert 100 < len(records) < 30_000
-    # the last line that came out may be cut in the middle
-    assert {item.reason for item in bad} - {"ragged row", "bad row"} == {"damaged archive"}
 
 
 def test_json_lines_are_kept_as_they_are(make, walk, sample_images):

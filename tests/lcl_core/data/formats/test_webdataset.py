@@ -188,13 +188,6 @@ def test_a_side_file_may_not_lead_out(make, walk, whole):
     assert [(item.file, item.reason) for item in bad] == [("x.parquet", "unsafe link")]
 
 
-def test_a_side_file_that_is_a_link_inside_the_corpus(make, walk):
-    make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
-    (make.root / "x.parquet").symlink_to(make.parquet("tables/one.table", {"key": ["0"], "m": [2]}))
-    (record,), bad = walk(open_reader(make.root))
-    assert (record.extra["m"], bad) == (2, [])
-
-
 def test_a_date_of_a_side_file_beyond_pythons(make, walk):
     make.tar("x.tar", [("0.jpg", b"x"), ("0.txt", b"zero")])
     make.parquet("x.parquet", pa.table({"key": ["0"], "day": pa.array([2**30], pa.date32())}))
