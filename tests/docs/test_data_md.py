@@ -22,7 +22,7 @@ def blocks(language: str) -> list[tuple[int, str]]:
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("lxml", "markdown_it", "scipy"):
+    for module in ("lxml", "markdown_it"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))

@@ -22,16 +22,11 @@ def image(file, synset, number):
 
 
 def imagenet(folder):
-    """Class folders for training, a flat val with Kaggle's solution."""
-    solution = ["ImageId,PredictionString"]
-    for place, synset in enumerate(COLOURS):
-        for number in range(6):
-            image(folder / "ILSVRC/Data/CLS-LOC/train" / synset / f"{synset}_{number}.JPEG", synset, number)
-        for number in range(2):
-            name = f"ILSVRC2012_val_{place * 2 + number + 1:08d}"
-            image(folder / "ILSVRC/Data/CLS-LOC/val" / f"{name}.JPEG", synset, number)
-            solution.append(f"{name},{synset} 1 2 3 4")
-    (folder / "LOC_val_solution.csv").write_text("\n".join(solution) + "\n")
+    """Folders of synsets, and a file of their words."""
+    for synset in COLOURS:
+        for number in range(8):
+            split = "train" if number < 6 else "val"
+            image(folder / split / synset / f"{synset}_{number}.JPEG", synset, number)
     (folder / "LOC_synset_mapping.txt").write_text("".join(f"{name} {words}\n" for name, words in WORDS.items()))
 
 
