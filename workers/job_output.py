@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +21,6 @@ from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
 from lcl_core.parts import LOG_FILE
 
 LINES_A_READ = 2000  # of metrics: what the database gets in one transaction
-MARK_LINES, MARKS_STORED = 1000, 8
 # times the longest interval between two metric lines of this attempt
 PACE_FACTOR = 20.0
 # before the first line a job reads its corpus and compiles; what it writes to its log is progress then
@@ -36,52 +34,28 @@ log = structlog.get_logger(__name__)
 class MetricsTail:
     """Reads new complete lines of ``metrics.jsonl``, in parts. A line that is not a metric is logged and left out.
 
-    A mark is made every ``MARK_LINES`` lines: the number of bytes before it, and their hash. The last ones are stored
-    with the lines. A file that is opened at the start of an attempt, or that a process has truncated, is read from the
-    last mark before which it has the bytes whose lines are stored: exact, whatever happened to the file. Without such a
-    mark it is read from its beginning: it is short, was truncated by more than ``MARKS_STORED`` marks while no worker
-    read it, or is another machine's, which continued from an older checkpoint.
+    A file that is opened at the start of an attempt, or that a process has truncated, is read from its beginning.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
-        self._read_so_far = _Prefix()
-        self._marks: dict[int, str] = {}  # {bytes: their hash} of what has been read
-        self._stored_bytes = 0  # of the lines that the database has
+        self._position = 0
         self.more = False  # the last call of ``read`` left complete lines for the next one
         self.last_step = -1  # greatest step in the file when it was opened
 
-    @property
-    def marks(self) -> dict[str, str]:
-        """The last marks of what has been read: {bytes: their hash}."""
-        return {str(size): self._marks[size] for size in sorted(self._marks)[-MARKS_STORED:]}
-
-    def skip_stored(self, marks: Mapping[str, str]) -> None:
-        """Before the first read: the database has the lines before these ``marks`` of an earlier tail."""
-        self._marks = {int(size): digest for size, digest in marks.items()}
-        self._stored_bytes = max(self._marks, default=0)
-
-    def record_stored(self) -> None:
-        """The database has all lines that were read."""
-        self._stored_bytes = self._read_so_far.bytes
-
     def read(self, limit: int = LINES_A_READ) -> tuple[list[dict[str, Any]], bool]:
-        """Returns: up to ``limit`` new metric lines, and whether the file is a different one from the last call's.
-
-        Before the first lines of another file the database has those lines of it that are not returned, and may have
-        others, with steps above ``last_step`` or with those of lines to come.
-        """
+        """Returns: up to ``limit`` new metric lines, and whether they are the first of another file."""
         replaced, metrics = self._reopen_if_replaced(), []
         self.more = False
         if self._file is None:
             return [], replaced
-        self._file.seek(self._read_so_far.bytes)
+        self._file.seek(self._position)
         for number, line in enumerate(_complete_lines(self._file)):
             if number == limit:
                 self.more = True
                 break
-            self._add(line)
+            self._position += len(line)
             if (metric := _parse_metric(line)) is not None:
                 metrics.append(metric)
             elif line.strip():
@@ -92,15 +66,12 @@ class MetricsTail:
         """Open the file again at the same position: NFS shows what another machine wrote last only after an open."""
         if self._file is None:
             return
-        before = os.fstat(self._file.fileno())
-        self.close()
         with contextlib.suppress(FileNotFoundError):
             file = self._path.open("rb")
-            opened = os.fstat(file.fileno())
-            same_file = (opened.st_dev, opened.st_ino) == (before.st_dev, before.st_ino)
-            if not same_file or opened.st_size < self._read_so_far.bytes:
+            if not self._is_open(os.fstat(file.fileno())):
                 file.close()  # it was replaced: the next read starts again
                 return
+            self.close()
             self._file = file
 
     def close(self) -> None:
@@ -108,57 +79,25 @@ class MetricsTail:
             self._file.close()
             self._file = None
 
+    def _is_open(self, found: os.stat_result) -> bool:
+        """Whether that is the open file, of which nothing that was read has been cut off."""
+        if self._file is None:
+            return False
+        opened = os.fstat(self._file.fileno())
+        return (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino) and found.st_size >= self._position
+
     def _reopen_if_replaced(self) -> bool:
         try:
             current = self._path.stat()
         except FileNotFoundError:
             return False  # not written yet, or being replaced: the next read finds it
-        if self._file is not None:
-            opened = os.fstat(self._file.fileno())
-            same_file = (opened.st_dev, opened.st_ino) == (current.st_dev, current.st_ino)
-            if same_file and current.st_size >= self._read_so_far.bytes:
-                return False
+        if self._is_open(current):
+            return False
         self.close()
-        self._file = self._path.open("rb")
-        self._skip_common(self._file)
+        self._file, self._position = self._path.open("rb"), 0
+        metrics = (_parse_metric(line) for line in _complete_lines(self._file))
+        self.last_step = max((metric["step"] for metric in metrics if metric is not None), default=-1)
         return True
-
-    def _skip_common(self, file: IO[bytes]) -> None:
-        """Seek to the last mark before which another file has the bytes whose lines the database has."""
-        stored = {size: digest for size, digest in self._marks.items() if size <= self._stored_bytes}
-        self._read_so_far, self._marks, self.last_step = _Prefix(), {}, -1
-        start = self._read_so_far.copy()
-        for line in _complete_lines(file):
-            self._add(line)
-            size = self._read_so_far.bytes
-            if size in stored and stored[size] == self._marks.get(size):
-                start = self._read_so_far.copy()
-            if (metric := _parse_metric(line)) is not None:
-                self.last_step = max(self.last_step, metric["step"])
-        self._marks = {size: digest for size, digest in self._marks.items() if size <= start.bytes}
-        self._read_so_far, self._stored_bytes = start, start.bytes
-
-    def _add(self, line: bytes) -> None:
-        self._read_so_far.add(line)
-        if self._read_so_far.lines % MARK_LINES == 0:
-            self._marks[self._read_so_far.bytes] = self._read_so_far.hash.hexdigest()
-
-
-class _Prefix:
-    """The first lines of a file."""
-
-    def __init__(self) -> None:
-        self.bytes = self.lines = 0
-        self.hash = hashlib.sha256()
-
-    def add(self, line: bytes) -> None:
-        self.bytes, self.lines = self.bytes + len(line), self.lines + 1
-        self.hash.update(line)
-
-    def copy(self) -> _Prefix:
-        other = _Prefix()
-        other.bytes, other.lines, other.hash = self.bytes, self.lines, self.hash.copy()
-        return other
 
 
 @dataclass

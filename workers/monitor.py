@@ -16,7 +16,6 @@ from lcl_core.db.leases import (
     record_checkpoint,
     record_interruption,
     record_metrics,
-    stored_metrics_marks,
 )
 from lcl_core.db.session import UNREACHABLE
 from lcl_core.db.states import State
@@ -37,7 +36,6 @@ class JobMonitor:
         self._stopping, self._job = attempt.stopping, job
         self._tail = MetricsTail(self._run_dir.metrics_file)
         self._unsaved = PendingMetrics()
-        self._tail_ready = False  # it is known which lines the database has
         self._notice_recorded = False
         self._checkpoint = ""
         self._progress = ProgressDeadline(self._settings.hung_seconds)
@@ -74,8 +72,7 @@ class JobMonitor:
         return status
 
     def _check(self) -> None:
-        if self._tail_ready:
-            self._unsaved.read_from(self._tail)
+        self._unsaved.read_from(self._tail)
         if self._job.is_paused:
             self._clock.pause()
         else:
@@ -97,10 +94,6 @@ class JobMonitor:
 
         Only a part of many metric lines, so that no transaction is long; ``_tail.more`` then is True.
         """
-        if not self._tail_ready:
-            with self._database.reading() as session:
-                self._tail.skip_stored(stored_metrics_marks(session, self._claim))
-            self._tail_ready = True
         self._unsaved.read_from(self._tail)
         notice, checkpoint = self._read_notice(), newest_checkpoint(self._run_dir.checkpoints)
         if not self._unsaved and not notice and checkpoint == self._checkpoint:
@@ -114,7 +107,6 @@ class JobMonitor:
                     self._unsaved.lines,
                     rewound=self._unsaved.rewound,
                     last_step=self._tail.last_step,
-                    marks=self._tail.marks,
                     is_newest=not self._tail.more,
                 )
             if notice:
@@ -122,7 +114,6 @@ class JobMonitor:
             record_checkpoint(session, self._claim, checkpoint)
             state = check_lease(session, self._claim)
         self._unsaved.clear()
-        self._tail.record_stored()
         self._checkpoint = checkpoint
         self._notice_recorded |= bool(notice)
         return state

@@ -331,7 +331,7 @@ def begin_attempt(
         forget_checkpoints(session, run.id)
     run.from_scratch = False
     if from_scratch:
-        run.progress = run.checkpoint = run.metrics_marks = None
+        run.progress = run.checkpoint = None
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id))
 
 
@@ -359,7 +359,6 @@ def record_metrics(
     *,
     rewound: bool = False,
     last_step: int | None = None,
-    marks: Mapping[str, str] | None = None,
     is_newest: bool = True,
 ) -> None:
     """Copy metric lines to the database; the last one becomes the run's progress.
@@ -367,10 +366,9 @@ def record_metrics(
     A row of the same phase and step is overwritten. Lines of a long file come in several transactions.
 
     Args:
-        rewound: ``lines`` are the first that the database does not have of a file, which the process truncated to its
-            checkpoint: later steps are deleted.
+        rewound: ``lines`` are the first of a file, which the process may have truncated to its checkpoint: later steps
+            are deleted.
         last_step: greatest step in that file; None: in ``lines``, which are the whole file.
-        marks: of the lines that are stored now, for :func:`stored_metrics_marks`.
         is_newest: whether the file ends with ``lines``; else the progress stays as it is.
 
     Raises: StaleLease.
@@ -383,15 +381,9 @@ def record_metrics(
     if rewound:
         last = max((line["step"] for line in lines), default=-1) if last_step is None else last_step
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id, Metric.step > last))
-    run.metrics_marks = dict(marks or {}) or None
     _upsert_metrics(session, list(rows.values()))
     if lines and is_newest:
         run.progress = storable_json(lines[-1])
-
-
-def stored_metrics_marks(session: Session, claim: Claim) -> dict[str, str]:
-    """The ``marks`` of the metric lines that the database has; none where it may lack lines before one."""
-    return session.scalars(select(Run.metrics_marks).where(Run.id == claim.run_id)).one_or_none() or {}
 
 
 def _upsert_metrics(session: Session, rows: list[dict[str, Any]]) -> None:

@@ -158,7 +158,6 @@ class Run(Base):
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
     # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: the file is short
-    metrics_marks: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]  # its order among runs of one priority

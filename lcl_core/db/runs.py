@@ -257,7 +257,7 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
 def retry_run(session: Session, run_id: str) -> Run:
     """Queue a failed or cancelled run again, from scratch; its metrics are deleted. Raises: ForbiddenTransition."""
     run = _requeue(session, run_id, from_scratch=True)
-    run.progress = run.checkpoint = run.metrics_marks = None
+    run.progress = run.checkpoint = None
     run.ran_seconds = 0.0
     session.execute(sql_delete(Metric).where(Metric.run_id == run_id))
     return run

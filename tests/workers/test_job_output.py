@@ -103,11 +103,7 @@ def test_what_could_not_be_saved_is_kept_until_it_is(run_dir, tail):
 
 
 class TestLongFile:
-    """A file of many lines: read in parts, and not from its beginning where the database has lines of it."""
-
-    @pytest.fixture(autouse=True)
-    def marks(self, monkeypatch):
-        monkeypatch.setattr(job_output, "MARK_LINES", 10)
+    """A file of many lines is read in parts."""
 
     @pytest.fixture
     def run_dir(self, run_dir):
@@ -115,15 +111,6 @@ class TestLongFile:
         for step in range(1, 36):
             run_dir.append_metrics(step=step)
         return run_dir
-
-    @pytest.fixture
-    def stored(self, run_dir, tail):
-        """A tail of a new attempt; the database has all lines."""
-        tail.read()
-        tail.record_stored()
-        later = MetricsTail(run_dir.metrics_file)
-        later.skip_stored(tail.marks)
-        return later
 
     def test_it_is_read_in_parts(self, run_dir, tail):
         parts = []
@@ -142,36 +129,6 @@ class TestLongFile:
         unsaved.clear()
         unsaved.read_from(tail)
         assert ([line["step"] for line in unsaved.lines], unsaved.rewound) == ([*range(21, 36)], False)
-
-    def test_a_new_attempt_goes_on_after_what_is_stored(self, run_dir, stored):
-        assert steps(stored) == ([31, 32, 33, 34, 35], True)
-        stored.record_stored()
-        run_dir.truncate_metrics(23)
-        assert steps(stored) == ([21, 22, 23], True)
-        assert stored.last_step == 23
-        run_dir.append_metrics(step=24)
-        assert steps(stored) == ([24], False)
-
-    def test_it_may_have_been_cut_back_before_the_attempt_reads_it(self, run_dir, stored):
-        run_dir.truncate_metrics(23)
-        assert steps(stored) == ([21, 22, 23], True)
-
-    def test_lines_of_another_attempt_are_read_from_the_first_that_differs(self, run_dir, stored):
-        run_dir.truncate_metrics(12)
-        for step in range(13, 36):
-            run_dir.append_metrics(step=step, attempt=2)
-        assert steps(stored) == ([*range(11, 36)], True)
-        run_dir.metrics_file.unlink()
-        for step in range(1, 36):
-            run_dir.append_metrics(step=step, attempt=3)
-        assert steps(stored) == ([*range(1, 36)], True)
-
-    def test_lines_that_could_not_be_stored_are_not_skipped(self, run_dir, tail):
-        tail.read(12)
-        tail.record_stored()
-        tail.read(20)
-        run_dir.truncate_metrics(33)
-        assert steps(tail) == ([*range(11, 34)], True)
 
 
 class TestProgressDeadline:

@@ -65,25 +65,6 @@ def test_a_file_that_was_cut_back_comes_in_parts(database, claimed, record):
     assert rows(database, claimed.run_id, after=newest) == []
 
 
-@pytest.mark.parametrize("end", ["anew", "another file"])
-def test_marks_are_those_of_the_stored_lines(database, claimed, record, end):
-    def marks():
-        with database.reading() as session:
-            return leases.stored_metrics_marks(session, claimed)
-
-    assert marks() == {}
-    record({"step": 1}, rewound=True, marks={"12": "ab"})
-    assert marks() == {"12": "ab"}
-    record({"step": 2}, marks={"12": "ab", "24": "cd"})
-    assert marks() == {"12": "ab", "24": "cd"}
-    if end == "anew":
-        with database.session() as session:
-            leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True)
-    else:
-        record({"step": 1}, rewound=True)
-    assert marks() == {}
-
-
 def test_many_lines_at_once(database, claimed, record):
     record(*({"step": step} for step in range(1203)))
     assert [row.step for row in rows(database, claimed.run_id)] == list(range(1203))
