@@ -5,9 +5,6 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 
-import pytest
-
-from lcl_core.db import submit
 from lcl_core.db import uploads as db_uploads
 from lcl_core.db.artifact_store import ArtifactStore
 from tests.workers.in_process_worker import InProcessWorker
@@ -43,25 +40,3 @@ def test_it_goes_on_until_the_store_has_everything(database, settings, modules, 
 
 def test_without_a_store_there_is_nothing_to_do(database, settings):
     assert upload_tasks(database, settings) == []
-
-
-@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-def test_two_machines(database, worker_processes, run_of, queue, eventually, tmp_path):
-    """What a worker made, one on another home reads; the first one is gone by then."""
-    store_url = f"file://{tmp_path / 'store'}"
-    made = queue()
-    first = worker_processes.start(LCL_ARTIFACTS=store_url)
-
-    def stored():
-        with database.reading() as session:
-            return run_of(made).state == "succeeded" and not db_uploads.runs_with_pending_uploads(session, [made])
-
-    eventually(stored, "the upload")
-    first.kill()
-    first.wait()
-    with database.session() as session:
-        spec = {"encoder": run_of(made).encoder_id, "dataset": "sample"}
-        read = submit.submit(session, "evaluate", spec).id
-    worker_processes.start(LCL_ARTIFACTS=store_url, LCL_HOME=str(tmp_path / "other"))
-    eventually(lambda: run_of(read).state == "succeeded", "the run on the other machine")
-    assert list((tmp_path / "other" / "cache" / "artifacts").glob("encoders~enc_*~1/model.safetensors"))

@@ -77,16 +77,6 @@ def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(slots, work, que
     eventually(lambda: work.done == [run_id])
 
 
-def test_every_ring_is_heard_however_it_falls(slots, work, queue, eventually):
-    """Rings race with slots that just found the queue empty."""
-    work.let_go(40)
-    runs = []
-    for _ in range(40):
-        runs.append(queue())
-        slots.notify()
-    eventually(lambda: sorted(work.done) == sorted(runs))
-
-
 def test_a_stopped_worker_hands_back_and_claims_nothing_more(slots, work, queue, database, eventually):
     for _ in range(3):
         queue()

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
-import threading
-import time
-from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import update
 
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.complete_run import RunCancelled, complete_run
-from lcl_core.db.models import Worker
-from lcl_core.db.runs import count_runs_by_state
-from lcl_core.db.session import now
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
-from workers.claim_loop import ClaimLoop
 
 pytestmark = [pytest.mark.local_executor, pytest.mark.extended]
 
@@ -70,67 +59,6 @@ def ended(database, eventually):
 
 def devices_of(run):
     return list(run.result["final"]["devices"])
-
-
-@dataclass
-class SharedDevices:
-    """What runs do with devices: each use is recorded, and a second one at the same time is a failure."""
-
-    order: list[str] = field(default_factory=list)
-    in_use: set[str] = field(default_factory=set)
-    shared: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def begin(self, claim):
-        with self.lock:
-            self.order.append(claim.run_id)
-            self.shared += [device for device in claim.devices if device in self.in_use]
-            self.in_use.update(claim.devices)
-
-    def end(self, claim):
-        with self.lock:
-            self.in_use.difference_update(claim.devices)
-
-
-def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(database, submit, eventually, tmp_path):
-    """Two workers of one machine, and runs of 1 to 8 GPUs in any order, each as long as chance has it."""
-    chance = random.Random(3)
-    needs = [chance.choice((1, 1, 2, 3, 4, 8)) for _ in range(200)]
-    ids = [submit(gpus) for gpus in needs]
-    devices, used, seen = tuple(map(gpu_id, range(8))), SharedDevices(), dict[str, int]()
-
-    def work(claim, stopping):
-        used.begin(claim)
-        seen[claim.run_id] = len(claim.devices)
-        time.sleep(chance.random() / 50)
-        used.end(claim)
-        complete_run(database, claim, RunCancelled(), tmp_path / claim.run_id, tmp_path, 0.0)
-
-    loops = []
-    for name in ("a", "b"):
-        identity = WorkerIdentity(name, "host", 1, 8, ("GPU",) * 8, ("cpu", "gpu"), devices)
-        with database.session() as session:
-            record_heartbeat(session, identity)
-        loops.append(ClaimLoop(identity, database, 600.0, work))
-
-    def finished():
-        for loop in loops:
-            loop.notify()
-        with database.session() as session:
-            session.execute(update(Worker).values(seen_at=now(session)))
-            return count_runs_by_state(session)["cancelled"] == len(ids)
-
-    try:
-        eventually(finished, "the end of all runs", 600.0)
-    finally:
-        for loop in loops:
-            loop.stop()
-            loop.join()
-    assert used.shared == []
-    assert [seen[run_id] for run_id in ids] == needs
-    with database.reading() as session:
-        starts = [runs.get_run(session, run_id).started_at for run_id in ids]
-    assert starts == sorted(starts), "each begins before those behind it, though they may need fewer devices"
 
 
 def test_processes_of_two_workers_share_no_device(submit, start, ended):

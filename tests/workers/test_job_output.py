@@ -78,16 +78,6 @@ def test_lines_that_are_no_metric_are_left_out(run_dir, tail):
     assert steps(tail) == ([5], True)
 
 
-def test_a_file_that_was_cut_back_is_read_again(run_dir, tail):
-    for step in range(1, 6):
-        run_dir.append_metrics(step=step)
-    assert steps(tail) == ([1, 2, 3, 4, 5], True)
-    run_dir.truncate_metrics(3)
-    assert steps(tail) == ([1, 2, 3], True)
-    run_dir.append_metrics(step=4)
-    assert steps(tail) == ([4], False)
-
-
 def test_what_could_not_be_saved_is_kept_until_it_is(run_dir, tail):
     unsaved = PendingMetrics()
     unsaved.read_from(tail)

@@ -114,35 +114,6 @@ def test_without_renewals_the_job_is_asked_to_leave_and_then_killed(keep, renewa
         renewals.unblocked.set()
 
 
-def test_a_job_is_killed_once(keep, renewals, eventually, clock):
-    """The monitor may wait for the database for a minute yet, while the number of the process is given to others."""
-    process = RecordedProcess()
-    with keep(lease=2.0) as lease:
-        lease.confirm()
-        with lease.protect(process):
-            renewals.mode = "block"
-            eventually(lambda: "kill" in process.received, "the end")
-            before = clock.rounds
-            eventually(lambda: clock.rounds > before + 3, "rounds of the deadline thread")
-        renewals.unblocked.set()
-    assert process.received == ["terminate", "kill"]
-
-
-def test_a_failed_renewal_is_repeated_in_time_however_rare_the_checks_of_the_process_are(
-    keep, settings, renewals, eventually
-):
-    process = RecordedProcess()
-    with keep(lease=20.0) as lease:
-        lease.confirm()
-        settings.watch_seconds = 3600.0
-        with lease.protect(process):
-            renewals.mode = "fail"
-            eventually(lambda: renewals.failures > 0, "a failed renewal")
-            renewals.mode, before = "succeed", renewals.count
-            eventually(lambda: renewals.count > before, "the next renewal")
-    assert process.received == []
-
-
 def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals, eventually, clock):
     """The reply may come late; the lease runs from when the database got the statement."""
     process = RecordedProcess()
@@ -211,17 +182,6 @@ def test_after_a_gap_of_the_boot_clock_the_job_stops_until_the_lease_is_renewed(
             eventually(lambda: "SIGCONT" in process.received, "the continuation")
         assert renewals.count == before + 1, "at once, not at the next heartbeat"
     assert process.received == ["SIGSTOP", "SIGCONT"]
-
-
-def test_after_a_gap_a_job_whose_run_is_another_workers_is_killed_stopped(keep, renewals, eventually, clock):
-    process = RecordedProcess()
-    with keep(lease=60.0, heartbeat=15.0) as lease:
-        lease.confirm()
-        with lease.protect(process):
-            renewals.mode = "lost"
-            clock(600.0)
-            eventually(lambda: "kill" in process.received, "the end")
-    assert process.received[:2] == ["SIGSTOP", "kill"]
 
 
 def test_a_job_that_does_not_leave_within_the_grace_is_killed_whatever_blocks_the_database(keep, renewals, eventually):

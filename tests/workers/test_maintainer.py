@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, deregister, lease_for_serving, serving_devices
@@ -145,34 +144,6 @@ def test_without_the_broker_every_worker_looks_for_itself(team):
     team.scans.clear()
     team.rounds(10)
     assert team.scans.count("second") <= 1
-
-
-@BOTH
-def test_a_worker_that_nobody_woke_gets_a_run_through_the_maintainer(
-    worker_processes, database, queue, run_of, eventually
-):
-    """Real processes: the first is busy, and the second looks for itself once an hour."""
-
-    def consuming():
-        with database.reading() as session:
-            return sum(worker.consumed_at is not None for worker in runs.list_workers(session))
-
-    first = worker_processes.start(LCL_SCAN_SECONDS="3600")
-    long = queue(steps=100_000)
-    eventually(lambda: run_of(long).state == "running")
-    worker_processes.start(LCL_SCAN_SECONDS="3600")
-    eventually(lambda: consuming() == 2, "two workers that consume messages")
-    short = queue()
-    eventually(lambda: run_of(short).state == "succeeded")
-    assert run_of(long).state == "running"
-    first.terminate()
-    eventually(lambda: run_of(long).lease_owner not in (None, owner_of(run_of, long, first.pid)), "another worker")
-
-
-def owner_of(run_of, run_id, pid):
-    """The worker that has the run, if it is that process."""
-    owner = run_of(run_id).lease_owner
-    return owner if owner is not None and f"-{pid}-" in owner else None
 
 
 @BOTH

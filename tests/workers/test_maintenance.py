@@ -72,11 +72,6 @@ def test_a_run_that_nobody_claimed_wakes_workers(queue_maintenance, wakeups, cla
     assert (wakeups.woken, claim_loop.notified) == ([waiting], 1)
 
 
-def test_nothing_to_do_wakes_nobody(queue_maintenance, wakeups, claim_loop):
-    queue_maintenance.round()
-    assert (wakeups.woken, claim_loop.notified) == ([], 0)
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """Move the boot clock ahead, and the wall clock with it or not."""

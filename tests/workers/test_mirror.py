@@ -257,25 +257,6 @@ def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team):
             record_stored_checkpoint(session, lost, "holder", newest, 2, 2, None)
 
 
-def test_later_copies_go_when_the_run_went_on_from_an_earlier_one(team):
-    run_id = team.submit()
-    claim = team.claim()
-    for step in (1, 2):
-        save(team.run_dir(claim, "a"), step)
-        team.copy(claim, "a")
-    team.change(f"{team.stored(run_id)[2]}/{WEIGHTS_OBJECT}", b"x" * 64)
-    team.hand_back(claim)
-    claim = team.claim()
-    run_dir = team.fetch(claim, "b")
-    save(run_dir, 2, size=32)
-    team.copy(claim, "b")
-    team.hand_back(claim)
-    last = team.fetch(team.claim(), "c")
-    assert [path.name for path in last.checkpoints.iterdir()] == ["step_00000002"]
-    assert contents(last.checkpoints / "step_00000002") == contents(run_dir.checkpoints / "step_00000002")
-    assert "passed over" not in last.log_file.read_text()
-
-
 def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(team):
     """As after a retry that another home began: the folder of the first home is of another time."""
     team.submit()

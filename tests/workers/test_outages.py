@@ -9,14 +9,11 @@ import time
 import pytest
 from sqlalchemy import select
 
-from lcl_core.db import runs
 from lcl_core.db.leases import COUNTED
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from tests.chaos.activity_log import overlaps, read_activity
 from tests.chaos.tcp_proxy import TcpProxy
-from tests.chaos.toy_job import TOY_SEEDS
-from tests.chaos.toy_training import expected_curve
 
 # 90 gives the default lease and heartbeat of a service with PostgreSQL
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
@@ -116,32 +113,3 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     assert (run.state, run.attempt, run.interruption) == ("succeeded", 1, None)
     assert [span.pid for span in read_activity(activity)] == [job]
     assert steps_of(run_id) == list(range(1, 121))
-
-
-@pytest.mark.extended
-@pytest.mark.local_executor
-def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
-    worker_processes, database, queue, run_of, eventually
-):
-    steps, seed = 20 * (KILLS + 1), TOY_SEEDS + 5
-    run_id = queue(steps=steps, checkpoint_every=5, max_attempts=2, spec={"seed": seed})
-
-    def start():
-        return worker_processes.start(TOY_MODULE="tests.chaos.toy_job", LCL_CHAOS_STEP_SECONDS="0.1")
-
-    worker = start()
-    for number in range(1, KILLS + 1):
-        before = run_of(run_id).checkpoint or ""
-        eventually(lambda before=before: (run_of(run_id).checkpoint or "") > before, "a new checkpoint")
-        job = run_of(run_id)
-        worker.kill()
-        worker.wait()
-        assert job.attempt == number
-        worker = start()
-    eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
-    run = run_of(run_id)
-    losses, digest = expected_curve(seed, steps)
-    assert (run.state, run.attempt, run.result["encoder"]["hash"]) == ("succeeded", KILLS + 1, digest)
-    with database.reading() as session:
-        found = [row.values["loss"] for row in runs.metrics_after(session, run_id) if row.step]
-    assert found == losses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -67,16 +66,6 @@ def recorded_expiries(database, run_id):
         thread.join()
 
 
-def stop_backends(database, name, stopped):
-    """SIGSTOP every backend of the connections with this application name."""
-    with database.reading() as session:
-        query = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
-        for pid in session.scalars(query, {"name": name}):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-                stopped.add(pid)
-
-
 def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
     worker_processes, database, long_run, run_of, activity, eventually
 ):
@@ -104,33 +93,3 @@ def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
             assert ended.seen < expiries[holder.lease_token], "the job outlived its lease"
     assert overlaps(read_activity(activity)) == []
     assert len(read_activity(activity)) >= TRIALS
-
-
-def test_a_stopped_backend_ends_the_job_within_its_lease(
-    worker_processes, database, long_run, activity, eventually, alive
-):
-    run_id, stopped = long_run(), set[int]()
-    url = f"{database.url}{'&' if '?' in database.url else '?'}application_name=stopped-backends"
-
-    def ended():
-        stop_backends(database, "stopped-backends", stopped)  # those of new connections too
-        return not alive(first.pid)
-
-    try:
-        with recorded_expiries(database, run_id) as expiries:
-            start(worker_processes, activity, LCL_DATABASE_URL=url)
-            eventually(lambda: read_activity(activity), "the first attempt")
-            first = read_activity(activity)[0]
-            (token,) = expiries
-            eventually(ended, "the end of the job", IN_SIGHT_SECONDS)
-            assert read_activity(activity)[0].seen < expiries[token], "the job outlived its lease"
-            for pid in stopped:  # one of them may hold the lock on the run's row
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-            start(worker_processes, activity)
-            eventually(lambda: len(read_activity(activity)) > 1, "the second attempt")
-            assert overlaps(read_activity(activity)) == []
-    finally:
-        for pid in stopped:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import leases, registry, runs
@@ -61,14 +60,6 @@ def test_a_failure_says_why_and_is_not_tried_again(in_process_worker, queue, run
         assert (run.reason["field"], run.reason["file"], run.reason["line"]) == ("data", "corpus.jsonl", 3)
     else:
         assert run_id in run.reason["message"]
-
-
-def test_a_name_that_stands_for_nothing_fails_the_run(in_process_worker, queue, run_of):
-    run_id = queue(spec={"data": {"sources": [{"dataset": "unknown"}]}})
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "unknown_dataset")
-    assert "sample" in run.reason["message"]
 
 
 @pytest.mark.extended
@@ -134,20 +125,6 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     assert steps_of(run_id) == list(range(1, 401))
 
 
-def test_retry_starts_over(in_process_worker, queue, run_of, steps_of, monkeypatch):
-    monkeypatch.setenv("LCL_TOY", "crash@6")
-    run_id = queue(steps=8)
-    in_process_worker.work()
-    assert (run_of(run_id).state, steps_of(run_id)) == ("failed", [1, 2, 3, 4, 5, 6])
-    monkeypatch.delenv("LCL_TOY")
-    with in_process_worker.database.session() as session:
-        runs.retry_run(session, run_id)
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.result["final"]["start"]) == ("succeeded", 0)
-    assert steps_of(run_id) == list(range(1, 9))
-
-
 def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
     in_process_worker, queue, run_of, steps_of, monkeypatch
 ):
@@ -198,24 +175,6 @@ def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(in_process_worker,
     in_process_worker.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"], run.spec["timeout_seconds"]) == ("succeeded", 5, 600.0)
-
-
-def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
-    in_process_worker, queue, run_of, steps_of, eventually
-):
-    run_id = queue(steps=60, checkpoint_every=1000, max_attempts=1)
-    in_process_worker.start()
-    eventually(lambda: steps_of(run_id))
-    in_process_worker.stopping.set()
-    in_process_worker.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
-    in_process_worker.stopping.clear()
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.attempt) == ("succeeded", 1)
-    assert run.result["final"]["start"] > 0
-    assert steps_of(run_id) == list(range(1, 61))
 
 
 def test_a_process_killed_from_outside_is_resumed_while_attempts_last(in_process_worker, queue, run_of, monkeypatch):
@@ -342,18 +301,6 @@ def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(in_proce
     assert "stacks.txt" in run.reason["message"]
 
 
-@pytest.mark.extended
-def test_a_new_checkpoint_gives_all_attempts_back(in_process_worker, queue, run_of, monkeypatch):
-    run_id = queue(steps=40, checkpoint_every=5, max_attempts=2)
-    for step in range(6, 40, 6):
-        monkeypatch.setenv("LCL_TOY", f"killed@{step}")
-        in_process_worker.work()
-        assert (run_of(run_id).state, run_of(run_id).setbacks[leases.COUNTED]) == ("queued", 1)
-    in_process_worker.work()  # killed without a new checkpoint
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "killed")
-
-
 @pytest.fixture
 def impatient_desk(database, settings, modules, monkeypatch):
     """A worker in this process that soon takes a locked database for one that is away."""
@@ -361,23 +308,6 @@ def impatient_desk(database, settings, modules, monkeypatch):
     impatient = Database(database.url)
     yield InProcessWorker(impatient, settings, modules)
     impatient.dispose()
-
-
-@pytest.mark.extended
-def test_a_run_outlives_a_database_that_is_away_for_a_while(
-    impatient_desk, database, queue, run_of, steps_of, eventually
-):
-    in_process_worker, run_id = impatient_desk, queue(steps=30)
-    with capture_logs() as logs:
-        in_process_worker.start()
-        eventually(lambda: steps_of(run_id))
-        with database.session() as session:
-            session.connection()  # takes the write lock
-            eventually(lambda: in_process_worker.run_dir(run_id).result_file.exists())
-            eventually(lambda: [entry for entry in logs if entry["event"] == "database_unreachable"])
-        in_process_worker.join()
-    assert run_of(run_id).state == "succeeded"
-    assert steps_of(run_id) == list(range(1, 31))
 
 
 def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_back_uncounted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from lcl_core.db import runs
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.session import now
 from lcl_core.db.webhooks import list_deliveries, master_secret, signature, webhook_secret
+from workers import webhook_delivery
 from workers.webhook_delivery import WebhookSender
 
 HOOK = "hook_1"
@@ -156,3 +158,19 @@ def test_it_sends_by_itself_and_leaves_when_told(sender, database, settings, tel
         run_id = tell(receiver.host)
         eventually(lambda: len(receiver.got) == 1, "the message")
     assert json.loads(receiver.got[0][1])["run"]["id"] == run_id
+
+
+def test_a_receiver_that_does_not_answer_holds_up_no_other_host(sender, database, settings, queue, tell, monkeypatch):
+    monkeypatch.setattr(webhook_delivery, "MESSAGE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, receiving(204) as well:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings.webhook_hosts = [host, well.host]
+        with database.session() as session:
+            facts = {"events": ["run.cancelled"], "owner": "o", "created_at": now(session)}
+            session.add(Webhook(id="hook_silent", url=f"http://{host}/lcl", **facts))
+        tell(well.host)
+        assert sender.round() == 2
+    assert len(well.got) == 1
+    with database.reading() as session:
+        [row] = list_deliveries(session, "hook_silent")
+    assert (row.error, row.done_at) == ("no answer within 0.5 s", None)

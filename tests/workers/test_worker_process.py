@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import redis
 
 from lcl_core.db import runs as db_runs
 from tests.fake_nvidia_smi import gpu_id, install, listing
@@ -60,75 +59,6 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     eventually(lambda: consumed_at() > before, "consumption after the broker's return")
 
 
-FAILING_CONSUMER = """
-from kombu.transport.redis import Channel
-
-receive = Channel._receive
-
-def failing(self):
-    Channel._receive = receive
-    raise AttributeError("as kombu's when the broker dies before a message is acknowledged")
-
-Channel._receive = failing
-"""
-
-
-@pytest.mark.extended
-def test_a_consumer_that_fails_ends_no_run(
-    worker_processes, wakeup_producer, database, queue, run_of, eventually, consuming
-):
-    """Another consumer follows in the same process; the first message to all workers ends the first."""
-    run_id = queue(20_000)  # minutes: it outlasts the second consumer's start on a busy machine
-    worker = worker_processes.start(before=FAILING_CONSUMER)
-    consuming(1)
-    eventually(lambda: run_of(run_id).state == "running", "the run")
-    assert wakeup_producer.wake_all(None)
-    eventually(lambda: "consumer_lost" in worker_processes.log(0).read_text(), "the consumer's failure")
-    with database.session() as session:
-        for row in db_runs.list_workers(session):
-            row.consumed_at = None
-    consuming(1)
-    assert (run_of(run_id).state, run_of(run_id).attempt) == ("running", 1)
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(180) == 0, "the second consumer ends in order"
-    assert run_of(run_id).state == "queued"
-
-
-@pytest.mark.extended
-def test_a_broker_that_accepts_no_writes_for_a_while_ends_no_run(
-    worker_processes, broker, database, queue, run_of, steps_of, eventually, consuming
-):
-    """First a broker that became a replica, as in a failover, then a full one."""
-    run_id = queue(20_000)
-    worker = worker_processes.start()
-    consuming(1)
-    eventually(lambda: steps_of(run_id), "the run")
-    pid = run_of(run_id).progress["pid"]
-    log = worker_processes.log(0)
-    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
-        for number, (refuse, accept) in enumerate(
-            (
-                (lambda: server.replicaof("127.0.0.1", "1"), lambda: server.replicaof("NO", "ONE")),
-                (lambda: server.config_set("maxmemory", "1"), lambda: server.config_set("maxmemory", "0")),
-            )
-        ):
-            refusals, begun = log.read_text().count("broker_unreachable"), max(steps_of(run_id))
-            refuse()
-            # .3 s each: for longer than another consumer needs to follow the first one and to fail as well
-            eventually(lambda: log.read_text().count("broker_unreachable") > refusals + 15, "refused pings")  # noqa: B023
-            eventually(lambda: max(steps_of(run_id)) > begun, "steps meanwhile")  # noqa: B023
-            assert worker.poll() is None
-            with database.session() as session:
-                for row in db_runs.list_workers(session):
-                    row.consumed_at = None
-            accept()
-            consuming(1)
-            run = run_of(run_id)
-            assert (run.state, run.attempt, run.progress["pid"]) == ("running", 1, pid), number
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(180) == 0
-
-
 @pytest.mark.local_executor
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
@@ -148,16 +78,6 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     assert run.attempt == 2
     assert run.result["final"]["start"] >= 5
     assert steps_of(run_id) == list(range(1, 61))
-
-
-def test_a_cancel_reaches_the_process(worker_processes, wakeup_producer, database, queue, run_of, steps_of, eventually):
-    worker_processes.start()
-    run_id = queue(steps=100_000)
-    wakeup_producer.wake(run_id)
-    eventually(lambda: steps_of(run_id))
-    with database.session() as session:
-        db_runs.cancel_run(session, run_id)
-    eventually(lambda: run_of(run_id).state == "cancelled")
 
 
 def test_a_worker_that_ends_in_order_hands_its_run_to_another(
@@ -197,17 +117,6 @@ def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     eventually(lambda: run_of(choosy).state == "succeeded")
     assert run_of(choosy).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == gpu_id(0)
     assert run_of(choosy).attempt == 1
-
-
-@pytest.mark.extended
-def test_a_worker_ends_in_order_while_the_broker_is_down(worker_processes, broker, database, consuming):
-    worker = worker_processes.start()
-    consuming(1)
-    broker.stop()
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(180) == 0
-    with database.reading() as session:
-        assert db_runs.list_workers(session) == []
 
 
 def test_the_worker_process_never_imports_torch():

@@ -116,27 +116,6 @@ def test_a_run_ends_as_on_this_machine(worker, monkeypatch, queue, run_of, steps
     assert environment["LCL_HOME"] == str(worker.settings.home)
 
 
-def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
-    run_id = queue(steps=100_000, checkpoint_every=100_000)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    worker.join()
-    assert run_of(run_id).state == "cancelled"
-    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
-    assert saved["step"] >= 3
-
-
-def test_a_crash_is_the_runs_own(worker, cluster, queue, run_of):
-    cluster._environment["LCL_TOY"] = "crash@2"
-    run_id = queue(steps=5)
-    worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "crash")
-    assert "RuntimeError: the toy broke" in run.reason["message"]
-
-
 def test_a_process_that_is_killed_counts_and_its_machine_does_not(
     worker, cluster, database, queue, run_of, steps_of, eventually
 ):
@@ -333,14 +312,6 @@ def test_a_worker_that_died_between_the_creation_and_the_second_note_loses_nothi
         executor.attach({**handles[0], "job_id": "of-another"}, run_dir)
     with executor.attach(handles[0], run_dir) as job:
         assert job.wait(0.1) is None
-
-
-def test_a_creation_whose_answer_was_lost_is_found(executor, cluster, tmp_path, eventually):
-    cluster.lost_answers = 1
-    run_dir = prepared(tmp_path / "run")
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="run"), lambda handle: None) as job:
-        assert cluster.names(JOBSETS) == [job.identity["job"]]
-        eventually(run_dir.metrics_file.exists, "a step")
 
 
 def test_a_job_is_ended_without_the_api_server_too(executor, cluster, tmp_path, monkeypatch, eventually):

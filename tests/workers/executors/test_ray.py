@@ -16,7 +16,7 @@ from lcl_core.part_runners import RAY_ADDRESS
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
+from workers.executors.base import JobRequest, MachineLost
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.extended
@@ -95,18 +95,6 @@ def test_a_run_ends_as_on_this_machine(worker, queue, run_of, steps_of):
     assert environment["CUDA_VISIBLE_DEVICES"] == "", "it was given no GPU"
     assert environment["LCL_DATABASE_URL"] is None
     assert environment["RANK"] is None
-
-
-def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
-    run_id = queue(steps=100_000, checkpoint_every=100_000)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    worker.join()
-    assert run_of(run_id).state == "cancelled"
-    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
-    assert saved["step"] >= 3
 
 
 def test_a_process_that_is_killed_counts_and_its_machine_does_not(
@@ -232,35 +220,6 @@ def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
         executor.attach(handles[0], run_dir)
 
 
-def test_a_job_answers_after_any_number_of_re_attachments(executor, tmp_path, monkeypatch, eventually):
-    """The calls of workers that are gone wait for its exit too, and an actor has few threads."""
-    monkeypatch.setattr(ray_module, "_EXIT_SECONDS", 0.5)
-    run_dir, handles = prepared(tmp_path / "run"), []
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="often"), handles.append) as job:
-        eventually(run_dir.metrics_file.exists, "a step")
-        job.detach()
-    for _ in range(ray_module._THREADS):
-        with executor.attach(handles[0], run_dir) as job:
-            job.detach()
-    with executor.attach(handles[0], run_dir) as job:
-        assert job.wait(1.0) is None, "it goes on"
-        job.terminate()
-        eventually(lambda: job.wait(0.2) == ExitCode.CANCELLED, "its end")
-
-
-def test_an_actor_that_does_not_answer_in_time_has_lost_no_job(executor, tmp_path, monkeypatch, eventually):
-    run_dir, handles = prepared(tmp_path / "run"), []
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="slow"), handles.append) as job:
-        eventually(run_dir.metrics_file.exists, "a step")
-        job.detach()
-    with monkeypatch.context() as patch:
-        patch.setattr(ray_module, "_ANSWER_SECONDS", 0.0)
-        with pytest.raises(EngineUnreachable, match="does not answer"):
-            executor.attach(handles[0], run_dir)
-    with executor.attach(handles[0], run_dir) as job:
-        assert job.wait(1.0) is None, "it goes on"
-
-
 @pytest.mark.parametrize("found", [True, False])
 def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(executor, tmp_path, monkeypatch, eventually, found):
     """Its worker was killed; another one finds it, or nobody does."""
@@ -331,21 +290,6 @@ class AnsweringActor:
             return (None,)
         self.calls -= 1
         return (None if self.calls > 0 else int(ExitCode.USER_ERROR),)
-
-
-def test_a_call_for_an_exit_status_ends_and_is_repeated(tmp_path, monkeypatch):
-    """Else each worker that has detached would have a thread of the actor until the process ends."""
-    node = ray_module.NodeProcess(300.0, 30.0)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "goes_on.py").write_text("import time; time.sleep(60)")
-    node.start("goes_on", str(tmp_path), "log.txt", "title", [], {})
-    assert node.wait_exit(0.05) is None
-    assert node.send_signal("", signal.SIGKILL, True)
-    assert node.wait_exit(30.0) == -signal.SIGKILL
-    monkeypatch.setattr(ray, "wait", lambda pending, **_: (pending[:1], pending[1:]))
-    monkeypatch.setattr(ray, "get", lambda reference: reference[0])
-    job = ray_module.RayJob("job", "owner", None, [AnsweringActor(3)], RunDir(tmp_path), [], detachable=True)  # type: ignore[arg-type]
-    assert [job.wait(0), job.wait(0), job.wait(0)] == [None, None, ExitCode.USER_ERROR]
 
 
 def prepared(path):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.db import datasets, leases, runs
+from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
 from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.executors.slurm_cluster import slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
-from workers.executors.base import JobRequest, MachineLost
+from workers.executors.base import JobRequest
 from workers.executors.slurm import SlurmExecutor
 
 pytestmark = pytest.mark.extended
@@ -106,40 +104,6 @@ def test_slurm_chooses_the_gpus_of_a_run(settings, modules, tmp_path, monkeypatc
     assert result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-def test_a_failure_is_that_of_the_process(worker, queue, run_of, monkeypatch):
-    monkeypatch.setenv("LCL_TOY", "crash")
-    run_id = queue()
-    worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "crash")
-    assert "the toy broke" in run.reason["message"]
-
-
-def test_a_cancelled_run_saves_its_state_first(worker, database, queue, run_of, steps_of, eventually):
-    run_id = queue(steps=100_000, checkpoint_every=100_000)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    worker.join()
-    assert run_of(run_id).state == "cancelled"
-    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
-    assert saved["step"] >= 3
-
-
-def test_a_process_that_is_killed_counts(worker, database, queue, run_of, steps_of, eventually):
-    run_id = queue(steps=100_000)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    os.kill(run_of(run_id).progress["pid"], signal.SIGKILL)
-    worker.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt) == ("queued", 1)
-    assert run.setbacks == {"attempts": 1, "killed": 1}
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-
-
 def test_a_drained_node_ends_its_job_and_gets_no_other(worker, executor, cluster, queue, run_of, steps_of, eventually):
     run_id = queue(steps=60)
     worker.start()
@@ -210,28 +174,6 @@ def test_a_training_that_slurm_requeues_ends_with_the_bits_of_one_on_this_machin
     assert curve(folders[0]) == curve(folders[1])
 
 
-def test_a_worker_that_leaves_lets_its_run_go_on(
-    worker, database, settings, modules, executor, queue, run_of, steps_of, eventually
-):
-    run_id = queue(steps=150)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    pid = run_of(run_id).progress["pid"]
-    worker.stopping.set()
-    worker.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
-    assert run.handle["executor"] == "slurm"
-    successor = InProcessWorker(database, settings, modules, executor)
-    assert successor.start().attempt == 1
-    successor.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
-    assert run.progress["pid"] == pid, "the process of the beginning"
-    assert steps_of(run_id) == list(range(1, 151))
-    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
-
-
 def test_a_worker_that_is_killed_loses_no_attempt(cluster, executor, kill_worker_of_run):
     chosen = {"LCL_EXECUTOR": "slurm", "SLURM_CONF": str(cluster.configuration), "LCL_TOY_SECONDS": "0.05"}
     chosen |= {"LCL_LEASE_SECONDS": "16", "LCL_HEARTBEAT_SECONDS": "1"}  # which a busy machine keeps
@@ -252,37 +194,6 @@ def test_a_controller_that_is_away_stops_no_run(worker, executor, cluster, queue
     worker.join()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
-
-
-def test_without_a_worker_a_job_saves_its_state_and_ends(executor, cluster, modules, tmp_path, eventually):
-    run_dir = prepared(tmp_path / "run")
-    executor.orphan_seconds = 4.0
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
-        eventually(run_dir.metrics_file.exists, "a step")
-        assert job.detach()
-    eventually(lambda: not cluster.jobs(), "the end of the job")
-    assert json.loads((run_dir.checkpoints / "state.json").read_text())["step"] >= 1
-    assert not run_dir.result_file.exists()
-
-
-def test_who_has_lost_a_job_cannot_stop_it(executor, modules, tmp_path, eventually):
-    run_dir, handles = prepared(tmp_path / "run"), []
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
-        eventually(run_dir.metrics_file.exists, "a step")
-        assert "job_id" not in handles[0], "known before there is a job"
-        handle = json.loads(json.dumps(handles[0]))
-        with executor.attach(handle, run_dir) as second:
-            first.terminate()
-            first.kill()
-            assert second.wait(1.0) is None, "it goes on"
-            assert second.log_start == first.log_start
-            assert second.dump_stacks() == "the artifact stacks.txt has the stacks of 1 of its processes"
-            second.signal_group(signal.SIGSTOP)
-            second.signal_group(signal.SIGCONT)
-            second.terminate()
-            assert until_exit(second) == ExitCode.CANCELLED
-    with executor.attach(handle, run_dir) as third, pytest.raises(MachineLost, match="was asked to end"):
-        until_exit(third)
 
 
 def test_a_job_that_does_not_fit_is_not_left_in_the_queue(
@@ -314,34 +225,6 @@ def test_a_run_may_wait_in_the_queue_of_slurm(worker, settings, executor, cluste
     worker.join()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
-
-
-def test_a_job_that_waits_without_a_worker_is_removed(executor, settings, cluster, tmp_path, eventually):
-    """Its worker was lost before the job was started, and another one has the run."""
-    occupy(cluster, eventually)
-    run_dir, handles = prepared(tmp_path / "run"), []
-
-    def attach_another():
-        if len(handles) == 2:
-            assert len(cluster.jobs()) == 2
-            with pytest.raises(MachineLost, match="waited for a place"):
-                executor.attach(handles[0], run_dir)
-            assert len(cluster.jobs()) == 1
-
-    request = JobRequest("toy_run", run_dir, "title", name="waits", check=attach_another)
-    with pytest.raises(MachineLost, match="ended before its processes were started"):
-        executor.start(request, handles.append)
-    cluster.run("scancel", "--name=other")
-
-
-def test_a_job_whose_worker_has_lost_the_lease_meanwhile_is_removed(executor, cluster, modules, tmp_path):
-    def remember(handle):
-        if "job_id" in handle:
-            raise leases.StaleLease("run")
-
-    with pytest.raises(leases.StaleLease):
-        executor.start(JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="stale"), remember)
-    assert not cluster.jobs()
 
 
 def test_a_gang_has_a_process_on_each_node(trainer, queue, run_of):

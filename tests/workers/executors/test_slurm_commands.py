@@ -137,11 +137,6 @@ def test_nodes_are_those_to_which_sbatch_submits(answer, monkeypatch, setting, e
     assert [each for each in arguments if "partition" in each] == ([f"--partition={asked}"] if asked else [])
 
 
-def test_without_a_default_partition_all_count():
-    lines = [line.replace("main*", "main") for line in NODES.split()]
-    assert [node.name for node in parse_nodes(lines)][-1] == "n10"
-
-
 def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path, monkeypatch):
     called, clock = answer("squeue", "jobs"), SimpleNamespace(now=100.0)
     monkeypatch.setattr(slurm_commands, "time", SimpleNamespace(monotonic=lambda: clock.now))
