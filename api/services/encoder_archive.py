@@ -27,11 +27,11 @@ from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 from lcl_core.db import registry
 from lcl_core.db.models import EncoderRow, new_id
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.encoders.detect import EncoderFormat, detect_encoder
 from lcl_core.encoders.export import FORMATS, check_exportable
 from lcl_core.encoders.export.__main__ import REFUSED
 from lcl_core.encoders.files import Hashes, combined_weights_hash, data_files, hash_files
 from lcl_core.encoders.pooling import files_to_import
+from lcl_core.encoders.registry import EncoderFormat, detect_encoder
 from lcl_core.encoders.sandbox import inspect_encoder
 
 log = structlog.get_logger(__name__)

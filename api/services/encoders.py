@@ -22,7 +22,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
 from lcl_core.db.models import EncoderRow
-from lcl_core.encoders.detect import TEXTS
+from lcl_core.encoders.registry import TEXTS
 
 if TYPE_CHECKING:
     from lcl_core.collections.full_text import FullTextIndex

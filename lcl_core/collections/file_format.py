@@ -266,7 +266,7 @@ class BackgroundVerification:
     def check(self) -> None:
         """Raises: UserError ``collection_changed``, naming the file, once it was found."""
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # each request would add its frames
 
     def _verify(self) -> None:
         with _one_at_a_time:

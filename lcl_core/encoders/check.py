@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lcl_core.encoders.detect import CONFIG, IMAGES, TOKENIZER, EncoderFormat, detect_encoder
 from lcl_core.encoders.files import data_files, read_json, read_json_object, unreadable
 from lcl_core.encoders.pooling import read_pooling
+from lcl_core.encoders.registry import CONFIG, IMAGES, TOKENIZER, EncoderFormat, detect_encoder
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, TowerSizes, tower_kind
 
 PROCESSOR = "processor_config.json"

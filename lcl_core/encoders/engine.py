@@ -28,10 +28,9 @@ from lcl_core.common.device import (
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import panics_as_errors, tokenizer_errors
 from lcl_core.encoders.captioning import AttentionMaps, Captioner, FinishedTexts, GenerationConfig, StreamListener
-from lcl_core.encoders.detect import detect_encoder
 from lcl_core.encoders.files import Hashes, check_unchanged, hash_files, tensor_sizes
 from lcl_core.encoders.lcl import is_precast
-from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.encoders.registry import detect_encoder, load_image_encoder
 
 BATCH_SIZE = 256  # images or texts a forward pass; bounds the memory of a long list
 FP32, BF16 = 4, 2  # bytes a number: every encoder is kept in fp32, whatever its file is in; its precast copy in bf16

@@ -23,8 +23,8 @@ from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders import files
 from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import EncoderFormat
 from lcl_core.encoders.files import Hashes, combined_weights_hash, hash_weights, tensor_shapes
+from lcl_core.encoders.registry import EncoderFormat
 from lcl_core.specs.data import AugmentationSpec
 
 
@@ -151,7 +151,7 @@ class ExternalImageEncoder(ImageEncoder):
     A class of it says in :meth:`build` how the library makes them, and in :meth:`outputs` what the network answers.
 
     Attributes:
-        kind: of :class:`~lcl_core.encoders.detect.EncoderFormat`.
+        kind: of :class:`~lcl_core.encoders.registry.EncoderFormat`.
         library: its name and version.
         mean, deviation: of the transform's normalisation, one number a channel.
     """

@@ -19,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 
 from lcl_core.encoders.base import freeze
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import TEXTS, TOKENIZER, EncoderFormat
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
@@ -35,6 +34,7 @@ from lcl_core.encoders.external import (
 )
 from lcl_core.encoders.files import hash_weights, read_json_object
 from lcl_core.encoders.pooling import PoolingMode, SentencePooling, read_pooling
+from lcl_core.encoders.registry import TEXTS, TOKENIZER, EncoderFormat
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _LIBRARY = f"transformers {transformers.__version__}"

@@ -29,9 +29,9 @@ from lcl_core.encoders.captioning import (
     StreamListener,
 )
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.external import parameter_groups, wrap_load_errors
 from lcl_core.encoders.files import hash_weights
+from lcl_core.encoders.registry import WEIGHTS
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lcl_core.common.errors import import_optional
-from lcl_core.encoders.detect import OPENCLIP_CONFIG
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
@@ -20,6 +19,7 @@ from lcl_core.encoders.external import (
     vocabulary_of,
 )
 from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.registry import OPENCLIP_CONFIG
 
 
 class OpenCLIPImageEncoder(ExternalImageEncoder):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lcl_core.encoders.detect import CONFIG, TEXTS, detect_encoder
 from lcl_core.encoders.files import data_files, read_json, read_json_object, unreadable
+from lcl_core.encoders.registry import CONFIG, TEXTS, detect_encoder
 
 MODULES, POOLING = "modules.json", "pooling_config.json"
 _LIMITS, _PACKAGE = "sentence_bert_config.json", "sentence_transformers."

@@ -22,8 +22,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import IMAGES, EncoderFormat
 from lcl_core.encoders.files import Hashes, data_files, hash_files, tensor_sizes
+from lcl_core.encoders.registry import IMAGES, EncoderFormat
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,8 +23,7 @@ from lcl_core.common.files import write_json_atomically
 from lcl_core.common.threads import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.detect import TEXTS
-from lcl_core.encoders.registry import detect_image_encoder, load_image_encoder
+from lcl_core.encoders.registry import TEXTS, detect_image_encoder, load_image_encoder
 
 Arrays = Mapping[str, NDArray[np.floating]]
 Heartbeat = Callable[[], None]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.detect import CONFIG, detect_encoder
 from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.registry import CONFIG, detect_encoder
 from lcl_core.specs.vision import DEFAULT_TOWER, VISION_TOWERS
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,30 +13,13 @@ from torch import Tensor
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.detect import CONFIG, WEIGHTS
+from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.registry import WEIGHTS
 from lcl_core.model import LCLConfig, LCLModel
 
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 CARD = "README.md"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises: UserError ``encoder_unreadable`` naming the file."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"this cannot be read ({error})", code="encoder_unreadable", file=path) from error
-
-
-def read_config(directory: Path) -> LCLConfig:
-    """Raises: UserError ``encoder_unreadable``."""
-    settings = read_json(directory / CONFIG)
-    try:
-        return LCLConfig(**settings)
-    except (ValueError, TypeError) as error:
-        message = f"this is no configuration of ours ({error})"
-        raise UserError(message, code="encoder_unreadable", file=directory / CONFIG) from error
 
 
 def read_weights(directory: Path, config: LCLConfig) -> dict[str, Tensor]:
@@ -58,7 +39,7 @@ def read_weights(directory: Path, config: LCLConfig) -> dict[str, Tensor]:
 
 def write_inputs(directory: Path, target: Path) -> None:
     """Tokenizer, processor, and the images' transform in the words that transformers' image processors use."""
-    size = read_json(directory / PROCESSOR)["image_size"]
+    size = read_json_object(directory / PROCESSOR)["image_size"]
     for name in (TOKENIZER, PROCESSOR):
         shutil.copyfile(directory / name, target / name)
     transform = {

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
-from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, read_json, write_inputs, write_model_card
+from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, write_inputs, write_model_card
+from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 _PORTABLE = "lcl_core.encoders.export.portable"
@@ -64,10 +65,10 @@ def write(directory: Path, target: Path) -> None:
         UserError: ``encoder_unreadable``.
     """
     # transformers 4 would write the token embeddings over the head of a configuration that does not say this
-    config = {**read_json(directory / CONFIG), "tie_word_embeddings": False, "auto_map": _AUTO_MODEL}
+    config = {**read_json_object(directory / CONFIG), "tie_word_embeddings": False, "auto_map": _AUTO_MODEL}
     write_json_atomically(target / CONFIG, config)
     write_inputs(directory, target)
-    processor = read_json(directory / PROCESSOR)
+    processor = read_json_object(directory / PROCESSOR)
     write_json_atomically(target / PROCESSOR, {**processor, "auto_map": _AUTO_PROCESSOR})
     # a tokenizer of transformers' own would leave out start, end and the cleaning of texts
     tokenizer = {"tokenizer_class": "PortableTokenizer", "auto_map": _AUTO_TOKENIZER}

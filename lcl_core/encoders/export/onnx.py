@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.encoders.detect import WEIGHTS
-from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
-from lcl_core.encoders.files import tensor_sizes
+from lcl_core.encoders.export.files import read_weights, write_inputs, write_model_card
+from lcl_core.encoders.files import read_json_object, tensor_sizes
+from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig
 from lcl_core.specs.vision import RESNET_STEM, resnet_stages
 
@@ -196,7 +196,7 @@ def write(directory: Path, target: Path) -> None:
                 f"{size / (1 << 30):.1f} GiB of weights in float32 do not fit into {file}: such files end at 2 GiB"
             )
             raise UserError(f"{message}; take format=huggingface", code="not_expressible", field="format")
-    config = read_config(directory)
+    config = LCLConfig(**read_json_object(directory / CONFIG))
     weights = {name: tensor.numpy() for name, tensor in read_weights(directory, config).items()}
     write_inputs(directory, target)
     onnx.save_model(image_graph(config, weights), target / IMAGE)

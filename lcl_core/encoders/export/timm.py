@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.files import read_config, read_weights, write_model_card
+from lcl_core.encoders.export.files import read_weights, write_model_card
+from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig
 
 # timm's own names for CLIP's ViT; every size is given besides
@@ -52,7 +53,7 @@ def write(directory: Path, target: Path) -> None:
     Raises:
         UserError: ``encoder_unreadable``.
     """
-    config = read_config(directory)
+    config = LCLConfig(**read_json_object(directory / CONFIG))
     save_file(_renamed(read_weights(directory, config)), target / WEIGHTS, metadata={"format": "pt"})
     settings = _settings(config)
     described = {

@@ -17,8 +17,7 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.base import TextEncoder
-from lcl_core.encoders.detect import TEXTS, detect_encoder
-from lcl_core.encoders.registry import load_text_encoder
+from lcl_core.encoders.registry import TEXTS, detect_encoder, load_text_encoder
 from lcl_core.evaluation.features import check_reads_texts, text_features
 from lcl_core.evaluation.heads.contrastive_head import (
     FittedMatcher,

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.detect import detect_encoder
 from lcl_core.encoders.files import hash_weights
+from lcl_core.encoders.registry import detect_encoder
 
 
 def lay(folder, config, *weights, name="config.json"):
