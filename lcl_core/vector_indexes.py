@@ -8,7 +8,7 @@ exact whatever an index rounds. Imports no index: the library of one is loaded w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -143,30 +143,6 @@ def check_index(name: str, location: IndexLocation) -> None:
         message = f"index {name} needs {kind.package}: `pip install 'lcl[{name}]'` brings it, or set index to files"
         raise UserError(message, code="missing_extra", field="index")
     kind.index_class().check(location)
-
-
-class CollectionDirectory(Protocol):
-    """What is read of a collection on disk, as ``lcl_core.collections.collection.Collection`` has it."""
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def vector_targets(self) -> tuple[Target, ...]: ...
-
-    def count(self, target: Target) -> int: ...
-
-    def at(self, target: Target, positions: Sequence[int], /) -> tuple[list[str], np.ndarray]: ...
-
-    def in_base(self, item_id: str) -> bool: ...
-
-
-def directory_batches(directory: CollectionDirectory, target: Target) -> Iterator[VectorBatch]:
-    """All rows of a collection's directory, for ``VectorIndex.build``."""
-    total = directory.count(target)
-    for start in range(0, total, BATCH_ROWS):
-        rows = range(start, min(start + BATCH_ROWS, total))
-        yield (rows, *directory.at(target, rows))
 
 
 def unusable(what: str) -> UserError:

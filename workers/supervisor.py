@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 
@@ -19,7 +18,6 @@ from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, re
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
-from lcl_core.vector_indexes import CollectionDirectory
 from workers.attempt import Attempt, WorkClock
 from workers.executors.base import Executor, Handle, Job, JobRequest
 from workers.executors.local import LocalExecutor
@@ -170,7 +168,6 @@ def _complete(attempt: Attempt, outcome: RunOutcome) -> State:
             attempt.settings.home,
             attempt.clock.seconds,
             attempt.artifacts.holder,
-            _open_collection,
             attempt.settings,
         )
     )
@@ -193,9 +190,3 @@ def _requeue(attempt: Attempt, requeue: Requeue) -> State | None:
             keep_handle=requeue.keeps_processes,
             holder=attempt.artifacts.holder,
         )
-
-
-def _open_collection(directory: Path) -> CollectionDirectory:
-    from lcl_core.collections.collection import Collection  # keeps numpy out of the worker until it is needed
-
-    return Collection.open(directory)

@@ -7,11 +7,11 @@ output supersedes is garbage (``lcl_core.db.garbage``), which is removed after i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
@@ -32,17 +32,19 @@ from lcl_core.encoders.files import hash_files
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import slug
 from lcl_core.vector_indexes import (
+    BATCH_ROWS,
     FILES,
     INDEXES,
-    CollectionDirectory,
     IndexLocation,
+    Target,
+    VectorBatch,
     check_index,
-    directory_batches,
     index_name,
     index_writer,
 )
 
-OpenDirectory = Callable[[Path], CollectionDirectory]
+if TYPE_CHECKING:
+    from lcl_core.collections.collection import Collection
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ def complete_run(
     home: Path,
     ran_seconds: float,
     holder: str | None = None,
-    open_directory: OpenDirectory | None = None,
     settings: Settings | None = None,
 ) -> State:
     """Write the final state under the claim's token, and register the output of a succeeded run.
@@ -83,8 +84,6 @@ def complete_run(
 
     Args:
         holder: id of the home, if its folders are to be uploaded to an artifact store.
-        open_directory: opens a collection on disk; needed for runs of kind index whose index the worker writes, or of
-            mode add.
         settings: name the servers of indexes.
 
     Returns: the final state. Raises: StaleLease; nothing is changed then.
@@ -93,7 +92,7 @@ def complete_run(
     output = None
     try:
         if isinstance(outcome, RunSucceeded):
-            output = _stage_output(claim, outcome.result, run_dir, home, open_directory)
+            output = _stage_output(claim, outcome.result, run_dir, home)
         if output is not None and index_writer(output.vectors) == "worker":
             _write_index(database, claim, output, IndexLocation(settings=settings))
         try:
@@ -118,17 +117,16 @@ class _StagedOutput:
     staged: Staged | None  # None: the run wrote it to the URL
     vectors: str | None = None  # name of its index
     files: dict[str, str] = field(default_factory=dict)  # of an encoder: {name: sha256}
-    open_directory: OpenDirectory | None = None
 
     @property
     def id(self) -> str:
         return self.path.rpartition("/")[2]
 
-    def directory(self) -> CollectionDirectory:
-        """The staged collection, opened."""
+    def open_collection(self) -> Collection:
+        from lcl_core.collections.collection import Collection  # keeps numpy out of a worker until it is needed
+
         assert self.staged is not None, "a collection is staged from the run directory"
-        assert self.open_directory is not None, "the caller of complete_run passes open_directory"
-        return self.open_directory(self.staged.hidden)
+        return Collection.open(self.staged.hidden)
 
     def publish(self) -> None:
         if self.staged is not None:
@@ -175,11 +173,18 @@ def _write_index(database: Database, claim: Claim, output: _StagedOutput, locati
     with database.session() as session:
         check_lease(session, claim)
         discard(session, SERVER, output.vectors)
-    directory = output.directory()
-    location = replace(location, name=output.vectors, dim=directory.dim)
+    collection = output.open_collection()
+    location = replace(location, name=output.vectors, dim=collection.dim)
     index = INDEXES[index_name(output.vectors)].index_class().at(location)
-    for target in directory.vector_targets:
-        index.build(target, directory_batches(directory, target))
+    for target in collection.vector_targets:
+        index.build(target, _batches(collection, target))
+
+
+def _batches(collection: Collection, target: Target) -> Iterator[VectorBatch]:
+    total = collection.count(target)
+    for start in range(0, total, BATCH_ROWS):
+        rows = range(start, min(start + BATCH_ROWS, total))
+        yield (rows, *collection.at(target, rows))
 
 
 def _supersede_index(session: Session, previous: str | None, vectors: str | None) -> None:
@@ -228,9 +233,7 @@ def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
         run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
 
 
-def _stage_output(
-    claim: Claim, result: dict[str, Any], run_dir: Path, home: Path, open_directory: OpenDirectory | None
-) -> _StagedOutput | None:
+def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _StagedOutput | None:
     """Stage the output of a succeeded run. Raises: UserError ``invalid_value``."""
     output = JOBS[claim.kind].output
     if output is None:
@@ -253,7 +256,7 @@ def _stage_output(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
         )
     vectors = _index_of(noun, metadata, target.name)
-    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files, open_directory)
+    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files)
 
 
 def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
@@ -340,10 +343,10 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> Non
 
 def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:
     """Difference that later changes (item, whether it is present) make to the number of images of the directory."""
-    if not changes or output.staged is None:
+    if not changes:
         return 0
-    directory = output.directory()
-    return sum(present - directory.in_base(item) for item, present in changes)
+    collection = output.open_collection()
+    return sum(present - collection.in_base(item) for item, present in changes)
 
 
 def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None:

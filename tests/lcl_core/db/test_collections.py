@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.writer import CollectionItem
@@ -230,9 +229,7 @@ class Fold:
         facts = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": len(names), "texts": 0, "dim": DIM}
         facts |= {"id": self.handed["id"], "base": self.handed["stored"], "through": self.handed["through"]}
         outcome = complete_run.RunSucceeded({"collection": facts})
-        return complete_run.complete_run(
-            self.database, self.claim, outcome, self.run_dir, self.home, 1.0, None, Collection.open
-        )
+        return complete_run.complete_run(self.database, self.claim, outcome, self.run_dir, self.home, 1.0, None)
 
 
 @pytest.fixture

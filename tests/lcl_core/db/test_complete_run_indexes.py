@@ -53,7 +53,7 @@ def complete(database, queue, claim, tmp_path, settings):
         write(run_dir / "artifacts" / "collection", index, text_vectors)
         found |= {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
         outcome = complete_run.RunSucceeded({"collection": {**found, "index": index}})
-        arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, Collection.open, settings)
+        arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, settings)
         return complete_run.complete_run(*arguments)
 
     return act
