@@ -32,7 +32,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.gpus import torch_is_for_cpu
 from lcl_core.common.paths import prepare_home
-from lcl_core.common.process_env import OFFLINE
+from lcl_core.common.processes import OFFLINE
 from lcl_core.common.settings import check_setting_names, settings_error_message
 from ui.settings import UiSettings, format_validation_error, load_or_create_token, url_with_token
 from workers.settings import WorkerSettings

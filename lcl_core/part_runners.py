@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.parent_process import exit_with_parent
+from lcl_core.common.processes import exit_with_parent
 from lcl_core.common.threads import usable_cores
 
 MAX_ATTEMPTS = 5  # of a task whose process ends

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
-from lcl_core.common.process_env import OFFLINE
+from lcl_core.common.processes import OFFLINE
 from lcl_core.part_runners import Handler, Json, PartTask, Report, Runner, count_attempt, portable_error
 
 _LOOK_SECONDS = 2.0  # between two looks at which machines are alive

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import prepare_home, private_umask
-from lcl_core.common.process_env import forbid_downloads
+from lcl_core.common.processes import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess, configure_logging

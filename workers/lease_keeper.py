@@ -17,8 +17,8 @@ from typing import Self, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from lcl_core.common.clock import boot_time
 from lcl_core.common.logging import log_database_error
+from lcl_core.common.processes import boot_time
 from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State

@@ -14,9 +14,9 @@ from functools import partial
 
 import structlog
 
-from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
+from lcl_core.common.processes import boot_time
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.garbage import collect_garbage

@@ -7,9 +7,9 @@ from collections.abc import MutableMapping
 
 import structlog
 
-from lcl_core.common.clock import boot_time
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
+from lcl_core.common.processes import boot_time
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import lease_for_serving
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 
 MAX_OUTPUT = 1 << 20  # bytes that the process may write to either stream
 KILLED_FOR_MEMORY = "it needs more memory than its weights account for"

@@ -12,7 +12,7 @@ from typing import Any
 
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
 from lcl_core.common.gpus import POD_GPUS, visible_devices_env
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 from workers.executors.base import JobRequest
 from workers.executors.local import FORK_SERVER
 from workers.settings import NodeResources, WorkerSettings

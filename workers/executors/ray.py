@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from lcl_core.common.gpus import VISIBLE_DEVICES
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 from workers.executors.base import EngineRefused, EngineUnreachable
 from workers.executors.folder_job import JobPhase, JobState
 from workers.executors.local import FORK_SERVER

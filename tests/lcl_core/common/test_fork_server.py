@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.fork_server import AVAILABLE, ForkedProcess, ForkServer, start_module
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="jobs are forked on Linux alone")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.process_env import without_secrets
+from lcl_core.common.processes import without_secrets
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, SandboxResult, run_sandboxed
 
 

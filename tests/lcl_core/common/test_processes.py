@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from lcl_core.common.parent_process import exit_with_parent
+from lcl_core.common.processes import exit_with_parent
 
 PARENT = """
 import multiprocessing, signal
-from lcl_core.common.parent_process import exit_with_parent
+from lcl_core.common.processes import exit_with_parent
 
 def wait():
     exit_with_parent()

@@ -1,4 +1,5 @@
-"""Environment of child processes that read untrusted input: no secrets, no launcher variables, no model hub.
+"""Environment of child processes that read untrusted input: no secrets, no launcher variables, no model hub. Their end
+with their parent, and a clock that goes on while the machine sleeps.
 
 Uses the standard library alone, because the sandbox imports it before its limits apply.
 """
@@ -6,6 +7,8 @@ Uses the standard library alone, because the sandbox imports it before its limit
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Collection, Mapping, MutableMapping
 
 OFFLINE = {
@@ -58,3 +61,28 @@ def _is_removed(name: str, protocols: Collection[str]) -> bool:
         or upper.startswith(_DISTRIBUTED_PREFIXES)
         or not _SECRET_WORDS.isdisjoint(upper.split("_"))
     )
+
+
+def exit_with_parent() -> None:
+    """Start a thread that ends this process of ``multiprocessing`` when its parent has ended; none without a parent.
+
+    Without it, a process whose parent was killed would wait for messages for ever, and keep what it holds: memory, the
+    lock of a run's folder.
+    """
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+
+    def exit_after_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=exit_after_parent, name="exit-with-parent", daemon=True).start()
+
+
+def boot_time() -> float:
+    """Seconds since the boot, those in which the machine slept included; nobody sets this clock."""
+    # macOS has no CLOCK_BOOTTIME, its CLOCK_MONOTONIC does the same
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
