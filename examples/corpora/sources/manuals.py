@@ -15,7 +15,7 @@ from examples.corpora.packages import Package, apt
 from examples.corpora.rows import DocumentRow, SourceRows, build_documents, hash_fraction
 from examples.corpora.sources.base import CorpusSource, SourceFiles
 from lcl_core.data.formats.html.parser import ImageItem, PageItem, TextItem, parse_page
-from lcl_core.data.json_values import BadValue
+from lcl_core.data.jsonl import BadValue
 
 MAX_PAGES = 5  # an image on more than that is an icon, a logo or a warning sign
 VAL = 0.10  # of the pages

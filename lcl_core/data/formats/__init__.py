@@ -23,7 +23,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "native": ("native", "NativeReader"),
     "obelics": ("obelics", "ObelicsReader"),
     "webdataset": ("webdataset", "WebDatasetReader"),
-    "markdown": ("markdown", "MarkdownReader"),
+    "markdown": ("html.site", "MarkdownReader"),
     "web": ("html.site", "WebReader"),
     "pair_folders": ("webdataset", "PairFoldersReader"),
     "table": ("table", "TableReader"),

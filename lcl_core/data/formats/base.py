@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError, mode
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
-from lcl_core.data.json_values import BadValue
+from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record, is_number
 from lcl_core.parts import Section
 from lcl_core.specs.base import Spec

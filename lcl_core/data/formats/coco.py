@@ -39,7 +39,7 @@ from lcl_core.data.formats.base import (
 )
 from lcl_core.data.formats.image_lookup import ImageFinder
 from lcl_core.data.formats.text_files import read_json_file
-from lcl_core.data.json_values import BadValue
+from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 

@@ -27,7 +27,7 @@ from lcl_core.data.formats.base import (
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images
 from lcl_core.data.formats.text_files import read_json_lines
-from lcl_core.data.json_values import BadValue, to_json_safe
+from lcl_core.data.jsonl import BadValue, to_json_safe
 from lcl_core.data.records import BadItem, ImageMatch, MatchedDocument, Record, RecordImage
 
 _ROUNDING = 1e-3  # of similarities beyond 1

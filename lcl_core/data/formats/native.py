@@ -13,8 +13,7 @@ from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.formats.base import FormatReader, ReaderOptions, check_image_name, file_stamp
 from lcl_core.data.formats.image_lookup import read_stored_image
 from lcl_core.data.formats.mmc4 import LineLocation, read_mmc4_document
-from lcl_core.data.json_values import BadValue, to_json_safe
-from lcl_core.data.jsonl import JsonLines
+from lcl_core.data.jsonl import BadValue, JsonLines, to_json_safe
 from lcl_core.data.records import (
     DEFAULT_SPLIT,
     PAIR_FIELDS,

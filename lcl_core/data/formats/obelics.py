@@ -38,7 +38,7 @@ from lcl_core.data.formats.parquet import (
     read_rows,
     read_schema,
 )
-from lcl_core.data.json_values import BadValue, parse_json, to_json_safe
+from lcl_core.data.jsonl import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
 _END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lcl_core.data.json_values import BadValue
+from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import BadItem
 
 # Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted

@@ -43,7 +43,7 @@ from lcl_core.data.formats.base import (
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
 from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_schema
 from lcl_core.data.formats.text_files import TextLine, read_json_file, read_json_lines, read_lines
-from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
+from lcl_core.data.jsonl import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, is_number
 
 # compared in lower case, with spaces and dashes as underscores; earlier names win

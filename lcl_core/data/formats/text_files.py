@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lcl_core.common.archive import MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
-from lcl_core.data.json_values import BadValue, parse_json, parse_json_object, to_json_safe
-from lcl_core.data.jsonl import MAX_LINE_BYTES
+from lcl_core.data.jsonl import MAX_LINE_BYTES, BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem
 
 MAX_JSON_BYTES = 1 << 30  # of a file that is one JSON value: about ten times that as objects

@@ -45,10 +45,17 @@ from lcl_core.data.formats.base import (
     split_from_name,
     to_printable,
 )
-from lcl_core.data.formats.image_lookup import MAX_META_BYTES, read_folder_image
+from lcl_core.data.formats.image_lookup import (
+    MAX_META_BYTES,
+    IrregularMember,
+    TarMember,
+    read_folder_image,
+    read_range,
+    split_member_name,
+    walk_tar,
+)
 from lcl_core.data.formats.parquet import read_rows, read_schema
-from lcl_core.data.formats.tar_index import IrregularMember, TarMember, read_range, split_member_name, walk_tar
-from lcl_core.data.json_values import BadValue, decode_utf8, parse_json_object, to_json_safe
+from lcl_core.data.jsonl import BadValue, decode_utf8, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 from lcl_core.parts import Section
 

@@ -12,7 +12,7 @@ from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, st
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.open import count_items, open_source
-from lcl_core.data.json_values import to_json_safe
+from lcl_core.data.jsonl import to_json_safe
 from lcl_core.data.tokenizer import clip_tokenizer
 from lcl_core.data.validation.report import Histogram, Report, ValidationLimits
 from lcl_core.data.validation.validate import MAX_WORKERS, validate

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from lcl_core.common.errors import import_optional
-from lcl_core.data.json_values import BadValue
+from lcl_core.data.jsonl import BadValue
 
 _DECLARED = re.compile(
     rb"""<(?:meta\b[^>]{0,500}?charset|\?xml\b[^>]{0,200}?encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.I

@@ -7,7 +7,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
-from lcl_core.data.formats.markdown import MAX_NESTING
+from lcl_core.data.formats.html.site import MAX_NESTING
 from lcl_core.data.records import TextSegment
 
 

@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from lcl_core.data.formats.tar_index import TarMember, split_member_name, walk_tar
+from lcl_core.data.formats.image_lookup import TarMember, split_member_name, walk_tar
 
 NAMES = ["a.jpg", "folder/b.jpg", "ü/ж.txt", f"{'deep/' * 30}c.json", "x" * 180 + ".png", "empty.txt"]
 
