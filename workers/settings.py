@@ -96,12 +96,12 @@ class WorkerSettings(Settings):
     node_resources: Annotated[dict[str, NodeResources], NoDecode] = Field(
         {}, description="of each node of a run on Ray, Slurm or Kubernetes by kind, as a JSON object; *: of other kinds"
     )
+    engine_wait_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
+    )
     ray_address: str = Field("auto", description="HOST:PORT of the Ray cluster; auto: that of this machine")
     ray_namespace: str = Field(
         "lcl", pattern="^[a-z0-9][a-z0-9-]{0,31}$", description="one a service, where several share a Ray cluster"
-    )
-    ray_wait_seconds: float = Field(
-        20.0, gt=0, le=86_400, description="for a place for the whole run, before others get their turn"
     )
     ray_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
     slurm_partition: str = Field("", pattern=_SLURM_NAME, description="of the Slurm jobs; empty: the cluster's default")
@@ -112,13 +112,9 @@ class WorkerSettings(Settings):
         pattern=r"^([0-9]+(-[0-9]+)?(:[0-9]{1,2}){0,2})?$",
         description="limit of each Slurm job, as sbatch --time; the run goes on in another one. Empty: the partition's",
     )
-    slurm_wait_seconds: float = Field(
-        60.0, gt=0, le=86_400, description="for Slurm to start a job, before others get their turn"
-    )
     slurm_queue: bool = Field(
         False, description="runs wait in Slurm's queue, however long; else what fits now is claimed"
     )
-    slurm_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
     kubernetes_image: str = Field("", description="of the pods of runs; needed where runs are pods")
     kubernetes_namespace: str = Field(
         "", pattern=_DNS_NAME, description="of these pods; empty: that of the worker's pod"
@@ -135,9 +131,6 @@ class WorkerSettings(Settings):
     )
     kubernetes_pod: Annotated[PodPlacement, NoDecode] = Field(
         PodPlacement(), description="what their pods have besides, as a JSON object or the path of a file with it"
-    )
-    kubernetes_wait_seconds: float = Field(
-        60.0, gt=0, le=86_400, description="for a place for all pods of a run, before others get their turn"
     )
     kubernetes_url: str = Field(
         "", pattern=r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?)?$", description="of the API server"

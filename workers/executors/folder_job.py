@@ -103,8 +103,8 @@ class FolderExecutor(ABC):
     start_seconds: float = 120.0
     query_seconds: float = 5.0
 
-    def __init__(self, settings: WorkerSettings, *, wait_seconds: float, detachable: bool) -> None:
-        self.settings, self.wait_seconds, self.detachable = settings, wait_seconds, detachable
+    def __init__(self, settings: WorkerSettings, *, wait_seconds: float) -> None:
+        self.settings, self.wait_seconds = settings, wait_seconds
         self.orphan_seconds = settings.lease_seconds + REATTACH_SECONDS  # a lost lease has to expire first
 
     @abstractmethod
@@ -428,8 +428,8 @@ class FolderJob:
         return "; ".join(dict.fromkeys(answers + missing))
 
     def detach(self) -> bool:
-        self._detached = self._engine.detachable
-        return self._detached
+        self._detached = True
+        return True
 
     def __enter__(self) -> Self:
         return self

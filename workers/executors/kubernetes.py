@@ -47,7 +47,7 @@ class KubernetesExecutor(FolderExecutor):
     query_seconds = 20.0
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings, wait_seconds=settings.kubernetes_wait_seconds, detachable=True)
+        super().__init__(settings, wait_seconds=settings.engine_wait_seconds)
         self._client = KubernetesClient(
             settings.kubernetes_url, settings.kubernetes_token_file, settings.kubernetes_ca_file
         )

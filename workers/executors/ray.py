@@ -444,12 +444,14 @@ class RayExecutor:
 
     def _await_place(self, group: PlacementGroup, request: JobRequest) -> None:
         """Raises: NoCapacity; what ``request.check`` raises."""
-        deadline = time.monotonic() + self._settings.ray_wait_seconds
+        deadline = time.monotonic() + self._settings.engine_wait_seconds
         while not group.wait(_POLL_SECONDS):
             request.check()
             if time.monotonic() > deadline:
                 nodes = "1 node" if request.nodes == 1 else f"{request.nodes} nodes at once"
-                raise NoCapacity(f"Ray has had no free capacity for {nodes} for {self._settings.ray_wait_seconds:g} s")
+                raise NoCapacity(
+                    f"Ray has had no free capacity for {nodes} for {self._settings.engine_wait_seconds:g} s"
+                )
 
     def _create_actors(self, group: PlacementGroup, name: str, bundle: Mapping[str, float], nodes: int) -> list[Any]:
         """One for each bundle. They start when the group is placed."""

@@ -33,8 +33,8 @@ class SlurmExecutor(FolderExecutor):
     name, title = "slurm", "Slurm"
 
     def __init__(self, settings: WorkerSettings) -> None:
-        wait = float("inf") if settings.slurm_queue else settings.slurm_wait_seconds
-        super().__init__(settings, wait_seconds=wait, detachable=settings.slurm_detach)
+        wait = float("inf") if settings.slurm_queue else settings.engine_wait_seconds
+        super().__init__(settings, wait_seconds=wait)
         self._commands = SlurmCommands(settings)
         self.query_seconds = max(5.0, settings.watch_seconds)
 

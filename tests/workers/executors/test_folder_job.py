@@ -25,7 +25,7 @@ class AnsweringEngine(FolderExecutor):
     query_seconds = 0.1
 
     def __init__(self, settings, state=None):
-        super().__init__(settings, wait_seconds=1.0, detachable=True)
+        super().__init__(settings, wait_seconds=1.0)
         self.state = state
 
     def serving(self, modules):

@@ -248,7 +248,7 @@ def test_a_gang_gets_all_its_nodes_or_none(
     trainer, settings, executor, queue, run_of, tmp_path, monkeypatch, eventually
 ):
     """Three ranks over gloo, on three nodes."""
-    settings.ray_wait_seconds = 1.0
+    settings.engine_wait_seconds = 1.0
     run_id = queue(spec={**SMALL_PRETRAIN, "steps": 3, "engine": {"nodes": NODES}})
     other = prepared(tmp_path / "other")
     with executor.start(JobRequest("toy_run", other, "title", name="other"), lambda handle: None):
