@@ -64,16 +64,6 @@ def test_it_reads_what_another_has_made(database, here, there, modules, examine,
     assert not (there.home / "encoders").exists()
 
 
-def test_a_pretraining_reads_the_encoder_that_it_starts_from(database, here, modules, encoder, queue, run_of):
-    run_id = queue(spec={"model": {"init": encoder}})
-    InProcessWorker(database, here, modules).work()
-    run = run_of(run_id)
-    assert run.state == "succeeded", run.reason
-    assert (read_by(here, run_id) / "model.safetensors").read_bytes() == WEIGHTS
-    assert list(run.inputs["encoders"]) == [encoder]
-    assert run.encoder_id != encoder, "it is the encoder that the run has made"
-
-
 @pytest.fixture
 def work_there(database, there, modules):
     """One attempt of a run, which is due whatever its delay."""

@@ -50,19 +50,6 @@ def test_a_disk_that_fills_up_in_the_middle(
     assert steps_of(run_id) == list(range(1, 61))
 
 
-def test_a_folder_that_is_read_only(in_process_worker, database, on_small_disk, queue, run_of):
-    run_id = queue()
-    on_small_disk.make_writable(False)
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", "read_only")
-    assert "make it writable, then resume the run" in run.reason["message"]
-    on_small_disk.make_writable(True)
-    resume(database, run_id)
-    in_process_worker.work()
-    assert run_of(run_id).state == "succeeded"
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "read_only"), (errno.EIO, "storage")]
 )

@@ -42,16 +42,6 @@ def test_new_lines_come_once(run_dir, tail):
     assert steps(tail) == ([2, 3], False)
 
 
-def test_a_half_written_line_waits_for_its_end(run_dir, tail):
-    with run_dir.metrics_file.open("w") as file:
-        file.write('{"step": 1}\n{"st')
-        file.flush()
-        assert steps(tail) == ([1], True)
-        file.write('ep": 2}\n')
-        file.flush()
-        assert steps(tail) == ([2], False)
-
-
 def test_a_file_that_is_opened_anew_goes_on_where_it_was(run_dir, tail):
     tail.reopen()
     run_dir.append_metrics(step=1)
@@ -76,20 +66,6 @@ def test_lines_that_are_no_metric_are_left_out(run_dir, tail):
         b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n{"step": 1%s}\n' % (b"0" * 20)
     )
     assert steps(tail) == ([5], True)
-
-
-def test_what_could_not_be_saved_is_kept_until_it_is(run_dir, tail):
-    unsaved = PendingMetrics()
-    unsaved.read_from(tail)
-    assert not unsaved
-    for step in (1, 2):
-        run_dir.append_metrics(step=step)
-        unsaved.read_from(tail)
-    assert ([line["step"] for line in unsaved.lines], unsaved.rewound) == ([1, 2], True)
-    run_dir.truncate_metrics(0)
-    unsaved.read_from(tail)
-    assert unsaved
-    assert unsaved.lines == []
 
 
 class TestLongFile:

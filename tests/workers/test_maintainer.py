@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, deregister, lease_for_serving, serving_devices
+from lcl_core.db.workers import WorkerIdentity, lease_for_serving, serving_devices
 from workers import maintenance
 from workers.maintenance import QueueMaintenance
 
@@ -102,18 +102,6 @@ def test_another_one_takes_over_within_a_lease(team):
     team.members["first"] = lost
     team.rounds(5)
     assert team.maintainers() == ["first"]
-
-
-@BOTH
-def test_one_that_ends_in_order_leaves_the_work_at_once(team):
-    for name in ("first", "second"):
-        team.add(name)
-    team.rounds(5)
-    del team.members["first"]
-    with team.database.session() as session:
-        deregister(session, "first")
-    team.rounds(TICK)
-    assert team.maintainers() == ["second"]
 
 
 @BOTH

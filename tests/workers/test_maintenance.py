@@ -124,27 +124,6 @@ def away():
     raise OperationalError("heartbeat", None, ConnectionError("away"))
 
 
-def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
-    clock, queue_maintenance, wakeups, claim_loop, database, queue, run_of
-):
-    run_id = queue()
-    with database.session() as session:
-        db_queue.claim_next(session, "a worker that dies", lease_seconds=-1.0)
-    pass_a_lease(clock, queue_maintenance.round)
-    assert (run_of(run_id).state, wakeups.woken[0], claim_loop.notified >= 1) == ("queued", run_id, True)
-
-
-def test_it_sends_heartbeats(queue_maintenance, wakeups, database, eventually):
-    task = queue_maintenance.task()
-    task.start()
-    eventually(lambda: len(wakeups.pings) >= 2)
-    task.stop()
-    with database.reading() as session:
-        (worker,) = runs.list_workers(session)
-    assert (worker.id, worker.host, worker.pid, worker.devices) == ("worker-1", "host", 7, ["cpu"])
-    assert worker.seen_at > worker.started_at
-
-
 def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
     queue_maintenance, wakeups, claim_loop, database, study
 ):

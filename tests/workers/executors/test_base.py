@@ -9,20 +9,8 @@ from typing import get_args
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import RunDir
-from workers.executors import base
-from workers.executors.base import EXECUTORS, MachineLost, create_executor
-from workers.executors.local import LocalExecutor
+from workers.executors.base import EXECUTORS, create_executor
 from workers.settings import WorkerSettings
-
-
-def test_the_default_is_this_machine():
-    executor = create_executor(WorkerSettings())
-    assert isinstance(executor, LocalExecutor)
-    assert not executor.places_nodes
-    assert executor.capacity() is None
-    with pytest.raises(MachineLost):
-        executor.attach({"executor": "ray"}, RunDir("nowhere"))
 
 
 def test_the_setting_names_what_is_registered():
@@ -35,12 +23,6 @@ def test_an_executor_without_its_library_says_how_to_get_it(monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'lcl\[ray\]'") as caught:
         create_executor(WorkerSettings(executor="ray"))
     assert caught.value.code == "executor_missing"
-
-
-def test_an_error_of_our_own_modules_is_not_hidden(monkeypatch):
-    monkeypatch.setitem(base.EXECUTORS, "local", "workers.executors.absent:Absent")
-    with pytest.raises(ModuleNotFoundError):
-        create_executor(WorkerSettings())
 
 
 def test_a_worker_that_runs_jobs_here_does_not_import_ray():

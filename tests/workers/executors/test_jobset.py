@@ -11,10 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
-from pydantic import ValidationError
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.common.settings import settings_error_message
 from workers.executors.base import JobRequest
 from workers.executors.jobset import build_jobset
 from workers.settings import WorkerSettings
@@ -108,26 +106,6 @@ def test_its_pods_are_as_unprivileged_as_the_workers():
     assert disk[0] == disk[1]
 
 
-def cache_of(jobset):
-    """Folder for data from URLs, where its volume is mounted, the size of the volume, and that of the pod's disk."""
-    container = container_of(jobset)
-    (volume,) = [each["emptyDir"] for each in pod_of(jobset)["spec"]["volumes"] if each["name"] == "cache"]
-    (mount,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "cache"]
-    (folder,) = [each["value"] for each in container["env"] if each["name"] == "LCL_DATA_CACHE"]
-    return folder, mount, volume["sizeLimit"], container["resources"]["limits"]["ephemeral-storage"]
-
-
-@pytest.mark.parametrize(
-    ("bound", "volume", "disk"),
-    [("", "30Gi", "36Gi"), (str(100 << 30), "300Gi", "306Gi"), (str(1 << 30), "12Gi", "18Gi"), ("0", "10Gi", "16Gi")],
-)
-def test_the_volume_for_data_from_urls_has_room_for_its_bounds(bound, volume, disk, monkeypatch):
-    """Ranges and files take the bound each; indexes and files in use take as much again, or 10 GiB."""
-    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", bound)
-    monkeypatch.setenv("LCL_DATA_CACHE", "/scratch/of/the/worker")
-    assert cache_of(built()) == ("/var/cache/lcl", "/var/cache/lcl", volume, disk)
-
-
 def test_a_failure_is_final_and_a_disruption_is_told_from_it():
     jobset = built(nodes=3, gpus=2)
     assert jobset["spec"]["failurePolicy"] == {"maxRestarts": 0}
@@ -174,22 +152,6 @@ def test_an_administrator_places_its_pods(tmp_path):
     plain = pod_of(built(kubernetes_pod=""))
     assert "annotations" not in plain["metadata"]
     assert not {"nodeSelector", "priorityClassName", "imagePullSecrets"} & plain["spec"].keys()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ('{"nodeSelectors": {}}', "LCL_KUBERNETES_POD: nodeSelectors: Extra inputs are not permitted"),
-        ('{"tolerations": [{"effect": "Never"}]}', "LCL_KUBERNETES_POD: tolerations.0.effect: Input should be"),
-        ('{"labels": {"a": 1}}', "LCL_KUBERNETES_POD: labels.a: Input should be a valid string"),
-        ('{"labels": ', "LCL_KUBERNETES_POD: must be a JSON object"),
-        ("/nowhere.json", "LCL_KUBERNETES_POD: must be a JSON object, or the path of a file with it (No such file"),
-    ],
-)
-def test_a_placement_that_is_wrong_names_its_part(given, message):
-    with pytest.raises(ValidationError) as caught:
-        WorkerSettings(kubernetes_pod=given)  # type: ignore[arg-type]
-    assert settings_error_message(caught.value).startswith(message)
 
 
 def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):

@@ -197,18 +197,6 @@ def test_without_room_others_get_their_turn(executor, cluster, tmp_path):
         executor.start(JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="run_2"), lambda handle: None)
 
 
-def test_an_attempt_that_is_interrupted_before_its_start_leaves_nothing(executor, cluster, tmp_path):
-    cluster.has_room = False
-
-    def check():
-        raise KeyError("the worker is leaving")
-
-    with pytest.raises(KeyError):
-        executor.start(
-            JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="run_1", check=check), lambda handle: None
-        )
-
-
 def test_a_run_survives_an_api_server_that_is_away(worker, cluster, monkeypatch, queue, run_of, steps_of, eventually):
     monkeypatch.setattr(kubernetes, "_READ_SECONDS", 0.3)
     monkeypatch.setattr(folder_job, "_UNREACHABLE_SECONDS", 0.1)
@@ -339,16 +327,6 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(executor, tmp_path, eve
     assert not run_dir.result_file.exists()
     with executor.attach(handles[-1], run_dir) as job, pytest.raises(MachineLost, match="was asked to end"):
         until_exit(job)
-
-
-def test_a_hung_job_leaves_its_stacks(executor, cluster, tmp_path, eventually):
-    cluster._environment["LCL_TOY"] = "hang@2"
-    run_dir = prepared(tmp_path / "run")
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="hung"), lambda handle: None) as job:
-        eventually(lambda: run_dir.metrics_file.exists() and run_dir.metrics_file.read_text().count("\n") == 2, "steps")
-        assert "the artifact stacks.txt has the stacks of 1" in job.dump_stacks()
-        assert "misbehave" in (run_dir.artifacts / "stacks.txt").read_text()
-        assert job.kill() == -signal.SIGKILL
 
 
 def test_all_nodes_of_a_run_are_pods_of_one_jobset(executor, cluster, tmp_path):

@@ -182,16 +182,6 @@ def test_states(state, phase, lost):
     assert bool(found.loss) is lost
 
 
-def test_an_unknown_job_has_no_state_and_an_unreachable_controller_raises(commands, answer):
-    answer("scancel", "ended")
-    answer("squeue", "nothing")
-    assert commands.read_state("9999", "name") is None
-    commands.kill_step("9")  # after which the queue is read anew
-    answer("squeue", "away")
-    with pytest.raises(EngineUnreachable, match="connect failure"):
-        commands.read_state("9999", "name")
-
-
 def test_a_job_is_submitted_with_arguments_alone(answer, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql+psycopg://lcl:secret@db/lcl")
