@@ -102,6 +102,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     assert "Traceback" not in log
 
 
+@pytest.mark.extended
 @pytest.mark.local_executor
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     worker_processes, database, queue, run_of, eventually, tmp_path
