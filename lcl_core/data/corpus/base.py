@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from PIL import Image
 
@@ -19,18 +19,18 @@ from lcl_core.specs.data import DataSpec
 SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "drawings.zip"
 
 
-class Documents(Protocol):
-    """Documents in MMC4's layout, as dictionaries, parsed on access.
+T_co = TypeVar("T_co", covariant=True)
 
-    One with ``segments`` ([{"text"} | {"image"}, …]) is a sequence whose texts and images keep that order.
-    """
+
+class Items(Protocol[T_co]):
+    """Documents or captioned images of a corpus, parsed on access."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
+    def __iter__(self) -> Iterator[T_co]: ...
 
-    def describe(self, index: int) -> dict[str, Any]:
-        """Like indexing, without prefetching the document's images."""
+    def describe(self, index: int) -> T_co:
+        """Like indexing, without prefetching the item's images."""
 
     def location(self, index: int) -> str:
         """File and line, or record number, for messages, ids and tags."""
@@ -39,24 +39,18 @@ class Documents(Protocol):
         """Index of the item at ``location``; None: it is not among these."""
 
 
-class CaptionPairs(Protocol):
-    """Captioned images of a corpus, parsed on access."""
+# In MMC4's layout, as dictionaries. One with ``segments`` ([{"text"} | {"image"}, …]) is a sequence whose texts and
+# images keep that order.
+Documents = Items[dict[str, Any]]
 
-    def __len__(self) -> int: ...
+
+class CaptionPairs(Items[CaptionPair], Protocol):
+    """Captioned images, of which slices can be taken."""
+
     @overload
     def __getitem__(self, index: int, /) -> CaptionPair: ...
     @overload
     def __getitem__(self, index: slice, /) -> Sequence[CaptionPair]: ...
-    def __iter__(self) -> Iterator[CaptionPair]: ...
-
-    def describe(self, index: int) -> CaptionPair:
-        """Like indexing, without prefetching the image."""
-
-    def location(self, index: int) -> str:
-        """File and line, or record number, for messages, ids and tags."""
-
-    def find(self, location: str) -> int | None:
-        """Index of the item at ``location``; None: it is not among these."""
 
 
 def usable_image_counts(documents: Documents, data: DataSpec) -> Iterator[int]:

@@ -22,28 +22,6 @@ from lcl_core.data.corpus.file_store import confined_file
 MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of ``format.MAX_SHARDS`` shards
 
 
-class RangeCache(DiskCache):
-    """Ranges of remote files on the local disk. ``max_bytes`` 0 keeps nothing."""
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        # evicting a little more than needed spares a scan for every new entry
-        super().__init__(folder, max_bytes, entries="??/*.range", low_water=0.9)
-
-    def get(self, key: str) -> bytes | None:
-        """What was put under ``key``, if it is still there."""
-        return self.read(range_name(key))
-
-    def put(self, key: str, data: bytes) -> None:
-        """Keep ``data``. A full or read-only disk is no error: the range is fetched again next time."""
-        self.write(range_name(key), data)
-
-
-def range_name(key: str) -> str:
-    """Name of the cache entry of a range."""
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    return f"{digest[:2]}/{digest}.range"
-
-
 T = TypeVar("T")
 
 
@@ -84,7 +62,13 @@ def open_shard_storage(path: str | Path) -> ShardStorage:
         return LocalShardStorage(Path(path))
     if scheme == "file":
         return LocalShardStorage(Path(rest))
-    return RemoteShardStorage(Storage(str(path)), RangeCache(data_cache_folder(), data_cache_bytes()))
+    return RemoteShardStorage(Storage(str(path)), range_cache(data_cache_folder(), data_cache_bytes()))
+
+
+def range_cache(folder: Path, max_bytes: int) -> DiskCache:
+    """Ranges of remote files on the local disk. ``max_bytes`` 0 keeps nothing."""
+    # evicting a little more than needed spares a scan for every new entry
+    return DiskCache(folder, max_bytes, entries="??/*.range", low_water=0.9)
 
 
 def damaged_shard_error(name: str, what: str) -> UserError:
@@ -155,7 +139,7 @@ class RemoteShardStorage:
 
     concurrent_reads = 16  # at 40 ms a request, 400 documents a second
 
-    def __init__(self, storage: Storage, cache: RangeCache) -> None:
+    def __init__(self, storage: Storage, cache: DiskCache) -> None:
         self.name = storage.url
         self._storage, self._cache = storage, cache
 
@@ -164,14 +148,15 @@ class RemoteShardStorage:
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         # with the digest: other contents under the same URL are not those in the cache
-        key = f"{self.name}/{name}@{digest}:{start}+{length}"
-        kept = self._cache.get(key)
+        key = hashlib.sha256(f"{self.name}/{name}@{digest}:{start}+{length}".encode()).hexdigest()
+        entry = f"{key[:2]}/{key}.range"
+        kept = self._cache.read(entry)
         if kept is not None and len(kept) == length:
             return kept
         data = self._storage.read(name, start, start + length)
         if len(data) != length:
             raise damaged_shard_error(name, "the shard ends too early")
-        self._cache.put(key, data)
+        self._cache.write(entry, data)
         return data
 
     def local_file(self, name: str, digest: str, size: int) -> Path:
