@@ -122,11 +122,6 @@ def tar_member(name: str, data: bytes) -> bytes:
     return b"".join((header, data, bytes(tar_padded(len(data)) - len(data))))
 
 
-def member_bytes(size: int) -> int:
-    """Bytes of a tar member whose contents have ``size`` bytes."""
-    return TAR_BLOCK + tar_padded(size)
-
-
 def split_members(data: bytes) -> dict[str, memoryview]:
     """Contents by the part of the member's name after the first dot.
 
