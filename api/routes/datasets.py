@@ -97,7 +97,7 @@ def delete(
     """
     row, home = datasets.get_dataset(session, name), state.settings.home
     check_owner(principal, "dataset", row.name, row.owner)
-    for path in deletion.delete_dataset(session, row, home, principal.visible_owner):
+    for path in deletion.delete_dataset(session, row, principal.visible_owner):
         after.add_task(remove_tree, registry.absolute_path(home, path))
 
 

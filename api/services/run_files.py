@@ -53,7 +53,7 @@ class RunFiles:
         run = session.get(Run, run_id)
         under_way = run is not None and run.attempt > 0 and run.state not in FINISHED
         self._elsewhere = under_way and state.artifacts.holder is not None and not self._local.path.is_dir()
-        upload = self._remote or uploads.get_upload(session, path)
+        upload = self._remote or session.get(ArtifactUpload, path)
         self._entries = _file_entries(upload) if upload is not None else {}
 
     def artifacts(self) -> list[ArtifactView]:

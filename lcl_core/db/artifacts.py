@@ -30,12 +30,11 @@ from lcl_core.db.artifact_store import ArtifactStore, damaged_error
 from lcl_core.db.leases import Claim, lock_with_lease
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.registry import absolute_path
-from lcl_core.db.session import UNREACHABLE, Database, has_prefix, now
+from lcl_core.db.session import UNREACHABLE, Database, now
 from lcl_core.db.uploads import (
     FileEntries,
     claim_upload,
     due_uploads,
-    get_upload,
     record_upload_failure,
     record_uploaded,
     renew_upload,
@@ -75,7 +74,7 @@ class Artifacts:
         """The upload of a folder whose newest files are in another home; None: read it in this home."""
         if self.holder is None:
             return None
-        row = get_upload(session, stored)
+        row = session.get(ArtifactUpload, stored)
         is_local = row is not None and row.holder == self.holder and absolute_path(self.home, stored).is_dir()
         return None if is_local else row
 
@@ -245,7 +244,7 @@ def _checkpoint_prefix(run_id: str) -> str:
 
 def _checkpoint_rows(session: Session, run_id: str) -> dict[int, ArtifactUpload]:
     prefix = _checkpoint_prefix(run_id)
-    query = select(ArtifactUpload).where(has_prefix(session, ArtifactUpload.path, prefix))
+    query = select(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True))
     return {int(row.path.removeprefix(prefix)): row for row in session.scalars(query)}
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.models import AuditEntry
-from lcl_core.db.session import CursorPage, bad_cursor, read_page, sql_now
+from lcl_core.db.session import CursorPage, bad_cursor, now, read_page
 
 
 def record_action(session: Session, owner: str, prefix: str, action: str, object_id: str, request_id: str = "") -> None:
@@ -19,7 +19,7 @@ def record_action(session: Session, owner: str, prefix: str, action: str, object
     """
     session.add(
         AuditEntry(
-            at=sql_now(session),
+            at=now(session),
             owner=owner,
             prefix=prefix,
             action=action,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -17,8 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from lcl_core.common.errors import Conflict
 from lcl_core.common.paths import is_url
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
-from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Run, Study, StudyCell
-from lcl_core.db.registry import absolute_path
+from lcl_core.db.models import CollectionRow, Dataset, EncoderRow, Run, Study, StudyCell
 from lcl_core.db.states import FINISHED, State
 from lcl_core.db.studies import study_spec
 from lcl_core.db.uploads import discard_folder
@@ -74,7 +72,7 @@ def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_t
     return _usage_reasons(runs, studies, visible_to)
 
 
-def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str | None = None) -> list[str]:
+def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None) -> list[str]:
     """Delete the row with its versions. Files that the service did not make stay.
 
     Returns: stored paths of the folders to remove after the commit. Args: as ``delete_encoder``.
@@ -88,8 +86,6 @@ def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str |
     runs = _unfinished_runs_using(session, lambda spec: spec.references().datasets.values(), {row.name})
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
     reasons = _usage_reasons(runs, studies, visible_to)
-    if others := _registered_inside(session, row, [absolute_path(home, path) for path in paths]):
-        reasons.append(f"its files are those of dataset {', '.join(others[:_MAX_LISTED])} too: delete that first")
     _raise_if_used("dataset", row.name, reasons)
     for path in paths:
         discard_folder(session, path)
@@ -188,18 +184,3 @@ def _datasets_of_study(spec: StudySpec) -> set[str]:
 def _managed_only(paths: Iterable[str]) -> list[str]:
     """Those paths whose folders the service made."""
     return [path for path in dict.fromkeys(paths) if not os.path.isabs(path) and not is_url(path)]
-
-
-def _registered_inside(session: Session, row: Dataset, folders: Sequence[Path]) -> list[str]:
-    """Names of other datasets whose corpus is in one of these folders."""
-    if not folders:
-        return []
-    pairs = [*session.execute(select(Dataset.name, Dataset.path)).tuples()]
-    pairs += session.execute(select(DatasetVersion.name, DatasetVersion.path)).tuples()
-    return sorted(
-        {
-            name
-            for name, path in pairs
-            if name != row.name and os.path.isabs(path) and any(Path(path).is_relative_to(folder) for folder in folders)
-        }
-    )

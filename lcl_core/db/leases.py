@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, up
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.models import Metric, Run
-from lcl_core.db.session import dialect_insert, now, sql_now, storable_json
+from lcl_core.db.session import dialect_insert, now, storable_json
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.db.uploads import enqueue_upload, forget_checkpoints
 from lcl_core.db.webhooks import NOTIFIED_STATES, enqueue_webhooks
@@ -237,7 +237,7 @@ def forget_processes(session: Session, run_id: str, handle: Mapping[str, Any]) -
     """Remove the handle of unwanted processes of which none is left, unless the run has other processes by now."""
     same = Run.handle["name"].as_string() == handle["name"]
     session.execute(
-        update(Run).where(Run.id == run_id, is_unwanted(), same).values(handle=null(), ready_at=sql_now(session))
+        update(Run).where(Run.id == run_id, is_unwanted(), same).values(handle=null(), ready_at=now(session))
     )
 
 

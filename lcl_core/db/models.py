@@ -447,7 +447,7 @@ class WebhookDelivery(Base):
 
 
 _PENDING = "pending IS NOT NULL"
-_PREFIXES = {"path": "varchar_pattern_ops"}  # for has_prefix; the primary key has the order of the collation
+_PREFIXES = {"path": "varchar_pattern_ops"}  # for LIKE; the primary key has the order of the collation
 
 
 class ArtifactUpload(Base):

@@ -19,7 +19,6 @@ from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
     URL,
-    ColumnElement,
     Connection,
     DateTime,
     Dialect,
@@ -27,7 +26,6 @@ from sqlalchemy import (
     ExceptionContext,
     Select,
     TypeDecorator,
-    and_,
     create_engine,
     event,
     func,
@@ -196,28 +194,10 @@ def now(session: Session) -> datetime:
     return datetime.now(UTC)
 
 
-def sql_now(session: Session) -> ColumnElement[datetime] | datetime:
-    """``now`` for use inside a statement: PostgreSQL evaluates it there, without a query of its own."""
-    if session.get_bind().dialect.name == "postgresql" and _CLOCK not in session.info:
-        return func.clock_timestamp()
-    return now(session)
-
-
 def dialect_insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
     """Insert with an ON CONFLICT clause, in the dialect of the session."""
     is_postgres = session.get_bind().dialect.name == "postgresql"
     return postgresql.insert(table) if is_postgres else sqlite.insert(table)
-
-
-def has_prefix(session: Session, column: InstrumentedAttribute[str], prefix: str) -> ColumnElement[bool]:
-    """Condition: the column begins with ``prefix``, as a range that an index answers; one of LIKE reads all rows.
-
-    Bytes are compared, whatever the collation: PostgreSQL needs an index with ``varchar_pattern_ops``.
-    """
-    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-    if session.get_bind().dialect.name == "postgresql":
-        return and_(column.bool_op("~>=~")(prefix), column.bool_op("~<~")(end))
-    return and_(column >= prefix, column < end)
 
 
 def lock_until_commit(session: Session, *key: Any) -> None:

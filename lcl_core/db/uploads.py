@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Busy
 from lcl_core.db.models import OUTPUT_FOLDERS, ArtifactUpload, EncoderRow, Garbage, output_id
-from lcl_core.db.session import dialect_insert, has_prefix, now
+from lcl_core.db.session import dialect_insert, now
 
 CLAIMED_FOR = timedelta(minutes=10)  # renewed while the upload advances
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=2), timedelta(minutes=10)
@@ -115,10 +115,6 @@ def pending_uploads(session: Session) -> tuple[int, float]:
     return count, max(0.0, (now(session) - since).total_seconds()) if since else 0.0
 
 
-def get_upload(session: Session, path: str) -> ArtifactUpload | None:
-    return session.get(ArtifactUpload, path)
-
-
 def runs_with_pending_uploads(session: Session, run_ids: Sequence[str]) -> dict[str, str | None]:
     """{run id: error of the last upload, or None} of those runs with a folder that is not in the store yet."""
     run_of = {path: run_id for run_id in run_ids for path in (f"runs/{run_id}", *output_paths(run_id))}
@@ -160,7 +156,7 @@ def discard_folder(session: Session, path: str) -> None:
 
 def forget_checkpoints(session: Session, run_id: str) -> None:
     """Delete the rows about copies of a run's checkpoints; what they named is removed with the run."""
-    of_run = has_prefix(session, ArtifactUpload.path, f"checkpoints/{run_id}/")
+    of_run = ArtifactUpload.path.startswith(f"checkpoints/{run_id}/", autoescape=True)
     session.execute(delete(ArtifactUpload).where(of_run))
 
 

@@ -20,7 +20,7 @@ from lcl_core.common.gpus import is_whole
 from lcl_core.common.logging import log_database_error
 from lcl_core.db.leases import NO_CAPACITY_SINCE, Claim
 from lcl_core.db.models import DeviceRow, Run, Worker
-from lcl_core.db.session import UNREACHABLE, dialect_insert, now, sql_now
+from lcl_core.db.session import UNREACHABLE, dialect_insert, now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE
 
@@ -110,7 +110,7 @@ def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[di
 
 def record_wakeup(session: Session, worker_id: str) -> None:
     """Record that the worker has just received a message from the broker."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=sql_now(session)))
+    session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=now(session)))
 
 
 def deregister(session: Session, worker_id: str) -> None:
