@@ -23,8 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-_BLOCK_BYTES = 1 << 16
-
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, in hex. Raises: OSError."""
@@ -82,20 +80,6 @@ def read_or_create(path: Path, make: Callable[[], str], *, mode: int = 0o666) ->
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write JSON as :func:`write_atomically` does. Raises: OSError."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def lines_from_end(path: Path) -> Iterator[bytes]:
-    """Lines of a file that are not empty, the last one first, read as far as they are needed. Raises: OSError."""
-    with path.open("rb") as file:
-        at, rest = file.seek(0, os.SEEK_END), b""
-        while at:
-            size = min(at, _BLOCK_BYTES)
-            at -= size
-            file.seek(at)
-            rest, *whole = (file.read(size) + rest).split(b"\n")
-            yield from filter(None, reversed(whole))
-        if rest:
-            yield rest
 
 
 def file_age(path: Path) -> float:

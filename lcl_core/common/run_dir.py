@@ -49,7 +49,7 @@ from typing import IO, Any
 
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import lines_from_end, write_atomically, write_json_atomically
+from lcl_core.common.files import write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
 
 # a process that waits in native code, as for a collective operation, handles it too
@@ -128,8 +128,13 @@ class RunDir:
         """The last line that has ``name``; empty: none has. All lines are whole (:meth:`truncate_metrics`)."""
         if not self.metrics_file.exists():
             return {}
-        rows = (json.loads(line) for line in lines_from_end(self.metrics_file))
-        return next((row for row in rows if name in row), {})
+        found: dict[str, Any] = {}
+        with self.metrics_file.open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                if name in row:
+                    found = row
+        return found
 
     def write_notice(self, code: str, message: str) -> None:
         """Report a problem that does not end the run."""

@@ -41,14 +41,10 @@ def list_audit(
     """A page of entries, newest first. Raises: UserError ``invalid_value``."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc())
     if cursor is not None:
-        query = query.where(AuditEntry.id < _parse_cursor(cursor))
+        if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+            raise bad_cursor()
+        query = query.where(AuditEntry.id < int(cursor))
     for column, value in ((AuditEntry.owner, owner), (AuditEntry.action, action), (AuditEntry.object, object_id)):
         if value is not None:
             query = query.where(column == value)
     return read_page(session, query, limit, lambda entry: entry.id)
-
-
-def _parse_cursor(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise bad_cursor()
-    return int(cursor)

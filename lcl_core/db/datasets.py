@@ -195,7 +195,10 @@ def check_tags(session: Session, spec: Any) -> Dataset | None:
     for field in ("only_tags", "without_tags"):
         for index, tag in enumerate(getattr(spec, field) or ()):
             if tag not in known:
-                raise _unknown_tag_error(dataset, tag, list(known), f"{field}.{index}")
+                shown = ", ".join([*known][:_MAX_LISTED]) + (" …" if len(known) > _MAX_LISTED else "")
+                way_out = suggestion(tag, known) or (f"; its tags are: {shown}" if known else "; it has no tags yet")
+                message = f"no item of dataset {dataset.name!r} has the tag {tag!r}{way_out}"
+                raise UserError(message, field=f"{field}.{index}")
     return dataset
 
 
@@ -226,12 +229,6 @@ def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | N
         return None
     only = tagged_items(session, dataset, spec.only_tags) if spec.only_tags else None
     return {"only": only, "without": tagged_items(session, dataset, spec.without_tags) if spec.without_tags else []}
-
-
-def _unknown_tag_error(dataset: Dataset, tag: str, known: Sequence[str], field: str) -> UserError:
-    shown = ", ".join(known[:_MAX_LISTED]) + (" …" if len(known) > _MAX_LISTED else "")
-    way = suggestion(tag, known) or (f"; its tags are: {shown}" if known else "; it has no tags yet")
-    return UserError(f"no item of dataset {dataset.name!r} has the tag {tag!r}{way}", field=field)
 
 
 def _of(dataset: Dataset) -> tuple[Any, Any]:

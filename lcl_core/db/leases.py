@@ -192,7 +192,9 @@ def release_lease(
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
-    waited = {} if code != NO_CAPACITY else {NO_CAPACITY_SINCE: _waiting_since(run)}
+    # since it was queued, or had no capacity for the first time
+    since = (run.interruption or {}).get(NO_CAPACITY_SINCE) or run.ready_at.timestamp()
+    waited = {NO_CAPACITY_SINCE: since} if code == NO_CAPACITY else {}
     later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
     run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}", **waited}
     if not keep_handle:
@@ -207,12 +209,6 @@ def release_lease(
     if holder is not None and run.state in FINISHED:
         enqueue_upload(session, f"runs/{run.id}", run.attempt, holder)
     return State(run.state)
-
-
-def _waiting_since(run: Run) -> float:
-    """Since it was queued, or had no capacity for the first time."""
-    earlier: float | None = (run.interruption or {}).get(NO_CAPACITY_SINCE)
-    return run.ready_at.timestamp() if earlier is None else earlier
 
 
 def record_handle(session: Session, claim: Claim, handle: dict[str, Any]) -> None:
@@ -257,7 +253,8 @@ def expire_leases(session: Session) -> list[Run]:
     lost = list(session.scalars(query))
     for run in lost:
         message = f"worker {run.lease_owner} was lost in attempt {run.attempt}"
-        if _can_be_reattached(run):
+        reattached = (run.setbacks or {}).get(REATTACHED, 0)
+        if run.state == State.RUNNING and run.handle is not None and reattached < REATTACHMENTS:
             run.interruption = {"code": "worker_lost", "message": f"{message}; the next worker re-attaches to it"}
             run.attempt -= 1  # the next claim continues with it
             _count_setback(run, REATTACHED)
@@ -268,12 +265,6 @@ def expire_leases(session: Session) -> list[Run]:
         run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
         _handle_lost_worker(run, moment, "worker_lost")
     return lost
-
-
-def _can_be_reattached(run: Run) -> bool:
-    """Whether the run's processes may have outlived its worker."""
-    often = (run.setbacks or {}).get(REATTACHED, 0) >= REATTACHMENTS
-    return run.state == State.RUNNING and run.handle is not None and not often
 
 
 def _count_setback(run: Run, *causes: str) -> int:

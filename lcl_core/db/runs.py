@@ -288,21 +288,16 @@ def delete_run(session: Session, run_id: str) -> None:
     run = _lock_run(session, run_id)
     if run.state not in FINISHED:
         raise ForbiddenTransition(run_id, run.state, "deleted; cancel it first")
-    _check_in_no_study(session, run_id)
+    in_study = or_(StudyCell.run_id == run_id, StudyCell.evaluation_id == run_id)
+    study = session.scalars(select(StudyCell.study_id).where(in_study).limit(1)).one_or_none()
+    if study is not None:
+        raise Conflict(f"run {run_id} stands in the table of study {study}; delete the study first")
     _check_no_dependents(session, run_id)
     session.delete(run)
     forget_checkpoints(session, run_id)
     discard(session, STORE, f"checkpoints/{run_id}")
     for path in (f"runs/{run_id}", *output_paths(run_id)):  # an output that no row names was not registered
         discard_folder(session, path)
-
-
-def _check_in_no_study(session: Session, run_id: str) -> None:
-    query = select(StudyCell.study_id).where(or_(StudyCell.run_id == run_id, StudyCell.evaluation_id == run_id))
-    study = session.scalars(query.limit(1)).one_or_none()
-    if study is not None:
-        message = f"run {run_id} stands in the table of study {study}; delete the study first"
-        raise Conflict(message)
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
@@ -442,15 +437,11 @@ def estimate_pretrainings(
     session: Session, specs: Sequence[PretrainSpec], resource: str | None = None, owner: str | None = None
 ) -> list[RunEstimate]:
     """``estimate_run`` for each spec, with the measured runs read once."""
-    has_gpu = _has_gpu_worker(session)
+    alive = session.scalars(select(Worker.offers).where(Worker.seen_at >= now(session) - ALIVE_WITHIN))
+    has_gpu = any("gpu" in offers for offers in alive)
     device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
     measured = _measured_runs(session, device, has_gpu, owner)
     return [estimate_pretraining(spec, measured, device) for spec in specs]
-
-
-def _has_gpu_worker(session: Session) -> bool:
-    alive = session.scalars(select(Worker.offers).where(Worker.seen_at >= now(session) - ALIVE_WITHIN))
-    return any("gpu" in offers for offers in alive)
 
 
 def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str | None) -> list[MeasuredRun]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -227,8 +227,10 @@ def release_dependents(session: Session) -> tuple[list[str], bool]:
     """
     queued: list[str] = []
     moment, left = now(session), RELEASED_AT_ONCE
+    query = select(Run).where(_releasable()).order_by(Run.id).with_for_update(of=Run, skip_locked=True)
+    query = query.execution_options(populate_existing=True)
     # other runs may wait for a run that is cancelled here
-    while left and (runs := session.scalars(_releasable_runs().limit(left)).all()):
+    while left and (runs := session.scalars(query.limit(left)).all()):
         left -= len(runs)
         transitions: list[tuple[Run, State, dict[str, Any]]] = []
         for run in runs:
@@ -237,7 +239,10 @@ def release_dependents(session: Session) -> tuple[list[str], bool]:
                 transitions.append((run, State.QUEUED, {"ready_at": moment}))
                 queued.append(run.id)
             else:
-                reason = _predecessor_reason(predecessor)
+                cause = (predecessor.reason or {}).get("message")
+                end = f"failed: {cause}" if predecessor.state == State.FAILED else "was cancelled"
+                message = f"run {predecessor.id}, which this one comes after, {end}; resume that one, then this one"
+                reason = {"code": "predecessor_failed", "message": message, "run": predecessor.id}
                 transitions.append((run, State.CANCELLED, {"finished_at": moment, "reason": reason}))
         transition_all(session, transitions)
         session.flush()
@@ -258,11 +263,6 @@ def _releasable() -> ColumnElement[bool]:
     return and_(Run.state == State.WAITING.value, or_(failed, ~not_succeeded))
 
 
-def _releasable_runs() -> Select[Run]:
-    query = select(Run).where(_releasable()).order_by(Run.id)
-    return query.with_for_update(of=Run, skip_locked=True).execution_options(populate_existing=True)
-
-
 def _unsuccessful_predecessor(session: Session, run_id: str) -> Run | None:
     query = (
         select(Run)
@@ -271,14 +271,6 @@ def _unsuccessful_predecessor(session: Session, run_id: str) -> Run | None:
         .order_by(Run.id)
     )
     return session.scalars(query.limit(1)).first()
-
-
-def _predecessor_reason(predecessor: Run) -> dict[str, str]:
-    cause = (predecessor.reason or {}).get("message")
-    end = "failed" if predecessor.state == State.FAILED else "was cancelled"
-    message = f"run {predecessor.id}, which this one comes after, {end}" + (f": {cause}" if cause else "")
-    message += "; resume that one, then this one"
-    return {"code": "predecessor_failed", "message": message, "run": predecessor.id}
 
 
 def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], owner: str) -> dict[str, Run]:

@@ -10,7 +10,6 @@ import pytest
 
 from lcl_core.common.files import (
     file_age,
-    lines_from_end,
     present_tree,
     read_or_create,
     replace_tree,
@@ -37,19 +36,6 @@ def test_a_write_of_parts_may_read_the_old_file(tmp_path):
         write_atomically(file, (line for line in old if line != b"2\n"))
     assert file.read_bytes() == b"1\n3\n"
     assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize("end", [b"", b"\n"])
-@pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_lines_from_the_end(tmp_path, size, end):
-    lines = [bytes([65 + number]) * size for number in range(3)]
-    (tmp_path / "file").write_bytes(b"\n".join((*lines[:1], b"", *lines[1:])) + end)
-    assert list(lines_from_end(tmp_path / "file")) == lines[::-1]
-
-
-def test_an_empty_file_has_no_lines(tmp_path):
-    (tmp_path / "file").touch()
-    assert list(lines_from_end(tmp_path / "file")) == []
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
