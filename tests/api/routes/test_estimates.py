@@ -83,16 +83,16 @@ def test_what_is_not_estimated_says_so(http, refused):
 
 def test_on_the_command_line(lcl, live_service, measured):
     more = ("--preset", "sample", "--set", "steps=1000")
-    status, out, _ = lcl("estimate", "pretrain", *more)
+    status, out, _ = lcl("submit", "pretrain", *more, "--dry-run")
     assert status == 0
     assert "measured on runs with this setup" in out
     assert "6,411,265" in out
     assert measured in out
-    status, out, _ = lcl("--json", "estimate", *more)
+    status, out, _ = lcl("--json", "submit", "pretrain", *more, "--dry-run")
     assert json.loads(out) == live_service.admin.estimate("pretrain", {**SPEC, "steps": 1000})
-    status, _, err = lcl("estimate", "pretrain", "--set", "steps=0")
+    status, _, err = lcl("submit", "pretrain", "--set", "steps=0", "--dry-run")
     assert status == 1
     assert "steps" in err
-    status, _, err = lcl("estimate", "index")
+    status, _, err = lcl("submit", "index", "--dry-run")
     assert status == 1
     assert "only pretrain" in err
