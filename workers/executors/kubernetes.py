@@ -119,10 +119,11 @@ class KubernetesExecutor(FolderExecutor):
         return None if jobset is None else str(jobset["metadata"]["uid"])
 
     def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+        # before the JobSet: pods of one that has just been resumed must not seem to be those of a suspended one
+        pods = self._client.list_items(self._pods, f"{JOB_LABEL}={name}", _READ_SECONDS)
         jobset = self._client.find(f"{self._jobsets}/{name}", _READ_SECONDS)
         if jobset is None or jobset["metadata"]["uid"] != job_id:
             return None
-        pods = self._client.list_items(self._pods, f"{JOB_LABEL}={name}", _READ_SECONDS)
         state = job_state(jobset, pods)
         if state.phase is JobPhase.PENDING and not pods and not state.is_paused:
             self._check_refusal(name)
