@@ -136,21 +136,3 @@ def test_a_collection_changes_while_an_index_run_of_it_ends(team, tmp_path, even
         assert team.admin.collections() == []
     else:
         assert team.admin.collection("squares")["images"] == 5 + (change == "addition")
-
-
-def test_a_database_that_permits_no_writes_is_away(team, refused, eventually):
-    database, run = team.context.database, {"kind": "pretrain", "spec": {}}
-    default = f'ALTER DATABASE "{database.engine.url.database}" SET default_transaction_read_only'
-    others = "pid <> pg_backend_pid() AND datname = current_database()"
-    with team.http() as http:
-        with database.session() as session:
-            session.execute(text(f"{default} = on"))
-            session.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
-        try:
-            eventually(lambda: http.get("/v1/runs").status_code == 200, "an answer out of a new connection")
-            for _ in range(3):
-                refused(http.post("/v1/runs", json=run), 503, "database_unavailable")
-        finally:
-            with database.session() as session:
-                session.execute(text(f"{default} = off"))
-        eventually(lambda: http.post("/v1/runs", json=run).status_code == 202, "a run")
