@@ -58,7 +58,7 @@ def run(results, tmp_path, small_config, documents, pairs, pixels):
     ("strategy", "deal"),
     [
         ("ddp", "uneven"),
-        ("fsdp2", "accumulated"),
+        pytest.param("fsdp2", "accumulated", marks=pytest.mark.extended),
         pytest.param("ddp", "accumulated", marks=pytest.mark.extended),
         pytest.param("fsdp2", "uneven", marks=pytest.mark.extended),
     ],
