@@ -78,11 +78,11 @@ class _BatchKey:
 class BatchedEngine:
     """An EncoderEngine for many clients.
 
-    ``embed_images``, ``embed_texts`` and ``caption`` block; ``submit_…`` returns one future an item, so that a bad item
-    fails alone. Images are preprocessed in the caller's thread (``prepare``), so that the owner thread runs the model
-    alone. Texts are generated a token at a time, several batches side by side, and batches of vectors run in between.
-    All raise Overloaded when the queue is full and EncoderUnloaded after ``close``. When the last reference is gone,
-    the thread finishes what waits and ends.
+    ``embed_texts`` blocks; ``submit_…`` returns one future an item, so that a bad item fails alone. Images are
+    preprocessed in the caller's thread (``prepare``), so that the owner thread runs the model alone. Texts are
+    generated a token at a time, several batches side by side, and batches of vectors run in between. All raise
+    Overloaded when the queue is full and EncoderUnloaded after ``close``. When the last reference is gone, the thread
+    finishes what waits and ends.
 
     Args:
         generation_bytes: memory of all texts that are generated at a time; a text that alone needs more is refused.
@@ -193,17 +193,10 @@ class BatchedEngine:
         """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
         return self._submit_pixels(_BatchKey("attention"), images)
 
-    def embed_images(self, images: Sequence[Image]) -> np.ndarray:
-        """f32 [n, E], L2-normalised. Raises: as ``submit_images``, or the first bad item's error."""
-        return self._stack(wait_all(self.submit_images(images)))
-
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """f32 [n, E], L2-normalised. Raises: as ``embed_images``."""
-        return self._stack(wait_all(self.submit_texts(texts)))
-
-    def caption(self, images: Sequence[Image], **decoding: Any) -> list[str]:
-        """One caption an image; ``decoding``: fields of GenerationConfig. Raises: also as ``embed_images``."""
-        return wait_all(self.submit_captions(images, GenerationConfig(**decoding)))
+        """f32 [n, E], L2-normalised. Raises: as ``submit_texts``, or the first bad item's error."""
+        vectors = wait_all(self.submit_texts(texts))
+        return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
 
     def close(self, *, drain: bool = True) -> None:
         """Accept no more requests, finish those that wait (or fail them with EncoderUnloaded), stop the thread."""
@@ -247,9 +240,6 @@ class BatchedEngine:
             )
             raise UserError(message, code="generation_too_large", field="num_beams" if beams else field)
         return cost
-
-    def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
-        return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
 
 
 def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[Any]]:

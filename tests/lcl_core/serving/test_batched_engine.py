@@ -15,7 +15,7 @@ from lcl_core.encoders.captioning import GenerationConfig, StreamListener
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model.generation import IncrementalDetokenizer
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.dynamic_batcher import EncoderUnloaded, Overloaded
+from lcl_core.serving.dynamic_batcher import EncoderUnloaded, Overloaded, wait_all
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,10 @@ def until(holds):
 def test_batches_change_nothing(shared, alone, drawings):
     expected, words = alone.embed_images(drawings), alone.embed_texts(["ant", "bus"])
     with ThreadPoolExecutor(12) as clients:
-        answers = list(clients.map(lambda image: shared.embed_images([image])[0], drawings))
+        answers = list(clients.map(lambda image: wait_all(shared.submit_images([image]))[0], drawings))
     assert answers == pytest.approx(expected, abs=1e-5)
     assert shared.embed_texts(["ant", "bus"]) == pytest.approx(words, abs=1e-5)
-    assert shared.embed_images([]).shape == (0, alone.dim)
+    assert shared.embed_texts([]).shape == (0, alone.dim)
     assert (shared.hash, shared.dim, shared.image_tokens) == (alone.hash, alone.dim, alone.encoder.tokens)
     assert shared.count_tokens(["ant"]) == alone.count_tokens(["ant"])
 
@@ -139,14 +139,14 @@ def test_an_image_that_cannot_be_prepared_fails_alone(shared, alone, drawings):
     good = [futures[0].result(30), futures[2].result(30)]
     assert good == pytest.approx(alone.embed_images(drawings[:2]), abs=1e-5)
     with pytest.raises(UserError, match="max_new_tokens"):
-        shared.caption(drawings[:1], max_new_tokens=0)
+        shared.submit_captions(drawings[:1], GenerationConfig(max_new_tokens=0))
 
 
 def test_a_prompt_without_room_fails_alone(shared, drawings):
     with pytest.raises(UserError) as caught:
-        shared.caption(drawings[:1], prompt="so many words " * 50)
+        shared.submit_captions(drawings[:1], GenerationConfig(prompt="so many words " * 50))
     assert caught.value.code == "prompt_too_long"
-    assert len(shared.caption(drawings[:1], max_new_tokens=3)) == 1
+    assert len(wait_all(shared.submit_captions(drawings[:1], GenerationConfig(max_new_tokens=3)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_a_document_that_takes_too_much_memory_is_refused(alone):
 def test_too_much_at_once_is_refused_before_any_work(alone, drawings):
     session = BatchedEngine(alone, max_queue=4, max_wait=30, max_batch=64)
     with pytest.raises(UserError) as caught:
-        session.embed_images(drawings[:5])
+        session.submit_images(drawings[:5])
     assert caught.value.code == "too_many_items"
     waiting = session.submit_texts(["a", "b", "c", "d"])
     with pytest.raises(Overloaded):
-        session.embed_images(drawings[:1])
+        session.submit_images(drawings[:1])
     session.close()
     assert all(future.result(0).shape == (alone.dim,) for future in waiting)
     with pytest.raises(EncoderUnloaded):
