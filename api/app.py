@@ -29,9 +29,8 @@ from api.routes import (
     uploads,
     webhooks,
 )
-from api.services.home_tasks import home_tasks
+from api.services.background import EncoderWarmup, home_tasks
 from api.services.state import AppState
-from api.services.warmup import EncoderWarmup
 from lcl_core.db.workers import PeriodicTask
 
 ROUTERS = (
@@ -47,7 +46,6 @@ ROUTERS = (
     keys.router,
     webhooks.router,
     admin.audit_router,
-    admin.quotas_router,
     health.router,
 )
 
@@ -74,7 +72,6 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             route.operation_id = "_".join(re.findall("[a-z]+", route.summary.lower()))  # "List runs": list_runs
     app.add_middleware(
         AuthenticatedBodyMiddleware,
-        settings=settings,
         authenticator=state.authenticator,
         rate_limiter=state.rate_limiter,
     )

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Annotated
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial, wraps
+from typing import Annotated, ParamSpec, TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, role_level
 from api.core.errors import Problem
-from api.core.session import RequestSession, WriteTransaction, finish
 from api.services.state import AppState
 from lcl_core.db import audit
 from lcl_core.db.models import Run, Study
 from lcl_core.db.runs import find_owned
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+WriteTransaction = Callable[[], AbstractContextManager[Session]]
 
 # Objects that belong to an owner, by the name of their id in the path of every route.
 OWNED: dict[str, Callable[[Session, str, str | None], Run | Study]] = {
@@ -56,17 +60,18 @@ async def get_state(request: Request) -> AppState:  # async: not worth a thread
 StateDep = Annotated[AppState, Depends(get_state)]
 
 
-async def get_write_transaction(state: StateDep, request: Request, response: Response) -> WriteTransaction:
+def get_write_transaction(state: StateDep, request: Request, response: Response) -> WriteTransaction:
     """A context manager that begins a write transaction, for routes that do long work before they write.
 
     The audit entry is committed with it: both or neither.
     """
-    record = partial(_record_audit, request=request, response=response)
 
-    @asynccontextmanager
-    async def transaction() -> AsyncIterator[Session]:
-        async with state.writers, _finished(RequestSession(state.database.writer, state.writing, record)) as session:
+    @contextmanager
+    def transaction() -> Iterator[Session]:
+        with Session(state.database.writer, expire_on_commit=False) as session:  # a route may roll back and go on
             yield session
+            _record_audit(session, request, response)
+            session.commit()
 
     return transaction
 
@@ -74,30 +79,38 @@ async def get_write_transaction(state: StateDep, request: Request, response: Res
 WriteTransactionDep = Annotated[WriteTransaction, Depends(get_write_transaction)]
 
 
-async def get_write_session(transaction: WriteTransactionDep) -> AsyncIterator[Session]:
+async def get_write_session(state: StateDep, transaction: WriteTransactionDep) -> AsyncIterator[Session]:
     """A write transaction that lasts as long as the route."""
-    async with transaction() as session:
+    async with state.writers, contextmanager_in_threadpool(transaction()) as session:
         yield session
 
 
-async def get_read_session(state: StateDep) -> AsyncIterator[Session]:
-    async with _finished(RequestSession(state.database.engine, state.reading, None)) as session:
+def get_read_session(state: StateDep) -> Iterator[Session]:
+    with state.database.reading() as session:
         yield session
-
-
-@asynccontextmanager
-async def _finished(session: RequestSession) -> AsyncIterator[Session]:
-    try:
-        yield session
-    except BaseException:
-        await finish(session, session.rollback_and_close)
-        raise
-    await finish(session, session.commit_and_close)
 
 
 # Scope "function": committed before the response is sent, so that a client that got a 202 finds the row.
 WriteSessionDep = Annotated[Session, Depends(get_write_session, scope="function")]
 ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]
+
+
+def in_thread_pool(name: str) -> Callable[[Callable[P, Result]], Callable[P, Awaitable[Result]]]:
+    """Run an endpoint with a ``state`` in the threads of that state's limiter ``name``, ``slow`` or ``comparing``.
+
+    For slow endpoints, which would use up the framework's threads. Such an endpoint should return a finished
+    ``Response``: the event loop serialises anything else.
+    """
+
+    def decorate(endpoint: Callable[P, Result]) -> Callable[P, Awaitable[Result]]:
+        @wraps(endpoint)
+        async def in_pool(*args: P.args, **kwargs: P.kwargs) -> Result:
+            limiter: CapacityLimiter = getattr(kwargs["state"], name)
+            return await to_thread.run_sync(partial(endpoint, *args, **kwargs), limiter=limiter)
+
+        return in_pool
+
+    return decorate
 
 
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer KEY`")

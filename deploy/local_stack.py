@@ -42,7 +42,7 @@ def read_settings(home: Path) -> tuple[ApiSettings, UiSettings, list[str]]:
     """Read what api, worker and page would read from this environment.
 
     Returns: settings of api and page, and warnings, one line each, about variables that no setting has.
-    Raises: UserError ``bad_setting`` or ``insecure_secret`` naming the variable, in one line.
+    Raises: UserError ``bad_setting`` naming the variable, in one line.
     """
     warnings = check_setting_names(os.environ)
     try:
@@ -89,7 +89,7 @@ class LocalStack:
     After entry, ``check`` restarts what has died; before, a death ends the start.
 
     Raises (on entry):
-        UserError: ``bad_setting``, ``insecure_secret``, ``home_unusable``, ``home_busy``, ``not_ready``, or a child's
+        UserError: ``bad_setting``, ``home_unusable``, ``home_busy``, ``not_ready``, or a child's
             ChildDied.
     """
 

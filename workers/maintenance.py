@@ -18,8 +18,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.common.processes import boot_time
 from lcl_core.common.run_dir import RunDir
+from lcl_core.db import garbage
 from lcl_core.db.artifacts import Artifacts, upload_next
-from lcl_core.db.garbage import collect_garbage
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import unclaimed_runs, unclaimed_since
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -302,6 +302,6 @@ def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicT
 
 
 def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:
-    """A round of ``collect_garbage`` every ``gc_seconds``; one that is interrupted continues in a later round."""
-    work = partial(collect_garbage, database, settings, Artifacts(settings))
-    return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)
+    """A round of garbage collection every hour; one that is interrupted continues in a later round."""
+    work = partial(garbage.collect_garbage, database, settings, Artifacts(settings))
+    return PeriodicTask("garbage", work, garbage.ROUND_SECONDS, delayed=True, join_seconds=0.0)

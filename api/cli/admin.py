@@ -9,7 +9,7 @@ import typer
 from api.cli.output import Cursor, Yes, ago, confirm, global_options
 from api.client.payloads import Json
 
-keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
+keys_group = typer.Typer(help="List, create and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
 Prefix = Annotated[str, typer.Argument(help="the part of the key before the dot")]
 WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
@@ -23,11 +23,8 @@ def list_keys(
     """The keys, newest first, without their secrets."""
     options = global_options(context)
     keys = options.call(lambda client: [client.own_key()] if mine else client.keys())
-    rows = (
-        (key["prefix"], key["owner"], key["role"], ago(key["last_used"]), ago(key["rotated_at"]), key["expires"])
-        for key in keys
-    )
-    options.print_table(keys, ("prefix", "owner", "role", "last used", "rotated", "expires"), rows, "no keys")
+    rows = ((key["prefix"], key["owner"], key["role"], ago(key["last_used"]), key["expires"]) for key in keys)
+    options.print_table(keys, ("prefix", "owner", "role", "last used", "expires"), rows, "no keys")
 
 
 @keys_group.command()
@@ -40,18 +37,6 @@ def create(
     """Make a key and print it. It cannot be printed again."""
     options = global_options(context)
     key = options.call(lambda client: client.create_key(owner, role, expires))
-    options.print(key, key["key"])
-
-
-@keys_group.command()
-def rotate(
-    context: typer.Context,
-    prefix: Prefix,
-    grace: Annotated[int | None, typer.Option(help="seconds that the old secret stays valid; none: a day")] = None,
-) -> None:
-    """Give a key a new secret and print it. It cannot be printed again."""
-    options = global_options(context)
-    key = options.call(lambda client: client.rotate_key(prefix, grace))
     options.print(key, key["key"])
 
 

@@ -16,15 +16,15 @@ from lcl_core.common.errors import suggestion
 
 
 def status(context: typer.Context) -> None:
-    """The service and its queue, each worker with its GPUs, and unfinished runs of each owner with their limit.
+    """The service, its queue, and each worker with its GPUs.
 
-    For admins all owners, else the key's own. Exit status 1 unless all of the service works.
+    Runs are those of all owners for admins, else the key's own. Exit status 1 unless all of the service works.
     """
     options = global_options(context)
     with options.client() as client:
-        found, workers, quotas, address = client.status(), client.workers(), client.quotas(), client.base_url
+        found, workers, address = client.status(), client.workers(), client.base_url
     if options.as_json:
-        print_json({"address": address, **found, "worker_list": workers, "quotas": quotas})
+        print_json({"address": address, **found, "worker_list": workers})
     else:
         counts = ", ".join(f"{number} {state}" for state, number in found["runs"].items() if number) or "no runs"
         rows = [
@@ -39,8 +39,6 @@ def status(context: typer.Context) -> None:
         print_table(("what", "now"), rows, "")
         columns = ("worker", "slots", "device", "id", "use", "run", "memory", "seen")
         print_table(columns, [row for worker in workers for row in _worker_rows(worker)], "no worker is alive")
-        owners = [(quota["owner"], quota["runs"], quota["runs_limit"] or "any number") for quota in quotas]
-        print_table(("owner", "unfinished runs", "limit"), owners, "no owner has unfinished runs")
     if not found["ready"]:
         raise typer.Exit(1)
 

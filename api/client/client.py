@@ -180,6 +180,10 @@ class CollectionCalls(Transport):
         path = f"{_collection_path(collection)}/duplicates"
         return self.get(path, threshold=threshold, offset=offset, limit=limit)
 
+    def items(self, collection: str, offset: int = 0, limit: int = 50) -> list[Json]:
+        """Records of images, at most 200 at once."""
+        return self.get(f"{_collection_path(collection)}/items", offset=offset, limit=limit)["items"]
+
     def item(self, collection: str, item_id: str) -> Json:
         """The record of an image: captions, labels, split, source, image_url."""
         return self.get(f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
@@ -258,10 +262,6 @@ class CollectionCalls(Transport):
         """Write records and vectors of all current items to ``path``, as JSON lines."""
         return self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
 
-    def collection_map(self, collection: str, limit: int = 2000) -> Json:
-        """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
-        return self.get(f"{_collection_path(collection)}/map", limit=limit)
-
     def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "pca") -> bytes:
         """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``.
 
@@ -327,10 +327,6 @@ class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
     def workers(self) -> list[Json]:
         return self.get("/v1/workers")["items"]
 
-    def quotas(self) -> list[Json]:
-        """{"owner", "runs", "runs_limit"} of the owner; for admins of all owners."""
-        return self.get("/v1/quotas")["items"]
-
     def keys(self) -> list[Json]:
         return self.get("/v1/keys")["items"]
 
@@ -341,11 +337,6 @@ class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
     def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. ``key`` of the response is shown only here."""
         return self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
-
-    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> Json:
-        """``key`` of the response is the new secret; the old one stays valid for the grace (default: a day)."""
-        body = None if grace_seconds is None else {"grace_seconds": grace_seconds}
-        return self.post(f"/v1/keys/{quote(prefix, safe='')}/rotate", body)
 
     def revoke_key(self, prefix: str) -> None:
         self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")

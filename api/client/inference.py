@@ -38,7 +38,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
-INPUTS_PER_REQUEST = 256  # which the service accepts, unless LCL_MAX_INPUTS says otherwise
+INPUTS_PER_REQUEST = 256  # that the service accepts
 SMALLER_PARTS = ("too_many_pixels", "bad_count")  # codes of errors that a request of fewer inputs does not have
 # The service converts an encoder for up to 300 s and examines one for three minutes and a second per
 # 20 MiB, beside hashing and copying its files.

@@ -59,46 +59,21 @@ def verify_key(session: Session, key: str) -> ApiKey | None:
     prefix, secret = split_key(key)
     row = session.get(ApiKey, prefix)
     digest, none = _secret_hash(prefix, secret), "0" * 64
-    current = hmac.compare_digest(digest, row.hash if row else none)
-    previous = hmac.compare_digest(digest, (row.previous_hash if row else None) or none)
-    if row is None or not (current or (previous and _in_grace(row))):
+    matches = hmac.compare_digest(digest, row.hash if row else none)
+    if row is None or not matches:
         return None
     expired = row.expires is not None and row.expires <= utc_now()
     return None if expired else row
-
-
-def rotate_key(row: ApiKey, grace: timedelta) -> str:
-    """Replace the secret; the previous one stays valid for ``grace``. Returns: the key."""
-    secret, moment = secrets.token_urlsafe(32), utc_now()
-    row.previous_hash, row.previous_until = (row.hash, moment + grace) if grace else (None, None)
-    row.hash, row.rotated_at = _secret_hash(row.prefix, secret), moment
-    return f"{row.prefix}.{secret}"
-
-
-def cache_valid_until(row: ApiKey) -> datetime | None:
-    """When a verification of this row may become wrong, for either secret; None: never by itself."""
-    return min((end for end in (row.expires, row.previous_until) if end is not None and end > utc_now()), default=None)
 
 
 def last_used_is_stale(row: ApiKey) -> bool:
     return row.last_used is None or utc_now() - row.last_used > LAST_USED_INTERVAL
 
 
-def update_last_used(row: ApiKey) -> None:
-    """Set ``last_used``, and clear a previous secret whose grace is over."""
-    row.last_used = utc_now()
-    if row.previous_hash is not None and not _in_grace(row):
-        row.previous_hash = row.previous_until = None
-
-
 def split_key(key: str) -> tuple[str, str]:
     """(prefix, secret). A key chosen by people has no prefix of its own."""
     prefix, dot, secret = key.partition(".")
     return (prefix, secret) if dot and prefix.startswith(KEY_MARK) and len(prefix) <= 20 else (CONFIGURED_PREFIX, key)
-
-
-def _in_grace(row: ApiKey) -> bool:
-    return row.previous_until is not None and row.previous_until > utc_now()
 
 
 def _secret_hash(prefix: str, secret: str) -> str:
@@ -108,7 +83,7 @@ def _secret_hash(prefix: str, secret: str) -> str:
 def ensure_configured_key(settings: ApiSettings, database: Database) -> None:
     """Make the configured key valid, with the role admin, and revoke every previously configured key.
 
-    Several processes may do so at once. Raises: UserError ``insecure_secret``.
+    Several processes may do so at once. Raises: UserError ``bad_setting``.
     """
     settings.check_secrets()
     prefix, secret = split_key(settings.read_admin_key())
@@ -213,7 +188,7 @@ class Authenticator:
         if last_used_is_stale(row):
             self._record_use(row.prefix)
         principal = Principal(row.owner, row.role, row.prefix)
-        self.cache.put(key, principal, cache_valid_until(row))
+        self.cache.put(key, principal, row.expires)
         return principal
 
     def _record_use(self, prefix: str) -> None:
@@ -222,6 +197,6 @@ class Authenticator:
             with self._database.session() as session:
                 row = session.get(ApiKey, prefix)
                 if row is not None:
-                    update_last_used(row)
+                    row.last_used = utc_now()
         except SQLAlchemyError as error:
             log.warning("the last use of a key was not noted", prefix=prefix, error=str(error).splitlines()[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sqlite3
 import tempfile
 import typing
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -29,16 +27,16 @@ from starlette.routing import Match, Route
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.db.session import DatabaseFull, DatabaseUnusable
 from lcl_core.specs.validation_messages import describe_error, main_error
 
+log = structlog.get_logger(__name__)
 MAX_EXAMINED_ERRORS = 1000  # of a body, among which the one to report is chosen
 PROBE_BYTES = bytes(4096)
-POSTGRES_DISK_FULL = "53100"
 FAULT_MESSAGES = {
     FailureCode.DISK_FULL: "there is no space left in {folder}; free some there, then try again",
     FailureCode.READ_ONLY: "nothing can be written in {folder}; make it writable, then try again",
 }
-SQLITE_FAULTS = {"SQLITE_FULL": FailureCode.DISK_FULL, "SQLITE_READONLY": FailureCode.READ_ONLY}
 
 
 def writable_folders(settings: ApiSettings) -> list[Path]:
@@ -68,34 +66,13 @@ def disk_fault_message(fault: FailureCode | None, folder: str | Path) -> str | N
     return FAULT_MESSAGES[fault].format(folder=folder) if fault in FAULT_MESSAGES else None
 
 
-def database_disk_fault(error: BaseException | None, folders: list[Path]) -> tuple[FailureCode, str] | None:
-    """The disk fault behind a database driver's error, with its message; None: another error.
-
-    SQLite reports a full disk as such only during a write, otherwise as an I/O error: then the folder is probed.
-    """
-    if getattr(error, "sqlstate", None) == POSTGRES_DISK_FULL:
-        folder_name = "the database server's data folder"
-        return FailureCode.DISK_FULL, FAULT_MESSAGES[FailureCode.DISK_FULL].format(folder=folder_name)
-    if not isinstance(error, sqlite3.Error):
-        return None
-    name = getattr(error, "sqlite_errorname", "")
-    folder = folders[-1]
-    fault = next((fault for start, fault in SQLITE_FAULTS.items() if name.startswith(start)), None)
-    if fault is None and name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
-        problem = probe_folder(folder)
-        return None if problem is None else (FailureCode.DISK_FULL, problem)
-    return None if fault is None else (fault, FAULT_MESSAGES[fault].format(folder=folder))
-
-
-log = structlog.get_logger(__name__)
-
 CODE_OF_STATUS = {
     400: "bad_request",
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
-    413: "body_too_large",
+    413: "too_large",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
     429: "too_many_requests",
@@ -168,6 +145,13 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+def documented_responses(
+    *media_types: str, status: int = 200, description: str = "Successful Response"
+) -> dict[int | str, dict[str, Any]]:
+    """A route's ``responses`` for a body of one of these media types. Several are joined with ``|``."""
+    return {status: {"description": description, "content": {name: {} for name in media_types}}}
+
+
 def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
@@ -238,7 +222,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first: Mapping[str, Any] = errors[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
-        return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
+        return error_response(400, "bad_request", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
     content_type = request.headers.get("content-type", "no Content-Type")[:100]
     if location == ["body"] and first["type"] in UNPARSED_BODY_ERRORS and "json" not in content_type:
         message = f"send JSON with the header Content-Type: application/json (this request says {content_type})"
@@ -268,13 +252,11 @@ async def _conflict(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
-    reason = getattr(error, "orig", error)
-    log.error("database_away", error=str(reason))
-    folders = writable_folders(request.app.state.context.settings)
-    if disk := await to_thread.run_sync(database_disk_fault, reason, folders, limiter=CapacityLimiter(1)):
-        fault, message = disk
-        return error_response(507, fault.value, message)
+async def _database_unavailable(_: Request, error: Exception) -> JSONResponse:
+    log.error("database_away", error=str(getattr(error, "orig", error)))
+    if isinstance(error, DatabaseFull | DatabaseUnusable):
+        code = FailureCode.DISK_FULL if isinstance(error, DatabaseFull) else FailureCode.READ_ONLY
+        return error_response(507, code.value, str(error))
     message = "the database does not answer; try again in a few seconds"
     return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
 

@@ -10,20 +10,17 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from json import JSONDecodeError
 from pathlib import Path
 
 import anyio
 import structlog
-from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.core import limits
 from api.core.auth import Authenticator
 from api.core.errors import Problem, error_response, fault_response
 from api.core.limits import RateLimiter
-from api.core.settings import ApiSettings
-from lcl_core.common.files import parse_strict_json
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +39,6 @@ UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")  # called every few second
 AUTHENTICATED_PREFIX = "/v1/"  # every route below it needs a key; no other route reads a body
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 UPLOADS = "/v1/uploads"  # whose body its route reads as a stream
-LARGE_BODY = 256 * 1024  # bytes from which on JSON is checked in a thread
-BODIES_AT_ONCE = 4  # largest bodies whose bytes a process keeps at one time
 
 
 class RequestContextMiddleware:
@@ -114,13 +109,9 @@ class AuthenticatedBodyMiddleware:
     that an unknown address is still 404.
     """
 
-    def __init__(
-        self, app: ASGIApp, settings: ApiSettings, authenticator: Authenticator, rate_limiter: RateLimiter
-    ) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, rate_limiter: RateLimiter) -> None:
         self.app = app
         self._authenticator, self._rate_limiter = authenticator, rate_limiter
-        self._limit, self._seconds = settings.max_body_bytes, settings.body_seconds
-        self._held = 0  # bytes of bodies whose requests are under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -144,60 +135,32 @@ class AuthenticatedBodyMiddleware:
             await self._call_with_body(scope, receive, send)
 
     async def _call_with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = bytearray()
         try:
-            complete = await self._read(scope, receive, body)
-            if complete and (problem := await _json_problem(body)):
-                raise Problem(422, "bad_json", problem)
-            if complete:
-                await self.app(scope, _replay(bytes(body), receive), send)
+            body = await _read_body(scope, receive)
         except Problem as error:
             await error_response(error.status, error.code, str(error), headers=error.headers)(scope, receive, send)
-        finally:
-            self._held -= len(body)
-
-    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
-        """Append the request's body. False: the client disconnected before its end. Raises: Problem 408, 413 or 503."""
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._limit:
-            raise self._too_large()
-        with anyio.move_on_after(self._seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return False
-                chunk: bytes = message.get("body", b"")
-                if len(body) + len(chunk) > self._limit:
-                    raise self._too_large()
-                if self._held + len(chunk) > BODIES_AT_ONCE * self._limit:
-                    words = "the service holds as many bytes of requests as it keeps at once; try again in 2 s"
-                    raise Problem(503, "overloaded", words, headers={"retry-after": "2"})
-                body += chunk
-                self._held += len(chunk)
-                if not message.get("more_body"):
-                    return True
-        late = f"the body did not arrive within {self._seconds:g} s (LCL_BODY_SECONDS); send it faster"
-        raise Problem(408, "body_timeout", late, headers={"connection": "close"})
-
-    def _too_large(self) -> Problem:
-        words = f"the body is larger than {self._limit} bytes (LCL_MAX_BODY_BYTES); send less at once"
-        return Problem(413, "body_too_large", words)
+            return
+        if body is not None:
+            await self.app(scope, _replay(body, receive), send)
 
 
-async def _json_problem(body: bytearray) -> str | None:
-    return await to_thread.run_sync(find_json_problem, body) if len(body) > LARGE_BODY else find_json_problem(body)
-
-
-def find_json_problem(body: bytes | bytearray) -> str | None:
-    """What two parsers might read differently (a name twice, NaN, huge numbers); None also for invalid JSON, which the
-    application's parser reports."""
-    try:
-        parse_strict_json(bytes(body))
-    except JSONDecodeError:
-        return None
-    except (ValueError, RecursionError) as error:
-        return str(error)
-    return None
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The request's body; None: the client disconnected before its end. Raises: Problem 408 or 413."""
+    body = bytearray()
+    announced = Headers(scope=scope).get("content-length", "")
+    size = int(announced) if announced.isdecimal() else 0
+    with anyio.move_on_after(limits.BODY_SECONDS):
+        while max(size, len(body)) <= limits.MAX_BODY_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if not message.get("more_body") and len(body) <= limits.MAX_BODY_BYTES:
+                return bytes(body)
+        words = f"the body is larger than {limits.MAX_BODY_BYTES} bytes; send less at once"
+        raise Problem(413, "too_large", words)
+    late = f"the body did not arrive within {limits.BODY_SECONDS:g} s; send it faster"
+    raise Problem(408, "deadline_exceeded", late, headers={"connection": "close"})
 
 
 def _request_id(scope: Scope) -> str:

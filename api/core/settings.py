@@ -23,7 +23,7 @@ WELL_KNOWN_SECRETS = (
 
 
 class ApiSettings(Settings):
-    """``LCL_API_HOST``, ``LCL_API_PORT``, ``LCL_TEAM``, ``LCL_ADMIN_KEY`` and the bounds of a request."""
+    """``LCL_API_HOST``, ``LCL_API_PORT``, ``LCL_TEAM``, ``LCL_ADMIN_KEY`` and the bounds of a caller."""
 
     api_host: str = Field("127.0.0.1", description="address on which it listens")
     api_port: int = Field(8765, ge=0, le=65_535, description="port on which it listens; 0: a free one")
@@ -32,16 +32,9 @@ class ApiSettings(Settings):
         BUILT_DOCS, description="folder with the documentation site that make docs builds, served at /docs/guide"
     )
     admin_key: SecretStr = Field(SecretStr(""), description="of the first admin, who makes all other keys")
-    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body, bytes")
-    body_seconds: float = Field(60, gt=0, le=3600, description="in which a request body arrives")
     max_upload_bytes: int = Field(
         4 << 30, ge=0, description="of a corpus that a client sends: of the zip, and of its files unpacked; 0: none"
     )
-    max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
-    max_image_pixels: int = Field(40_000_000, ge=1, description="of one image")
-    max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
-    max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
-    max_text_characters: int = Field(20_000, ge=1, description="of one text")
     import_: Literal["admin", "submitter"] = Field(
         "admin",
         validation_alias="LCL_IMPORT",
@@ -55,40 +48,32 @@ class ApiSettings(Settings):
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )
     warm_encoders: bool = Field(True, description="load the encoders of the newest collections when the service starts")
-    writing_seconds: float = Field(
-        120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
-    )
     queued_runs_per_owner: int = Field(
         10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
-    )
-    max_priority: int = Field(
-        0, ge=-100, le=100, description="highest priority of a run whose submitter is no admin: it outweighs fairness"
     )
     requests_per_minute: int = Field(
         30_000, ge=1, description="of one key, over the processes that share LCL_BROKER_URL"
     )
 
     def check_secrets(self) -> None:
-        """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""
+        """Raises: UserError ``bad_setting`` for a weak admin key, and when a team's deployment has none."""
         configured = self.admin_key.get_secret_value()
         problem = secret_weakness(configured)
         if problem and (configured or self.team):
-            raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+            raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="bad_setting")
         password = make_url(self.resolved_database_url).password
         if self.team and password is not None and _is_well_known(str(password)):
-            raise UserError(
-                "the password in LCL_DATABASE_URL is a well-known one; choose another", code="insecure_secret"
-            )
+            raise UserError("the password in LCL_DATABASE_URL is a well-known one; choose another", code="bad_setting")
 
     def read_admin_key(self) -> str:
         """``LCL_ADMIN_KEY``, else the key in the home folder's file, which the first process that reads it makes.
 
-        Raises: UserError ``insecure_secret`` for a file without a usable key.
+        Raises: UserError ``bad_setting`` for a file without a usable key.
         """
         key = self.admin_key.get_secret_value() or load_or_create_secret(self.key_file, _new_admin_key)
         if secret_weakness(key):
             message = f"{self.key_file} holds no usable key; remove it, and the next start makes a new one"
-            raise UserError(message, code="insecure_secret")
+            raise UserError(message, code="bad_setting")
         return key
 
 

@@ -1,24 +1,44 @@
-"""Audit log, quotas and workers."""
+"""Audit log and workers."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
 
 from api.core.errors import ERROR_RESPONSES
-from api.core.session import single_thread_endpoint
-from api.deps import Admin, PageLimit, ReadSessionDep, StateDep, Viewer
-from api.schemas.admin import AuditView, QuotaView, WorkerView
-from api.schemas.base import Line, ListOf, PageOf
-from api.services.workers import worker_views
+from api.deps import Admin, PageLimit, ReadSessionDep, Viewer
+from api.schemas.base import Line, RowView, list_of, page_of, row_view
 from lcl_core.db import audit
-from lcl_core.db.runs import unfinished_runs_by_owner
+from lcl_core.db.models import AuditEntry, Worker
+from lcl_core.db.runs import list_workers as read_workers
+from lcl_core.db.workers import leased_devices, serving_devices
 
+
+class GpuUsageView(BaseModel):
+    """A device that a worker has, as last seen: bytes of memory, ``utilization`` 0 to 1, and the run that has it."""
+
+    id: str = ""
+    name: str = ""
+    utilization: float | None = None
+    memory_used: float | None = None
+    memory_total: float | None = None
+    run: str | None = None
+    use: Literal["free", "run", "inference"] = "free"
+
+
+class WorkerView(RowView):
+    gpus: list[GpuUsageView]
+
+
+AuditView = row_view(AuditEntry, "id at owner prefix action object request_id")
+WORKER_COLUMNS = "id host pid slots devices offers started_at seen_at consumed_at current_run"
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
+workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
 
 
-@audit_router.get("", summary="List audit entries")
+@audit_router.get("", summary="List audit entries", response_model=page_of(AuditView))
 def list_audit(
     _: Admin,
     session: ReadSessionDep,
@@ -27,31 +47,27 @@ def list_audit(
     object_: Annotated[Line | None, Query(alias="object", description="only about this id or name")] = None,
     limit: PageLimit = 50,
     cursor: Annotated[str | None, Query(max_length=18, description="next_cursor of the page before")] = None,
-) -> PageOf[AuditView]:
+) -> Any:
     """Committed changes, newest first; ``next_cursor`` is the cursor of the next page."""
-    found = audit.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
-    items = [AuditView.model_validate(entry) for entry in found.items]
-    return PageOf[AuditView](items=items, next_cursor=found.next_cursor)
+    return audit.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
 
 
-quotas_router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=ERROR_RESPONSES)
+@workers_router.get("", summary="List workers", response_model=list_of(row_view(Worker, WORKER_COLUMNS, WorkerView)))
+def list_workers(_: Viewer, session: ReadSessionDep) -> Any:
+    """Workers seen lately, with their devices and current run. Workers that share a device all show its run."""
+    workers, leased, serving = read_workers(session), leased_devices(session), serving_devices(session)
+    return {"items": [_worker_fields(worker, leased, serving) for worker in workers]}
 
 
-@quotas_router.get("", summary="List quotas")
-@single_thread_endpoint
-def list_quotas(principal: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[QuotaView]:
-    """Unfinished runs and their limit: the caller's own, for an admin all owners'."""
-    counts = unfinished_runs_by_owner(session, principal.visible_owner)
-    limit = state.settings.queued_runs_per_owner or None
-    items = [QuotaView(owner=owner, runs=runs, runs_limit=limit) for owner, runs in counts.items()]
-    return ListOf[QuotaView](items=items)
-
-
-workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
-
-
-@workers_router.get("", summary="List workers")
-@single_thread_endpoint
-def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
-    """Workers seen lately, with their devices and current run."""
-    return ListOf[WorkerView](items=worker_views(session))
+def _worker_fields(worker: Worker, leased: dict[str, str], serving: set[str]) -> dict[str, Any]:
+    measured = {row.get("id", ""): row for row in worker.gpus}
+    gpus = [
+        {
+            "id": device,
+            **measured.get(device, {}),
+            "run": leased.get(device),
+            "use": "run" if device in leased else "inference" if device in serving else "free",
+        }
+        for device in worker.gpu_ids
+    ]
+    return {name: getattr(worker, name) for name in WORKER_COLUMNS.split()} | {"gpus": gpus}

@@ -5,19 +5,11 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.core.auth import check_owner
-from api.core.errors import ERROR_RESPONSES
-from api.core.session import (
-    documented_responses,
-    in_thread_pool,
-    json_response,
-    single_thread_endpoint,
-    stream_in_threads,
-)
+from api.core.errors import ERROR_RESPONSES, documented_responses
 from api.deps import (
     CollectionReference,
     ItemId,
@@ -29,15 +21,16 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
+    in_thread_pool,
 )
-from api.schemas.base import ItemList, ListOf
+from api.schemas.base import ItemList, list_of, row_view
 from api.schemas.collections import (
+    COLLECTION_COLUMNS,
     AddedItemsView,
     AddItemsRequest,
     ChangedLabelsView,
     ChangeLabelsRequest,
     CollectionDetail,
-    CollectionMap,
     CollectionView,
     DuplicateGroupView,
     DuplicatePage,
@@ -48,9 +41,10 @@ from api.schemas.collections import (
 )
 from api.services import search as search_service
 from api.services.collection_items import add_items, change_labels, remove_item
-from api.services.search import item_view, open_collection, open_for_search, read_item_image, stream_vectors
+from api.services.search import item_view, open_collection, read_item_image, stream_vectors
 from lcl_core.common.files import remove_tree
 from lcl_core.db import collections, registry
+from lcl_core.db.models import CollectionRow
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
@@ -59,29 +53,28 @@ JSON_LINES, BYTES = "application/x-ndjson", "application/octet-stream"
 VectorTarget = Annotated[Target, Query(description="vectors of the images, or of the texts (captions)")]
 
 
-@router.get("", summary="List collections")
-@single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> ListOf[CollectionView]:
+@router.get("", summary="List collections", response_model=list_of(CollectionView))
+def page(_: Viewer, session: ReadSessionDep) -> Any:
     """Newest first."""
-    return ListOf[CollectionView](
-        items=[CollectionView.model_validate(row) for row in registry.list_collections(session)]
-    )
+    return {"items": registry.list_collections(session)}
 
 
-@router.get("/{name}", summary="Get collection", response_model=CollectionDetail)
-def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
+@router.get(
+    "/{name}", summary="Get collection", response_model=row_view(CollectionRow, COLLECTION_COLUMNS, CollectionDetail)
+)
+def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(state, session, name)
-    columns = CollectionView.model_validate(row).model_dump()
-    columns |= {"images": collection.count("images"), "texts": collection.count("texts")}
     values = collection.label_values()
-    facets = {
+    return {
+        **CollectionView.model_validate(row).model_dump(),
+        "images": collection.count("images"),
+        "texts": collection.count("texts"),
         "labels": {label: listed[:MAX_LABEL_VALUES] for label, listed in values.items()},
         "label_counts": {label: len(listed) for label, listed in values.items()},
         "label_types": collection.label_types(),
         "text_vectors": collection.has_text_vectors,
     }
-    return json_response(CollectionDetail(**columns, **facets))
 
 
 @router.post("/{name}/search", summary="Search collection")
@@ -91,7 +84,8 @@ async def search(name: CollectionReference, body: SearchRequest, _: Viewer, stat
 
 
 @router.get("/{name}/duplicates", summary="Find near-duplicates")
-async def duplicates(
+@in_thread_pool("comparing")
+def duplicates(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
@@ -105,14 +99,11 @@ async def duplicates(
     Every pair is compared; in a collection with a graph each image with its 32 nearest, so that a link may be missed.
     """
     started = time.perf_counter()
-    opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
-    cache = state.inference().duplicates  # imported by now: the collection is open
-    part = slice(offset, offset + limit)
-    page, total = await to_thread.run_sync(cache.page, opened.collection, threshold, part, limiter=state.comparing)
+    row, collection = open_collection(state, session, name)
+    session.close()  # no connection is held while vectors are compared
+    page, total = state.inference().duplicates.page(collection, threshold, slice(offset, offset + limit))
     groups = [
-        DuplicateGroupView(
-            size=size, items=[{"score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits]
-        )
+        DuplicateGroupView(size=size, items=[{"score": hit.score, **item_view(row.id, hit.metadata)} for hit in hits])
         for size, hits in page
     ]
     took_ms = round((time.perf_counter() - started) * 1000, 2)
@@ -153,28 +144,14 @@ def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, s
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
-@router.get("/{name}/map", summary="Get map of collection", response_model=CollectionMap)
-@in_thread_pool("drawing")
-def map_(
-    name: CollectionReference,
-    _: Viewer,
-    state: StateDep,
-    session: ReadSessionDep,
-    limit: Annotated[int, Query(ge=1, le=5000, description="greatest number of points")] = 2000,
-) -> Response:
-    """Two principal components of the images' vectors; of many images, ``limit`` spread evenly."""
-    _row, collection = open_collection(state, session, name)
-    session.close()  # no connection is held while the map is computed
-    return Response(state.inference().maps.get_json(collection, limit), media_type="application/json")
-
-
 @router.get(
     "/{name}/map.safetensors",
     summary="Download map of collection",
     response_class=Response,
     responses=documented_responses(BYTES),
 )
-async def map_file(
+@in_thread_pool("comparing")
+def map_file(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
@@ -188,10 +165,9 @@ async def map_file(
     image's nearest neighbours are near to it on the map. By t-SNE neighbours stay together, and distances between
     groups mean nothing.
     """
-    opened = await to_thread.run_sync(open_for_search, state, session, name, limiter=state.drawing)
-    maps = state.inference().maps
-    file = await to_thread.run_sync(maps.get_file, opened.collection, limit, method, limiter=state.comparing)
-    return Response(file, media_type=BYTES)
+    _row, collection = open_collection(state, session, name)
+    session.close()
+    return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)
 
 
 @router.post("/{name}/items", summary="Add items", status_code=201)
@@ -256,7 +232,7 @@ def delete(
 @router.get(
     "/{name}/export", summary="Export collection", response_class=Response, responses=documented_responses(JSON_LINES)
 )
-@in_thread_pool("exporting")
+@in_thread_pool("slow")
 def export(
     name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep, target: VectorTarget = "images"
 ) -> StreamingResponse:
@@ -269,5 +245,4 @@ def export(
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
     headers["x-total-count"] = str(collection.count(target))
     # The collection is in memory or mapped, so that it stays readable although its folder may be removed meanwhile.
-    lines = stream_in_threads(state.exporting, stream_vectors(collection, target))
-    return StreamingResponse(lines, media_type=JSON_LINES, headers=headers)
+    return StreamingResponse(stream_vectors(collection, target), media_type=JSON_LINES, headers=headers)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
-from sqlalchemy.orm import Session
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from api.core.auth import Principal, check_owner
-from api.core.errors import ERROR_RESPONSES
-from api.core.session import documented_responses, in_thread_pool, json_response, single_thread_endpoint
+from api.core.auth import check_owner
+from api.core.errors import ERROR_RESPONSES, documented_responses
 from api.deps import (
     DatasetName,
     Offset,
@@ -21,24 +18,16 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
+    in_thread_pool,
 )
-from api.schemas.base import ListOf
-from api.schemas.data import (
-    ChangedItemsView,
-    DatasetDetail,
-    DatasetRequest,
-    DatasetVersionView,
-    DatasetView,
-    DocumentPage,
-    ItemTagsRequest,
-)
+from api.schemas.base import PathText, RequestModel, RowView, list_of, request_example, row_view
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
-from lcl_core.common.paths import Root, resolve_allowed
+from lcl_core.common.paths import resolve_allowed
 from lcl_core.db import datasets, deletion, registry
-from lcl_core.db.models import Dataset
-from lcl_core.specs.base import Tag
+from lcl_core.db.models import Dataset, DatasetVersion
+from lcl_core.specs.base import Name, Tag
 
 if TYPE_CHECKING:
     from lcl_core.data.corpus.base import Corpus
@@ -47,44 +36,97 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"], responses=ERROR_RES
 IMAGES = documented_responses("image/png", "image/jpeg", "image/gif", "image/webp")
 Split = Annotated[str | None, Query(max_length=200, description="only captioned images of this split")]
 Source = Annotated[str | None, Query(max_length=200, description="only captioned images of this source")]
+COLUMNS = "name path owner content_hash statistics created_at"
+DatasetView = row_view(Dataset, COLUMNS)
+VersionView = row_view(DatasetVersion, "version path content_hash statistics owner run_id created_at")
 
 
-@router.get("", summary="List datasets")
-@single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> ListOf[DatasetView]:
-    return ListOf[DatasetView](items=[DatasetView.model_validate(row) for row in datasets.list_datasets(session)])
+class DatasetDetail(RowView):
+    versions: list[Any] = Field(description="all of them, the newest first")
+    tags: dict[str, int] = Field(description="number of documents and captioned images with each tag")
 
 
-@router.post("", summary="Register dataset", status_code=201)
-async def register(
+class DatasetRequest(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(name="manuals", path="/srv/corpora/manuals"))
+
+    name: Name = Field(description="name of the dataset")
+    path: PathText = Field(description="folder or zip on the server, or a URL of shards, inside its data roots")
+    new_version: bool = Field(False, description="a name that exists stands for this corpus from now on")
+
+
+class DocumentPage(BaseModel):
+    items: list[dict[str, Any]] = Field(
+        description="documents with their segments: texts, and images with their URL; item names each for its tags"
+    )
+    rows: list[int] = Field([], description="number of each item, as offset counts")
+    next: int | None = Field(None, description="offset to go on with; null: there is nothing more")
+    total: int = Field(description="documents in all")
+    offset: int = Field(description="that was asked for")
+    splits: list[str] = Field([], description="that a filter can ask for")
+    sources: list[str] = Field([], description="the same")
+
+
+class ItemTagsRequest(RequestModel):
+    """Tags that documents and captioned images of a dataset gain and lose."""
+
+    model_config = ConfigDict(json_schema_extra=request_example(items=["interleaved.jsonl:12"], add=["blurred"]))
+
+    items: list[Annotated[str, StringConstraints(min_length=1, max_length=300)]] = Field(
+        min_length=1, max_length=256, description="item of each, as lists of documents have it; all change, or none"
+    )
+    add: list[Tag] = Field([], max_length=32, description="tags that they gain")
+    remove: list[Tag] = Field([], max_length=32, description="tags that they lose")
+
+    @model_validator(mode="after")
+    def _some_change(self) -> Self:
+        if not (self.add or self.remove):
+            raise ValueError("give at least one of add and remove")
+        if both := sorted(set(self.add) & set(self.remove)):
+            raise ValueError(f"{both[0]} is to be added and removed; choose one")
+        return self
+
+
+class ChangedItemsView(BaseModel):
+    changed: int = Field(description="items whose tags are others now")
+
+
+@router.get("", summary="List datasets", response_model=list_of(DatasetView))
+def page(_: Viewer, session: ReadSessionDep) -> Any:
+    return {"items": datasets.list_datasets(session)}
+
+
+@router.post("", summary="Register dataset", status_code=201, response_model=DatasetView)
+@in_thread_pool("slow")
+def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
-) -> DatasetView:
+) -> Any:
     """Read and register a corpus, as a new dataset or as a new version of one of the caller's own."""
-    root, statistics, digest = await to_thread.run_sync(_read_corpus, state, body.path, limiter=state.long_reads)
-
-    def write(session: Session) -> DatasetView:
+    root, browser = resolve_allowed(body.path, state.settings.roots), state.corpora()
+    try:
+        corpus = browser.open(root)
+    except UserError as error:
+        error.field = "path"
+        raise
+    figures, digest = browser.statistics(corpus), corpus.content_hash()
+    with transaction() as session:  # only now: write transactions exclude each other
         registry.check_name(session, "dataset", body.name, principal.owner, admin=principal.visible_owner is None)
         row = datasets.register_dataset(
             session, body.name, root, state.settings.roots, principal.owner, new_version=body.new_version
         )
-        datasets.record_version(session, row, digest, statistics, owner=principal.owner)
+        datasets.record_version(session, row, digest, figures, owner=principal.owner)
         response.headers["location"] = f"/v1/datasets/{row.name}"
-        return DatasetView.model_validate(row)
-
-    async with transaction() as session:  # only now: write transactions exclude each other
-        return await to_thread.run_sync(write, session)
+    return row
 
 
-@router.get("/{name}", summary="Get dataset")
-@single_thread_endpoint
-def one(name: DatasetName, _: Viewer, session: ReadSessionDep) -> DatasetDetail:
+@router.get("/{name}", summary="Get dataset", response_model=row_view(Dataset, COLUMNS, DatasetDetail))
+def one(name: DatasetName, _: Viewer, session: ReadSessionDep) -> Any:
     """With its versions, the newest first, and the tags of its documents and captioned images."""
     row = datasets.get_dataset(session, name)
-    return DatasetDetail(
+    return {
         **DatasetView.model_validate(row).model_dump(),
-        versions=[DatasetVersionView.model_validate(each) for each in datasets.list_versions(session, name)],
-        tags=datasets.count_tags(session, row),
-    )
+        "versions": [VersionView.model_validate(each) for each in datasets.list_versions(session, name)],
+        "tags": datasets.count_tags(session, row),
+    }
 
 
 @router.delete("/{name}", summary="Delete dataset", status_code=204)
@@ -102,7 +144,7 @@ def delete(
 
 
 @router.get("/{name}/statistics", summary="Get statistics of dataset")
-@in_thread_pool("reading_corpora")
+@in_thread_pool("slow")
 def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
     """Counts of documents, images, captions, splits and labels; computed by the first call where they are missing."""
     dataset = datasets.get_dataset(session, name)
@@ -111,7 +153,7 @@ def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessi
 
 
 @router.get("/{name}/documents", summary="List documents of dataset", response_model=DocumentPage)
-@in_thread_pool("reading_corpora")
+@in_thread_pool("slow")
 def documents(
     name: DatasetName,
     _: Viewer,
@@ -151,11 +193,12 @@ def documents(
         tags = datasets.item_tags(session, dataset, [item["item"] for item in page["items"]])
     for item in page["items"]:
         item["tags"] = tags[item["item"]]
-    return json_response(DocumentPage(**page))
+    return Response(DocumentPage(**page).model_dump_json(), media_type="application/json")
 
 
 @router.patch("/{name}/tags", summary="Change tags of documents")
-async def change_tags(
+@in_thread_pool("slow")
+def change_tags(
     name: DatasetName, body: ItemTagsRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
 ) -> ChangedItemsView:
     """Add and remove tags of documents and captioned images; for the dataset's owner and admins.
@@ -163,20 +206,21 @@ async def change_tags(
     A conversion keeps or leaves out what has a tag (``only_tags``, ``without_tags``). Tags belong to the contents of
     the dataset: a new version begins without tags. The same call again changes nothing.
     """
-    items = await to_thread.run_sync(_tagged_items, state, principal, name, body.items, limiter=state.reading_corpora)
-
-    def write(session: Session) -> ChangedItemsView:
+    with state.database.reading() as session:
+        dataset = datasets.get_dataset(session, name)
+    check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
+    items = state.corpora().locations(_open_corpus(state, dataset), body.items)
+    if dataset.content_hash is None:
+        _store_statistics(state, dataset)
+    with transaction() as session:
         dataset = datasets.get_dataset(session, name)
         return ChangedItemsView(changed=datasets.change_tags(session, dataset, items, body.add, body.remove))
-
-    async with transaction() as session:
-        return await to_thread.run_sync(write, session)
 
 
 @router.get(
     "/{name}/images/{image:path}", summary="Download image of dataset", response_class=Response, responses=IMAGES
 )
-@in_thread_pool("reading_corpora")
+@in_thread_pool("slow")
 def image(
     name: DatasetName,
     image: Annotated[str, Path(description="path of the image in the corpus")],
@@ -189,31 +233,6 @@ def image(
     session.close()
     data, media_type = state.corpora().image(_open_corpus(state, dataset), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
-
-
-def _read_corpus(state: AppState, path: str) -> tuple[Root, dict[str, Any], str]:
-    """Location, statistics and content hash of a corpus. Raises: UserError."""
-    root, browser = resolve_allowed(path, state.settings.roots), state.corpora()
-    try:
-        corpus = browser.open(root)
-    except UserError as error:
-        error.field = "path"
-        raise
-    return root, browser.statistics(corpus), corpus.content_hash()
-
-
-def _tagged_items(state: AppState, principal: Principal, name: str, items: Sequence[str]) -> list[str]:
-    """Locations of the items, which are the principal's to tag; contents that have no hash yet get one.
-
-    Raises: Problem 403, 422 ``bad_request``; UserError.
-    """
-    with state.database.reading() as session:
-        dataset = datasets.get_dataset(session, name)
-    check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
-    locations = state.corpora().locations(_open_corpus(state, dataset), items)
-    if dataset.content_hash is None:
-        _store_statistics(state, dataset)
-    return locations
 
 
 def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:

@@ -8,29 +8,30 @@ from typing import Annotated, Any
 
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
-from sqlalchemy.orm import Session
+from fastapi.responses import StreamingResponse
+from pydantic import ConfigDict, Field, create_model
+from sqlalchemy import event
+from starlette.types import Receive, Scope, Send
 
-from api.core.auth import Principal, check_owner
-from api.core.errors import ERROR_RESPONSES, Problem
-from api.core.session import (
-    CleanupResponse,
-    documented_responses,
+from api.core.auth import check_owner
+from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
+from api.deps import (
+    EncoderReference,
+    ReadSessionDep,
+    StateDep,
+    Submitter,
+    Viewer,
+    WriteSessionDep,
+    WriteTransactionDep,
     in_thread_pool,
-    single_thread_endpoint,
-    stream_in_threads,
 )
-from api.deps import EncoderReference, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
-from api.schemas.base import ItemList, ListOf, Reference
-from api.schemas.data import EncoderChange, EncoderComparisonView, EncoderImportRequest, EncoderView
+from api.schemas.base import ItemList, PathText, Reference, RequestModel, list_of, request_example, row_view
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
     ExportFormat,
-    StagedEncoder,
-    discard_staged,
     encoder_files,
     exported_files,
-    sending_seconds,
     stage_import,
     stream_tar,
     tar_size,
@@ -38,64 +39,82 @@ from api.services.encoder_archive import (
 from api.services.encoder_comparisons import compare_figures, evaluated_figures, with_significance
 from api.services.encoders import damage_as_problem
 from api.services.runs import card_figures, evaluation_figures
-from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
 from lcl_core.db import deletion, registry, uploads
+from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.files import check_unchanged, hash_files
+from lcl_core.specs.base import Name
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
+# ``identity``: sha256 over all files; ``hash``: of the weights alone
+EncoderView = row_view(EncoderRow, "id name hash identity owner run_id info pinned created_at")
 
 
-@router.get("", summary="List encoders")
-@single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> ListOf[EncoderView]:
+class EncoderImportRequest(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(name="clip-b32", path="/srv/encoders/clip-b32"))
+
+    name: Name = Field(description="name of the encoder")
+    path: PathText = Field(
+        description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
+    )
+
+
+class EncoderChange(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(name="drawings-best", pinned=True))
+
+    name: Name | None = Field(None, description="new name, which no other encoder has; left out: it stays")
+    pinned: bool | None = Field(None, description="whether forms and menus offer it first; left out: as before")
+
+
+EncoderComparisonView = create_model(
+    "EncoderComparisonView",
+    left=(EncoderView, ...),
+    right=(EncoderView, ...),
+    # one per metric of both: task, split, metric, left, right, difference or the reason for none
+    rows=(list[dict[str, Any]], ...),
+)
+
+
+@router.get("", summary="List encoders", response_model=list_of(EncoderView))
+def page(_: Viewer, session: ReadSessionDep) -> Any:
     """Newest first."""
-    return ListOf[EncoderView](items=[EncoderView.model_validate(row) for row in registry.list_encoders(session)])
+    return {"items": registry.list_encoders(session)}
 
 
-@router.post("", summary="Import encoder", status_code=201)
-async def import_(
+@router.post("", summary="Import encoder", status_code=201, response_model=EncoderView)
+@in_thread_pool("slow")
+def import_(
     body: EncoderImportRequest,
     principal: Submitter,
     state: StateDep,
     transaction: WriteTransactionDep,
     response: Response,
-) -> EncoderView:
+) -> Any:
     """Copy an encoder's directory on the server into the service: files and row, or neither."""
     if state.settings.import_ == "admin" and principal.role != "admin":
         message = "admins import encoders here; ask one to import it, or to set LCL_IMPORT=submitter"
         raise Problem(403, "forbidden", message)
-    staged = await to_thread.run_sync(_stage, state, body.path, limiter=state.long_reads)
+    source = Path(resolve_allowed(body.path, state.settings.folders))
+    staged, row = stage_import(source, state.settings.encoders_dir)
     try:
-        async with transaction() as session:  # only now: write transactions exclude each other
-            view = await to_thread.run_sync(_register, staged, session, body, principal, state)
-            response.headers["location"] = f"/v1/encoders/{view.id}"
+        with transaction() as session:  # only now: write transactions exclude each other
+            registry.check_name(session, "encoder", body.name, principal.owner, admin=principal.visible_owner is None)
+            row.name, row.owner = body.name, principal.owner
+            session.add(row)
+            if state.artifacts.holder is not None:
+                uploads.enqueue_upload(session, row.path, 1, state.artifacts.holder)
+            session.flush()
+            response.headers["location"] = f"/v1/encoders/{row.id}"
+            event.listen(session, "before_commit", lambda _: staged.publish())  # when nothing else can fail
     except BaseException:
-        with CancelScope(shield=True):  # the client may have disconnected
-            await to_thread.run_sync(discard_staged, staged, state.database)
+        staged.discard()
         raise
-    return view
+    return row
 
 
-def _stage(state: AppState, path: str) -> StagedEncoder:
-    source = Path(resolve_allowed(path, state.settings.folders))
-    return stage_import(source, state.settings.encoders_dir)
-
-
-def _register(
-    staged: StagedEncoder, session: Session, body: EncoderImportRequest, principal: Principal, state: AppState
-) -> EncoderView:
-    row = staged.register(session, body.name, principal)
-    if state.artifacts.holder is not None:
-        uploads.enqueue_upload(session, row.path, 1, state.artifacts.holder)
-    view = EncoderView.model_validate(row)
-    staged.publish()
-    return view
-
-
-@router.get("/compare", summary="Compare encoders")
-@in_thread_pool("exporting")
+@router.get("/compare", summary="Compare encoders", response_model=EncoderComparisonView)
+@in_thread_pool("slow")
 def compare(
     _: Viewer,
     state: StateDep,
@@ -103,7 +122,7 @@ def compare(
     left: Annotated[Reference, Query(description="id or name of an encoder")],
     right: Annotated[Reference, Query(description="id or name of an encoder")],
     paired: Annotated[bool, Query(description="test the differences, unit by unit")] = True,
-) -> EncoderComparisonView:
+) -> Any:
     """Metrics of two encoders on the same task, split and dataset, side by side.
 
     Each row is of the newest two evaluations with equal settings. Where there are none, it has no ``difference`` but a
@@ -112,26 +131,21 @@ def compare(
     row alone) and the number of common ``units``.
     """
     first, second = registry.get_encoder(session, left), registry.get_encoder(session, right)
-    views: list[Any] = [EncoderView.model_validate(row) for row in (first, second)]
     rows = compare_figures(evaluated_figures(session, first.id), evaluated_figures(session, second.id))
     session.close()  # no connection is held while predictions are read
     if paired:
         rows = with_significance(rows, state.evaluation_records)
-    return EncoderComparisonView(left=views[0], right=views[1], rows=rows)
+    return {"left": first, "right": second, "rows": rows}
 
 
-@router.get("/{encoder}", summary="Get encoder")
-@single_thread_endpoint
-def one(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> EncoderView:
+@router.get("/{encoder}", summary="Get encoder", response_model=EncoderView)
+def one(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> Any:
     """By id, or the newest of a name."""
-    return EncoderView.model_validate(registry.get_encoder(session, encoder))
+    return registry.get_encoder(session, encoder)
 
 
-@router.patch("/{encoder}", summary="Change encoder")
-@single_thread_endpoint
-def change(
-    encoder: EncoderReference, body: EncoderChange, principal: Submitter, session: WriteSessionDep
-) -> EncoderView:
+@router.patch("/{encoder}", summary="Change encoder", response_model=EncoderView)
+def change(encoder: EncoderReference, body: EncoderChange, principal: Submitter, session: WriteSessionDep) -> Any:
     """Rename or pin an encoder, by id or the newest of a name; for its owner and admins.
 
     A name that unfinished runs or studies refer to stays (409 ``conflict``).
@@ -145,7 +159,7 @@ def change(
     if body.pinned is not None:
         row.pinned = body.pinned
     session.flush()
-    return EncoderView.model_validate(row)
+    return row
 
 
 @router.delete("/{encoder}", summary="Delete encoder", status_code=204)
@@ -177,14 +191,14 @@ def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> I
     response_class=Response,
     responses=documented_responses("application/x-tar"),
 )
-@in_thread_pool("exporting")
+@in_thread_pool("slow")
 def export(
     encoder: EncoderReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
-) -> CleanupResponse:
+) -> StreamingResponse:
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
     What a format cannot express is refused with the reason (422 ``not_expressible``). Encoders of other libraries are
@@ -198,12 +212,24 @@ def export(
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
             files = stack.enter_context(exported_files(directory, format, state.settings.encoders_dir))
-        size = tar_size(files, name)
         headers = {
             "content-disposition": f'attachment; filename="{name}.tar"',
-            "content-length": str(size),
+            "content-length": str(tar_size(files, name)),
         }
-        chunks = stream_in_threads(state.exporting, stream_tar(files, name))
-        return CleanupResponse(
-            chunks, stack.pop_all(), sending_seconds(size), media_type="application/x-tar", headers=headers
-        )
+        response = _ClosingResponse(stream_tar(files, name), media_type="application/x-tar", headers=headers)
+        response.resources = stack.pop_all()
+    return response
+
+
+class _ClosingResponse(StreamingResponse):
+    """Closes ``resources`` after the last byte, or when the client has gone: the framework would leave a generator of
+    an interrupted response to the garbage collector."""
+
+    resources: ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(self.resources.close)

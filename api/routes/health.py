@@ -8,19 +8,46 @@ from datetime import timedelta
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 import lcl_core
-from api.core.errors import ERROR_RESPONSES, error_object, probe_folder, writable_folders
-from api.core.session import documented_responses, in_thread_pool, json_response
-from api.deps import StateDep, Viewer
-from api.schemas.admin import CheckView, ReadinessView, StatusView
+from api.core.errors import (
+    ERROR_RESPONSES,
+    documented_responses,
+    error_object,
+    probe_folder,
+    writable_folders,
+)
+from api.deps import StateDep, Viewer, in_thread_pool
 from api.services.state import AppState
 from lcl_core.db import runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from lcl_core.db.states import LEASED
+
+
+class CheckView(BaseModel):
+    ok: bool = Field(description="whether the check passed")
+    detail: str = Field(description="what was found")
+
+
+class StatusView(BaseModel):
+    ready: bool = Field(description="whether every check passed")
+    version: str = Field(description="of the service")
+    database: str = Field(description="kind of database: sqlite or postgresql")
+    checks: dict[str, CheckView] = Field(description="database, disk, broker and worker")
+    workers: int = Field(description="workers seen lately")
+    slots: int = Field(description="runs that they take at once")
+    runs: dict[str, int] = Field(description="number of the caller's runs in each state, for an admin of all owners'")
+
+
+class ReadinessView(BaseModel):
+    ready: bool = Field(description="whether every check passed")
+    checks: dict[str, CheckView] = Field(description="database, disk, broker and worker")
+    loading: int = Field(0, description="encoders that are being loaded; does not count for ready")
+
 
 CONSUMED_WITHIN = timedelta(seconds=60)
 READINESS_SECONDS = 1.0  # for which checks are kept: each writes files and publishes a message
@@ -78,7 +105,7 @@ async def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
-@in_thread_pool("probing")
+@in_thread_pool("slow")
 def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503.
 
@@ -93,15 +120,15 @@ def ready(state: StateDep) -> JSONResponse:
     return JSONResponse(answer, status_code=503 if failing else 200)
 
 
-@router.get("/v1/status", summary="Get status", response_model=StatusView)
-@in_thread_pool("probing")
-def status(principal: Viewer, state: StateDep) -> Response:
+@router.get("/v1/status", summary="Get status")
+@in_thread_pool("slow")
+def status(principal: Viewer, state: StateDep) -> StatusView:
     """Version, database, workers and queue of the service; ready as ``/readyz`` has it."""
     checks = check_readiness(state)
     with state.database.reading() as session:
         workers = runs.list_workers(session)
         counts = runs.count_runs_by_state(session, principal.visible_owner)
-    answer = StatusView(
+    return StatusView(
         ready=all(check.ok for check in checks.values()),
         version=lcl_core.__version__,
         database=state.database.engine.dialect.name,
@@ -110,13 +137,12 @@ def status(principal: Viewer, state: StateDep) -> Response:
         slots=sum(worker.slots for worker in workers),
         runs=counts,
     )
-    return json_response(answer)
 
 
 @router.get(
     "/metrics", summary="Get service metrics", response_class=Response, responses=documented_responses("text/plain")
 )
-@in_thread_pool("probing")
+@in_thread_pool("slow")
 def metrics(state: StateDep) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

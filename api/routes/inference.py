@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
-from api.core.errors import ERROR_RESPONSES
-from api.core.session import documented_responses, single_thread_endpoint
+from api.core.errors import ERROR_RESPONSES, documented_responses
 from api.deps import ReadSessionDep, StateDep, Viewer
 from api.schemas.inference import (
     AttentionRequest,
@@ -22,13 +21,10 @@ from api.schemas.inference import (
     EmbeddingRequest,
     EmbeddingResponse,
     ModelList,
-    ModelView,
 )
-from api.services.encoders import list_models, model_view
+from api.services.encoders import list_models
 from api.services.inference import attend, caption, continue_document, embed
-from lcl_core.db import registry
 
-ModelReference = Annotated[str, Path(description="id or name of an encoder", examples=["drawings-v5"])]
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
 STREAM_RESPONSES = documented_responses(
     "application/json",
@@ -39,17 +35,9 @@ STREAM_RESPONSES = documented_responses(
 
 
 @router.get("/models", summary="List models")
-@single_thread_endpoint
 def models(_: Viewer, session: ReadSessionDep) -> ModelList:
     """The encoders as OpenAI's API lists models: each ``id`` is what ``model`` of the other calls takes."""
     return ModelList(data=list_models(session))
-
-
-@router.get("/models/{model:path}", summary="Get model")
-@single_thread_endpoint
-def model(model: ModelReference, _: Viewer, session: ReadSessionDep) -> ModelView:
-    """An encoder, by id or the newest of a name, as OpenAI's API describes a model."""
-    return model_view(registry.get_encoder(session, model), model)
 
 
 @router.post("/embeddings", summary="Create embeddings", response_model=EmbeddingResponse)

@@ -12,8 +12,7 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
-from api.core.errors import ERROR_RESPONSES, Problem
-from api.core.session import documented_responses, in_thread_pool, single_thread_endpoint
+from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
 from api.deps import (
     Cursor,
     IdempotencyKey,
@@ -24,6 +23,7 @@ from api.deps import (
     Submitter,
     Viewer,
     WriteSessionDep,
+    in_thread_pool,
 )
 from api.schemas.base import ItemList, ListOf, PageOf
 from api.schemas.runs import (
@@ -38,6 +38,7 @@ from api.schemas.runs import (
     SpecSummary,
     SpecView,
 )
+from api.services.run_events import stream_events
 from api.services.run_files import OCTET_STREAM, RunFiles
 from api.services.runs import (
     metrics_json,
@@ -69,7 +70,6 @@ DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
 
 
 @router.post("", summary="Submit run", status_code=202)
-@single_thread_endpoint
 def submit(
     body: RunSubmission,
     principal: Submitter,
@@ -88,7 +88,6 @@ def submit(
 
 
 @router.get("", summary="List runs")
-@single_thread_endpoint
 def page(
     principal: Viewer,
     session: ReadSessionDep,
@@ -109,69 +108,52 @@ def page(
 
 
 @router.get("/{run_id}", summary="Get run")
-@single_thread_endpoint
 def one(run_id: RunId, _: Viewer, session: ReadSessionDep) -> RunView:
     return run_view(session, runs.get_run(session, run_id))
 
 
 @router.patch("/{run_id}", summary="Annotate run")
-@single_thread_endpoint
 def annotate(run_id: RunId, body: RunAnnotation, _: Submitter, session: WriteSessionDep) -> RunView:
     """Replace tags or notes of a run, in any state. Fields that the body lacks stay as they are."""
     return run_view(session, runs.annotate_run(session, run_id, body.model_dump(exclude_unset=True)))
 
 
-@router.post("/{run_id}/resume", summary="Resume run")
-@single_thread_endpoint
-def resume(
+@router.post("/{run_id}/{action}", summary="Cancel, pause, resume or retry run")
+def act(
     run_id: RunId,
+    action: Annotated[Literal["cancel", "pause", "resume", "retry"], Path(description="what happens to the run")],
     _: Submitter,
     state: StateDep,
     session: WriteSessionDep,
     after: BackgroundTasks,
     body: RunResumption | None = None,
 ) -> RunView:
-    """Queue a paused, failed or cancelled run again, to continue from its last checkpoint.
-
-    A run that has used up its ``timeout_seconds`` needs a higher limit (409 ``timeout_reached``).
-    """
-    changes = {} if body is None else body.model_dump(exclude_unset=True)
-    run = runs.get_run(session, run_id)
-    if run.state == State.PAUSED:
-        run = runs.unpause_run(session, run_id)
-    else:
-        with state.run_quota.admit(session, run.owner):
-            run = runs.resume_run(session, run_id, changes)
-    after.add_task(state.wakeups.wake, [run.id])
-    return run_view(session, run)
-
-
-@router.post("/{run_id}/{action}", summary="Cancel, pause or retry run")
-@single_thread_endpoint
-def act(
-    run_id: RunId,
-    action: Annotated[Literal["cancel", "pause", "retry"], Path(description="what happens to the run")],
-    _: Submitter,
-    state: StateDep,
-    session: WriteSessionDep,
-    after: BackgroundTasks,
-) -> RunView:
     """A queued run is cancelled or paused at once; a running one writes a checkpoint first.
 
-    A paused run keeps its queue position. ``retry`` queues a failed or cancelled run again, from the beginning.
+    A paused run keeps its queue position. ``resume`` queues a paused, failed or cancelled run again, to continue from
+    its last checkpoint; one that has used up its ``timeout_seconds`` needs a higher limit in the body (409
+    ``timeout_reached``). ``retry`` queues a failed or cancelled run again, from the beginning.
     """
+    run = runs.get_run(session, run_id)
+    if body is not None and action != "resume":
+        raise Problem(422, "bad_request", f"{action} takes no body; resume does")
     if action == "cancel":
         return run_view(session, runs.cancel_run(session, run_id))
     if action == "pause":
         return run_view(session, runs.pause_run(session, run_id))
-    with state.run_quota.admit(session, runs.get_run(session, run_id).owner):
-        run = runs.retry_run(session, run_id)
+    if action == "resume" and run.state == State.PAUSED:
+        run = runs.unpause_run(session, run_id)
+    else:
+        with state.run_quota.admit(session, run.owner):
+            if action == "retry":
+                run = runs.retry_run(session, run_id)
+            else:
+                run = runs.resume_run(session, run_id, body.model_dump(exclude_unset=True) if body else {})
     after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
 @router.delete("/{run_id}", summary="Delete run", status_code=204)
-@single_thread_endpoint
 def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
     """Delete a finished run and its folder, but not its encoder or collection."""
     runs.delete_run(session, run_id)
@@ -179,7 +161,7 @@ def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDe
 
 
 @router.get("/{run_id}/metrics", summary="List metrics of run", response_model=ItemList)
-@in_thread_pool("reading_metrics")
+@in_thread_pool("slow")
 def metrics(
     run_id: RunId,
     _: Viewer,
@@ -221,7 +203,7 @@ def events(
 ) -> EventSourceResponse:
     """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID resumes."""
     runs.get_run(session, run_id)
-    return EventSourceResponse(state.feeds.events(run_id, last_event_id))
+    return EventSourceResponse(stream_events(state.database, state.following, run_id, last_event_id))
 
 
 @router.get("/{run_id}/artifacts", summary="List artifacts of run")
@@ -237,11 +219,10 @@ def artifact(
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    range_: Annotated[str | None, Header(alias="range", description="such as bytes=0-99")] = None,
 ) -> Response:
-    """Download, whole or one range of bytes."""
+    """Download, whole or, from the home of the service, the requested range of bytes."""
     runs.get_run(session, run_id)
-    return RunFiles(state, session, run_id).artifact(name, range_)
+    return RunFiles(state, session, run_id).artifact(name)
 
 
 @specs_router.get("", summary="List specs")
@@ -263,7 +244,6 @@ def spec_schema(kind: SpecKind, _: Viewer) -> SpecView:
 
 
 @specs_router.post("/{kind}/estimate", summary="Estimate run")
-@single_thread_endpoint
 def estimate(
     kind: SpecKind, body: EstimateRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
 ) -> EstimateView:
@@ -282,6 +262,5 @@ def estimate(
 def _check_kind(kind: str) -> None:
     """Raises: Problem 404."""
     if kind not in SPEC_MODELS:
-        raise Problem(
-            404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(SPEC_MODELS)}", field="kind"
-        )
+        message = f"kind {kind!r} is not known; choose from {', '.join(SPEC_MODELS)}"
+        raise Problem(404, "not_found", message, field="kind")

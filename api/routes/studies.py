@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
 from sqlalchemy.orm import Session
 
-from api.core.errors import ERROR_RESPONSES
-from api.core.session import documented_responses, single_thread_endpoint
+from api.core.errors import ERROR_RESPONSES, documented_responses
 from api.deps import (
     Cursor,
     IdempotencyKey,
@@ -21,6 +19,7 @@ from api.deps import (
     Submitter,
     Viewer,
     WriteSessionDep,
+    in_thread_pool,
 )
 from api.schemas.base import PageOf
 from api.schemas.studies import (
@@ -33,7 +32,6 @@ from api.schemas.studies import (
     StudySubmission,
     StudyView,
 )
-from api.services.state import AppState
 from api.services.studies import (
     check_study,
     compare_study_rows,
@@ -92,7 +90,6 @@ def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: Rea
 
 
 @router.get("", summary="List studies")
-@single_thread_endpoint
 def page(principal: Viewer, session: ReadSessionDep, limit: PageLimit = 50, cursor: Cursor = None) -> PageOf[StudyView]:
     """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
     rows = studies.list_studies(session, owner=principal.visible_owner, limit=limit, cursor=cursor)
@@ -185,15 +182,10 @@ def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricN
 
 
 @router.get("/{study_id}/compare", summary="Compare rows of study")
-async def compare(
-    study_id: StudyId, _: Viewer, state: StateDep, left: RowNumber, right: RowNumber
+@in_thread_pool("slow")
+def compare(
+    study_id: StudyId, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:
     """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
-    return await to_thread.run_sync(_compare, state, study_id, left, right, limiter=state.long_reads)
-
-
-def _compare(state: AppState, study_id: str, left: int, right: int) -> RowComparisonView:
-    with state.database.reading() as session:
-        study = studies.get_study(session, study_id)
-        found = compare_study_rows(session, study, left, right, state.evaluation_records)
+    found = compare_study_rows(session, studies.get_study(session, study_id), left, right, state.evaluation_records)
     return RowComparisonView.model_validate(found)

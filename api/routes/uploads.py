@@ -1,27 +1,45 @@
-"""Uploads of corpora: a zip as the body of one request, unpacked where runs can read it."""
+"""Uploads of corpora: a zip as the body of one request, unpacked where runs can read it.
+
+The folder of an upload, below ``$LCL_HOME/data/uploads``, has ``upload.json`` (its owner) and ``corpus``. What no
+dataset and no unfinished run names is garbage after the grace period (``lcl_core.db.garbage``).
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
-from anyio import CancelScope, to_thread
-from fastapi import APIRouter, Path, Request, Response
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, Field
 
-from api.core.errors import ERROR_RESPONSES
-from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransactionDep
-from api.schemas.data import UploadView
-from api.services.corpus_uploads import (
-    corpus_folder,
-    find_upload,
-    make_upload,
-    receive_archive,
-    stored_path,
-    unpack_archive,
-)
-from lcl_core.common.files import remove_tree
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.limits import BODY_SECONDS
+from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransaction, WriteTransactionDep
+from lcl_core.common.archive import Unpacked, unpack_zip
+from lcl_core.common.files import remove_tree, write_json_atomically
 from lcl_core.db import uploads
+from lcl_core.db.models import UPLOAD_PREFIX, UPLOADS_FOLDER, new_id
 
-UploadId = Annotated[str, Path(description="id of the upload")]
+MAX_FILES = 100_000
+_ID = re.compile(rf"{UPLOAD_PREFIX}_[0-9a-z]{{18}}")
+_INFO, _ARCHIVE, _CORPUS = "upload.json", "archive.zip", "corpus"
+
+
+class UploadView(BaseModel):
+    id: str = Field(description="id of the upload")
+    bytes: int = Field(description="of its files, unpacked")
+    files: int = Field(description="number of them")
+    path: str = Field(description="folder of the corpus on the server")
+
+
+UploadId = Annotated[str, PathParameter(description="id of the upload")]
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=ERROR_RESPONSES)
 ZIP_BODY = {"required": True, "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -31,15 +49,13 @@ async def create(
     request: Request, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> UploadView:
     """Send a corpus in any readable format as a zip, and unpack it. Runs of kind validate and convert name ``path``."""
-    settings, threads = state.settings, state.long_reads
+    settings, threads = state.settings, state.slow
     folder = await to_thread.run_sync(make_upload, settings.home, principal.owner)
     try:
-        await receive_archive(folder, request.stream(), settings.max_upload_bytes, settings.body_seconds, threads)
+        await receive_archive(folder, request.stream(), settings.max_upload_bytes, BODY_SECONDS, threads)
         unpacked = await to_thread.run_sync(unpack_archive, folder, settings.max_upload_bytes, limiter=threads)
         response.headers["location"] = f"/v1/uploads/{folder.name}"
-        async with transaction() as session:
-            # removed after a while unless a dataset or an unfinished run names it
-            await to_thread.run_sync(uploads.discard, session, uploads.ANY_HOME, stored_path(folder.name))
+        await to_thread.run_sync(_record, transaction, folder.name)
     except BaseException:
         with CancelScope(shield=True):  # the client may have disconnected
             await to_thread.run_sync(remove_tree, folder)
@@ -48,8 +64,81 @@ async def create(
     return UploadView(id=folder.name, bytes=unpacked.bytes, path=path, files=unpacked.files)
 
 
+def _record(transaction: WriteTransaction, upload_id: str) -> None:
+    with transaction() as session:  # removed after a while unless a dataset or an unfinished run names it
+        uploads.discard(session, uploads.ANY_HOME, stored_path(upload_id))
+
+
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)
 def delete(upload_id: UploadId, principal: Submitter, state: StateDep, _: WriteSessionDep) -> None:
     """Remove its files. Runs that are to read them fail."""
     folder = find_upload(state.settings.home, upload_id, principal.visible_owner)
     remove_tree(folder)
+
+
+def stored_path(upload_id: str) -> str:
+    """Of the folder below the home, by which its bytes are charged."""
+    return f"{UPLOADS_FOLDER}/{upload_id}"
+
+
+def make_upload(home: Path, owner: str) -> Path:
+    """A new folder, whose name is the upload's id."""
+    folder = home.resolve() / stored_path(new_id(UPLOAD_PREFIX))
+    folder.mkdir(mode=0o700, parents=True)
+    write_json_atomically(folder / _INFO, {"owner": owner})
+    return folder
+
+
+async def receive_archive(
+    folder: Path, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float, threads: CapacityLimiter
+) -> None:
+    """Write a request's body to the folder, in threads.
+
+    Args:
+        seconds: for which it waits for the next chunk.
+
+    Raises: Problem 408 ``deadline_exceeded``, 413 ``too_large``; starlette's ClientDisconnect.
+    """
+    received = 0
+    with (folder / _ARCHIVE).open("xb") as file:
+        while True:
+            try:
+                with anyio.fail_after(seconds):
+                    chunk = await anext(chunks, None)
+            except TimeoutError as error:
+                raise Problem(408, "deadline_exceeded", f"nothing arrived for {seconds:g} s; send it again") from error
+            if chunk is None:
+                return
+            received += len(chunk)
+            if received > max_bytes:
+                message = f"the archive has more than {max_bytes} bytes; put the corpus into a data root instead"
+                raise Problem(413, "too_large", message)
+            await to_thread.run_sync(file.write, chunk, limiter=threads)
+
+
+def unpack_archive(folder: Path, max_bytes: int) -> Unpacked:
+    """Unpack the archive and remove it. Raises: Problem 422 and UserError ``bad_archive``, ``too_large``."""
+    archive = folder / _ARCHIVE
+    unpacked = unpack_zip(archive, folder / _CORPUS, max_bytes=max_bytes, max_files=MAX_FILES)
+    if not unpacked.files:
+        raise Problem(422, "bad_request", "there is no file in the archive")
+    archive.unlink()
+    return unpacked
+
+
+def corpus_folder(folder: Path) -> Path:
+    """What a run names: the unpacked files, or the one folder that wraps all of them in the archive."""
+    corpus = folder / _CORPUS
+    entries = list(corpus.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else corpus
+
+
+def find_upload(home: Path, upload_id: str, owner: str | None) -> Path:
+    """The folder of an upload. Raises: Problem 404, also for one of another owner. ``owner`` None: of anybody."""
+    folder, found = home.resolve() / stored_path(upload_id), None
+    if _ID.fullmatch(upload_id):
+        with suppress(OSError, ValueError, KeyError):  # removed, or about to be
+            found = json.loads((folder / _INFO).read_text(encoding="utf-8"))["owner"]
+    if found is None or owner not in (None, found):
+        raise Problem(404, "not_found", f"there is no upload {upload_id[:40]}")
+    return folder

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    create_model,
+    field_validator,
+)
 from pydantic.config import JsonDict
 
+from lcl_core.db.models import Base
 from lcl_core.specs.base import PRINTABLE, check_texts
 
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -53,6 +63,17 @@ class RowView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+def row_view(table: type[Base], columns: str, base: type[RowView] = RowView) -> Any:
+    """The model of a table's rows as a response: these columns with their types, and the fields of ``base``.
+
+    A route names it as its ``response_model`` and returns the row.
+    """
+    hints = get_type_hints(table)
+    fields: Any = {name: (get_args(hints[name])[0], ...) for name in columns.split()}
+    name = f"{table.__name__.removesuffix('Row')}View" if base is RowView else base.__name__
+    return create_model(name, __base__=base, **fields)
+
+
 Item = TypeVar("Item")
 
 
@@ -63,6 +84,15 @@ class ListOf(BaseModel, Generic[Item]):
 class PageOf(ListOf[Item], Generic[Item]):
     items: list[Item] = Field(description="of this page")
     next_cursor: str | None = Field(description="cursor of the next page; null: this is the last one")
+
+
+def list_of(view: Any) -> Any:
+    """The model of all rows, of a view that ``row_view`` has made."""
+    return ListOf[view]
+
+
+def page_of(view: Any) -> Any:
+    return PageOf[view]
 
 
 class ItemList(BaseModel):

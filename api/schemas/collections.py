@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,8 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from api.schemas.base import PRINTABLE, Line, Reference, RequestModel, RowView, request_example
+from api.schemas.base import PRINTABLE, Line, Reference, RequestModel, RowView, request_example, row_view
 from api.schemas.inference import EXAMPLE_IMAGE, Content
+from lcl_core.db.models import CollectionRow
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
 
 ItemName = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
@@ -35,26 +35,12 @@ LabelTexts = Annotated[list[LabelText], Field(max_length=1000, fail_fast=True)]
 QUERY_PARTS = ("text", "image", "vector", "item")
 
 
-class CollectionView(RowView):
-    id: str = Field(description="id of the collection")
-    name: str = Field(description="its name")
-    encoder_id: str | None = Field(description="the encoder that computed its vectors; null: deleted")
-    encoder_hash: str = Field(description="SHA-256 of that encoder's weights")
-    dataset: str | None = Field(description="the dataset that it was made of")
-    owner: str = Field(description="who made it")
-    run_id: str | None = Field(description="the index run that made it")
-    images: int = Field(description="number of images")
-    texts: int = Field(description="distinct captions; in the list, those of the last index run")
-    dim: int = Field(description="numbers in a vector")
-    changes: int = Field(description="images added, replaced and removed one by one, ever")
-    vectors: str | None = Field(
-        description="its index: qdrant_… has collections VECTORS_images and VECTORS_texts on a Qdrant server, lancedb "
-        "is in its directory; null: files are searched"
-    )
-    created_at: datetime = Field(description="when it was made")
+COLLECTION_COLUMNS = "id name encoder_id encoder_hash dataset owner run_id images texts dim changes vectors created_at"
+# ``vectors``: its index, null where files are searched; ``texts``: in the list those of the last index run
+CollectionView = row_view(CollectionRow, COLLECTION_COLUMNS)
 
 
-class CollectionDetail(CollectionView):
+class CollectionDetail(RowView):
     labels: dict[str, list[str]] = Field(description="what a filter can ask for: 1,000 values of each label at most")
     label_counts: dict[str, int] = Field(description="number of all values of each label, of a set of its members")
     label_types: dict[str, LabelType] = Field(
@@ -262,19 +248,6 @@ class ChangedLabelsView(BaseModel):
 class AddedItemsView(BaseModel):
     ids: list[str] = Field(description="in the order of the items")
     images: int = Field(description="how many images the collection holds then")
-
-
-class MapPointView(BaseModel):
-    id: str = Field(description="of the image")
-    x: float = Field(description="-1 to 1")
-    y: float = Field(description="-1 to 1")
-    caption: str = Field(description="its first caption")
-    labels: dict[str, str] = Field(description="its labels")
-
-
-class CollectionMap(BaseModel):
-    points: list[MapPointView] = Field(description="two principal components, within [-1, 1]")
-    total: int = Field(description="images in the collection")
 
 
 class DuplicateGroupView(BaseModel):

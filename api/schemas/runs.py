@@ -27,9 +27,7 @@ class RunSubmission(RequestModel):
     )
     tags: list[Tag] = Field([], max_length=32, description="words to filter the list of runs by")
     after: list[Reference] = Field([], max_length=32, description="ids or names of runs whose success it waits for")
-    priority: int = Field(
-        0, ge=-100, le=100, description="higher goes first; who is no admin may be held to LCL_MAX_PRIORITY"
-    )
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first; above 0 for admins alone")
     resource: Literal["cpu", "gpu"] | None = Field(None, description="what a worker must offer; none: any, by kind")
     gpus: int | None = Field(
         None, ge=1, le=64, description="on each machine, as engine.processes says; none: that many where it gets GPUs"

@@ -12,8 +12,6 @@ from anyio import to_thread
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.session import WriteTransaction
-from api.core.settings import ApiSettings
 from api.schemas.collections import AddItemsRequest, ChangeLabelsRequest, NewItemRequest
 from api.services.media import Submitted, check_count, check_text, read_images
 from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy, open_collection, open_for_search
@@ -25,6 +23,7 @@ from lcl_core.db.models import CollectionRow
 from lcl_core.serving.dynamic_batcher import gather_results
 
 if TYPE_CHECKING:
+    from api.deps import WriteTransaction
     from api.services.request_images import RequestImages
     from lcl_core.collections.collection import Collection
     from lcl_core.serving.batched_engine import BatchedEngine
@@ -56,7 +55,7 @@ async def add_items(
 
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
-    check_count(body.items, state.settings, "items")
+    check_count(body.items, "items")
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
         opened = open_for_search(state, reader, name, ["images"])
@@ -67,7 +66,7 @@ async def add_items(
         encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
     ) -> Submitted[tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]]:
         _stored_labels(opened.collection, body.items)  # a bad one is refused before anything is embedded
-        submitted = _submit_images(body.items, images, encoder, state.settings)
+        submitted = _submit_images(body.items, images, encoder)
         return [image.vector for image in submitted], (encoder, opened, submitted)
 
     urls = {f"items.{index}.image": item.image for index, item in enumerate(body.items)}
@@ -92,8 +91,11 @@ async def add_items(
 
         return _change_open_collection(state, reader, writer, opened.id, add)
 
-    async with transaction() as writer:
-        return await to_thread.run_sync(write, writer)
+    def commit() -> tuple[list[str], CollectionRow]:
+        with transaction() as writer:
+            return write(writer)
+
+    return await to_thread.run_sync(commit)
 
 
 def remove_item(state: AppState, reader: Session, writer: Session, name: str, item: str) -> None:
@@ -177,7 +179,7 @@ def _with_labels(addition: collections.ItemAddition, labels: dict[str, str]) -> 
 
 
 def _submit_images(
-    items: Sequence[NewItemRequest], images: RequestImages, encoder: BatchedEngine, settings: ApiSettings
+    items: Sequence[NewItemRequest], images: RequestImages, encoder: BatchedEngine
 ) -> list[_SubmittedImage]:
     """Decode and submit one image after another. Raises: Problem 422 naming the item."""
     from api.services.collection_views import item_id, stored_image  # numpy, Pillow
@@ -187,7 +189,7 @@ def _submit_images(
     for index, item in enumerate(items):
         field = f"items.{index}"
         for number, caption in enumerate(item.captions):
-            check_text(caption, settings, f"{field}.captions.{number}")
+            check_text(caption, f"{field}.captions.{number}")
         raw = images.raw(f"{field}.image")
         image = images.decode(raw, f"{field}.image")
         name = item.name or hashlib.sha256(raw).hexdigest()

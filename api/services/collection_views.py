@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import threading
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from safetensors.numpy import save
 
-from api.schemas.collections import CollectionMap, MapMethod, MapPointView, SearchQuery
+from api.schemas.collections import MapMethod, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit
 from lcl_core.collections.file_format import item_id as item_id
@@ -68,76 +65,27 @@ def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Colle
 
 
 class MapCache:
-    """Maps of open collections as the service sends them. Thread-safe.
-
-    A changed collection is another object, so that entries never become stale.
-
-    Attributes:
-        queues: of the calls of ``get_file``, by method: one computes while the others of that method wait.
-    """
+    """Files of maps of open collections. One thread at a time calls it. A changed collection is another object."""
 
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
-        self._lock = threading.Lock()
-
-    def get_json(self, collection: Collection, limit: int) -> bytes:
-        """``CollectionMap`` of at most ``limit`` images."""
-        limit = min(limit, collection.count("images"))
-        return self._find(collection, ("json", limit)) or self._keep(collection, ("json", limit), _map_json)
 
     def get_file(self, collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
         """The file of ``map_file`` with at most ``limit`` images. Blocks. Raises: as ``map_file``."""
         if method == "tsne":
             limit = min(limit, MAX_NEIGHBOUR_POINTS)
         key = (method, min(limit, collection.count("images")))
-        # those who waited find what the first one has computed
-        return self._find(collection, key) or self._keep(collection, key, partial(map_file, method=method))
-
-    def _find(self, collection: Collection, key: tuple[str, int]) -> bytes | None:
-        with self._lock:
-            return self._maps.get(collection, {}).get(key)
-
-    def _keep(self, collection: Collection, key: tuple[str, int], draw: Callable[[Collection, int], bytes]) -> bytes:
-        drawn = draw(collection, key[1])
-        with self._lock:
-            maps = self._maps.setdefault(collection, {})
-            maps[key] = drawn
+        maps = self._maps.setdefault(collection, {})
+        if key not in maps:
+            maps[key] = map_file(collection, key[1], method)
             if len(maps) > MAX_MAPS:
                 del maps[next(iter(maps))]
-        return drawn
-
-
-def _map_json(collection: Collection, limit: int) -> bytes:
-    points = [MapPointView(**point) for point in project_points(collection, limit)]
-    return CollectionMap(points=points, total=len(collection)).model_dump_json().encode()
+        return maps[key]
 
 
 def spread_rows(total: int, limit: int) -> np.ndarray:
     """int64: at most ``limit`` of the rows 0 to ``total`` - 1, evenly chosen."""
     return np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
-
-
-def project_points(collection: Any, limit: int) -> list[dict[str, Any]]:
-    """Two principal components of at most ``limit`` images, evenly chosen; x and y lie in [-1, 1].
-
-    Returns: {"id", "x", "y", "caption", "labels"} of each image.
-    """
-    total = collection.count("images")
-    if not total:
-        return []
-    chosen = spread_rows(total, limit)
-    points = project_pca(collection.at("images", chosen)[1]).points
-    items = (collection.record("images", index) for index in chosen.tolist())
-    return [
-        {
-            "id": item["id"],
-            "x": float(point[0]),
-            "y": float(point[1]),
-            "caption": next(iter(item.get("captions", [])), ""),
-            "labels": {name: str(value) for name, value in item.get("labels", {}).items()},
-        }
-        for item, point in zip(items, points, strict=True)
-    ]
 
 
 def map_file(collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
@@ -152,7 +100,7 @@ def map_file(collection: Collection, limit: int, method: MapMethod = "pca") -> b
     0 to 1 (the first empty by t-SNE, the second where there are too few images), ``neighbours`` compared of each image,
     and ``labels``, {label: its values} as JSON.
 
-    Raises: UserError ``map_failed`` if the process that computes t-SNE does.
+    Raises: Busy if the process that computes t-SNE does.
     """
     total = collection.count("images")
     chosen = spread_rows(total, limit)
@@ -179,7 +127,7 @@ def map_file(collection: Collection, limit: int, method: MapMethod = "pca") -> b
 
 
 def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
-    """``neighbour_map.project_neighbours`` in a process of its own. Raises: UserError ``map_failed``."""
+    """``neighbour_map.project_neighbours`` in a process of its own. Raises: Busy."""
     with tempfile.TemporaryDirectory(prefix="lcl-map-") as folder:
         source, target = Path(folder, "vectors.npy"), Path(folder, "points.npy")
         np.save(source, vectors)
@@ -187,7 +135,7 @@ def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
         if done.status != 0:
             log.warning("map of %d images failed: %s\n%s", len(vectors), done.reason, done.error[-2000:])
             message = "the map by neighbours could not be computed, the service's log says why; try the map by variance"
-            raise Busy(message, code="map_failed")
+            raise Busy(message)
         return np.load(target, allow_pickle=False)
 
 

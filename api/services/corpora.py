@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
-from random import Random
 from typing import Any, Literal
 from urllib.parse import quote
 
 from api.core.errors import Problem
-from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.open import open_corpus
@@ -24,8 +22,6 @@ from lcl_core.data.shards.statistics import count_label, count_value, largest_gr
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
 MAX_SEGMENT_CHARACTERS = 20_000
-MAX_SAMPLED_IMAGES = 200
-MAX_LISTED = 20
 SEARCH_SECONDS = 2.0  # after which a search for words says where to go on
 WATCHED_FILES = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
 IMAGE_SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
@@ -93,9 +89,17 @@ class CorpusBrowser:
     def locations(self, corpus: Corpus, items: Sequence[str]) -> list[str]:
         """Locations of items as the corpus writes them: a record's number may be given without its zeros.
 
-        Raises: Problem 422 ``bad_request`` for a location at which there is nothing.
+        Raises: Problem 422 for a location at which there is nothing.
         """
-        return [_location(corpus, item, f"items.{number}") for number, item in enumerate(items)]
+        found = []
+        for number, item in enumerate(items):
+            places = ((rows, rows.find(item)) for rows in (corpus.documents, corpus.all_pairs))
+            location = next((rows.location(row) for rows, row in places if row is not None), None)
+            if location is None:
+                message = f"the dataset has no item {item!r}; lists of its documents have the items"
+                raise Problem(422, "bad_request", message, field=f"items.{number}")
+            found.append(location)
+        return found
 
     def image(self, corpus: Corpus, image: str) -> tuple[bytes, str]:
         """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
@@ -109,14 +113,6 @@ class CorpusBrowser:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return data, "image/webp"
         raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
-
-
-def _location(corpus: Corpus, item: str, field: str) -> str:
-    for rows in (corpus.documents, corpus.all_pairs):
-        if (row := rows.find(item)) is not None:
-            return rows.location(row)
-    message = f"the dataset has no item {item!r}; lists of its documents have the items"
-    raise Problem(422, "bad_request", message, field=field)
 
 
 def find_rows(
@@ -159,10 +155,6 @@ def _change_stamp(root: Root) -> ChangeStamp:
     return tuple((info.st_mtime_ns, info.st_size) for info in infos)
 
 
-def image_url(name: str, image: str) -> str:
-    return f"/v1/datasets/{quote(name, safe='')}/images/{quote(image)}"
-
-
 def _item_view(name: str, rows: Any, index: int) -> dict[str, Any]:
     try:
         row = rows[index]
@@ -183,7 +175,9 @@ def _document_view(name: str, index: int, document: dict[str, Any]) -> dict[str,
         matched: dict[int, list[dict[str, Any]]] = defaultdict(list)  # images by sentence; others are at the end
         for image in document["image_info"]:
             number = image["matched_text_index"]
-            matched[number if 0 <= number < len(texts) else len(texts)].append(_matched_image(name, image))
+            matched[number if 0 <= number < len(texts) else len(texts)].append(
+                _image_segment(name, image["image_name"]) | {"similarity": image["matched_sim"]}
+            )
         segments = []
         for number, text in enumerate(texts):
             segments += [*matched[number], _text_segment(text)]
@@ -206,84 +200,41 @@ def _text_segment(text: str) -> dict[str, Any]:
 
 
 def _image_segment(name: str, image: str) -> dict[str, Any]:
-    return {"image": image, "image_url": image_url(name, image)}
-
-
-def _matched_image(name: str, image: dict[str, Any]) -> dict[str, Any]:
-    return {**_image_segment(name, image["image_name"]), "similarity": image["matched_sim"]}
+    return {"image": image, "image_url": f"/v1/datasets/{quote(name, safe='')}/images/{quote(image)}"}
 
 
 def compute_statistics(corpus: Corpus) -> dict[str, Any]:
-    """Counts over all records, and a sample of decoded images. Of shards only the index is read.
+    """Counts over all records. Of shards only the index is read.
 
     Raises: UserError with file and line of the first malformed line.
     """
     if isinstance(corpus, ShardedCorpus):
         return _shard_statistics(corpus)
-    names, sentences, documents = _ImageNames(), 0, 0
-    for documents, document in enumerate(corpus.documents, start=1):
+    counts = Counter(documents=0, sentences=0, pairs=0, captions=0, images=0)
+    labels: dict[str, Counter[str]] = {}
+    sources = Counter[str]()
+    for index, document in enumerate(corpus.documents):
         try:
             texts, images = _count_segments(document)
         except UserError as error:
-            error.file = corpus.documents.location(documents - 1)
+            error.file = corpus.documents.location(index)
             raise
-        sentences += texts
-        names.add(images)
-    pairs = corpus.pairs()
-    labels: dict[str, Counter[str]] = {}
-    sources = Counter[str]()
-    captions = 0
-    for pair in pairs:
-        names.add([pair.image])
-        captions += len(pair.captions)
+        counts.update(documents=1, sentences=texts, images=images)
+    for pair in corpus.pairs():
+        counts.update(pairs=1, captions=len(pair.captions), images=1)
         count_value(sources, pair.source)
         for label, value in pair.labels.items():
             count_label(labels, label, value)
-    return {
-        "documents": documents,
-        "sentences": sentences,
-        "pairs": len(pairs),
-        "captions": captions,
-        "images": names.count(),
-        **largest_groups(corpus.splits(), sources, labels),
-        "image_check": _sample_images(corpus, names.sample()),
-    }
+    return {**counts, **largest_groups(corpus.splits(), sources, labels)}
 
 
-class _ImageNames:
-    """Different names of images, by 64 bits of their hash, and a random sample of them."""
-
-    def __init__(self) -> None:
-        self._hashes: set[int] = set()
-        self._sample: list[str] = []
-        self._random = Random(0)  # noqa: S311 - a sample
-
-    def add(self, names: Sequence[str]) -> None:
-        for name in names:
-            digest = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-            if digest in self._hashes:
-                continue
-            self._hashes.add(digest)
-            if len(self._sample) < MAX_SAMPLED_IMAGES:
-                self._sample.append(name)
-            elif (slot := self._random.randrange(len(self._hashes))) < MAX_SAMPLED_IMAGES:
-                self._sample[slot] = name
-
-    def count(self) -> int:
-        return len(self._hashes)
-
-    def sample(self) -> list[str]:
-        """At most ``MAX_SAMPLED_IMAGES``, sorted."""
-        return sorted(self._sample)
-
-
-def _count_segments(document: dict[str, Any]) -> tuple[int, list[str]]:
-    """Number of texts, and names of the images. Raises: UserError for malformed segments."""
+def _count_segments(document: dict[str, Any]) -> tuple[int, int]:
+    """Number of texts and of images. Raises: UserError for malformed segments."""
     if "segments" not in document:
-        return len(document["text_list"]), [image["image_name"] for image in document["image_info"]]
+        return len(document["text_list"]), len(document["image_info"])
     segments = parse_segments(document)
-    images = [segment.name for segment in segments if isinstance(segment, ImageSegment)]
-    return len(segments) - len(images), images
+    images = sum(isinstance(segment, ImageSegment) for segment in segments)
+    return len(segments) - images, images
 
 
 def _shard_statistics(corpus: ShardedCorpus) -> dict[str, Any]:
@@ -299,16 +250,3 @@ def _shard_statistics(corpus: ShardedCorpus) -> dict[str, Any]:
         **largest_groups(corpus.splits(), sources),
         "left_out": header.quarantined,
     }
-
-
-def _sample_images(corpus: Corpus, names: Sequence[str]) -> dict[str, Any]:
-    """Decode these images."""
-    errors = []
-    for name in names:
-        try:
-            corpus.read_image(name)
-        except StoreError:
-            raise
-        except UserError as error:
-            errors.append(str(error))
-    return {"tried": len(names), "unreadable": len(errors), "first": errors[:MAX_LISTED]}

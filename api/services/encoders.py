@@ -6,12 +6,10 @@ the path.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.orm import Session
@@ -25,57 +23,17 @@ from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.registry import TEXTS
 
 if TYPE_CHECKING:
-    from lcl_core.collections.full_text import FullTextIndex
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
 CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
 _UNREADABLE = ("encoder_unhealthy", "encoder_unreadable")
-Json = dict[str, Any]
-Result = TypeVar("Result")
-
-
-class EncoderLoading(Exception):
-    """The encoder is not in memory yet. ``future`` is done when it is, or when it cannot be loaded."""
-
-    def __init__(self, future: Future[BatchedEngine]) -> None:
-        super().__init__("the encoder is being loaded")
-        self.future = future
-
-
-class CaptionsIndexing(Exception):
-    """The full-text index of a collection is being made. ``future`` is done when it is there, or cannot be made."""
-
-    def __init__(self, future: Future[FullTextIndex]) -> None:
-        super().__init__("captions are being indexed")
-        self.future = future
-
-
-async def when_loaded(call: Callable[[], Awaitable[Result]]) -> Result:
-    """``await call()``, again each time that an encoder or index which it needs has been loaded, or cannot be.
-
-    Loading takes seconds, as does an index, the examination of an imported encoder minutes: no thread waits for it, so
-    that requests for other encoders and collections are served meanwhile. ``call`` raises EncoderLoading or
-    CaptionsIndexing before it has changed anything.
-
-    Raises: errors of ``call`` and of the making of an index.
-    """
-    while True:
-        try:
-            return await call()
-        except (EncoderLoading, CaptionsIndexing) as missing:
-            needed = missing
-        if isinstance(needed, CaptionsIndexing):
-            await asyncio.wrap_future(needed.future)
-            continue
-        with suppress(Exception):  # which the next call reports
-            await asyncio.wrap_future(needed.future)
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
     """The loaded encoder of the id or name that a request gives as its ``model``. Closes the session.
 
-    Raises: EncoderLoading; UserError; Problem 422 ``no_image_encoder``, and as ``load_encoder``.
+    Raises: UserError; Problem 422 ``no_image_encoder``, and as ``load_encoder``.
     """
     row = registry.get_encoder(session, reference)
     if row.info.get("reads") == [TEXTS]:  # before others leave the memory for it
@@ -87,32 +45,22 @@ def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEn
     return load_encoder(state, session, row)
 
 
-def load_encoder(
-    state: AppState, session: Session, row: EncoderRow, *, evict: bool = True, wait: bool = False
-) -> BatchedEngine:
-    """The loaded encoder of a row. Closes the session: no connection is held while it loads.
+def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
+    """The loaded encoder of a row; blocks while it is loaded. Closes the session: no connection is held meanwhile.
 
     A sandboxed process examines an imported encoder once before it is loaded.
 
     Args:
         evict: as ModelPool.get's.
-        wait: block while it is loaded.
 
-    Raises: EncoderLoading without ``wait``; Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
+    Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
     """
     directory = state.artifacts.folder(session, row.path)
     session.close()
     with damage_as_problem(row, directory):
         imported = "imported_from" in row.info  # rather than trained here or bundled
         files = registry.registered_files(row)
-        inference = state.inference()
-        if wait:
-            encoder = inference.encoder(directory, files, imported=imported, evict=evict)
-        else:
-            future = inference.start_loading(directory, files, imported=imported, evict=evict)
-            if not future.done():
-                raise EncoderLoading(future)
-            encoder = future.result()
+        encoder = state.inference().encoder(directory, files, imported=imported, evict=evict)
         if encoder.hash != row.hash:  # of a row without file hashes
             raise UserError("the weights changed since it was registered (sha256 differs)", code=CHANGED)
         return encoder
@@ -149,12 +97,8 @@ def list_models(session: Session) -> list[ModelView]:
     names: set[str] = set()
     models = []
     for row in registry.list_encoders(session):
-        models.append(model_view(row, row.id if row.name in names else row.name))
+        reference = row.id if row.name in names else row.name
         names.add(row.name)
+        created = int(row.created_at.timestamp())
+        models.append(ModelView(id=reference, created=created, owned_by=row.owner, encoder_id=row.id))
     return models
-
-
-def model_view(row: EncoderRow, reference: str) -> ModelView:
-    """The encoder as OpenAI's API describes a model. ``reference``: the id or name by which it is asked for."""
-    created = int(row.created_at.timestamp())
-    return ModelView(id=reference, created=created, owned_by=row.owner, encoder_id=row.id)

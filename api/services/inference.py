@@ -19,8 +19,8 @@ from anyio import to_thread
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
+from api.core import limits
 from api.core.errors import Problem, error_detail
-from api.core.settings import ApiSettings
 from api.schemas.inference import (
     IMAGE_URL_START,
     AttentionRequest,
@@ -57,12 +57,12 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest) -> JS
         if body.dimensions not in (None, encoder.dim):
             message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
             raise Problem(422, "bad_request", f"{message}; leave dimensions out", field="dimensions")
-        check_count(items, state.settings, "input")
+        check_count(items, "input")
         encoder.check_room(len(urls))
         return encoder, None
 
     def read(encoder: BatchedEngine, _: None, images: RequestImages) -> Submitted[int]:
-        return submit_embeddings(encoder, items, images, state.settings)
+        return submit_embeddings(encoder, items, images)
 
     def respond(vectors: list[Any]) -> JSONResponse:
         data: list[dict[str, Any]] = [
@@ -73,12 +73,10 @@ async def embed(state: AppState, session: Session, body: EmbeddingRequest) -> JS
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
     submitted, tokens = await read_images(state, urls, begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
 
 
-def submit_embeddings(
-    encoder: BatchedEngine, items: Sequence[EmbeddingInput], images: RequestImages, settings: ApiSettings
-) -> Submitted[int]:
+def submit_embeddings(encoder: BatchedEngine, items: Sequence[EmbeddingInput], images: RequestImages) -> Submitted[int]:
     """Queue the items: a future f32 [E] of each, in order, and the number of tokens that the model reads.
 
     Raises: Problem 422 naming the item at fault, before anything is queued.
@@ -90,7 +88,7 @@ def submit_embeddings(
         if field in images:
             prepared[index] = encoder.prepare(images.read(field))
         else:
-            texts[index] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
+            texts[index] = check_text(item.text if isinstance(item, TextPart) else str(item), field)
     tokens = sum(encoder.count_tokens(list(texts.values()))) + len(prepared) * encoder.image_tokens
     futures: dict[int, Future[Any]] = {}
     if texts:
@@ -117,7 +115,7 @@ async def attend(state: AppState, session: Session, body: AttentionRequest) -> J
     """Attention weights of the pooling, by patch. Closes the session."""
 
     def begin() -> tuple[BatchedEngine, None]:
-        check_count(body.images, state.settings, "images")
+        check_count(body.images, "images")
         encoder = open_encoder(state, session, body.model)
         encoder.check_room(len(body.images))
         return encoder, None
@@ -141,18 +139,18 @@ async def attend(state: AppState, session: Session, body: AttentionRequest) -> J
         return JSONResponse({"object": "list", "data": data, "model": body.model})
 
     submitted, boxes = await read_images(state, _image_fields(body.images), begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.responding)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
 
 
 async def caption(state: AppState, session: Session, body: CaptionRequest) -> tuple[list[Future[Any]], StreamConsumers]:
     """The submitted captions and their consumers. Closes the session. Raises: Problem 422."""
-    check_count(body.images, state.settings, "images")
-    consumers = StreamConsumers(len(body.images), state.settings.writing_seconds, stream=body.stream, field="images")
+    check_count(body.images, "images")
+    consumers = StreamConsumers(len(body.images), limits.WRITING_SECONDS, stream=body.stream, field="images")
 
     def begin() -> tuple[BatchedEngine, GenerationConfig]:
         encoder = open_encoder(state, session, body.model)
-        check_text(body.prompt, state.settings, "prompt")
-        check_text(body.context, state.settings, "context")
+        check_text(body.prompt, "prompt")
+        check_text(body.context, "context")
         options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
         encoder.check_room(len(body.images))
         return encoder, options
@@ -169,8 +167,8 @@ async def continue_document(
     state: AppState, session: Session, body: ContinuationRequest
 ) -> tuple[Future[Any], StreamConsumers]:
     """The submitted continuation and its consumer. Closes the session. Raises: Problem 422."""
-    check_count(body.document, state.settings, "document")
-    consumers = StreamConsumers(1, state.settings.writing_seconds, stream=body.stream)
+    check_count(body.document, "document")
+    consumers = StreamConsumers(1, limits.WRITING_SECONDS, stream=body.stream)
     parts = list(enumerate(body.document))
     urls = {f"document.{index}.image": part.image for index, part in parts if isinstance(part, DocumentImage)}
 
@@ -179,7 +177,7 @@ async def continue_document(
         options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
         for index, part in parts:
             if isinstance(part, str):
-                _check_document_text(part, state.settings, f"document.{index}")
+                _check_document_text(part, f"document.{index}")
         encoder.check_room(1)
         return encoder, options
 
@@ -198,12 +196,12 @@ def _image_fields(images: Sequence[str]) -> dict[str, str]:
     return {f"images.{index}": url for index, url in enumerate(images)}
 
 
-def _check_document_text(part: str, settings: ApiSettings, field: str) -> None:
+def _check_document_text(part: str, field: str) -> None:
     """Raises: Problem 422 naming the part."""
     if part.startswith(IMAGE_URL_START):
         message = f'{field}: this text is an image; send it as {{"image": "data:image/…"}}'
         raise Problem(422, "bad_request", message, field=field)
-    check_text(part, settings, field)
+    check_text(part, field)
 
 
 class StreamConsumers:

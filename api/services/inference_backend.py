@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -68,22 +67,12 @@ class InferenceBackend:
             imported: a user supplied its files; a sandboxed process examines them before they are loaded.
             evict: as ModelPool.get's.
 
-        Raises: UserError, ``device_busy`` while a run has the service's GPU.
+        Raises: UserError, Busy while a run has the service's GPU.
         """
-        self._check_use(directory, imported)
-        return self._pool.get(directory, registered, evict=evict)
-
-    def start_loading(
-        self, directory: Path, registered: Hashes | None = None, *, imported: bool = False, evict: bool = True
-    ) -> Future[BatchedEngine]:
-        """As ``encoder``, without waiting: the future of one in memory is done."""
-        self._check_use(directory, imported)
-        return self._pool.start_loading(directory, registered, evict=evict)
-
-    def _check_use(self, directory: Path, imported: bool) -> None:
         self._device.check()
         if imported and directory not in self._imported:
             self._imported |= {directory, directory.resolve()}  # the pool resolves the directory
+        return self._pool.get(directory, registered, evict=evict)
 
     def unload(self, directory: Path) -> None:
         """Unload a deleted encoder."""

@@ -66,12 +66,12 @@ class InferenceDevice:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises: UserError ``device_busy`` while a run still has the GPU, or the lease could not be taken."""
+        """Raises: Busy while a run still has the GPU, or the lease could not be taken."""
         if boot_time() < self._leased_until:
             return
         holder = f"run {self._run} has it until it ends" if self._run else "its lease could not be renewed"
         message = f"the service computes on {self._device}, and {holder}; send the request again later"
-        raise Busy(f"{message}, or set LCL_INFERENCE_DEVICE to another device", code="device_busy")
+        raise Busy(f"{message}, or set LCL_INFERENCE_DEVICE to another device")
 
     def close(self) -> None:
         """Renew no more: other copies of the service may still use the GPU, so the lease expires by itself."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
+from api.core import limits
 from api.core.errors import Problem
-from api.core.settings import ApiSettings
-from api.services.encoders import when_loaded
 from api.services.state import AppState
 
 if TYPE_CHECKING:
@@ -23,17 +21,17 @@ Result = TypeVar("Result")
 Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
 
 
-def check_count(items: Sequence[object], settings: ApiSettings, field: str) -> None:
+def check_count(items: Sequence[object], field: str) -> None:
     """Raises: Problem 422 for no items, or more than a request may hold."""
-    if not 1 <= len(items) <= settings.max_inputs:
-        message = f"{field}: send 1 to {settings.max_inputs} items at once (got {len(items)})"
+    if not 1 <= len(items) <= limits.MAX_INPUTS:
+        message = f"{field}: send 1 to {limits.MAX_INPUTS} items at once (got {len(items)})"
         raise Problem(422, "bad_count", message, field=field)
 
 
-def check_text(text: str, settings: ApiSettings, field: str) -> str:
+def check_text(text: str, field: str) -> str:
     """Raises: Problem 422."""
-    if len(text) > settings.max_text_characters:
-        message = f"{field}: the text is longer than {settings.max_text_characters} characters"
+    if len(text) > limits.MAX_TEXT_CHARACTERS:
+        message = f"{field}: the text is longer than {limits.MAX_TEXT_CHARACTERS} characters"
         raise Problem(422, "bad_request", message, field=field)
     return text
 
@@ -44,23 +42,21 @@ async def read_images(
     begin: Callable[[], tuple[BatchedEngine, Opened]],
     read: Callable[[BatchedEngine, Opened, RequestImages], Submitted[Result]],
 ) -> Submitted[Result]:
-    """Call ``begin``, then ``read``, in one of few threads, which bound the images that are decoded at one time.
-
-    While the encoder is loaded the request waits without a thread, then ``begin`` is called once more.
+    """Call ``begin``, then ``read``; the latter in one of few threads, which bound the images decoded at one time.
 
     Args:
         urls: data URLs of the images by their field in the request.
-        begin: opens the encoder and checks the request as far as no image is needed.
+        begin: opens the encoder, which may have to be loaded, and checks the request as far as no image is needed.
         read: decodes and prepares one image after another, and submits them.
 
     Raises: their errors; Problem 422 naming an image that is too large, or one too many; UserError ``out_of_memory``.
     """
+    encoder, opened = await to_thread.run_sync(begin, limiter=state.opening)
 
     def submit() -> Submitted[Result]:
-        encoder, opened = begin()
         from api.services.request_images import RequestImages  # Pillow and torch, which ``begin`` has imported
 
-        images = RequestImages(urls, state.settings)
+        images = RequestImages(urls)
         return images.call(lambda: read(encoder, opened, images))
 
-    return await when_loaded(partial(to_thread.run_sync, submit, limiter=state.inferring))
+    return await to_thread.run_sync(submit, limiter=state.inferring)

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from PIL.Image import Image
 
+from api.core import limits
 from api.core.errors import Problem
-from api.core.settings import ApiSettings
 from api.schemas.inference import IMAGE_URL_START
 from lcl_core.common.device import release_freed_memory
 from lcl_core.common.errors import UserError
@@ -28,8 +28,8 @@ class RequestImages:
         urls: their data URLs.
     """
 
-    def __init__(self, urls: Mapping[str, str], settings: ApiSettings) -> None:
-        self._urls, self._settings = urls, settings
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._urls = urls
         self._pixels = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -40,20 +40,19 @@ class RequestImages:
 
     def raw(self, field: str) -> bytes:
         """An image file. Raises: Problem 422 naming the field."""
-        return decode_data_url(self._urls[field], self._settings, field)
+        return decode_data_url(self._urls[field], field)
 
     def decode(self, raw: bytes, field: str) -> Image:
         """An image file as RGB. Raises: Problem 422 naming the field."""
-        settings = self._settings
         try:
-            image = decode_image(raw, field, max_pixels=settings.max_image_pixels)
+            image = decode_image(raw, field, max_pixels=limits.MAX_IMAGE_PIXELS)
         except UserError as error:
             raise Problem(422, error.code, f"{field}: {error.message}", field=field) from error
         self._pixels += image.width * image.height
-        if self._pixels > settings.max_request_pixels:
+        if self._pixels > limits.MAX_REQUEST_PIXELS:
             message = (
                 f"{field}: the images up to this one have {self._pixels:,} pixels together, and those of one request "
-                f"may have {settings.max_request_pixels:,} (LCL_MAX_REQUEST_PIXELS); send several requests"
+                f"may have {limits.MAX_REQUEST_PIXELS:,}; send several requests"
             )
             raise Problem(422, "too_many_pixels", message, field=field)
         return image
@@ -71,14 +70,14 @@ class RequestImages:
                 release_freed_memory()
 
 
-def decode_data_url(url: str, settings: ApiSettings, field: str) -> bytes:
+def decode_data_url(url: str, field: str) -> bytes:
     """Bytes of a data URL. Raises: Problem 422 naming the field."""
     head, comma, body = url.partition(",")
     if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
         message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
         raise Problem(422, "bad_request", message, field=field)
-    if len(body) > settings.max_image_bytes * 4 // 3 + 4:
-        message = f"{field}: the image is larger than {settings.max_image_bytes:,} bytes"
+    if len(body) > limits.MAX_IMAGE_BYTES * 4 // 3 + 4:
+        message = f"{field}: the image is larger than {limits.MAX_IMAGE_BYTES:,} bytes"
         raise Problem(422, "image_too_large", message, field=field)
     try:
         return base64.b64decode(body, validate=True)

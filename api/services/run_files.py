@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -33,7 +31,6 @@ from lcl_core.db.states import FINISHED
 LOG_CHUNK_BYTES = 1 << 20
 OCTET_STREAM = "application/octet-stream"
 MAX_LISTED = 10_000
-RANGE_HEADER = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _ARTIFACTS = "artifacts/"
 _LOG = "log.txt"
 
@@ -68,31 +65,24 @@ class RunFiles:
             if name.startswith(_ARTIFACTS)
         ]
 
-    def artifact(self, name: str, range_header: str | None) -> Response:
-        """A download of the whole file or of the requested range."""
+    def artifact(self, name: str) -> Response:
+        """A download; of a file in this home also of the requested range."""
         remote = self._find_remote()
         if remote is None:
             path = confined_file(self._local.artifacts, name)
-            info = path.lstat()
-            parse_range(range_header, info.st_size)  # FileResponse would answer a bad range in plain text
-            return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=info)
+            return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=path.lstat())
         key = uploads.require_uploaded(remote)
         entry = self._entries.get(f"{_ARTIFACTS}{name}")
         if entry is None:
             raise _unknown_artifact(name)
-        size = entry["bytes"]
-        part = parse_range(range_header, size)
-        start, end = part or (0, size)
         headers = {
-            "accept-ranges": "bytes",
             "content-disposition": f"attachment; filename*=utf-8''{quote(name.rpartition('/')[2])}",
-            "content-length": str(end - start),
+            "content-length": str(entry["bytes"]),
             "etag": f'"{entry["sha256"]}"',
         }
-        if part is not None:
-            headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-        chunks = _start_stream(self._store.read_stream(key, f"{_ARTIFACTS}{name}", start, end))
-        return StreamingResponse(chunks, 200 if part is None else 206, headers, media_type=OCTET_STREAM)
+        chunks = self._store.read_stream(key, f"{_ARTIFACTS}{name}", 0, entry["bytes"])
+        first = next(chunks, b"")  # an unreachable store is reported before the response begins
+        return StreamingResponse(chain((first,), chunks), headers=headers, media_type=OCTET_STREAM)
 
     def log(self, offset: int) -> LogChunk:
         """Up to 1 MiB of the log from byte ``offset`` on."""
@@ -167,22 +157,6 @@ def _log_chunk(data: bytes, offset: int, size: int) -> LogChunk:
     return LogChunk(text=text, offset=min(offset, size) + len(data) - pending, size=size)
 
 
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and end (exclusive) of the requested range; None: the whole file. Raises: Problem 400 or 416."""
-    if header is None:
-        return None
-    match = RANGE_HEADER.fullmatch(header.strip().lower())
-    if match is None or match.groups() == ("", ""):
-        raise Problem(400, "bad_request", "send one range of bytes, such as `Range: bytes=0-1023`")
-    first, last = match.groups()
-    start = int(first) if first else max(size - int(last), 0)
-    stop = int(last) if first and last else size
-    if start >= size or stop < start:
-        message = f"the range lies outside the file's {size} bytes"
-        raise Problem(416, "range_not_satisfiable", message, headers={"content-range": f"bytes */{size}"})
-    return start, min(stop + 1, size)
-
-
 def _unknown_artifact(name: str) -> Problem:
     return Problem(404, "not_found", f"there is no file {name[:200]!r} among the artifacts")
 
@@ -192,8 +166,3 @@ def _file_entries(row: ArtifactUpload) -> dict[str, dict[str, Any]]:
         name: {**entry, "modified_at": datetime.fromisoformat(entry["modified_at"])}
         for name, entry in (row.files or {}).items()
     }
-
-
-def _start_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks, the first already read: an unreachable store is reported before the response begins."""
-    return chain((next(chunks, b""),), chunks)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.schemas.collections import SearchRequest, SearchResponse, Target
-from api.services.encoders import CHANGED, DAMAGED, CaptionsIndexing, load_encoder, when_loaded
+from api.services.encoders import CHANGED, DAMAGED, load_encoder
 from api.services.media import Submitted, check_text, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
@@ -82,20 +82,18 @@ def open_for_search(
     embeds: Sequence[Target] = (),
     *,
     evict: bool = True,
-    wait: bool = False,
 ) -> OpenedCollection:
     """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
 
     Args:
         embeds: kinds of inputs that are to be embedded; for texts an encoder of images alone is not loaded.
         evict: other encoders may leave the memory for it.
-        wait: block while its encoder is loaded.
 
-    Raises: EncoderLoading without ``wait``; Problem 409 when the encoder is gone, damaged or changed; UserError.
+    Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
     row, collection = open_collection(state, session, name)
     needed = any(kind in collection.vector_targets for kind in embeds)
-    encoder = _collection_encoder(state, session, row, evict=evict, wait=wait) if needed else None
+    encoder = _collection_encoder(state, session, row, evict) if needed else None
     session.close()
     return OpenedCollection(row.id, row.path, collection, encoder)
 
@@ -147,11 +145,9 @@ def stream_vectors(collection: Collection, target: Target) -> Iterator[bytes]:
 
 async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
-    # A text search is one call in one thread: each further hop costs the event loop more than its own work.
-    if body.image is None:
-        by_text = partial(to_thread.run_sync, _search_by_text, state, name, body, limiter=state.searching)
-        return await when_loaded(by_text)
     started = time.perf_counter()
+    if body.image is None:  # one call in one thread: each further hop costs the event loop more than its own work
+        return await to_thread.run_sync(_search_by_text, state, name, body, started, limiter=state.opening)
 
     def begin() -> tuple[BatchedEngine, OpenedCollection]:
         opened = _open(state, name, body)
@@ -164,16 +160,15 @@ async def search(state: AppState, name: str, body: SearchRequest) -> SearchRespo
     submitted, opened = await read_images(state, {"image": body.image}, begin, read)
     (vector,) = await gather_results(submitted)
     embedded = {"image": vector}
-    return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.searching)
+    return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.opening)
 
 
-def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
-    started = time.perf_counter()
+def _search_by_text(state: AppState, name: str, body: SearchRequest, started: float) -> SearchResponse:
     return _find(state, body, _open(state, name, body), {}, started)
 
 
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
-    """Raises: as ``open_for_search``; CaptionsIndexing for a hybrid search; Problem 422 ``bad_request``."""
+    """Raises: as ``open_for_search``; Problem 422 ``bad_request``."""
     with state.database.reading() as session:
         opened = open_for_search(state, session, name, body.embedded)
     opened.collection.check_vectors(body.target)
@@ -185,9 +180,7 @@ def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
             raise Problem(422, "bad_request", message, field=f"weights.{part}")
     if body.hybrid and body.target == "images":
-        captions = opened.collection.start_indexing_captions()
-        if not captions.done():
-            raise CaptionsIndexing(captions)
+        opened.collection.start_indexing_captions().result()
     return opened
 
 
@@ -198,7 +191,7 @@ def _find(
 
     text_limit = None
     if body.text is not None:
-        text = check_text(body.text, state.settings, "text")
+        text = check_text(body.text, "text")
         embedded |= _text_vector(text, body, opened)
         if opened.encoder is not None and len(text) >= LONG_TEXT:
             text_limit = opened.encoder.filled_context(text)
@@ -233,24 +226,20 @@ def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> di
     return {} if vector is None else {"text": vector}
 
 
-def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, **options: bool) -> BatchedEngine:
-    """The collection's own encoder or, where that cannot be used, one with identical files.
-
-    Args:
-        options: as ``load_encoder``'s.
-    """
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
+    """The collection's own encoder or, where that cannot be used, one with identical files."""
     own = registry.collection_encoder(session, collection)
     problem = None
     if own is not None:
         try:
-            return load_encoder(state, session, own, **options)
+            return load_encoder(state, session, own, evict=evict)
         except Problem as error:
             if error.code not in (CHANGED, DAMAGED):
                 raise
             problem = error
     for other in registry.identical_encoders(session, collection):
         try:
-            return load_encoder(state, session, other, **options)
+            return load_encoder(state, session, other, evict=evict)
         except UserError:
             log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
     session.close()
@@ -267,4 +256,4 @@ def _damage_problem(row: CollectionRow, error: UserError) -> Problem:
 
 def collection_busy(name: str) -> Problem:
     message = f"collection {name!r} is being made anew at this moment; try again"
-    return Problem(503, "collection_busy", message, headers={"retry-after": "1"})
+    return Problem(503, "busy", message, headers={"retry-after": "1"})

@@ -11,30 +11,24 @@ from anyio import CapacityLimiter
 from api.core.auth import Authenticator, ensure_configured_key
 from api.core.limits import RateLimiter, RunQuota
 from api.core.metrics import ProcessMetrics
-from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
 from api.services.inference_device import InferenceDevice, resolve_device
-from api.services.run_events import RunFeeds
 from api.services.runs import WakeupSender
 from lcl_core.db import artifacts, datasets, seed
 from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
 
 if TYPE_CHECKING:
-    from api.schemas.admin import CheckView
+    from api.routes.health import CheckView
     from api.services.corpora import CorpusBrowser
     from api.services.inference_backend import InferenceBackend
 
-# Requests that write at one time. Each keeps a thread while it waits for another transaction, which itself needs a
-# thread to finish: writers must not use up the framework's 40 threads.
-MAX_WRITERS = 16
-MAX_INFERRING = 8  # threads that read inference requests; models run, and are loaded, in threads of their own
-MAX_RESPONDING = 8  # threads that write what models have computed
-MAX_LONG_READS = 8  # threads that read whole corpora and encoders, and wait for slow disks
-MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
-# Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
-MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2, 8, 8, 4, 2
-MAX_READING_METRICS = 4  # each holds the metric lines of a run
+# Threads by kind of request, so that slow ones do not use up the framework's 40.
+MAX_SLOW = 16  # read corpora, encoders and lines of metrics, export, and wait for slow disks
+MAX_INFERRING = 8  # decode the images of a request; models run, and are loaded, in threads of their own
+MAX_OPENING = 64  # nearly all wait for an encoder or a text's vector, and texts that wait share a batch
+MAX_WRITERS = 16  # those that wait for another transaction each keep a thread
+MAX_FOLLOWING = 4  # query the database for streams of events
 
 
 class AppState:
@@ -53,20 +47,14 @@ class AppState:
         self.authenticator = Authenticator(self.database)
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
         self.run_quota = RunQuota(settings.queued_runs_per_owner)
+        self.slow, self.inferring = CapacityLimiter(MAX_SLOW), CapacityLimiter(MAX_INFERRING)
+        self.opening, self.following = CapacityLimiter(MAX_OPENING), CapacityLimiter(MAX_FOLLOWING)
         self.writers = CapacityLimiter(MAX_WRITERS)
-        self.writing, self.reading = CapacityLimiter(MAX_SHORT_REQUESTS), CapacityLimiter(MAX_SHORT_REQUESTS)
-        self.inferring = CapacityLimiter(MAX_INFERRING)
-        self.responding = CapacityLimiter(MAX_RESPONDING)
-        self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
-        self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
-        self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
-        self.comparing, self.long_reads = CapacityLimiter(1), CapacityLimiter(MAX_LONG_READS)
-        self.reading_metrics = CapacityLimiter(MAX_READING_METRICS)
+        self.comparing = CapacityLimiter(1)  # near-duplicates and maps, which take memory and all cores
         self.checks: dict[str, CheckView] = {}  # of readiness, at ``checked_at`` of the monotonic clock
         self.checked_at = float("-inf")
         self.checking = threading.Lock()
         self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))
-        self.feeds = RunFeeds(self.database, self.following)
         self._inference: InferenceBackend | None = None
         self._corpora: CorpusBrowser | None = None
         self._inference_lock, self._corpora_lock = threading.Lock(), threading.Lock()
@@ -75,7 +63,7 @@ class AppState:
     def prepare(self) -> None:
         """Migrate the database, ensure the admin key and the bundled data. Further calls do nothing.
 
-        Raises: UserError ``insecure_secret``, ``database_newer``; SQLAlchemyError when the database cannot be used.
+        Raises: UserError ``bad_setting``, ``database_newer``; SQLAlchemyError when the database cannot be used.
         """
         if self._prepared:
             return

@@ -68,7 +68,7 @@ def check_directory(path: Path, max_bytes: int) -> None:
     """Check the size of an archive's list of members, before it is parsed.
 
     Raises:
-        UserError: ``bad_archive`` for a file that is no zip, or whose list has more than ``max_bytes``. OSError.
+        UserError for a file that is no zip, or whose list has more than ``max_bytes``. OSError.
     """
     try:
         with path.open("rb") as file:
@@ -99,8 +99,8 @@ def unpack_zip(
         on_member: receives how many members are done, and how many there are.
 
     Raises:
-        UserError: ``bad_archive`` for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
-            of the folder; ``archive_too_large``.
+        UserError for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
+            of the folder; ``too_large``.
         OSError: the disk is full, for instance.
     """
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
@@ -167,9 +167,9 @@ def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Pa
 
 
 def _bad_archive(message: str) -> UserError:
-    return UserError(message, code="bad_archive", field="archive")
+    return UserError(message, field="archive")
 
 
 def _too_large(what: str) -> UserError:
     message = f"the archive has {what}; put it into a data root of the service instead"
-    return TooLarge(message, code="archive_too_large", field="archive")
+    return TooLarge(message, field="archive")

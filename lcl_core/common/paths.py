@@ -193,7 +193,7 @@ def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
 
     Of several processes that find no file one creates it, and all return the same secret.
 
-    Raises: UserError ``insecure_secret`` for a file without text; OSError.
+    Raises: UserError ``bad_setting`` for a file without text; OSError.
     """
     try:
         secret = read_or_create(file, lambda: make() + "\n", mode=0o600)
@@ -201,7 +201,7 @@ def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
         if error.errno != errno.ENODATA:
             raise
         message = f"{file} is damaged; remove it, and the next start makes a new one"
-        raise UserError(message, code="insecure_secret") from error
+        raise UserError(message, code="bad_setting") from error
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
     return secret

@@ -41,6 +41,7 @@ from lcl_core.db.studies import ENDED_STATES, study_statuses
 from lcl_core.db.uploads import ANY_HOME, SERVER, STORE
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
+ROUND_SECONDS = 3600.0  # between two rounds
 _ROUND = 500  # folders that are removed in one round
 _UPLOAD_ID = re.compile(rf"{UPLOAD_PREFIX}_[0-9a-z]{{18}}")
 log = structlog.get_logger(__name__)

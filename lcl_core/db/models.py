@@ -380,7 +380,7 @@ class CollectionChange(Base):
 
 
 class ApiKey(Base):
-    """A key is ``PREFIX.SECRET``. Only the secret's hash is stored and, for a grace, the previous hash."""
+    """A key is ``PREFIX.SECRET``, of which only the secret's hash is stored."""
 
     __tablename__ = "api_key"
 
@@ -391,9 +391,6 @@ class ApiKey(Base):
     created_at: Mapped[datetime]
     last_used: Mapped[datetime | None]
     expires: Mapped[datetime | None]
-    previous_hash: Mapped[str | None] = mapped_column(String(128))
-    previous_until: Mapped[datetime | None]  # when the previous secret expires
-    rotated_at: Mapped[datetime | None]
     # made from the settings: a start with other settings removes it
     configured: Mapped[bool] = mapped_column(default=False)
 

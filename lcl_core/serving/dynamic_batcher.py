@@ -149,9 +149,7 @@ class Overloaded(UserError):
     status = 429
 
     def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(
-            f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s", code="overloaded"
-        )
+        super().__init__(f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s")
         self.retry_after = retry_after
 
 

@@ -31,7 +31,7 @@ def parse_spec(kind: str, value: Any) -> AnySpec:
     """Validate ``value`` as a spec of ``kind``."""
     if kind not in SPECS:
         message = f"kind {kind!r} is not known; choose from {', '.join(SPECS)}"
-        raise NotFound(message, code="unknown_kind", field="kind")
+        raise NotFound(message, field="kind")
     return parse_as(SPECS[kind], value)
 
 

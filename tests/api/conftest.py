@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from api.cli import main
+from api.core import limits
 from api.core.settings import ApiSettings
 from api.services import run_events
 from api.services.state import AppState
@@ -27,8 +28,10 @@ def _logs():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_polls():
+def _quick_polls_and_small_bounds():
     run_events.POLL_SECONDS = 0.02
+    limits.MAX_INPUTS, limits.MAX_TEXT_CHARACTERS = 8, 500
+    limits.MAX_IMAGE_BYTES, limits.MAX_IMAGE_PIXELS, limits.MAX_REQUEST_PIXELS = 100_000, 250_000, 600_000
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +57,6 @@ def live_service(tmp_path_factory, data_root):
     settings = ApiSettings(
         home=home,
         data_roots=[data_root],
-        max_inputs=8,
-        max_text_characters=500,
-        max_image_bytes=100_000,
-        max_image_pixels=250_000,
-        max_request_pixels=600_000,
         webhook_hosts=["hooks.example.org"],
         _env_file=None,
     )

@@ -20,7 +20,7 @@ ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
 @pytest.fixture
 def team(tmp_path, empty_postgres, serve, house_of):
     """A team's deployment: its own admin key, PostgreSQL."""
-    settings = ApiSettings(home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY, max_inputs=8)
+    settings = ApiSettings(home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY)
     context = AppState(settings)
     with serve(settings) as url:
         yield house_of(url, tmp_path, context, ADMIN_KEY)

@@ -178,7 +178,7 @@ def refused_start(tmp_path, monkeypatch, capsys):
         ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
         ({"LCL_TEAM": "1", "LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
         ({"LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
-        ({"LCL_MAX_INPUTS": "many"}, "LCL_MAX_INPUTS"),
+        ({"LCL_API_PORT": "many"}, "LCL_API_PORT"),
         ({"LCL_DATA_ROOTS": "[1"}, "LCL_DATA_ROOTS"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from tests.browser.axe import serious
 
@@ -21,8 +21,10 @@ MANY = 50_000
 
 @pytest.fixture(scope="module")
 def points(world: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = world.client.collection_map("drawings")["points"]
-    return found
+    tensors = load(world.client.collection_map_file("drawings"))
+    places = {f"img_{key:016x}": place for key, place in zip(tensors["ids"].tolist(), tensors["points"], strict=True)}
+    items = world.client.items("drawings", limit=200)
+    return [{**item, "x": float(places[item["id"]][0]), "y": float(places[item["id"]][1])} for item in items]
 
 
 @pytest.fixture
@@ -182,7 +184,7 @@ def test_selected_images_are_tagged_and_found_by_the_tag(visitor: Any, page_url:
         expect(page.locator(".lcl-notice")).to_contain_text("24 images gained the tag bird.")
         assert serious(page, "light") == []
     finally:
-        ids = [point["id"] for point in world.client.collection_map("plain-drawings")["points"]]
+        ids = [item["id"] for item in world.client.items("plain-drawings", limit=200)]
         world.client.change_labels("plain-drawings", ids, labels={"tags": None})
 
 

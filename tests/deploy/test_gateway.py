@@ -118,7 +118,7 @@ def test_a_body_is_bounded_by_what_its_path_is_for(gateway, backend, path, large
     backend.requested.clear()
     status, answer = ask(gateway, "POST", path, largest + 1)
     assert status == 413
-    assert json.loads(answer)["error"].items() >= {"code": "body_too_large", "type": "invalid_request_error"}.items()
+    assert json.loads(answer)["error"].items() >= {"code": "too_large", "type": "invalid_request_error"}.items()
     assert backend.requested == [], "it was passed on"
 
 

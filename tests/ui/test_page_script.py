@@ -47,9 +47,9 @@ def fetched(address: str, status: int, body: str) -> Any:
 
 
 def test_a_refusal_by_the_gateway_is_one_that_gradio_can_show() -> None:
-    refusal = json.dumps({"error": {"code": "body_too_large", "message": "send less at once"}})
+    refusal = json.dumps({"error": {"code": "too_large", "message": "send less at once"}})
     status, body = fetched("http://x/gradio_api/run/predict?tab=runs", 413, refusal)
-    assert (status, json.loads(body)) == (413, {"error": "send less at once", "code": "body_too_large"})
+    assert (status, json.loads(body)) == (413, {"error": "send less at once", "code": "too_large"})
 
 
 @pytest.mark.parametrize(

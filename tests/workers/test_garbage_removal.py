@@ -6,7 +6,8 @@ from workers.maintenance import garbage_task
 
 
 def test_a_worker_removes_what_is_due(database, settings, eventually, monkeypatch):
-    settings.gc_seconds, settings.gc_grace_seconds = 0.05, 0.1
+    settings.gc_grace_seconds = 0.1
+    monkeypatch.setattr("lcl_core.db.garbage.ROUND_SECONDS", 0.05)
     folders = [settings.runs_dir / f"run_{number}" for number in range(2)]
     for folder in folders:
         folder.mkdir(parents=True)

@@ -330,7 +330,7 @@ class CaptionTab:
             f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
             f'aria-label="Use the image {esc(item["caption"] or item["id"])}">'
             f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
-            for item in self.client.collection_map(collection, limit=SAMPLE_IMAGES)["points"]
+            for item in self.client.items(collection, limit=SAMPLE_IMAGES)
         )
         return f'<p class="lcl-note">or one of these</p><ul class="lcl-samples">{items}</ul>'
 

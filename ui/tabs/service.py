@@ -22,18 +22,12 @@ from ui.tabs.service_view import (
     draw_new_key,
     draw_overview,
     draw_queue,
-    draw_quotas,
     draw_worker_table,
 )
 
 REFRESH_SECONDS = 5
 QUEUE_PER_STATE, AUDIT_PAGE, MAX_AUDIT = 50, 50, 1000
 QUESTIONS = {
-    "rotate": (
-        "Rotate this key?",
-        "It gets a new secret, which is shown once. The old one is valid for one more day.",
-        "Rotate",
-    ),
     "revoke": ("Revoke this key?", "Whoever uses it is signed out at once; its runs and encoders stay.", "Revoke"),
 }
 
@@ -73,14 +67,12 @@ class ServiceTab:
                 self.create = gr.Button("Create key", variant="primary", min_width=130, elem_id="key-create")
             self.verdict = html_pane(elem_id="key-verdict")
         with gr.Column(elem_classes="lcl-panel"):
-            html_pane(heading("Storage"))
-            self.storage = html_pane(elem_id="service-storage")
             html_pane(heading("Audit log", "Every change through the service, newest first."))
             self.audit = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-audit")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         moving = [self.overview, self.workers, self.queue]
-        everything = [*moving, self.keys, self.storage, self.audit]
+        everything = [*moving, self.keys, self.audit]
         for event in (tab.select, navigation.select):
             event(self.refresh, self.audited, everything, **SILENT_EVENT)
         self.clock = gr.Timer(REFRESH_SECONDS)
@@ -103,7 +95,6 @@ class ServiceTab:
         return (
             *self.refresh_moving(),
             self._part(lambda: draw_keys(self.client.keys(), self.client.own_key()["prefix"])),
-            self._part(lambda: draw_quotas(self.client.quotas())),
             self._part(lambda: self._audit(audited.current)),
         )
 
@@ -140,7 +131,7 @@ class ServiceTab:
         return refusal, *self.refresh_moving()
 
     def show_question(self, event: gr.EventData) -> str:
-        """The question before a key is rotated or revoked."""
+        """The question before a key is revoked."""
         verb, _, prefix = str(event.pick).partition(":")
         if verb not in QUESTIONS:
             return ""
@@ -152,19 +143,12 @@ class ServiceTab:
         """The question was answered."""
         verb, _, prefix = str(event.pick).partition(":")
         if verb not in QUESTIONS:
-            return "", *(gr.skip(),) * 7
+            return "", *(gr.skip(),) * 6
         try:
-            told = self._do(verb, prefix)
+            self.client.revoke_key(prefix)
         except ApiError as error:
-            return toast(error.message), *(gr.skip(),) * 7
-        return "", told, *self.refresh(audited)
-
-    def _do(self, verb: str, prefix: str) -> str:
-        """One of ``QUESTIONS``. Returns: the new secret, if there is one. Raises: ApiError."""
-        if verb == "rotate":
-            return draw_new_key(self.client.rotate_key(prefix))
-        self.client.revoke_key(prefix)
-        return ""
+            return toast(error.message), *(gr.skip(),) * 6
+        return "", "", *self.refresh(audited)
 
     def create_key(self, owner: str, role: str, expires: str) -> tuple[str, Any]:
         """Returns: the new secret or the error, and the owner's field."""

@@ -63,16 +63,6 @@ def draw_queue(runs: Sequence[Json], more: bool = False) -> str:
     return html_table("Queue", columns, rows) + note
 
 
-def draw_quotas(quotas: Sequence[Json]) -> str:
-    """What each owner has at work and may have."""
-    rows = "".join(
-        f'<tr><th scope="row">{esc(each["owner"])}</th><td>{number(each["runs"])}</td>'
-        f"<td>{_limit(each['runs_limit'], number)}</td></tr>"
-        for each in sorted(quotas, key=lambda each: -each["runs"])
-    )
-    return html_table("Unfinished runs by owner", ("Owner", "Unfinished runs", "Limit"), rows)
-
-
 def draw_keys(keys: Sequence[Json], own: str) -> str:
     """All keys, each with what can be done with it. ``own``: the prefix of the key that is used here."""
     rows = "".join(
@@ -138,19 +128,9 @@ def _run_actions(run: Json) -> str:
     )
 
 
-def _limit(value: float | None, words: Any) -> str:
-    return "none" if value is None else str(words(value))
-
-
 def _key_actions(key: Json, own: str) -> str:
     """A key cannot revoke itself."""
-    name = f"{key['owner']}, {key['prefix']}"
-    rotate = _key_button("rotate", "Rotate", key["prefix"], name)
     if key["prefix"] == own:
-        return f"{rotate} <small>in use here</small>"
-    return f"{rotate} {_key_button('revoke', 'Revoke', key['prefix'], name)}"
-
-
-def _key_button(verb: str, words: str, prefix: str, name: str) -> str:
-    label = esc(f"{words} the key of {name}")
-    return f'<button type="button" data-pick="{verb}:{esc(prefix)}" aria-label="{label}">{words}</button>'
+        return "<small>in use here</small>"
+    label = esc(f"Revoke the key of {key['owner']}, {key['prefix']}")
+    return f'<button type="button" data-pick="revoke:{esc(key["prefix"])}" aria-label="{label}">Revoke</button>'

@@ -60,7 +60,7 @@ REVEAL_SCRIPT = """() => {
   const results = document.querySelector('#zero-shot-results');
   if (results.getBoundingClientRect().top > innerHeight / 2) results.scrollIntoView();
 }"""
-EXAMPLE_POINTS = 400  # images of the collection, from which those of the examples are taken
+EXAMPLE_PARTS, EXAMPLE_ITEMS = 8, 50  # parts of the collection, and images of each, from which examples are taken
 
 
 class _RunCancelled(Exception):
@@ -193,9 +193,11 @@ def find_examples(client: Client, encoders: Sequence[RankedEncoder] | None = Non
     if collection is None:
         return []
     of_label: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    for point in client.collection_map(collection, limit=EXAMPLE_POINTS)["points"]:
-        for label, value in point["labels"].items():
-            of_label[label][value].append((point["id"], point["caption"] or point["id"]))
+    count = client.collection(collection)["images"]
+    for offset in range(0, count, max(EXAMPLE_ITEMS, count // EXAMPLE_PARTS)):
+        for item in client.items(collection, offset, EXAMPLE_ITEMS):
+            for label, value in item["labels"].items():
+                of_label[label][value].append((item["id"], item["caption"] or item["id"]))
     labels = [label for label in of_label if len(of_label[label]) > 1]
     labels.sort(key=lambda label: (label not in EXAMPLE_LABELS, len(of_label[label])))
     return [_example(collection, label, of_label[label]) for label in labels[:EXAMPLES]]

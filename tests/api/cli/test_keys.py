@@ -10,11 +10,6 @@ def test_a_keys_life(lcl, live_service):
     prefix = key.partition(".")[0]
     status, out, _ = lcl("keys", "list")
     assert (status, prefix in out, key.partition(".")[2] in out) == (0, True, False)
-    status, out, _ = lcl("keys", "rotate", prefix, "--grace", "0")
-    assert out.strip().startswith(f"{prefix}.")
-    assert out.strip() != key
-    status, out, _ = lcl("--json", "keys", "rotate", prefix)
-    assert json.loads(out)["previous_until"] is not None
     assert lcl("keys", "revoke", prefix, "--yes") == (0, f"{prefix} is revoked\n", "")
     status, _, err = lcl("keys", "revoke", prefix)
     assert (status, "there is no key" in err) == (1, True)

@@ -61,7 +61,7 @@ def test_a_refusal_that_is_no_images_fault_ends_it(client, encoder, folder):
 
 
 def test_an_image_that_is_too_large_alone_is_skipped(folder):
-    large = 413, {}, json.dumps({"error": {"code": "body_too_large", "message": "too large"}}).encode()
+    large = 413, {}, json.dumps({"error": {"code": "too_large", "message": "too large"}}).encode()
     skipped = []
     with scripted_server(large) as server, Client(server.url, "k") as client:
         assert list(client.embed_folder("tiny", folder / "below", on_skip=skipped.append)) == []

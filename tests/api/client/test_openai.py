@@ -39,13 +39,9 @@ def test_encoders_are_its_models(settings, live_service):
     known = live_service.admin.encoder("tiny")
     with openai.OpenAI(**settings) as client:
         listed = {model.id: model for model in client.models.list()}
-        found = client.models.retrieve("tiny")
-        assert client.models.retrieve(known["id"]).id == known["id"]
         for name in listed:
             assert client.embeddings.create(model=name, input="x").model == name
-        with pytest.raises(openai.NotFoundError, match="absent"):
-            client.models.retrieve("absent")
-    assert listed["tiny"] == found
+    found = listed["tiny"]
     assert (found.id, found.object, found.owned_by) == ("tiny", "model", known["owner"])
     assert found.created > 1.7e9
     with openai.OpenAI(**{**settings, "api_key": "wrong"}) as client, pytest.raises(openai.AuthenticationError):

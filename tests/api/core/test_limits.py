@@ -153,9 +153,3 @@ def test_many_at_once_do_not_overrun_it(small, caller):
         answers = list(clients.map(lambda _: submitted(caller).status_code, range(24)))
     assert sorted(answers) == [202] * RUNS + [403] * (24 - RUNS)
     assert unfinished(small) == RUNS
-
-
-def test_everybody_sees_what_is_theirs(small, caller):
-    fill(caller, 2)
-    assert caller.get("/v1/quotas").json()["items"] == [{"owner": "someone", "runs": 2, "runs_limit": RUNS}]
-    assert [(row["owner"], row["runs"]) for row in small.admin.quotas()] == [("someone", 2)]

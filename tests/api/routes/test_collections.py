@@ -129,27 +129,17 @@ def test_items_come_in_pages(http, collection):
     assert [item["caption"] for item in items] == ["a green square", "a blue square"]
 
 
-def test_the_map_lies_within_its_bounds(live_service, collection):
-    found = live_service.admin.collection_map("squares")
-    assert found["total"] == 4
-    assert {point["caption"] for point in found["points"]} == {
-        f"a {c} square" for c in ("red", "green", "blue", "white")
-    }
-    assert all(abs(point[axis]) <= 1 for point in found["points"] for axis in ("x", "y"))
-    assert len(live_service.admin.collection_map("squares", limit=2)["points"]) == 2
-
-
-def test_the_maps_file_holds_the_same_points(live_service, http, collection):
+def test_the_map_has_the_images_within_its_bounds(live_service, http, collection):
     answer = http.get("/v1/collections/squares/map.safetensors")
     assert answer.headers["content-type"] == "application/octet-stream"
     tensors, metadata = read_safetensors(answer.content)
-    points = live_service.admin.collection_map("squares")["points"]
-    assert [f"img_{key:016x}" for key in tensors["ids"].tolist()] == [point["id"] for point in points]
-    np.testing.assert_allclose(tensors["points"], [[point["x"], point["y"]] for point in points])
+    items = live_service.admin.items("squares")
+    assert [f"img_{key:016x}" for key in tensors["ids"].tolist()] == [item["id"] for item in items]
+    assert np.abs(tensors["points"]).max() <= 1
     labels = json.loads(metadata["labels"])
     assert labels["hue"] == ["r", "g", "b", "w"]
     codes = tensors["label.hue"].tolist()
-    assert [labels["hue"][code] for code in codes] == [point["labels"]["hue"] for point in points]
+    assert [labels["hue"][code] for code in codes] == [item["labels"]["hue"] for item in items]
     assert (metadata["method"], metadata["total"], metadata["neighbours_kept"]) == ("pca", "4", "")
     assert 0 < float(metadata["variance"]) <= 1
     two, _ = read_safetensors(live_service.admin.collection_map_file("squares", limit=2))
@@ -201,7 +191,7 @@ def test_a_bad_search_names_its_field(http, collection, refused, body, code, fie
     refused(search(http, **body), 422, code, field)
 
 
-@pytest.mark.parametrize("path", ["", "/items", "/map", "/map.safetensors", "/items/img_0000000000000000/image"])
+@pytest.mark.parametrize("path", ["", "/items", "/map.safetensors", "/items/img_0000000000000000/image"])
 def test_an_unknown_collection_is_404(http, refused, path):
     refused(http.get(f"/v1/collections/absent{path}"), 404, "unknown_collection")
 

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from api.services.warmup import EncoderWarmup
+from api.services.background import EncoderWarmup
 from tests.api.sample_assets import make_collection
 from tests.lcl_core.encoders.external_samples import save_huggingface
 

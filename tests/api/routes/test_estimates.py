@@ -76,7 +76,7 @@ def test_what_is_not_estimated_says_so(http, refused):
     facts = refused(estimate(http, "evaluate"), 422, "bad_request", "kind")
     assert "only pretrain" in facts["message"]
     refused(estimate(http, "study"), 422, "bad_request", "kind")
-    refused(estimate(http, "bake"), 404, "unknown_kind", "kind")
+    refused(estimate(http, "bake"), 404, "not_found", "kind")
     refused(estimate(http, surprise=1), 422, "bad_request", "surprise")
     refused(estimate(http, resource="tpu"), 422, "bad_request", "resource")
 

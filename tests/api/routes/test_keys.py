@@ -22,7 +22,6 @@ NEEDS = {
     "submitter": {
         "POST /v1/runs",
         "POST /v1/runs/{run_id}/{action}",
-        "POST /v1/runs/{run_id}/resume",
         "DELETE /v1/runs/{run_id}",
         "PATCH /v1/runs/{run_id}",
         "POST /v1/datasets",
@@ -46,7 +45,6 @@ NEEDS = {
     "admin": {
         "POST /v1/keys",
         "GET /v1/keys",
-        "POST /v1/keys/{prefix}/rotate",
         "DELETE /v1/keys/{prefix}",
         "GET /v1/audit",
         "POST /v1/webhooks",
@@ -193,4 +191,4 @@ def test_a_damaged_key_file_is_reported(tmp_path):
     (tmp_path / "key").write_text("short")
     with pytest.raises(UserError, match="remove it") as caught:
         first_key(tmp_path)
-    assert caught.value.code == "insecure_secret"
+    assert caught.value.code == "bad_setting"

@@ -73,22 +73,6 @@ def test_a_download_is_whole_or_a_range(artifacts, http, run_id):
 
 
 @pytest.mark.parametrize(
-    ("header", "status", "code"),
-    [
-        ("bytes=100-", 416, "range_not_satisfiable"),
-        ("bytes=20-10", 416, "range_not_satisfiable"),
-        ("bytes=-0", 416, "range_not_satisfiable"),
-        ("bytes=-", 400, "bad_request"),
-        ("bytes=0-1,5-6", 400, "bad_request"),
-        ("lines=1-2", 400, "bad_request"),
-    ],
-)
-def test_a_bad_range_is_reported_in_json(artifacts, http, refused, run_id, header, status, code):
-    answer = http.get(f"/v1/runs/{run_id}/artifacts/numbers.bin", headers={"range": header})
-    refused(answer, status, code)
-
-
-@pytest.mark.parametrize(
     "name",
     [
         "../run.json",

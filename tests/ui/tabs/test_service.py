@@ -11,7 +11,7 @@ import pytest
 from api.client import ApiError
 from ui.common import PageSelection
 from ui.tabs.service import AUDIT_PAGE, ServiceTab, is_admin
-from ui.tabs.service_view import draw_keys, draw_overview, draw_queue, draw_quotas, draw_worker_table
+from ui.tabs.service_view import draw_keys, draw_overview, draw_queue, draw_worker_table
 
 Json = dict[str, Any]
 KEY: Json = {"prefix": "lcl_1", "owner": "<ada>", "role": "admin", "created_at": "2026-01-01T10:00:00Z",
@@ -39,8 +39,7 @@ def client(service: Any) -> Any:
 
     return service(
         status=STATUS, workers=[WORKER], runs={"items": [], "next_cursor": None}, keys=[KEY], own_key=KEY,
-        quotas=[], audit=audit, revoke_key=None,
-        rotate_key={**KEY, "key": "lcl_1.new"}, create_key=lambda *given: {**KEY, "key": "lcl_2.secret"},
+        audit=audit, revoke_key=None, create_key=lambda *given: {**KEY, "key": "lcl_2.secret"},
     )  # fmt: skip
 
 
@@ -119,10 +118,6 @@ def test_a_check_that_fails_is_named() -> None:
     assert "failed" not in draw_overview(STATUS)
 
 
-def test_quotas_have_limits() -> None:
-    assert "<td>20</td>" in draw_quotas([{"owner": "ada", "runs": 1, "runs_limit": 20}])
-
-
 def test_the_key_in_use_cannot_be_revoked_here() -> None:
     drawn = draw_keys([KEY, {**KEY, "prefix": "lcl_2"}], "lcl_1")
     assert "revoke:lcl_2" in drawn
@@ -131,17 +126,14 @@ def test_the_key_in_use_cannot_be_revoked_here() -> None:
     assert "<ada>" not in drawn
 
 
-@pytest.mark.parametrize(("verb", "method"), [("revoke", "revoke_key"), ("rotate", "rotate_key")])
-def test_nothing_is_changed_without_a_question(client: Any, verb: str, method: str) -> None:
+def test_no_key_is_revoked_without_a_question(client: Any) -> None:
     tab, shown = ServiceTab(client), PageSelection(AUDIT_PAGE)
-    pick = f"{verb}:lcl_2"
+    pick = "revoke:lcl_2"
     assert "alertdialog" in tab.show_question(picked(pick))
     tab.answer(shown, picked("keep:"))
-    assert client.arguments_of(method) == []
-    question, told, *_ = tab.answer(shown, picked(pick))
-    assert len(client.arguments_of(method)) == 1
-    assert question == ""
-    assert ("lcl_1.new" in told) == (verb == "rotate")
+    assert client.arguments_of("revoke_key") == []
+    assert tab.answer(shown, picked(pick))[0] == ""
+    assert len(client.arguments_of("revoke_key")) == 1
 
 
 def test_a_new_key_is_shown_once_and_a_date_is_a_time(client: Any) -> None:

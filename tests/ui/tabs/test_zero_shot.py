@@ -49,7 +49,7 @@ def zero_shot(encoder: str, images: Any, classes: Any, templates: Any, on_progre
 def answers() -> dict[str, Any]:
     return {
         "encoders": ENCODERS, "encoder_figures": [], "collections": [COLLECTION], "zero_shot": zero_shot,
-        "collection_map": {"points": POINTS}, "item_image": b"", "health": {"loading": 0},
+        "collection": {"images": 4}, "items": POINTS, "item_image": b"", "health": {"loading": 0},
     }  # fmt: skip
 
 

@@ -1,21 +1,21 @@
-"""Encoders of the collections in memory before the first search asks for them.
-
-A thread of the service, started once it accepts requests, loads the encoder of each collection, newest collection
-first, as a search would: torch is imported, imported files are examined in the sandbox, and one text is embedded by an
-encoder that reads texts. Those of later index runs follow. Nothing leaves the memory for them, so that they never take
-the place of one in use.
-"""
+"""What the service does by itself: encoders of the collections in memory before the first search asks for them, and
+uploads and garbage of its own home, which need not have a worker."""
 
 from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from api.core.settings import ApiSettings
 from api.services.search import open_for_search
-from lcl_core.db import registry
+from lcl_core.db import garbage, registry
+from lcl_core.db.artifacts import Artifacts, upload_next
+from lcl_core.db.session import Database
+from lcl_core.db.workers import PeriodicTask
 
 if TYPE_CHECKING:
     from api.services.state import AppState
@@ -28,7 +28,11 @@ _TEXT = "an image"
 
 
 class EncoderWarmup:
-    """Loads encoders in a thread from ``start`` to ``stop``."""
+    """A thread that loads the encoder of each collection from ``start`` to ``stop``, newest collection first.
+
+    As a search would: torch is imported, imported files are examined, and one text is embedded by an encoder that reads
+    texts. Nothing leaves the memory for it, so that it never takes the place of an encoder in use.
+    """
 
     def __init__(self, state: AppState, poll_seconds: float = POLL_SECONDS) -> None:
         self._state = state
@@ -70,7 +74,7 @@ class EncoderWarmup:
         started = time.perf_counter()
         try:
             with self._state.database.reading() as session:
-                opened = open_for_search(self._state, session, collection, ["images"], evict=False, wait=True)
+                opened = open_for_search(self._state, session, collection, ["images"], evict=False)
             assert opened.encoder is not None
             if opened.collection.has_text_vectors:
                 opened.encoder.embed_texts([_TEXT])
@@ -78,3 +82,22 @@ class EncoderWarmup:
             log.info("encoder_not_warmed", collection=collection, reason=str(error))
             return
         log.info("encoder_warmed", collection=collection, seconds=round(time.perf_counter() - started, 2))
+
+
+UPLOAD_SECONDS = 2.0  # between two queries for imported encoders that are due
+
+
+def home_tasks(database: Database, settings: ApiSettings, artifacts: Artifacts) -> list[PeriodicTask]:
+    """Uploads of imported encoders, and garbage, for the caller to start and stop; none without an artifact store.
+
+    What runs made is uploaded by workers, so that no large upload delays requests. Several processes may have one home:
+    each upload, and each round of garbage, is claimed in the database.
+    """
+    if artifacts.holder is None:
+        return []
+    send = partial(upload_next, database, artifacts, imports=True)
+    collect = partial(garbage.collect_garbage, database, settings, artifacts)
+    return [
+        PeriodicTask("lcl-uploads", send, UPLOAD_SECONDS, join_seconds=_JOIN_SECONDS),
+        PeriodicTask("lcl-garbage", collect, garbage.ROUND_SECONDS, delayed=True, join_seconds=0.0),
+    ]
