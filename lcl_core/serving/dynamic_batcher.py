@@ -146,7 +146,7 @@ BatchObserver = Callable[[Any, list[float]], None]
 class Overloaded(UserError):
     """The queue is full. ``retry_after`` is the time in seconds after which it should have room."""
 
-    status = 429
+    status, code = 429, "busy"
 
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s")

@@ -59,7 +59,7 @@ def test_system_files_and_links_are_left_out(pack, tmp_path):
 @pytest.mark.parametrize("name", ["../a.md", "docs/../../a.md", "/etc/a.md", "C:/a.md", "..\\a.md", "../docs/"])
 def test_names_that_lead_out_of_the_folder(pack, tmp_path, name):
     error = refusal(pack({"first.md": b"1", name: b"A" if not name.endswith("/") else b""}), tmp_path / "out")
-    assert (error.code, error.field) == ("bad_input", "archive")
+    assert (error.code, error.field) == ("invalid_value", "archive")
     assert "leads out" in error.message
     assert not (tmp_path / "a.md").exists()
 
@@ -121,7 +121,7 @@ def test_whatever_is_damaged_is_an_error_of_the_archive(pack, tmp_path):
 
 def test_what_is_no_zip_and_a_list_that_is_too_long(pack, tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
-    assert refusal(tmp_path / "text.zip", tmp_path / "out").code == "bad_input"
+    assert refusal(tmp_path / "text.zip", tmp_path / "out").code == "invalid_value"
     with pytest.raises(UserError, match="too many members"):
         check_directory(pack({f"{number}.md": b"" for number in range(100)}), 1000)
 
