@@ -1,7 +1,6 @@
 """Latency of a claim while several workers drain a full queue, and proof that no run is claimed twice.
 
-The product's claim loops run in processes of their own and start no job, so they claim all the time. With ``--depths``
-one worker claims instead, from queues of so many runs of ``--owners`` owners, one after the other.
+The product's claim loops run in processes of their own and start no job, so they claim all the time.
 """
 
 from __future__ import annotations
@@ -14,31 +13,28 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select
 
 from benchmarks.databases import database_for
 from benchmarks.load import percentile_ms
 from deploy.process import PROJECT
 from lcl_core.common.errors import UserError
-from lcl_core.db import queue, states, submit
+from lcl_core.db import states, submit
 from lcl_core.db.complete_run import RunSucceeded, complete_run
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity
 from workers.claim_loop import ClaimLoop
 
 OWNERS = 5
 READY = "ready"
 LEASE_SECONDS = 30.0
-ROWS_AT_ONCE = 10_000
 LIMIT_SECONDS = 1800.0
 
 
@@ -53,14 +49,9 @@ class ClaimLog:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--depths", type=int, nargs="+", help="queued runs, from which one worker claims --runs times")
-    parser.add_argument("--owners", type=int, default=100, help="of the queued runs of --depths")
 
 
 def main(options: argparse.Namespace) -> None:
-    if options.depths:
-        print(json.dumps(measure_depths(options.database, options.depths, options.owners, options.runs), indent=1))
-        return
     print(json.dumps(measure(options.database, options.runs, options.workers), indent=1))
 
 
@@ -87,61 +78,6 @@ def measure(kind: str, runs: int, workers: int) -> dict[str, Any]:
         "claim_p99_ms": percentile_ms(waits, 99),
         "claim_worst_ms": percentile_ms(waits, 100),
     }
-
-
-def measure_depths(kind: str, depths: Sequence[int], owners: int, claims: int) -> dict[str, Any]:
-    """Claims from queues of so many runs; ``ratio``: p99 of the last depth ÷ p99 of the first."""
-    results = [{"queued": depth, **_claim_from(kind, depth, owners, claims)} for depth in depths]
-    ratio = round(results[-1]["claim_p99_ms"] / results[0]["claim_p99_ms"], 2)
-    return {"database": kind, "owners": owners, "claims": claims, "depths": results, "ratio": ratio}
-
-
-def _claim_from(kind: str, depth: int, owners: int, claims: int) -> dict[str, float]:
-    """Three priorities, one need; what was claimed stays at work.
-
-    ``claim_cpu_ms``: processor time of this process for a claim: the client's with PostgreSQL, all with SQLite.
-    """
-    with TemporaryDirectory(prefix="lcl-bench-") as folder, database_for(kind, Path(folder)) as url:
-        database = Database(url)
-        try:
-            database.migrate()
-            insert_runs(database, depth, owners)
-            began = time.process_time()
-            seconds = [_seconds_of_claim(database) for _ in range(claims)]
-            spent = time.process_time() - began
-        finally:
-            database.dispose()
-    latencies = {f"claim_p{rank}_ms": percentile_ms(seconds, rank) for rank in (50, 99)}
-    return {**latencies, "claim_cpu_ms": round(spent / claims * 1000, 2)}
-
-
-def insert_runs(database: Database, depth: int, owners: int) -> None:
-    with database.session() as session:
-        start = now(session) - timedelta(days=30)
-    common = {"kind": "validate", "spec": {"dataset": "sample"}, "created_at": start}
-    common |= dict.fromkeys(("body_hash", "spec_hash"), "")
-    for first in range(0, depth, ROWS_AT_ONCE):
-        rows = [
-            {**common, "id": f"run_{number:09d}", "owner": f"owner-{number % owners}", "priority": number % 3,
-             "queued_at": start + timedelta(seconds=number), "ready_at": start}
-            for number in range(first, min(depth, first + ROWS_AT_ONCE))
-        ]  # fmt: skip
-        with database.session() as session:
-            session.execute(insert(Run), rows)
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE run"))
-
-
-def _seconds_of_claim(database: Database) -> float:
-    began = time.perf_counter()
-    with database.session() as session:
-        claim = queue.claim_next(session, "worker-1")
-    seconds = time.perf_counter() - began
-    if claim is None:
-        raise UserError(
-            "the queue is empty; more runs must be queued than are claimed", code="bad_option", field="runs"
-        )
-    return seconds
 
 
 def _queue(database: Database, runs: int) -> set[str]:

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -161,23 +160,5 @@ def test_a_team_is_restored(postgres, empty_postgres, tmp_path):
     restored.migrate()
     assert contents(restored) == before
     assert files(again) == files(home)
-    goes_on(restored, first, second)
-    restored.dispose()
-
-
-def test_one_machine_is_restored_from_a_copy(tmp_path):
-    home, copy = tmp_path / "home", tmp_path / "copy"
-    database = Database(f"sqlite:///{home / 'lcl.db'}")
-    database.migrate()
-    first, second = fill(database, home)
-    before = contents(database)
-    database.dispose()
-    shutil.copytree(home, copy)
-    shutil.rmtree(home)
-    shutil.copytree(copy, home)
-    restored = Database(f"sqlite:///{home / 'lcl.db'}")
-    restored.migrate()
-    assert contents(restored) == before
-    assert files(home) == files(copy) != {}
     goes_on(restored, first, second)
     restored.dispose()

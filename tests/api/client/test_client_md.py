@@ -9,6 +9,7 @@ import pytest
 GUIDE = Path(__file__).parents[3] / "docs" / "client.md"
 
 
+@pytest.mark.extended
 def test_the_guide_runs(live_service, encoder_dir, sample_images, tmp_path, monkeypatch):
     pytest.importorskip("openai")
     live_service.admin.import_encoder("mine", str(encoder_dir))

@@ -48,6 +48,7 @@ def test_encoders_are_its_models(settings, live_service):
         client.models.list()
 
 
+@pytest.mark.extended
 def test_of_two_encoders_with_one_name_the_older_is_listed_by_its_id(settings, live_service, data_root):
     first, second = (
         live_service.admin.import_encoder("double", str(save_encoder(data_root / f"double-{seed}", seed=seed)))
