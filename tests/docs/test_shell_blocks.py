@@ -27,6 +27,7 @@ from api.core.settings import ApiSettings
 from api.services.state import AppState
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat, record_wakeup
+from lcl_core.pretrained import pretrained_encoders
 from tests.api.conftest import _logs  # noqa: F401
 from tests.api.service_fixture import Json, ServiceFixture, do_claim, serve_app
 from tests.docs.code_blocks import BLOCKS, ROOT
@@ -47,6 +48,7 @@ LEFT_OUT = {
     r"examples.corpora": "reads packages of the network; tests/examples builds",
     r"^python -m benchmarks ": "measures for minutes, or rewrites the page; tests/benchmarks runs most of them, small",
     r"hooks\.example\.org": "has an address resolved; tests/api/cli/test_webhooks.py makes webhooks",
+    r"engine\.nodes=2": "needs a worker of an engine; tests/workers/executors has them",
     r"index=qdrant": "needs a server; tests/lcl_core/collections has them where they are installed",
     r"collections delete drawings": "blocks after it need the collection; tests/api/cli/test_collections.py",
 }
@@ -64,7 +66,7 @@ SAID = {  # patterns of names, and what they stand for; in this order
     r"(lcl study (?!run)\w+) ID": r"\1 loss_ablation",
 }
 PAGES = sorted({block.page for block in BLOCKS if block.language == "sh" and "quickstart_" not in block.page})
-ENCODERS = ("tiny", "sample", "mine", "drawings-v5", "ours")
+ENCODERS = ("tiny", "sample", "mine", "ours")
 
 
 class World(NamedTuple):
@@ -107,6 +109,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[
                 service.admin.register_dataset(name, str(data / "small.zip"))
             for seed, name in enumerate(ENCODERS):
                 do(service, "pretrain", {**SMALL_PRETRAIN, "seed": seed}, name)
+            bundled = pretrained_encoders()[-1]
+            shutil.copytree(bundled.directory, data / bundled.name)
+            service.admin.import_encoder(bundled.name, str(data / bundled.name))
             do(service, "evaluate", {"preset": "sample", "encoder": "mine"})
             yield World(service, data)
             service.admin.close()
