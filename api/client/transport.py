@@ -20,7 +20,7 @@ from api.client.payloads import Json, Progress, without_none
 
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
-FINAL_CODES = ("export_timeout", "export_failed")  # of a 503 that takes minutes and would be the same again
+FINAL_CODES = ("export_failed",)  # of a 503 that takes minutes and would be the same again
 MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = (

@@ -255,8 +255,8 @@ def test_a_stream_is_repeated_until_it_begins():
         assert len(server.requests) == 5
 
 
-def test_an_export_that_takes_too_long_is_not_asked_for_again(tmp_path):
-    late = 503, {}, b'{"error": {"code": "export_timeout", "message": "refused"}}'
+def test_an_export_that_failed_is_not_asked_for_again(tmp_path):
+    late = 503, {}, b'{"error": {"code": "export_failed", "message": "refused"}}'
     with scripted_server(late) as server, Client(server.url, "k") as client:
         with pytest.raises(ApiError, match="refused"):
             client.export_encoder("e", tmp_path / "late.tar", "onnx")
