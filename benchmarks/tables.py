@@ -101,7 +101,7 @@ def _variants(
         more: rows that another study has.
         tokens: whether the tokens seen are the last column.
     """
-    rows, baseline = _rows(file, axis) | more, list(titles)[-1]
+    rows, baseline = {**_rows(file, axis), **more}, list(titles)[-1]
     compared = _compare(rows, titles, baseline, METRICS[0], dict.fromkeys(list(titles)[:-1]))
     lines = [_compared_heads(head, against, METRICS) + ["tokens seen"] * tokens]
     for value, title in titles.items():

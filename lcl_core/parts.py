@@ -383,7 +383,9 @@ def execute(schedule: Schedule, runner: Runner, log: CompletionLog, on_progress:
         while runner.idle and (task := schedule.next_task()) is not None:
             runner.submit(task)
         for task, result in runner.wait(report):
-            arguments = {name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments}
+            arguments: Json = {
+                name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments
+            }
             log.append(kind=arguments["kind"], arguments=arguments, result=result)
             schedule.complete(arguments, result)
 

@@ -70,7 +70,8 @@ def main() -> None:
     try:
         status = get_command(app).main(move_json_first(sys.argv[1:]), "lcl", standalone_mode=False)
     except TyperException as error:
-        path = error.ctx.command_path if error.ctx else "lcl"
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "lcl"
         output.print_error(f"{error.format_message().rstrip('.')} ({path} --help)")
         sys.exit(error.exit_code)
     except typer.Abort:

@@ -255,7 +255,8 @@ class _Request(NamedTuple):
             request = json.loads(stream.readline(_MAX_REQUEST))["request"]
         if len(descriptors) != 3:
             raise ValueError("the request has no standard descriptors")
-        return cls(*request, descriptors)
+        module, arguments, environment, directory = request
+        return cls(module, arguments, environment, directory, descriptors)
 
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)  # by the server otherwise than by its jobs

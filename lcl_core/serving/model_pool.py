@@ -200,8 +200,8 @@ class ModelPool:
         with self._lock:
             for stamp in [stamp for stamp in self._entries if stamp[0] == path]:
                 del self._entries[stamp]
-            for session, (stamp, size) in list(self._alive.items()):
-                if stamp is not None and stamp[0] == path:
+            for session, (known, size) in list(self._alive.items()):
+                if known is not None and known[0] == path:
                     self._alive[session] = (None, size)
 
     def close(self) -> None:

@@ -153,8 +153,8 @@ class KubernetesExecutor(FolderExecutor):
                 if moment > kill_at:
                     kill_at = float("inf")
                     # a second, and not none: none removes a pod without asking whether its processes have ended
-                    options, selector = {"gracePeriodSeconds": 1}, {"labelSelector": f"{JOB_LABEL}={name}"}
-                    self._client.request("DELETE", self._pods, options, params=selector, seconds=_READ_SECONDS)
+                    at_once, selector = {"gracePeriodSeconds": 1}, {"labelSelector": f"{JOB_LABEL}={name}"}
+                    self._client.request("DELETE", self._pods, at_once, params=selector, seconds=_READ_SECONDS)
             except (EngineUnreachable, EngineRefused) as error:
                 log.warning("jobset_not_deleted", jobset=name, problem=str(error))
                 if time.monotonic() > started + KILL_SECONDS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from itertools import count, islice, product
 from typing import Any, Literal, TypeVar
 
@@ -33,7 +33,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 P = TypeVar("P")
 S = TypeVar("S", bound=TuningSpec)
-T = TypeVar("T")
+T = TypeVar("T", bound=Sized)
 
 
 # ---- feature sources
@@ -257,7 +257,9 @@ Candidate = tuple[dict[str, Any], C]  # the values that are searched, and what i
 
 def search_candidates(spec: S) -> list[Candidate[S]]:
     """Every combination of the values in the spec's ``search``; the spec alone where it has none."""
-    settings = [dict(zip(spec.search, values, strict=True)) for values in product(*spec.search.values())]
+    settings: list[dict[str, Any]] = [
+        dict(zip(spec.search, values, strict=True)) for values in product(*spec.search.values())
+    ]
     return [(values, spec.with_values(**values)) for values in settings]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -139,7 +139,7 @@ def store_rankings(
             left, right = left.astype(np.float64), right.astype(np.float64)
         of_images, of_texts = rank_bidirectional(left, right, variant.pairs, on_block=context.progress.heartbeat)
         without = len(images) - len(of_images.query)
-        left_out = {"left_out": {"no_caption": without} if without else {}}
+        left_out: dict[str, Any] = {"left_out": {"no_caption": without} if without else {}}
         ungrouped: list[dict[str, str]] = [{}] * len(variant.texts)  # a text is one query, whichever images have it
         for part, ranks, queries, own_groups, answers, facts in (
             (IMAGE_TO_TEXT, of_images, names, groups, variant.texts, left_out),
