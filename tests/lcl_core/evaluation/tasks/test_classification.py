@@ -208,7 +208,8 @@ def test_more_neighbours_than_training_images_are_refused(new_run):
 
 
 def test_an_encoder_without_pooled_latents_is_refused_by_pooled_heads(new_run, monkeypatch):
-    monkeypatch.setattr(LCLEncoder, "embed_dim", None)
+    missing = property(lambda encoder: None, lambda encoder, value: None)
+    monkeypatch.setattr(LCLEncoder, "embed_dim", missing, raising=False)
     with pytest.raises(UserError, match="no pooled latents") as caught:
         evaluate(new_run(tasks=["classification"], classification=HEADS))
     assert (caught.value.code, caught.value.field) == ("no_latents", "tasks")
