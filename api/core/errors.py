@@ -203,6 +203,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         allowed = _allowed_methods(request)
         headers["allow"] = ", ".join(allowed)
         message = f"{request.method} is not supported at this URL; it supports {' and '.join(allowed)} (see /docs)"
+    elif status == 400 and "parsing the body" in message:  # FastAPI's words for any failure of the parser
+        message = "the body cannot be read as JSON, or as the form that its Content-Type names"
     code = CODE_OF_STATUS.get(status, "http_error")
     return error_response(status, code, message, headers=headers)
 
