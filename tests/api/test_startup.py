@@ -146,8 +146,8 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path, free_port, eventually):
     assert [(line["method"], line["status"], line["path"]) for line in requested] == [
         ("GET", 200, f"/v1/runs/{run_id}")
     ]
-    (rang,) = [line for line in lines if line["event"] == "broker_unreachable"]
-    assert rang["run"] == run_id
+    # none where the signal comes before the wake-up has failed
+    assert {line["run"] for line in lines if line["event"] == "broker_unreachable"} <= {run_id}
     assert key not in said
     assert "private" not in said
     assert not [line for line in lines if line.get("path") == "/healthz"]
