@@ -192,7 +192,7 @@ def zero_shot(
 
     Example: lcl zero-shot drawings photos --class fox --class cat --template "a drawing of a {}"
     """
-    from api.client.zero_shot import folder_labels, label_accuracy, predictions_csv  # numpy
+    from api.client import zero_shot as classifier  # imports numpy
 
     names = [*(read_lines(classes) if classes else ()), *(class_ or ())]
     options, files, unreadable = global_options(context), _image_files(images), list[Skipped]()
@@ -202,10 +202,10 @@ def zero_shot(
             on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
         )  # fmt: skip
     result.skipped.extend(unreadable)
-    labels = folder_labels(result.names)
-    accuracy = label_accuracy(result, labels)
+    labels = classifier.folder_labels(result.names)
+    accuracy = classifier.label_accuracy(result, labels)
     if out is not None:
-        out.write_text(predictions_csv(result), "utf-8")
+        out.write_text(classifier.predictions_csv(result), "utf-8")
     if options.as_json:
         print_json(_zero_shot_answer(result, accuracy))
     else:

@@ -41,6 +41,7 @@ _IMAGE_ENCODERS = {  # module and class, by ``EncoderFormat.kind``
     "timm": "timm.TimmImageEncoder",
     "huggingface": "huggingface.HuggingFaceImageEncoder",
 }
+_TEXT_ENCODER = "huggingface.HuggingFaceTextEncoder"  # of a model that reads texts alone
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
         UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``no_image_encoder`` for one
             that reads texts alone.
     """
-    module, _, name = _IMAGE_ENCODERS[detect_image_encoder(directory).kind].partition(".")
-    found: ImageEncoder = getattr(import_module(f"lcl_core.encoders.{module}"), name).load(directory, file_hashes)
+    encoder = _import_class(_IMAGE_ENCODERS[detect_image_encoder(directory).kind])
+    found: ImageEncoder = encoder.load(directory, file_hashes)
     return found
 
 
@@ -112,16 +113,20 @@ def load_text_encoder(directory: Path, field: str) -> TextEncoder:
     """
     try:
         if IMAGES not in detect_encoder(directory).reads:
-            from lcl_core.encoders.huggingface import HuggingFaceTextEncoder
-
-            return HuggingFaceTextEncoder.load(directory)
-        found = load_image_encoder(directory).text_encoder
+            found: TextEncoder | None = _import_class(_TEXT_ENCODER).load(directory)
+        else:
+            found = load_image_encoder(directory).text_encoder
     except UserError as error:
         error.field = field
         raise
     if found is None:
         raise UserError("this encoder reads no texts; name one that does", code="no_text_encoder", field=field)
     return found
+
+
+def _import_class(name: str) -> Any:
+    module, _, own = name.partition(".")
+    return getattr(import_module(f"lcl_core.encoders.{module}"), own)
 
 
 def _read(path: Path) -> dict[str, Any]:
