@@ -59,7 +59,7 @@ class ConvertReport:
     """Result of a conversion.
 
     Attributes:
-        images: images of all records, those without bytes too.
+        pictures: images of all records, those without bytes too.
         quarantined: items and images left out, by reason; ``quarantine.jsonl`` names each.
     """
 
