@@ -78,6 +78,7 @@ class JobState:
         detail: why it waits.
         loss: why the engine, or somebody by it, has ended the job; empty: it has ended by itself, or not at all.
         is_paused: it is suspended, and will continue some time: no deadline counts meanwhile.
+        asked_at: when the engine was asked (``time.monotonic``), where answers are shared; else always now.
     """
 
     phase: JobPhase
@@ -85,6 +86,7 @@ class JobState:
     loss: str = ""
     is_paused: bool = False
     out_of_memory: bool = False
+    asked_at: float = float("inf")
 
 
 class FolderExecutor(ABC):
@@ -288,6 +290,7 @@ class FolderJob:
     ) -> None:
         self._engine, self._job_id, self._owner, self._folder = engine, job_id, owner, folder
         self._run_dir, self._nodes = run_dir, nodes
+        self._started_at = time.monotonic()
         self._renew_at = self._query_at = self._read_at = 0.0
         self._state: JobState | None = None  # as the engine answered last
         self._loss = ""  # as it has said
@@ -369,6 +372,8 @@ class FolderJob:
             self._query_at = moment + _UNREACHABLE_SECONDS
             return None if moment < give_up_at else self._combined()
         state = self._state
+        if state is not None and state.asked_at < self._started_at:  # it may still have been waiting
+            return None if moment < give_up_at else self._combined()
         self._loss = (state.loss if state is not None else "") or self._loss
         if state is not None and state.phase is JobPhase.ENDING:
             self._ending_at = self._ending_at or moment

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -166,18 +166,20 @@ class SlurmCommands:
             ):
                 self._read_queue()
             found_name, state = self._queue.get(job_id, ("", None))
-        return state if found_name == name else None
+            asked_at = self._queued_at
+        return None if state is None or found_name != name else replace(state, asked_at=asked_at)
 
     def _read_queue(self) -> None:
         """Raises: EngineUnreachable, for some seconds without asking again."""
         if time.monotonic() < self._failed_at + _RETRY_SECONDS:
             raise EngineUnreachable(self._failure)
+        asked_at = time.monotonic()
         try:
             lines = self._query(["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"])
         except EngineUnreachable as error:
             self._failed_at, self._failure = time.monotonic(), str(error)
             raise
-        self._queue, self._queued_at = parse_queue(lines), time.monotonic()
+        self._queue, self._queued_at = parse_queue(lines), asked_at
 
     def cancel(self, job_id: str) -> None:
         """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: EngineUnreachable."""

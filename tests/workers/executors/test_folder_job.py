@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +107,11 @@ def test_a_job_that_its_engine_suspends_is_paused(job_in, state, paused):
     job = job_in(state, {})
     assert not job.is_paused
     assert (job.wait(0), job.is_paused) == (None, paused)
+
+
+def test_an_answer_from_before_the_start_says_nothing(job_in):
+    """Of Slurm's queue, which all jobs of a worker share: the job was still waiting then."""
+    assert job_in(replace(job_state("PENDING"), asked_at=time.monotonic()), {}).wait(0.2) is None
 
 
 def test_the_log_is_that_of_the_process_that_failed(job_in):

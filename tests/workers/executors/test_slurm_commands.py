@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -144,9 +145,9 @@ def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path,
     def queries():
         return called.unlink() or 1 if called.exists() else 0
 
-    assert commands.read_state("7", "lcl-run_1-0a1b") == job_state("RUNNING", "None", "n1")
+    assert commands.read_state("7", "lcl-run_1-0a1b") == replace(job_state("RUNNING", "None", "n1"), asked_at=100)
     assert queries() == 1
-    assert commands.read_state("9", "a|b") == job_state("CANCELLED", "Resources", "")
+    assert commands.read_state("9", "a|b") == replace(job_state("CANCELLED", "Resources", ""), asked_at=100)
     assert commands.read_state("7", "lcl-run_3-0a1b") is None, "its id is another job's by now"
     assert commands.read_state("10", "unknown") is None
     assert queries() == 0
