@@ -17,6 +17,7 @@ from tests.workers.executors.slurm_cluster import slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors.base import JobRequest
 from workers.executors.slurm import SlurmExecutor
+from workers.settings import NodeResources
 
 pytestmark = pytest.mark.extended
 
@@ -96,7 +97,8 @@ def test_slurm_chooses_the_gpus_of_a_run(settings, modules, tmp_path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     with slurm_cluster(tmp_path / "cluster", nodes=1, gpus=1) as cluster:
         monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
-        executor = SlurmExecutor(settings)
+        small = {"*": NodeResources(cpus_per_gpu=1)}  # as the node, which has one
+        executor = SlurmExecutor(settings.model_copy(update={"node_resources": small}))
         assert executor.capacity() == EngineCapacity("slurm", 1, 1.0, 1.0, True)
         with executor.start(JobRequest("toy_run", run_dir, "title", name="gpu", gpus=1), lambda handle: None) as job:
             assert until_exit(job) == ExitCode.OK
