@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from lcl_core.evaluation.heads.logistic_regression import LogisticRegression, fit_logistic_regression
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.evaluation.heads.pooled_latents import LogisticRegression, fit_logistic_regression
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # an image
 HELD_OUT_EVERY = 10

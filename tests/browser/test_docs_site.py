@@ -45,7 +45,7 @@ def test_the_service_serves_it_under_its_policy(docs_site: Path, chromium: Any, 
         expect(page.get_by_role("heading", name="Documentation")).to_be_visible()
         page.get_by_label("Search").first.fill("lease token")
         page.keyboard.press("Enter")
-        result = page.locator("#search-results li", has_text="Glossary")
+        result = page.locator("#search-results li", has_text="States of a run")
         expect(result.first.locator(".context")).to_contain_text("lease")
         page.goto(f"{address}/docs/guide/concepts.html")
         drawn = (

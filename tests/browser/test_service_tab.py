@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.extended
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_workers_queue_keys_storage_and_audit_are_there(
+def test_workers_queue_keys_and_audit_are_there(
     visitor: Any, page_url: str, world: Any, scheme: str, width: int
 ) -> None:
     run = world.client.submit("validate", {"dataset": "sample"}, name="waits for a worker")["id"]
@@ -23,7 +23,6 @@ def test_workers_queue_keys_storage_and_audit_are_there(
         queue = page.get_by_role("region", name="Queue")
         expect(queue.get_by_role("row").filter(has_text="waits for a worker")).to_contain_text("no worker is alive")
         expect(page.locator("#service-workers")).to_contain_text("No worker is alive")
-        expect(page.get_by_role("region", name="Storage by owner")).to_contain_text("admin")
         expect(page.get_by_role("region", name="Audit log")).to_contain_text("runs.submit")
         expect(page.get_by_role("region", name="Keys")).to_contain_text("in use here")
         assert serious(page, scheme) == []

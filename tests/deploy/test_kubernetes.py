@@ -237,6 +237,6 @@ def test_only_a_worker_that_creates_jobsets_may_do_so():
     assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "lcl-worker", "namespace": BASE["namespace"]}]
     assert bound["roleRef"]["kind"] == "Role", "in its namespace alone"
     rules = found["Role", "lcl-worker"]["rules"]
-    assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "jobs", "pods", "events"}
+    assert {resource for rule in rules for resource in rule["resources"]} == {"jobsets", "pods", "events"}
     assert not any("*" in (*rule["verbs"], *rule["apiGroups"]) for rule in rules)
     assert not {"Role", "RoleBinding", "ClusterRole"} & {each["kind"] for each in OBJECTS}, "nobody else"

@@ -87,7 +87,7 @@ class Terminal:
             "NO_PROXY": "*",
             "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
             "LCL_API_URL": service.url,
-            "LCL_API_KEY": service.keys["admin"],
+            "LCL_API_KEY": (service.home / "key").read_text().strip(),
         }
 
     def run(self, script: str, name: str) -> str:

@@ -59,7 +59,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LCL_DATA_ROOTS", str(folder / "examples"))
+        patch.setenv("LCL_DATA_ROOTS", str(folder / "examples" / "field_guide"))
         patch.setenv("LCL_WELCOME", "true")  # as for a reader; other tests have it off
         with LocalStack(folder / ".lcl", log=print, ports=(0, 0)) as stack, stack.client() as client:
             wait_for_the_sample(client)

@@ -44,10 +44,8 @@ LEFT_OUT = {
     r"secrets(\.example)?\.env": "fills in what kubectl is given",
     r"^\s*install -m 600 \.env\.example": "tests/docs/test_quickstarts.py fills it in",
     r"^\s*pip install ": "installs from the network; test_code_blocks.py checks that the extras exist",
-    r"\binfinity\b": "compares with another product, which it installs from the network",
     r"examples.corpora": "reads packages of the network; tests/examples builds",
     r"^python -m benchmarks ": "measures for minutes, or rewrites the page; tests/benchmarks runs most of them, small",
-    r"hooks\.example\.org": "has an address resolved; tests/api/cli/test_webhooks.py makes webhooks",
     r"engine\.nodes=2": "needs a worker of an engine; tests/workers/executors has them",
     r"index=qdrant": "needs a server; tests/lcl_core/collections has them where they are installed",
     r"collections delete drawings": "blocks after it need the collection; tests/api/cli/test_collections.py",
@@ -129,10 +127,10 @@ def do(service: ServiceFixture, kind: str, spec: Json, name: str | None = None) 
 def lay_data(data: Path) -> None:
     """The corpora that the pages name."""
     for name in ("manuals", "wiki"):
-        shutil.copytree(ROOT / "examples", data / name)
+        shutil.copytree(ROOT / "examples" / "field_guide", data / name)
     for images in ("mmc4/images", "pics"):
         (data / images).mkdir(parents=True)
-        shutil.copy(ROOT / "examples" / "owl.png", data / images / "owl.png")
+        shutil.copy(ROOT / "examples" / "field_guide" / "owl.png", data / images / "owl.png")
     image = {"image_name": "owl.png", "matched_text_index": 0, "matched_sim": 0.3}
     document = {"text_list": ["An owl.", "It flies at night."], "image_info": [image]}
     for part in ("mmc4", "mmc4-0"):
@@ -152,7 +150,7 @@ def lay_data(data: Path) -> None:
         archive.writestr("interleaved.jsonl", f"{json.dumps(document)}\n" * 4)
         archive.writestr("pairs.jsonl", "".join(f"{json.dumps(pair)}\n" for pair in pairs))
         for pair in pairs:
-            archive.write(ROOT / "examples" / Path(pair["image"]).name, f"images/{pair['image']}")
+            archive.write(ROOT / "examples" / "field_guide" / Path(pair["image"]).name, f"images/{pair['image']}")
     with zipfile.ZipFile(data / "small.zip") as archive:
         archive.extractall(data / "drawings")
     save_openclip(data / "clip")
@@ -162,7 +160,10 @@ def webdataset() -> bytes:
     """A tar of one captioned image."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in (("1.png", (ROOT / "examples" / "owl.png").read_bytes()), ("1.txt", b"an owl")):
+        for name, data in (
+            ("1.png", (ROOT / "examples" / "field_guide" / "owl.png").read_bytes()),
+            ("1.txt", b"an owl"),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -172,16 +173,16 @@ def webdataset() -> bytes:
 def lay_folder(folder: Path, service: ServiceFixture) -> None:
     """What a reader has at hand: a key, images, notes, and the specs of the documents."""
     (folder / ".lcl").mkdir()
-    (folder / ".lcl" / "key").write_text(service.keys["admin"])
+    shutil.copy(service.home / "key", folder / ".lcl" / "key")
     (folder / "docs").symlink_to(ROOT / "docs")
-    for path in (ROOT / "examples").glob("*.png"):
+    for path in (ROOT / "examples" / "field_guide").glob("*.png"):
         shutil.copy(path, folder)
     for name in ("nest", "my-dog"):
         shutil.copy(folder / "tree.png", folder / f"{name}.png")
     Image.open(folder / "ant.png").save(folder / "ant.webp")
     (folder / "photos" / "dog").mkdir(parents=True)
     shutil.copy(folder / "dog.png", folder / "photos" / "dog" / "1.png")
-    shutil.copytree(ROOT / "examples", folder / "notes")
+    shutil.copytree(ROOT / "examples" / "field_guide", folder / "notes")
     (folder / "examples").symlink_to(ROOT / "examples")
 
 

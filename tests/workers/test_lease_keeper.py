@@ -7,11 +7,9 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from lcl_core.db.leases import StaleLease
-from lcl_core.db.session import Database
 from lcl_core.db.states import State
 from workers import lease_keeper
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
@@ -133,25 +131,6 @@ def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals
             clock(200.0)
             eventually(lambda: process.received, "the request to leave", 60.0)
     assert process.received == ["terminate"]
-
-
-def test_a_renewal_whose_reply_stays_away_is_sent_again_in_time(empty_postgres, settings, eventually):
-    """On a connection of its own: the first one has lost its server, perhaps."""
-    sent: list[str] = []
-
-    def renew(session):
-        sent.append("renewal")
-        if len(sent) == 2:
-            session.execute(text("SELECT pg_sleep(60)"))
-
-    settings.lease_seconds, settings.heartbeat_seconds, settings.watch_seconds = 24.0, 0.02, 0.02
-    database, process = Database(empty_postgres), RecordedProcess()
-    with LeaseKeeper(database, settings, "run_1", renew, threading.Event()) as lease:
-        lease.confirm()
-        with lease.protect(process):
-            eventually(lambda: len(sent) > 3 or process.received, "renewals after the one without a reply")
-    database.dispose()
-    assert process.received == []
 
 
 def test_the_clock_of_leases_counts_the_time_in_which_the_machine_slept(monkeypatch):
