@@ -136,12 +136,12 @@ class AttentivePoolingProjection(nn.Module):
 
     def _pool(self, x: Tensor, value: Tensor) -> Tensor:
         key = self._split(self.pooler.key(x))
-        query = self._query().expand(len(x), -1, -1, -1)
+        query = self._query().expand(x.shape[0], -1, -1, -1)
         mixed = F.scaled_dot_product_attention(query.to(key.dtype), key, self._split(value))
         return self.pooler.cross_attn.proj(mixed.flatten(1))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 class TextTower(nn.Module):
@@ -165,7 +165,7 @@ class TextTower(nn.Module):
     def contrastive_features(self, hidden: Tensor) -> Tensor:
         """Outputs at ``<soi>`` [M, D] → the contrastive space [M, E], not normalised."""
         rows = pad_rows(hidden) if self.training else hidden
-        return (self.ln_final(rows) @ self.text_projection.to(hidden.dtype))[: len(hidden)]
+        return (self.ln_final(rows) @ self.text_projection.to(hidden.dtype))[: hidden.shape[0]]
 
 
 class LCLModel(PreTrainedModel):

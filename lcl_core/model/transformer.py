@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
         """[T, D] → [T, D]."""
-        rows = len(x)
+        rows = x.shape[0]  # len() would fix the size of an exported graph
         if layout is not None and self.training:
             x = pad_rows(x)
         for block in self.blocks:

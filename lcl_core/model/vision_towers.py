@@ -116,7 +116,7 @@ class VitTower(VisionTower):
             embedded = embedded.flatten(0, 1).index_copy(0, masked.indices, vectors).view_as(embedded)
         positions = self.positional_embedding.to(embedded.dtype)
         embedded = embedded + positions[1:]
-        register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
+        register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(embedded.shape[0], 1, -1)
         x = torch.cat((register, embedded), dim=1)
         count, length, width = x.shape
         x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)

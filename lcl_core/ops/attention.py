@@ -171,7 +171,7 @@ def attend(qkv: Tensor, heads: int, layout: VarlenLayout | None, sequence_length
     belong to no sequence; they are 0 in the result.
     """
     if layout is None:
-        return _attend_groups(qkv, heads, ((len(qkv) // sequence_length, sequence_length),), (None,), causal=False)
+        return _attend_groups(qkv, heads, ((qkv.shape[0] // sequence_length, sequence_length),), (None,), causal=False)
     if len(qkv) > layout.tokens:
         return F.pad(attend(qkv[: layout.tokens], heads, layout, 0), (0, 0, 0, len(qkv) - layout.tokens))
     if varlen_kernel_supports(qkv, heads):
@@ -201,7 +201,7 @@ def _attend_group(qkv: Tensor, heads: int, length: int, real: Tensor | None, cau
     q, k, v = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 0, 3, 1, 4)
     mask = None if real is None else (torch.arange(length, device=real.device) < real[:, None])[:, None, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    return out.transpose(1, 2).reshape(len(qkv), -1)
+    return out.transpose(1, 2).reshape(qkv.shape[0], -1)
 
 
 class _PadRows(torch.autograd.Function):

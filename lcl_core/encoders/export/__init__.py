@@ -43,7 +43,7 @@ FORMATS = {
         None, "nothing: OpenCLIP has no place for the attentive pooling, and the refusal says why"
     ),
     "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
-    "onnx": ExportFormat("onnx", "both towers up to L2-normalised vectors, for any ONNX runtime", ("vit", "resnet")),
+    "onnx": ExportFormat("onnx", "both towers up to L2-normalised vectors, for any ONNX runtime"),
 }
 
 
