@@ -17,7 +17,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from scripts.locked_extras import LOCK, available_extras
-from tests.test_dependencies import FIXED
 
 pytestmark = pytest.mark.extended
 
@@ -142,13 +141,6 @@ def test_an_extra_of_the_image_changes_no_library_of_the_service() -> None:
     assert {name for name, versions in extras.items() if versions != tested.get(name)} == {"ray"}
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_nothing_known_to_be_dangerous_is_locked(name: str) -> None:
-    for library, (first, why) in FIXED.items():
-        for entry in LOCKS[name].get(library, ()):
-            assert entry.version >= Version(first), f"{library}: {why}; run make lock UPGRADE=1"
-
-
 def installed() -> dict[str, metadata.Distribution]:
     """What lcl and its extras lead to here, the libraries that only torch's build asks for apart."""
     found: dict[str, metadata.Distribution] = {}
@@ -176,16 +168,3 @@ def test_what_is_installed_is_what_is_locked() -> None:
     for library, distribution in here.items():
         locked = [entry.version for entry in LOCKS["test"].get(library, ()) if entry.admits()]
         assert locked == [Version(distribution.version)], f"{library}: run make test, which installs what is locked"
-
-
-def test_each_lock_says_how_it_is_made() -> None:
-    """By the command in its head: Renovate runs it, and so does make lock."""
-    for name in SETS:
-        head = (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8").splitlines()[1]
-        command = head.removeprefix("#").strip()
-        assert command.startswith("uv pip compile ")
-        assert command.endswith(f"--output-file requirements/{name}.lock")
-    settings = PROJECT["tool"]["uv"]["pip"]
-    assert (settings["universal"], settings["generate-hashes"], settings["no-build"]) == (True, True, True)
-    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
-    assert settings["python-version"] == oldest == PYTHONS[0]

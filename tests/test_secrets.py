@@ -76,10 +76,10 @@ def test_no_tracked_file_holds_a_secret() -> None:
     assert not found, "\n".join(found)
 
 
-def secrets_in_history(root: Path) -> dict[str, list[str]]:
+def secrets_in_history() -> dict[str, list[str]]:
     """Kinds of secrets by commit, in what each commit of the present branch says, adds and removes."""
     command = ["git", "log", "--patch", "--unified=0", "--no-color", "--no-ext-diff", "--format=commit %H%n%B", "HEAD"]
-    listed = subprocess.run(command, cwd=root, capture_output=True, check=False)
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if listed.returncode != 0:
         pytest.skip("this is no checkout: git has no history")
     text = listed.stdout.decode("utf-8", "replace")
@@ -92,24 +92,7 @@ def secrets_in_history(root: Path) -> dict[str, list[str]]:
 
 def test_no_commit_ever_held_a_secret() -> None:
     """What was committed and removed again can still be read by everybody; such a secret must be made invalid."""
-    assert secrets_in_history(ROOT) == {}
-
-
-def test_a_secret_that_was_removed_again_is_seen(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-        command = ["git", *identity, *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-
-    git("init", "--quiet")
-    for content in ("ghp_" + "a" * 36, "nothing"):
-        (tmp_path / "file").write_text(content, encoding="utf-8")
-        git("add", "file")
-        git("commit", "--quiet", "--message", content[:4])
-    first, second = git("log", "--format=%H", "--reverse").split()
-    found = secrets_in_history(tmp_path)
-    assert set(found) == {first[:12], second[:12]}, "added here, removed there"
-    assert "a GitHub token" in found[first[:12]]
+    assert secrets_in_history() == {}
 
 
 def test_what_holds_secrets_is_not_tracked() -> None:
@@ -124,21 +107,3 @@ def test_the_example_of_secrets_leaves_them_empty() -> None:
     secret = [name for name in values if re.search("PASSWORD|KEY|SECRET|TOKEN", name)]
     assert len(secret) >= 5
     assert {name: values[name] for name in secret} == dict.fromkeys(secret, "")
-
-
-@pytest.mark.parametrize(
-    ("parts", "what"),
-    [
-        (("-----BEGIN RSA PRIVATE", " KEY-----\nMIIEpAIBAAKCAQEA1234567890"), "a private key"),
-        (("AKIA", "ABCDEFGHIJKLMNOP"), "an AWS key"),
-        (("ghp_", "a" * 36), "a GitHub token"),
-        (("hf_", "a" * 34), "a Hugging Face token"),
-        (("lcl_0123456789ab", "." + "x" * 43), "a key of this service"),
-        (("postgresql://lcl:", "Tr0ub4dor&3@db/lcl"), "a password in an address"),
-        (("sk_live_", "a" * 24), "Stripe Access Key"),
-        (("SG.", "a" * 22 + "." + "b" * 43), "SendGrid API Key"),
-    ],
-)
-def test_a_secret_is_seen(parts: tuple[str, str], what: str) -> None:
-    assert what in secrets_in(f"x = '{''.join(parts)}'")
-    assert secrets_in(" ".join(parts)) == []

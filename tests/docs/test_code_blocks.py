@@ -70,7 +70,6 @@ HARMLESS = {
     "tr",
     "umask",
 }  # of the shell, or of a function above it
-PROGRAM_NAMES = {"install", "lcl", "make", "pip", "python", *FORM_ONLY}
 
 
 SHELL = [block for block in BLOCKS if block.language == "sh"]
@@ -79,11 +78,7 @@ SHELL = [block for block in BLOCKS if block.language == "sh"]
 
 # pages whose blocks need files or names of their own; these tests run all blocks of the page
 OWN_TESTS = {
-    "docs/client.md": "tests/api/client/test_client_md.py",
-    "docs/data.md": "tests/docs/test_data_md.py",
-    "docs/interop.md": "tests/docs/test_interop_md.py",
-    "docs/quickstart_developer.md": "tests/docs/test_quickstarts.py",
-    "docs/serving.md": "tests/api/test_serving_guide.py",
+    *("docs/client.md", "docs/data.md", "docs/interop.md", "docs/quickstart_developer.md", "docs/serving.md"),
 }
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in OWN_TESTS]
 OTHER_NAMES = {'"drawings"': '"squares"'}  # the collection of the service
@@ -138,14 +133,6 @@ def test_python_runs(reader: Path, page: str) -> None:
                 text = text.replace(shown, served)
             exec(compile("\n" * (block.line - 1) + text, page, "exec"), names)
     CHECKS[page](names)
-
-
-@pytest.mark.parametrize("page", sorted(OWN_TESTS))
-def test_pages_with_tests_of_their_own_are_run_whole(page: str) -> None:
-    source = (ROOT / OWN_TESTS[page]).read_text(encoding="utf-8")
-    assert f'"{Path(page).name}"' in source
-    assert "exec(compile(" in source
-    assert any(block.page == page for block in BLOCKS if block.language == "python")
 
 
 # ---------------------------------------------------------------- commands
@@ -252,7 +239,7 @@ def check_install(words: list[str], place: str) -> None:
     assert any((folder / words[2]).exists() for folder in (ROOT, ROOT / "deploy" / "kubernetes")), place
 
 
-PROGRAMS: dict[str, Callable[[list[str], str], None]] = {  # and FORM_ONLY: PROGRAM_NAMES
+PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "lcl": check_lcl,
     "python": check_module,
     "make": check_make,
@@ -332,35 +319,3 @@ def test_json_follows_its_schema(block: Block) -> None:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_every_block_says_what_it_is(block: Block) -> None:
     assert block.language in {"sh", "python", "json", *NO_CODE}, f"{block.place}: write its language behind the fence"
-
-
-# ---------------------------------------------------------------- the checks themselves
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("lcl encoder list", "there is no lcl encoder"),
-        ("lcl encoders list --all", "No such option: --all"),
-        ("lcl collections show", "Missing parameter: collection"),
-        ("lcl submit pretrain --set step=5", "step"),
-        ("x=$(lcl submit pretrain --preset sampel)", "sampel"),
-        ("make dmo", "there is no make dmo"),
-        ("pip install 'lcl[corpra]'", "test"),
-        ("pip install build/lcl_client-0.0.9-py3-none-any.whl", "make client builds"),
-        ("python -m benchmarks train --dtpe fp32", "dtpe"),
-        ("docker compose -f docker-compose.gpus.yml up", "there is no docker-compose.gpus.yml"),
-        ("docker compose exec -T postgers pg_dump", "has no ['postgers']"),
-        ("docker compose up -d --scale workers=4", "has no ['workers']"),
-        ("kubectl apply -k gpus", "there is no gpus"),
-        ("wget https://example.org", "say in FORM_ONLY why not"),
-        ("if true", "syntax error"),
-    ],
-)
-def test_mistakes_are_found(text: str, message: str) -> None:
-    with pytest.raises(Exception, match=re.escape(message)):
-        test_commands_exist(Block("test", 1, "sh", text + "\n"))
-
-
-def test_every_program_has_its_check() -> None:
-    assert PROGRAMS.keys() | FORM_ONLY.keys() == PROGRAM_NAMES

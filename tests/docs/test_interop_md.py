@@ -1,4 +1,4 @@
-"""The guide to other origins: its recipes run as they stand, and the commands in it exist."""
+"""The guide to other origins: its recipes run as they stand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from typer.main import get_command
 
-from api.cli import app
 from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
 from tests.lcl_core.authors_files import export_official
@@ -23,10 +21,10 @@ pytestmark = pytest.mark.extended
 GUIDE = Path(__file__).parents[2] / "docs" / "interop.md"
 
 
-def blocks(language: str) -> list[tuple[int, str]]:
-    """Line and text of each block of code in that language."""
+def python_blocks() -> list[tuple[int, str]]:
+    """Line and text of each block."""
     text = GUIDE.read_text(encoding="utf-8")
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
 
 
@@ -53,7 +51,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     lay_downloads(tmp_path / "downloads")
     names: dict[str, Any] = {}
-    for line, text in blocks("python"):
+    for line, text in python_blocks():
         exec(compile("\n" * line + text, str(GUIDE), "exec"), names)
     towers = [names[name] for name in ("clip", "vit", "pair", "ours", "cnn")]
     assert [type(tower).__name__ for tower in towers] == [
@@ -66,15 +64,3 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         expected = names["ours"].model.get_text_features(names["inputs"]["input_ids"])
     for found in (names["texts"], torch.from_numpy(names["vectors"])):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_commands_exist() -> None:
-    root: Any = get_command(app)
-    used = [line for _, text in blocks("sh") for line in text.splitlines() if line.startswith("lcl ")]
-    assert len(used) == 4
-    for line in used:
-        words = line.split()[1:]
-        command = root.commands[words[0]]
-        command = command.commands[words[1]] if hasattr(command, "commands") else command
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line

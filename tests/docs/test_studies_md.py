@@ -1,15 +1,11 @@
-"""The guide to studies: its examples are studies, its commands exist, and its numbers are what they come to."""
+"""The guide to studies: its examples are studies, and its numbers are what they come to."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-from typer.main import get_command
-
-from api.cli import app
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import StudySpec
@@ -40,13 +36,3 @@ def test_the_built_in_studies_are_all_there_with_their_rows() -> None:
     section = TEXT.partition("## Built-in studies")[2]
     listed = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
     assert listed == {name: len(study_rows(parse_as(StudySpec, {"preset": name}))) for name in presets("study")}
-
-
-def test_the_commands_exist() -> None:
-    study: Any = get_command(app).commands["study"]  # type: ignore[attr-defined]
-    used = re.findall(r"^    (lcl study .*)$", TEXT, re.MULTILINE)
-    assert len(used) >= 5
-    for line in used:
-        words = line.partition("#")[0].split()
-        known = {option for parameter in study.commands[words[2]].params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line
