@@ -189,7 +189,7 @@ def service_status(client: Client) -> str:
 def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
     """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
-    tabs |= {"caption": CaptionTab(client, team), "zero-shot": ZeroShotTab(client, team)}  # limits for each user's key
+    tabs |= {"zero-shot": ZeroShotTab(client, team)}  # limits for each user's key
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             html_pane(HEADER)

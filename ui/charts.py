@@ -181,18 +181,6 @@ def x_axis(frame: Frame, *, whole: bool = False) -> str:
     )
 
 
-def vector_strip(vector: Sequence[float]) -> str:
-    """A vector as bars, above the middle for positive components, below for negative ones."""
-    peak = max((abs(value) for value in vector), default=0.0) or 1.0
-    bars = "".join(
-        f"M{i + 0.5} 10V{10 - 10 * value / peak:.2f}" for i, value in enumerate(vector) if abs(value) > 0.005 * peak
-    )
-    return (
-        f'<svg class="lcl-strip" viewBox="0 0 {max(1, len(vector))} 20" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path d="{bars}"/></svg>'
-    )
-
-
 @dataclass(frozen=True)
 class RunSeries:
     """Curve of one run; ``state``: of the run."""

@@ -29,10 +29,8 @@ def search(page: Any) -> None:
 
 
 def caption(page: Any) -> None:
-    page.get_by_label("Show where the encoder looks").check()
     page.get_by_role("button", name="Use the image").first.click()
-    page.locator(".lcl-captions[aria-busy=false]").wait_for()
-    page.locator(".lcl-look").wait_for()
+    page.locator(".lcl-caption").wait_for()
 
 
 def embed(page: Any) -> None:

@@ -12,7 +12,7 @@ from tests.browser.axe import serious
 pytestmark = [pytest.mark.browser, pytest.mark.extended]
 READY = {
     "search": "text=What are you looking for?",
-    "caption": "text=Captions appear here",
+    "caption": "text=The caption appears here",
     "embed": "#map .lcl-legend button",
     "zero-shot": ".lcl-examples button",
     "documents": "#documents article",

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ui.charts import MAX_POINTS, line_chart, moving_average, subsample, ticks, vector_strip
+from ui.charts import MAX_POINTS, line_chart, moving_average, subsample, ticks
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,3 @@ def test_too_few_figures_are_waited_for(points: list[tuple[float, float]]) -> No
 
 def test_a_flat_curve_is_drawn() -> None:
     assert "nan" not in line_chart("Loss", [(1, 0.0), (2, 0.0)], 1)
-
-
-def test_a_strip_has_a_bar_for_each_number_that_matters() -> None:
-    drawn = vector_strip([1.0, -0.5, 0.0])
-    assert 'viewBox="0 0 3 20"' in drawn
-    assert "M0.5 10V0.00M1.5 10V15.00" in drawn
-    assert vector_strip([])

@@ -1,18 +1,15 @@
-"""Embed tab: 2-D map of a collection, and vectors of uploaded images as a file."""
+"""Embed tab: the vectors of a collection as a 2-D map, and as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-import numpy as np
 
-from api.client import ApiError, Client, Skipped
+from api.client import ApiError, Client
 from ui.addresses import mark_view, read_address
-from ui.charts import vector_strip
 from ui.common import (
     BUSY_EVENT,
     EACH_COUNTS,
@@ -21,30 +18,17 @@ from ui.common import (
     SILENT_EVENT,
     PageSelection,
     draw_tag_form,
-    file_paths,
-    first_choice,
     html_pane,
     parse_tag_change,
-    session_file,
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, skipped_box
-from ui.ranking import (
-    collection_choices,
-    encoder_choices,
-    last_used,
-    preferred_collection,
-    rank_encoders,
-    used_script,
-)
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading
+from ui.ranking import collection_choices, preferred_collection, used_script
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
 from ui.vector_files import FORMATS
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
-NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
-NO_IMAGES = empty_state("Choose images first", "Drop them into the field, or pick them from your files.")
-WAITING = empty_state("Vectors appear here", "Choose images and press “Embed”.")
 ARRANGEMENTS = [("Variance", "pca"), ("Neighbours", "tsne")]
 COMPUTING = {
     "pca": "Computing the map …",
@@ -70,15 +54,6 @@ MAP_HINT = (
     "the map, + and − zoom, 0 shows all, Enter opens, Space selects, Escape clears."
 )
 PRESSABLE = ' class="lcl-map__lasso" aria-pressed="false"'
-MAX_FILES = 64
-BATCH = 16
-
-
-class EmbeddedImages(NamedTuple):
-    """Names of images, and their vectors as float64 [images, dim]."""
-
-    names: list[str]
-    vectors: np.ndarray
 
 
 class EmbedTab:
@@ -91,8 +66,6 @@ class EmbedTab:
     def build(self) -> None:
         self.opened = gr.State(PageSelection(0))  # number of the newest details
         self.number = gr.Number(visible=False)  # that of a press, which the browser gives it
-        self.embedded = gr.State(None)  # EmbeddedImages on show
-        self.written = gr.State(PageSelection(0))  # number of the newest file for the download
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
                 heading(
@@ -112,33 +85,15 @@ class EmbedTab:
                 self.map = html_pane(elem_id="map", js_on_load=PICK_SCRIPT)
                 self.detail = html_pane(elem_id="map-detail", js_on_load=PICK_SCRIPT)
             self.tagged = html_pane()
-        with gr.Column(elem_classes="lcl-panel"):
-            html_pane(
-                heading("Vectors of your images", "Compute embeddings and download them."),
-            )
-            with gr.Row(equal_height=False):
-                with gr.Column(scale=4, min_width=280):
-                    self.encoder = gr.Dropdown(label="Encoder")
-                    self.images = gr.File(
-                        label="Images", file_count="multiple", file_types=["image"], height=170, type="filepath"
-                    )
-                    self.images.preprocess = file_paths  # type: ignore[method-assign]
-                    self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
-                    self.go = gr.Button("Embed", variant="primary")
-                with gr.Column(scale=6, min_width=280):
-                    self.vectors = html_pane(WAITING, elem_id="vectors")
-                    self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         drawn = [self.label, self.method, self.links, self.map]
         opened = [self.collection, *drawn, self.detail]
         choices = [self.collection, self.label, self.method]
-        pickers = [self.collection, self.encoder]
         # one event, since a second one that draws the map could overtake it
-        tab.select(self.open, pickers, [self.encoder, *opened], **SILENT_EVENT)
-        navigation.select(self.navigate, pickers, [self.encoder, *opened], **SILENT_EVENT | LAST_COUNTS)
-        for picker, what in ((self.collection, "collection"), (self.encoder, "encoder")):
-            picker.input(None, picker, js=used_script(what))
+        tab.select(self.open, self.collection, opened, **SILENT_EVENT)
+        navigation.select(self.navigate, self.collection, opened, **SILENT_EVENT | LAST_COUNTS)
+        self.collection.input(None, self.collection, js=used_script("collection"))
         press: dict[str, Any] = {"inputs": [self.opened, self.number], "js": NUMBER_SCRIPT}
         self.collection.input(self.close, outputs=self.detail, **press, **SILENT_EVENT)
         self.collection.input(self.load_map, choices, drawn, **BUSY_EVENT | LAST_COUNTS)
@@ -150,45 +105,35 @@ class EmbedTab:
             pane.select(self.follow, outputs=[self.detail, self.tagged], **press, **BUSY_EVENT | EACH_COUNTS).then(
                 None, js=FOCUS_SCRIPT
             )
-        inputs = [self.written, self.number, self.embedded, self.format]
-        write: dict[str, Any] = {"fn": self.write_file, "inputs": inputs, "outputs": self.download}
-        write |= {"js": NUMBER_SCRIPT, **SILENT_EVENT | LAST_COUNTS}
-        # the format is that of the form when the vectors are there
-        self.go.click(self.embed, [self.encoder, self.images], [self.vectors, self.embedded], **BUSY_EVENT).then(
-            **write
-        )
-        self.format.input(**write)
 
-    def open(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """The encoders, and the collections with the map of the one of the address, else of the one used last.
+    def open(self, collection: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """The collections, with the map of the one of the address, else of the one used last.
 
         Without an address a map that is shown stays, also if the service cannot be reached.
         """
         address = read_address(request, "embed")
         try:
-            ranked = rank_encoders(self.client)
-            collections, encoders = collection_choices(self.client, ranked), encoder_choices(self.client, ranked)
+            collections = collection_choices(self.client)
         except ApiError as error:
             stays = collection is not None and address.get("collection", collection) == collection
             problem = gr.skip() if stays else _mark_address(unreachable_box(error, reopens=True), address)
-            return *(gr.skip(),) * 5, problem, gr.skip()
-        models = update_dropdown(encoders, encoder, encoder or last_used(request, "encoder"))
+            return *(gr.skip(),) * 4, problem, gr.skip()
         if address.get("collection"):
             addressed, *drawn = self.open_address(request)
             picker = gr.update(choices=collections, interactive=bool(collections))
-            return models, picker | ({} if addressed == gr.skip() else {"value": addressed}), *drawn
+            return picker | ({} if addressed == gr.skip() else {"value": addressed}), *drawn
         chosen = preferred_collection(collections, collection, request)
         picker = update_dropdown(collections, collection, chosen)
         if chosen is not None and chosen == collection:
-            return models, picker, *(gr.skip(),) * 5
-        return models, picker, *self.load_map(chosen, address.get("colour"), address.get("arrange")), gr.skip()
+            return picker, *(gr.skip(),) * 5
+        return picker, *self.load_map(chosen, address.get("colour"), address.get("arrange")), gr.skip()
 
-    def navigate(self, collection: str | None, encoder: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def navigate(self, collection: str | None, request: gr.Request) -> tuple[Any, ...]:
         """As ``open_address``; as ``open`` where no opening has succeeded yet, or the menu may lack the collection."""
         other = read_address(request, "embed").get("collection", collection) != collection
-        if collection is None or encoder is None or other:
-            return self.open(collection, encoder, request)
-        return gr.skip(), *self.open_address(request)
+        if collection is None or other:
+            return self.open(collection, request)
+        return self.open_address(request)
 
     def open_address(self, request: gr.Request) -> tuple[Any, ...]:
         """The collection of the address, its map, and the details of an image.
@@ -265,47 +210,6 @@ class EmbedTab:
         detail = self.runner.details(collection, change.items[0], searches=False) if one else gr.skip()
         return detail if opened.current == shown else gr.skip(), said
 
-    def embed(self, encoder: str | None, paths: list[str] | None) -> tuple[str, EmbeddedImages | None]:
-        """Table of the vectors, or why there are none; and the vectors for the download."""
-        if not paths:
-            return NO_IMAGES, None
-        if len(paths) > MAX_FILES:
-            return error_box(f"Choose at most {MAX_FILES} images here; an index run embeds whole datasets."), None
-        try:
-            encoder = encoder or first_choice(encoder_choices(self.client))
-            if encoder is None:
-                return NO_ENCODER, None
-            skipped: list[Skipped] = []
-            files = [Path(path) for path in paths]
-            embedded = list(self.client.embed_files(encoder, files, batch=BATCH, on_skip=skipped.append))
-        except ApiError as error:
-            return error_box(error.message, "The images were refused"), None
-        left_out = skipped_box([(path.name, reason) for path, reason in skipped])
-        if not embedded:
-            return left_out, None
-        names, vectors = [path.name for path, _ in embedded], [vector for _, vector in embedded]
-        return left_out + draw_vectors(names, vectors), EmbeddedImages(names, np.asarray(vectors, np.float64))
-
-    def write_file(
-        self, written: PageSelection[int], number: float, embedded: EmbeddedImages | None, kind: str
-    ) -> gr.DownloadButton:
-        """The vectors as a file to download; hidden without any. No change if a newer file was asked for meanwhile.
-
-        Args:
-            number: of the event, which the browser gives it.
-            kind: one of ``FORMATS``.
-        """
-        mine = int(number)
-        written.current = max(written.current, mine)
-        if embedded is None:
-            button = gr.DownloadButton(visible=False)
-        else:
-            write, _ = FORMATS[kind]
-            name = f"vectors.{kind}"
-            data = b"".join(write(len(embedded.names), [(embedded.names, embedded.vectors.tolist())]))
-            button = gr.DownloadButton(f"Download {name}", value=session_file(name, data), visible=True)
-        return button if written.current == mine else gr.skip()
-
 
 def draw_map(collection: str, label: str | None, found: Mapping[str, Any], method: str = "pca") -> str:
     """What ``map.js`` draws the map into; the parameters of the address are the collection, the label and the method.
@@ -347,20 +251,6 @@ def _mark_address(html: str, address: Mapping[str, str]) -> str:
     """``html`` in place of what the address shows."""
     names = ("collection", "item", "colour", "arrange", "at")
     return mark_view(html, "", **{name: address.get(name) for name in names})
-
-
-def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:
-    """One row for each image: name, vector as bars, and the closest of the others."""
-    matrix = np.asarray(vectors, dtype=np.float32)
-    near = matrix @ matrix.T
-    np.fill_diagonal(near, -np.inf)
-    rows = []
-    for i, (name, vector) in enumerate(zip(names, vectors, strict=True)):
-        best = int(near[i].argmax())
-        closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
-        rows.append(f"<tr><td>{esc(name)}</td><td>{vector_strip(vector)}</td><td>{esc(closest)}</td></tr>")
-    size = f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
-    return size + html_table("Vectors", ("Image", "Vector", "Nearest in this batch"), "".join(rows))
 
 
 def _links(collection: str) -> str:

@@ -143,15 +143,15 @@ def test_a_first_visit_draws_one_map_and_a_later_one_keeps_it(tab: EmbedTab) -> 
     tab.client.answers["collections"] = [{"id": "col_1", "name": "drawings", "images": 2}]
     tab.client.answers["encoders"] = tab.client.answers["encoder_figures"] = []
     visit = {"tab": "embed", "colour": "kind", "arrange": "tsne"}
-    _, picker, _, method, _, drawn, _ = tab.open(None, None, request_of(**visit))
+    picker, _, method, _, drawn, _ = tab.open(None, request_of(**visit))
     assert picker["value"] == "col_1"
     assert method == "tsne"
     assert 'data-label="kind"' in drawn
     assert "method=tsne" in drawn
-    _, picker, *unchanged = tab.open("col_1", None, request_of())
+    picker, *unchanged = tab.open("col_1", request_of())
     assert "value" not in picker
     assert unchanged == [gr.skip()] * 5
-    _, picker, _, method, *_ = tab.open("col_1", None, request_of(**visit, collection="drawings"))
+    picker, _, method, *_ = tab.open("col_1", request_of(**visit, collection="drawings"))
     assert (picker["value"], method) == ("col_1", "tsne")
 
 
@@ -166,24 +166,24 @@ def test_an_address_of_no_collection_says_so_and_chooses_none(service: Any, away
 
 
 def test_an_opening_that_failed_is_tried_again_and_keeps_the_map_on_show(tab: EmbedTab, away: Exception) -> None:
-    tab.client.answers |= {"encoders": away, "encoder_figures": [], "collections": [{"id": "col_1", "images": 2}]}
+    tab.client.answers |= {"collections": away}
     address = request_of(tab="embed", collection="col_1", at="0,0,4")
-    problem = tab.open(None, None, address)[5]
+    problem = tab.open(None, address)[4]
     assert "data-reopen" in problem
     assert view_of(problem) == {"collection": "col_1", "at": "0,0,4"}
-    assert tab.open("col_1", "enc_1", address) == (gr.skip(),) * 7
-    assert tab.open("col_1", "enc_1", request_of(tab="embed")) == (gr.skip(),) * 7
-    assert "data-reopen" in tab.open("col_2", "enc_1", address)[5], "the map on show is not that of the address"
-    tab.client.answers["encoders"] = [{"id": "enc_1", "name": "one"}]
-    encoder, picker, *_, drawn, _ = tab.navigate(None, None, request_of(tab="embed"))
-    assert (encoder["value"], picker["value"], "lcl-map" in drawn) == ("enc_1", "col_1", True)
-    assert tab.navigate("col_1", "enc_1", request_of(tab="embed")) == (gr.skip(),) * 7
+    assert tab.open("col_1", address) == (gr.skip(),) * 6
+    assert tab.open("col_1", request_of(tab="embed")) == (gr.skip(),) * 6
+    assert "data-reopen" in tab.open("col_2", address)[4], "the map on show is not that of the address"
+    tab.client.answers["collections"] = [{"id": "col_1", "images": 2}]
+    picker, *_, drawn, _ = tab.navigate(None, request_of(tab="embed"))
+    assert (picker["value"], "lcl-map" in drawn) == ("col_1", True)
+    assert tab.navigate("col_1", request_of(tab="embed")) == (gr.skip(),) * 6
 
 
 def test_an_address_of_a_collection_that_the_menu_lacks_brings_new_choices(tab: EmbedTab) -> None:
     tab.client.answers |= {"encoders": [{"id": "enc_1", "name": "one"}], "encoder_figures": []}
     tab.client.answers["collections"] = [{"id": "col_1", "images": 2}]
-    _, picker, *_, drawn, _ = tab.navigate("col_0", "enc_1", request_of(tab="embed", collection="drawings"))
+    picker, *_, drawn, _ = tab.navigate("col_0", request_of(tab="embed", collection="drawings"))
     assert [value for _, value in picker["choices"]] == ["col_1"]
     assert (picker["value"], "lcl-map" in drawn) == ("col_1", True)
 
@@ -199,17 +199,3 @@ def test_a_map_that_failed_has_its_address_and_is_tried_again(tab: EmbedTab, awa
     problem = tab.draw_map("col_2", "kind", "tsne")
     assert "data-reopen" in problem
     assert view_of(problem) == {"collection": "col_2", "colour": "kind", "arrange": "tsne"}
-
-
-def test_encoders_are_ranked_once_in_an_opening(tab: EmbedTab) -> None:
-    tab.client.answers |= {"encoders": [{"id": "enc_1"}, {"id": "enc_2"}], "encoder_figures": []}
-    tab.client.answers["collections"] = [{"id": "col_1"}, {"id": "col_2"}]
-    tab.open(None, None, request_of(tab="embed"))
-    assert len(tab.client.arguments_of("encoder_figures")) == 2
-
-
-def test_uploaded_images_are_paths_without_files_of_gradio(tab: EmbedTab) -> None:
-    with gr.Blocks():
-        tab.build()
-    assert tab.images.preprocess([SimpleNamespace(path="/a/b.png")]) == ["/a/b.png"]
-    assert tab.images.preprocess(None) is None

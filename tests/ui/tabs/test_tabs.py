@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from ui.common import PageSelection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
-from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncoderSelection, EncodersTab, draw_encoder, draw_exports, main_figures
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import RUN_ACTIONS
 from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> str:
-    path = tmp_path / "mine.png"
-    path.write_bytes(b"\x89PNG")
-    return str(path)
-
-
 def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
-
-
-def test_embedding_writes_the_file_in_the_format_chosen(service: Any, image: str) -> None:
-    client = service(embed_files=lambda encoder, files, **_: [(files[0], [0.6, 0.8])])
-    tab, written = EmbedTab(client), PageSelection(0)
-    drawn, embedded = tab.embed("enc", [image])
-    assert "1 × 2 numbers" in drawn
-    assert tab.write_file(written, 1, embedded, "npy").label == "Download vectors.npy"
-    button = tab.write_file(written, 3, embedded, "csv")
-    assert tab.write_file(written, 2, embedded, "json") == gr.skip(), "it was asked for before"
-    assert len(client.calls) == 1, "another format embeds nothing again"
-    file = button.value["path"] if isinstance(button.value, dict) else button.value.path
-    assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
-
-
-def test_embedding_names_the_file_that_was_refused(service: Any, image: str) -> None:
-    from api.client import Skipped
-
-    def embed(encoder: str, files: list[Path], *, on_skip: Any, **_: Any) -> list[tuple[Path, list[float]]]:
-        on_skip(Skipped(files[-1], "input.0: not an image"))
-        return [(file, [0.6, 0.8]) for file in files[:-1]]
-
-    tab = EmbedTab(service(embed_files=embed))
-    drawn, embedded = tab.embed("enc", [image])
-    button = tab.write_file(PageSelection(0), 1, embedded, "npy")
-    assert ("<b>mine.png</b> not an image" in drawn, button.visible) == (True, False)
-    drawn, embedded = tab.embed("enc", [image, image])
-    button = tab.write_file(PageSelection(0), 1, embedded, "npy")
-    assert ("1 file left out" in drawn, "1 × 2 numbers" in drawn, button.visible) == (True, True, True)
 
 
 def test_of_several_variants_the_first_is_shown_and_not_the_best() -> None:
