@@ -28,7 +28,7 @@ REGISTRIES = {  # folders whose modules are entries of a registry, however short
 SMALL_MODULES = {
     *("api/app.py", "api/services/request_images.py", "deploy/embedded_redis.py"),
     *("lcl_core/encoders/openclip.py", "lcl_core/evaluation/evaluate.py"),
-    *("lcl_core/train/loss_balance.py", "lcl_core/train/optimizer.py"),
+    "lcl_core/train/optimizer.py",
 }
 
 # The project's ceilings. They are lowered when something was removed, and never raised.

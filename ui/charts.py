@@ -22,7 +22,7 @@ Frame = tuple[float, float, float, float]  # left, right, bottom, top
 MAX_SERIES = 6  # colours and dashes in style.css (--lcl-o0 …), safe for colour blindness
 TRANSIENT_SHARE = 0.05  # of the longest curve; the steep start does not set the limits of y
 _MAX_RAW_SERIES = 3  # raw values are drawn up to this number of curves
-_EXACT = ("lr", "contrastive_weight")  # metrics without noise, which are not smoothed
+_EXACT = ("lr",)  # metrics without noise, which are not smoothed
 _HOVER_POINTS = 200  # of a line, for the value at the cursor
 
 AXIS_LABELS = {"step": "Steps", "images_seen": "Images seen"}
@@ -40,8 +40,6 @@ METRIC_LABELS = {
     "held_out.knn_accuracy": "Held-out nearest neighbours",
     "in_batch_accuracy": "In-batch accuracy",
     "grad_norm": "Gradient norm",
-    "gradient_ratio": "Gradient ratio, contrastive to generation",
-    "contrastive_weight": "Contrastive weight λ",
     "lr": "Learning rate",
     "logit_scale": "Logit scale",
     "images_per_s": "Images per second",

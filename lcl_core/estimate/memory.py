@@ -90,7 +90,7 @@ def training_memory(
             copies += HALF * config.vision_layers * _block_parameters(config, config.vision_width)
         else:
             copies += HALF * part_parameters(config)["vision"]
-    if spec.monitor is not None or spec.objective.measures_gradient_ratio:
+    if spec.monitor is not None:
         copies += FP32 * parameters
     activations = _activation_bytes(config, load, item, spec.model.image_size, engine.activation_checkpointing)
     if load.matched:  # tokens of the images of all processes, and what the matching head keeps of those of its rows

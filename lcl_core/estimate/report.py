@@ -246,7 +246,6 @@ class Setup:
             a.engine.strategy != b.engine.strategy,
             a.engine.activation_checkpointing != b.engine.activation_checkpointing,
             a.engine.accumulate != b.engine.accumulate,
-            a.objective.distill != b.objective.distill,
             a.model.freeze != b.model.freeze,
         ]
         processes = abs(math.log(process_count(a) / process_count(b)))

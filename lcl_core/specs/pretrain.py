@@ -157,15 +157,8 @@ METHODS: dict[str, Method] = {
 }
 
 
-class DistillSpec(Spec):
-    """Regression of a teacher's features of the images, beside the method's losses."""
-
-    encoder: EncoderReference = Field(..., description="id or name of a registered encoder, the teacher")
-    weight: float = Field(1.0, gt=0, le=1000, description="of 1 - cosine, a mean over images")
-
-
 class ObjectiveSpec(Spec):
-    """The pre-training method, and the weights of its losses; those of losses that it does not have are not used."""
+    """The pre-training method, and the weights of two of its losses; a loss that it does not have has none."""
 
     name: MethodName = Field(
         "lcl",
@@ -179,22 +172,6 @@ class ObjectiveSpec(Spec):
     )
     generation_weight: float | None = Field(
         None, ge=0, le=1000, description="weight of next-token prediction or captioning; none: 2 in coca, else 1"
-    )
-    matching_weight: float | None = Field(
-        None, ge=0, le=1000, description="blip2: weight of image-text matching against hard negatives; none: 1"
-    )
-    masked_text_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of masked text prediction; none: 1"
-    )
-    masked_image_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of masked patch prediction; none: 1"
-    )
-    regression_weight: float | None = Field(
-        None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
-    )
-    distill: DistillSpec | None = Field(
-        None,
-        description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
     )
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(
         "infonce",
@@ -214,30 +191,6 @@ class ObjectiveSpec(Spec):
         "joint",
         description="beit3: mask words and patches of every document, or in each document one of them",
     )
-    hold_gradient_ratio: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="lambda is adjusted at metric lines so that the contrastive loss has this multiple of the "
-        "gradient of generation on the vision tower; it begins with contrastive_weight",
-    )
-    log_gradient_ratio: bool = Field(
-        False,
-        description="measure that ratio at metric lines: a forward and two backward passes of a batch each time",
-    )
-
-    @model_validator(mode="after")
-    def _gradients_can_be_compared(self) -> ObjectiveSpec:
-        losses = METHODS[self.name].weights.keys()
-        if self.measures_gradient_ratio and not {"contrastive", "generation"} <= losses:
-            raise ValueError(f"{self.name} lacks one of the losses whose gradients are compared; leave it out")
-        if self.hold_gradient_ratio is not None and not all(self.weights[n] for n in ("contrastive", "generation")):
-            raise ValueError("hold_gradient_ratio needs a contrastive_weight and a generation_weight above 0")
-        return self
-
-    @property
-    def measures_gradient_ratio(self) -> bool:
-        return self.log_gradient_ratio or self.hold_gradient_ratio is not None
 
     @property
     def reads_concepts(self) -> bool:
@@ -252,8 +205,9 @@ class ObjectiveSpec(Spec):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss that the method has, by the loss's name."""
-        given = {name: getattr(self, f"{name}_weight") for name in METHODS[self.name].weights}
-        return {name: own if given[name] is None else given[name] for name, own in METHODS[self.name].weights.items()}
+        given = {"contrastive": self.contrastive_weight, "generation": self.generation_weight}
+        own = METHODS[self.name].weights
+        return {**own, **{name: value for name, value in given.items() if name in own and value is not None}}
 
 
 class EngineSpec(Spec):
@@ -387,7 +341,7 @@ class PretrainSpec(JobSpec):
     def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
-        chosen = {"contrastive_loss": "infonce", "positives": "own", "hold_gradient_ratio": None}
+        chosen = {"contrastive_loss": "infonce", "positives": "own"}
         for name, theirs in chosen.items():
             if self.numerics == "official" and getattr(self.objective, name) != theirs:
                 raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
@@ -461,22 +415,15 @@ class PretrainSpec(JobSpec):
                 raise bad_field("monitor.dataset", f"the run trains on these {records} of {monitor.dataset!r} itself")
         if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
             raise bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
-        if monitor.choose == f"{HELD_OUT}loss" and self.objective.hold_gradient_ratio is not None:
-            raise bad_field("monitor.choose", "the sum of the losses has no unit while lambda changes; take another")
         return self
 
     def references(self) -> References:
         datasets = {f"data.sources.{index}.dataset": source.dataset for index, source in enumerate(self.data.sources)}
         if self.monitor is not None:
             datasets["monitor.dataset"] = self.monitor.dataset
-        distill = self.objective.distill
-        encoders = {
-            "model.init": self.model.init,
-            "objective.distill.encoder": None if distill is None else distill.encoder,
-        }
         return References(
             datasets,
-            {field: encoder for field, encoder in encoders.items() if encoder is not None},
+            {} if self.model.init is None else {"model.init": self.model.init},
             paths={} if self.tokenizer.path is None else {"tokenizer.path": self.tokenizer.path},
         )
 

@@ -309,7 +309,7 @@ def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
 
 # ---- references to encoders
 
-TRAINING_FIELDS = ("model.init", "objective.distill.encoder")
+TRAINING_FIELDS = ("model.init",)
 Replacement = Callable[[str], str]
 
 

@@ -124,7 +124,6 @@ class _PendingStep:
     Attributes:
         losses, metrics: names.
         values: [losses …, totals of metrics …, their counts …, gradient norm, finite].
-        known: numbers by name that were never on the device.
     """
 
     step: int
@@ -132,7 +131,6 @@ class _PendingStep:
     metrics: list[str]
     values: Tensor
     documents: list[str]
-    known: Mapping[str, float]
 
 
 @dataclass
@@ -172,7 +170,7 @@ class MetricsAggregator:
         values = torch.stack([scalar.detach().to(report.finite) for scalar in scalars])
         documents = [sample.id for batch in batches for sample in batch.samples]
         names = list(report.losses), list(report.metrics)
-        self._pending.append(_PendingStep(step, *names, values, documents, report.known))
+        self._pending.append(_PendingStep(step, *names, values, documents))
         self._steps += 1
         self._flops += flops
         self._data_seconds += waited
@@ -199,7 +197,7 @@ class MetricsAggregator:
             totals, counts = sums[len(losses) :][: len(step.metrics)], sums[len(losses) + len(step.metrics) :]
             for name, total, count in zip(step.metrics, totals, counts, strict=True):
                 numbers[name] = total / max(count, 1)
-            progress.pending.append({**numbers, **step.known, "grad_norm": norm})
+            progress.pending.append({**numbers, "grad_norm": norm})
 
     def add_seconds(self, progress: TrainingProgress) -> None:
         """Add the training time since the last call to ``progress``, so that a checkpoint holds it."""

@@ -33,7 +33,6 @@ from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
-from lcl_core.objectives.distillation import undistilled
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import similarities
@@ -51,7 +50,7 @@ _BLOCK = 1024  # rows of similarities at once
 
 
 class WeightsCopy:
-    """A copy of the trained weights of model and method, whole on this rank, as a plain module. It has no teacher."""
+    """A copy of the trained weights of model and method, whole on this rank, as a plain module."""
 
     def __init__(self, spec: PretrainSpec, config: LCLConfig, device: torch.device) -> None:
         model, objective = build_model(config, _SEED), build_objective(spec.objective, config, _SEED)
@@ -67,12 +66,9 @@ class WeightsCopy:
     @torch.no_grad()
     def load(self, trained: TrainingModule) -> None:
         """Copy the weights. All ranks call it, since sharded weights are gathered."""
-        method = undistilled(trained.objective)
-        for source, target in ((trained.model, self.module.model), (method, self.module.objective)):
-            own = target.state_dict()
-            for name, tensor in source.state_dict().items():
-                own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
-        self.module.objective.weights.update(method.weights)
+        own = self.module.state_dict()
+        for name, tensor in trained.state_dict().items():
+            own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

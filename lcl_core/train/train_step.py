@@ -38,14 +38,12 @@ class StepReport:
         metrics: other numbers by name, of this rank's batches; totals and counts add up.
         norm: of the gradient.
         finite: 1 if the model was updated, 0 if a loss or the gradient was not finite and it stayed as it was.
-        known: numbers by name that are on the host already, the same on all ranks.
     """
 
     losses: dict[str, Tensor]
     metrics: dict[str, MeanMetric]
     norm: Tensor
     finite: Tensor
-    known: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrainingModule(nn.Module):

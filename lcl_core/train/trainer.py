@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,6 @@ from lcl_core.train.factory import (
     prepare_tokenizer,
 )
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
-from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import (
     NONFINITE_FILE,
     DataCounts,
@@ -71,7 +70,7 @@ from lcl_core.train.optimizer import (
     set_learning_rate,
 )
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
-from lcl_core.train.warm_start import add_teacher, start_from_encoder
+from lcl_core.train.warm_start import start_from_encoder
 
 LOOKAHEAD = 16  # documents that may wait for a batch that they fill
 
@@ -132,8 +131,7 @@ class Trainer:
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
         self.model = self._build_model(config)
-        method = build_objective(spec.objective, config, spec.seed)
-        self.objective = add_teacher(method, spec, run_dir).to(self.device)
+        self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
         rates = spec.optimizer
         # TrainingStep shards the model: what holds its parameters is built after it
         self.step = TrainingStep(
@@ -148,11 +146,9 @@ class Trainer:
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.seed, pin=on_gpu)
         self.stream = self._open_stream(corpora, resident)
-        measured = spec.objective.measures_gradient_ratio
-        copy = WeightsCopy(spec, config, self.device) if measured or spec.monitor is not None else None
-        self.balance = LossBalance(spec.objective, self.step.trained, copy if measured else None, self.ranks)
         self.monitor: HeldOutMonitor | None = None
-        if spec.monitor is not None and copy is not None:
+        if spec.monitor is not None:
+            copy = WeightsCopy(spec, config, self.device)
             self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
         self.progress = TrainingProgress(
             tokenizer=hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
@@ -276,12 +272,7 @@ class Trainer:
     def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float) -> None:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
-        logs = self._logs(step + 1)
-        self.balance.set_weight(self.progress)
-        adjust = (step + 1) % self.spec.log_every == 0
-        balance = self.balance.metrics(batch.batches[0], self.progress, measure=logs, adjust=adjust)
-        report = self.step(self.optimizer, batch.batches, logs, counts)
-        report = replace(report, known=balance)
+        report = self.step(self.optimizer, batch.batches, self._logs(step + 1), counts)
         self.objective.after_step(self.model)
         self.cursor = batch.documents[-1].cursor
         self.progress.step += 1
@@ -309,7 +300,6 @@ class Trainer:
         held_out: dict[str, float] = {}
         if self.monitor is not None and self.monitor.due(self.progress.step):
             started = time.monotonic()
-            self.balance.set_weight(self.progress)
             try:
                 held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
             except JobCancelled:

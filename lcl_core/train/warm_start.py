@@ -1,4 +1,4 @@
-"""Registered encoders in a pre-training: the one whose weights it starts from (``model.init``), and a teacher.
+"""Start of a pre-training from the weights of a registered encoder (``model.init``).
 
 A tensor is copied if its name and shape are those of the model. Tables of a different size are fitted: positions of
 image patches are interpolated, patch embeddings resized as FlexiViT does (arXiv 2212.08013, section 3.4), positions of
@@ -20,16 +20,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLModel
 from lcl_core.model.vision_towers import VitTower
-from lcl_core.objectives.base import Objective
-from lcl_core.objectives.distillation import Distillation
-from lcl_core.specs.pretrain import ModelSpec, PretrainSpec
+from lcl_core.specs.pretrain import ModelSpec
 
 _CONV, _PATCH_POSITIONS, _CLASS = "visual.conv1.weight", "visual.positional_embedding", "visual.class_embedding"
 _STEM = {_CONV, _PATCH_POSITIONS}
@@ -66,55 +62,6 @@ class InitReport:
         )
 
 
-def load_run_encoder(run_dir: RunDir, name: str, field_name: str) -> ImageEncoder:
-    """The encoder that ``run.json`` has under ``name``, frozen, with the files that were registered.
-
-    Args:
-        field_name: of the spec.
-    """
-    run = run_dir.read_run()
-    directory = run.get("encoders", {}).get(name)
-    if directory is None:
-        message = f"encoder {name!r} is not registered; the list of encoders has the names"
-        raise UserError(f"{field_name}: {message}", code="unknown_encoder", field=field_name)
-    try:
-        files = hash_files(Path(directory))
-        check_unchanged(run.get("encoder_files", {}).get(name, {}), files)
-        with torch.random.fork_rng(devices=[]):  # libraries draw weights before they read the saved ones
-            return load_image_encoder(Path(directory), files)
-    except OSError as error:
-        message = f"the encoder cannot be read: {error.strerror}"
-        raise UserError(
-            f"{field_name}: {message}", code="encoder_unreadable", field=field_name, file=directory
-        ) from error
-    except UserError as error:
-        raise UserError(f"{field_name}: {error.message}", code=error.code, field=field_name, file=error.file) from error
-
-
-def add_teacher(objective: Objective, spec: PretrainSpec, run_dir: RunDir) -> Objective:
-    """``objective`` with the loss of ``objective.distill``; itself without one. Raises: as :func:`load_run_encoder`.
-
-    The teacher reads the model's training images, resized where its own size is another. Its features are its pooled
-    latents, or where it has none the mean of its patch tokens.
-    """
-    distill = spec.objective.distill
-    if distill is None:
-        return objective
-    encoder = load_run_encoder(run_dir, distill.encoder, "objective.distill.encoder")
-    size = encoder.image_size
-
-    def teacher(pixels: Tensor) -> Tensor:
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-        if isinstance(encoder, ExternalImageEncoder):
-            pixels = encoder.renormalised(pixels)
-        pooled, patches = encoder.encode(pixels)
-        return patches.mean(1) if pooled is None else pooled
-
-    width = encoder.embed_dim or encoder.width
-    return Distillation(objective, teacher, spec.model.text_width, width, distill.weight, spec.seed)
-
-
 def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, spec: ModelSpec, run_dir: RunDir, *, main: bool) -> None:
     """Set weights of ``model`` from the encoder ``spec.init``; without one, none.
 
@@ -123,7 +70,22 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, spec: ModelSpec, r
     """
     if spec.init is None:
         return
-    encoder = load_run_encoder(run_dir, spec.init, "model.init")
+    run = run_dir.read_run()
+    directory = run.get("encoders", {}).get(spec.init)
+    if directory is None:
+        message = f"model.init: encoder {spec.init!r} is not registered; the list of encoders has the names"
+        raise UserError(message, code="unknown_encoder", field="model.init")
+    try:
+        files = hash_files(Path(directory))
+        check_unchanged(run.get("encoder_files", {}).get(spec.init, {}), files)
+        with torch.random.fork_rng(devices=[]):  # libraries draw weights before they read the saved ones
+            encoder = load_image_encoder(Path(directory), files)
+    except OSError as error:
+        message = f"model.init: the encoder cannot be read: {error.strerror}"
+        raise UserError(message, code="encoder_unreadable", field="model.init", file=directory) from error
+    except UserError as error:
+        message = f"model.init: {error.message}"
+        raise UserError(message, code=error.code, field="model.init", file=error.file) from error
     report = copy_weights(model, tower_weights(encoder), tokenizer)
     report.encoder, report.weights = spec.init, encoder.weights_hash
     tables = {tensor for tensor, value in model.state_dict().items() if value.ndim > 1}

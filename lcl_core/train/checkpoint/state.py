@@ -31,7 +31,6 @@ class TrainingProgress:
         source_images: images read, by number of the source.
         source_items: items in one epoch of each source, on which the order of the data depends.
         seconds: training time of all attempts.
-        contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         pending: losses and metrics, by name, of each step since the last metric line.
     """
 
@@ -48,7 +47,6 @@ class TrainingProgress:
     source_items: list[int] = field(default_factory=list)
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
-    contrastive_weight: float | None = None
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:

@@ -50,13 +50,12 @@ def register_encoder(database, row_id, name):
 
 
 def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(database, queue, run_of):
-    spec = {"model": {"init": "tiny"}, "objective": {"distill": {"encoder": "tiny"}}}
+    spec = {"model": {"init": "tiny"}}
     register_encoder(database, "enc_1", "tiny")
     first = queue(spec=spec, idempotency_key="k")
-    by_id = queue(spec={"model": {"init": "enc_1"}, "objective": {"distill": {"encoder": "enc_1"}}})
+    by_id = queue(spec={"model": {"init": "enc_1"}})
     register_encoder(database, "enc_2", "tiny")
     assert run_of(first).spec["model"]["init"] == run_of(by_id).spec["model"]["init"] == "enc_1"
-    assert run_of(first).spec["objective"]["distill"] == {"encoder": "enc_1", "weight": 1.0}
     assert run_of(first).spec_hash == run_of(by_id).spec_hash
     assert queue(spec=spec, idempotency_key="k") == first
     assert run_of(queue(spec=spec)).spec["model"]["init"] == "enc_2"

@@ -95,7 +95,6 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
             "model.vision", "take vit, or another objective",
         ),
         ("pretrain", {"model": {"vision": "resnet"}, "numerics": "official"}, "model.vision", "vit alone"),
-        ("pretrain", {"objective": {"matching_weight": -1}}, "objective.matching_weight", "greater than or equal"),
         ("evaluate", {}, "encoder", "required"),
         ("evaluate", {"encoder": "e", "tasks": ["cooking"]}, "tasks.0", "retrieval"),
         ("evaluate", {"encoder": "e", "preset": "nothing"}, None, "choose from"),
@@ -126,11 +125,6 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
          "optimizer.lr_scale", "has no rate"),
         ("pretrain", {"model": {"freeze": ["eyes"]}}, "model.freeze.0", "'vision'"),
         ("pretrain", {"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text", "greater than 0"),
-        ("pretrain", {"objective": {"name": "clip", "log_gradient_ratio": True}}, "objective", "lacks one"),
-        ("pretrain", {"objective": {"contrastive_weight": 0.0, "hold_gradient_ratio": 1.0}}, "objective", "above 0"),
-        ("pretrain", {"objective": {"hold_gradient_ratio": 1.0}, "numerics": "official"}, None, "numerics official"),
-        ("pretrain", {"objective": {"hold_gradient_ratio": 1.0}, "monitor": {"dataset": "other"}},
-         "monitor.choose", "lambda changes"),
         ("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}},
          "captioning", "no captions are generated"),
         ("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}},
@@ -189,17 +183,17 @@ def test_every_method_takes_pairs_and_some_take_documents(name, view):
 def test_weights_are_the_methods_own_unless_given():
     assert ObjectiveSpec().weights == {"contrastive": 0.1, "generation": 1.0}
     assert ObjectiveSpec(name="coca").weights == {"contrastive": 1.0, "generation": 2.0}
-    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3, regression_weight=9)
-    assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
+    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0)
+    assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 1.0}
 
 
 def test_what_a_spec_reads():
     sources = {"sources": [{"dataset": "a"}, {"dataset": "b"}]}
     model, tokenizer = {"init": "a"}, {"path": "/data/words"}
-    fields = {"data": sources, "model": model, "objective": {"distill": {"encoder": "b"}}, "tokenizer": tokenizer}
+    fields = {"data": sources, "model": model, "tokenizer": tokenizer}
     assert parse_spec("pretrain", {**fields, "monitor": {"dataset": "held"}}).references() == References(
         {"data.sources.0.dataset": "a", "data.sources.1.dataset": "b", "monitor.dataset": "held"},
-        {"model.init": "a", "objective.distill.encoder": "b"},
+        {"model.init": "a"},
         paths={"tokenizer.path": "/data/words"},
     )
     assert parse_spec("pretrain", {}).references() == References({"data.sources.0.dataset": "sample"})

@@ -395,7 +395,6 @@ REFERRING = {
                 {"name": "none", "spec": {"model.init": None}},
             ],
         },
-        {"name": "teacher", "variants": [{"name": "b16", "spec": {"objective": {"distill.encoder": "teacher"}}}]},
     ],
     "search": {
         "kind": "random", "trials": 2,
@@ -407,7 +406,7 @@ REFERRING = {
 
 
 def test_references_to_encoders_are_replaced_wherever_they_are(study_of):
-    study, names = parse_as(StudySpec, REFERRING), ["base", "other", "third", "teacher", "minilm", "drawn"]
+    study, names = parse_as(StudySpec, REFERRING), ["base", "other", "third", "minilm", "drawn"]
     seen = set()
     replace_encoders(study, lambda name: seen.add(name) or name)
     assert seen == set(names)
@@ -421,5 +420,5 @@ def test_references_to_encoders_are_replaced_wherever_they_are(study_of):
 
 def test_the_fields_that_refer_to_encoders_are_those_of_a_pretraining():
     model = {"init": "a"}
-    spec = parse_spec("pretrain", {"model": model, "objective": {"distill": {"encoder": "b"}}})
+    spec = parse_spec("pretrain", {"model": model})
     assert tuple(spec.references().encoders) == TRAINING_FIELDS

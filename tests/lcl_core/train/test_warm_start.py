@@ -16,7 +16,6 @@ from lcl_core.encoders.files import hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLConfig
-from lcl_core.objectives.distillation import Distillation
 from lcl_core.train.factory import build_model
 from lcl_core.train.trainer import Trainer
 from lcl_core.train.warm_start import copy_weights, resize_patch_embedding
@@ -208,23 +207,3 @@ def test_frozen_parts_stay_and_the_others_learn(tmp_path, sample_zip, capfd):
     after = load_file(run_dir.artifacts / "encoder" / "model.safetensors")
     stayed = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
     assert stayed == {name for name in before if name.startswith("text.")}
-
-
-@pytest.mark.parametrize("method", ["lcl", "flamingo"])
-def test_a_teacher_is_one_loss_more_and_stays_as_it_is(tmp_path, sample_zip, clip_encoder, method):
-    objective = {"name": method, "distill": {"encoder": "enc_1", "weight": 2.0}}
-    run_dir = starting_from(tmp_path / "run", sample_zip, clip_encoder)
-    run = run_dir.read_run()
-    model = {**TINY["model"], "image_size": 48, "patch_size": 16}
-    run_dir.prepare({**run, "spec": {**run["spec"], "model": model, "objective": objective}})
-    begun = trainer(run_dir)
-    assert isinstance(begun.objective, Distillation)
-    first = begun.objective.teacher(torch.ones(1, 3, 48, 48))
-    names = {name for name, _ in begun.step.trained.named_parameters()}
-    begun.run()
-    assert torch.equal(begun.objective.teacher(torch.ones(1, 3, 48, 48)), first)
-    losses = [line["distillation_loss"] for line in curve(run_dir)]
-    assert 0 < losses[-1] < losses[0] < 4
-    saved = load_file(run_dir.artifacts / "encoder" / "model.safetensors")
-    assert {name for name in names if name.startswith("objective.")} == {"objective.projection.weight"}
-    assert {f"model.{name}" for name in saved} == names - {"objective.projection.weight"}
