@@ -29,7 +29,7 @@ from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
-from lcl_core.train.input_pipeline import prefetch
+from lcl_core.train.train_step import prefetch
 
 _URL = "memory://remote-loader/corpus"
 _DOCUMENTS = 10

@@ -62,7 +62,8 @@ def main(options: argparse.Namespace) -> None:
     keep_freed_memory()
     limit_onednn_cache()
     batches = to_batches(documents, config, options.batch_size)
-    peak = peak_flops(DTYPES[options.dtype], pick_device())  # of the default products, before faster ones are chosen
+    # of the default products, before faster ones are chosen
+    peak = peak_flops(DTYPES[options.dtype], pick_device(), seconds=1.0)
     with onednn_fp32_matmul() as fast:
         times, first = measure(config, batches, options.steps, options.dtype)
     report = _report(config, batches[: options.steps], times, first, peak)

@@ -40,8 +40,7 @@ from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model, progress_line
-from lcl_core.train.input_pipeline import Collator
-from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
+from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, Collator, TrainingModule
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, section 3.4)
 _SEED = 0  # of the sample and its layout: the same in every run

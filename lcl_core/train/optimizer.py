@@ -1,4 +1,4 @@
-"""AdamW with the authors' decay groups, frozen parts, rates by part and layer, and the learning rate of each step."""
+"""AdamW with the authors' decay groups, frozen parts, rates by part and step, and the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from lcl_core.model import LCLModel
@@ -89,3 +89,45 @@ def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get(LR_SCALE, 1.0)
+
+
+def rng_tensors(device: torch.device) -> dict[str, Tensor]:
+    """torch's generators: of the CPU and, where ``device`` is a GPU, of that. Each rank has its own."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def restore_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Restore ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
+    if "cpu" in tensors:
+        torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda"], device)
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The live tensors of ``model`` and ``optimizer``, not copied: writing into them changes the run."""
+    return {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments and step counts as ``PARAMETER.MOMENT``.
+
+    A parameter that has not been stepped gets the zeros with which its first step would begin, so that the names
+    are the same before the first step and after any.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not (state := optimizer.state[parameter]):
+                state["step"] = torch.zeros((), device=parameter.device if group["fused"] else None)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            tensors |= {f"{names[parameter]}.{moment}": state[moment] for moment in _MOMENTS}
+    return tensors

@@ -26,21 +26,13 @@ from lcl_core.common.files import sha256_file, write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
-from lcl_core.data.sampling.packing import first_cursors
+from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.load import LoadedCheckpoint
 from lcl_core.train.checkpoint.save import CheckpointManager
-from lcl_core.train.checkpoint.state import (
-    TrainingProgress,
-    restore_rng,
-    restored_cursors,
-    rng_tensors,
-    source_names,
-    training_tensors,
-)
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.factory import (
     build_config,
@@ -49,15 +41,15 @@ from lcl_core.train.factory import (
     open_resident,
     prepare_tokenizer,
 )
-from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.metrics import (
     NONFINITE_FILE,
-    DataCounts,
     MetricsAggregator,
     NonFiniteLoss,
+    TrainingProgress,
     log_line,
     peak_flops,
     setup_lines,
+    source_names,
     write_log,
 )
 from lcl_core.train.monitor import HeldOutMonitor, WeightsCopy, write_encoder
@@ -67,9 +59,12 @@ from lcl_core.train.optimizer import (
     freeze_parts,
     learning_rate,
     rate_scales,
+    restore_rng,
+    rng_tensors,
     set_learning_rate,
+    training_tensors,
 )
-from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
+from lcl_core.train.train_step import Collator, GlobalBatchCounts, StepInput, TrainingStep, prefetch, step_inputs
 from lcl_core.train.warm_start import start_from_encoder
 
 LOOKAHEAD = 16  # documents that may wait for a batch that they fill
@@ -156,7 +151,6 @@ class Trainer:
             source_items=self.stream.source_items,
         )
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
-        self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
         self._saved_at, self._saved_step = time.monotonic(), 0
 
@@ -201,15 +195,15 @@ class Trainer:
                 # the result's, if all steps were done by an earlier attempt
                 self.last_line = {k: v for k, v in self.run_dir.last_metrics("loss").items() if k != "time"}
             if self.progress.step < spec.steps or self.progress.pending:
-                peak = peak_flops(compute_dtype(self.device, spec.precision), self.device, seconds=0.2)
-                self.metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
+                peak = peak_flops(compute_dtype(self.device, spec.precision), self.device)
+                self.metrics = MetricsAggregator(self.progress, spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
                     self._train()
         return self._export()
 
     def _restore(self) -> None:
         loaded = self.checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
-        new, restored = self.progress, TrainingProgress.from_json(loaded.state) if loaded else None
+        new, restored = self.progress, TrainingProgress(**loaded.state) if loaded else None
         changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
         self._report_problems(loaded, changed)
         if loaded is None or restored is None:
@@ -218,7 +212,10 @@ class Trainer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress = restored
-        self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
+        cursors = [Cursor.from_json(cursor) for cursor in restored.cursors]
+        if len(cursors) != self.ranks.size:
+            cursors = redistribute_cursors(cursors, self.ranks.size)
+        self.cursor = cursors[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
     def _report_problems(self, loaded: LoadedCheckpoint | None, changed: Mapping[int, tuple[int, int]]) -> None:
@@ -275,9 +272,7 @@ class Trainer:
         report = self.step(self.optimizer, batch.batches, self._logs(step + 1), counts)
         self.objective.after_step(self.model)
         self.cursor = batch.documents[-1].cursor
-        self.progress.step += 1
-        self.data_counts.add(batch.documents)
-        self.metrics.add(self.progress.step, report, batch.documents, batch.flops, waited)
+        self.metrics.add(report, batch.documents, batch.flops, waited)
 
     def _logs(self, step: int) -> bool:
         """Whether ``step`` has a metric line."""
@@ -295,7 +290,6 @@ class Trainer:
 
     def _log(self) -> None:
         """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
-        self.data_counts.move_to(self.progress, self.ranks)
         self._flush()
         held_out: dict[str, float] = {}
         if self.monitor is not None and self.monitor.due(self.progress.step):
@@ -308,7 +302,6 @@ class Trainer:
             finally:
                 self.metrics.exclude(time.monotonic() - started)
         line = self.metrics.line(
-            self.progress,
             lr=self.optimizer.param_groups[0]["lr"],
             logit_scale=float(self.model.logit_scale.detach().exp()),
             **self._data_counts(),
@@ -330,8 +323,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._flush()
-        self.data_counts.move_to(self.progress, self.ranks)
-        self.metrics.add_seconds(self.progress)
+        self.metrics.add_seconds()
         self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
         self.checkpoints.save(
             self.progress.step,
@@ -344,13 +336,11 @@ class Trainer:
     def _flush(self) -> None:
         """Read the numbers of the last steps from the device. Raises: NonFiniteLoss, as ``MetricsAggregator.flush``."""
         try:
-            self.metrics.flush(self.progress)
+            self.metrics.flush()
         except NonFiniteLoss as error:
-            documents = [name for rank in self.ranks.all_gather_object(error.details["documents"]) for name in rank]
             if self.ranks.rank == 0:
                 self.run_dir.artifacts.mkdir(exist_ok=True)
-                details = {**error.details, "documents": documents}
-                write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, details)
+                write_json_atomically(self.run_dir.artifacts / NONFINITE_FILE, error.details)
             raise
 
     def _export(self) -> dict[str, Any]:
@@ -378,6 +368,7 @@ class Trainer:
             "images_seen": progress.images_seen,
             "documents_seen": progress.documents_seen,
             "tokens_seen": progress.tokens_seen,
+            "flops": progress.flops,
             "skipped": progress.skipped,
             "left_out": progress.left_out,
             "steps": progress.step,

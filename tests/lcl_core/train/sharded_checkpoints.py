@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from lcl_core.common.errors import UserError
 from lcl_core.train.checkpoint import save as checkpoint_files
 from lcl_core.train.checkpoint.save import CheckpointManager
-from lcl_core.train.checkpoint.state import training_tensors
+from lcl_core.train.optimizer import training_tensors
 
 Groups = dict[str, dict[str, Tensor]]
 

@@ -16,9 +16,9 @@ from lcl_core.common.errors import StoreError, UserError
 from lcl_core.train.checkpoint import load
 from lcl_core.train.checkpoint import save as checkpoint_files
 from lcl_core.train.checkpoint.save import CheckpointManager, checkpoint_path
-from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.factory import build_model
-from lcl_core.train.optimizer import build_optimizer
+from lcl_core.train.metrics import TrainingProgress
+from lcl_core.train.optimizer import build_optimizer, restore_rng, rng_tensors, training_tensors
 from tests.module_process import run_module
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def load_newest(folder, model, optimizer):
     if loaded is None:
         return None
     restore_rng(loaded.rank_tensors["rng"], CPU)
-    return TrainingProgress.from_json(loaded.state)
+    return TrainingProgress(**loaded.state)
 
 
 def trained(model, steps):

@@ -15,7 +15,7 @@ from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train.input_pipeline import Collator, normalise_on_device, prefetch
+from lcl_core.train.train_step import Collator, normalise_on_device, prefetch
 
 GPU = torch.device("cuda")
 

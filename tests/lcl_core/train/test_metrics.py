@@ -12,9 +12,8 @@ import torch
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.objectives.base import MeanMetric
-from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
-from lcl_core.train.metrics import MetricsAggregator, NonFiniteLoss, log_line
+from lcl_core.train.metrics import MetricsAggregator, NonFiniteLoss, TrainingProgress, log_line, read_counts
 from lcl_core.train.train_step import StepReport
 
 
@@ -42,19 +41,22 @@ def batch(*names):
     return DocumentBatch(samples, Cursor(len(samples)))
 
 
-def add(meter, reports, first=1):
-    for step, one in enumerate(reports, first):
-        meter.add(step, one, [batch(f"a/{step}"), batch(f"b/{step}")], flops=100.0, waited=0.0)
+def aggregator(progress, ranks=None):
+    return MetricsAggregator(progress, 10, ranks or RankGroup(), 1e9, torch.device("cpu"))
+
+
+def add(meter, reports):
+    for one in reports:
+        step = meter.progress.step + 1
+        meter.add(one, [batch(f"a/{step}"), batch(f"b/{step}")], flops=100.0, waited=0.0)
 
 
 def test_a_line_holds_means_over_its_steps():
-    meter, progress = (
-        MetricsAggregator(10, RankGroup(), peak=1e9),
-        TrainingProgress(step=2, images_seen=8, skipped={"long": 2, "torn": 1}),
-    )
+    progress = TrainingProgress(images_seen=8, skipped={"long": 2, "torn": 1})
+    meter = aggregator(progress)
     add(meter, [report(2.0, 4.0, correct=1, norm=3.0), report(1.0, 3.0, correct=4, norm=5.0)])
-    line = meter.line(progress, lr=0.25)
-    assert (line["step"], line["total_steps"], line["images_seen"], line["skipped"]) == (2, 10, 8, 3)
+    line = meter.line(lr=0.25)
+    assert (line["step"], line["total_steps"], line["images_seen"], line["skipped"]) == (2, 10, 12, 3)
     assert (line["contrastive_loss"], line["generation_loss"], line["loss"]) == (1.5, 3.5, 5.0)
     assert line["in_batch_accuracy"] == pytest.approx((1 / 4 + 4 / 4) / 2)
     assert (line["grad_norm"], line["lr"]) == (4.0, 0.25)
@@ -67,41 +69,49 @@ def test_a_line_holds_means_over_its_steps():
 
 def test_shares_of_ranks_add_up():
     """Losses, and totals and counts of metrics, are shares of the whole; the norm is the same everywhere."""
-    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30, 1e6]
-    meter = MetricsAggregator(10, TwoRanks(others_rows, others_counts), peak=1e9)
+    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], read_counts([batch("c")] * 10, 300.0)
+    progress = TrainingProgress()
+    meter = aggregator(progress, TwoRanks([others_rows, [others_counts]], 1e6))
     add(meter, [report(1.5, 1.0, correct=2, pairs=2, norm=3.0)])
-    line = meter.line(TrainingProgress(step=1))
+    line = meter.line()
     assert (line["contrastive_loss"], line["generation_loss"], line["grad_norm"]) == (2.0, 3.0, 3.0)
     assert line["in_batch_accuracy"] == 3 / 4
-    # 2 images and 6 tokens here, 10 and 30 there; the other rank's peak of memory is the higher one
+    assert (progress.documents_seen, progress.images_seen, progress.tokens_seen, progress.flops) == (12, 12, 36, 400)
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
     assert line["memory_gib"] == 1e6
 
 
 def test_a_checkpoint_carries_the_steps_since_the_last_line():
     reports = [report(2.0, 4.0, correct=1), report(1.0, 3.0), report(0.1, 0.7, correct=3, norm=0.3)]
-    whole, alone = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=3)
+    whole = aggregator(TrainingProgress())
     add(whole, reports)
-    expected = whole.line(alone)
-    before, saved = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=2)
+    expected = whole.line()
+    saved = TrainingProgress()
+    before = aggregator(saved)
     add(before, reports[:2])
-    before.flush(saved)
+    before.flush()
     assert len(saved.pending) == 2
-    progress = TrainingProgress(**json.loads(json.dumps(asdict(saved))))
-    progress.step = 3
-    after = MetricsAggregator(10, RankGroup(), peak=1e9)
-    add(after, reports[2:], first=3)
-    line = after.line(progress)
-    for name in ("loss", "contrastive_loss", "generation_loss", "in_batch_accuracy", "grad_norm"):
+    after = aggregator(TrainingProgress(**json.loads(json.dumps(asdict(saved)))))
+    add(after, reports[2:])
+    line = after.line()
+    for name in (
+        "step",
+        "images_seen",
+        "loss",
+        "contrastive_loss",
+        "generation_loss",
+        "in_batch_accuracy",
+        "grad_norm",
+    ):
         assert line[name] == expected[name], name
 
 
 def test_a_step_that_was_no_number_is_told_with_its_documents():
-    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress()
-    nan = float("nan")
+    progress = TrainingProgress()
+    meter, nan = aggregator(progress), float("nan")
     add(meter, [report(2.0, 4.0), report(nan, 3.0, norm=nan, finite=0), report(nan, nan, norm=nan, finite=0)])
     with pytest.raises(NonFiniteLoss, match="at step 2") as caught:
-        meter.flush(progress)
+        meter.flush()
     assert (caught.value.code, caught.value.field) == ("diverged", "optimizer.lr")
     assert caught.value.details == {
         "step": 2,
@@ -116,15 +126,15 @@ def test_a_step_that_was_no_number_is_told_with_its_documents():
 def test_a_checkpoint_holds_the_training_time_and_the_next_line_its_whole_interval(monkeypatch):
     now = [10.0]
     monkeypatch.setattr("lcl_core.train.metrics.time.monotonic", lambda: now[-1])
-    meter = MetricsAggregator(10, RankGroup(), peak=1e9, _started=10.0)
-    progress = TrainingProgress(step=1, seconds=100.0)
+    progress = TrainingProgress(seconds=100.0)
+    meter = aggregator(progress)
     add(meter, [report(2.0, 4.0)])
     now.append(13.0)
     meter.exclude(1.0)
-    meter.add_seconds(progress)
+    meter.add_seconds()
     assert progress.seconds == 102.0
     now.append(15.0)
-    line = meter.line(progress)
+    line = meter.line()
     assert progress.seconds == 104.0
     assert line["images_per_s"] == 2 / 4.0
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import sha256_file
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.tokenizer import load_tokenizer, train_bpe
@@ -92,20 +91,6 @@ def test_cancelled_twice_and_resumed_is_bitwise_the_same(undisturbed, tmp_path, 
     assert trainer(run_dir).run()["encoder"]["seconds"] >= round(seconds[-1], 2)
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
-
-
-def test_a_checkpoint_of_other_rules_is_refused(tmp_path, sample_zip):
-    run_dir = prepared(tmp_path, sample_zip, steps=1)
-    trainer(run_dir).run()
-    checkpoint = run_dir.checkpoints / "step_00000001"
-    state = json.loads((checkpoint / "state.json").read_text())
-    (checkpoint / "state.json").write_text(json.dumps({**state, "data_rules": 2}))
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"]["state.json"] = sha256_file(checkpoint / "state.json")
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="other rules") as caught:
-        trainer(run_dir).run()
-    assert caught.value.code == "checkpoint_mismatch"
 
 
 def test_the_result_has_the_contents_of_datasets_that_were_registered_without_a_hash(tmp_path, sample_zip):
