@@ -63,9 +63,12 @@ class ModelSizes:
     vision: str = DEFAULT_TOWER
 
 
-def model_sizes(spec: PretrainSpec, vocabulary: int | None = None) -> ModelSizes:
-    """Sizes of a spec's model. ``vocabulary``: its size, specials included; None: as large as the spec allows."""
-    model, said = spec.model, CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS
+def model_sizes(spec: PretrainSpec) -> ModelSizes:
+    """Sizes of a spec's model, whose vocabulary is as large as the spec allows."""
+    model, vocabulary = (
+        spec.model,
+        CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS,
+    )
     return ModelSizes(
         patch_size=model.patch_size,
         vision_width=model.vision_width,
@@ -73,7 +76,7 @@ def model_sizes(spec: PretrainSpec, vocabulary: int | None = None) -> ModelSizes
         text_width=model.text_width,
         text_layers=model.text_layers,
         context_length=model.context_length,
-        vocab_size=said if vocabulary is None else vocabulary,
+        vocab_size=vocabulary,
         num_image_tokens=model.num_image_tokens,
         vision=model.vision,
     )
@@ -254,16 +257,3 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
         return Workload(images, patches, [tokens], masked, IMAGE_MASK_RATIO * images * patches)
     labels = max(tokens - images * (patches + 1) - 1, 0.0)
     return Workload(images, patches, [tokens], labels)
-
-
-def training_flops(
-    spec: PretrainSpec, images: int, tokens: int, documents: int, vocabulary: int | None = None
-) -> float:
-    """Of a training with one pass through each tower that has read these images, tokens (with theirs) and documents.
-
-    ``vocabulary``: as of ``model_sizes``.
-    """
-    count, patches = max(documents, 1), spec.model.num_image_tokens
-    labels = max(tokens - images * patches, 0) / count
-    one = Workload(images / count, patches, [tokens / count], labels)
-    return FORWARDS_PER_STEP * count * lcl_flops(model_sizes(spec, vocabulary), one)

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
-from lcl_core.common.errors import UserError
-from lcl_core.estimate.flops import training_flops
-from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import mean
 from lcl_core.studies.trials import CellKey, Labels, Setting
@@ -157,26 +152,13 @@ def _mean_field(rows: list[dict[str, Any]], key: str) -> float | None:
     return fmean(values) if len(values) == len(rows) else None
 
 
-COUNTS = ("images_seen", "tokens_seen", "documents_seen")
 COSTS = ("seconds", "images_seen", "tokens_seen", "flops", "parameters")
 
 
 def mean_costs(cells: Sequence[CellRecord]) -> dict[str, float | None]:
     """Means over the cells whose pre-training has succeeded; None while there is none."""
-    known = [_run_cost(cell.run) for cell in cells]
-    return {name: mean([cost[name] for cost in known if name in cost]) for name in COSTS}
-
-
-def _run_cost(run: RunRecord) -> dict[str, float]:
-    """The run's reported figures, and the operations estimated from them."""
-    encoder = run.result.get("encoder") or {}
-    cost = {name: float(value) for name in COSTS if is_number(value := encoder.get(name))}
-    if all(name in encoder for name in COUNTS):
-        with suppress(UserError):  # a vision tower of a library that is not installed here
-            spec = cast(PretrainSpec, parse_spec("pretrain", run.spec))
-            images, tokens, documents = (int(encoder[name]) for name in COUNTS)
-            cost["flops"] = training_flops(spec, images, tokens, documents, encoder.get("vocab_size"))
-    return cost
+    encoders = [cell.run.result.get("encoder") or {} for cell in cells]
+    return {name: mean([float(each[name]) for each in encoders if is_number(each.get(name))]) for name in COSTS}
 
 
 NO_CURVES = ("step", "total_steps", "id", "time")

@@ -16,7 +16,6 @@ from lcl_core.estimate.flops import (
     expected_workload,
     method_step_flops,
     model_sizes,
-    training_flops,
     vision_flops,
 )
 from lcl_core.estimate.memory import (
@@ -213,8 +212,5 @@ def test_kept_checkpoints_are_those_that_the_trainer_keeps(steps, milestone, kee
 
 def test_clips_vocabulary_is_larger():
     assert clip_tokenizer().vocab_size == CLIP_TOKENS
-    own, clips = (
-        training_flops(PretrainSpec.model_validate({"tokenizer": {"kind": kind}}), 10, 1000, 10)
-        for kind in ("bpe", "clip")
-    )
-    assert clips > own
+    own, clips = (model_sizes(PretrainSpec.model_validate({"tokenizer": {"kind": kind}})) for kind in ("bpe", "clip"))
+    assert clips.vocab_size > own.vocab_size

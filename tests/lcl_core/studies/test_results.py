@@ -10,7 +10,6 @@ from lcl_core.studies.results import (
     cell_state,
     count_states,
     curve_metrics,
-    mean_costs,
     metric_value,
     study_state,
     training_curves,
@@ -105,17 +104,6 @@ def test_nothing_without_a_row_or_an_ended_evaluation(cell_of):
     assert metric_value(metric(metric="IR@5"), cell_of(0)) is None
     unfinished = CellRecord(**{**vars(cell), "evaluation": RunRecord("e", "running", {"rows": ROWS})})
     assert metric_value(metric(metric="IR@5"), unfinished) is None
-
-
-def test_operations_are_those_of_the_vocabulary_that_the_run_had(cell_of):
-    counts = {"seconds": 1.0, "images_seen": 10, "tokens_seen": 10_000, "documents_seen": 10}
-    spec = {"steps": 10, "tokenizer": {"path": "/data/tokenizer.json", "vocab_size": 4096}}
-    written = {**spec, "tokenizer": {"vocab_size": 29_995}}
-
-    def flops(spec, **more):
-        return mean_costs([cell_of(0, state="succeeded", encoder=counts | more, spec=spec)])["flops"]
-
-    assert flops(spec, vocab_size=30_000) == flops(written)
 
 
 def test_a_figure_of_the_training_needs_no_evaluation(cell_of):
