@@ -5,11 +5,10 @@
       files/metrics.jsonl             metric lines up to its step
       files/tokenizer.json            that of the run, if it learnt one
       files/artifacts/encoder_best/…  best weights so far, of a run with a monitor
-      manifest.json                   written last: {"files": {name: {"bytes", "sha256"}}}
 
 A thread of the worker copies, not the job: steps do not wait for it, and the job gets no credentials of the store. A
-row names each complete copy. It is written under the run's lease, so an attempt that has lost it replaces nothing, and
-every attempt has keys of its own.
+row names each complete copy, with the hashes of its files. It is written under the run's lease, so an attempt that has
+lost it replaces nothing, and every attempt has keys of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -29,8 +28,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, present_tree, regular_files, remove_tree, sha256_file
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints, write_checked
-from lcl_core.db.leases import StaleLease
+from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints
+from lcl_core.db.leases import StaleLease, lock_with_lease
 from lcl_core.db.session import UNREACHABLE
 from workers.attempt import Attempt
 
@@ -151,9 +150,7 @@ class CheckpointMirror:
             if (name, entry["sha256"]) not in sent:
                 store.send_file(key, name, folder / name)
                 sent.add((name, entry["sha256"]))
-        content = files[f"{_CHECKPOINT}/{_MANIFEST}"]["sha256"]
-        stored = StoredCheckpoint(step, self._claim.attempt, key, store.put_manifest(key, {"files": files}), content)
-        self._record(stored)
+        self._record(StoredCheckpoint(step, self._claim.attempt, key, files))
         size = sum(entry["bytes"] for entry in files.values())
         log.info("checkpoint_copied", step=step, files=len(files), bytes=size)
 
@@ -186,7 +183,8 @@ class CheckpointMirror:
         newest = max([stored.step, *(step for step, _ in local_checkpoints(self._run_dir.checkpoints))])
         with self._database.session() as session:
             holder = self._artifacts.holder or ""
-            unnamed = record_stored_checkpoint(session, self._claim, holder, stored, newest, keep, every)
+            lock_with_lease(session, self._claim)
+            unnamed = record_stored_checkpoint(session, self._claim.run_id, holder, stored, newest, keep, every)
             named = stored_checkpoints(session, self._claim.run_id)
         self._stored = {each.step: each.content for each in named}
         for key in {*unnamed, *self._sent} - {each.key for each in named}:
@@ -250,16 +248,9 @@ class CheckpointMirror:
         """Raises: as :meth:`fetch`; UserError ``artifact_damaged``, ``file_missing``."""
         store, folder = self._artifacts.store, run_dir.path / "fetching"
         shutil.rmtree(folder, ignore_errors=True)
-        files: dict[str, dict[str, Any]] = store.read_manifest(stored.key, stored.manifest)["files"]
         try:
-            for name, entry in files.items():
-                if not _is_expected(name):
-                    message = "the manifest in the store names a file that no checkpoint has"
-                    raise UserError(message, code="artifact_damaged")
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                chunks = store.read_stream(stored.key, name, 0, entry["bytes"])
-                write_checked(target, chunks, entry["sha256"], self._lease.raise_if_interrupted)
+            for name, entry in stored.files.items():
+                store.download(stored.key, name, entry, folder / name, self._lease.raise_if_interrupted)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -283,12 +274,6 @@ def _is_behind(run_dir: RunDir, stored: StoredCheckpoint, *, only: bool) -> bool
         if stored.attempt > int(run_dir.read_run()["attempt"]):
             return sha256_file(path / _MANIFEST) != stored.content
     return stored.step > step
-
-
-def _is_expected(name: str) -> bool:
-    path = PurePosixPath(name)
-    inside = not path.is_absolute() and ".." not in path.parts
-    return inside and (name in (_METRICS, _TOKENIZER) or name.startswith((f"{_CHECKPOINT}/", f"{_BEST}/")))
 
 
 def _publish(folder: Path, run_dir: RunDir, name: str, *, alone: bool) -> None:

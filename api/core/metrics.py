@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from lcl_core.db import runs
+from lcl_core.db.artifacts import pending_uploads
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.uploads import pending_uploads
 from lcl_core.db.webhooks import pending_deliveries
 from lcl_core.db.workers import gpu_usage, longest_capacity_wait, lost_runs, queue_depths, worker_stats
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES

@@ -43,7 +43,7 @@ from api.services import search as search_service
 from api.services.collection_items import add_items, change_labels, remove_item
 from api.services.search import item_view, open_collection, read_item_image, stream_vectors
 from lcl_core.common.files import remove_tree
-from lcl_core.db import collections, registry
+from lcl_core.db import artifacts, collections, registry
 from lcl_core.db.models import CollectionRow
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
@@ -226,7 +226,7 @@ def delete(
     check_owner(principal, "collection", row.name, row.owner)
     collections.delete_collection(session, row)
     after.add_task(drop_index, row.vectors, IndexLocation(settings=state.settings))
-    after.add_task(remove_tree, registry.absolute_path(state.settings.home, row.path))
+    after.add_task(remove_tree, artifacts.absolute_path(state.settings.home, row.path))
 
 
 @router.get(

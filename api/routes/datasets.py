@@ -25,7 +25,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import datasets, deletion, registry
+from lcl_core.db import artifacts, datasets, garbage, registry
 from lcl_core.db.models import Dataset, DatasetVersion
 from lcl_core.specs.base import Name, Tag
 
@@ -139,8 +139,8 @@ def delete(
     """
     row, home = datasets.get_dataset(session, name), state.settings.home
     check_owner(principal, "dataset", row.name, row.owner)
-    for path in deletion.delete_dataset(session, row, principal.visible_owner):
-        after.add_task(remove_tree, registry.absolute_path(home, path))
+    for path in garbage.delete_dataset(session, row, principal.visible_owner):
+        after.add_task(remove_tree, artifacts.absolute_path(home, path))
 
 
 @router.get("/{name}/statistics", summary="Get statistics of dataset")

@@ -41,7 +41,7 @@ from api.services.encoders import damage_as_problem
 from api.services.runs import card_figures, evaluation_figures
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import deletion, registry, uploads
+from lcl_core.db import artifacts, garbage, registry
 from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.specs.base import Name
@@ -103,7 +103,7 @@ def import_(
             row.name, row.owner = body.name, principal.owner
             session.add(row)
             if state.artifacts.holder is not None:
-                uploads.enqueue_upload(session, row.path, 1, state.artifacts.holder)
+                artifacts.enqueue_upload(session, row.path, 1, state.artifacts.holder)
             session.flush()
             response.headers["location"] = f"/v1/encoders/{row.id}"
             event.listen(session, "before_commit", lambda _: staged.publish())  # when nothing else can fail
@@ -153,7 +153,7 @@ def change(encoder: EncoderReference, body: EncoderChange, principal: Submitter,
     row = registry.get_encoder(session, encoder)
     check_owner(principal, "encoder", row.name, row.owner, verb="change")
     if body.name is not None and body.name != row.name:
-        deletion.check_encoder_name_unused(session, row, principal.visible_owner)
+        garbage.check_encoder_name_unused(session, row, principal.visible_owner)
         admin = principal.visible_owner is None
         registry.rename_encoder(session, row, body.name, principal.owner, admin=admin)
     if body.pinned is not None:
@@ -172,8 +172,8 @@ def delete(
     """
     row = registry.get_encoder(session, encoder)
     check_owner(principal, "encoder", row.name, row.owner)
-    for path in deletion.delete_encoder(session, row, principal.visible_owner, welcome=state.settings.welcome):
-        folder = registry.absolute_path(state.settings.home, path)
+    for path in garbage.delete_encoder(session, row, principal.visible_owner, welcome=state.settings.welcome):
+        folder = artifacts.absolute_path(state.settings.home, path)
         after.add_task(remove_tree, folder)
         after.add_task(state.unload_encoder, folder)
 

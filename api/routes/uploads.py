@@ -24,7 +24,7 @@ from api.core.limits import BODY_SECONDS
 from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransaction, WriteTransactionDep
 from lcl_core.common.archive import Unpacked, unpack_zip
 from lcl_core.common.files import remove_tree, write_json_atomically
-from lcl_core.db import uploads
+from lcl_core.db import artifacts
 from lcl_core.db.models import UPLOAD_PREFIX, UPLOADS_FOLDER, new_id
 
 MAX_FILES = 100_000
@@ -66,7 +66,7 @@ async def create(
 
 def _record(transaction: WriteTransaction, upload_id: str) -> None:
     with transaction() as session:  # removed after a while unless a dataset or an unfinished run names it
-        uploads.discard(session, uploads.ANY_HOME, stored_path(upload_id))
+        artifacts.discard(session, artifacts.ANY_HOME, stored_path(upload_id))
 
 
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)

@@ -84,18 +84,17 @@ class EncoderWarmup:
         log.info("encoder_warmed", collection=collection, seconds=round(time.perf_counter() - started, 2))
 
 
-UPLOAD_SECONDS = 2.0  # between two queries for imported encoders that are due
+UPLOAD_SECONDS = 2.0  # between two queries for uploads that are due
 
 
 def home_tasks(database: Database, settings: ApiSettings, artifacts: Artifacts) -> list[PeriodicTask]:
-    """Uploads of imported encoders, and garbage, for the caller to start and stop; none without an artifact store.
+    """Uploads of this home, and its garbage, for the caller to start and stop; none without an artifact store.
 
-    What runs made is uploaded by workers, so that no large upload delays requests. Several processes may have one home:
-    each upload, and each round of garbage, is claimed in the database.
+    Several processes may have one home: each upload is claimed in the database.
     """
     if artifacts.holder is None:
         return []
-    send = partial(upload_next, database, artifacts, imports=True)
+    send = partial(upload_next, database, artifacts)
     collect = partial(garbage.collect_garbage, database, settings, artifacts)
     return [
         PeriodicTask("lcl-uploads", send, UPLOAD_SECONDS, join_seconds=_JOIN_SECONDS),

@@ -24,7 +24,7 @@ from api.services.state import AppState
 from lcl_core.common.errors import Conflict
 from lcl_core.common.files import regular_files
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import uploads
+from lcl_core.db import artifacts
 from lcl_core.db.models import ArtifactUpload, Run
 from lcl_core.db.states import FINISHED
 
@@ -58,7 +58,7 @@ class RunFiles:
         remote = self._find_remote()
         if remote is None:
             return [self._with_hash(artifact) for artifact in list_files(self._local.artifacts)]
-        uploads.require_uploaded(remote)
+        artifacts.require_uploaded(remote)
         return [
             ArtifactView(name=name.removeprefix(_ARTIFACTS), **entry)
             for name, entry in sorted(self._entries.items())
@@ -71,7 +71,7 @@ class RunFiles:
         if remote is None:
             path = confined_file(self._local.artifacts, name)
             return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=path.lstat())
-        key = uploads.require_uploaded(remote)
+        key = artifacts.require_uploaded(remote)
         entry = self._entries.get(f"{_ARTIFACTS}{name}")
         if entry is None:
             raise _unknown_artifact(name)
@@ -89,7 +89,7 @@ class RunFiles:
         remote = self._find_remote()
         if remote is None:
             return read_log(self._local.log_file, offset)
-        key = uploads.require_uploaded(remote)
+        key = artifacts.require_uploaded(remote)
         size = self._entries.get(_LOG, {"bytes": 0})["bytes"]
         data = b"".join(self._store.read_stream(key, _LOG, offset, min(offset + LOG_CHUNK_BYTES, size)))
         return _log_chunk(data, offset, size)

@@ -17,7 +17,7 @@ from api.schemas.runs import RunSubmission, RunView
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
-from lcl_core.db import datasets, registry, submit, uploads
+from lcl_core.db import artifacts, datasets, registry, submit
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import EncoderRow, Metric, Run
 from lcl_core.db.runs import find_owned
@@ -137,7 +137,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     """Views with the reason why no worker can run a queued run, and with pending uploads of its files."""
     blocked = db_runs.blocked_reasons(session, runs)
     started = [run.id for run in runs if run.started_at is not None]
-    pending = uploads.runs_with_pending_uploads(session, started) if started else {}
+    pending = artifacts.runs_with_pending_uploads(session, started) if started else {}
     leased = leased_devices(session) if any(run.state in LEASED for run in runs) else {}
     views = []
     for run in runs:

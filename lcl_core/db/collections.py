@@ -24,10 +24,10 @@ from sqlalchemy.orm import Session
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
+from lcl_core.db.artifacts import absolute_path, discard_folder
 from lcl_core.db.models import CollectionChange, CollectionRow
-from lcl_core.db.registry import absolute_path, get_collection, unknown_collection
+from lcl_core.db.registry import get_collection, unknown_collection
 from lcl_core.db.session import Database
-from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.vector_indexes import index_name
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import Staged, stage
 from lcl_core.common.settings import Settings
+from lcl_core.db.artifacts import SERVER, discard, discard_folder, enqueue_upload
 from lcl_core.db.collections import collection_changed_error, delete_compacted_changes
 from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, check_lease, lock_with_lease, transition
@@ -27,7 +28,6 @@ from lcl_core.db.models import CollectionRow, EncoderRow, Garbage, Run, output_i
 from lcl_core.db.registry import available_name, set_encoder_files
 from lcl_core.db.session import Database, now, storable_json
 from lcl_core.db.states import State
-from lcl_core.db.uploads import SERVER, discard, discard_folder, enqueue_upload
 from lcl_core.encoders.files import hash_files
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import slug

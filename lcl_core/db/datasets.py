@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
+from lcl_core.db.artifacts import discard_folder
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
 from lcl_core.db.session import now, similar_name, storable_json
-from lcl_core.db.uploads import discard_folder
 from lcl_core.specs.corpus_jobs import ConvertSpec
 from lcl_core.specs.data import VIEW_RECORDS
 from lcl_core.specs.pretrain import PretrainSpec

@@ -1,28 +1,31 @@
-"""Removal of folders, copies in the artifact store and indexes on servers that no row names any more.
+"""Deletion of encoders and datasets that nothing uses, and removal of what no row names any more.
 
-What deletes or replaces a row records the folder in the same transaction (``uploads.discard_folder``). It is removed
-after ``gc_grace_seconds``: a database that is restored from a backup, or that has lost its last transactions, still
-finds what its rows name. A folder that an unfinished run reads stays until that has ended. Uploads of clients are
-recorded when they begin, and removed once no dataset and no unfinished run or study names them.
+What deletes or replaces a row records the folder in its transaction (``artifacts.discard_folder``). Folders, copies
+in the artifact store and indexes on servers are removed after ``gc_grace_seconds``: a database that is restored from a
+backup, or that has lost its last transactions, still finds what its rows name. A folder that an unfinished run reads
+stays until that has ended. Uploads of clients are recorded when they begin, and removed once no dataset and no
+unfinished run or study names them.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Text, cast, delete, select, union
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import Text, cast, delete, or_, select, union
+from sqlalchemy.orm import Session, aliased
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.common.files import remove_tree
+from lcl_core.common.paths import is_url
 from lcl_core.common.settings import Settings
-from lcl_core.db.artifacts import Artifacts, home_id
+from lcl_core.db.artifacts import ANY_HOME, SERVER, STORE, Artifacts, discard_folder, home_id
+from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
 from lcl_core.db.models import (
     OUTPUT_FOLDERS,
     UPLOAD_PREFIX,
@@ -34,17 +37,147 @@ from lcl_core.db.models import (
     Garbage,
     Run,
     Study,
+    StudyCell,
 )
 from lcl_core.db.session import Database, now
-from lcl_core.db.states import FINISHED
-from lcl_core.db.studies import ENDED_STATES, study_statuses
-from lcl_core.db.uploads import ANY_HOME, SERVER, STORE
+from lcl_core.db.states import FINISHED, State
+from lcl_core.db.studies import study_spec
+from lcl_core.specs.base import slug
+from lcl_core.specs.parsing import AnySpec, parse_spec
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.trials import evaluate_spec, expand_study
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 ROUND_SECONDS = 3600.0  # between two rounds
 _ROUND = 500  # folders that are removed in one round
 _UPLOAD_ID = re.compile(rf"{UPLOAD_PREFIX}_[0-9a-z]{{18}}")
+_FINISHED = [state.value for state in FINISHED]
+_MAX_LISTED = 5  # objects that a message names
 log = structlog.get_logger(__name__)
+
+
+def delete_encoder(
+    session: Session, row: EncoderRow, visible_to: str | None = None, *, welcome: bool = False
+) -> list[str]:
+    """Delete the row. Returns: stored paths of the folders to remove after the commit.
+
+    Args:
+        visible_to: owner whose runs and studies the error may name; None: all owners.
+        welcome: whether bundled encoders are registered at each start.
+
+    Raises: UserError ``conflict``.
+    """
+    if row.owner == PRODUCT_OWNER and welcome:
+        message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
+        raise Conflict(message)
+    users = _encoder_users(session, row, {row.id, row.name}, visible_to)
+    names = session.scalars(select(CollectionRow.name).where(CollectionRow.encoder_id == row.id))
+    _raise_if_used("encoder", row.name, [*users, *(f"collection {name!r}" for name in names)])
+    discard_folder(session, row.path)
+    session.delete(row)
+    session.flush()
+    return _managed_only([row.path])
+
+
+def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
+    """Check that no unfinished run or study refers to the encoder by its name, which is about to change.
+
+    Raises: UserError ``conflict``.
+    """
+    _raise_if_used("encoder", row.name, _encoder_users(session, row, {row.name}, visible_to))
+
+
+def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
+    """What needs the encoder under one of ``names``, or under the name of a run that becomes one of them."""
+
+    def is_used(references: Iterable[str]) -> bool:
+        return any(reference in names or slug(reference) in names for reference in references)
+
+    def study_uses(spec: StudySpec) -> bool:
+        trained = (name for cell in expand_study(spec) for name in cell.spec.references().encoders.values())
+        return is_used(trained) or is_used(evaluate_spec(spec).references().further_encoders.values())
+
+    runs = _unfinished_runs_using(session, lambda spec: is_used(spec.references().encoders.values()), visible_to)
+    return runs + _active_studies_using(session, study_uses, row.run_id, visible_to)
+
+
+def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None) -> list[str]:
+    """Delete the row with its versions. Files that the service did not make stay.
+
+    Returns: stored paths of the folders to remove after the commit. Args: as ``delete_encoder``.
+
+    Raises: UserError ``conflict``.
+    """
+    if row.name == SAMPLE_DATASET:
+        message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
+        raise Conflict(message)
+
+    def study_uses(spec: StudySpec) -> bool:
+        trained = {name for cell in expand_study(spec) for name in cell.spec.references().datasets.values()}
+        return row.name in trained | set(evaluate_spec(spec).references().datasets.values())
+
+    runs = _unfinished_runs_using(session, lambda spec: row.name in spec.references().datasets.values(), visible_to)
+    _raise_if_used("dataset", row.name, runs + _active_studies_using(session, study_uses, None, visible_to))
+    paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
+    for path in paths:
+        discard_folder(session, path)
+    session.delete(row)
+    session.flush()
+    return paths
+
+
+def _raise_if_used(noun: str, name: str, users: Sequence[str]) -> None:
+    if users:
+        shown = list(dict.fromkeys(users))
+        more = f" and {len(shown) - _MAX_LISTED} more" if len(shown) > _MAX_LISTED else ""
+        message = f"{noun} {name!r} is in use: needed by {', '.join(shown[:_MAX_LISTED])}{more}"
+        raise Conflict(f"{message}; cancel it, wait for its end, or delete the collection")
+
+
+def _described(noun: str, object_id: str, owner: str, visible_to: str | None) -> str:
+    return f"{noun} {object_id}" if visible_to in (None, owner) else f"a {noun} of another owner"
+
+
+def _unfinished_runs_using(session: Session, uses: Callable[[AnySpec], bool], visible_to: str | None) -> list[str]:
+    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
+    return [
+        _described("run", run_id, owner, visible_to)
+        for run_id, owner, kind, spec in session.execute(query).tuples()
+        if uses(parse_spec(kind, spec))
+    ]
+
+
+def _active_studies_using(
+    session: Session, uses: Callable[[StudySpec], bool], made_by: str | None, visible_to: str | None
+) -> list[str]:
+    """Active studies whose spec uses the object, or that will evaluate the run ``made_by``."""
+    cells = select(StudyCell.study_id).join(Run, Run.id == StudyCell.run_id)
+    to_evaluate = cells.where(StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
+    evaluated = set(session.scalars(to_evaluate.where(StudyCell.run_id == made_by)))
+    return [
+        _described("study", study.id, study.owner, visible_to)
+        for study in _active_studies(session)
+        if study.id in evaluated or uses(study_spec(study))
+    ]
+
+
+def _active_studies(session: Session) -> Sequence[Study]:
+    """Studies with unfinished runs, or encoders that are not evaluated yet."""
+    evaluation = aliased(Run)
+    to_evaluate = StudyCell.evaluation_id.is_(None) & (Run.state == State.SUCCEEDED.value)
+    active = (
+        select(StudyCell.study_id)
+        .join(Run, Run.id == StudyCell.run_id)
+        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
+        .where(or_(to_evaluate, Run.state.not_in(_FINISHED), evaluation.state.not_in(_FINISHED)))
+    )
+    query = select(Study).where(Study.cancelled_at.is_(None), Study.id.in_(active)).order_by(Study.id)
+    return session.scalars(query).all()
+
+
+def _managed_only(paths: Iterable[str]) -> list[str]:
+    """Those paths whose folders the service made."""
+    return [path for path in dict.fromkeys(paths) if not os.path.isabs(path) and not is_url(path)]
 
 
 def collect_garbage(database: Database, settings: Settings, artifacts: Artifacts) -> int:
@@ -63,8 +196,13 @@ def collect_garbage(database: Database, settings: Settings, artifacts: Artifacts
         if path in named:
             continue
         try:
-            if not _remove(settings, artifacts, home, path):
-                continue
+            if home == STORE and settings.artifacts:
+                artifacts.store.remove(path)
+            elif home == SERVER:
+                if not drop_index(path, IndexLocation(settings=settings)):
+                    continue  # its server does not answer
+            elif home != STORE:
+                remove_tree(artifacts.home / path)
         except (UserError, OSError) as error:  # due again in the next round
             log.warning("garbage_not_removed", path=path, error=str(error))
             continue
@@ -74,18 +212,6 @@ def collect_garbage(database: Database, settings: Settings, artifacts: Artifacts
         removed += 1
     _remove_unfinished_copies(artifacts, settings.gc_grace_seconds)
     return removed
-
-
-def _remove(settings: Settings, artifacts: Artifacts, home: str, path: str) -> bool:
-    """False: the server of the index does not answer."""
-    if home == SERVER:
-        return drop_index(path, IndexLocation(settings=settings))
-    if home == STORE:
-        if settings.artifacts:
-            artifacts.store.remove(path)
-    else:
-        remove_tree(artifacts.home / path)
-    return True
 
 
 def _remove_unfinished_copies(artifacts: Artifacts, grace_seconds: float) -> None:
@@ -114,17 +240,10 @@ def _named(session: Session, paths: Sequence[str]) -> set[str]:
 
 def _used_uploads(session: Session) -> set[str]:
     """Ids of the uploads that a dataset, or the spec of an unfinished run or study, names by a path inside."""
-    paths = union(
-        *(select(table.path).where(table.path.contains(UPLOADS_FOLDER)) for table in (Dataset, DatasetVersion))
+    paths = session.scalars(
+        union(*(select(table.path).where(table.path.contains(UPLOADS_FOLDER)) for table in (Dataset, DatasetVersion)))
     )
-    runs = select(cast(Run.spec, Text)).where(Run.state.not_in(FINISHED), _names_upload(Run.spec))
+    runs = session.scalars(select(cast(Run.spec, Text)).where(Run.state.not_in(FINISHED)))
     # the evaluations of a study are submitted after its pre-trainings
-    studies = session.scalars(select(Study).where(Study.cancelled_at.is_(None), _names_upload(Study.spec))).all()
-    statuses = study_statuses(session, studies) if studies else {}
-    active = [str(study.spec) for study in studies if statuses[study.id].state not in ENDED_STATES]
-    texts: Iterable[str] = [*session.scalars(paths), *session.scalars(runs), *active]
-    return {upload for text in texts for upload in _UPLOAD_ID.findall(text)}
-
-
-def _names_upload(spec: InstrumentedAttribute[dict[str, Any]]) -> ColumnElement[bool]:
-    return cast(spec, Text).contains(f"{UPLOAD_PREFIX}_", autoescape=True)
+    studies = (str(study.spec) for study in _active_studies(session))
+    return {upload for texts in (paths, runs, studies) for text in texts for upload in _UPLOAD_ID.findall(text)}

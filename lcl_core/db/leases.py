@@ -22,10 +22,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, update
 from sqlalchemy.orm import Session, object_session
 
+from lcl_core.db.artifacts import enqueue_upload, forget_checkpoints
 from lcl_core.db.models import Metric, Run
 from lcl_core.db.session import dialect_insert, now, storable_json
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
-from lcl_core.db.uploads import enqueue_upload, forget_checkpoints
 from lcl_core.db.webhooks import NOTIFIED_STATES, enqueue_webhooks
 from lcl_core.jobs import ANY_DEVICE
 

@@ -465,6 +465,7 @@ class ArtifactUpload(Base):
     # relative to home: runs/run_…, encoders/enc_…; of a checkpoint: checkpoints/run_…/step_…
     path: Mapped[str] = mapped_column(String(200), primary_key=True)
     key: Mapped[str | None] = mapped_column(String(220))  # key in the store, which has all of ``files``
+    attempt: Mapped[int | None]  # of the run, that wrote these files
     files: Mapped[dict[str, Any] | None]  # {name: {"bytes", "sha256", "modified_at"}}
     pending: Mapped[int | None]  # attempt whose files are to be uploaded; None: nothing to do
     holder: Mapped[str] = mapped_column(String(40))  # id of the home that has the newest files
@@ -479,7 +480,7 @@ class Garbage(Base):
 
     __tablename__ = "garbage"
 
-    # id of the home that has it, or one of uploads.STORE, SERVER, ANY_HOME
+    # id of the home that has it, or one of artifacts.STORE, SERVER, ANY_HOME
     home: Mapped[str] = mapped_column(String(40), primary_key=True)
     path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home; name of the index
     seen_at: Mapped[datetime]  # since when

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from sqlalchemy import bindparam, or_, select
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
+from lcl_core.db.artifacts import absolute_path, bundled_path
 from lcl_core.db.datasets import (
     PRODUCT_OWNER,
     SAMPLE_DATASET,
@@ -39,7 +39,6 @@ from lcl_core.specs.pretrain import PretrainSpec
 
 SAMPLE_COLLECTION = "sample-drawings"
 MAX_NAME_LENGTH = 100
-_PACKAGE_FOLDER, _BUNDLED_FOLDERS = "/lcl_core/", ("data/sample/", "pretrained/")
 _NAME_LOCK = 0x6C636C  # any constant: first half of the keys of PostgreSQL's advisory locks on names
 _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
     "encoder": EncoderRow,
@@ -273,29 +272,6 @@ class ResolvedInputs:
     encoder_hashes: dict[str, str]  # {id: sha256 of the weights}
     encoder_files: dict[str, dict[str, str]]  # {encoder: {file: sha256}}, as registered
     items: dict[str, list[str] | None] | None  # of ``datasets.select_items``
-
-
-def absolute_path(home: Path, stored: str) -> Path:
-    """A stored path as an absolute one; a relative one is below ``home``, a bundled one in this installation."""
-    return bundled_path(stored) or Path(home).resolve() / stored
-
-
-def bundled_path(stored: str) -> Path | None:
-    """Path in this installation of a file that comes with the product; None: another file, or missing here.
-
-    A row has the path of the installation whose api started last. A checkout on another machine, or an image with
-    another version of Python, has the same file elsewhere; a bundled file is never replaced by one of its name.
-    """
-    _, package, rest = stored.rpartition(_PACKAGE_FOLDER)
-    if not package or not rest.startswith(_BUNDLED_FOLDERS):
-        return None
-    path = _installation() / rest
-    return path if path.exists() else None
-
-
-@cache
-def _installation() -> Path:
-    return Path(str(resources.files("lcl_core"))).resolve()
 
 
 def dataset_location(

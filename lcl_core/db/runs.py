@@ -13,11 +13,11 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
+from lcl_core.db.artifacts import STORE, discard, discard_folder, forget_checkpoints, output_paths
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
 from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.uploads import STORE, discard, discard_folder, forget_checkpoints, output_paths
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
     ENGINES_NEEDED,

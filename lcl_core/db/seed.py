@@ -25,7 +25,7 @@ def seed_database(session: Session) -> list[EncoderRow]:
     """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
     Called at every start, by any number of processes. An existing row changes only in its path, after a start of
-    another installation (each reads its own copy: ``registry.bundled_path``). A superseded encoder gets no new row. The
+    another installation: each reads its own copy (``artifacts.bundled_path``). A superseded encoder gets no row. The
     caller has registered the sample corpus, and commits.
     """
     rows = [_register_bundled(session, encoder) for encoder in pretrained_encoders()]

@@ -5,31 +5,31 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 
-from lcl_core.db import uploads as db_uploads
-from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db import artifacts
+from lcl_core.db.artifacts import ArtifactStore
 from tests.workers.in_process_worker import InProcessWorker
 from workers.maintenance import upload_tasks
 
 
 def test_it_goes_on_until_the_store_has_everything(database, settings, modules, queue, run_of, eventually, monkeypatch):
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
-    monkeypatch.setattr(db_uploads, "_FIRST_DELAY", timedelta(seconds=0.1))
-    put, failures = ArtifactStore.put, iter((RuntimeError("a fault of ours"), OSError("no such disk")))
+    monkeypatch.setattr(artifacts, "_FIRST_DELAY", timedelta(seconds=0.1))
+    put, failures = ArtifactStore.send_folder, iter((RuntimeError("a fault of ours"), OSError("no such disk")))
 
     def flaky(*arguments):
         for failure in failures:
             raise failure
         return put(*arguments)
 
-    monkeypatch.setattr(ArtifactStore, "put", flaky)
-    monkeypatch.setattr(db_uploads, "CLAIMED_FOR", timedelta(seconds=0.1))
+    monkeypatch.setattr(ArtifactStore, "send_folder", flaky)
+    monkeypatch.setattr(artifacts, "CLAIMED_FOR", timedelta(seconds=0.1))
     run_id = queue()
     InProcessWorker(database, settings, modules).work()
     assert run_of(run_id).state == "succeeded"
 
     def pending():
         with database.reading() as session:
-            return db_uploads.runs_with_pending_uploads(session, [run_id])
+            return artifacts.runs_with_pending_uploads(session, [run_id])
 
     assert run_id in pending()
     (uploads,) = upload_tasks(database, settings)

@@ -10,7 +10,7 @@ import pytest
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.artifacts import Artifacts, upload_pending
+from lcl_core.db.artifacts import Artifacts, upload_next
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
 
@@ -55,7 +55,8 @@ def read_by(settings, run_id):
 
 def test_it_reads_what_another_has_made(database, here, there, modules, examine, run_of):
     run_id = examine()
-    upload_pending(database, Artifacts(here))
+    while upload_next(database, Artifacts(here)):
+        pass
     InProcessWorker(database, there, modules).work()
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason
     place = read_by(there, run_id)
@@ -86,6 +87,7 @@ def test_a_run_whose_input_takes_long_is_queued_again_until_it_has_come(database
         assert waiting.setbacks == {"artifacts_pending": tries}
         assert waiting.ready_at > waiting.queued_at
         assert "on their way to the store" in waiting.interruption["message"]
-    upload_pending(database, Artifacts(here))
+    while upload_next(database, Artifacts(here)):
+        pass
     work_there(run_id)
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason

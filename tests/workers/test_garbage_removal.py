@@ -1,6 +1,6 @@
 """A worker removes what no row names any more, by itself, and goes on after a folder that it cannot remove."""
 
-from lcl_core.db import uploads
+from lcl_core.db import artifacts
 from lcl_core.db.garbage import remove_tree
 from workers.maintenance import garbage_task
 
@@ -12,7 +12,7 @@ def test_a_worker_removes_what_is_due(database, settings, eventually, monkeypatc
     for folder in folders:
         folder.mkdir(parents=True)
         with database.session() as session:
-            uploads.discard_folder(session, f"runs/{folder.name}")
+            artifacts.discard_folder(session, f"runs/{folder.name}")
     tried = []
 
     def refuse_first(path):

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import garbage, leases, queue, runs, submit
-from lcl_core.db.artifact_store import ArtifactStore
-from lcl_core.db.artifacts import Artifacts, record_stored_checkpoint, stored_checkpoints
+from lcl_core.db.artifacts import Artifacts, ArtifactStore, stored_checkpoints
 from tests.workers.in_process_worker import attempt_at
 from workers.mirror import CheckpointMirror
 from workers.settings import WorkerSettings
@@ -139,7 +138,7 @@ def contents(folder):
 
 @EVERYWHERE
 def test_another_home_has_everything_of_the_newest(team):
-    run_id = team.submit()
+    team.submit()
     claim = team.claim()
     run_dir = team.run_dir(claim, "a")
     train(run_dir, range(1, 13))
@@ -158,11 +157,6 @@ def test_another_home_has_everything_of_the_newest(team):
         "artifacts", "checkpoints", "log.txt", "metrics.jsonl", "tokenizer.json",
     }  # fmt: skip
     assert not list((run_dir.path).glob("uploading/*"))
-    (key,) = team.stored(run_id).values()
-    files, root = fsspec.core.url_to_fs(team.settings.artifacts)
-    for name, entry in json.loads(files.cat_file(f"{root}/{key}/manifest.json"))["files"].items():
-        data = files.cat_file(f"{root}/{key}/files/{name}")
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
 
 
 def test_milestones_that_were_passed_meanwhile_are_copied_too(team):
@@ -183,8 +177,6 @@ WEIGHTS_OBJECT = "files/checkpoint/model.safetensors"
         (WEIGHTS_OBJECT, b"x" * 64),
         (WEIGHTS_OBJECT, b"x"),
         ("files/checkpoint/state.json", None),
-        ("manifest.json", None),
-        ("manifest.json", b'{"files": {'),
     ],
 )
 def test_a_damaged_copy_is_passed_over(team, name, content):
@@ -251,10 +243,6 @@ def test_an_attempt_that_has_lost_its_lease_replaces_nothing(team):
     assert team.stored(run_id) == before
     assert {name: team.objects()[name] for name in objects} == objects
     stale.copy_until_ended()  # it ends by itself
-    with team.database.session() as session:
-        (newest, *_) = stored_checkpoints(session, run_id)
-        with pytest.raises(leases.StaleLease):
-            record_stored_checkpoint(session, lost, "holder", newest, 2, 2, None)
 
 
 def test_what_a_later_attempt_copied_counts_more_than_what_an_earlier_one_left(team):

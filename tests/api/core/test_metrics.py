@@ -12,9 +12,9 @@ from sqlalchemy import delete
 
 from api.core.metrics import DatabaseCollector, ProcessMetrics
 from lcl_core.db import complete_run
+from lcl_core.db.artifacts import enqueue_upload
 from lcl_core.db.models import ArtifactUpload, Worker
 from lcl_core.db.session import Database
-from lcl_core.db.uploads import enqueue_upload
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 

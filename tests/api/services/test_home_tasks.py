@@ -1,4 +1,4 @@
-"""What the api does for a home that has no worker: imported encoders are uploaded, garbage is removed."""
+"""What the api does for a home that has no worker: its encoders are uploaded, garbage is removed."""
 
 import threading
 import uuid
@@ -11,20 +11,17 @@ from api.services import background
 from api.services.background import home_tasks
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
-from lcl_core.db import uploads
-from lcl_core.db.artifact_store import ArtifactStore
-from lcl_core.db.artifacts import Artifacts
+from lcl_core.db import artifacts
+from lcl_core.db.artifacts import Artifacts, ArtifactStore, enqueue_upload
 from lcl_core.db.models import ArtifactUpload, EncoderRow, new_id
 from lcl_core.db.session import now
-from lcl_core.db.submit import submit
-from lcl_core.db.uploads import enqueue_upload
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """Of an api with a store, in a hurry."""
     monkeypatch.setattr(background, "UPLOAD_SECONDS", 0.02)
-    monkeypatch.setattr(uploads, "_FIRST_DELAY", timedelta(0))
+    monkeypatch.setattr(artifacts, "_FIRST_DELAY", timedelta(0))
     url = f"memory://{uuid.uuid4().hex}/artifacts"
     home, root = tmp_path / "home", tmp_path / "data"
     return ApiSettings(home=home, data_roots=[root], artifacts=url, welcome=False, warm_encoders=False)
@@ -43,7 +40,7 @@ def upload_of(state, path):
         return session.get_one(ArtifactUpload, path)
 
 
-def add_encoder(state, *, run):
+def add_encoder(state):
     """Path of an encoder of this home that is to be uploaded."""
     row_id = new_id("enc")
     path = f"encoders/{row_id}"
@@ -51,16 +48,14 @@ def add_encoder(state, *, run):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(row_id.encode())
     with state.database.session() as session:
-        made = submit(session, "pretrain", {"preset": "sample"}) if run else None
-        run_id = None if made is None else made.id
         facts = {"hash": "0" * 64, "identity": "0" * 64, "owner": "local", "info": {}, "created_at": now(session)}
-        session.add(EncoderRow(id=row_id, name=row_id, path=path, run_id=run_id, **facts))
+        session.add(EncoderRow(id=row_id, name=row_id, path=path, **facts))
         enqueue_upload(session, path, 1, str(state.artifacts.holder))
     return path
 
 
 def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(state, settings, serve, eventually, monkeypatch):
-    put, tries = ArtifactStore.put, [0]
+    put, tries = ArtifactStore.send_folder, [0]
 
     def refuse_twice(store, *args):
         tries[0] += 1
@@ -68,9 +63,9 @@ def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(state, setti
             raise UserError("it is away", code="store_unreachable")
         return put(store, *args)
 
-    monkeypatch.setattr(ArtifactStore, "put", refuse_twice)
+    monkeypatch.setattr(ArtifactStore, "send_folder", refuse_twice)
     with serve(settings):
-        path = add_encoder(state, run=False)
+        path = add_encoder(state)
         eventually(lambda: upload_of(state, path).key is not None, "the upload")
     row = upload_of(state, path)
     assert (row.pending, row.error, tries[0]) == (None, None, 3)
@@ -78,7 +73,7 @@ def test_an_import_is_uploaded_also_when_the_store_is_away_at_first(state, setti
 
 
 def test_several_processes_upload_it_once(state, settings, eventually, monkeypatch):
-    put, started, rounds = ArtifactStore.put, [], [0]
+    put, started, rounds = ArtifactStore.send_folder, [], [0]
     may_go_on = threading.Event()
 
     def wait(store, key, *args):
@@ -92,9 +87,9 @@ def test_several_processes_upload_it_once(state, settings, eventually, monkeypat
         return found
 
     upload_next = background.upload_next
-    monkeypatch.setattr(ArtifactStore, "put", wait)
+    monkeypatch.setattr(ArtifactStore, "send_folder", wait)
     monkeypatch.setattr(background, "upload_next", count)
-    path = add_encoder(state, run=False)
+    path = add_encoder(state)
     uploads = [home_tasks(state.database, settings, Artifacts(settings))[0] for _ in range(2)]
     for each in uploads:
         each.start()
@@ -106,22 +101,13 @@ def test_several_processes_upload_it_once(state, settings, eventually, monkeypat
     assert started == [f"{path}/1"]
 
 
-def test_what_runs_made_is_for_workers(state, settings, eventually):
-    trained, imported = add_encoder(state, run=True), add_encoder(state, run=False)
-    uploads, _ = home_tasks(state.database, settings, state.artifacts)
-    uploads.start()
-    eventually(lambda: upload_of(state, imported).key is not None, "the upload")
-    uploads.stop()
-    assert (upload_of(state, trained).attempts, upload_of(state, trained).pending) == (0, 1)
-
-
 def test_garbage_of_the_home_is_removed(state, settings, eventually, monkeypatch):
     settings.gc_grace_seconds = 0.0
     monkeypatch.setattr("lcl_core.db.garbage.ROUND_SECONDS", 0.1)
     discarded = settings.encoders_dir / new_id("enc")
     discarded.mkdir(parents=True)
     with state.database.session() as session:
-        uploads.discard_folder(session, f"encoders/{discarded.name}")
+        artifacts.discard_folder(session, f"encoders/{discarded.name}")
     _, garbage = home_tasks(state.database, settings, state.artifacts)
     garbage.start()
     eventually(lambda: not discarded.exists(), "the removal")

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from lcl_core.common.settings import Settings
-from lcl_core.db import complete_run, garbage, leases, registry, runs
+from lcl_core.db import artifacts, complete_run, garbage, leases, registry, runs
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.encoders.files import identity_hash
 
@@ -51,7 +51,7 @@ def test_success_of_a_pretrain_run_registers_its_encoder(database, queue, claim,
         assert encoder.info == {"parameters": 5, "steps": 2, "files": files}
         assert encoder.identity == identity_hash(files)
         assert registry.get_encoder(session, encoder.id).name == "mine"
-        assert (registry.absolute_path(home, encoder.path) / "model.safetensors").read_bytes() == WEIGHTS
+        assert (artifacts.absolute_path(home, encoder.path) / "model.safetensors").read_bytes() == WEIGHTS
     assert stored(home, "encoders") == [encoder.id]
 
 

@@ -13,7 +13,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, garbage, leases, registry, runs, uploads
+from lcl_core.db import artifacts, collections, complete_run, garbage, leases, registry, runs
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import Run
 from lcl_core.specs.parsing import parse_spec
@@ -162,7 +162,7 @@ def test_an_index_that_a_restored_row_names_again_stays(database, complete, slow
     second = row_of(database).vectors
     with database.session() as session:
         registry.get_collection(session, "many").vectors = first.vectors
-        uploads.discard(session, uploads.SERVER, second)
+        artifacts.discard(session, artifacts.SERVER, second)
     collected(database, settings)
     assert slow_server.names == {first.vectors}
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
-from lcl_core.db import complete_run, datasets, leases, registry
+from lcl_core.db import artifacts, complete_run, datasets, leases, registry
 from lcl_core.db.models import ArtifactUpload, Garbage
 from lcl_core.specs.parsing import parse_spec
 
@@ -165,7 +165,7 @@ def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(dat
         row, (version,) = datasets.get_dataset(session, "made"), datasets.list_versions(session, "made")
         assert (row.owner, row.content_hash, row.statistics) == ("ada", "c" * 64, {"documents": 7})
         assert (version.run_id, version.path) == (run_id, row.path)
-        copy = registry.absolute_path(home, row.path) / "shards" / "00000-00000-000.tar"
+        copy = artifacts.absolute_path(home, row.path) / "shards" / "00000-00000-000.tar"
     assert copy.read_bytes() == b"tar"
     assert copy.stat().st_ino == shard.stat().st_ino
 

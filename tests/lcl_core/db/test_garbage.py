@@ -1,4 +1,4 @@
-"""Folders that no row names any more are kept for their grace and removed; what anything names or reads stays."""
+"""What may be deleted, and what no row names any more: kept for its grace, then removed."""
 
 import os
 import time
@@ -8,10 +8,13 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import garbage, runs, uploads
+from lcl_core.db import artifacts, datasets, garbage, registry, runs, studies
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.models import Dataset, EncoderRow, Garbage
+from lcl_core.db.models import ArtifactUpload, Dataset, DatasetVersion, EncoderRow, Garbage, Run, StudyCell
 from lcl_core.db.session import now
+from lcl_core.specs.base import slug
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
 
 GRACE = 3600.0
 UPLOAD = "data/uploads/upl_" + "0" * 18
@@ -48,7 +51,7 @@ def collect(database, settings):
 
 def discard(database, path):
     with database.session() as session:
-        uploads.discard_folder(session, path)
+        artifacts.discard_folder(session, path)
 
 
 def test_a_discarded_folder_is_removed_after_its_grace(database, put, collect):
@@ -83,7 +86,7 @@ def test_an_upload_stays_while_it_is_used(database, put, collect, queue, setting
     folder = put(UPLOAD)
     path = str(settings.home / UPLOAD / "corpus")
     with database.session() as session:
-        uploads.discard(session, uploads.ANY_HOME, UPLOAD)
+        artifacts.discard(session, artifacts.ANY_HOME, UPLOAD)
         if user == "dataset":
             session.add(Dataset(name="d", path=path, owner="ada", created_at=now(session)))
     if user == "run":
@@ -92,32 +95,32 @@ def test_an_upload_stays_while_it_is_used(database, put, collect, queue, setting
     assert folder.is_dir() is (user is not None)
 
 
-def test_the_copy_in_the_store_is_removed_too_and_the_store_may_be_away(database, settings, put, collect, monkeypatch):
-    artifacts = Artifacts(settings)
-    put("encoders/enc_1")
+def test_the_copy_in_the_store_is_removed_too_and_the_store_may_be_away(
+    database, settings, put, collect, objects, monkeypatch
+):
+    local, path = Artifacts(settings), "encoders/enc_1"
+    put(path)
     with database.session() as session:
-        uploads.enqueue_upload(session, "encoders/enc_1", 1, artifacts.holder)
-        task = uploads.claim_upload(session, artifacts.holder)
-    with database.session() as session:
-        uploads.record_uploaded(session, task, artifacts.store.put(task.key, artifacts.home / task.path))
-    discard(database, "encoders/enc_1")
+        artifacts.enqueue_upload(session, path, 1, local.holder)
+    assert artifacts.upload_next(database, local)
+    discard(database, path)
 
     def refuse(*_):
         raise UserError("it is away", code="store_unreachable")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lcl_core.db.artifact_store.ArtifactStore.remove", refuse)
+        patch.setattr(artifacts.ArtifactStore, "remove", refuse)
         assert collect() == 1
-    assert artifacts.store._sizes("") != {}
+    assert objects() != {}
     assert collect() == 1
-    assert artifacts.store._sizes("") == {}
+    assert objects() == {}
 
 
 def test_a_folder_of_another_home_is_left_to_it(database, put, collect):
     folder = put("runs/run_1")
     with database.session() as session:
-        uploads.enqueue_upload(session, "runs/run_1", 1, "b" * 32)
-        uploads.discard_folder(session, "runs/run_1")
+        artifacts.enqueue_upload(session, "runs/run_1", 1, "b" * 32)
+        artifacts.discard_folder(session, "runs/run_1")
     collect()
     assert folder.is_dir()
     with database.reading() as session:
@@ -129,3 +132,104 @@ def test_unfinished_copies_beside_the_outputs_go_when_they_are_old(put, collect)
     os.utime(old, (time.time() - 2 * GRACE,) * 2)
     collect()
     assert (old.exists(), new.exists()) == (False, True)
+
+
+STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
+
+
+@pytest.fixture
+def encoder(database):
+    with database.session() as session:
+        fields = {"hash": "0" * 64, "identity": "0" * 64, "owner": "ada", "info": {}, "created_at": now(session)}
+        session.add(EncoderRow(id="enc_1", name="tiny", path="encoders/enc_1", **fields))
+    return "enc_1"
+
+
+def delete(database, visible_to=None, **options):
+    with database.session() as session:
+        return garbage.delete_encoder(session, registry.get_encoder(session, "enc_1"), visible_to, **options)
+
+
+def refusal(database, visible_to=None):
+    with pytest.raises(UserError) as caught:
+        delete(database, visible_to)
+    assert caught.value.code == "conflict"
+    return caught.value.message
+
+
+def test_an_encoder_is_deleted_with_what_is_known_of_its_files(database, encoder):
+    with database.session() as session:
+        artifacts.enqueue_upload(session, "encoders/enc_1", 1, "home-1")
+    assert delete(database) == ["encoders/enc_1"]
+    with database.reading() as session:
+        assert session.get(ArtifactUpload, "encoders/enc_1") is None
+        assert session.get(EncoderRow, encoder) is None
+
+
+@pytest.mark.parametrize("named", ["tiny", "enc_1", "Thé tïny!"])
+def test_a_waiting_run_needs_it_by_id_or_name(database, queue, encoder, named):
+    if named == "Thé tïny!":  # name of the run that made it
+        with database.session() as session:
+            registry.get_encoder(session, encoder).name = slug(named)
+    run_id = queue("evaluate", {"encoder": named, "dataset": "mine"}, owner="bob")
+    queue("evaluate", {"encoder": "another"}, owner="ada")
+    assert run_id in refusal(database)
+    assert run_id not in refusal(database, "ada")
+    assert "a run of another owner" in refusal(database, "ada")
+    with database.session() as session:
+        mine = datasets.upsert_dataset(session, "mine", "/corpora/mine", owner="ada")
+        with pytest.raises(UserError, match=run_id):
+            garbage.delete_dataset(session, mine)
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    delete(database)
+
+
+def test_of_many_users_some_are_listed(database, queue, encoder):
+    for _ in range(7):
+        queue("pretrain", {"model": {"init": "tiny"}}, owner="ada")
+    assert "and 2 more" in refusal(database)
+
+
+def test_a_study_that_will_start_from_it_needs_it(database, encoder):
+    axis = {"name": "start", "variants": [{"name": "random"}, {"name": "tiny", "spec": {"model.init": "tiny"}}]}
+    with database.session() as session:
+        study_id = studies.create_study(session, parse_as(StudySpec, {**STUDY, "axes": [axis]}), owner="ada").id
+        started = {cell.labels["start"]: session.get_one(Run, cell.run_id) for cell in session.query(StudyCell)}
+        for run in started.values():  # the study itself is still active
+            run.spec = started["random"].spec
+    assert study_id in refusal(database)
+
+
+def test_a_study_that_will_evaluate_it_needs_it(database, encoder):
+    with database.session() as session:
+        study_id = studies.create_study(session, parse_as(StudySpec, STUDY), owner="ada").id
+        (cell,) = session.query(StudyCell).all()
+        run = session.get_one(Run, cell.run_id)
+        run.state, run.encoder_id = "succeeded", "enc_1"
+        session.get_one(EncoderRow, "enc_1").run_id = run.id
+    assert study_id in refusal(database)
+    with database.session() as session:
+        studies.cancel_study(session, studies.get_study(session, study_id))
+    delete(database)
+
+
+def test_a_dataset_is_deleted_with_its_versions_and_with_folders_of_the_service_alone(database):
+    with database.session() as session:
+        for path, digest in (("datasets/data_1", "1"), ("/data/wiki", "2"), ("datasets/data_2", "3")):
+            row = datasets.upsert_dataset(session, "wiki", path, "ada")
+            datasets.record_version(session, row, digest * 64, None)
+        assert garbage.delete_dataset(session, row) == ["datasets/data_2", "datasets/data_1"]
+    with database.reading() as session:
+        assert session.query(Dataset).count() == session.query(DatasetVersion).count() == 0
+
+
+def test_what_comes_with_the_product_stays(database, encoder):
+    with database.session() as session:
+        sample, row = datasets.register_sample(session), session.get_one(EncoderRow, encoder)
+        row.owner, row.path = "lcl", "/usr/lib/lcl/drawings"
+        with pytest.raises(UserError, match="stays"):
+            garbage.delete_dataset(session, sample)
+    with pytest.raises(UserError, match="LCL_WELCOME"):
+        delete(database, welcome=True)
+    assert delete(database) == [], "the installation's files stay"
