@@ -34,16 +34,15 @@ from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
-from ui.tabs.caption import CaptionTab
 from ui.tabs.compare import CompareTab
 from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
+from ui.tabs.inference import InferenceTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.service import ServiceTab, is_admin
 from ui.tabs.studies import StudiesTab
-from ui.tabs.zero_shot import ZeroShotTab
 from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -119,9 +118,8 @@ MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; le
 QUEUE_POLL_SECONDS = 1.0
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
-    "caption": CaptionTab,
     "embed": EmbedTab,
-    "zero-shot": ZeroShotTab,
+    "try": InferenceTab,
     "documents": DocumentsTab,
     "runs": RunsTab,
     "studies": StudiesTab,
@@ -189,7 +187,6 @@ def service_status(client: Client) -> str:
 def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
     """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
-    tabs |= {"zero-shot": ZeroShotTab(client, team)}  # limits for each user's key
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             html_pane(HEADER)

@@ -27,8 +27,8 @@ from api.client.payloads import (
 )
 from ui.common import MAX_IMAGE_BYTES, read_upload
 
-MAX_IMAGES = 512  # of an upload
-MAX_TOTAL_BYTES = 512 * 2**20  # unpacked
+MAX_IMAGES = 64  # of an upload
+MAX_TOTAL_BYTES = 256 * 2**20  # unpacked
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's list of members, before it is parsed
 MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
 THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens

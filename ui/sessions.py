@@ -13,12 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
 
 import httpx
 from gradio.context import LocalContext
-
-from api.client import ApiError
 
 MAX_SESSIONS = 10_000
 MAX_SESSIONS_PER_KEY = 100
@@ -142,44 +139,3 @@ class SessionKeyAuth(httpx.Auth):
 def use_key(key: str | None) -> None:
     """Send ``key`` with all further calls of this request."""
     _key.set(key)
-
-
-class BackgroundTask(Protocol):
-    """Work in threads of its own, which outlasts the event that began it."""
-
-    @property
-    def is_done(self) -> bool: ...
-
-
-Started = TypeVar("Started", bound=BackgroundTask)
-
-
-class RunningTasks(Generic[Started]):
-    """The tasks of one kind that have not ended, cancelled ones included, counted for each user's key.
-
-    Each has threads and the images that it reads for as long as it lives.
-
-    Args:
-        team: sessions of the users; None: all tasks are one user's.
-        limit: of one key at once.
-        refusal: what is said of a further one.
-    """
-
-    def __init__(self, team: SessionStore | None, limit: int, refusal: str) -> None:
-        self._team, self._limit, self._refusal = team, limit, refusal
-        self._running: dict[str, list[Started]] = {}
-        self._lock = threading.Lock()
-
-    def start(self, make: Callable[[], Started]) -> Started:
-        """Start a task for the user whose event is being handled. Raises: ApiError 429 ``too_many_tasks``."""
-        session = self._team.current() if self._team else None
-        key = session.key if session else ""
-        with self._lock:
-            running = {name: [each for each in tasks if not each.is_done] for name, tasks in self._running.items()}
-            self._running = {name: tasks for name, tasks in running.items() if tasks}
-            own = self._running.get(key, [])
-            if len(own) >= self._limit:
-                raise ApiError(429, "too_many_tasks", self._refusal)
-            task = make()
-            self._running[key] = [*own, task]
-        return task

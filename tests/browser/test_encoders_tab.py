@@ -38,7 +38,7 @@ def test_an_encoder_is_renamed_and_pinned(visitor: Any, page_url: str, world: An
         expect(cards.get_by_text("Pinned", exact=True)).to_be_visible()
         page.reload()
         expect(cards.get_by_role("button", name="Unpin")).to_be_visible()
-        page = visitor.open(f"{page_url}/?tab=caption")
-        expect(page.locator("#tab-caption").get_by_label("Encoder").first).to_have_value("plainer")
+        page = visitor.open(f"{page_url}/?tab=try")
+        expect(page.locator("#tab-try").get_by_label("Encoder").first).to_have_value("plainer")
     finally:
         world.client.change_encoder(encoder, name="plain", pinned=False)

@@ -28,18 +28,14 @@ def search(page: Any) -> None:
         page.get_by_role("region", name="Chosen image").wait_for()
 
 
-def caption(page: Any) -> None:
-    page.get_by_role("button", name="Use the image").first.click()
-    page.locator(".lcl-caption").wait_for()
-
-
 def embed(page: Any) -> None:
     page.get_by_role("radio", name="Neighbours").locator("..").click()
     page.locator("#map .lcl-map__facts").get_by_text("t-SNE").wait_for()
     page.locator("#map .lcl-legend button").first.wait_for()
 
 
-def zero_shot(page: Any) -> None:
+def classify(page: Any) -> None:
+    page.get_by_role("radio", name="Classify").locator("..").click()
     page.locator(".lcl-examples button").first.click()
     page.get_by_role("region", name="Predictions of each image").wait_for()
 
@@ -102,9 +98,8 @@ IMAGES_ARE_THERE = """[...document.images]
   .every(image => image.complete && image.naturalWidth)"""
 SCENES = {
     "search": search,
-    "caption": caption,
     "embed": embed,
-    "zero-shot": zero_shot,
+    "try": classify,
     "documents": documents,
     "runs": runs,
     "runs-estimate": estimate,
@@ -128,7 +123,7 @@ def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: st
     url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue(ours)
     root, _, token = url.partition("/?token=")
     page = visitor.open(
-        f"{root.rstrip('/')}/?tab={tab if tab == 'zero-shot' else tab.partition('-')[0]}",
+        f"{root.rstrip('/')}/?tab={tab.partition('-')[0]}",
         **SIZES[size],
         **({"token": token} if token else {}),
     )

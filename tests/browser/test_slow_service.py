@@ -99,9 +99,9 @@ def test_what_is_missing_is_said(visitor: Any, page_url: str) -> None:
     page.get_by_text("What are you looking for?").wait_for()
     page.locator("#search-go").click()
     expect(page.get_by_text("Type a few words first")).to_be_visible()
-    page.get_by_role("tab", name="Caption").click()
-    page.get_by_role("button", name="Write a caption").click()
-    expect(page.get_by_text("Choose an image first")).to_be_visible()
+    page.get_by_role("tab", name="Try").click()
+    page.get_by_role("button", name="Write captions").click()
+    expect(page.get_by_text("Choose images first")).to_be_visible()
 
 
 def test_nothing_is_printed_over_what_is_there(visitor: Any, page_url: str) -> None:

@@ -12,9 +12,8 @@ from tests.browser.axe import serious
 pytestmark = [pytest.mark.browser, pytest.mark.extended]
 READY = {
     "search": "text=What are you looking for?",
-    "caption": "text=The caption appears here",
     "embed": "#map .lcl-legend button",
-    "zero-shot": ".lcl-examples button",
+    "try": ".lcl-samples button",
     "documents": "#documents article",
     "runs": "#run-list button",
     "studies": "text=No studies yet",
@@ -70,7 +69,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
         card.get_by_role("link", name="transformers").click()
     assert waiting.value.suggested_filename.endswith("-huggingface.tar")
     assert waiting.value.failure() is None
-    expect(page.get_by_role("tab")).to_have_count(10)
+    expect(page.get_by_role("tab")).to_have_count(9)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:

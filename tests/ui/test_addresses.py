@@ -21,13 +21,13 @@ def request(**parameters: str) -> Any:
         ({"run": "run_1"}, "runs"),
         ({"tab": "embed", "collection": "col_1"}, "embed"),
         ({"collection": "col_1", "encoder": "enc_1"}, "encoders"),
-        ({"encoder": "enc_1", "classes": "fox"}, "zero-shot"),
+        ({"encoder": "enc_1", "classes": "fox"}, "try"),
     ],
 )
 def test_an_address_belongs_to_one_tab(parameters: dict[str, str], tab: str) -> None:
     assert linked_tab(parameters) == tab
     assert read_address(request(**parameters), tab) == parameters
-    assert read_address(request(**parameters), "caption") == {}
+    assert read_address(request(**parameters), "studies") == {}
     assert read_address(None, tab) == {}
 
 

@@ -229,7 +229,7 @@ def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False
         "Evaluate": address(tab="runs", new="evaluate", on=key),
         "Index": address(tab="runs", new="index", on=key),
         "Search": address(collection=str(collections[0]["id"]), captions="0") if collections else "",
-        "Caption": address(tab="caption", on=key),
+        "Try": address(tab="try", encoder=key),
         "Compare": address(tab="compare", right=key),
         "Its run": address(run=str(run)) if run else "",
     }

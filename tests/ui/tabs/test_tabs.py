@@ -52,7 +52,7 @@ def test_a_card_never_shows_a_value_alone(service: Any) -> None:
     links = re.findall(r'<a href="([?][^"]+)">', drawn)
     assert links == [
         "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1",
-        "?collection=col_1&amp;captions=0", "?tab=caption&amp;on=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
+        "?collection=col_1&amp;captions=0", "?tab=try&amp;encoder=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
     ]  # fmt: skip
 
 

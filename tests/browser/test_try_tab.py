@@ -1,4 +1,4 @@
-"""Zero-shot: examples with one click, own images and folders, accuracy beside chance, the file, and addresses."""
+"""Try: captions, and classes by their names: examples with one click, own images and folders, addresses."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def classes(page: Any) -> Any:
 
 @pytest.fixture
 def tab(visitor: Any, page_url: str) -> Any:
-    page = visitor.open(f"{page_url}/?tab=zero-shot")
-    page.get_by_text("Classes by their names alone").wait_for()
+    page = visitor.open(f"{page_url}/?tab=try")
+    page.get_by_text("What an encoder says of your images").wait_for()
+    page.get_by_role("radio", name="Classify").locator("..").click()
     page.locator(".lcl-examples button").first.wait_for()
     return page
 
@@ -47,6 +48,32 @@ def saved(page: Any) -> list[dict[str, str]]:
     with page.expect_download() as download:
         page.get_by_role("button", name="Download predictions.csv").click()
     return list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_sample_image_is_captioned(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_role("tab", name="Try").click()
+    page.get_by_role("button", name="Use the image").first.click()
+    expect(page.locator("#try-results .lcl-caption")).not_to_be_empty()
+    page.wait_for_url("**sample=**")
+
+
+@pytest.mark.extended
+def test_the_address_has_the_encoder(visitor: Any, page_url: str, world: Any) -> None:
+    plain = world.client.encoder("plain")["id"]
+    page = visitor.open(f"{page_url}/?tab=try&encoder={plain}")
+    expect(page.locator("#tab-try").get_by_label("Encoder").first).to_have_value("plain")
+    page = visitor.open(f"{page_url}/?tab=try&encoder=enc_gone")
+    expect(page.locator("#tab-try").get_by_role("alert")).to_contain_text("There is no encoder 'enc_gone'.")
+
+
+@pytest.mark.extended
+def test_a_file_that_is_no_image_is_named(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=try")
+    page.get_by_text("What an encoder says of your images").wait_for()
+    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not an image"}
+    page.locator("#tab-try input[type=file]").first.set_input_files(files)
+    expect(page.locator("#try-results").get_by_role("alert")).to_contain_text("mine.png")
 
 
 def test_an_example_is_classified_with_one_click_and_its_address_is_kept(tab: Any, visitor: Any) -> None:
@@ -58,13 +85,13 @@ def test_an_example_is_classified_with_one_click_and_its_address_is_kept(tab: An
     assert serious(tab, "light") == []
     tab.wait_for_url("**sample=**")
     first, title, listed = tab.url, tab.title(), classes(tab).input_value()
-    assert title.endswith("– Zero-shot – LCL")
+    assert title.endswith("– Try – LCL")
     fresh = visitor.open(first)
     expect(predictions(fresh)).to_contain_text("Chance")
     expect(classes(fresh)).to_have_value(listed)
     fresh.context.close()
     classes(tab).fill("an ant\na house")
-    tab.get_by_role("button", name="Classify").click()
+    tab.get_by_role("button", name="Classify", exact=True).click()
     expect(predictions(tab)).to_contain_text("2 classes")
     assert tab.url != first
     tab.go_back()
@@ -107,7 +134,7 @@ def test_a_zip_with_a_broken_image_is_classified_with_keys_alone(tab: Any, tmp_p
     tab.keyboard.type("cat")
     tab.keyboard.press("Enter")
     tab.keyboard.type("dog")
-    tab.locator("#zero-shot-files input[type=file]").set_input_files(archive)
+    tab.locator("#try-files input[type=file]").set_input_files(archive)
     expect(rows(tab)).to_have_count(2)
     expect(predictions(tab).get_by_role("alert")).to_contain_text("dog/3.png")
     classes(tab).focus()
@@ -121,7 +148,7 @@ def test_a_zip_with_a_broken_image_is_classified_with_keys_alone(tab: Any, tmp_p
 
 @pytest.mark.extended
 def test_on_a_phone_in_the_dark_nothing_sticks_out(visitor: Any, page_url: str) -> None:
-    page = visitor.open(f"{page_url}/?tab=zero-shot", width=390, height=844, scheme="dark")
+    page = visitor.open(f"{page_url}/?tab=try&do=classify", width=390, height=844, scheme="dark")
     page.locator(".lcl-examples button").first.click()
     expect(predictions(page)).to_contain_text("Chance")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -131,10 +158,10 @@ def test_on_a_phone_in_the_dark_nothing_sticks_out(visitor: Any, page_url: str) 
 
 @pytest.mark.extended
 def test_what_is_missing_is_said(tab: Any, visitor: Any, empty_url: str, away_url: str) -> None:
-    tab.get_by_role("button", name="Classify").click()
+    tab.get_by_role("button", name="Classify", exact=True).click()
     classes(tab).fill("cat\ndog")
-    tab.get_by_role("button", name="Classify").click()
+    tab.get_by_role("button", name="Classify", exact=True).click()
     expect(tab.get_by_text("Choose images first")).to_be_visible()
-    expect(visitor.open(f"{empty_url}/?tab=zero-shot").get_by_text("No encoder yet")).to_be_visible()
-    away = visitor.open(f"{away_url}/?tab=zero-shot").locator("#zero-shot-results")
+    expect(visitor.open(f"{empty_url}/?tab=try").get_by_text("No encoder yet")).to_be_visible()
+    away = visitor.open(f"{away_url}/?tab=try").locator("#try-results")
     expect(away.get_by_text("The service cannot be reached")).to_be_visible()

@@ -1,4 +1,4 @@
-"""HTML of the Zero-shot tab: progress, predictions with their probabilities, accuracy and confusion, examples."""
+"""HTML of the Try tab: captions, predictions with their probabilities, accuracy and confusion, examples."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.client.payloads import Json, Skipped
 from api.client.zero_shot import LabeledAccuracy, ZeroShotResult, folder_labels, label_accuracy, match_labels
-from ui.html import empty_state, esc, heading, html_table, progress_bar, skipped_box
+from ui.addresses import address
+from ui.html import empty_state, esc, heading, html_table, item_url, skipped_box
 
-INVITATION = empty_state(
-    "Classes by their names alone",
-    "Choose images, name at least two classes, one a line, and press “Classify”. Nothing is trained: each image gets "
-    "the class whose name lies nearest. Or try one of the examples.",
-)
-NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder classifies here.")
-NO_IMAGES = empty_state("Choose images first", "Drop images or a zip into the field, or choose a folder.")
-NO_CLASSES = empty_state("Name the classes first", "At least two, one a line: for example “dog” and “cat”.")
 SHOWN_CLASSES = 3  # of an image
-SHOWN_IMAGES = 200  # in the table; the file has all
 LARGEST_CONFUSION = 30  # classes
 EXAMPLE_CLASSES = 4  # of a list, in words
 
@@ -52,12 +45,27 @@ def draw_examples(examples: Sequence[CollectionClasses]) -> str:
     return f'<p class="lcl-note">or an example</p><ul class="lcl-examples" aria-label="Examples">{buttons}</ul>'
 
 
-def draw_progress(done: int, total: int, is_loading: bool) -> str:
-    """A bar, and what is under way."""
-    words = f"Classified {done} of {total} images" if done else "Reading the names of the classes …"
-    words = "Loading the encoder …" if is_loading and not done else words
-    bar = progress_bar(done / total if done and total else None, "Images classified")
-    return f'<div class="lcl-progress" aria-busy="true"><p class="lcl-note" role="status">{words}</p>{bar}</div>'
+def draw_samples(collection: str, items: Sequence[Json]) -> str:
+    """One button for each image."""
+    buttons = "".join(
+        f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
+        f'aria-label="Use the image {esc(item["caption"] or item["id"])}">'
+        f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
+        for item in items
+    )
+    return f'<p class="lcl-note">or one of these</p><ul class="lcl-samples">{buttons}</ul>' if items else ""
+
+
+def draw_captions(captions: Sequence[tuple[Path, str, str]], skipped: Sequence[Skipped]) -> str:
+    """A row for each image. ``captions``: name, address of a small image, and caption."""
+    rows = "".join(
+        f'<tr><th scope="row">{_image_cell(name, image)}</th><td class="lcl-caption">'
+        + (f'{esc(text)} <a href="{esc(address(q=text))}">Search with it</a>' if text else "<em>no words</em>")
+        + "</td></tr>"
+        for name, image, text in captions
+    )
+    table = html_table("Captions", ("Image", "Caption"), rows, "zero") if captions else ""
+    return f'<section class="lcl-zero" role="status">{skipped_box(skipped)}{table}</section>'
 
 
 def draw_result(
@@ -123,12 +131,10 @@ def _draw_predictions(result: ZeroShotResult, labels: Sequence[str], thumbnails:
     has_labels = any(place is not None for place in places)
     rows = "".join(
         _prediction_row(result, index, place, has_labels, thumbnails.get(index, ""))
-        for index, place in enumerate(places[:SHOWN_IMAGES])
+        for index, place in enumerate(places)
     )
     columns = ("Image", "Likeliest classes", *(("Label",) if has_labels else ()))
-    over = len(result.names) - SHOWN_IMAGES
-    note = f'<p class="lcl-note">and {over} more in the file</p>' if over > 0 else ""
-    return html_table("Predictions of each image", columns, rows, "zero") + note
+    return html_table("Predictions of each image", columns, rows, "zero")
 
 
 def _prediction_row(result: ZeroShotResult, index: int, place: int | None, has_labels: bool, image: str) -> str:
@@ -139,7 +145,6 @@ def _prediction_row(result: ZeroShotResult, index: int, place: int | None, has_l
         for name, probability in best
     )
     name = result.names[index]
-    picture = f'<img src="{esc(image)}" alt="" loading="lazy">' if image else "<i></i>"
     folder = ""
     if has_labels:
         right = place is not None and result.classes[place] == best[0][0]
@@ -147,9 +152,13 @@ def _prediction_row(result: ZeroShotResult, index: int, place: int | None, has_l
         sign = {"correct": "✓", "wrong": "✗", "": ""}[mark]
         folder = f'<td class="lcl-mark--{mark or "none"}">{sign} {esc(name.parent.name)}<small>{mark}</small></td>'
     return (
-        f'<tr><th scope="row"><div>{picture}<span>{esc(name.name)}</span></div></th>'
-        f'<td><ol class="lcl-likely">{bars}</ol></td>{folder}</tr>'
+        f'<tr><th scope="row">{_image_cell(name, image)}</th><td><ol class="lcl-likely">{bars}</ol></td>{folder}</tr>'
     )
+
+
+def _image_cell(name: Path, image: str) -> str:
+    small = f'<img src="{esc(image)}" alt="" loading="lazy">' if image else "<i></i>"
+    return f"<div>{small}<span>{esc(name.name)}</span></div>"
 
 
 def _draw_confusion(classes: Sequence[str], accuracy: LabeledAccuracy) -> str:
