@@ -11,8 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,19 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from lcl_core.common.device import Precision, autocast, tf32_matmul
+from lcl_core.common.device import autocast, tf32_matmul
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_tree, replace_tree, restore_tree, sha256_file, write_json_atomically
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.sampling.stream import SampleStream
-from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import similarities
-from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, SourceSpec
+from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, DataSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model, progress_line
@@ -48,45 +45,12 @@ _LABELS = ("concept", "class")  # kinds of labels that are tried, the preferred 
 _BLOCK = 1024  # rows of similarities at once
 
 
-class WeightsCopy:
-    """A copy of the trained weights of model and method, whole on this rank, as a plain module."""
-
-    def __init__(self, spec: PretrainSpec, config: LCLConfig, device: torch.device) -> None:
-        model, objective = build_model(config, _SEED), build_objective(spec.objective, config, _SEED)
-        objective.before_training(model)
-        model.configure_blocks(checkpointing=spec.engine.activation_checkpointing)
-        self.module = TrainingModule(model, objective).eval().requires_grad_(False).to(device)
-        self.precision: Precision = spec.precision
-
-    @property
-    def model(self) -> LCLModel:
-        return self.module.model
-
-    @torch.no_grad()
-    def load(self, trained: TrainingModule) -> None:
-        """Copy the weights. All ranks call it, since sharded weights are gathered."""
-        own = self.module.state_dict()
-        for name, tensor in trained.state_dict().items():
-            own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Context with the precision of the training; afterwards the random generators are as before."""
-        device = self.model.device
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            tf32_matmul(device, self.precision),
-            autocast(device, self.precision),
-        ):
-            yield
-
-
 @dataclass
 class _Sums:
     """What the held-out batches add up to.
 
     Attributes:
-        losses, counts: weighted sums of the losses by name, and their items.
+        losses: weighted sums of the losses by name; ``counts``: their items.
         metrics: (total, count) by name.
         latents: [n, E] L2-normalised pooled latents, in the order of the batches.
         images, texts: rows [n, E] and [M, E] to retrieve, ``owners`` [n] the text of each image.
@@ -127,17 +91,20 @@ class HeldOutMonitor:
         self,
         spec: PretrainSpec,
         config: LCLConfig,
-        corpora: Mapping[str, Corpus],
-        tokenizer: Tokenizer,
-        copy: WeightsCopy,
+        stream: SampleStream,
+        processor: LCLProcessor,
         run_dir: RunDir,
         ranks: RankGroup,
+        device: torch.device,
     ) -> None:
         assert spec.monitor is not None
-        self.spec, self.monitor, self.copy, self.run_dir, self.ranks = spec, spec.monitor, copy, run_dir, ranks
-        self.processor = LCLProcessor(tokenizer, config.image_size)
-        self._collator = Collator(copy.module.objective, config, _SEED)
-        self._stream = _open_stream(spec, config, corpora, tokenizer)
+        self.spec, self.monitor, self.run_dir, self.ranks = spec, spec.monitor, run_dir, ranks
+        self.processor, self._stream = processor, stream
+        model, objective = build_model(config, _SEED), build_objective(spec.objective, config, _SEED)
+        objective.before_training(model)
+        model.configure_blocks(checkpointing=spec.engine.activation_checkpointing)
+        self._copy = TrainingModule(model, objective).eval().requires_grad_(False).to(device)
+        self._collator = Collator(objective, config, _SEED)
         self._batches: list[list[Sample]] = []
         self._labels: list[str | None] = []  # in the order of the batches
 
@@ -146,7 +113,9 @@ class HeldOutMonitor:
 
     def evaluate(self, trained: TrainingModule, step: int) -> dict[str, float]:
         """Numbers by name, the same on all ranks. Raises: JobCancelled on all ranks where the run is to stop."""
-        self.copy.load(trained)
+        own = self._copy.state_dict()
+        for name, tensor in trained.state_dict().items():  # all ranks gather sharded weights
+            own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
         numbers: dict[str, float]
         numbers = self.ranks.run_on_all_ranks(lambda: self._measure(step) if self.ranks.rank == 0 else None)[0]
         return numbers
@@ -174,25 +143,44 @@ class HeldOutMonitor:
         }
 
     def _measure(self, step: int) -> dict[str, float]:
-        started = time.monotonic()
+        started, model, device = time.monotonic(), self._copy.model, self._copy.model.device
         advance = progress_line(self.spec, self.run_dir, self.ranks, "measuring held-out data", step)
-        with torch.no_grad(), self.copy.computing():
+        if not self._batches:
             self._read(advance)
-            numbers = self._numbers(advance)
-        self._keep_best(step, numbers)
+        sums, engine = _Sums(), self.spec.engine
+        # the contrastive loss of a step is over all micro-batches of all ranks, so it is here
+        together = engine.nodes * engine.processes * engine.accumulate
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            tf32_matmul(device, self.spec.precision),
+            autocast(device, self.spec.precision),
+        ):
+            for first in range(0, len(self._batches), together):
+                self._add_group(self._batches[first : first + together], sums, advance)
+            means = {f"{name}_loss": sums.losses[name] / max(sums.counts[name], 1) for name in sums.losses}
+            numbers = {"loss": sum(means.values()), **means}
+            numbers |= {name: total / max(count, 1) for name, (total, count) in sums.metrics.items()}
+            if sums.owners:
+                owners = torch.tensor(sums.owners, device=device)
+                numbers |= retrieval_recalls(torch.cat(sums.images), torch.cat(sums.texts), owners)
+            often = {label for label, count in Counter(self._labels).items() if label and count > 1}
+            if rows := [row for row, label in enumerate(self._labels) if label in often]:
+                order = sorted(often)
+                labels = torch.tensor([order.index(str(self._labels[row])) for row in rows], device=device)
+                numbers["knn_accuracy"] = neighbour_accuracy(torch.cat(sums.latents)[rows], labels)
+        numbers = {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
+        self._keep_best(model, step, numbers)
         return numbers | {f"{HELD_OUT}seconds": round(time.monotonic() - started, 3)}
 
     def _read(self, advance: Callable[[], None]) -> None:
-        """Read the samples once, until the next one would exceed the number of images."""
-        if self._batches:
-            return
+        """Read the samples, until the next one would exceed the number of images."""
         samples: list[Sample] = []
         labels: dict[int, Mapping[str, str]] = {}  # by position
-        images = 0
+        budget, images = self.spec.batch, 0
         for position in range(self._stream.documents_per_epoch):
             advance()
             sample = self._stream[position]
-            budget = self.spec.batch
             if not isinstance(sample, Sample):
                 continue
             if len(sample.token_ids) > budget.tokens or len(sample.levels) > budget.images:
@@ -207,49 +195,39 @@ class HeldOutMonitor:
             raise UserError(message, code="empty_source", field="monitor.dataset")
         kinds = _LABELS if self.monitor.label is None else (self.monitor.label,)
         kind = next((kind for kind in kinds if any(kind in each for each in labels.values())), kinds[0])
-        self._batches = list(_fill_batches(samples, self.spec.batch))
+        self._batches = _fill_batches(samples, budget)
         self._labels = [labels[sample.position].get(kind) for batch in self._batches for sample in batch]
-
-    def _numbers(self, advance: Callable[[], None]) -> dict[str, float]:
-        sums, engine = _Sums(), self.spec.engine
-        # the contrastive loss of a step is over all micro-batches of all ranks, so it is here
-        together = engine.nodes * engine.processes * engine.accumulate
-        for first in range(0, len(self._batches), together):
-            self._add_group(self._batches[first : first + together], sums, advance)
-        means = {f"{name}_loss": sums.losses[name] / max(sums.counts[name], 1) for name in sums.losses}
-        numbers = {"loss": sum(means.values()), **means}
-        numbers |= {name: total / max(count, 1) for name, (total, count) in sums.metrics.items()}
-        if sums.owners:
-            owners = torch.tensor(sums.owners, device=self.copy.model.device)
-            numbers |= retrieval_recalls(torch.cat(sums.images), torch.cat(sums.texts), owners)
-        accuracy = self._neighbour_accuracy(torch.cat(sums.latents))
-        if accuracy is not None:
-            numbers["knn_accuracy"] = accuracy
-        return {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
 
     def _add_group(self, group: Sequence[list[Sample]], sums: _Sums, advance: Callable[[], None]) -> None:
         """Micro-batches whose pairs are contrasted with each other."""
-        model, objective = self.copy.model, self.copy.module.objective
+        model, objective = self._copy.model, self._copy.objective
         pairs: list[ContrastivePairs] = []
         waiting = []  # for the candidates of the whole group
         for samples in group:
             advance()
             batch = self._collator(DocumentBatch(samples)).to(model.device)
             sums.counts.update(objective.counts(batch))
-            encoded: EncodedBatch = self.copy.module(batch)
+            encoded: EncodedBatch = self._copy(batch)
             latents = F.normalize(encoded.activations.image_latents.float(), dim=-1)
             sums.latents.append(latents)
             if encoded.pairs is not None:
                 pairs.append(encoded.pairs)
-                self._add_pairs(samples, latents, encoded.pairs, batch.pair_groups, sums)
-            waiting.append((batch, encoded))
+                if VIEW_ITEMS[self.monitor.view] == "documents":  # the contexts of their images
+                    keys = batch.pair_groups.tolist()
+                    sums.add_pairs(encoded.pairs.image_features, encoded.pairs.text_features, keys)
+                else:  # captions, each encoded alone
+                    rows = [_caption_row(sample, model.config) for sample in samples]
+                    features = model.get_text_features(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+                    sums.add_pairs(latents, features, [tuple(row.tolist()) for row in rows])
             if encoded.candidates is None:
-                self._add_losses(waiting, GlobalBatch(), sums)
+                self._add_losses(batch, encoded, GlobalBatch(), sums)
+            else:
+                waiting.append((batch, encoded, encoded.candidates))
         if waiting:
-            parts = [encoded.candidates for _, encoded in waiting if encoded.candidates is not None]
-            longest = max(objective.max_text_length(batch) for batch, _ in waiting)
-            joint = NegativeCandidates.concatenate(parts, longest)
-            self._add_losses(waiting, GlobalBatch(lambda _: joint), sums)
+            longest = max(objective.max_text_length(batch) for batch, *_ in waiting)
+            joint = NegativeCandidates.concatenate([candidates for *_, candidates in waiting], longest)
+            for batch, encoded, _ in waiting:
+                self._add_losses(batch, encoded, GlobalBatch(lambda _: joint), sums)
         if pairs:
             joined = ContrastivePairs.concatenate(pairs)
             count = len(joined.image_features)
@@ -257,37 +235,14 @@ class HeldOutMonitor:
             sums.losses[CONTRASTIVE] += float(contrastive.loss) * joined.weight
             sums.add_metric(ACCURACY, contrastive.correct, count)
 
-    def _add_losses(self, waiting: list[Any], global_batch: GlobalBatch, sums: _Sums) -> None:
-        for batch, encoded in waiting:
-            found = self.copy.module.objective.losses(self.copy.model, batch, encoded, global_batch)
-            for name, loss in found.sums.items():
-                sums.losses[name] += float(loss.total) * loss.weight
-            for name, metric in found.metrics.items():
-                sums.add_metric(name, metric.total, float(metric.count))
-        waiting.clear()
+    def _add_losses(self, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch, sums: _Sums) -> None:
+        found = self._copy.objective.losses(self._copy.model, batch, encoded, global_batch)
+        for name, loss in found.sums.items():
+            sums.losses[name] += float(loss.total) * loss.weight
+        for name, metric in found.metrics.items():
+            sums.add_metric(name, metric.total, float(metric.count))
 
-    def _add_pairs(
-        self, samples: list[Sample], latents: Tensor, pairs: ContrastivePairs, groups: Tensor, sums: _Sums
-    ) -> None:
-        """Images and texts to retrieve: captions, each encoded alone; for documents, the contexts of their images."""
-        if VIEW_ITEMS[self.monitor.view] == "documents":
-            sums.add_pairs(pairs.image_features, pairs.text_features, groups.tolist())
-            return
-        rows = [_caption_row(sample, self.copy.model.config) for sample in samples]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        sums.add_pairs(latents, self.copy.model.get_text_features(ids), [tuple(row.tolist()) for row in rows])
-
-    def _neighbour_accuracy(self, latents: Tensor) -> float | None:
-        """Of the images with a label that another image has too; None: there are none."""
-        often = {label for label, count in Counter(self._labels).items() if label and count > 1}
-        rows = [row for row, label in enumerate(self._labels) if label in often]
-        if not rows:
-            return None
-        numbers = {label: number for number, label in enumerate(sorted(often))}
-        labels = torch.tensor([numbers[str(self._labels[row])] for row in rows], device=latents.device)
-        return neighbour_accuracy(latents[rows], labels)
-
-    def _keep_best(self, step: int, numbers: Mapping[str, float]) -> None:
+    def _keep_best(self, model: LCLModel, step: int, numbers: Mapping[str, float]) -> None:
         name = self.monitor.choose
         if name not in numbers:
             message = f"monitor.choose: there is no {name}: no two of the held-out images share a label"
@@ -296,9 +251,18 @@ class HeldOutMonitor:
         sign = 1 if name.endswith("loss") else -1
         if best is not None and sign * value >= sign * best["value"]:
             return
-        tensors = {key: tensor.detach().cpu() for key, tensor in self.copy.model.state_dict().items()}
+        tensors = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
         training = {"best": {"step": step, "value": value, "numbers": dict(numbers)}}
-        write_encoder(self.run_dir.best_encoder, self.copy.model, tensors, self.processor, self.spec, training)
+        write_encoder(self.run_dir.best_encoder, model, tensors, self.processor, self.spec, training)
+
+
+def held_out_data(spec: PretrainSpec) -> DataSpec:
+    """The data of a run's monitor: whole images without augmentation."""
+    monitor = spec.monitor
+    assert monitor is not None
+    source = SourceSpec(dataset=monitor.dataset, view=monitor.view, split=monitor.split)
+    whole = AugmentationSpec(crop_scale=(1.0, 1.0))
+    return spec.data.model_copy(update={"sources": (source,), "augmentation": whole, "weight_by": "documents"})
 
 
 def write_encoder(
@@ -364,48 +328,18 @@ def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
     return right / len(features)
 
 
-def _open_stream(
-    spec: PretrainSpec, config: LCLConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer
-) -> SampleStream:
-    """The held-out data, whole images without augmentation."""
-    monitor = spec.monitor
-    assert monitor is not None
-    source = SourceSpec(dataset=monitor.dataset, view=monitor.view, split=monitor.split)
-    whole = AugmentationSpec(crop_scale=(1.0, 1.0))
-    data = spec.data.model_copy(update={"sources": (source,), "augmentation": whole, "weight_by": "documents"})
-    try:
-        return SampleStream(
-            data,
-            corpora,
-            tokenizer,
-            num_image_tokens=config.num_image_tokens,
-            image_size=config.image_size,
-            context_length=config.context_length,
-            seed=_SEED,
-            numerics=spec.numerics,
-            cache_bytes=0,  # each sample is read once
-            concepts=spec.objective.reads_concepts,
-        )
-    except UserError as error:
-        where = (error.field or "dataset").rpartition(".")[2]
-        raise UserError(f"monitor.{where}: {error.message}", code=error.code, field=f"monitor.{where}") from error
-
-
-def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> Iterator[list[Sample]]:
+def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> list[list[Sample]]:
     """The samples in order, in batches of at most the budget; each batch longest first, as a collator orders it."""
-    batch: list[Sample] = []
-
-    def closed() -> list[Sample]:
-        return sorted(batch, key=lambda sample: -len(sample.token_ids))
-
+    batches: list[list[Sample]] = [[]]
     for sample in samples:
-        tokens = sum(len(each.token_ids) for each in batch) + len(sample.token_ids)
-        images = sum(len(each.levels) for each in batch) + len(sample.levels)
-        if batch and (tokens > budget.tokens or images > budget.images):
-            yield closed()
-            batch = []
-        batch.append(sample)
-    yield closed()
+        extended = [*batches[-1], sample]
+        tokens = sum(len(each.token_ids) for each in extended)
+        images = sum(len(each.levels) for each in extended)
+        if len(extended) > 1 and (tokens > budget.tokens or images > budget.images):
+            batches.append([sample])
+        else:
+            batches[-1] = extended
+    return [sorted(batch, key=lambda sample: -len(sample.token_ids)) for batch in batches]
 
 
 def _caption_row(sample: Sample, config: LCLConfig) -> Tensor:

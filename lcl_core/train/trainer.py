@@ -30,6 +30,7 @@ from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_c
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.load import LoadedCheckpoint
 from lcl_core.train.checkpoint.save import CheckpointManager
@@ -52,7 +53,7 @@ from lcl_core.train.metrics import (
     source_names,
     write_log,
 )
-from lcl_core.train.monitor import HeldOutMonitor, WeightsCopy, write_encoder
+from lcl_core.train.monitor import HeldOutMonitor, held_out_data, write_encoder
 from lcl_core.train.optimizer import (
     build_optimizer,
     describe_rates,
@@ -140,11 +141,12 @@ class Trainer:
             write_log(describe_rates(self.model, scales))
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.seed, pin=on_gpu)
-        self.stream = self._open_stream(corpora, resident)
+        self.stream = self._open_stream(spec.data, corpora, spec.seed, resident=resident)
+        self.processor = LCLProcessor(self.tokenizer, config.image_size)
         self.monitor: HeldOutMonitor | None = None
         if spec.monitor is not None:
-            copy = WeightsCopy(spec, config, self.device)
-            self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
+            held_out = self._open_held_out(corpora)
+            self.monitor = HeldOutMonitor(spec, config, held_out, self.processor, run_dir, self.ranks, self.device)
         self.progress = TrainingProgress(
             tokenizer=hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             sources=source_names(spec.data.sources),
@@ -162,20 +164,27 @@ class Trainer:
         model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         return model.to(self.device)
 
-    def _open_stream(self, corpora: dict[str, Corpus], resident: Mapping[str, Path] | None) -> SampleStream:
+    def _open_stream(self, data: DataSpec, corpora: dict[str, Corpus], seed: int, **options: Any) -> SampleStream:
         spec, config = self.spec, self.model.config
         return SampleStream(
-            spec.data,
+            data,
             corpora,
             self.tokenizer,
-            num_image_tokens=spec.model.num_image_tokens,
+            num_image_tokens=config.num_image_tokens,
             image_size=config.image_size,
             context_length=config.context_length,
-            seed=spec.seed,
+            seed=seed,
             numerics=spec.numerics,
             concepts=spec.objective.reads_concepts,
-            resident=resident,
+            **options,
         )
+
+    def _open_held_out(self, corpora: dict[str, Corpus]) -> SampleStream:
+        try:
+            return self._open_stream(held_out_data(self.spec), corpora, 0, cache_bytes=0)  # each sample is read once
+        except UserError as error:
+            field = f"monitor.{(error.field or 'dataset').rpartition('.')[2]}"
+            raise UserError(f"{field}: {error.message}", code=error.code, field=field) from error
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.
@@ -357,8 +366,7 @@ class Trainer:
         if self.ranks.rank > 0:
             return {}
         target = self.run_dir.artifacts / "encoder"
-        processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
-        write_encoder(target, self.model, tensors, processor, self.spec, {})
+        write_encoder(target, self.model, tensors, self.processor, self.spec, {})
         progress = self.progress
         encoder = {
             "path": "artifacts/encoder",
