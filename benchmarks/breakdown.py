@@ -20,7 +20,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.original_checkpoint import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.ops.cpu_kernels import pad_rows
+from lcl_core.ops.recompute import pad_rows
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.optimizer import build_optimizer

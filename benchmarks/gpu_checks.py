@@ -29,8 +29,8 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data import SAMPLE_CORPUS
 from lcl_core.encoders.original_checkpoint import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.objectives import OBJECTIVES, build_objective
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.ops import attention
 from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
 from lcl_core.specs.pretrain import ObjectiveSpec

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcl_core.data import SAMPLE_CORPUS, Sample, SampleStream, clip_tokenizer, open_corpus
 from lcl_core.model import LCLConfig
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.objectives import OBJECTIVES, build_objective
 from lcl_core.specs.data import VIEW_ITEMS, DataSpec, SourceSpec, View
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec
 

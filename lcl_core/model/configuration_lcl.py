@@ -18,7 +18,7 @@ class LCLConfig(PretrainedConfig):
     Args:
         image_size, patch_size: side of the square input and of a patch, pixels.
         vision: the vision tower, ``vit``, ``resnet`` or ``timm:NAME``
-            (``vision_towers.py``). Files name it where it is another than ``vit``.
+            (``vision_towers.py``).
         vision_width, vision_layers, vision_head_width: of the vision tower; heads = width / head width.
         text_width, text_layers, text_heads: the causal transformer. The pooler's output and the contrastive
             space have the text tower's width, since patch tokens stand in the text stream and pooled latents are
@@ -91,13 +91,6 @@ class LCLConfig(PretrainedConfig):
         if misfit := tower_kind(vision).misfit(self.tower_sizes):
             raise ValueError(": ".join(misfit))
         super().__init__(**kwargs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without the default of ``vision``: files and hashes of encoders from before there was a choice stay."""
-        settings = super().to_dict()
-        if settings.get("vision") == DEFAULT_TOWER:
-            del settings["vision"]
-        return settings
 
     @property
     def tower_sizes(self) -> TowerSizes:

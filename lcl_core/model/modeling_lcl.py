@@ -23,8 +23,8 @@ from lcl_core.model.transformer import Attention, Transformer
 from lcl_core.model.vision_towers import MaskedPatches, VisionTower, build_vision_tower
 from lcl_core.ops.attention import VarlenLayout
 from lcl_core.ops.contrastive_loss import contrastive_loss
-from lcl_core.ops.cpu_kernels import pad_rows
 from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
+from lcl_core.ops.recompute import pad_rows
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial inverse temperature

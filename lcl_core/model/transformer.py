@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lcl_core.ops.attention import VarlenLayout, attend
-from lcl_core.ops.cpu_kernels import pad_rows
-from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp
+from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp, pad_rows
 
 
 def quick_gelu(x: Tensor) -> Tensor:

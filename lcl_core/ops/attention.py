@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.ops.cpu_kernels import SHORT_SEQUENCE
-
 _LONG_DOCUMENT = 256  # tokens
+# Tokens up to which attention keeps its probabilities for the backward pass, and lets documents of up to twice their
+# length share a group. The probabilities of longer ones take more memory than the projections.
+SHORT_SEQUENCE = 64
 MAX_BLOCKWISE_LENGTH = 1024  # tokens; beyond, PyTorch's kernel is about as fast
 _BLOCK = 128  # queries
 _VARLEN_DEVICES, _VARLEN_DTYPES = ("cuda",), (torch.bfloat16, torch.float16)  # ROCm's GPUs are "cuda" too

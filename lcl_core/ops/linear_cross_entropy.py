@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.ops.cpu_kernels import pad_rows
+from lcl_core.ops.recompute import pad_rows
 
 _LOGIT_BYTES = 32 << 20  # of a chunk's logits in fp32
 _HALF_LOGIT_BYTES = 192 << 20  # in half precision every chunk costs a pass over the weight's fp32 gradient: take few

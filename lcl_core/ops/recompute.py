@@ -19,6 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
+# oneDNN generates code for each new shape, which takes longer than a small product, and packed documents have new
+# shapes at every step: matrix products of a training have a multiple of so many rows.
+_ROW_MULTIPLE = 64
+
+
+def pad_rows(x: Tensor) -> Tensor:
+    """[T, D] → [T', D] with zeros behind the rows, T' the next multiple of 64; as it is on a GPU."""
+    missing = -len(x) % _ROW_MULTIPLE if x.device.type == "cpu" and not torch.compiler.is_compiling() else 0
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
+from lcl_core.objectives import build_objective
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
-from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, DataSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec

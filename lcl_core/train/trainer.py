@@ -29,7 +29,7 @@ from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batc
 from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
-from lcl_core.objectives.registry import build_objective
+from lcl_core.objectives import build_objective
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.load import LoadedCheckpoint

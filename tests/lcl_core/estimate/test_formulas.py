@@ -27,7 +27,7 @@ from lcl_core.estimate.memory import (
     training_memory,
 )
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.objectives import OBJECTIVES, build_objective
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
 from lcl_core.train.factory import build_model

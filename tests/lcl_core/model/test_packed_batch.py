@@ -10,7 +10,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.model import PackedBatch
 from lcl_core.model.packed_batch import hash_tensors, row_lengths
-from lcl_core.objectives.registry import build_objective
+from lcl_core.objectives import build_objective
 from lcl_core.ops.attention import CausalLayout
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.reference_loss import compute_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcl_core.objectives.registry import build_objective
+from lcl_core.objectives import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lcl_core.objectives import build_objective
 from lcl_core.objectives.beit3 import masked_block_patches, masked_positions
-from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.batch_partitions import partition_batches
 

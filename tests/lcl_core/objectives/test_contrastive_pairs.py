@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from lcl_core.objectives import build_objective
 from lcl_core.objectives.base import INITIAL_LOGIT_BIAS, GlobalBatch
 from lcl_core.objectives.hard_negatives import sample_hard_negatives
-from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import share_group
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.batch_partitions import partition_batches

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcl_core.objectives.registry import OBJECTIVES
+from lcl_core.objectives import OBJECTIVES
 from tests.lcl_core.batch_partitions import PAIR_METHODS, key_of
 from tests.lcl_core.objectives.reference_model import ReferenceModel, mean, unit
 from tests.lcl_core.reference_loss import compute_loss

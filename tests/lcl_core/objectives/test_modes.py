@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.objectives import build_objective
 from lcl_core.objectives.base import GlobalBatch, Objective
 from lcl_core.objectives.emu import effective_rank, log_variance
-from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model

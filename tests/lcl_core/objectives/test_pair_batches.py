@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
+from lcl_core.objectives import build_objective
 from lcl_core.objectives.clip import pack_pairs
-from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.factory import build_model
 from tests.lcl_core.batch_partitions import PAIR_METHODS

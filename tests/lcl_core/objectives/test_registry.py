@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl_core.data.sampling.sources import VIEWS
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.objectives import OBJECTIVES, build_objective
 from lcl_core.specs.data import VIEW_ITEMS
 from lcl_core.specs.pretrain import METHODS, MethodName, ObjectiveSpec
 from lcl_core.train.distributed import RankGroup

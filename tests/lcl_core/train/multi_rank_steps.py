@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig
-from lcl_core.objectives.registry import build_objective
+from lcl_core.objectives import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model

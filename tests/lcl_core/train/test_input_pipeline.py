@@ -13,7 +13,7 @@ from torch import Tensor
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
-from lcl_core.objectives.registry import build_objective
+from lcl_core.objectives import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.train_step import Collator, normalise_on_device, prefetch
 

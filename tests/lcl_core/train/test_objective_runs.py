@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from lcl_core.model import LCLModel
-from lcl_core.objectives.registry import OBJECTIVES
+from lcl_core.objectives import OBJECTIVES
 from tests.lcl_core.batch_partitions import PAIR_METHODS
 from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 

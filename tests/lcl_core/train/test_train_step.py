@@ -12,9 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import PackedBatch
-from lcl_core.objectives import base
+from lcl_core.objectives import base, build_objective
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.objectives.registry import build_objective
 from lcl_core.ops.contrastive_loss import contrastive_loss
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train.distributed import RankGroup

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lcl_core.ops.attention import CausalLayout, attend
-from lcl_core.ops.cpu_kernels import pad_rows
+from lcl_core.ops.recompute import pad_rows
 from lcl_core.train.factory import build_model
 
 
