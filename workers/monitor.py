@@ -101,14 +101,8 @@ class JobMonitor:
                 return check_lease(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
-                record_metrics(
-                    session,
-                    self._claim,
-                    self._unsaved.lines,
-                    rewound=self._unsaved.rewound,
-                    last_step=self._tail.last_step,
-                    is_newest=not self._tail.more,
-                )
+                rewound_to = self._tail.last_step if self._unsaved.rewound else None
+                record_metrics(session, self._claim, self._unsaved.lines, rewound_to=rewound_to)
             if notice:
                 record_interruption(session, self._claim, notice)
             record_checkpoint(session, self._claim, checkpoint)

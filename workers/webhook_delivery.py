@@ -168,7 +168,7 @@ class WebhookSender:
 
     def _claim(self, webhooks: list[str]) -> list[PendingDelivery]:
         with self._database.session() as session:
-            return claim_deliveries(session, webhooks=webhooks)
+            return claim_deliveries(session, webhooks)
 
     def _record(self, delivery: PendingDelivery, error: str | None) -> None:
         with self._database.session() as session:

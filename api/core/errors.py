@@ -27,7 +27,7 @@ from starlette.routing import Match, Route
 from api.core.settings import ApiSettings
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import FailureCode, failure_code
-from lcl_core.db.session import DatabaseFull, DatabaseUnusable
+from lcl_core.db.session import DatabaseUnusable
 from lcl_core.specs.validation_messages import describe_error, main_error
 
 log = structlog.get_logger(__name__)
@@ -256,8 +256,8 @@ async def _conflict(_: Request, error: Exception) -> JSONResponse:
 
 async def _database_unavailable(_: Request, error: Exception) -> JSONResponse:
     log.error("database_away", error=str(getattr(error, "orig", error)))
-    if isinstance(error, DatabaseFull | DatabaseUnusable):
-        code = FailureCode.DISK_FULL if isinstance(error, DatabaseFull) else FailureCode.READ_ONLY
+    if isinstance(error, DatabaseUnusable):
+        code = failure_code(error, Path()) or FailureCode.READ_ONLY
         return error_response(507, code.value, str(error))
     message = "the database does not answer; try again in a few seconds"
     return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})

@@ -139,11 +139,11 @@ def _queues(session: Session) -> Iterator[Metric]:
     oldest = GaugeMetricFamily(
         "lcl_queue_oldest_seconds", "Time for which the first of them could have been taken", labels=labels
     )
-    queues = {(queue.kind, queue.resource): queue for queue in queue_depths(session)}
+    queues = queue_depths(session)
     for key in product(JOB_KINDS, RESOURCE_CLASSES):  # all: an intermittent series has no rate and raises no alert
-        queue = queues.get(key)
-        depth.add_metric(key, queue.depth if queue else 0)
-        oldest.add_metric(key, queue.oldest_seconds if queue else 0.0)
+        runs_queued, seconds = queues.get(key, (0, 0.0))
+        depth.add_metric(key, runs_queued)
+        oldest.add_metric(key, seconds)
     yield from (depth, oldest)
     words = "Time for which a run has been waiting for capacity of Ray, Slurm or Kubernetes"
     yield GaugeMetricFamily("lcl_no_capacity_oldest_seconds", words, value=longest_capacity_wait(session))

@@ -131,7 +131,7 @@ def unpack_zip(
 
 
 def _member_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
-    """Where a member belongs; None: it is left out. Raises: UserError ``bad_archive``."""
+    """Where a member belongs; None: it is left out."""
     name = member.filename.replace("\\", "/")
     path = PurePosixPath(name)
     if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_system_file(part) for part in path.parts):

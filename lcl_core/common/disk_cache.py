@@ -44,7 +44,7 @@ def data_cache_folder() -> Path:
 
 
 def data_cache_bytes() -> int:
-    """Bound on its ranges, and on its files: ``LCL_DATA_CACHE_BYTES``. Raises: UserError ``bad_setting``."""
+    """Bound on its ranges, and on its files: ``LCL_DATA_CACHE_BYTES``."""
     given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_DATA_CACHE_BYTES)
     if not given.isdecimal():
         message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"

@@ -94,7 +94,7 @@ def item_errors_suppressed() -> Iterator[None]:
 
 
 def import_optional(module: str, purpose: str, extra: str = "data", field: str | None = None) -> Any:
-    """Import a module of an extra. Raises: UserError ``missing_extra`` that names the extra."""
+    """Import a module of an extra."""
     try:
         return import_module(module)
     except ImportError as error:

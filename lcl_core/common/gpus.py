@@ -84,10 +84,7 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The visible device that a number of nvidia-smi, ``cuda:N`` or the beginning of a UUID names.
-
-    Raises: UserError ``invalid_value`` where none or several have that name.
-    """
+    """The visible device that a number of nvidia-smi, ``cuda:N`` or the beginning of a UUID names."""
     gpus = visible_gpus()
     named = [gpu for gpu in gpus if _is_named(gpu, name.removeprefix("cuda:"))]
     if len(named) != 1:

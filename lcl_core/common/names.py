@@ -11,7 +11,6 @@ NAME_RULE = "a name starts with a letter or digit and holds letters, digits, . _
 
 
 def check_name(name: str) -> None:
-    """Raises: UserError ``invalid_value``."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(f"{name[:120]!r}: {NAME_RULE}", field="name")
 

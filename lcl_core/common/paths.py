@@ -90,8 +90,6 @@ def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path"
     """Real path, links resolved, if it exists inside ``roots``; or the URL, if it lies below one of them.
 
     Whether a URL exists is not checked.
-
-    Raises: UserError ``invalid_value`` or ``missing_files``, about ``field``.
     """
     if is_url(str(path)):
         return _resolve_allowed_url(str(path), roots, field)
@@ -150,8 +148,6 @@ def prepare_home(home: Path) -> None:
 
     What belongs to another user, such as a volume made by a cluster, keeps its rights, as does a folder with the sticky
     bit, which users share on purpose.
-
-    Raises: UserError ``home_unusable`` naming the folder and the problem.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)

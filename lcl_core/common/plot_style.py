@@ -12,7 +12,7 @@ COLOURS = ("#0f766e", "#b45309", "#1d4ed8", "#be185d", "#4d7c0f", "#6d28d9", "#0
 
 
 def new_figure(width: float, height: float, dpi: int = 130) -> Any:
-    """An empty matplotlib figure, inches. Raises: UserError ``missing_extra`` without matplotlib."""
+    """An empty matplotlib figure, inches."""
     figure_class = import_optional("matplotlib.figure", "drawing figures").Figure
     return figure_class(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
 

@@ -153,7 +153,7 @@ class RunDir:
             raise JobCancelled
 
     def lock(self) -> None:
-        """Lock the directory for the life of this process. Raises: UserError ``run_dir_busy`` if it is locked."""
+        """Lock the directory for the life of this process."""
         if not self.try_lock():
             raise UserError(f"another process is at work in {self.path}", code="run_dir_busy")
 

@@ -60,7 +60,6 @@ def check_setting_names(environment: Mapping[str, str]) -> list[str]:
     """Find ``LCL_*`` variables that are no setting.
 
     Returns: a warning for each that resembles no setting.
-    Raises: UserError ``bad_setting`` for a misspelt setting, naming both.
     """
     warnings = []
     for name in sorted(name for name in environment if name.upper().startswith(ENV_PREFIX)):

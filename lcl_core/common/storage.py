@@ -29,8 +29,6 @@ class Storage:
 
     Args:
         first_wait: seconds before the second attempt; each further wait is twice as long.
-
-    Raises: UserError ``corpus_unreadable`` where the URL's protocol is not known.
     """
 
     def __init__(self, url: str, attempts: int = _ATTEMPTS, first_wait: float = _FIRST_WAIT_SECONDS) -> None:

@@ -107,7 +107,7 @@ class ArtifactStore:
         self._storage.with_retries(path, "written", lambda store, target: store.put_file(str(file), target))
 
     def read_stream(self, key: str, name: str, start: int, end: int) -> Iterator[bytes]:
-        """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB. Raises: UserError ``artifact_damaged``."""
+        """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB."""
         for first in range(start, end, CHUNK):
             stop = min(first + CHUNK, end)
             data = self._storage.read(f"{key}/files/{name}", first, stop)
@@ -163,7 +163,7 @@ class Artifacts:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The store. Raises: UserError where there is none, or its protocol is not known."""
+        """The store."""
         return ArtifactStore(self._settings.artifacts)
 
     def find_remote_copy(self, session: Session, stored: str) -> ArtifactUpload | None:
@@ -182,9 +182,6 @@ class Artifacts:
 
         Args:
             progress: called repeatedly while this or another process fetches; what it raises ends the call.
-
-        Raises (on entry): UserError ``artifacts_pending``, ``store_unreachable``, ``artifact_damaged``,
-            ``cache_unwritable``; what ``progress`` raises.
         """
         key, prefix = require_uploaded(row), f"{below}/" if below else ""
         files = {name: entry for name, entry in (row.files or {}).items() if name.startswith(prefix)}
@@ -207,10 +204,7 @@ class Artifacts:
 
     @contextmanager
     def open_folder(self, session: Session, stored: str) -> Iterator[Path]:
-        """A folder in this home or in the cache, until the end of the block. Closes ``session``, which only reads.
-
-        Raises (on entry): as ``open_cached``.
-        """
+        """A folder in this home or in the cache, until the end of the block. Closes ``session``, which only reads."""
         row = self.find_remote_copy(session, stored)
         session.close()
         if row is None:
@@ -220,10 +214,7 @@ class Artifacts:
             yield path
 
     def folder(self, session: Session, stored: str, below: str = "") -> Path:
-        """``open_folder`` for a use that ends at once. Closes ``session`` only if files are fetched.
-
-        Raises: as ``open_cached``.
-        """
+        """``open_folder`` for a use that ends at once. Closes ``session`` only if files are fetched."""
         row = self.find_remote_copy(session, stored)
         if row is None:
             return absolute_path(self.home, stored) / below
@@ -297,7 +288,7 @@ def upload_next(database: Database, artifacts: Artifacts) -> bool:
 
 
 def require_uploaded(row: ArtifactUpload) -> str:
-    """Key of the folder in the store. Raises: Busy ``artifacts_pending``."""
+    """Key of the folder in the store."""
     if row.key is None:
         error = f" ({row.error})" if row.error else ""
         message = (

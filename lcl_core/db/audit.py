@@ -38,7 +38,7 @@ def list_audit(
     limit: int = 50,
     cursor: str | None = None,
 ) -> CursorPage[AuditEntry]:
-    """A page of entries, newest first. Raises: UserError ``invalid_value``."""
+    """A page of entries, newest first."""
     query = select(AuditEntry).order_by(AuditEntry.id.desc())
     if cursor is not None:
         if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):

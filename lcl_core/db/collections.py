@@ -12,7 +12,6 @@ open, and ``CollectionReplaced`` is raised when the collection has another direc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ from lcl_core.specs.parsing import AnySpec
 from lcl_core.vector_indexes import index_name
 
 MAX_CHANGES = 10_000  # changed items of one collection since its last index run
-MAX_RECORD_BYTES = 64 * 2**20  # of their records: each process that opens the collection reads all of them
 _Change = CollectionChange
 _NO_FETCHED: Mapping[str, Path] = {}
 _NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
@@ -62,11 +60,6 @@ class ItemAddition:
 
     change: ChangeRecord
     data: bytes | None
-
-    @property
-    def record_bytes(self) -> int:
-        text = json.dumps(self.change.record, ensure_ascii=False)
-        return len(text.encode("utf-8", "surrogatepass"))  # captions of an old directory may have half a pair
 
 
 def add_items(
@@ -141,7 +134,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise NotFound(f"the collection holds no item {item!r}", code="item_not_found")
-    _insert_changes(session, row, [{"item": item, "record_bytes": 0}])
+    _insert_changes(session, row, [{"item": item}])
     row.images -= 1
     session.flush()
     return row
@@ -154,7 +147,10 @@ def changes_since(session: Session, collection_id: str, path: str, number: int) 
         .where(_Change.collection_id == collection_id, _Change.number > number)
         .order_by(_Change.number)
     )
-    changes = [_to_change(*columns) for columns in session.execute(query).tuples()]
+    changes = [
+        ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image)
+        for number, item, record, vector, texts, keeps_image in session.execute(query).tuples()
+    ]
     # rows are deleted only together with a change of the path: if the path is still the same, none were missing
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == collection_id)).one_or_none() != path:
         raise CollectionReplaced
@@ -176,10 +172,10 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
     query = select(*columns).where(_Change.collection_id == row.id).order_by(_Change.number)
     number = 0
     with DeltaSnapshotWriter(directory) as writer:
-        for *values, thumbnail in session.execute(query.execution_options(yield_per=100)).tuples():
-            change = _to_change(*values)
+        rows = session.execute(query.execution_options(yield_per=100)).tuples()
+        for number, item, record, vector, texts, keeps_image, thumbnail in rows:
+            change = ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image)
             writer.write(change, thumbnail or b"")
-            number = change.number
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == row.id)).one_or_none() != row.path:
         raise CollectionReplaced
     return number
@@ -197,8 +193,6 @@ def delete_collection(session: Session, row: CollectionRow) -> None:
 
     Args:
         row: has the present folder and index afterwards, which another transaction may have replaced.
-
-    Raises: UserError ``unknown_collection`` if another transaction has deleted it.
     """
     _lock_row(session, row.id)
     discard_folder(session, row.path)
@@ -214,7 +208,7 @@ def _lock_collection(session: Session, opened: CollectionRef) -> CollectionRow:
 
 
 def _lock_row(session: Session, collection_id: str) -> CollectionRow:
-    """The row as it is now, locked. Raises: UserError ``unknown_collection``."""
+    """The row as it is now, locked."""
     query = select(CollectionRow).where(CollectionRow.id == collection_id).with_for_update()
     row = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if row is None:
@@ -240,55 +234,23 @@ def _repeated_items(session: Session, row: CollectionRow, items: Sequence[ItemAd
 
 
 def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str, Any]]) -> None:
-    """Replace earlier changes of the items by these. Raises: UserError ``conflict``."""
+    """Replace earlier changes of the items by these."""
     ids = [value["item"] for value in values]
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.item.in_(ids)))
-    _check_room(session, row, values)
+    count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
+    if count > MAX_CHANGES:
+        what = f"{count:,} changes since its last index run, of {MAX_CHANGES:,} that it may"
+        way_out = 'fold them with an index run of mode "add" and dataset null, then go on'
+        raise Conflict(f"collection {row.name!r} would have {what}; {way_out}")
     rows = [{**_NO_VALUES, **value, "number": number} for number, value in enumerate(values, row.changes + 1)]
     session.execute(insert(_Change), [{**each, "collection_id": row.id} for each in rows])
     row.changes += len(rows)
 
 
-def _check_room(session: Session, row: CollectionRow, values: Sequence[Mapping[str, Any]]) -> None:
-    """Raises: UserError ``conflict`` where the collection cannot have these changes beside those that it has."""
-    query = select(func.count(), func.coalesce(func.sum(_Change.record_bytes), 0))
-    count, size = session.execute(query.where(_Change.collection_id == row.id)).one()
-    new = sum(value["record_bytes"] for value in values)
-    count, size = count + len(values), int(size) + new
-    if count > MAX_CHANGES:
-        what = f"{count:,} changes since its last index run, of {MAX_CHANGES:,} that it may"
-    elif size > MAX_RECORD_BYTES and new:
-        what = (
-            f"{size / 2**20:,.1f} MiB of captions and labels in its changes since its last index run, of "
-            f"{MAX_RECORD_BYTES / 2**20:,.1f} that it may ({new / 2**20:,.1f} are of this call)"
-        )
-    else:
-        return
-    way_out = 'fold them with an index run of mode "add" and dataset null, then go on'
-    raise Conflict(f"collection {row.name!r} would have {what}; {way_out}")
-
-
 def _change_values(addition: ItemAddition) -> dict[str, Any]:
     change = addition.change
-    return {
-        "item": change.item,
-        "record": change.record,
-        "picture": addition.data,
-        "record_bytes": addition.record_bytes,
-        "vector": change.vector,
-        "text_vectors": change.text_vectors,
-    }
-
-
-def _to_change(
-    number: int,
-    item: str,
-    record: dict[str, Any] | None,
-    vector: bytes | None,
-    text_vectors: bytes | None,
-    keeps_image: bool,
-) -> ChangeRecord:
-    return ChangeRecord(number, item, record, vector or b"", text_vectors or b"", keeps_image)
+    vectors = {"vector": change.vector, "text_vectors": change.text_vectors}
+    return {"item": change.item, "record": change.record, "picture": addition.data, **vectors}
 
 
 def prepare_collection_snapshots(

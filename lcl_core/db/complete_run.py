@@ -234,7 +234,7 @@ def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
 
 
 def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _StagedOutput | None:
-    """Stage the output of a succeeded run. Raises: UserError ``invalid_value``."""
+    """Stage the output of a succeeded run."""
     output = JOBS[claim.kind].output
     if output is None:
         return None
@@ -321,10 +321,7 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> N
 
 
 def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> None:
-    """Give the collection its new directory and delete the changes that it contains; later changes stay.
-
-    Raises: UserError ``collection_changed``.
-    """
+    """Give the collection its new directory and delete the changes that it contains; later changes stay."""
     metadata = output.metadata
     query = select(CollectionRow).where(CollectionRow.id == metadata.get("id")).with_for_update()
     row = session.scalars(query).one_or_none()

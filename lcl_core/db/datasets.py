@@ -34,7 +34,6 @@ _MAX_LISTED = 20  # tags that a message names
 
 
 def get_dataset(session: Session, name: str) -> Dataset:
-    """Raises: UserError ``unknown_dataset``."""
     dataset = session.get(Dataset, name)
     if dataset is None:
         known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
@@ -48,7 +47,7 @@ def list_datasets(session: Session) -> Sequence[Dataset]:
 
 
 def list_versions(session: Session, name: str) -> Sequence[DatasetVersion]:
-    """Newest first. Raises: UserError ``unknown_dataset``."""
+    """Newest first."""
     get_dataset(session, name)
     query = select(DatasetVersion).where(DatasetVersion.name == name)
     return session.scalars(query.order_by(DatasetVersion.version.desc())).all()
@@ -62,8 +61,6 @@ def register_dataset(
     Args:
         roots: folders and URLs that may contain a corpus; symbolic links are resolved.
         new_version: an existing name refers to this corpus from now on.
-
-    Raises: UserError ``conflict``, ``invalid_value`` or ``missing_files``.
     """
     real = resolve_allowed(path, roots)
     if session.get(Dataset, name) is not None and not new_version:
@@ -141,10 +138,7 @@ def register_sample(session: Session) -> Dataset:
 def change_tags(
     session: Session, dataset: Dataset, items: Sequence[str], add: Collection[str], remove: Collection[str]
 ) -> int:
-    """Add and remove tags of all these items. Returns: how many have other tags now.
-
-    Raises: UserError ``invalid_value``.
-    """
+    """Add and remove tags of all these items. Returns: how many have other tags now."""
     session.scalars(select(Dataset.name).where(Dataset.name == dataset.name).with_for_update()).one()
     before = item_tags(session, dataset, items)
     after = {item: (set(tags) | set(add)) - set(remove) for item, tags in before.items()}
@@ -184,10 +178,7 @@ def tagged_items(session: Session, dataset: Dataset, tags: Collection[str]) -> l
 
 
 def check_tags(session: Session, spec: Any) -> Dataset | None:
-    """The dataset whose tags a conversion names; None: it names no tags, or the spec is of another kind.
-
-    Raises: UserError ``invalid_value`` for a tag that no item has, ``unknown_dataset``.
-    """
+    """The dataset whose tags a conversion names; None: it names no tags, or the spec is of another kind."""
     if not isinstance(spec, ConvertSpec) or spec.dataset is None or not (spec.only_tags or spec.without_tags):
         return None
     dataset = get_dataset(session, spec.dataset)
@@ -203,10 +194,7 @@ def check_tags(session: Session, spec: Any) -> Dataset | None:
 
 
 def check_views(session: Session, spec: Any) -> None:
-    """Check that each source of a pre-training has records of its view, as far as they are counted.
-
-    Raises: UserError ``empty_source`` with the field of the view, ``unknown_dataset``.
-    """
+    """Check that each source of a pre-training has records of its view, as far as they are counted."""
     for number, source in enumerate(spec.data.sources if isinstance(spec, PretrainSpec) else ()):
         records = VIEW_RECORDS[source.view]
         if (get_dataset(session, source.dataset).statistics or {}).get(records) != 0:
@@ -222,7 +210,7 @@ def check_views(session: Session, spec: Any) -> None:
 def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:
     """Which items a conversion keeps, as ``run.json`` has it: ``only`` (None: all) and ``without``.
 
-    None: the spec names no tags. Raises: as ``check_tags``.
+    None: the spec names no tags.
     """
     dataset = check_tags(session, spec)
     if dataset is None:

@@ -64,8 +64,6 @@ def delete_encoder(
     Args:
         visible_to: owner whose runs and studies the error may name; None: all owners.
         welcome: whether bundled encoders are registered at each start.
-
-    Raises: UserError ``conflict``.
     """
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
@@ -80,10 +78,7 @@ def delete_encoder(
 
 
 def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
-    """Check that no unfinished run or study refers to the encoder by its name, which is about to change.
-
-    Raises: UserError ``conflict``.
-    """
+    """Check that no unfinished run or study refers to the encoder by its name, which is about to change."""
     _raise_if_used("encoder", row.name, _encoder_users(session, row, {row.name}, visible_to))
 
 
@@ -105,8 +100,6 @@ def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None
     """Delete the row with its versions. Files that the service did not make stay.
 
     Returns: stored paths of the folders to remove after the commit. Args: as ``delete_encoder``.
-
-    Raises: UserError ``conflict``.
     """
     if row.name == SAMPLE_DATASET:
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"

@@ -14,12 +14,12 @@ then nobody claims the run, but not for longer than ``REATTACH_SECONDS``, after 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, false, func, null, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, false, func, null, select, update
 from sqlalchemy.orm import Session, object_session
 
 from lcl_core.db.artifacts import enqueue_upload, forget_checkpoints
@@ -42,17 +42,8 @@ NO_CAPACITY = "no_capacity"  # cause: the engine has not enough free resources f
 NO_CAPACITY_SINCE = "no_capacity_since"
 UNWANTED = "unwanted"  # key in a handle: the run does not continue with these processes, and they are to end
 CLAIM_FIELDS = (
-    "kind",
-    "spec",
-    "attempt",
-    "max_attempts",
-    "from_scratch",
-    "restarts",
-    "ran_seconds",
-    "resource",
-    "nodes",
-    "gpus",
-    "handle",
+    *("kind", "spec", "attempt", "max_attempts", "from_scratch", "restarts", "ran_seconds", "resource"),
+    *("nodes", "gpus", "handle"),
 )
 _ROWS_A_STATEMENT = 500
 
@@ -97,30 +88,8 @@ class Claim:
 def transition(run: Run, target: State, **changes: Any) -> Run:
     """Change the state of a run, with further columns, and enqueue its webhooks.
 
-    Nothing but this and ``transition_all`` writes ``state``.
-
-    Raises: ForbiddenTransition.
+    Nothing else writes ``state``.
     """
-    _change_state(run, target, changes)
-    session = object_session(run)
-    if target in NOTIFIED_STATES and session is not None:
-        enqueue_webhooks(session, run)
-    return run
-
-
-def transition_all(session: Session, transitions: Iterable[tuple[Run, State, Mapping[str, Any]]]) -> None:
-    """``transition`` of (run, target, changes) each, which reads the webhooks once. Raises: ForbiddenTransition."""
-    notified = []
-    for run, target, changes in transitions:
-        _change_state(run, target, changes)
-        if target in NOTIFIED_STATES:
-            notified.append(run)
-    if notified:
-        enqueue_webhooks(session, *notified)
-
-
-def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
-    """Raises: ForbiddenTransition."""
     check_transition(run.id, run.state, target)
     run.state = target.value
     run.reserved_by = None
@@ -132,6 +101,10 @@ def _change_state(run: Run, target: State, changes: Mapping[str, Any]) -> None:
         run.handle = {**run.handle, UNWANTED: True}
     if target not in (State.QUEUED, State.RUNNING):
         _end_wait(run)
+    session = object_session(run)
+    if target in NOTIFIED_STATES and session is not None:
+        enqueue_webhooks(session, run)
+    return run
 
 
 def _end_wait(run: Run) -> None:
@@ -245,12 +218,7 @@ def read_setbacks(session: Session, claim: Claim) -> Setbacks:
 def expire_leases(session: Session) -> list[Run]:
     """Queue, pause, fail or cancel the runs whose lease has expired. Returns: those runs."""
     moment = now(session)
-    query = (
-        select(Run)
-        .where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at < moment)
-        .with_for_update(of=Run, skip_locked=True)
-    )
-    lost = list(session.scalars(query))
+    lost = list(session.scalars(_expired(moment).with_for_update(of=Run, skip_locked=True)))
     for run in lost:
         message = f"worker {run.lease_owner} was lost in attempt {run.attempt}"
         reattached = (run.setbacks or {}).get(REATTACHED, 0)
@@ -278,8 +246,11 @@ def _count_setback(run: Run, *causes: str) -> int:
 
 def has_expired_leases(session: Session) -> bool:
     """Whether ``expire_leases`` would find a run; only reads."""
-    query = select(Run.id).where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at < now(session))
-    return session.scalars(query.limit(1)).first() is not None
+    return session.scalars(_expired(now(session)).limit(1)).first() is not None
+
+
+def _expired(moment: datetime) -> Select[Run]:
+    return select(Run).where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at < moment)
 
 
 def _requeue_or_pause(run: Run, moment: datetime) -> None:
@@ -348,19 +319,15 @@ def record_metrics(
     claim: Claim,
     lines: Sequence[dict[str, Any]],
     *,
-    rewound: bool = False,
-    last_step: int | None = None,
-    is_newest: bool = True,
+    rewound_to: int | None = None,
 ) -> None:
     """Copy metric lines to the database; the last one becomes the run's progress.
 
     A row of the same phase and step is overwritten. Lines of a long file come in several transactions.
 
     Args:
-        rewound: ``lines`` are the first of a file, which the process may have truncated to its checkpoint: later steps
-            are deleted.
-        last_step: greatest step in that file; None: in ``lines``, which are the whole file.
-        is_newest: whether the file ends with ``lines``; else the progress stays as it is.
+        rewound_to: ``lines`` are the first of a file, which the process may have truncated to its checkpoint: steps
+            after this one, the greatest in the file, are deleted.
 
     Raises: StaleLease.
     """
@@ -369,19 +336,12 @@ def record_metrics(
         key = (str(line.get("phase") or "")[:60], line["step"])
         rows[key] = {"run_id": claim.run_id, "phase": key[0], "step": key[1], "values": storable_json(line)}
     run = lock_with_lease(session, claim)
-    if rewound:
-        last = max((line["step"] for line in lines), default=-1) if last_step is None else last_step
-        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, Metric.step > last))
-    _upsert_metrics(session, list(rows.values()))
-    if lines and is_newest:
+    if rewound_to is not None:
+        session.execute(delete(Metric).where(Metric.run_id == claim.run_id, Metric.step > rewound_to))
+    new = list(rows.values())
+    for start in range(0, len(new), _ROWS_A_STATEMENT):
+        statement = dialect_insert(session, Metric).values(new[start : start + _ROWS_A_STATEMENT])
+        changed = {"values": statement.excluded["values"]}
+        session.execute(statement.on_conflict_do_update(index_elements=["run_id", "phase", "step"], set_=changed))
+    if lines:
         run.progress = storable_json(lines[-1])
-
-
-def _upsert_metrics(session: Session, rows: list[dict[str, Any]]) -> None:
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        statement = dialect_insert(session, Metric).values(rows[start : start + _ROWS_A_STATEMENT])
-        session.execute(
-            statement.on_conflict_do_update(
-                index_elements=["run_id", "phase", "step"], set_={"values": statement.excluded["values"]}
-            )
-        )

@@ -157,8 +157,6 @@ class Run(Base):
     restarts: Mapped[int] = mapped_column(default=0)  # folders from before the last are emptied
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
-    # {bytes at the start of metrics.jsonl: their hash}, whose lines are stored; None: the file is short
-
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime]  # its order among runs of one priority
     ready_at: Mapped[datetime]  # since when a worker may claim it
@@ -364,10 +362,7 @@ class CollectionChange(Base):
     """The last change of one item. ``number`` is its position among the changes of the collection."""
 
     __tablename__ = "collection_change"
-    __table_args__ = (
-        Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),
-        Index("ix_collection_change_collection_id_record_bytes", "collection_id", "record_bytes"),  # rows have blobs
-    )
+    __table_args__ = (Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),)
 
     collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), primary_key=True)
     item: Mapped[str] = mapped_column(String(20), primary_key=True)  # img_…
@@ -376,7 +371,6 @@ class CollectionChange(Base):
     picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail; None: the directory's image is kept
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
     text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
-    record_bytes: Mapped[int] = mapped_column(default=0)
 
 
 class ApiKey(Base):

@@ -24,6 +24,7 @@ from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
 _LISTED = 100
+_LOCKED_AT_ONCE = 50  # more than there are claims at one moment
 # spelled out: with a parameter the partial index of queued runs would not be read
 _QUEUED = Run.state == literal_column(f"'{State.QUEUED.value}'")
 _DUE = Run.ready_at <= bindparam("moment")
@@ -43,11 +44,21 @@ _FEWEST_RUNNING = func.coalesce(_running.c.runs, 0)
 _reserved_here = func.coalesce(Run.reserved_by, "") == bindparam("worker")
 _live_workers = select(Worker.id).where(Worker.seen_at >= bindparam("alive_since"))
 _reserved_elsewhere = and_(~_reserved_here, Run.reserved_by.in_(_live_workers))
-_NEXT = (
-    select(Run.id, case((_USES_DEVICES, Run.gpus), else_=0), func.coalesce(_reserved_elsewhere, false()))
+_ORDER = Run.priority.desc(), case((_reserved_here, 0), else_=1), _FEWEST_RUNNING, Run.queued_at, Run.id
+# the first runs are found in the index alone, which a query that locks rows cannot do; others lock some of them
+_first_runs = (
+    select(Run.id, func.row_number().over(order_by=_ORDER).label("position"))
     .outerjoin(_running, _running.c.owner == Run.owner)
     .where(_QUEUED, Run.nodes == 1, _DUE, _FITS, Run.id.not_in(bindparam("passed", expanding=True)))
-    .order_by(Run.priority.desc(), case((_reserved_here, 0), else_=1), _FEWEST_RUNNING, Run.queued_at, Run.id)
+    .order_by(*_ORDER)
+    .limit(_LOCKED_AT_ONCE)
+    .subquery()
+)
+_NEXT = (
+    select(Run.id, case((_USES_DEVICES, Run.gpus), else_=0), func.coalesce(_reserved_elsewhere, false()))
+    .join(_first_runs, _first_runs.c.id == Run.id)
+    .where(_QUEUED)
+    .order_by(_first_runs.c.position)
     .limit(1)
     .with_for_update(of=Run, skip_locked=True)
 )

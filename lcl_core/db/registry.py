@@ -7,13 +7,12 @@ collection was made with. A name belongs to the owner of the first row that has 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, NotFound, UserError
@@ -26,8 +25,8 @@ from lcl_core.db.datasets import (
     select_items,
 )
 from lcl_core.db.models import CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import lock_until_commit, similar_name
-from lcl_core.encoders.files import Hashes, changed_files, identity_hash
+from lcl_core.db.session import similar_name
+from lcl_core.encoders.files import Hashes, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
@@ -39,7 +38,6 @@ from lcl_core.specs.pretrain import PretrainSpec
 
 SAMPLE_COLLECTION = "sample-drawings"
 MAX_NAME_LENGTH = 100
-_NAME_LOCK = 0x6C636C  # any constant: first half of the keys of PostgreSQL's advisory locks on names
 _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
     "encoder": EncoderRow,
     "dataset": Dataset,
@@ -49,25 +47,9 @@ _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
 _ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
 _NO_FETCHED: Mapping[str, Path] = {}
 
-# run with every search or submission, and more expensive to build than to run
-_SELECT_ENCODER = select(EncoderRow).where(EncoderRow.id == bindparam("id"))
-_SELECT_COLLECTION = (
-    select(CollectionRow)
-    .where(or_(CollectionRow.id == bindparam("id_or_name"), CollectionRow.name == bindparam("id_or_name")))
-    .order_by((CollectionRow.id == bindparam("id_or_name")).desc())
-    .limit(1)
-)
-_SELECT_OWNER = {
-    noun: select(table.owner).where(table.name == bindparam("name")).order_by(table.created_at).limit(1)
-    for noun, table in _NAMED_TABLES.items()
-}
-
 
 def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
-    """The encoder with that id, else the newest with that name, else the newest that a run of that name made.
-
-    Raises: UserError ``unknown_encoder``.
-    """
+    """The encoder with that id, else the newest with that name, else the newest that a run of that name made."""
     names = EncoderRow.name.in_({id_or_name, slug(id_or_name)})
     preference = (EncoderRow.id == id_or_name).desc(), (EncoderRow.name == id_or_name).desc(), EncoderRow.id.desc()
     query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, names)).order_by(*preference).limit(1)
@@ -81,10 +63,7 @@ def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
 
 
 def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
-    """Encoders that a spec uses, by id or name as in the spec, its subject first.
-
-    Raises: UserError ``unknown_encoder`` with the dotted field.
-    """
+    """Encoders that a spec uses, by id or name as in the spec, its subject first."""
     rows = {}
     for field, name in spec.references().encoders.items():
         try:
@@ -95,13 +74,12 @@ def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
 
 
 def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
-    """A pre-training spec with the ids of its encoders instead of names, which newer encoders may get.
-
-    Raises: UserError ``unknown_encoder`` with the dotted field.
-    """
-    if not isinstance(spec, PretrainSpec) or not (rows := find_encoders(session, spec)):
-        return spec
-    return _name_encoders(spec, {name: row.id for name, row in rows.items()})
+    """A pre-training spec with the ids of its encoders instead of names, which newer encoders may get."""
+    if isinstance(spec, PretrainSpec):
+        rows = find_encoders(session, spec)
+        for field, reference in spec.references().encoders.items():
+            spec = _set_field(spec, field.split("."), rows[reference].id)
+    return spec
 
 
 def pin_reference(session: Session, reference: str) -> str:
@@ -110,13 +88,6 @@ def pin_reference(session: Session, reference: str) -> str:
         return get_encoder(session, reference).id
     except UserError:
         return reference
-
-
-def _name_encoders(spec: PretrainSpec, references: Mapping[str, str]) -> PretrainSpec:
-    """``spec`` with other references to encoders."""
-    for field, reference in spec.references().encoders.items():
-        spec = _set_field(spec, field.split("."), references[reference])
-    return spec
 
 
 def _set_field(spec: AnyModel, path: Sequence[str], value: str) -> AnyModel:
@@ -130,8 +101,9 @@ def list_encoders(session: Session) -> Sequence[EncoderRow]:
 
 
 def get_collection(session: Session, id_or_name: str) -> CollectionRow:
-    """Raises: UserError ``unknown_collection``."""
-    row = session.scalars(_SELECT_COLLECTION, {"id_or_name": id_or_name}).one_or_none()
+    matches = or_(CollectionRow.id == id_or_name, CollectionRow.name == id_or_name)
+    query = select(CollectionRow).where(matches).order_by((CollectionRow.id == id_or_name).desc()).limit(1)
+    row = session.scalars(query).one_or_none()
     if row is None:
         raise unknown_collection(id_or_name, similar_name(session, CollectionRow.name, id_or_name))
     return row
@@ -161,9 +133,7 @@ def registered_files(row: EncoderRow) -> dict[str, str]:
 
 def collection_encoder(session: Session, collection: CollectionRow) -> EncoderRow | None:
     """The encoder that the collection was made with, if it is still registered."""
-    if collection.encoder_id is None:
-        return None
-    return session.scalars(_SELECT_ENCODER, {"id": collection.encoder_id}).one_or_none()
+    return None if collection.encoder_id is None else session.get(EncoderRow, collection.encoder_id)
 
 
 def identical_encoders(session: Session, collection: CollectionRow) -> Sequence[EncoderRow]:
@@ -173,19 +143,13 @@ def identical_encoders(session: Session, collection: CollectionRow) -> Sequence[
 
 
 def check_collection_encoder(session: Session, collection: CollectionRow, encoder: EncoderRow) -> None:
-    """Raises: UserError ``encoder_mismatch`` unless ``encoder`` computes the vectors of the collection."""
     if collection.encoder_identity == encoder.identity:
         return
     own = collection_encoder(session, collection)
-    made_with = f"collection {collection.name!r} was made with encoder {collection.encoder_hash[:12]}"
-    if own is not None:
-        made_with = f"collection {collection.name!r} was made with encoder {own.name!r} ({own.id})"
-    if collection.encoder_hash == encoder.hash:
-        names = changed_files(registered_files(own), registered_files(encoder)) if own is not None else []
-        what = f"{encoder.name!r} has the same weights and another {', '.join(names) or 'set of files'}"
-    else:
-        what = f"{encoder.name!r} is {encoder.hash[:12]}"
-    message = f"{made_with}, {what}; name that one, or make the collection anew with mode replace"
+    made_with = collection.encoder_hash[:12] if own is None else f"{own.name!r} ({own.id})"
+    has = "other files beside the same weights" if collection.encoder_hash == encoder.hash else "other weights"
+    message = f"collection {collection.name!r} was made with encoder {made_with}, {encoder.name!r} has {has}; name "
+    message += "that one, or make the collection anew with mode replace"
     raise Conflict(message, code="encoder_mismatch", field="encoder")
 
 
@@ -195,8 +159,6 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
     Args:
         field: field of the request, for the error.
         admin: whether the owner may use names of others.
-
-    Raises: UserError ``invalid_value`` for a name in the form of an id, ``conflict``.
     """
     prefix = _ID_PREFIXES.get(noun)
     if prefix is not None and name.startswith(prefix):
@@ -232,17 +194,13 @@ def name_owner(session: Session, noun: str, name: str) -> str | None:
     """Owner of the first row with that name; None: there is none."""
     if name in _bundled_names()[noun]:
         return PRODUCT_OWNER
-    if noun == "encoder":
-        # datasets and collections are unique by name in the database itself
-        lock_until_commit(session, _NAME_LOCK, zlib.crc32(name.encode()) >> 1)
-    return session.scalars(_SELECT_OWNER[noun], {"name": name}).one_or_none()
+    table = _NAMED_TABLES[noun]
+    query = select(table.owner).where(table.name == name).order_by(table.created_at).limit(1)
+    return session.scalars(query).one_or_none()
 
 
 def rename_encoder(session: Session, row: EncoderRow, name: str, owner: str, *, admin: bool) -> None:
-    """Give an encoder another name, which no other encoder may have: a name refers to the newest that has it.
-
-    Raises: UserError ``invalid_value``, ``conflict``.
-    """
+    """Give an encoder another name, which no other encoder may have: a name refers to the newest that has it."""
     if row.owner == PRODUCT_OWNER:
         raise Conflict(f"encoder {row.name!r} comes with the product and keeps its name")
     check_name(session, "encoder", name, owner, admin=admin)
@@ -283,8 +241,6 @@ def dataset_location(
         roots: folders and URLs that may contain a registered corpus. Links are resolved again: a folder may have become
             a link since its registration.
         fetched: {stored path: local path} of folders that another home has.
-
-    Raises: UserError ``invalid_value``, ``missing_files``.
     """
     if dataset.name == SAMPLE_DATASET and (bundled := bundled_path(dataset.path)) is not None:
         return bundled
@@ -294,10 +250,7 @@ def dataset_location(
 
 
 def managed_paths(session: Session, spec: AnySpec) -> list[str]:
-    """Stored paths of the folders that a spec reads and the service made.
-
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``unknown_collection``.
-    """
+    """Stored paths of the folders that a spec reads and the service made."""
     stored = [get_dataset(session, name).path for name in spec.references().datasets.values()]
     stored += [encoder.path for encoder in find_encoders(session, spec).values()]
     stored += [get_collection(session, name).path for name in spec.references().collections.values()]
@@ -312,9 +265,6 @@ def resolve_inputs(
     Args:
         roots: folders and URLs that may contain the paths in the spec.
         fetched: {stored path: local path} of folders that another home has.
-
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or
-        ``invalid_value``; ``encoder_mismatch`` for an encoder that cannot add to the collection.
     """
     read = spec.references()
     for field, path in read.paths.items():
@@ -340,7 +290,6 @@ def resolve_inputs(
 
 
 def _check_present(location: Root) -> str:
-    """Raises: UserError ``missing_files``. A URL is not checked here: the run itself finds out."""
     if isinstance(location, Path) and not location.exists():
         raise UserError("these files are gone; register them again", code="missing_files", file=location)
     return str(location)

@@ -45,7 +45,6 @@ _REMEDIES = {
 
 
 def get_run(session: Session, run_id: str) -> Run:
-    """Raises: UserError ``not_found``."""
     run = session.get(Run, run_id)
     if run is None:
         raise unknown_run(run_id)
@@ -53,10 +52,7 @@ def get_run(session: Session, run_id: str) -> Run:
 
 
 def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: str | None = None) -> OwnedRow:
-    """The run or study with that id, else the only one with that name, if it belongs to ``owner`` (None: to anyone).
-
-    Raises: UserError ``not_found``, ``ambiguous_name`` where several have the name.
-    """
+    """The run or study with that id, else the only one with that name, if it belongs to ``owner`` (None: to anyone)."""
     noun = table.__tablename__
     row = session.get(table, reference)
     if row is not None and owner in (None, row.owner):
@@ -95,8 +91,6 @@ def list_runs(
 
     Args:
         name: a part of the run's name, in any letter case (SQLite: of the letters A to Z).
-
-    Raises: UserError ``invalid_value``.
     """
     # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
     key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
@@ -200,7 +194,7 @@ def list_workers(session: Session) -> Sequence[Worker]:
 
 
 def cancel_run(session: Session, run_id: str) -> Run:
-    """Cancel a run. One with a lease is ``cancelling`` until its worker has stopped it. Raises: ForbiddenTransition."""
+    """Cancel a run. One with a lease is ``cancelling`` until its worker has stopped it."""
     run = _lock_run(session, run_id)
     if run.state == State.CANCELLING:
         raise ForbiddenTransition(run_id, run.state, "cancelled again")
@@ -208,7 +202,7 @@ def cancel_run(session: Session, run_id: str) -> Run:
 
 
 def cancel_locked_run(session: Session, run: Run) -> Run:
-    """``cancel_run`` for a run whose row is locked. Raises: ForbiddenTransition."""
+    """``cancel_run`` for a run whose row is locked."""
     if run.state in UNCLAIMED:
         return transition(run, State.CANCELLED, finished_at=now(session))
     return transition(run, State.CANCELLING)
@@ -217,7 +211,7 @@ def cancel_locked_run(session: Session, run: Run) -> Run:
 def pause_run(session: Session, run_id: str) -> Run:
     """Pause a run. A running one is ``pausing`` until its worker has stopped it at a checkpoint.
 
-    The run keeps its position in the queue, and the attempt does not count. Raises: ForbiddenTransition.
+    The run keeps its position in the queue, and the attempt does not count.
     """
     run = _lock_run(session, run_id)
     if run.state not in (State.WAITING, State.QUEUED, State.RUNNING):
@@ -226,7 +220,7 @@ def pause_run(session: Session, run_id: str) -> Run:
 
 
 def unpause_run(session: Session, run_id: str) -> Run:
-    """Put a paused run back into the queue, or let it wait for its predecessors. Raises: ForbiddenTransition."""
+    """Put a paused run back into the queue, or let it wait for its predecessors."""
     run = _lock_run(session, run_id)
     if run.state != State.PAUSED:
         raise ForbiddenTransition(run_id, run.state, "unpaused; only a paused run can")
@@ -238,8 +232,6 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
 
     Args:
         changes: {"timeout_seconds": valid limit or None}, which does not affect the result; empty: it stays.
-
-    Raises: ForbiddenTransition; UserError ``timeout_reached`` where the next attempt would fail at once.
     """
     run = _requeue(session, run_id, from_scratch=False)
     if changes:
@@ -255,7 +247,7 @@ def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_C
 
 
 def retry_run(session: Session, run_id: str) -> Run:
-    """Queue a failed or cancelled run again, from scratch; its metrics are deleted. Raises: ForbiddenTransition."""
+    """Queue a failed or cancelled run again, from scratch; its metrics are deleted."""
     run = _requeue(session, run_id, from_scratch=True)
     run.progress = run.checkpoint = None
     run.ran_seconds = 0.0
@@ -282,8 +274,6 @@ def delete_run(session: Session, run_id: str) -> None:
     """Delete a finished run with its tags and metrics; its output (encoder, collection, dataset) stays.
 
     The caller removes RUN_DIR after the commit.
-
-    Raises: ForbiddenTransition for an unfinished run; UserError ``conflict``.
     """
     run = _lock_run(session, run_id)
     if run.state not in FINISHED:
@@ -425,8 +415,6 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
     Args:
         resource: ``cpu`` or ``gpu``; None: a GPU if a worker alive has one.
         owner: owner of the runs that the estimate may use; None: all owners.
-
-    Raises: UserError ``bad_request`` unless the spec is of a pre-training.
     """
     if not isinstance(spec, PretrainSpec):
         raise UserError("only runs of kind pretrain are estimated", code="bad_request", field="kind")

@@ -110,10 +110,7 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Migrate the schema to the newest revision. Processes that start together take turns.
-
-        Raises: UserError ``database_newer`` where another version has migrated it.
-        """
+        """Migrate the schema to the newest revision. Processes that start together take turns."""
         from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError
@@ -219,8 +216,6 @@ def read_page(session: Session, query: Select[Item], limit: int, cursor_of: Call
 
     Args:
         cursor_of: the cursor that a row is, for the page after it.
-
-    Raises: UserError ``invalid_value``.
     """
     if not 1 <= limit <= PAGE_LIMIT:
         raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", field="limit")
@@ -281,8 +276,9 @@ class _WriteLock:
             self._lock.release()
 
 
-class _ExplainedError(DBAPIError):
-    """Its text is one line for the user. The statement and its values, which may be private, are left out."""
+class DatabaseUnusable(OperationalError):
+    """SQLite's file cannot be written. Its text is one line; the statement and its values, which may be private, are
+    left out."""
 
     explanation = ""
 
@@ -290,23 +286,18 @@ class _ExplainedError(DBAPIError):
         return self.explanation
 
 
-class DatabaseFull(_ExplainedError, OperationalError):
-    """The disk that holds the database is full."""
-
-
-class DatabaseUnusable(_ExplainedError, OperationalError):
-    """The file cannot be opened or written."""
-
-
-class DatabaseDamaged(_ExplainedError, DatabaseError):
+class DatabaseDamaged(DatabaseError):
     """The file is no database, or some of its pages are damaged: retrying does not help."""
+
+    __str__ = DatabaseUnusable.__str__
+    explanation = ""
 
 
 _FULL = "no space left on the disk that holds {path} ({cause}); make room there, then try again"
 _DAMAGED = "{path} is damaged ({cause}); stop the service and restore a backup (docs/operations.md, Backup)"
 _UNUSABLE = "{path} cannot be opened and written ({cause}); see to the rights of the file and its folder"
 _SQLITE_ERRORS = {  # by a part of SQLite's message
-    "database or disk is full": (DatabaseFull, _FULL),
+    "database or disk is full": (DatabaseUnusable, _FULL),
     "file is not a database": (DatabaseDamaged, _DAMAGED),
     "malformed": (DatabaseDamaged, _DAMAGED),
     "disk i/o error": (DatabaseDamaged, _DAMAGED),
@@ -320,7 +311,7 @@ def _explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | 
     cause = context.original_exception
     for part, (kind, message) in _SQLITE_ERRORS.items():
         if part in str(cause).lower():
-            error = kind(None, None, cause)  # ``orig`` stays the driver's, whose code tells a full disk
+            error = kind(None, None, cause)  # ``orig`` stays the driver's, which tells a full disk
             error.explanation = message.format(path=path, cause=cause)
             return error
     return None

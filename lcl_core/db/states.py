@@ -69,6 +69,5 @@ class ForbiddenTransition(Conflict):
 
 
 def check_transition(run_id: str, source: str, target: State) -> None:
-    """Raises: ForbiddenTransition unless the transition from ``source`` to ``target`` is allowed."""
     if target not in ALLOWED[State(source)]:
         raise ForbiddenTransition(run_id, source, _PARTICIPLES.get(target, target.value))

@@ -53,8 +53,6 @@ def create_study(
     """Insert a study and queue a run for every cell without a reusable run; a repeated key returns its study.
 
     The study keeps the encoders that its names refer to now. The caller commits, then publishes the wake-up message.
-
-    Raises: UserError ``bad_spec``, ``too_many_cells``, ``same_cell``, ``conflict``.
     """
     spec = resolve_presets(spec)
     lock_studies(session)
@@ -81,10 +79,7 @@ def create_study(
 def find_repeated_study(
     session: Session, spec: StudySpec, name: str | None, owner: str, idempotency_key: str | None
 ) -> Study | None:
-    """The study that an earlier request with this key has created, whatever its names refer to now.
-
-    Raises: UserError ``conflict``, or as ``resolve_presets``.
-    """
+    """The study that an earlier request with this key has created, whatever its names refer to now."""
     body_hash = _hash_submission(resolve_presets(spec), name)
     return find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash)
 
@@ -95,10 +90,7 @@ def _hash_submission(spec: StudySpec, name: str | None) -> str:
 
 
 def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[str, int]:
-    """Size of the study that ``create_study`` would insert: rows, seeds, cells, and reusable runs of ``owner``.
-
-    Raises: as ``create_study``.
-    """
+    """Size of the study that ``create_study`` would insert: rows, seeds, cells, and reusable runs of ``owner``."""
     cells = _planned_cells(session, spec)
     reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
     return {
@@ -132,16 +124,12 @@ def estimate_training(
 
 
 def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
-    """The cells that ``create_study`` would insert. Raises: as it."""
+    """The cells that ``create_study`` would insert."""
     return expand_study(_pin_encoders(session, resolve_presets(spec)))
 
 
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
-    """Add seeds, variants or trials; existing cells stay. Returns: the runs of the new cells.
-
-    Raises: ForbiddenTransition for a cancelled study; UserError as ``apply_addition`` and ``create_study``, or
-        ``not_found``, as the other verbs, for one that was deleted meanwhile.
-    """
+    """Add seeds, variants or trials; existing cells stay. Returns: the runs of the new cells."""
     _lock_study(session, study)
     if study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, "cancelled", "extended; resume it first", noun="study")
@@ -153,7 +141,6 @@ def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list
 
 
 def get_study(session: Session, study_id: str) -> Study:
-    """Raises: UserError ``not_found``."""
     study = session.get(Study, study_id)
     if study is None:
         raise NotFound(f"there is no study {study_id!r}")
@@ -163,7 +150,7 @@ def get_study(session: Session, study_id: str) -> Study:
 def list_studies(
     session: Session, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
 ) -> CursorPage[Study]:
-    """A page of studies, newest first. Raises: UserError ``invalid_value``."""
+    """A page of studies, newest first."""
     query = select(Study).order_by(Study.id.desc())
     if cursor is not None:
         if not cursor.startswith("study_"):
@@ -212,10 +199,7 @@ def study_statuses(session: Session, studies: Sequence[Study]) -> dict[str, Stud
 
 
 def cancel_study(session: Session, study: Study) -> Study:
-    """Cancel the study's unfinished runs, except runs that another study needs or that no study submitted.
-
-    Raises: ForbiddenTransition for an ended study.
-    """
+    """Cancel the study's unfinished runs, except runs that another study needs or that no study submitted."""
     status = _lock_with_status(session, study)
     if status.state in ENDED_STATES or study.cancelled_at is not None:
         raise ForbiddenTransition(study.id, status.state, "cancelled", noun="study")
@@ -242,11 +226,7 @@ class Resumption:
 
 
 def resume_study(session: Session, study: Study) -> Resumption:
-    """Queue the study's failed and cancelled runs again, from their last checkpoints.
-
-    Raises: ForbiddenTransition unless the study is cancelled or failed; UserError ``timeout_reached`` for a failed one
-        all of whose runs have used up their time.
-    """
+    """Queue the study's failed and cancelled runs again, from their last checkpoints."""
     status = _lock_with_status(session, study)
     if status.state not in ("failed", "cancelled"):
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
@@ -268,7 +248,7 @@ def resume_study(session: Session, study: Study) -> Resumption:
 
 
 def delete_study(session: Session, study: Study) -> None:
-    """Delete an ended study; its runs and encoders stay. Raises: ForbiddenTransition for an active study."""
+    """Delete an ended study; its runs and encoders stay."""
     status = _lock_with_status(session, study)
     if status.state not in ENDED_STATES:
         raise ForbiddenTransition(study.id, status.state, "deleted; cancel it first", noun="study")
@@ -395,7 +375,7 @@ def _run_record(run: Run) -> RunRecord:
 
 
 def _lock_study(session: Session, study: Study) -> None:
-    """Lock studies, then read this one again. Raises: UserError ``not_found``: it was deleted meanwhile."""
+    """Lock studies, then read this one again."""
     study_id = study.id
     lock_studies(session)
     session.expire(study)
@@ -403,7 +383,6 @@ def _lock_study(session: Session, study: Study) -> None:
 
 
 def _lock_with_status(session: Session, study: Study) -> StudyStatus:
-    """Raises: UserError ``not_found``."""
     _lock_study(session, study)
     return study_statuses(session, [study])[study.id]
 

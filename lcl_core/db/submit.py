@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import Conflict, UserError
-from lcl_core.db.leases import transition_all
+from lcl_core.db.leases import transition
 from lcl_core.db.models import Dataset, EncoderRow, Predecessor, Run, RunTag, Study, new_id
 from lcl_core.db.registry import pin_encoders
 from lcl_core.db.session import now
@@ -68,9 +68,6 @@ def submit(
         after: ids of runs whose success the run waits for.
         visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
         body_hash: of the request; None: that of these arguments.
-
-    Raises: UserError ``unknown_kind``, ``bad_spec``, ``unknown_encoder``, ``no_engine``, ``predecessor_failed``,
-        ``invalid_value``; ``conflict``: the key had another body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
@@ -106,7 +103,6 @@ def submit(
 
 
 def _check_engine(session: Session, nodes: int) -> None:
-    """Raises: UserError ``no_engine`` where workers are alive and none of them can run several nodes."""
     workers = live_workers(session, now(session)) if nodes > 1 else []
     if workers and not any(worker.has_engine for worker in workers):
         message = f"engine.nodes: {ENGINES_NEEDED} (got {nodes}); set engine.nodes to 1"
@@ -114,10 +110,7 @@ def _check_engine(session: Session, nodes: int) -> None:
 
 
 def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> None:
-    """Check the run from whose milestone the spec starts, if any, which ``visible_to`` must own (None: anyone).
-
-    Raises: UserError ``invalid_value``.
-    """
+    """Check the run from whose milestone the spec starts, if any, which ``visible_to`` must own (None: anyone)."""
     branch = spec.branch if isinstance(spec, PretrainSpec) else None
     if branch is None:
         return
@@ -131,10 +124,7 @@ def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> Non
 
 
 def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:
-    """Columns of a run: its resource class, its nodes, and the GPUs of each node where it runs on GPUs.
-
-    Raises: UserError ``invalid_value`` unless ``gpus`` is what the spec uses, or None.
-    """
+    """Columns of a run: its resource class, its nodes, and the GPUs of each node where it runs on GPUs."""
     used, needed = gpus_of(spec), resource or ("gpu" if gpus else JOBS[kind].resource)
     if gpus is None:
         return {"resource": needed, "nodes": nodes_of(spec), "gpus": 0 if needed == "cpu" else used}
@@ -174,7 +164,7 @@ def _insert(session: Session, run: Run) -> Run:
 def find_by_idempotency_key(
     session: Session, table: type[IdempotentRow], owner: str, key: str | None, body_hash: str
 ) -> IdempotentRow | None:
-    """The row that the owner's ``key`` created; None: the key is new. Raises: UserError ``conflict``."""
+    """The row that the owner's ``key`` created; None: the key is new."""
     if key is None:
         return None
     row = session.scalars(select(table).where(table.owner == owner, table.idempotency_key == key)).one_or_none()
@@ -193,10 +183,7 @@ def hash_body(body: dict[str, Any]) -> str:
 
 
 def check_predecessors(session: Session, after: Sequence[str], visible_to: str | None = None) -> bool:
-    """Whether all runs of ``after`` have succeeded.
-
-    Raises: UserError ``invalid_value`` or ``predecessor_failed`` with the field ``after.INDEX``.
-    """
+    """Whether all runs of ``after`` have succeeded."""
     if not after:
         return True
     query = select(Run.id, Run.state).where(Run.id.in_(after))
@@ -232,19 +219,17 @@ def release_dependents(session: Session) -> tuple[list[str], bool]:
     # other runs may wait for a run that is cancelled here
     while left and (runs := session.scalars(query.limit(left)).all()):
         left -= len(runs)
-        transitions: list[tuple[Run, State, dict[str, Any]]] = []
         for run in runs:
             predecessor = _unsuccessful_predecessor(session, run.id)
             if predecessor is None:
-                transitions.append((run, State.QUEUED, {"ready_at": moment}))
+                transition(run, State.QUEUED, ready_at=moment)
                 queued.append(run.id)
             else:
                 cause = (predecessor.reason or {}).get("message")
                 end = f"failed: {cause}" if predecessor.state == State.FAILED else "was cancelled"
                 message = f"run {predecessor.id}, which this one comes after, {end}; resume that one, then this one"
                 reason = {"code": "predecessor_failed", "message": message, "run": predecessor.id}
-                transitions.append((run, State.CANCELLED, {"finished_at": moment, "reason": reason}))
-        transition_all(session, transitions)
+                transition(run, State.CANCELLED, finished_at=moment, reason=reason)
         session.flush()
     return queued, left == 0
 

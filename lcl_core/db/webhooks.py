@@ -12,7 +12,6 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -34,7 +33,6 @@ _CLAIMED_FOR = timedelta(minutes=1)  # longer than sending one batch
 _KEPT = timedelta(days=7)  # delivered or given up
 _PENDING = WebhookDelivery.done_at.is_(None)
 _KEY_NAME = "webhook.key"
-_PORTS = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True)
@@ -49,37 +47,23 @@ class PendingDelivery:
     attempt: int
 
 
-def enqueue_webhooks(session: Session, *runs: Run) -> None:
-    """Enqueue a message about the new state of each run for every webhook that has subscribed to the event."""
-    webhooks = session.scalars(select(Webhook).order_by(Webhook.id)).all()
-    for run, webhook in product(runs, webhooks):
-        event = f"run.{run.state}"
+def enqueue_webhooks(session: Session, run: Run) -> None:
+    """Enqueue a message about the new state of a run for every webhook that has subscribed to the event."""
+    event = f"run.{run.state}"
+    for webhook in session.scalars(select(Webhook).order_by(Webhook.id)):
         if event not in webhook.events:
             continue
         moment, event_id = now(session), new_id("evt")
         names = ("id", "kind", "name", "owner", "state", "reason", "attempt", "study_id")
         described = {**{name: getattr(run, name) for name in names}, "tags": list(run.tags)}
         payload = {"id": event_id, "event": event, "created_at": moment.isoformat(), "run": described}
-        session.add(
-            WebhookDelivery(
-                id=event_id,
-                webhook_id=webhook.id,
-                event=event,
-                payload=payload,
-                next_at=moment,
-                created_at=moment,
-                attempts=0,
-            )
-        )
+        times = {"next_at": moment, "created_at": moment}
+        session.add(WebhookDelivery(id=event_id, webhook_id=webhook.id, event=event, payload=payload, **times))
 
 
-def claim_deliveries(
-    session: Session, limit: int = 5, webhooks: Collection[str] | None = None
-) -> list[PendingDelivery]:
-    """Claim messages that are due, for the caller to send within a minute. ``webhooks``: their ids; None: all."""
-    query = select(WebhookDelivery).where(_is_due(session))
-    if webhooks is not None:
-        query = query.where(WebhookDelivery.webhook_id.in_(webhooks))
+def claim_deliveries(session: Session, webhooks: Collection[str], limit: int = 5) -> list[PendingDelivery]:
+    """Claim messages of these webhooks (ids) that are due, for the caller to send within a minute."""
+    query = select(WebhookDelivery).where(_is_due(session), WebhookDelivery.webhook_id.in_(webhooks))
     query = query.order_by(WebhookDelivery.next_at, WebhookDelivery.id).limit(limit)
     claimed = []
     for row in session.scalars(query.with_for_update(of=WebhookDelivery, skip_locked=True)):
@@ -135,32 +119,27 @@ def _is_due(session: Session) -> ColumnElement[bool]:
 def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
     """Check that ``url`` is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol.
 
-    A host without a port stands for its protocol's default. Names are compared as text; what a name resolves to is up
-    to whoever listed it.
+    Names are compared as text; what a name resolves to is up to whoever listed it.
 
     Args:
         https_only: http is allowed only for hosts listed with ``http://``.
-    Raises: UserError ``invalid_value``.
     """
     try:
         parts = urlsplit(url)
-        name, port = parts.hostname, parts.port
+        name = parts.hostname
     except ValueError as error:
-        raise _forbidden(f"{url!r} is no address ({error})") from error
-    if parts.scheme not in _PORTS or not name or parts.username is not None or "\\" in url:
-        raise _forbidden("an address begins with https:// or http:// and a host, without a name or password before it")
-    allowed = {host.lower().rstrip("/") for host in hosts}
-    standard = port in (None, _PORTS[parts.scheme])
-    names = {f"{name}:{port or _PORTS[parts.scheme]}", *((name,) if standard else ())}
-    if allowed & {f"{parts.scheme}://{each}" for each in names}:
+        raise UserError(f"{url!r} is no address ({error})", field="url") from error
+    if parts.scheme not in ("https", "http") or not name or "@" in parts.netloc or "\\" in url:
+        message = "an address begins with https:// or http:// and a host, without a name or password before it"
+        raise UserError(message, field="url")
+    host, allowed = parts.netloc.lower(), {each.lower().rstrip("/") for each in hosts}
+    if f"{parts.scheme}://{host}" in allowed:
         return
-    if not allowed & names:
-        raise _forbidden(f"the host {name!r} is not among those that LCL_WEBHOOK_HOSTS allows")
+    if host not in allowed:
+        raise UserError(f"the host {host!r} is not among those that LCL_WEBHOOK_HOSTS allows", field="url")
     if https_only and parts.scheme == "http":
-        raise _forbidden(
-            f"http sends messages about runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
-            f"http://{parts.netloc}"
-        )
+        way_out = f"give an https address, or let LCL_WEBHOOK_HOSTS name http://{host}"
+        raise UserError(f"http sends messages about runs unencrypted: {way_out}", field="url")
 
 
 def master_secret(configured: str, home: Path) -> bytes:
@@ -174,8 +153,6 @@ def existing_master_secret(configured: str, home: Path) -> bytes:
     """Master secret of a worker: the setting, else the key file of the api.
 
     It makes no key: where the worker has a ``home`` of its own, receivers would reject what it signs.
-
-    Raises: UserError ``invalid_value``.
     """
     if not configured and not (home / _KEY_NAME).exists():
         raise UserError(
@@ -193,7 +170,3 @@ def webhook_secret(master: bytes, webhook_id: str) -> str:
 def signature(secret: str, timestamp: int, body: bytes) -> str:
     """``sha256=`` and HMAC-SHA256 in hex over ``TIMESTAMP.BODY``."""
     return "sha256=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
-
-
-def _forbidden(message: str) -> UserError:
-    return UserError(message, field="url")

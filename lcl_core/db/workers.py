@@ -178,16 +178,6 @@ class PeriodicTask:
 
 
 @dataclass(frozen=True)
-class QueueDepth:
-    """Queued runs of one kind and resource class."""
-
-    kind: str
-    resource: str  # one of jobs.CLASSES
-    depth: int
-    oldest_seconds: float  # since the first of them could have been claimed
-
-
-@dataclass(frozen=True)
 class WorkerStats:
     """Workers with a heartbeat within ALIVE_WITHIN."""
 
@@ -197,18 +187,12 @@ class WorkerStats:
     consumed_seconds: float | None  # since a worker last received a message, or started; None: there is none
 
 
-def queue_depths(session: Session) -> list[QueueDepth]:
-    """One for each kind and resource class with queued runs."""
-    moment = now(session)
-    ready = func.min(Run.ready_at, type_=Run.ready_at.type)
-    query = (
-        select(Run.kind, Run.resource, func.count(), ready)
-        .where(Run.state == State.QUEUED.value)
-        .group_by(Run.kind, Run.resource)
-        .order_by(Run.kind, Run.resource)
-    )
-    rows = session.execute(query).tuples()
-    return [QueueDepth(kind, resource, depth, _seconds(oldest, moment)) for kind, resource, depth, oldest in rows]
+def queue_depths(session: Session) -> dict[tuple[str, str], tuple[int, float]]:
+    """{(kind, resource class): number of queued runs, seconds since the first of them could have been claimed}."""
+    moment, ready = now(session), func.min(Run.ready_at, type_=Run.ready_at.type)
+    query = select(Run.kind, Run.resource, func.count(), ready).where(Run.state == State.QUEUED.value)
+    rows = session.execute(query.group_by(Run.kind, Run.resource)).tuples()
+    return {(kind, resource): (depth, _seconds(oldest, moment)) for kind, resource, depth, oldest in rows}
 
 
 def longest_capacity_wait(session: Session) -> float:

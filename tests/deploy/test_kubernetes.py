@@ -12,7 +12,6 @@ import yaml
 from pydantic import SecretStr
 
 from api.core.settings import ApiSettings
-from lcl_core.common.settings import Settings
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -39,7 +38,7 @@ OBJECTS = [found for name in BASE["resources"] for found in documents(FOLDER / "
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
 NODE_CACHE = "/var/cache/lcl"  # in the home of compose; a disk of its own where homes are on a network
-SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
+SETTINGS = {"api": ApiSettings, "worker": WorkerSettings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
 }
@@ -82,7 +81,7 @@ def test_every_file_is_applied_and_nothing_twice():
     assert {file.parent.name for file in FOLDER.glob("*/kustomization.yaml")} == {"base", *COMPONENTS}
     names = [(found["kind"], found["metadata"]["name"]) for found in OBJECTS]
     assert len(set(names)) == len(names)
-    assert set(PODS) == {"api", "worker", "ui", "migrate"}
+    assert set(PODS) == {"api", "worker", "ui"}
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -155,9 +154,8 @@ def test_a_variable_is_one_that_the_process_reads(name):
 def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name):
     read = {field for field, facts in SETTINGS[name].model_fields.items() if facts.annotation is SecretStr}
     addresses = {"database_url", "broker_url"}
-    wanted = {"database_url"} if name == "migrate" else read | addresses
     references = secrets_of(name)
-    assert set(references) == {f"LCL_{field.upper()}" for field in wanted}
+    assert set(references) == {f"LCL_{field.upper()}" for field in read | addresses}
     needed = {f"LCL_{field.upper()}" for field in {*addresses, "admin_key"}}
     for variable, reference in references.items():
         expected = {"name": "lcl-secrets", "key": variable} | ({} if variable in needed else {"optional": True})
@@ -185,7 +183,7 @@ def test_the_network_is_closed_but_for_what_is_named():
         wanted = policy["podSelector"].get("matchLabels", {})
         chosen = {pod for pod, template in PODS.items() if wanted.items() <= template["metadata"]["labels"].items()}
         assert chosen, f"{name} is about nobody"
-        expected = {"to-database": {"api", "worker", "migrate"}, "to-broker": {"api", "worker"}}
+        expected = {"to-database": {"api", "worker"}, "to-broker": {"api", "worker"}}
         assert chosen == expected.get(name, chosen)
         for rule in (*policy.get("ingress", ()), *policy.get("egress", ())):
             assert rule["ports"], f"{name} opens every port"

@@ -149,23 +149,6 @@ def test_there_is_a_bound_that_says_what_to_do(made, monkeypatch):
     assert row_of(made).images == 5
 
 
-def test_the_bytes_of_records_have_a_bound_that_says_what_to_do(made, monkeypatch):
-    long = "é" * 1000
-    monkeypatch.setattr(collections, "MAX_RECORD_BYTES", 5000)
-    add(made, picture("c.png", long), picture("d.png", long))
-    for _ in range(2):
-        with pytest.raises(UserError, match=r'captions and labels .* mode "add"') as caught:
-            add(made, picture("e.png", long))
-        assert caught.value.code == "conflict"
-    add(made, picture("d.png", "short"), replace=True)
-    add(made, picture("e.png", long))
-    remove(made, "c.png")
-    add(made, picture("f.png", long))
-    assert len(seen(made)) == 4
-    monkeypatch.setattr(collections, "MAX_RECORD_BYTES", 10)
-    remove(made, "a.png")
-
-
 def test_a_repeated_request_changes_nothing(made):
     ids = add(made, picture("c.png"), picture("d.png"))
     assert add(made, picture("c.png"), picture("d.png")) == ids

@@ -13,7 +13,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import artifacts, collections, complete_run, garbage, leases, registry, runs
+from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import Run
 from lcl_core.specs.parsing import parse_spec
@@ -121,21 +121,6 @@ def test_the_vectors_on_a_server_go_with_their_row(database, complete, server, t
     assert names(server) == set()
 
 
-@pytest.mark.parametrize("index", ["lancedb", "qdrant"])
-def test_captions_without_vectors_are_not_indexed(database, complete, server, tmp_path, settings, caplog, index):
-    if index == "lancedb":
-        pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
-    assert complete(index, text_vectors=False) == "succeeded"
-    with caplog.at_level(logging.WARNING):
-        found = search(database, tmp_path, settings, text_vectors=False)
-    assert found == [f"{row}.png" for row in range(ROWS)]
-    assert "cannot be used" not in caplog.text
-    assert names(server) == ({f"{row_of(database).vectors}_images"} if index == "qdrant" else set())
-    assert complete("files", text_vectors=False) == "succeeded"
-    collected(database, settings)
-    assert names(server) == set()
-
-
 def collected(database, settings, grace_seconds=0.0):
     """How many indexes and folders go, without a grace unless told otherwise."""
     settings = settings.model_copy(update={"gc_grace_seconds": grace_seconds})
@@ -153,18 +138,6 @@ def test_an_index_whose_server_is_away_stays_garbage(database, complete, slow_se
     assert collected(database, settings) == 1
     assert slow_server.names == {row_of(database).vectors}
     assert collected(database, settings) == 0
-
-
-def test_an_index_that_a_restored_row_names_again_stays(database, complete, slow_server, tmp_path, settings):
-    assert complete("qdrant") == "succeeded"
-    first = row_of(database)
-    assert complete("qdrant") == "succeeded"
-    second = row_of(database).vectors
-    with database.session() as session:
-        registry.get_collection(session, "many").vectors = first.vectors
-        artifacts.discard(session, artifacts.SERVER, second)
-    collected(database, settings)
-    assert slow_server.names == {first.vectors}
 
 
 def fail(_):
@@ -270,12 +243,5 @@ def test_an_index_of_a_lost_lease_is_garbage_until_the_next_attempt_registers_it
     with pytest.raises(leases.StaleLease):
         complete("qdrant")
     assert len(slow_server.names) == 1
-    assert collected(database, settings) == 1
-    assert slow_server.names == set()
-
-
-def test_an_index_that_a_server_does_not_take_is_garbage(database, complete, slow_server, settings, monkeypatch):
-    monkeypatch.setattr(slow_server, "during_build", fail)
-    assert complete("qdrant") == "failed"
     assert collected(database, settings) == 1
     assert slow_server.names == set()

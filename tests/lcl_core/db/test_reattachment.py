@@ -112,15 +112,6 @@ def test_workers_that_die_of_one_run_are_counted_at_last(database, queue, run_of
     assert run_of(run_id).attempt == 1
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_release_says_whether_the_processes_go_on(database, queue, run_of, claim_for_engine, keeps):
-    run_id, claimed = start_run(queue, claim_for_engine)
-    with database.session() as session:
-        leases.record_handle(session, claimed, HANDLE)
-        leases.release_lease(session, claimed, keep_handle=keeps)
-    assert run_of(run_id).handle == (HANDLE if keeps else None)
-
-
 def unwanted(database, executor="ray"):
     with database.reading() as session:
         return leases.unwanted_processes(session, executor)

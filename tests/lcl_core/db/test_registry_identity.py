@@ -59,8 +59,8 @@ def test_of_a_deleted_one_the_equal_ones_are_known(furnished):
     [
         ("2_own", None),
         ("1_equal", None),
-        ("3_twin", "the same weights and another tokenizer.json"),
-        ("4_other", "bbbbbbbbbbbb"),
+        ("3_twin", "other files beside the same weights"),
+        ("4_other", "other weights"),
     ],
 )
 def test_only_an_equal_one_adds_to_it(furnished, name, says):

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import event, inspect, text
+from sqlalchemy import event, inspect
 
 from lcl_core.db import runs, submit
 from lcl_core.db import session as module
@@ -37,14 +37,6 @@ def test_processes_that_start_together_migrate_once(database_url):
     ]
     assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
     database = Database(database_url)
-    assert table_names(database) > set(Base.metadata.tables)
-    database.dispose()
-
-
-def test_a_database_touches_no_disk_until_it_is_migrated(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'a' / 'b' / 'lcl.db'}")
-    assert list(tmp_path.iterdir()) == []
-    database.migrate()
     assert table_names(database) > set(Base.metadata.tables)
     database.dispose()
 
@@ -101,17 +93,6 @@ def test_writers_wait_for_each_other_and_readers_for_nobody(database, queue):
     assert errors == []
     with database.reading() as session:
         assert runs.count_runs_by_state(session)["queued"] == 90
-
-
-def test_sqlite_is_set_up_for_many_processes(database):
-    if database.engine.dialect.name != "sqlite":
-        pytest.skip("settings of SQLite")
-    with database.engine.connect() as connection:
-        found = {
-            name: connection.execute(text(f"PRAGMA {name}")).scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
 
 
 def test_writers_of_one_process_take_turns_on_sqlite(tmp_path):

@@ -1,7 +1,6 @@
 """A study makes runs, takes over those that are there, and grows."""
 
 import threading
-from importlib import import_module
 
 import pytest
 
@@ -11,9 +10,8 @@ from lcl_core.db import runs as db_runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db import submit as db_submit
 from lcl_core.db.models import EncoderRow
-from lcl_core.db.states import ForbiddenTransition
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
-from lcl_core.specs.study import AdditionSpec, StudySpec
+from lcl_core.specs.study import AdditionSpec
 
 
 def test_every_cell_is_an_ordinary_run(studies):
@@ -113,19 +111,6 @@ def test_other_data_under_the_same_name_is_other_work(studies, database):
     assert kept == [False, True, False, True, True, True]
 
 
-@pytest.mark.parametrize("inputs", [None, {"datasets": {"sample": None}}])
-def test_a_succeeded_run_on_data_that_nobody_knows_is_run_again(studies, database, inputs):
-    first = studies.make(studies.spec(seeds=[0]))
-    with database.session() as session:
-        datasets.register_sample(session)
-        for cell in studies.cells(first):
-            db_runs.get_run(session, cell.run_id).inputs = inputs
-    for cell in studies.cells(first):
-        studies.end(cell.run_id)
-    with database.reading() as session:
-        assert db_studies.plan_study(session, studies.spec(seeds=[0]))["reused"] == 0
-
-
 def test_the_plan_says_how_many_runs_are_new(studies, database):
     with database.reading() as session:
         assert db_studies.plan_study(session, studies.spec()) == {"rows": 2, "seeds": 2, "cells": 4, "reused": 0}
@@ -167,22 +152,6 @@ def test_studies_that_are_made_at_once_share_their_runs(studies):
         assert len(db_studies.list_studies(session).items) == 5
 
 
-def test_what_is_kept_does_not_change_with_a_preset(studies, monkeypatch):
-    study_id = studies.make(parse_as(StudySpec, {"preset": "loss_ablation", "seeds": [0]}))
-    with monkeypatch.context() as changed:
-        changed.setattr("lcl_core.studies.trials.presets", lambda kind: {"sample": {"steps": 9999}})
-        changed.setattr(import_module("lcl_core.specs.base"), "presets", lambda kind: {})
-        studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [1]}))
-    steps = {run.spec["steps"] for run in studies.runs("pretrain")}
-    assert (len(studies.cells(study_id)), steps) == (6, {500})
-
-
-def test_a_bad_study_leaves_nothing(studies):
-    with pytest.raises(UserError):
-        studies.make(studies.spec(max_cells=3))
-    assert studies.runs() == []
-
-
 def test_extending_adds_cells_and_keeps_the_others(studies):
     study_id = studies.make()
     studies.finish(study_id)
@@ -202,13 +171,6 @@ def test_extending_adds_cells_and_keeps_the_others(studies):
     assert studies.act(db_studies.extend_study, study_id, addition) == [], "asking twice changes nothing"
     with studies.database.reading() as session:
         assert db_studies.study_spec(db_studies.get_study(session, study_id)).seeds == (0, 1, 2)
-
-
-def test_a_cancelled_study_is_resumed_before_it_is_extended(studies):
-    study_id = studies.make()
-    studies.act(db_studies.cancel_study, study_id)
-    with pytest.raises(ForbiddenTransition, match="resume it first"):
-        studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [2]}))
 
 
 def test_names_are_fit_for_encoders(studies):

@@ -83,19 +83,6 @@ def test_all_cells_are_evaluated_with_one_text_encoder(studies, database):
     assert spec.evaluate["tuned_retrieval"]["text_encoder"] == "enc_minilm_1"
 
 
-def test_another_text_encoder_of_the_name_makes_another_evaluation(studies, database):
-    spec = studies.spec(axes=[], seeds=[0], evaluate=TUNED)
-    first, same = studies.make(spec), studies.make(spec)
-    for study_id in (first, same):
-        end_trainings(studies, study_id, 0)
-    register(database, "enc_minilm_2", "minilm")
-    other = studies.make(spec)
-    studies.advance(other)
-    evaluations = [studies.cells(study_id)[0].evaluation_id for study_id in (first, same, other)]
-    assert evaluations[0] == evaluations[1] != evaluations[2]
-    assert text_encoders(studies, other) == ["enc_minilm_2"]
-
-
 def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, database):
     spec = studies.spec(pretrain=STARTED)
     studies.make(spec)
@@ -103,20 +90,6 @@ def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, datab
         plan = db_studies.plan_study(session, spec)
         assert plan["reused"] == plan["cells"] == 4
         assert db_studies.estimate_training(session, spec, "local") is None, "nothing is new"
-
-
-def test_an_encoder_by_name_and_by_id_is_one_variant(studies, database):
-    starts = [{"name": name, "spec": {"model.init": name}} for name in ("base", "enc_base_1")]
-    spec = studies.spec(axes=[{"name": "start", "variants": starts}])
-    for refuse in (studies.make, lambda spec: plan(database, spec)):
-        with pytest.raises(UserError) as caught:
-            refuse(spec)
-        assert caught.value.code == "same_cell"
-
-
-def plan(database, spec):
-    with database.reading() as session:
-        return db_studies.plan_study(session, spec)
 
 
 def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies, database):

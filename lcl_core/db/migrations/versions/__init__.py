@@ -1,1 +1,0 @@
-"""Migrations in order; each file is one revision."""
