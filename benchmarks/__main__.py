@@ -12,10 +12,7 @@ from importlib import import_module
 
 from lcl_core.common.errors import UserError
 
-CORE = (
-    *("train", "as-shipped", "breakdown", "gpu", "objectives", "remote-loader", "collection"),
-    *("linear-probe", "latent-rank", "tables"),
-)
+CORE = ("train", "as-shipped", "gpu", "collection", "linear-probe", "latent-rank")
 SERVICE = ("submissions", "claims", "embeddings", "searches")
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsError
 
 from api.client import Client
-from api.client.local_service import API_FILE, LOCK_FILE
+from api.client.transport import API_FILE
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from deploy.process import (
@@ -61,7 +60,7 @@ def read_settings(home: Path) -> tuple[ApiSettings, UiSettings, list[str]]:
 
 
 START_SECONDS = 120.0
-LOCK_SECONDS, LOCK_POLL_SECONDS = 0.5, 0.02  # a client that tests the lock has it for an instant
+LOCK_FILE = "launcher.lock"  # in the home; locked by its launcher
 RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
 UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
@@ -159,19 +158,12 @@ class LocalStack:
 
     def _lock_home(self) -> None:
         self._lock = (self.home / LOCK_FILE).open("w")
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(LOCK_POLL_SECONDS)
-                    continue
-                self._lock.close()
-                message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
-                raise UserError(message, code="home_busy") from None
-        self._write_address("")  # that of an earlier launcher may be another user's by now
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
+            raise UserError(message, code="home_busy") from None
 
     def _write_address(self, address: str) -> None:
         """For clients of this home, which so find the service on whatever port it listens."""
@@ -263,6 +255,7 @@ class LocalStack:
             self._ray_folder.cleanup()
             self._ray_folder = None
         if self._lock:
+            self._write_address("")  # the port may be another user's from now on
             self._lock.close()
             self._lock = None
 

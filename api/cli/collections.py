@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +17,10 @@ from api.cli.output import (
     group_pairs,
     parse_pairs,
     print_json,
-    print_note,
     print_table,
     read_lines,
 )
-from api.client import ApiError, NewItem, UserError
+from api.client import ApiError, UserError
 from api.client.payloads import readable_path
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
@@ -76,35 +74,26 @@ def add(
     source: Annotated[str, typer.Option(help="of every file")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="replace items of the same name")] = False,
 ) -> None:
-    """Add images; the next search finds them. Prints their ids, also those that were added before an error.
+    """Add images; the next search finds them. Prints their ids.
 
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
     options = global_options(context)
-    metadata: NewItem = {
-        "image": b"",
-        "captions": list(caption or ()),
-        "labels": group_pairs(parse_pairs("--label", label)),
-        "split": split,
-        "source": source,
-    }
-    added: list[dict[str, str]] = []
-    try:
-        with options.client() as client:
-            for file in files:
-                item: NewItem = {**metadata, "image": file.read_bytes(), "name": readable_path(file.name)}
-                try:
-                    (item_id,) = client.add_items(collection, [item], replace=replace)["ids"]
-                except ApiError as error:
-                    raise UserError(error.message.removeprefix(f"{error.field}: "), file=file) from error
-                added.append({"file": readable_path(file), "id": item_id})
-                if not options.as_json:
-                    typer.echo(f"{readable_path(file)}\t{item_id}")
-    finally:  # what an error or Ctrl-C leaves behind is printed as well
-        if options.as_json and (added or sys.exception() is None):
-            print_json(added)
-        if 0 < len(added) < len(files):
-            print_note(f"{len(added)} of {len(files)} images are added; leave those out next time, or say --replace")
+    metadata = {"captions": list(caption or ()), "labels": group_pairs(parse_pairs("--label", label))}
+    metadata |= {"split": split, "source": source}
+    added = []
+    with options.client() as client:
+        for file in files:
+            item = {**metadata, "image": file.read_bytes(), "name": readable_path(file.name)}
+            try:
+                (item_id,) = client.add_items(collection, [item], replace=replace)["ids"]
+            except ApiError as error:
+                raise UserError(error.message.removeprefix(f"{error.field}: "), file=file) from error
+            added.append({"file": readable_path(file), "id": item_id})
+            if not options.as_json:
+                typer.echo(f"{readable_path(file)}\t{item_id}")
+    if options.as_json:
+        print_json(added)
 
 
 @group.command()
@@ -147,18 +136,15 @@ def remove(
     yes: Yes = False,
 ) -> None:
     """Remove images from a collection."""
-    options, removed = global_options(context), list[str]()
-    try:
-        with options.client() as client:
-            confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
-            for item in items:
-                client.remove_item(collection, item)
-                removed.append(item)
-                if not options.as_json:
-                    typer.echo(f"{item} is removed")
-    finally:  # also those before an error
-        if options.as_json and (removed or sys.exception() is None):
-            print_json([{"id": item, "deleted": True} for item in removed])
+    options = global_options(context)
+    with options.client() as client:
+        confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
+        for item in items:
+            client.remove_item(collection, item)
+            if not options.as_json:
+                typer.echo(f"{item} is removed")
+    if options.as_json:
+        print_json([{"id": item, "deleted": True} for item in items])
 
 
 @group.command()

@@ -215,16 +215,15 @@ def preview(
     view: Annotated[str, typer.Option(help="interleaved or pairs")] = "interleaved",
     split: Annotated[str | None, typer.Option(help="only captioned images of this split")] = None,
     source: Annotated[str | None, typer.Option(help="only captioned images of this source")] = None,
-    words: Annotated[str, typer.Option(help="only those with all of these words")] = "",
+    words: Annotated[str | None, typer.Option(help="only those with all of these words")] = None,
     tag: Annotated[str | None, typer.Option(help="only those with this tag")] = None,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Some documents with their images in place."""
     options = global_options(context)
-    page = options.call(
-        lambda client: client.dataset_documents(name, offset, limit, view, split, source, q=words, tag=tag)
-    )
+    query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source, "q": words, "tag": tag}
+    page = options.call(lambda client: client.dataset_documents(name, **query))
     if options.as_json:
         options.print(page, "")
         return

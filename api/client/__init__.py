@@ -9,16 +9,9 @@ spec has before it is sent. In an event loop: ``await asyncio.to_thread(client.e
 """
 
 from api.client.client import Client
-from api.client.errors import ApiError
-from api.client.payloads import NewItem, Skipped, TextDelta, data_url
+from api.client.inference import TextDelta
+from api.client.payloads import Skipped, data_url
+from api.client.transport import ApiError
 from lcl_core.common.errors import UserError
 
-__all__ = [
-    "ApiError",
-    "Client",
-    "NewItem",
-    "Skipped",
-    "TextDelta",
-    "UserError",
-    "data_url",
-]
+__all__ = ["ApiError", "Client", "Skipped", "TextDelta", "UserError", "data_url"]

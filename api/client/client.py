@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import httpx
 
-from api.client.errors import ApiError, read_json
-from api.client.inference import EncoderCalls
-from api.client.payloads import (
-    Json,
-    NewItem,
-    Progress,
-    Where,
-    data_url,
-    missing_index,
-    open_corpus_archive,
-    without_none,
-)
-from api.client.runs import RunCalls, StudyCalls
-from api.client.transport import Transport
+from api.client.inference import InferenceCalls
+from api.client.payloads import Json, Progress, Where, data_url, open_corpus_archive, without_none
+from api.client.runs import RunCalls
+from api.client.transport import Transport, read_json, v1
 
 VECTORS_PER_PAGE = 1000
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -33,28 +23,24 @@ UPLOAD_CHUNK_BYTES = 1 << 20
 ITEMS_PER_CHANGE = 256  # of one request that changes labels of images or tags of documents
 
 
-def _dataset_path(name: str) -> str:
-    return f"/v1/datasets/{quote(name, safe='')}"
-
-
-def _collection_path(id_or_name: str) -> str:
-    return f"/v1/collections/{quote(id_or_name, safe='')}"
-
-
-class DatasetCalls(RunCalls):
+class DatasetCalls(Transport):
     def datasets(self) -> list[Json]:
-        return self.get("/v1/datasets")["items"]
+        return self.get(v1("datasets"))["items"]
 
     def dataset(self, name: str) -> Json:
-        return self.get(_dataset_path(name))
+        return self.get(v1("datasets", name))
 
     def dataset_versions(self, name: str) -> list[Json]:
         """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
         return self.dataset(name)["versions"]
 
+    def dataset_tags(self, name: str) -> dict[str, int]:
+        """How many documents and captioned images have each tag."""
+        return self.dataset(name)["tags"]
+
     def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
         """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
-        return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
+        return self.post(v1("datasets"), {"name": name, "path": path, "new_version": new_version})
 
     def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
         """Send a folder or a zip, in any readable format, and unpack it on the server.
@@ -76,70 +62,61 @@ class DatasetCalls(RunCalls):
                         on_progress(archive.tell(), size)
 
             headers = {"content-type": "application/zip", "content-length": str(size)}
-            response = self.send("POST", "/v1/uploads", content=chunks(), headers=headers, timeout=UPLOAD_TIMEOUT)
+            response = self.send("POST", v1("uploads"), content=chunks(), headers=headers, timeout=UPLOAD_TIMEOUT)
         return read_json(response)
 
     def delete_upload(self, upload_id: str) -> None:
-        self.send("DELETE", f"/v1/uploads/{quote(upload_id, safe='')}")
+        self.remove(v1("uploads", upload_id))
 
     def delete_dataset(self, name: str) -> None:
         """All versions, unless something uses them. A corpus in the data roots stays. For its owner and admins."""
-        self.send("DELETE", _dataset_path(name))
+        self.remove(v1("datasets", name))
 
     def dataset_statistics(self, name: str) -> Json:
-        return self.get(f"{_dataset_path(name)}/statistics")
+        return self.get(v1("datasets", name, "statistics"))
 
     def dataset_documents(
-        self,
-        name: str,
-        offset: int = 0,
-        limit: int = 20,
-        view: str = "interleaved",
-        split: str | None = None,
-        source: str | None = None,
-        q: str = "",
-        tag: str | None = None,
+        self, name: str, offset: int = 0, limit: int = 20, view: str = "interleaved", **filters: Any
     ) -> Json:
         """{"items": [{"id", "item", "tags", "segments": [{"text"} | {"image", "image_url"}]}], "next", "total", …}.
 
-        Args:
-            q: only those with all of these words; ``next`` is the offset to go on with.
-            tag: only those with this tag.
+        ``filters``: split, source, q (words that a document has all of), tag.
         """
-        query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return self.get(f"{_dataset_path(name)}/documents", **query, q=q or None, tag=tag)
-
-    def dataset_tags(self, name: str) -> dict[str, int]:
-        """How many documents and captioned images have each tag."""
-        return self.dataset(name)["tags"]
+        path = v1("datasets", name, "documents")
+        return self.get(path, offset=offset, limit=limit, view=view, **filters)
 
     def tag_documents(
         self, name: str, items: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = ()
     ) -> int:
-        """Change tags of documents and captioned images, in requests of up to 256 of them; for the dataset's owner.
-
-        Args:
-            items: ``item`` of each, as ``dataset_documents`` has it.
+        """Change tags of documents and captioned images, by their ``item``; for the dataset's owner.
 
         Returns: the number of those whose tags are others now.
         """
-        path, changed = f"{_dataset_path(name)}/tags", 0
-        for start in range(0, len(items), ITEMS_PER_CHANGE):
-            part = list(items[start : start + ITEMS_PER_CHANGE])
-            body = {"items": part, "add": list(add), "remove": list(remove)}
-            changed += read_json(self.send("PATCH", path, json=body, repeatable=True))["changed"]
-        return changed
+        change = {"add": list(add), "remove": list(remove)}
+        return self._change_items(v1("datasets", name, "tags"), "items", items, change)
 
     def dataset_image(self, name: str, image: str) -> bytes:
-        return self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}").content
+        return self.read(f"{v1('datasets', name, 'images')}/{quote(image)}")
+
+    def _change_items(
+        self, path: str, key: str, items: Sequence[str], change: Json, on_progress: Progress | None = None
+    ) -> int:
+        """In requests of up to 256 items; after an error the items of the requests before it are changed."""
+        changed = 0
+        for start in range(0, len(items), ITEMS_PER_CHANGE):
+            part = list(items[start : start + ITEMS_PER_CHANGE])
+            changed += self.patch(path, {key: part, **change})["changed"]
+            if on_progress is not None:
+                on_progress(start + len(part), len(items))
+        return changed
 
 
-class CollectionCalls(Transport):
+class CollectionCalls(DatasetCalls):
     def collections(self) -> list[Json]:
-        return self.get("/v1/collections")["items"]
+        return self.get(v1("collections"))["items"]
 
     def collection(self, id_or_name: str) -> Json:
-        return self.get(_collection_path(id_or_name))
+        return self.get(v1("collections", id_or_name))
 
     def search(
         self,
@@ -161,47 +138,41 @@ class CollectionCalls(Transport):
         Args:
             item: id of an image or text of the collection.
             offset: hits to skip, those of earlier pages.
-            hybrid: rank images by the words of their captions, too; the query has a text. A collection of an encoder
-                that reads images alone finds a text in no other way.
+            hybrid: rank images by the words of their captions, too; the query has a text.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
             where: {label: value or values}; of a number or a date {label: {"gte": 1990, "lt": 2000}}; of a set
-                {label: {"all": ["red", "round"]}} or {"any": values};
-                {label: {"none": values}}: none of these.
+                {label: {"all": ["red", "round"]}}, {"any": values} or {"none": values}.
         """
         image_url = None if image is None else data_url(image)
-        query = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
-        body = {**query, "target": target, "k": k, "where": dict(where or {})}
-        body |= {"offset": offset} if offset else {}
-        body |= {"hybrid": True} if hybrid else {}
-        return self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
+        body = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
+        body |= {"target": target, "k": k, "where": dict(where or {}), "offset": offset, "hybrid": hybrid}
+        return self.post(v1("collections", collection, "search"), body, repeatable=True)
 
     def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
         """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
-        path = f"{_collection_path(collection)}/duplicates"
+        path = v1("collections", collection, "duplicates")
         return self.get(path, threshold=threshold, offset=offset, limit=limit)
 
     def items(self, collection: str, offset: int = 0, limit: int = 50) -> list[Json]:
         """Records of images, at most 200 at once."""
-        return self.get(f"{_collection_path(collection)}/items", offset=offset, limit=limit)["items"]
+        return self.get(v1("collections", collection, "items"), offset=offset, limit=limit)["items"]
 
     def item(self, collection: str, item_id: str) -> Json:
         """The record of an image: captions, labels, split, source, image_url."""
-        return self.get(f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
+        return self.get(v1("collections", collection, "items", item_id))
 
     def item_image(self, collection: str, item_id: str) -> bytes:
-        return self.send("GET", f"{_collection_path(collection)}/items/{quote(item_id)}/image").content
+        return self.read(v1("collections", collection, "items", item_id, "image"))
 
-    def add_items(
-        self,
-        collection: str,
-        items: Sequence[NewItem],
-        *,
-        replace: bool = False,
-    ) -> Json:
-        """Add images, all or none: {"ids", "images": number of images afterwards}. A repeated call adds nothing."""
+    def add_items(self, collection: str, items: Sequence[Mapping[str, Any]], *, replace: bool = False) -> Json:
+        """Add images, all or none: {"ids", "images": number of images afterwards}. A repeated call adds nothing.
+
+        Args:
+            items: {"image": bytes of an image file} with any of name, captions, labels, split, source. Without a name
+                the item is identified by its bytes, so that the same image is stored once.
+        """
         body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
-        path = f"{_collection_path(collection)}/items"
-        return read_json(self.send("POST", path, json=body, repeatable=True))
+        return self.post(v1("collections", collection, "items"), body, repeatable=True)
 
     def change_labels(
         self,
@@ -212,55 +183,29 @@ class CollectionCalls(Transport):
         add: Mapping[str, Sequence[str]] | None = None,
         remove: Mapping[str, Sequence[str]] | None = None,
         on_progress: Progress | None = None,
-        on_missing: Callable[[str], None] | None = None,
     ) -> int:
         """Change labels of images, in requests of up to 256 of them: of each request's images all are changed or none.
-
-        After an error the images of the requests before it are changed.
 
         Args:
             labels: {label: value}; None removes the label.
             add, remove: {label: members} of labels that are sets, such as ``{"tags": ["checked"]}``.
             on_progress: receives the images that have been sent and all of them, after each request.
-            on_missing: receives each image that the collection no longer has; the others are changed. By default it
-                is an error.
 
         Returns: the number of images whose labels are others now.
         """
         change = without_none(labels=labels, add=add, remove=remove)
-        path, changed = f"{_collection_path(collection)}/items", 0
-        for start in range(0, len(item_ids), ITEMS_PER_CHANGE):
-            ids = list(item_ids[start : start + ITEMS_PER_CHANGE])
-            changed += self._change_labels_at_once(path, ids, change, on_missing)
-            if on_progress is not None:
-                on_progress(min(start + ITEMS_PER_CHANGE, len(item_ids)), len(item_ids))
-        return changed
-
-    def _change_labels_at_once(
-        self, path: str, ids: list[str], change: Json, on_missing: Callable[[str], None] | None
-    ) -> int:
-        """One request, which is repeated without an image that is missing. Raises: ApiError."""
-        while ids:
-            try:
-                response = self.send("PATCH", path, json={"ids": ids, **change}, repeatable=True)
-            except ApiError as error:
-                if on_missing is None:
-                    raise
-                on_missing(ids.pop(missing_index(error, len(ids))))
-            else:
-                return int(read_json(response)["changed"])
-        return 0
+        return self._change_items(v1("collections", collection, "items"), "ids", item_ids, change, on_progress)
 
     def remove_item(self, collection: str, item_id: str) -> None:
-        self.send("DELETE", f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
+        self.remove(v1("collections", collection, "items", item_id))
 
     def delete_collection(self, id_or_name: str) -> None:
         """With its files; for its owner and admins."""
-        self.send("DELETE", _collection_path(id_or_name))
+        self.remove(v1("collections", id_or_name))
 
     def export_collection(self, id_or_name: str, path: str | Path, target: str = "images") -> Path:
         """Write records and vectors of all current items to ``path``, as JSON lines."""
-        return self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
+        return self.download(v1("collections", id_or_name, "export"), path, params={"target": target})
 
     def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "pca") -> bytes:
         """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``.
@@ -268,27 +213,18 @@ class CollectionCalls(Transport):
         Args:
             method: ``pca``, or ``tsne``, which keeps neighbours together and takes the service some seconds.
         """
-        path = f"{_collection_path(collection)}/map.safetensors?{urlencode({'limit': limit, 'method': method})}"
-        return self.send("GET", path).content
+        return self.read(v1("collections", collection, "map.safetensors"), limit=limit, method=method)
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
         """All ids and their vectors, of one state of the collection."""
-        ids: list[str] = []
-        rows: list[list[float]] = []
-        for page in self.vector_pages(collection, target):
-            ids += page["ids"]
-            rows += page["vectors"]
-        return ids, rows
+        pages = list(self.vector_pages(collection, target))
+        return [id for page in pages for id in page["ids"]], [row for page in pages for row in page["vectors"]]
 
     def vector_pages(self, collection: str, target: str = "images") -> Generator[Json]:
-        """{"ids", "vectors", "total"} of one page after the other, at least one, all of one state of the collection.
-
-        It is one call: pages of several would repeat and lack images that are changed in between.
-        """
+        """{"ids", "vectors", "total"} of one page after the other, at least one, all of one state of the collection."""
         ids: list[str] = []
         rows: list[list[float]] = []
-        path = f"{_collection_path(collection)}/export?{urlencode({'target': target})}"
-        with self.stream(path) as response:
+        with self.stream(v1("collections", collection, "export"), params={"target": target}) as response:
             total, rest = int(response.headers["x-total-count"]), b""
             for chunk in response.iter_bytes(1 << 20):
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -303,7 +239,7 @@ class CollectionCalls(Transport):
             yield {"ids": ids, "vectors": rows, "total": total}
 
 
-class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
+class Client(CollectionCalls, RunCalls, InferenceCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
@@ -318,43 +254,39 @@ class Client(DatasetCalls, StudyCalls, EncoderCalls, CollectionCalls):
 
     def status(self) -> Json:
         """{"ready", "version", "database", "checks", "workers", "slots", "runs": {state: number}}."""
-        return self.get("/v1/status")
-
-    def specs(self) -> list[Json]:
-        """{"kind", "description", "presets"} of every kind of run, and of studies."""
-        return self.get("/v1/specs")["items"]
+        return self.get(v1("status"))
 
     def workers(self) -> list[Json]:
-        return self.get("/v1/workers")["items"]
+        return self.get(v1("workers"))["items"]
 
     def keys(self) -> list[Json]:
-        return self.get("/v1/keys")["items"]
+        return self.get(v1("keys"))["items"]
 
     def own_key(self) -> Json:
         """Owner, role and expiry of the key of this client."""
-        return self.get("/v1/keys/mine")
+        return self.get(v1("keys", "mine"))
 
     def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. ``key`` of the response is shown only here."""
-        return self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
+        return self.post(v1("keys"), {"owner": owner, "role": role, "expires": expires})
 
     def revoke_key(self, prefix: str) -> None:
-        self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")
+        self.remove(v1("keys", prefix))
 
     def audit(self, **query: Any) -> Json:
         """{"items", "next_cursor"}: audit log, newest first; ``query``: owner, action, object, limit, cursor."""
-        return self.get("/v1/audit", **query)
+        return self.get(v1("audit"), **query)
 
     def create_webhook(self, url: str, events: Sequence[str] = ()) -> Json:
         """``secret`` of the response is shown only here. ``events``: such as "run.failed"; default: every event."""
-        return self.post("/v1/webhooks", {"url": url, **({"events": list(events)} if events else {})})
+        return self.post(v1("webhooks"), without_none(url=url, events=list(events) or None))
 
     def webhooks(self) -> list[Json]:
-        return self.get("/v1/webhooks")["items"]
+        return self.get(v1("webhooks"))["items"]
 
     def deliveries(self, webhook_id: str) -> list[Json]:
         """The last messages to a webhook, newest first."""
-        return self.get(f"/v1/webhooks/{quote(webhook_id, safe='')}/deliveries")["items"]
+        return self.get(v1("webhooks", webhook_id, "deliveries"))["items"]
 
     def delete_webhook(self, webhook_id: str) -> None:
-        self.send("DELETE", f"/v1/webhooks/{quote(webhook_id, safe='')}")
+        self.remove(v1("webhooks", webhook_id))

@@ -1,4 +1,4 @@
-"""Values in requests and responses that both clients share, and numbers with units as text. Performs no request."""
+"""Values in requests and responses, and numbers with units as text. Performs no request."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Required, TypedDict, TypeVar
+from typing import IO, Any, NamedTuple
 
-from api.client.errors import ApiError
 from lcl_core.common.archive import ARCHIVE_ERRORS as ARCHIVE_ERRORS  # the page reads archives, too
 from lcl_core.common.archive import check_directory as check_directory
 from lcl_core.common.archive import is_system_file as is_system_file
@@ -20,7 +18,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import regular_files
 
 Json = dict[str, Any]
-Name = TypeVar("Name")
 Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
 
 RUN_STATES = (
@@ -36,10 +33,6 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
 PACKED_FOLDER = "corpus"  # above the files of a corpus in a zip: the service removes a single top folder
-_INPUT_FIELD = re.compile(r"input\.(\d+)")
-_ID_FIELD = re.compile(r"ids\.(\d+)")
-
-
 Where = Mapping[str, Any]  # {label: value, values, or a condition with gte, gt, lte, lt, any, all or none}
 
 
@@ -94,56 +87,11 @@ def _bad_filter(message: str) -> UserError:
     return UserError(message, code="bad_filter", field="where")
 
 
-class NewItem(TypedDict, total=False):
-    """An image to add to a collection: the bytes of an image file, and its metadata.
-
-    Without ``name`` the item is identified by its bytes, so that the same image is stored once.
-    """
-
-    image: Required[bytes]
-    name: str
-    captions: list[str]
-    labels: dict[str, str | list[str]]
-    split: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """A part of a generated text.
-
-    Attributes:
-        index: of the image in the request.
-        text: the next characters; in the last delta of a text, which is ``whole``, the complete text.
-    """
-
-    index: int
-    text: str
-    whole: bool = False
-
-    @classmethod
-    def from_event(cls, event: Json, status: int) -> TextDelta:
-        """From a server-sent event. Raises: ApiError for an error event, with the ``status`` of the response."""
-        data = event["data"]
-        if event["event"] == "error":
-            raise ApiError.from_body(status, data)
-        if event["event"] == "piece":
-            return cls(data["index"], data["piece"])
-        return cls(data["index"], data["caption"] if "caption" in data else data["text"], whole=True)
-
-
 class Skipped(NamedTuple):
     """An image file without a vector, and the reason."""
 
     path: Path
     reason: str
-
-
-class EmbeddedBatch(NamedTuple):
-    """Vectors of the readable images among some files, in order, and the files without one."""
-
-    rows: list[tuple[Path, list[float]]]
-    skipped: list[Skipped]
 
 
 def data_url(image: bytes) -> str:
@@ -159,12 +107,6 @@ def readable_path(path: str | os.PathLike[str]) -> str:
 
 def without_none(**values: Any) -> Json:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def document_body(encoder: str, document: Sequence[str | bytes], decoding: Json) -> Json:
-    """Body of ``POST /v1/continuations``: texts and images in reading order."""
-    parts = [part if isinstance(part, str) else {"image": data_url(part)} for part in document]
-    return {"model": encoder, "document": parts, **decoding}
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -197,47 +139,6 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
     except OSError as error:
         message = f"it cannot be read or packed: {error.strerror}"
         raise UserError(message, code="corpus_unreadable", file=source) from error
-
-
-def image_batches(images: Iterable[tuple[Name, bytes]], count: int, size: int) -> Iterator[list[tuple[Name, bytes]]]:
-    """Named images in batches of at most ``count``, and of ``size`` bytes unless one image alone is larger."""
-    batch: list[tuple[Name, bytes]] = []
-    for name, data in images:
-        if batch and (len(batch) == count or sum(len(other) for _, other in batch) + len(data) > size):
-            yield batch
-            batch = []
-        batch.append((name, data))
-    if batch:
-        yield batch
-
-
-def of_longer_list(error: ApiError, start: int) -> ApiError:
-    """The error about ``input.N`` of a part of a list as one of the list, in which the part begins at ``start``; also
-    of a single input that is too large for a request.
-    """
-    match = _INPUT_FIELD.fullmatch(error.field or "")
-    if match is None and error.status != 413:
-        return error
-    field = f"input.{start + (int(match[1]) if match else 0)}"
-    message = re.sub(rf"\b{re.escape(match[0])}\b", field, error.message) if match else error.message
-    return ApiError(error.status, error.code, message, field)
-
-
-def rejected_index(error: ApiError, count: int) -> int:
-    """Index of the rejected image among ``count``. Raises: ``error`` if its cause is not a single image."""
-    match = _INPUT_FIELD.fullmatch(error.field or "")
-    of_image = error.status == 413 or (error.status == 422 and error.code.startswith("image_"))
-    if match and of_image and int(match[1]) < count:
-        return int(match[1])
-    raise error
-
-
-def missing_index(error: ApiError, count: int) -> int:
-    """Index of the image among ``count`` that the collection no longer has. Raises: ``error`` of another cause."""
-    match = _ID_FIELD.fullmatch(error.field or "")
-    if match and error.code == "item_not_found" and int(match[1]) < count:
-        return int(match[1])
-    raise error
 
 
 _BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"))

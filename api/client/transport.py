@@ -1,4 +1,4 @@
-"""HTTP transport: authorisation, retries of calls that may be repeated, streams, errors as ``ApiError``."""
+"""HTTP of the client: address and key, repeats of calls that may be repeated, streams, downloads, errors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
-from api.client.errors import ApiError, read_json
-from api.client.local_service import LocalService, local_service, stored_key
 from api.client.payloads import Json, Progress, without_none
 
+DEFAULT_URL = "http://127.0.0.1:8765"
+API_FILE = "api-address"  # in the home: where its launcher's api listens; empty while it does not run
 KEEPALIVE_SECONDS = 2.0  # less than the 5 after which servers close an idle connection, which breaks a call on it
 RETRY_STATUSES = (429, 502, 503, 504)
-FINAL_CODES = ("export_failed",)  # of a 503 that takes minutes and would be the same again
 MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NO_KEY = (
-    "this call has no key: set LCL_API_KEY, or --key of lcl; the file key in LCL_HOME is sent to this machine's own "
-    "service alone, and unless LCL_API_URL names it, while the launcher of that home runs"
-)
+NO_KEY = "this call has no key: set LCL_API_KEY, or --key of lcl; the key in LCL_HOME is for its own running service"
+WRONG_SERVER = "LCL_API_URL may name another server than the service"
+
+
+class ApiError(Exception):
+    """The service refused a call, or no service answered.
+
+    Args:
+        status: HTTP status; 0 when no service answered or nothing could be sent.
+        code: stable identifier for programs, such as ``bad_spec``.
+        message: what is wrong and how to correct it.
+        field: the offending field of the request, if there is one.
+    """
+
+    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.field = field
+
+    @classmethod
+    def from_response(cls, response: httpx.Response) -> ApiError:
+        """From a response >= 300. The body of a gateway's error is not the service's: its status is reported."""
+        answered = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+        if response.has_redirect_location:
+            target = response.request.url.join(response.headers["location"])
+            answered = f"{response.request.url} redirects to {target}, and redirects are not followed; "
+            answered += "set LCL_API_URL to the service's address there"
+        try:
+            return cls.from_body(response.status_code, json.loads(response.content))
+        except (ValueError, KeyError, TypeError):
+            return cls(response.status_code, "http_error", answered)
+
+    @classmethod
+    def from_body(cls, status: int, body: Any) -> ApiError:
+        """From ``{"error": {"code", "message", "field"?}}``. Raises: KeyError, TypeError for another shape."""
+        error = body["error"]
+        return cls(status, error["code"], error["message"], error.get("field"))
 
 
 class Transport:
@@ -50,14 +85,17 @@ class Transport:
         attempts: int = 4,
     ) -> None:
         named = base_url or os.environ.get("LCL_API_URL")
-        local = LocalService(named) if named else local_service()
-        self.base_url = local.url.rstrip("/")
+        listening = _home_text(API_FILE)
+        self.base_url = (named or listening or DEFAULT_URL).rstrip("/")
         self.attempts = attempts
         try:
             is_local = httpx.URL(self.base_url).host in LOOPBACK
-            # the stored key may be an admin's, which another host must not get
-            key = key or os.environ.get("LCL_API_KEY") or (stored_key() if is_local and local.gets_key else None)
-            self._has_key = key is not None
+            key = key or os.environ.get("LCL_API_KEY")
+            # The stored key may be an admin's: another host must not get it, nor another user's service on the usual
+            # port while the launcher of this home does not run.
+            if key is None and is_local and (named or listening != ""):
+                key = _home_text("key") or None
+            self.has_key = key is not None
             self._http = httpx.Client(
                 base_url=self.base_url,
                 auth=key if isinstance(key, httpx.Auth) else None,
@@ -90,31 +128,33 @@ class Transport:
         repeatable: bool | None = None,
         expected: tuple[int, ...] = (),
         streamed: bool = False,
-        attempts: int = 1,
+        attempts: int | None = None,
         **options: Any,
     ) -> httpx.Response:
         """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
 
+        An answer that does not come in time is not asked for again.
+
         Args:
             streamed: return once the headers of a success are there; the caller reads the body and closes it.
-            attempts: at least so many, but for an answer that does not come in time.
 
         Raises: ApiError for a status >= 300 that is not in ``expected``: redirects are not followed, which could take
             the key to another host.
         """
         repeatable = method == "GET" if repeatable is None else repeatable
-        most = max(attempts, self.attempts)
-        for attempt in range(1, most + 1):
-            last = attempt == most
+        attempts = attempts or self.attempts
+        for attempt in range(1, attempts + 1):
             try:
                 response = self._http.send(self._http.build_request(method, path, **options), stream=streamed)
                 if streamed and not response.is_success:
                     response.read()
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if attempt == attempts:
+                    raise self._unreachable(error) from error
+                backoff(attempt)
+                continue
             except httpx.TransportError as error:
-                unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-                if isinstance(error, httpx.TimeoutException) and not unsent:
-                    last = attempt >= self.attempts
-                if last or not (repeatable or unsent):
+                if attempt == attempts or not repeatable or isinstance(error, httpx.TimeoutException):
                     raise self._unreachable(error) from error
                 backoff(attempt)
                 continue
@@ -123,9 +163,12 @@ class Transport:
             if response.is_success or response.status_code in expected:
                 return response
             refusal = ApiError.from_response(response)
-            may_change = response.status_code in RETRY_STATUSES and refusal.code not in FINAL_CODES
-            if last or not repeatable or not may_change:
-                raise self._explained(refusal)
+            if refusal.status == 401 and not self.has_key:
+                raise ApiError(401, refusal.code, f"{refusal.message}; {NO_KEY}")
+            # export_failed is a 503 that takes minutes and would be the same again
+            may_change = response.status_code in RETRY_STATUSES and refusal.code != "export_failed"
+            if attempt == attempts or not repeatable or not may_change:
+                raise refusal
             backoff(attempt, response.headers.get("retry-after"))
         raise AssertionError("the last attempt returns or raises")
 
@@ -134,12 +177,22 @@ class Transport:
         return read_json(self.send("GET", path, params=without_none(**query)))
 
     def post(self, path: str, body: Any = None, *, repeatable: bool = False, **options: Any) -> Any:
-        """Parsed response of a POST; ``options`` as of ``send``."""
         return read_json(self.send("POST", path, json=body, repeatable=repeatable, **options))
+
+    def post_once(self, path: str, body: Any, idempotency_key: str) -> Any:
+        """As ``post``; the service does once what it receives several times under one key."""
+        return self.post(path, body, repeatable=True, headers={"idempotency-key": idempotency_key})
 
     def patch(self, path: str, body: Any) -> Any:
         """Parsed response of a PATCH, which may be sent twice: it replaces values."""
         return read_json(self.send("PATCH", path, json=body, repeatable=True))
+
+    def remove(self, path: str) -> None:
+        self.send("DELETE", path)
+
+    def read(self, path: str, **query: Any) -> bytes:
+        """The body of a GET."""
+        return self.send("GET", path, params=without_none(**query)).content
 
     @contextmanager
     def stream(self, path: str, method: str = "GET", **options: Any) -> Generator[httpx.Response]:
@@ -166,8 +219,7 @@ class Transport:
         for attempt in range(1, self.attempts + 1):
             try:
                 with partial.open("wb") as out, self.stream(path, **options) as response:
-                    length = response.headers.get("content-length", "")
-                    total = int(length) if length.isdigit() else None
+                    total = int(response.headers.get("content-length", 0)) or None
                     for chunk in response.iter_bytes(1 << 20):
                         out.write(chunk)
                         if on_progress is not None:
@@ -182,15 +234,23 @@ class Transport:
                 partial.unlink(missing_ok=True)
         return target
 
-    def _explained(self, refusal: ApiError) -> ApiError:
-        """With what the service cannot know: that the client was given no key."""
-        if refusal.status != 401 or self._has_key:
-            return refusal
-        return ApiError(refusal.status, refusal.code, f"{refusal.message}; {NO_KEY}", refusal.field)
-
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
         return ApiError(0, "unreachable", f"no answer from {self.base_url} ({reason}); is the service up?")
+
+
+def v1(*parts: str) -> str:
+    """Address below ``/v1``. A name cannot leave its place in it."""
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def read_json(response: httpx.Response) -> Any:
+    """The parsed body. Raises: ApiError for another body, such as the page of a proxy that asks for a login."""
+    try:
+        return response.json()
+    except ValueError as error:
+        answered = f"{response.request.url} answered {response.status_code} with something else than JSON"
+        raise ApiError(response.status_code, "http_error", f"{answered}; {WRONG_SERVER}") from error
 
 
 def backoff(attempt: int, retry_after: str | None = None) -> None:
@@ -215,7 +275,15 @@ def parse_events(lines: Iterator[str]) -> Generator[Json]:
             try:
                 data = json.loads(fields["data"])
             except (KeyError, ValueError) as error:
-                message = "the answer is no stream of events; LCL_API_URL may name another server than the service"
-                raise ApiError(0, "http_error", message) from error
+                raise ApiError(0, "http_error", f"the answer is no stream of events; {WRONG_SERVER}") from error
             yield {"id": fields.get("id", ""), "event": fields.get("event", "message"), "data": data}
             fields = {}
+
+
+def _home_text(name: str) -> str | None:
+    """Content of a file in ``LCL_HOME`` (default ``~/.lcl``); None where this user can read no such file."""
+    try:
+        home = Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl")
+        return (home / name).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -31,7 +31,6 @@ class PairRow:
     Attributes:
         name, keywords: of what the image shows, where the source has them; captions may be composed of them.
         attributes: adjectives that are true of the image: its main colour, where it has one.
-        long: further text, where the source has it.
         vendor: who drew it, where several drew the same thing.
     """
 
@@ -43,12 +42,11 @@ class PairRow:
     licence: str
     vendor: str | None = None
     keywords: tuple[str, ...] | None = None
-    long: str | None = None
     name: str | None = None
     attributes: tuple[str, ...] | None = None
 
     def to_json(self) -> Json:
-        texts = ("image", "captions", "name", "keywords", "attributes", "long")
+        texts = ("image", "captions", "name", "keywords", "attributes")
         order = (*texts, "labels", "vendor", "split", "source", "licence")
         values = ((name, getattr(self, name)) for name in order)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values if v is not None}

@@ -23,11 +23,6 @@ RUNS = [
     ("as-shipped", STEPS, "seconds_per_step"),
     ("gpu", ["--device", "cpu", "--quick", "--parts", "attention", "objectives"], "parts"),
     (
-        "remote-loader",
-        ["--latency", "0.001", "--workers", "1", "--step", "0", "--steps", "20", "--images", "8", "--repeats", "20"],
-        "orders",
-    ),
-    (
         "collection",
         ["--width", "24", "--rows", "2000", "--queries", "40", "--compared", "20", "--out", "{folder}/made"],
         "recall_at_10",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from api.client import Client, local_service
+from api.client import Client, transport
 from api.core.settings import ApiSettings
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
@@ -111,7 +111,7 @@ def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(tmp
     monkeypatch.setenv("LCL_HOME", str(home))
     with listening_socket(0) as taken:
         usual = taken.getsockname()[1]
-        monkeypatch.setattr(local_service, "DEFAULT_URL", f"http://127.0.0.1:{usual}")
+        monkeypatch.setattr(transport, "DEFAULT_URL", f"http://127.0.0.1:{usual}")
         key = ApiSettings(home=home).read_admin_key()
         with launched(home, monkeypatch, ports=(usual, 0)) as stack:
             assert stack.api_url != f"http://127.0.0.1:{usual}"
@@ -120,7 +120,7 @@ def test_clients_of_a_home_find_its_service_where_another_users_has_the_port(tmp
                 client.send("GET", "/healthz")
             assert (home / "authorization").read_text() == f"Bearer {key}"
             assert stat.S_IMODE((home / "api-address").stat().st_mode) == 0o600
-        assert not local_service.local_service().gets_key, "its port may be another user's by now"
+        assert not Client().has_key, "its port may be another user's by now"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "10..0.5"])

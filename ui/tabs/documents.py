@@ -50,7 +50,7 @@ NO_DATASET = empty_state(
     "No dataset yet", "Register one with “lcl data register NAME PATH”, or convert one with “lcl data convert”."
 )
 TITLE_CHARACTERS = 80
-TEAM_NAMES = {"cdda": "Cataclysm: DDA", "emojione": "EmojiOne", "emojione-v1": "EmojiOne v1", "fluent-3d": "Fluent 3D",
+TEAM_NAMES = {"emojione": "EmojiOne", "emojione-v1": "EmojiOne v1", "fluent-3d": "Fluent 3D",
               "fxemoji": "FxEmoji", "openclipart": "Open Clip Art", "openmoji": "OpenMoji"}  # fmt: skip
 # ids of the corpus builder's groups of images: "icons/tabler:arrows/6", "openclipart:food/fruit/0"; and those that it
 # wrote before, as in the sample: "emoji:('noto', 'activities')/0"

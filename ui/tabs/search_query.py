@@ -180,8 +180,8 @@ class SearchRunner:
         return mark_view(drawn, str(captions[0]), item=item, collection=collection)
 
     def change_tags(self, collection: str, change: TagChange) -> str:
-        """What was changed, or why not all or nothing was, as HTML. Images that were removed meanwhile are left out."""
-        sent, gone = [0], list[str]()
+        """What was changed, or why not all or nothing was, as HTML."""
+        sent = [0]
         members: dict[str, Any] = {"remove" if change.remove else "add": {TAGS: [change.tag]}}
         try:
             changed = self.client.change_labels(
@@ -189,13 +189,11 @@ class SearchRunner:
                 change.items,
                 **members,
                 on_progress=lambda done, _: sent.append(done),
-                on_missing=gone.append,
             )
         except ApiError as error:
             some = f"The tags of only {sent[-1]:,} of {len(change.items):,} images were changed"
             return toast(error.message, some if sent[-1] else "The tags were not changed")
-        rest = f" {len(gone):,} of the images {'is' if len(gone) == 1 else 'are'} no longer in the collection."
-        return notice(change.describe(changed) + (rest if gone else ""), "Tags")
+        return notice(change.describe(changed), "Tags")
 
     def menu(self, collection: str) -> FilterMenu:
         """What a search can be filtered by. Raises: ApiError."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from examples.corpora.sources import (
-    cdda,
     emoji,
     fashion_mnist,
     icons,
     manuals,
     openclipart,
     tuxpaint_stamps,
-    wesnoth,
 )
 from examples.corpora.sources.base import CorpusSource, SourceFiles
 from lcl_core.common.errors import UserError
@@ -20,8 +18,6 @@ _ALL = (
     icons.SOURCE,
     tuxpaint_stamps.SOURCE,
     openclipart.SOURCE,
-    cdda.SOURCE,
-    wesnoth.SOURCE,
     *manuals.SOURCES,
     fashion_mnist.SOURCE,
 )
