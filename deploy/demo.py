@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from api.client import ApiError, Client
+from api.client import Client
 from api.client.payloads import FINAL_STATES
 from lcl_core.common.errors import UserError
 
@@ -22,65 +19,42 @@ Json = dict[str, Any]
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0  # between lines of progress
 LOG_TAIL_LINES = 15
-UNAVAILABLE_STATUSES = (0, 502, 503, 504)  # statuses of an api, or of its database, that cannot be reached
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """The three finished runs, as the service describes them."""
-
-    pretrain: Json
-    evaluate: Json
-    index: Json
-
-
-def run_demo(client: Client, console: Console, check: Callable[[], None]) -> DemoResult:
-    """Three runs, one after the other.
+def run_demo(client: Client, console: Console, check: Callable[[], None]) -> dict[str, Json]:
+    """Three runs, one after the other. Returns: {kind: run}.
 
     Args:
-        check: called at every poll; restarts what has died, and raises for what is not restarted any more.
+        check: called at every poll; raises when a part of the service has died.
 
     Raises:
         UserError: ``demo_failed`` with the run's reason, when one did not succeed.
     """
-    follow = partial(follow_run, client, console, check)
-    pretrain = follow("pretrain", {"preset": "sample_resnet"})
+    pretrain = follow_run(client, console, check, "pretrain", {"preset": "sample_resnet"})
     encoder = pretrain["encoder_id"]
     # full transfer, which is in the preset too, would take as long as the training
     evaluation = {"preset": "sample", "encoder": encoder, "classification": {"transfer": ["frozen"]}}
-    evaluate = follow("evaluate", evaluation)
-    index = follow("index", {"encoder": encoder, "collection": "sample"})
-    return DemoResult(pretrain, evaluate, index)
+    evaluate = follow_run(client, console, check, "evaluate", evaluation)
+    index = follow_run(client, console, check, "index", {"encoder": encoder, "collection": "sample"})
+    return {"pretrain": pretrain, "evaluate": evaluate, "index": index}
 
 
 def follow_run(client: Client, console: Console, check: Callable[[], None], kind: str, spec: Json) -> Json:
     """Submit a run and print a line of progress every few seconds until its end. Returns: the run."""
 
-    def persist(call: Callable[[], Json]) -> Json:
-        """Result of ``call``, repeated while the api is restarted."""
-        while True:
-            try:
-                return call()
-            except ApiError as error:
-                if error.status not in UNAVAILABLE_STATUSES or error.code == "unsendable":
-                    raise
-            check()
-            time.sleep(POLL_SECONDS)
-
     def print_line(text: str) -> None:
         console.print(f"{kind:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
-    options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
-    run = persist(partial(client.submit, kind, spec, **options))
-    said, next_line = "", 0.0
+    run = client.submit(kind, spec, f"demo-{kind}", ["demo"])
+    last, next_line = "", 0.0
     while run["state"] not in FINAL_STATES:
         check()
         text = format_progress(run)
-        if time.monotonic() >= next_line and text != said:
-            said, next_line = text, time.monotonic() + LINE_SECONDS
+        if time.monotonic() >= next_line and text != last:
+            last, next_line = text, time.monotonic() + LINE_SECONDS
             print_line(text)
         time.sleep(POLL_SECONDS)
-        run = persist(partial(client.run, run["id"]))
+        run = client.run(run["id"])
     print_line(format_end(run))
     if run["state"] != "succeeded":
         reason = (run.get("reason") or {}).get("message", "no reason was given")
@@ -143,10 +117,17 @@ REPORTED_METRICS = {
 }
 
 
-def print_report(console: Console, result: DemoResult) -> None:
+def print_report(console: Console, runs: dict[str, Json]) -> None:
+    """The table of results, training time, and the sizes of what was made."""
+    encoder, collection = runs["pretrain"]["result"]["encoder"], runs["index"]["result"]["collection"]
     console.print()
-    console.print(result_table(result.evaluate["result"] or {}))
-    for line in summary_lines(result):
+    console.print(result_table(runs["evaluate"]["result"]))
+    for line in (
+        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): "
+        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} images, "
+        f"{encoder['parameters'] / 1e6:.1f} M parameters.",
+        f"Collection {collection['name']!r} holds {collection['images']:,} images and {collection['texts']:,} texts.",
+    ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -161,27 +142,11 @@ def result_table(result: Json) -> Table:
     for row in shown:
         values = (format_score(row[name]) for name in ("value", "chance", "untrained"))
         choices = "–" if row["candidates"] is None else f"{row['candidates']:,}"
-        table.add_row(REPORTED_METRICS[row["task"], row["metric"]], _variant(row), *values, choices)
+        variant = f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
+        table.add_row(REPORTED_METRICS[row["task"], row["metric"]], variant, *values, choices)
     return table
-
-
-def _variant(row: Json) -> str:
-    """The variant, and whether the encoder was fine-tuned."""
-    return f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
 
 
 def format_score(value: float | None) -> str:
     """Three decimals without the leading zero, as tables of the field have them."""
     return "–" if value is None else f"{value:.3f}".removeprefix("0")
-
-
-def summary_lines(result: DemoResult) -> list[str]:
-    """Training time and the sizes of its outputs."""
-    encoder = (result.pretrain["result"] or {})["encoder"]
-    collection = (result.index["result"] or {})["collection"]
-    return [
-        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): "
-        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} images, "
-        f"{encoder['parameters'] / 1e6:.1f} M parameters.",
-        f"Collection {collection['name']!r} holds {collection['images']:,} images and {collection['texts']:,} texts.",
-    ]

@@ -65,7 +65,6 @@ class ShutdownSignals:
 
 
 WATCH_SECONDS = 0.5
-CALL_SECONDS = 20.0
 INTERRUPTED = 130
 
 
@@ -115,10 +114,8 @@ def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) ->
 
 
 def run_and_report(stack: LocalStack, console: Console) -> None:
-    # short calls, one attempt each: dead parts are restarted between calls, not during one
-    with stack.client(CALL_SECONDS, attempts=1) as client:
-        outcome = run_demo(client, console, stack.require_all)
-    print_report(console, outcome)
+    with stack.client() as client:
+        print_report(console, run_demo(client, console, stack.stack.check))
     print_line(console, f"Try it on the page: {stack.page_address}")
 
 

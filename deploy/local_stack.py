@@ -138,10 +138,9 @@ class LocalStack:
         """URL of the page, on one machine with its token."""
         return url_with_token(self.page_url, self._page_token)
 
-    def client(self, timeout: float = 120.0, attempts: int = 4) -> Client:
+    def client(self) -> Client:
         """Client with the admin's key."""
-        key = ApiSettings(home=self.home).read_admin_key()
-        return Client(self.api_url, key, timeout=timeout, attempts=attempts)
+        return Client(self.api_url, ApiSettings(home=self.home).read_admin_key())
 
     def pids(self) -> dict[str, int]:
         """Process id of each part, by name."""
@@ -150,11 +149,6 @@ class LocalStack:
     def check(self) -> None:
         """Restart what has died, and log it. Call it often."""
         self.stack.restart_dead()
-
-    def require_all(self) -> None:
-        """As ``check``. Raises: UserError ``child_died`` for a part that is not restarted any more."""
-        self.stack.restart_dead()
-        self.stack.require_all()
 
     def _lock_home(self) -> None:
         self._lock = (self.home / LOCK_FILE).open("w")

@@ -193,7 +193,7 @@ class _Restarts:
     started: float
     deaths: int = 0
     next_start: float | None = None  # None: it runs
-    final_error: str = ""  # not empty: it is not started again
+    given_up: bool = False
 
 
 class ProcessStack:
@@ -248,7 +248,7 @@ class ProcessStack:
         for child in self.children:
             now = self._clock()
             state = self._restarts.setdefault(child.name, _Restarts(now))
-            if state.final_error:
+            if state.given_up:
                 continue
             try:
                 if state.next_start is None:
@@ -259,12 +259,6 @@ class ProcessStack:
                     self._log(f"{child.name} is started again")
             except (UserError, OSError) as death:
                 self._after_death(child, state, death, now)
-
-    def require_all(self) -> None:
-        """Raises: UserError ``child_died`` for a child that is not started again."""
-        for state in self._restarts.values():
-            if state.final_error:
-                raise UserError(state.final_error, code="child_died")
 
     def stop(self) -> None:
         while self.children:
@@ -279,6 +273,9 @@ class ProcessStack:
             self._log(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
             return
         cause = "its settings are wrong" if wrong_settings else f"it died {state.deaths} times in a row"
-        state.final_error = f"{child.name} is not started again, since {cause}: {death}"
+        state.given_up = True
         child.abandon()
-        self._log(f"{state.final_error}\nThe other parts go on; mend the cause, then end and start the launcher.")
+        self._log(
+            f"{child.name} is not started again, since {cause}: {death}\n"
+            "The other parts go on; mend the cause, then end and start the launcher."
+        )

@@ -10,7 +10,6 @@ import pytest
 import redis
 
 from deploy.embedded_redis import EmbeddedBroker
-from lcl_core.common.errors import UserError
 
 
 @pytest.fixture
@@ -48,26 +47,3 @@ def test_after_its_death_it_starts_again_on_the_same_socket(home, how, eventuall
                 assert server.ping()
             assert broker.url == address
         assert not broker.socket.exists()
-
-
-def test_a_full_disk_does_not_end_it(small_disk):
-    with EmbeddedBroker(small_disk.path) as broker, client(broker) as server:
-        small_disk.fill()
-        for number in range(2000):
-            server.rpush("queue", f"{number:01000}")
-        broker.check()
-        assert server.llen("queue") == 2000
-        broker.process.kill()
-        broker.process.wait()
-        broker.start()
-        assert server.ping(), "it starts on a full disk, too"
-        small_disk.make_room()
-
-
-def test_its_death_is_noticed_with_its_last_words(home, eventually):
-    with EmbeddedBroker(home) as broker:
-        broker.check()
-        with client(broker) as server:
-            server.shutdown(nosave=True)
-        with pytest.raises(UserError, match="ready to exit"):
-            eventually(lambda: broker.check() is not None)

@@ -1,8 +1,6 @@
 """The Kubernetes manifests: valid for the cluster, unprivileged, and the same deployment as docker-compose.yml."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +17,6 @@ pytestmark = pytest.mark.extended
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
-RESOLVERS = ("169.254.20.10/32", "169.254.169.254/32")  # NodeLocal DNSCache, Cloud DNS of GKE
 VERSIONS = ("1.30", "1.34", "1.37")
 COMPONENTS = ("gpu", "jobs", "managed")
 
@@ -37,7 +34,6 @@ KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
 OBJECTS = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
-NODE_CACHE = "/var/cache/lcl"  # in the home of compose; a disk of its own where homes are on a network
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
@@ -101,46 +97,6 @@ def test_nobody_has_privileges(name):
     assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
-def gibibytes(quantity):
-    return int(quantity[:-2]) / {"Gi": 1, "Mi": 1024}[quantity[-2:]]
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_a_pod_cannot_fill_its_node(name):
-    """What it writes into empty folders is bounded, and all of them together by what the container may take."""
-    folders = [volume["emptyDir"] for volume in PODS[name]["spec"]["volumes"] if "emptyDir" in volume]
-    assert folders
-    assert all("sizeLimit" in folder for folder in folders)
-    limits = container(name)["resources"]["limits"]
-    on_disk = sum(gibibytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") != "Memory")
-    in_memory = sum(gibibytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") == "Memory")
-    assert on_disk < gibibytes(limits["ephemeral-storage"])
-    assert in_memory < gibibytes(limits["memory"])
-
-
-def stop_seconds(service):
-    """Between SIGTERM and SIGKILL in compose, where ``.env`` says nothing else."""
-    default = re.fullmatch(r"(?:\$\{LCL_\w+:-)?(\d+)\}?s", service.get("stop_grace_period", "10s"))
-    assert default
-    return int(default[1])
-
-
-@pytest.mark.parametrize("name", ["api", "worker", "ui"])
-def test_a_process_is_the_one_that_compose_starts(name):
-    service = COMPOSE[name]
-    assert container(name)["command"] == service["command"]
-    fixed = {variable for variable, value in service["environment"].items() if value is not None}
-    required = {variable for variable, key in secrets_of(name).items() if not key.get("optional")}
-    assert required | set(values_of(name)) - {"LCL_DATA_CACHE"} == fixed
-    assert PODS[name]["spec"].get("shareProcessNamespace", False) is service["init"], "a process 1 that reaps"
-    assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= stop_seconds(service)
-    inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
-    mounted = {mount["mountPath"]: mount for mount in container(name)["volumeMounts"]}
-    assert set(mounted) - {"/tmp", "/dev/shm", AUTHORITY, NODE_CACHE} == inside
-    assert all(mounted[path].get("readOnly") for path in inside if path == "/data")
-    assert {mount["name"] for mount in mounted.values()} == {volume["name"] for volume in PODS[name]["spec"]["volumes"]}
-
-
 @pytest.mark.parametrize("name", PODS)
 def test_a_variable_is_one_that_the_process_reads(name):
     page = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
@@ -192,27 +148,6 @@ def test_the_network_is_closed_but_for_what_is_named():
             assert all(peer for peer in peers), f"{name} opens every address"
     open_to = {rule["port"] for name in ("to-api", "to-ui") for rule in policies[name]["ingress"][0]["ports"]}
     assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
-
-
-@pytest.mark.skipif(shutil.which("kustomize") is None, reason="kustomize is not installed")
-@pytest.mark.parametrize("chosen", [(), *((name,) for name in COMPONENTS), COMPONENTS], ids="-".join)
-def test_kustomize_builds_any_combination(chosen, tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    together = {**KUSTOMIZE, "components": list(chosen)}
-    (tmp_path / "kubernetes" / "kustomization.yaml").write_text(yaml.safe_dump(together), encoding="utf-8")
-    command = ["kustomize", "build", tmp_path / "kubernetes"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    built = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(result.stdout)}
-    added = {key for name in chosen for key in objects_of(name)}
-    assert set(built) == {(each["kind"], each["metadata"]["name"]) for each in OBJECTS} | added
-    for found in built.values():
-        kubernetes_validate.validate(found, VERSIONS[-1], strict=True)
-    pod = built["Deployment", "worker"]["spec"]["template"]["spec"]
-    assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) is ("gpu" in chosen)
-    assert pod["serviceAccountName"] == ("lcl-worker" if "jobs" in chosen else "lcl")
-    database = built["NetworkPolicy", "to-database"]["spec"]["egress"]
-    assert ("ipBlock" in database[0]["to"][0]) is ("managed" in chosen)
 
 
 def objects_of(name):

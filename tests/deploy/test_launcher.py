@@ -64,15 +64,6 @@ def test_wrong_settings_are_reported_in_one_line_before_anything_starts(home, mo
     assert not home.exists()
 
 
-def test_a_damaged_database_is_reported_with_the_file_and_the_way_out(home, capsys):
-    home.mkdir()
-    (home / "lcl.db").write_bytes(b"x" * 8192)
-    assert main(["up", "--home", str(home)]) == 1
-    reported = capsys.readouterr().err
-    assert f"{home}/lcl.db is damaged (file is not a database); stop the service and restore a backup" in reported
-    assert "Traceback" not in reported
-
-
 @contextmanager
 def launched(home, **settings):
     """The launcher, up; and what it has said."""

@@ -148,9 +148,3 @@ def test_whose_token_opens_the_page(tmp_path, monkeypatch, variables, token):
         monkeypatch.setenv(name, value)
     assert ui_token(tmp_path) == token
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_token_stays_from_start_to_start(tmp_path, monkeypatch):
-    monkeypatch.delenv("LCL_TEAM", raising=False)
-    monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
-    assert ui_token(tmp_path) == ui_token(tmp_path) != ""

@@ -87,22 +87,6 @@ def test_a_query_names_what_the_api_exposes(title, exposed):
                 assert set(matcher.value.split("|")) <= VALUES[matcher.name], matcher.value
 
 
-def test_figures_of_the_house_are_never_summed_over_copies_of_the_api():
-    """Each copy tells the same ones: whatever touches them takes a maximum before it leaves ``instance`` out."""
-    process = (
-        "lcl_request_",
-        "lcl_inference_",
-        "lcl_encoder_",
-        "lcl_disk_",
-        "process_",
-        "up",
-    )
-    for title, query in QUERIES.items():
-        names = {selector.name for selector in selectors(promql_parser.parse(query))}
-        if not all(name.startswith(process) for name in names):
-            assert "max(" in query or "max by" in query, title
-
-
 def test_the_manual_says_what_to_do_for_each_alert():
     manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert [rule["alert"] for rule in RULES if f"| `{rule['alert']}` |" not in manual] == []
