@@ -1,15 +1,13 @@
-"""The reference of the documentation site, written from the code: specs, settings, API, errors, command line.
+"""The reference of the documentation site, written from the code: specs, settings, command line.
 
-Nothing here is kept by hand: a page is made of the pydantic models, of the OpenAPI description, of the command tree,
-and of the errors that the source raises. Imports no torch: the site is built where only the service's libraries are.
+A page is made of the pydantic models, or of the command tree; the service describes its REST API itself. Imports no
+torch: the site is built where only the service's libraries are.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -18,12 +16,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
-from api.app import create_app
 from api.cli import HELP, app
 from api.cli.spec_fields import spec_fields
-from api.core.errors import CODE_OF_STATUS, STATUS_DESCRIPTIONS
 from api.core.settings import ApiSettings
-from lcl_core.common.errors import Busy, Conflict, NotFound, TooLarge, UserError
 from lcl_core.common.settings import Settings
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import presets
@@ -47,7 +42,7 @@ def reference_pages() -> dict[str, str]:
     """Markdown of every page, by its name without suffix."""
     specs = {kind: job.spec_class() for kind, job in JOBS.items()} | {"study": StudySpec}
     pages = {f"spec_{kind}": spec_page(kind, model) for kind, model in specs.items()}
-    pages |= {"settings": settings_page(), "api": api_page(), "errors": errors_page(), "commands": commands_page()}
+    pages |= {"settings": settings_page(), "commands": commands_page()}
     return {f"{FOLDER}/{name}": text for name, text in pages.items()}
 
 
@@ -173,111 +168,6 @@ def _setting_default(variable: str, field: FieldInfo) -> str:
     if value in ("", None, []):
         return ""
     return code(str(value).lower() if isinstance(value, bool) else f"{value}")
-
-
-# ---------------------------------------------------------------- API and errors
-
-
-def describe_api() -> dict[str, Any]:
-    """The OpenAPI description of the service, which need not run."""
-    return create_app(ApiSettings(home=ROOT / "build" / "no-home")).openapi()
-
-
-def api_page() -> str:
-    described = describe_api()
-    by_tag: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-    for path, methods in described["paths"].items():
-        for method, operation in methods.items():
-            tag = (operation.get("tags") or ["service"])[0]
-            meaning = operation.get("description", "").partition("\n\n")[0]
-            row = (cell(operation["summary"]), code(f"{method.upper()} {path}"), cell(meaning))
-            by_tag[tag].append(row)
-    lines = [
-        "# REST API\n",
-        "Every call. The service itself describes each with parameters, fields and a form to try it at `/docs`, and as",
-        "OpenAPI at `/openapi.json`. Calls below `/v1` need an API key: `Authorization: Bearer KEY`.\n",
-    ]
-    for tag, rows in by_tag.items():
-        lines += [f"## {tag.capitalize()}\n", table(("call", "address", "what it does"), rows)]
-    return "\n".join(lines)
-
-
-ERROR_CLASSES = {each.__name__: each for each in (NotFound, Conflict, TooLarge, Busy)}
-
-
-class RaisedError(NamedTuple):
-    """An error that the source raises: its code, its message with names in place of values, and its HTTP status."""
-
-    code: str
-    message: str
-    status: int
-
-
-def errors_page() -> str:
-    messages: dict[str, list[str]] = defaultdict(list)
-    statuses_of = {code_name: status for status, code_name in CODE_OF_STATUS.items()}
-    for raised in raised_errors():
-        messages[raised.code].append(raised.message)
-        statuses_of.setdefault(raised.code, raised.status)
-    rows = []
-    for name, status in sorted(statuses_of.items()):
-        examples = list(dict.fromkeys(filter(None, messages[name]))) or [STATUS_DESCRIPTIONS.get(status, "")]
-        rows.append((code(name), str(status), "<br>".join(cell(words) for words in examples[:3])))
-    statuses = [(str(status), cell(words)) for status, words in STATUS_DESCRIPTIONS.items()]
-    return "\n".join([
-        "# Errors\n",
-        'Every error of the service is `{"error": {"code", "message", "field", "type", "param"}}`. `code` is stable',
-        "and for programs; `message` names what is wrong and the way out. The command line prints the message and ends",
-        "with status 1. Failures of runs have codes of their own: [states of a run](../runs.md).\n",
-        "## HTTP status\n",
-        table(("status", "meaning"), statuses),
-        "## Codes\n",
-        "Up to three messages of each, with names where the service writes values. Status 422 unless the place of the",
-        "error says otherwise.\n",
-        table(("code", "status", "messages"), rows),
-    ])  # fmt: skip
-
-
-def raised_errors(folders: tuple[str, ...] = ("api", "workers", "lcl_core")) -> list[RaisedError]:
-    """Errors with a constant code in the source: ``UserError(message, code=…)``, ``Problem(status, code, message)``."""
-    found = []
-    for folder in folders:
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and (raised := _raised(node)):
-                    found.append(raised)
-    return found
-
-
-def _raised(call: ast.Call) -> RaisedError | None:
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name in ("Problem", "error_response") and len(call.args) >= 3:
-        code_node, message, status = call.args[1], call.args[2], getattr(call.args[0], "value", 422)
-    elif (name.endswith("Error") or name in ERROR_CLASSES) and call.args:
-        named = {keyword.arg: keyword.value for keyword in call.keywords}
-        kind = ERROR_CLASSES.get(name, UserError)
-        code_node, message, status = named.get("code", ast.Constant(kind.code)), call.args[0], kind.status
-    else:
-        return None
-    if not isinstance(code_node, ast.Constant) or not isinstance(code_node.value, str):
-        return None
-    return RaisedError(code_node.value, _template(message), status)
-
-
-def _template(node: ast.expr) -> str:
-    """A message with the names of what is filled in; empty where it is computed elsewhere."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if not isinstance(node, ast.JoinedStr):
-        return ""
-    parts = []
-    for part in node.values:
-        if isinstance(part, ast.Constant):
-            parts.append(str(part.value))
-        elif isinstance(part, ast.FormattedValue):
-            words = re.findall(r"[A-Za-z]\w*", ast.unparse(part.value))
-            parts.append((words[-1] if words else "value").upper())
-    return "".join(parts)
 
 
 # ---------------------------------------------------------------- command line

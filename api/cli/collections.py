@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from api.cli.completion import complete_collection
 from api.cli.output import (
     Yes,
     ago,
@@ -24,7 +23,7 @@ from api.client import ApiError, UserError
 from api.client.payloads import readable_path
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
-Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
+Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
 
 
 @group.command("list")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from api.cli.completion import complete_dataset
 from api.cli.output import (
     Yes,
     ago,
@@ -46,9 +45,7 @@ def _dataset_name(text: str) -> str:
     return text
 
 
-Name = Annotated[
-    str, typer.Argument(help="name of the dataset", callback=_dataset_name, autocompletion=complete_dataset)
-]
+Name = Annotated[str, typer.Argument(help="name of the dataset", callback=_dataset_name)]
 NewName = Annotated[
     str, typer.Option(help="of the dataset to make; one that exists gets a new version", callback=_new_name)
 ]
@@ -57,9 +54,7 @@ ServerPath = Annotated[
 ]
 Target = Annotated[
     str,
-    typer.Argument(
-        help="name of a dataset; or a path on the server or a URL, with a slash in it", autocompletion=complete_dataset
-    ),
+    typer.Argument(help="name of a dataset; or a path on the server or a URL, with a slash in it"),
 ]
 Format = Annotated[str, typer.Option(help="format of the path; auto: detected")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
@@ -70,9 +65,7 @@ To = Annotated[str | None, typer.Option(help="URL for the shards; default: the s
 @group.command("list")
 def list_(
     context: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(help="a dataset, whose versions are listed", autocompletion=complete_dataset)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="a dataset, whose versions are listed")] = None,
 ) -> None:
     """The registered datasets; with a name the versions of that dataset, newest first."""
     options = global_options(context)

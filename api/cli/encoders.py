@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.completion import complete_encoder
 from api.cli.output import Yes, ago, confirm, global_options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
-Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
+Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
 
 
 class ArchiveFormat(StrEnum):

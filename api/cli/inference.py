@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.completion import complete_collection, complete_encoder
 from api.cli.output import (
     global_options,
     parse_pairs,
@@ -32,13 +31,13 @@ EMPTY_REASON = (
     "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
     "continue, or use an encoder that was trained longer"
 )
-Encoder = Annotated[str, typer.Argument(help="id or name of the encoder", autocompletion=complete_encoder)]
+Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
 Tokens = Annotated[int, typer.Option(min=1, max=256, help="greatest length")]
 Beams = Annotated[int, typer.Option(min=1, max=16, help="more than one: beam search")]
 TopP = Annotated[float | None, typer.Option(help="nucleus sampling: probability mass")]
 Temperature = Annotated[float, typer.Option(help="of the sampling")]
 Seed = Annotated[int, typer.Option(min=0, help="of the sampling")]
-Collection = Annotated[str, typer.Argument(help="id or name of the collection", autocompletion=complete_collection)]
+Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
 
 
 def search(
@@ -114,63 +113,33 @@ def embed(
 ) -> None:
     """Vectors of images and texts, one JSON object a line: {"input", "encoder", "embedding"}.
 
-    Unreadable images are skipped and listed with the reason; the exit status is then 1. Inputs that --out has already
-    are left out, so after an interruption the same command goes on.
+    Unreadable images are skipped and listed with the reason; the exit status is then 1.
     """
     if not images and not text:
         raise UserError("give image files or folders, or texts with --text")
-    options, skipped = global_options(context), list[Skipped]()
-    files = {readable_path(file): file for file in _image_files(images or [])}
+    options, skipped, texts, count = global_options(context), list[Skipped](), text or [], 0
+    files = _image_files(images or [])
     with (
         options.client() as client,
-        out.open("a", encoding="utf-8", newline="\n") if out else nullcontext() as lines,
+        out.open("w", encoding="utf-8", newline="\n") if out else nullcontext() as lines,
         progress_bar("embed", unit="images") as on_progress,
     ):
         encoder_id = client.encoder(encoder)["id"]  # of one name a newer one may come meanwhile
-        done = _inputs_in(out, encoder_id) if out and out.is_file() else set()
-        if done:
-            print_note(f"{len(done)} vectors are in {out} already")
-        missing = [file for name, file in files.items() if name not in done]
-        rest = [each for each in dict.fromkeys(text or ()) if each not in done]
         of_images = client.embed_files(
-            encoder_id, missing, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
+            encoder_id, files, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
         )
         named = ((readable_path(path), vector) for path, vector in of_images)
-        for name, vector in chain(named, zip(rest, client.embed_texts(encoder_id, rest), strict=True)):
+        for name, vector in chain(named, zip(texts, client.embed_texts(encoder_id, texts), strict=True)):
             line = {"input": name, "encoder": encoder_id, "embedding": vector}
             typer.echo(json.dumps(line, ensure_ascii=False), file=lines)
-            done.add(name)
+            count += 1
     _print_skipped(skipped)
     if out:
         shown = readable_path(out)
-        answer = {"file": shown, "vectors": len(done), "skipped": _skipped_items(skipped)}
-        options.print(answer, f"{len(done)} vectors in {shown}")
+        answer = {"file": shown, "vectors": count, "skipped": _skipped_items(skipped)}
+        options.print(answer, f"{count} vectors in {shown}")
     if skipped:
         raise typer.Exit(1)
-
-
-def _inputs_in(path: Path, encoder: str) -> set[str]:
-    """Inputs of the lines that are there; a last line that an interruption cut is removed.
-
-    Raises: UserError for a line that is no vector of this encoder.
-    """
-    found, size = set[str](), 0
-    with path.open("r+b") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                record = json.loads(line)
-                found.add(record["input"])
-                same = record["encoder"] == encoder
-            except (ValueError, KeyError, TypeError):
-                same = False
-            if not same:
-                shown = readable_path(path)
-                raise UserError(f"line {number} of {shown} is no vector of encoder {encoder}; name another file")
-            size += len(line)
-        file.truncate(size)
-    return found
 
 
 def zero_shot(

@@ -13,16 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from api.cli import completion
 from api.client import Client, UserError
 from api.client.payloads import Json, Progress, readable_path
 
 Result = TypeVar("Result")
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 SpecFile = Annotated[str | None, typer.Option("--spec", help="JSON file with the spec; - reads standard input")]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help="named starting point", autocompletion=completion.complete_preset)
-]
+Preset = Annotated[str | None, typer.Option("--preset", help="named starting point")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="field.name=value, over spec and preset; repeatable")
 ]

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.completion import complete_kind, complete_run, complete_state
 from api.cli.output import (
     Assignments,
     Cursor,
@@ -43,7 +42,7 @@ from lcl_core.jobs import JOB_KINDS
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
 KIND_LIST = ", ".join(JOB_KINDS)
-RunId = Annotated[str, typer.Argument(help="id of the run, or its name", autocompletion=complete_run)]
+RunId = Annotated[str, typer.Argument(help="id of the run, or its name")]
 POLL_SECONDS = 1.0
 CERTAINTY_LABELS = {
     "measured": "measured on runs with this setup",
@@ -54,7 +53,7 @@ CERTAINTY_LABELS = {
 
 def submit(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}", autocompletion=complete_kind)],
+    kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}")],
     spec: SpecFile = None,
     preset: Preset = None,
     assignments: Assignments = None,
@@ -67,7 +66,7 @@ def submit(
     tag: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
     after: Annotated[
         list[str] | None,
-        typer.Option(help="id or name of a run whose success it waits for; repeatable", autocompletion=complete_run),
+        typer.Option(help="id or name of a run whose success it waits for; repeatable"),
     ] = None,
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
@@ -99,10 +98,8 @@ def submit(
 @group.command("list")
 def list_(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}", autocompletion=complete_kind)] = None,
-    state: Annotated[
-        str | None, typer.Option(help=f"one of {', '.join(RUN_STATES)}", autocompletion=complete_state)
-    ] = None,
+    kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}")] = None,
+    state: Annotated[str | None, typer.Option(help=f"one of {', '.join(RUN_STATES)}")] = None,
     tag: Annotated[str | None, typer.Option()] = None,
     name: Annotated[str | None, typer.Option(help="a part of the name, in any letter case")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from api.cli.completion import complete_spec
 from api.cli.output import ago, global_options, print_json, print_table
 from api.cli.spec_fields import spec_fields
 from api.client import UserError
@@ -58,9 +57,7 @@ def _memory(gpu: Json) -> str | None:
 
 def spec(
     context: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(help="a kind, or a preset; none: all kinds", autocompletion=complete_spec)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="a kind, or a preset; none: all kinds")] = None,
     kind: Annotated[str | None, typer.Option(help="kind of the preset, where several have one of that name")] = None,
 ) -> None:
     """Kinds of runs, and studies, with their presets; the fields of a kind; or what a preset sets, as JSON."""

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.completion import complete_study, complete_study_preset
 from api.cli.output import (
     Cursor,
     GlobalOptions,
@@ -28,7 +27,7 @@ from api.client import Client, UserError
 from api.client.payloads import FINAL_STATES, Json
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
-StudyId = Annotated[str, typer.Argument(help="id or name of the study", autocompletion=complete_study)]
+StudyId = Annotated[str, typer.Argument(help="id or name of the study")]
 
 
 @group.command("list")
@@ -89,9 +88,7 @@ def show(
 @group.command()
 def run(
     context: typer.Context,
-    preset: Annotated[
-        str | None, typer.Argument(help="a built-in study, such as table1", autocompletion=complete_study_preset)
-    ] = None,
+    preset: Annotated[str | None, typer.Argument(help="a built-in study, such as table1")] = None,
     spec: SpecFile = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="instead of the spec's seeds; repeatable")] = None,
     assignments: Annotated[

@@ -1,4 +1,4 @@
-"""The generated reference: every field, setting, code and command is in it, with words of its own."""
+"""The generated reference: every field, setting and command is in it, with words of its own."""
 
 import re
 import subprocess
@@ -7,8 +7,6 @@ import sys
 import pytest
 
 from api.cli.spec_fields import spec_fields
-from api.core.errors import CODE_OF_STATUS
-from api.core.settings import ApiSettings
 from lcl_core.common.settings import API_NAMES, SHARED_NAMES, UI_NAMES, WORKER_NAMES
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import presets
@@ -24,13 +22,6 @@ SCHEMAS = {kind: model.model_json_schema() for kind, model in (*SPECS.items(), (
 @pytest.fixture(scope="module")
 def pages():
     return reference.reference_pages()
-
-
-def test_the_description_of_the_api_touches_no_disk(tmp_path, monkeypatch):
-    """The image builds the documentation from a source tree that it may only read."""
-    monkeypatch.setattr(reference, "ROOT", tmp_path / "source")
-    assert "/v1/runs" in reference.describe_api()["paths"]
-    assert list(tmp_path.iterdir()) == []
 
 
 def row(page, first):
@@ -85,16 +76,6 @@ def test_a_setting_has_its_range_and_default_and_no_folder_of_this_machine(pages
     assert str(reference.ROOT) not in "".join(pages.values())
 
 
-def test_every_error_code_has_its_status(pages):
-    page = pages["reference/errors"]
-    for status, code in CODE_OF_STATUS.items():
-        assert row(page, code)[1] == str(status), code
-    assert row(page, "unknown_encoder")[1] == "404"
-    raised = {error.code for error in reference.raised_errors()}
-    assert {"bad_spec", "unknown_encoder", "bad_setting"} <= raised
-    assert all(f"| `{code}` |" in page for code in raised)
-
-
 def test_no_torch_is_needed():
     """As where the image's documentation is built."""
     script = "import sys; sys.modules['torch'] = None; from scripts import reference_pages as r; r.reference_pages()"
@@ -104,13 +85,9 @@ def test_no_torch_is_needed():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_call_and_command_has_its_place(pages):
-    from api.app import create_app
+def test_every_command_has_its_place(pages):
     from api.cli import app
 
-    for path, methods in create_app(ApiSettings()).openapi()["paths"].items():
-        for method in methods:
-            assert f"`{method.upper()} {path}`" in pages["reference/api"]
     named = [words for words, _ in reference.commands(reference.get_command(app))]
     assert len(named) > 40
     for words in named:

@@ -40,22 +40,6 @@ def test_folders_files_and_texts_become_lines_and_what_is_skipped_is_named(lcl, 
     assert inputs(file) == [row["input"] for row in rows]
 
 
-def test_an_interrupted_command_is_continued(lcl, encoder, photos, tmp_path, monkeypatch):
-    out = tmp_path / "vectors.jsonl"
-    given = ("embed", "tiny", str(photos), "--text", "a", "--out", str(out))
-    assert lcl(*given)[0] == 0
-    lines = out.read_bytes().splitlines(keepends=True)
-    for half in (b"", lines[2][:9], lines[2][:-1]):  # what was written of the next line
-        out.write_bytes(b"".join(lines[:2]) + half)
-        status, printed, err = lcl(*given)
-        assert (status, printed) == (0, f"{len(lines)} vectors in {out}\n")
-        assert err == f"2 vectors are in {out} already\n"
-        assert out.read_bytes().splitlines(keepends=True)[:2] == lines[:2]
-        assert inputs(out) == [json.loads(line)["input"] for line in lines]
-    monkeypatch.setattr(Client, "embed_files", lambda *_, **__: pytest.fail("an image was sent") if _[2] else [])
-    assert lcl(*given)[0] == 0
-
-
 def test_vectors_before_an_error_are_kept(lcl, encoder, photos, tmp_path, monkeypatch):
     out, embed = tmp_path / "vectors.jsonl", Client.embed_files
 
@@ -66,23 +50,6 @@ def test_vectors_before_an_error_are_kept(lcl, encoder, photos, tmp_path, monkey
     monkeypatch.setattr(Client, "embed_files", fail_late)
     status, _, err = lcl("embed", "tiny", str(photos), "--out", str(out))
     assert (status, "it is busy" in err, len(inputs(out))) == (1, True, 1)
-
-
-@pytest.mark.parametrize(
-    "kept",
-    [
-        '{"input": "red.png", "encoder": "enc_other", "embedding": [1.0]}\n',
-        '{"input": "red.png", "embedding": [1.0]}\n',
-        "my notes\n",
-    ],
-)
-def test_nothing_is_added_to_a_file_of_another_kind(lcl, encoder, photos, tmp_path, kept):
-    out = tmp_path / "vectors.jsonl"
-    out.write_text(kept)
-    status, printed, err = lcl("embed", "tiny", str(photos), "--out", str(out))
-    assert (status, printed, len(err.splitlines())) == (1, "", 1)
-    assert f"line 1 of {out} is no vector" in err
-    assert out.read_text() == kept
 
 
 def test_what_cannot_be_read_or_written_is_reported_in_a_sentence(lcl, encoder, photos, tmp_path):

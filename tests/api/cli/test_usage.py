@@ -1,4 +1,4 @@
-"""The command line as such: ``--json`` anywhere, the version, wrong commands and options, confirmation, completion."""
+"""The command line as such: ``--json`` anywhere, the version, wrong commands and options, confirmation."""
 
 import json
 import os
@@ -136,42 +136,6 @@ def on_terminal(service, *command, answer):
 def test_the_states_are_those_of_the_service():
     assert set(RUN_STATES) == {state.value for state in State}
     assert set(FINAL_STATES) == {state.value for state in FINISHED}
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("lcl submit ", {"pretrain", "evaluate", "index"}),
-        ("lcl submit pretrain --preset ", {"sample", "sample_pairs", "sample_resnet"}),
-        ("lcl runs list --state can", {"cancelled", "cancelling"}),
-        ("lcl caption ti", {"tiny"}),
-        ("lcl search ", {"squares"}),
-        ("lcl data stats ", {"sample"}),
-        ("lcl runs show number-", {"number-one"}),
-        ("lcl spec scal", {"scaling"}),
-    ],
-)
-def test_the_shell_completes_names(lcl, live_service, collection, monkeypatch, line, offered):
-    if "number" in line:
-        live_service.submit(name="number-one")
-    words = line.split(" ")
-    monkeypatch.setenv("_LCL_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
-    status, out, err = lcl()
-    assert (status, err) == (0, "")
-    found = {word.strip() for word in out.splitlines()}
-    assert offered <= found
-    assert all(word.startswith(words[-1]) for word in found)
-
-
-def test_nothing_is_completed_where_no_service_answers(lcl, monkeypatch, free_port):
-    monkeypatch.setenv("LCL_API_URL", f"http://127.0.0.1:{free_port}")
-    monkeypatch.setenv("_LCL_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "lcl caption ")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    status, out, err = lcl()
-    assert (status, out.strip(), err) == (0, "", "")
 
 
 def test_json_is_all_that_is_printed(lcl, live_service, collection, tmp_path, monkeypatch):
