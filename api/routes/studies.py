@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
@@ -84,9 +83,7 @@ def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: Rea
     """Number of runs of a submission, and the time of its pre-trainings; nothing is queued."""
     spec = parse_study(body.spec)
     check_study(session, spec, state.settings.roots)
-    time = studies.estimate_training(session, spec, principal.owner, principal.visible_owner)
-    estimate = {"seconds": None, "certainty": None} if time is None else asdict(time)
-    return StudyPlanView(**studies.plan_study(session, spec, principal.owner), **estimate)
+    return StudyPlanView(**studies.plan_study(session, spec, principal.owner, principal.visible_owner))
 
 
 @router.get("", summary="List studies")
@@ -120,12 +117,10 @@ def resume(
     """
     study = studies.get_study(session, study_id)
     with state.run_quota.admit(session, study.owner):
-        resumed = studies.resume_study(session, study)
-    after.add_task(state.wakeups.wake, resumed.queued)
-    refused = [
-        RefusedRunView(id=run_id, code=error.code, message=error.message) for run_id, error in resumed.refused.items()
-    ]
-    return StudyResumptionView(**_view(session, study).model_dump(), not_resumed=refused)
+        queued, refused = studies.resume_study(session, study)
+    after.add_task(state.wakeups.wake, queued)
+    views = [RefusedRunView(id=run_id, code=error.code, message=error.message) for run_id, error in refused.items()]
+    return StudyResumptionView(**_view(session, study).model_dump(), not_resumed=views)
 
 
 @router.post("/{study_id}/extend", summary="Extend study")

@@ -10,23 +10,9 @@ from lcl_core.db.session import CursorPage, bad_cursor, now, read_page
 
 
 def record_action(session: Session, owner: str, prefix: str, action: str, object_id: str, request_id: str = "") -> None:
-    """Add an entry to the caller's transaction.
-
-    Args:
-        owner: of the API key; ``prefix``: of the same key.
-        action: resource and verb, such as ``runs.cancel``.
-        object_id: id or name of the changed object.
-    """
-    session.add(
-        AuditEntry(
-            at=now(session),
-            owner=owner,
-            prefix=prefix,
-            action=action,
-            object=object_id[:200],
-            request_id=request_id,
-        )
-    )
+    """Add an entry to the caller's transaction; its fields are those of ``AuditEntry``."""
+    fields = {"owner": owner, "prefix": prefix, "action": action, "request_id": request_id}
+    session.add(AuditEntry(at=now(session), object=object_id[:200], **fields))
 
 
 def list_audit(

@@ -103,8 +103,8 @@ def complete_run(
     except UserError as error:  # the output cannot be registered
         return commit(RunFailed(error.to_dict()), None)
     finally:
-        if output is not None:
-            output.discard()
+        if output is not None and output.staged is not None:
+            output.staged.discard()
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,6 @@ class _StagedOutput:
         assert self.staged is not None, "a collection is staged from the run directory"
         return Collection.open(self.staged.hidden)
 
-    def publish(self) -> None:
-        if self.staged is not None:
-            self.staged.publish()
-
-    def discard(self) -> None:
-        if self.staged is not None:
-            self.staged.discard()
-
 
 def _commit(
     database: Database,
@@ -156,8 +148,8 @@ def _commit(
         if holder is not None and run_dir.is_dir():
             enqueue_upload(session, f"runs/{run.id}", run.attempt, holder)
         session.flush()
-        if output is not None:
-            output.publish()  # last step before the commit: everything that can fail has been done
+        if output is not None and output.staged is not None:
+            output.staged.publish()  # last step before the commit: everything that can fail has been done
         return State(run.state)
 
 
@@ -176,15 +168,15 @@ def _write_index(database: Database, claim: Claim, output: _StagedOutput, locati
     collection = output.open_collection()
     location = replace(location, name=output.vectors, dim=collection.dim)
     index = INDEXES[index_name(output.vectors)].index_class().at(location)
+
+    def batches(target: Target) -> Iterator[VectorBatch]:
+        total = collection.count(target)
+        for start in range(0, total, BATCH_ROWS):
+            rows = range(start, min(start + BATCH_ROWS, total))
+            yield (rows, *collection.at(target, rows))
+
     for target in collection.vector_targets:
-        index.build(target, _batches(collection, target))
-
-
-def _batches(collection: Collection, target: Target) -> Iterator[VectorBatch]:
-    total = collection.count(target)
-    for start in range(0, total, BATCH_ROWS):
-        rows = range(start, min(start + BATCH_ROWS, total))
-        yield (rows, *collection.at(target, rows))
+        index.build(target, batches(target))
 
 
 def _supersede_index(session: Session, previous: str | None, vectors: str | None) -> None:
@@ -298,24 +290,12 @@ def _register_collection(session: Session, run: Run, output: _StagedOutput) -> N
         session.delete(previous)
         discard_folder(session, previous.path)
         session.flush()
-    session.add(
-        CollectionRow(
-            id=output.id,
-            name=name,
-            path=output.path,
-            encoder_id=run.encoder_id,
-            encoder_hash=str(metadata.get("encoder_hash", "")),
-            encoder_identity="" if encoder is None else encoder.identity,  # deleted meanwhile
-            dataset=run.spec.get("dataset"),
-            owner=run.owner,
-            run_id=run.id,
-            images=int(metadata.get("images", 0)),
-            texts=int(metadata.get("texts", 0)),
-            dim=int(metadata.get("dim", 0)),
-            vectors=output.vectors,
-            created_at=now(session),
-        )
-    )
+    row = CollectionRow(id=output.id, name=name, path=output.path, vectors=output.vectors, created_at=now(session))
+    row.owner, row.run_id, row.dataset = run.owner, run.id, run.spec.get("dataset")
+    row.encoder_id, row.encoder_hash = run.encoder_id, str(metadata.get("encoder_hash", ""))
+    row.encoder_identity = "" if encoder is None else encoder.identity  # deleted meanwhile
+    row.images, row.texts, row.dim = (int(metadata.get(name, 0)) for name in ("images", "texts", "dim"))
+    session.add(row)
     _supersede_index(session, None if previous is None else previous.vectors, output.vectors)
     run.collection_id = output.id
 
@@ -331,19 +311,15 @@ def _replace_directory(session: Session, run: Run, output: _StagedOutput) -> Non
     _supersede_index(session, row.vectors, output.vectors)
     row.path, row.vectors = output.path, output.vectors
     later = delete_compacted_changes(session, row, int(metadata["through"]))
-    row.images = int(metadata["images"]) + _image_count_change(later, output)
+    if later:
+        collection = output.open_collection()
+        row.images = int(metadata["images"]) + sum(present - collection.in_base(item) for item, present in later)
+    else:
+        row.images = int(metadata["images"])
     row.texts = int(metadata["texts"])
     # the encoder of the run is identical to the collection's, and may belong to another owner
     row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
-
-
-def _image_count_change(changes: list[tuple[str, bool]], output: _StagedOutput) -> int:
-    """Difference that later changes (item, whether it is present) make to the number of images of the directory."""
-    if not changes:
-        return 0
-    collection = output.open_collection()
-    return sum(present - collection.in_base(item) for item, present in changes)
 
 
 def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None:

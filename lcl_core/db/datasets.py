@@ -104,18 +104,11 @@ def record_version(
         if previous not in {dataset.path, *(version.path for version in versions)}:
             discard_folder(session, previous)
         return
-    session.add(
-        DatasetVersion(
-            name=dataset.name,
-            version=versions[0].version + 1 if versions else 1,
-            path=dataset.path,
-            content_hash=content_hash,
-            statistics=statistics,
-            owner=owner or dataset.owner,
-            run_id=run_id,
-            created_at=now(session),
-        )
-    )
+    number = versions[0].version + 1 if versions else 1
+    row = DatasetVersion(name=dataset.name, version=number, path=dataset.path, content_hash=content_hash)
+    row.statistics, row.owner, row.run_id = statistics, owner or dataset.owner, run_id
+    row.created_at = now(session)
+    session.add(row)
     session.flush()
 
 

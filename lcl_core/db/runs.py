@@ -295,12 +295,9 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
 
     An unfinished run that starts from a checkpoint of this one needs it until it has one of its own.
     """
-    query = (
-        select(Run.id)
-        .join(Predecessor, Predecessor.run_id == Run.id)
-        .where(Predecessor.after_id == run_id, Run.state.in_([State.WAITING.value, State.PAUSED.value]))
-    )
-    waiting = session.scalars(query.limit(1)).one_or_none()
+    query = select(Run.id).join(Predecessor, Predecessor.run_id == Run.id).where(Predecessor.after_id == run_id)
+    waits = Run.state.in_([State.WAITING.value, State.PAUSED.value])
+    waiting = session.scalars(query.where(waits).limit(1)).one_or_none()
     if waiting is not None:
         raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first")
     starts_from_it = Run.spec[("branch", "run")].as_string() == run_id
@@ -313,11 +310,8 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
 
 def _unclaimed_state(session: Session, run: Run) -> State:
     """State of a run without a lease: queued, or waiting for a predecessor."""
-    unfinished = (
-        select(Run.id)
-        .join(Predecessor, Predecessor.after_id == Run.id)
-        .where(Predecessor.run_id == run.id, Run.state != State.SUCCEEDED.value)
-    )
+    query = select(Run.id).join(Predecessor, Predecessor.after_id == Run.id)
+    unfinished = query.where(Predecessor.run_id == run.id, Run.state != State.SUCCEEDED.value)
     return State.QUEUED if session.scalars(unfinished.limit(1)).first() is None else State.WAITING
 
 
@@ -331,12 +325,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         _unclaimed_state(session, run),
         queued_at=moment,
         ready_at=moment,
-        started_at=None,
-        finished_at=None,
-        reason=None,
-        interruption=None,
-        result=None,
-        setbacks=None,
+        **dict.fromkeys(("started_at", "finished_at", "reason", "interruption", "result", "setbacks")),
         # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
         restarts=run.restarts + from_scratch,
@@ -360,53 +349,35 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
         return {}
     workers = live_workers(session, now(session))
     taken = set(leased_devices(session)) if any(worker.devices for worker in workers) else set()
-    found = {}
-    for run in queued:
-        found[run.id] = _missing_worker(run, workers) or _busy_devices(run, workers, taken)
-    return {run_id: reason for run_id, reason in found.items() if reason is not None}
+    found = {run.id: _blocked_reason(run, workers, taken) for run in queued}
+    return {run_id: dict(zip(("code", "message"), reason, strict=True)) for run_id, reason in found.items() if reason}
 
 
-def _missing_worker(run: Run, workers: Sequence[LiveWorker]) -> dict[str, str] | None:
+def _blocked_reason(run: Run, workers: Sequence[LiveWorker], taken: set[str]) -> tuple[str, str] | None:
+    """Code and message; ``taken``: devices that other runs have."""
     if not workers:
-        return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
+        return "no_worker", "no worker is alive; start one, and the run begins by itself"
     serving = [worker for worker in workers if can_serve(worker.offers, run.resource)]
     if not serving:
-        return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
+        return "no_resource", f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"
     if any(worker.has_engine for worker in serving):
         return None  # its cluster may have any number of nodes and GPUs
     if run.nodes > 1:
-        return {"code": "no_engine", "message": f"the run takes {run.nodes} nodes; {ENGINES_NEEDED}"}
+        return "no_engine", f"the run takes {run.nodes} nodes; {ENGINES_NEEDED}"
     able = [worker for worker in serving if needed_devices(run, worker.size) <= worker.size]
     if not able:
-        message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
-        return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
-    return None
-
-
-def _busy_devices(run: Run, workers: Sequence[LiveWorker], taken: set[str]) -> dict[str, str] | None:
-    """Why a run that some workers could serve waits for their devices; None: enough are free, or an engine's may be."""
-    able = [worker for worker in workers if can_serve(worker.offers, run.resource)]
-    if any(worker.has_engine for worker in able):
+        largest = max(worker.size for worker in serving)
+        message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {largest}"
+        return "too_few_gpus", f"{message}; start a larger one, or submit it again with fewer"
+    free = [capacity([device for device in worker.devices if device not in taken]) for worker in able]
+    if any(needed_devices(run, worker.size) <= number for worker, number in zip(able, free, strict=True)):
         return None
-    needs = [(needed_devices(run, worker.size), worker.devices) for worker in able]
-    most_free = [
-        (need, capacity([device for device in devices if device not in taken]))
-        for need, devices in needs
-        if need <= capacity(devices)
-    ]
-    if any(need <= free for need, free in most_free):
-        return None
-    free = max(free for _, free in most_free)
-    message = f"waits for {_gpus(run.gpus)}; the worker with the most free ones has {free}"
-    return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
+    message = f"waits for {_gpus(run.gpus)}; the worker with the most free ones has {max(free)}"
+    return "devices_busy", f"{message}. It begins when other runs end"
 
 
 def _gpus(number: int) -> str:
     return "1 GPU" if number == 1 else f"{number} GPUs"
-
-
-def _largest(workers: Sequence[LiveWorker]) -> int:
-    return max(worker.size for worker in workers)
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:
@@ -442,9 +413,9 @@ def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str |
     )
     if owner is not None:
         query = query.where(Run.owner == owner)
-    rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
-    measured = (
-        measured_run(run_id, spec, result or {}, ran if attempt == 1 and not spec.get("branch") else None)
-        for run_id, spec, result, ran, attempt in rows
-    )
-    return [run for run in measured if run is not None]
+    measured = []
+    for run_id, spec, result, ran, attempt in session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples():
+        seconds = ran if attempt == 1 and not spec.get("branch") else None
+        if (run := measured_run(run_id, spec, result or {}, seconds)) is not None:
+            measured.append(run)
+    return measured

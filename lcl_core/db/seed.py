@@ -42,16 +42,8 @@ def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRo
     if encoder.superseded is not None:
         return None
     info, identity = _describe(encoder)
-    row = EncoderRow(
-        id=row_id,
-        name=encoder.name,
-        path=path,
-        hash=encoder.hash,
-        identity=identity,
-        owner=PRODUCT_OWNER,
-        info=info,
-        created_at=now(session),
-    )
+    row = EncoderRow(id=row_id, name=encoder.name, path=path, hash=encoder.hash, identity=identity, info=info)
+    row.owner, row.created_at = PRODUCT_OWNER, now(session)
     try:
         with session.begin_nested():
             session.add(row)

@@ -8,23 +8,25 @@ number of processes, and again after a crash: one transaction submits a run and 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from lcl_core.common.errors import NotFound, UserError
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.db.models import Run, Study, StudyCell, new_id
 from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, storable_json
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash_body, submit
-from lcl_core.estimate.report import TrainingTime, add_estimates
+from lcl_core.estimate.report import add_estimates
 from lcl_core.specs.parsing import AnySpec, parse_as, spec_hash
+from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import AdditionSpec, StudySpec
 from lcl_core.studies.results import CellRecord, RunRecord, StudyStatus, cell_state, study_state
 from lcl_core.studies.trials import (
@@ -89,43 +91,34 @@ def _hash_submission(spec: StudySpec, name: str | None) -> str:
     return hash_body({"spec": storable_json(spec.model_dump(mode="json")), "name": name})
 
 
-def plan_study(session: Session, spec: StudySpec, owner: str = "local") -> dict[str, int]:
-    """Size of the study that ``create_study`` would insert: rows, seeds, cells, and reusable runs of ``owner``."""
-    cells = _planned_cells(session, spec)
+def plan_study(
+    session: Session, spec: StudySpec, owner: str = "local", visible_to: str | None = None
+) -> dict[str, Any]:
+    """Size of the study that ``create_study`` would insert, and time of the pre-trainings that it would queue.
+
+    Args:
+        visible_to: owner of the runs that the estimate may use; None: all owners.
+
+    Returns: ``rows``, ``seeds``, ``cells``, ``reused`` (runs of ``owner``); ``seconds`` and ``certainty``, None where
+        nothing is to be trained, or too many different things.
+    """
+    cells = expand_study(_pin_encoders(session, resolve_presets(spec)))
     reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
+    new = [cell.spec for cell in cells if spec_hash("pretrain", cell.spec) not in reusable]
+    different: dict[str, list[PretrainSpec]] = defaultdict(list)  # evaluations are not estimated
+    for each in (spec.model_copy(update={"seed": 0}) for spec in new):
+        different[each.model_dump_json()].append(each)
+    time = None
+    if 0 < len(different) <= MAX_ESTIMATED:
+        estimates = estimate_pretrainings(session, [alike[0] for alike in different.values()], owner=visible_to)
+        time = add_estimates(estimates, [len(alike) for alike in different.values()])
     return {
         "rows": len({frozenset(cell.labels.items()) for cell in cells}),
         "seeds": len(spec.seeds),
         "cells": len(cells),
         "reused": len(reusable),
+        **({"seconds": None, "certainty": None} if time is None else asdict(time)),
     }
-
-
-def estimate_training(
-    session: Session, spec: StudySpec, owner: str, visible_to: str | None = None
-) -> TrainingTime | None:
-    """Time of the pre-trainings that ``create_study`` would queue; None: none, or too many different ones.
-
-    Evaluations are not estimated.
-
-    Args:
-        visible_to: owner of the runs that the estimate may use; None: all owners.
-    """
-    cells = _planned_cells(session, spec)
-    reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
-    specs = [cell.spec for cell in cells if spec_hash("pretrain", cell.spec) not in reusable]
-    without_seed = [each.model_copy(update={"seed": 0}) for each in specs]
-    counts = Counter(each.model_dump_json() for each in without_seed)
-    if not 0 < len(counts) <= MAX_ESTIMATED:
-        return None
-    different = {each.model_dump_json(): each for each in without_seed}
-    estimates = estimate_pretrainings(session, [different[key] for key in counts], owner=visible_to)
-    return add_estimates(estimates, list(counts.values()))
-
-
-def _planned_cells(session: Session, spec: StudySpec) -> list[PlannedCell]:
-    """The cells that ``create_study`` would insert."""
-    return expand_study(_pin_encoders(session, resolve_presets(spec)))
 
 
 def extend_study(session: Session, study: Study, addition: AdditionSpec) -> list[Run]:
@@ -175,17 +168,12 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
         .where(StudyCell.study_id == study_id)
         .order_by(StudyCell.number)
     )
-    return [
-        CellRecord(
-            number=cell.number,
-            labels=cell.labels,
-            parameters=cell.parameters,
-            seed=cell.seed,
-            run=_run_record(run),
-            evaluation=None if evaluated is None else _run_record(evaluated),
-        )
-        for cell, run, evaluated in session.execute(query).tuples()
-    ]
+    records = []
+    for cell, run, evaluated in session.execute(query).tuples():
+        runs = {"run": _run_record(run), "evaluation": None if evaluated is None else _run_record(evaluated)}
+        names = ("number", "labels", "parameters", "seed")
+        records.append(CellRecord(**{name: getattr(cell, name) for name in names}, **runs))
+    return records
 
 
 def study_statuses(session: Session, studies: Sequence[Study]) -> dict[str, StudyStatus]:
@@ -212,39 +200,27 @@ def cancel_study(session: Session, study: Study) -> Study:
     return study
 
 
-@dataclass(frozen=True)
-class Resumption:
-    """What ``resume_study`` did.
+def resume_study(session: Session, study: Study) -> tuple[list[str], dict[str, UserError]]:
+    """Queue the study's failed and cancelled runs again, from their last checkpoints.
 
-    Attributes:
-        queued: ids of the runs that are queued again.
-        refused: {id of a run that has used up its time: the error with the way out}.
+    Returns: ids of those that are queued, and {id of a run that has used up its time: the error with the way out}.
     """
-
-    queued: list[str]
-    refused: dict[str, UserError]
-
-
-def resume_study(session: Session, study: Study) -> Resumption:
-    """Queue the study's failed and cancelled runs again, from their last checkpoints."""
     status = _lock_with_status(session, study)
     if status.state not in ("failed", "cancelled"):
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
     query = select(Run.id).where(Run.id.in_(_study_runs(session, study)), Run.state.in_(again)).order_by(Run.id)
-    done = Resumption([], {})
+    queued, refused = list[str](), dict[str, UserError]()
     for run_id in session.scalars(query).all():
         try:
             with session.begin_nested():
-                done.queued.append(resume_run(session, run_id).id)
-        except UserError as error:
-            if error.code != "timeout_reached":
-                raise
-            done.refused[run_id] = error
-    if status.state == "failed" and done.refused and not done.queued:
-        raise next(iter(done.refused.values()))
-    return done
+                queued.append(resume_run(session, run_id).id)
+        except Conflict as error:
+            refused[run_id] = error
+    if status.state == "failed" and refused and not queued:
+        raise next(iter(refused.values()))
+    return queued, refused
 
 
 def delete_study(session: Session, study: Study) -> None:
@@ -324,16 +300,9 @@ def find_or_submit_runs(
     for spec, name in requests:
         key = spec_hash(kind, spec)
         if key not in runs:
-            runs[key] = submit(
-                session,
-                kind,
-                spec,
-                name=name,
-                owner=study.owner,
-                priority=STUDY_PRIORITY if kind == "pretrain" else 0,
-                study_id=study.id,
-                visible_to=study.owner,
-            )
+            whose = {"owner": study.owner, "study_id": study.id, "visible_to": study.owner}
+            priority = STUDY_PRIORITY if kind == "pretrain" else 0
+            runs[key] = submit(session, kind, spec, name, priority=priority, **whose)
     return [runs[spec_hash(kind, spec)] for spec, _ in requests]
 
 
@@ -363,15 +332,8 @@ def _count_cells(session: Session, studies: Sequence[Study]) -> dict[str, dict[s
 
 
 def _run_record(run: Run) -> RunRecord:
-    return RunRecord(
-        id=run.id,
-        state=run.state,
-        result=run.result or {},
-        spec=run.spec,
-        reason=run.reason,
-        progress=run.progress,
-        inputs=run.inputs or {},
-    )
+    filled = {"result": run.result or {}, "inputs": run.inputs or {}}
+    return RunRecord(id=run.id, state=run.state, spec=run.spec, reason=run.reason, progress=run.progress, **filled)
 
 
 def _lock_study(session: Session, study: Study) -> None:

@@ -89,7 +89,7 @@ def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, datab
     with database.reading() as session:
         plan = db_studies.plan_study(session, spec)
         assert plan["reused"] == plan["cells"] == 4
-        assert db_studies.estimate_training(session, spec, "local") is None, "nothing is new"
+        assert plan["seconds"] is None, "nothing is new"
 
 
 def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies, database):

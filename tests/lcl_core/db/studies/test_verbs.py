@@ -52,7 +52,7 @@ def test_resuming_takes_up_what_did_not_succeed(studies):
     with pytest.raises(ForbiddenTransition, match="running and cannot be resumed"):
         studies.act(db_studies.resume_study, study_id)
     studies.act(db_studies.cancel_study, study_id)
-    assert studies.act(db_studies.resume_study, study_id).queued == sorted([failed, *others])
+    assert studies.act(db_studies.resume_study, study_id)[0] == sorted([failed, *others])
     assert states(studies) == {done: "succeeded", **dict.fromkeys([failed, *others], "queued")}
     assert studies.state(study_id) == "running"
     assert studies.due() == [study_id], "the encoder that came out meanwhile is examined now"
@@ -70,9 +70,9 @@ def test_a_run_without_time_stays_and_the_others_are_resumed(studies, database):
         studies.end(cell.evaluation_id)
     with database.session() as session:
         runs.get_run(session, late).ran_seconds = 61.0
-    resumed = studies.act(db_studies.resume_study, study_id)
-    assert (resumed.queued, list(resumed.refused)) == ([failed], [late])
-    assert f"lcl runs resume {late} --timeout" in resumed.refused[late].message
+    queued, refused = studies.act(db_studies.resume_study, study_id)
+    assert (queued, list(refused)) == ([failed], [late])
+    assert f"lcl runs resume {late} --timeout" in refused[late].message
     assert (states(studies)[late], states(studies)[failed]) == ("failed", "queued")
     studies.end(failed)
     studies.advance(study_id)
@@ -92,7 +92,7 @@ def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies):
     evaluation = studies.cells(study_id)[2].evaluation_id
     studies.end(evaluation, "failed")
     assert studies.state(study_id) == "failed"
-    assert studies.act(db_studies.resume_study, study_id).queued == [evaluation]
+    assert studies.act(db_studies.resume_study, study_id)[0] == [evaluation]
     studies.end(evaluation)
     assert studies.state(study_id) == "succeeded"
     with pytest.raises(ForbiddenTransition):
