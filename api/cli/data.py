@@ -324,7 +324,7 @@ def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
 
 def _wait_for_result(client: Client, run: Json, silent: bool) -> Json:
     """The result of the run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
-    ended = client.wait(run["id"]) if silent else watch_run(client, run["id"])
+    ended = watch_run(client, run["id"], silent=silent)
     if ended["state"] == "succeeded":
         return ended["result"] or {}
     if silent:

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from api.client.zero_shot import LabeledAccuracy, ZeroShotResult
 
 CLASSES_SHOWN = 3  # of an image, in a table
-EMPTY_REASON = (
-    "the encoder's most likely next token ends the document; draw from others with --top-p 0.9, give it more text to "
-    "continue, or use an encoder that was trained longer"
-)
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
 Tokens = Annotated[int, typer.Option(min=1, max=256, help="greatest length")]
 Beams = Annotated[int, typer.Option(min=1, max=16, help="more than one: beam search")]
@@ -211,10 +207,9 @@ def caption(
     captions = [{"file": readable_path(file), "caption": text} for file, text in zip(images, texts, strict=True)]
     if options.as_json:
         print_json(captions)
+        return
     for found in captions:
-        if not options.as_json:
-            typer.echo(f"{found['file']}\t{found['caption']}")
-        _explain_empty(found["caption"], f"{found['file']}: ")
+        typer.echo(f"{found['file']}\t{found['caption']}")
 
 
 def continue_(
@@ -237,7 +232,6 @@ def continue_(
     parts = [_document_part(word) for word in document]
     text = options.call(lambda client: client.continue_document(encoder, parts, **decoding))
     options.print({"text": text}, text)
-    _explain_empty(text)
 
 
 def _image_files(paths: Sequence[Path]) -> list[Path]:
@@ -280,12 +274,6 @@ def _print_skipped(skipped: Sequence[Skipped]) -> None:
 
 def _skipped_items(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
     return [{"file": readable_path(path), "reason": reason} for path, reason in skipped]
-
-
-def _explain_empty(text: str, about: str = "") -> None:
-    """On standard error, why a generated text is empty."""
-    if not text.strip():
-        typer.echo(f"{about}no text: {EMPTY_REASON}", err=True)
 
 
 def _document_part(word: str) -> str | bytes:

@@ -290,31 +290,30 @@ def pause(context: typer.Context, run_id: RunId) -> None:
     options.print(run, f"{run_id} is {run['state']}")
 
 
-def watch_run(client: Client, run_id: str) -> Json:
-    """Follow a run to its end and print the outcome. Returns: the run. Ctrl-C does not stop the run."""
+def watch_run(client: Client, run_id: str, *, silent: bool) -> Json:
+    """Follow a run to its end and print the outcome, unless ``silent``. Ctrl-C does not stop it. Returns: the run."""
     try:
         for event in client.events(run_id):
             data = event["data"]
+            if silent:
+                continue
             if event["event"] != "state":
                 step = f"step {data.get('step', 0)}/{data.get('total_steps', '?')}"
                 typer.echo(f"{step}  {format_metrics(data)}".rstrip())
             elif data["state"] not in FINAL_STATES:  # the outcome is printed below
                 typer.echo(f"{run_id} {_describe_state(client, run_id, data['state'])}")
     except KeyboardInterrupt:
-        raise _interruption(run_id) from None
+        print_note(f"\n{run_id} goes on; lcl runs show {run_id} --watch looks again, lcl runs cancel {run_id} stops it")
+        raise typer.Exit(130) from None
     run = client.run(run_id)
+    if silent:
+        return run
     if run["state"] == "failed":
         print_error(f"{run_id} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
     else:
         output = run.get("encoder_id") if run["kind"] == "pretrain" else run.get("collection_id")
         typer.echo(f"{run_id} {run['state']}" + (f": {output}" if output and run["state"] == "succeeded" else ""))
     return run
-
-
-def _interruption(run_id: str) -> typer.Exit:
-    """Says what became of a run after Ctrl-C."""
-    print_note(f"\n{run_id} goes on; lcl runs show {run_id} --watch looks again, lcl runs cancel {run_id} stops it")
-    return typer.Exit(130)
 
 
 def format_metrics(line: Json) -> str:
@@ -333,14 +332,9 @@ def format_metrics(line: Json) -> str:
 
 def _follow(options: GlobalOptions, client: Client, run_id: str) -> None:
     """With --json the run is printed once, at its end."""
+    run = watch_run(client, run_id, silent=options.as_json)
     if options.as_json:
-        try:
-            run = client.wait(run_id)
-        except KeyboardInterrupt:
-            raise _interruption(run_id) from None
         print_json(run)
-    else:
-        run = watch_run(client, run_id)
     if run["state"] != "succeeded":
         raise typer.Exit(1)
 

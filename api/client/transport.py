@@ -148,13 +148,10 @@ class Transport:
                 response = self._http.send(self._http.build_request(method, path, **options), stream=streamed)
                 if streamed and not response.is_success:
                     response.read()
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                if attempt == attempts:
-                    raise self._unreachable(error) from error
-                backoff(attempt)
-                continue
             except httpx.TransportError as error:
-                if attempt == attempts or not repeatable or isinstance(error, httpx.TimeoutException):
+                unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+                broken = repeatable and not isinstance(error, httpx.TimeoutException)
+                if attempt == attempts or not (unsent or broken):
                     raise self._unreachable(error) from error
                 backoff(attempt)
                 continue

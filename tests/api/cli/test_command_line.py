@@ -348,18 +348,6 @@ def test_encoders_without_a_common_evaluation_are_not_compared(lcl, encoder, enc
     assert lcl("--json", "encoders", "compare", "tiny", "unevaluated")[0] == 1
 
 
-@pytest.mark.parametrize("text", ["", " \n"])
-def test_an_empty_text_is_explained(lcl, monkeypatch, tmp_path, text):
-    monkeypatch.setattr("api.client.Client.continue_document", lambda *_, **__: text)
-    status, out, err = lcl("continue", "tiny", "A page about")
-    assert (status, out) == (0, f"{text}\n")
-    assert "ends the document" in err
-    assert "--top-p" in err
-    (tmp_path / "a.png").write_bytes(b"")
-    monkeypatch.setattr("api.client.Client.caption", lambda *_, **__: [text])
-    assert f"{tmp_path / 'a.png'}: no text" in lcl("caption", "tiny", str(tmp_path / "a.png"))[2]
-
-
 def test_fields_go_where_they_say():
     spec = set_fields({"data": {"sources": [{"dataset": "a"}]}}, ["data.sources.0.weight=2", "name=x=y", "on=true"])
     assert spec == {"data": {"sources": [{"dataset": "a", "weight": 2}]}, "name": "x=y", "on": True}
