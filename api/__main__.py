@@ -26,9 +26,8 @@ from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.logging import configure_logging
 from lcl_core.common.paths import prepare_home, private_umask
-from lcl_core.common.processes import forbid_downloads
+from lcl_core.common.processes import forbid_downloads, thread_env
 from lcl_core.common.settings import check_setting_names, settings_error_message
-from lcl_core.common.threads import thread_env
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5

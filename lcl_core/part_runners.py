@@ -20,8 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.processes import exit_with_parent
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import exit_with_parent, usable_cores
 
 MAX_ATTEMPTS = 5  # of a task whose process ends
 RAY_ADDRESS = "LCL_PARTS_RAY_ADDRESS"  # HOST:PORT: variable of a run's processes where its executor is Ray

@@ -18,9 +18,8 @@ from typing import Any
 
 import structlog
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import FailureCode, UserError, failure_code
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.common.system_errors import FailureCode, failure_code
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import Claim
 from lcl_core.jobs import JOBS

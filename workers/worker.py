@@ -25,7 +25,7 @@ from kombu.common import Broadcast
 from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.logging import configure_logging as configure_shared_logging
 from lcl_core.common.logging import log_database_error
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import usable_cores
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app

@@ -25,8 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
 from api.core.settings import ApiSettings
-from lcl_core.common.errors import UserError
-from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.common.errors import FailureCode, UserError, failure_code
 from lcl_core.db.session import DatabaseUnusable
 from lcl_core.specs.validation_messages import describe_error, main_error
 

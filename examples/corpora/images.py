@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import usable_cores
 
 WHITE = (255, 255, 255)
 QUALITY = 85

@@ -36,8 +36,8 @@ from lcl_core.collections.file_format import Dtype
 from lcl_core.collections.labels import choose_types
 from lcl_core.collections.writer import AppendSource, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError, item_errors_suppressed
+from lcl_core.common.processes import usable_cores
 from lcl_core.common.run_dir import RunDir, run_main
-from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine

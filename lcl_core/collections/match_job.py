@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lcl_core.common.errors import NotFound, StoreError, UserError, import_optional
+from lcl_core.common.processes import usable_cores
 from lcl_core.common.run_dir import RunDir, run_main
-from lcl_core.common.threads import usable_cores
 from lcl_core.data.conversion import write_dataset
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.data.records import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import usable_cores
 from lcl_core.vector_indexes import UNUSABLE, SearchFn, Target, unusable
 
 if TYPE_CHECKING:

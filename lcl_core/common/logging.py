@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.common.errors import FailureCode, failure_code
 
 _NOISY_LOGGERS = ("alembic", "httpx")
 _SHARED_PROCESSORS: list[Any] = [

@@ -48,9 +48,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lcl_core.common.disk_cache import DiskCache
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, failure_code
 from lcl_core.common.files import write_atomically, write_json_atomically
-from lcl_core.common.system_errors import failure_code
 
 # a process that waits in native code, as for a collective operation, handles it too
 STACK_SIGNAL = signal.SIGUSR1

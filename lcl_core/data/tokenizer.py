@@ -19,8 +19,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.system_errors import tokenizer_errors
+from lcl_core.common.errors import UserError, tokenizer_errors
 
 
 def clean_text(text: str) -> str:

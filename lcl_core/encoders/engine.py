@@ -25,8 +25,7 @@ from lcl_core.common.device import (
     limit_onednn_cache,
     pick_device,
 )
-from lcl_core.common.errors import UserError
-from lcl_core.common.system_errors import panics_as_errors, tokenizer_errors
+from lcl_core.common.errors import UserError, panics_as_errors, tokenizer_errors
 from lcl_core.encoders.captioning import AttentionMaps, Captioner, FinishedTexts, GenerationConfig, StreamListener
 from lcl_core.encoders.files import Hashes, check_unchanged, hash_files, tensor_sizes
 from lcl_core.encoders.lcl import is_precast

@@ -20,7 +20,7 @@ from torch import Tensor
 from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.threads import prefetch_map, usable_cores
+from lcl_core.common.processes import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import TEXTS, detect_image_encoder, load_image_encoder

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lcl_core.common.errors import Busy, UserError
-from lcl_core.common.system_errors import tokenizer_errors
+from lcl_core.common.errors import Busy, UserError, tokenizer_errors
 from lcl_core.encoders.captioning import DocumentPrompt, GenerationConfig, PreparedImage, StreamListener
 from lcl_core.serving.dynamic_batcher import BatchObserver, DynamicBatcher, failed_future, wait_all
 

@@ -18,8 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcl_core.common.errors import Busy, UserError
-from lcl_core.common.system_errors import as_exception
+from lcl_core.common.errors import Busy, UserError, as_exception
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from lcl_core.common.errors import Busy, UserError
-from lcl_core.common.system_errors import as_exception
+from lcl_core.common.errors import Busy, UserError, as_exception
 from lcl_core.encoders.files import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.dynamic_batcher import BatchObserver

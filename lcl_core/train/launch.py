@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+from lcl_core.common.processes import thread_env, threads_per_process
 from lcl_core.common.rendezvous import (
     ADDRESS_VARIABLE,
     COUNT_VARIABLE,
@@ -25,7 +26,6 @@ from lcl_core.common.rendezvous import (
     reserve_port,
 )
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.common.threads import thread_env, threads_per_process
 
 _CRASH_GRACE = 5.0  # seconds
 _INFORMATIVE = (

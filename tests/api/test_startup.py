@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from api.__main__ import main
 from deploy.process import responds
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import usable_cores
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import yaml
 
 from api.core.settings import ApiSettings
 from lcl_core.common.gpus import VISIBLE_DEVICES
-from lcl_core.common.threads import WAIT_VARIABLES
+from lcl_core.common.processes import WAIT_VARIABLES
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from lcl_core.common.fork_server import AVAILABLE, ForkServer, start_module
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import thread_env, without_secrets
 from lcl_core.common.run_dir import RunDir
-from lcl_core.common.threads import thread_env
 from lcl_core.jobs import JOBS
 from workers.executors.base import Handle, JobRequest, MachineLost
 from workers.job_output import dump_stacks

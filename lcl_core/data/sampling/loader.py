@@ -27,8 +27,7 @@ from typing import Any, Self
 
 import torch
 
-from lcl_core.common.processes import exit_with_parent
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import exit_with_parent, usable_cores
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, pack_documents
 from lcl_core.data.sampling.shuffle import ReaderShare

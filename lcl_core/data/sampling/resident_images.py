@@ -30,7 +30,7 @@ from PIL import Image
 from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import StoreError, UserError, item_errors_suppressed
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.threads import usable_cores
+from lcl_core.common.processes import usable_cores
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import ImageSegment, parse_segments

@@ -9,8 +9,8 @@ from typing import Any, cast
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, style_axes
+from lcl_core.common.processes import usable_cores
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
-from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.open import count_items, open_source
 from lcl_core.data.jsonl import to_json_safe
 from lcl_core.data.tokenizer import clip_tokenizer

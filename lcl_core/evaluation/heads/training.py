@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lcl_core.common.device import autocast
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.threads import prefetch_map
+from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.metrics import Ints

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
+from lcl_core.common.processes import prefetch_map
 from lcl_core.common.run_dir import RunDir
-from lcl_core.common.threads import prefetch_map
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,

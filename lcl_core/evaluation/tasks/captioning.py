@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.threads import prefetch_map
+from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.heads.training import choose, search_candidates

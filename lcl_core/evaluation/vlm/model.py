@@ -32,7 +32,7 @@ from transformers import GenerationConfig, GenerationMixin
 from lcl_core.common.device import Precision, compute_dtype
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.threads import prefetch_map
+from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.heads.training import (

@@ -6,8 +6,7 @@ import json
 import pytest
 import tokenizers
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.system_errors import as_exception, panics_as_errors, tokenizer_errors
+from lcl_core.common.errors import UserError, as_exception, panics_as_errors, tokenizer_errors
 from lcl_core.data.tokenizer import Tokenizer, train_bpe
 from lcl_core.serving.dynamic_batcher import DynamicBatcher
 

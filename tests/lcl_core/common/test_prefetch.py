@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from lcl_core.common.threads import prefetch_map
+from lcl_core.common.processes import prefetch_map
 
 
 def test_it_is_map_in_order():

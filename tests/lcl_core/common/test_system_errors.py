@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.common.errors import FailureCode, failure_code
 
 HERE = Path("/home/lcl/runs/run_1")
 

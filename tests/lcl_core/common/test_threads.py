@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lcl_core.common import threads
-from lcl_core.common.threads import SPIN_COUNT, cpu_quota, thread_env, threads_per_process, usable_cores
+from lcl_core.common import processes
+from lcl_core.common.processes import SPIN_COUNT, cpu_quota, thread_env, threads_per_process, usable_cores
 
 
 def written(root, membership, files):
@@ -44,12 +44,12 @@ def test_a_system_without_control_groups_has_no_quota(tmp_path):
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.3, 1), (1.5, 2), (4.0, 4), (64.0, 8)])
 def test_cores_are_those_of_the_affinity_within_the_quota(monkeypatch, quota, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(processes, "cpu_quota", lambda: quota)
     assert usable_cores() == expected
 
 
 def test_an_empty_environment_gets_the_cores_and_short_waits(monkeypatch):
-    monkeypatch.setattr(threads, "usable_cores", lambda: 3)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 3)
     added = {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     assert thread_env({}) == added
     assert thread_env({"OMP_NUM_THREADS": "", "OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": ""}) == added
@@ -64,7 +64,7 @@ def test_the_users_choice_is_kept(name):
     ("given", "processes", "expected"), [({}, 2, 4), ({"OMP_NUM_THREADS": "6"}, 4, 1), ({}, 99, 1)]
 )
 def test_ranks_of_a_run_share_its_threads(monkeypatch, given, processes, expected):
-    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    monkeypatch.setattr("lcl_core.common.processes.usable_cores", lambda: 8)
     assert threads_per_process(given, processes) == expected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.common.errors import FailureCode, failure_code
 from lcl_core.db.session import UNREACHABLE, Database, DatabaseDamaged, DatabaseUnusable
 
 
