@@ -24,22 +24,12 @@ from api.client.payloads import Skipped, readable_path
 from lcl_core.common.errors import UserError
 from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
-PREDICTION_COLUMNS = ("image", "label", "probability", "folder")  # the first two are those of a table of images
-PROBABILITY_DIGITS = 6
 _NORMAL_95 = 1.959963984540054  # quantile of the normal distribution for a 95 % interval
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """Predictions of images, in their order.
-
-    Attributes:
-        classes: names of the C classes.
-        templates: the prompts of a class, with ``{}`` for its name.
-        names: of the classified images; the name of the folder above one may be its label.
-        probabilities: of each image, [C].
-        skipped: images that the service could not read, with the reason.
-    """
+    """Predictions of images, in their order: ``probabilities`` of each is [C], by ``classes``."""
 
     classes: tuple[str, ...]
     templates: tuple[str, ...]
@@ -167,11 +157,10 @@ def predictions_csv(result: ZeroShotResult) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*PREDICTION_COLUMNS, *(f"p: {name}" for name in result.classes)])
+    writer.writerow(["image", "label", "probability", "folder", *(f"p: {name}" for name in result.classes)])
     for index, (name, folder) in enumerate(zip(result.names, folder_labels(result.names), strict=True)):
         ((best, probability),) = result.top(index, 1)
-        numbers = (f"{value:.{PROBABILITY_DIGITS}f}" for value in (probability, *result.probabilities[index]))
-        first, *others = numbers
+        first, *others = (f"{value:.6f}" for value in (probability, *result.probabilities[index]))
         writer.writerow([readable_path(name.as_posix()), best, first, readable_path(folder), *others])
     return out.getvalue()
 
