@@ -20,7 +20,7 @@ from api.cli.output import (
     read_lines,
 )
 from api.client import ApiError, UserError
-from api.client.payloads import readable_path
+from api.client.payloads import Json, readable_path
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
 Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
@@ -78,7 +78,7 @@ def add(
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
     options = global_options(context)
-    metadata = {"captions": list(caption or ()), "labels": group_pairs(parse_pairs("--label", label))}
+    metadata: Json = {"captions": list(caption or ()), "labels": group_pairs(parse_pairs("--label", label))}
     metadata |= {"split": split, "source": source}
     added = []
     with options.client() as client:

@@ -215,7 +215,15 @@ def preview(
 ) -> None:
     """Some documents with their images in place."""
     options = global_options(context)
-    query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source, "q": words, "tag": tag}
+    query: Json = {
+        "offset": offset,
+        "limit": limit,
+        "view": view,
+        "split": split,
+        "source": source,
+        "q": words,
+        "tag": tag,
+    }
     page = options.call(lambda client: client.dataset_documents(name, **query))
     if options.as_json:
         options.print(page, "")

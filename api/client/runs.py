@@ -32,7 +32,7 @@ class RunCalls(Transport):
 
         ``options``: after (ids of runs that must succeed first), priority, max_attempts, resource, gpus.
         """
-        body = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
+        body: Json = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
         body |= {option: value for option, value in options.items() if value}
         return self.post_once(v1("runs"), body, idempotency_key or uuid.uuid4().hex)
 
