@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 import lcl_core
-from api.core.errors import install_error_handlers, writable_folders
+from api.core.errors import install_error_handlers
 from api.core.metrics import DatabaseCollector
 from api.core.middleware import AuthenticatedBodyMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
@@ -23,15 +24,19 @@ from api.routes import (
     encoders,
     health,
     inference,
-    keys,
     runs,
     studies,
     uploads,
-    webhooks,
 )
-from api.services.background import EncoderWarmup, home_tasks
+from api.services.search import warm_next_encoder
 from api.services.state import AppState
+from lcl_core.db import garbage
+from lcl_core.db.artifacts import Artifacts, upload_next
+from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask
+
+WARM_SECONDS = 5.0  # between two queries for new collections
+UPLOAD_SECONDS = 2.0  # between two queries for uploads that are due
 
 ROUTERS = (
     runs.router,
@@ -43,8 +48,8 @@ ROUTERS = (
     inference.router,
     collections.router,
     admin.workers_router,
-    keys.router,
-    webhooks.router,
+    admin.keys_router,
+    admin.webhooks_router,
     admin.audit_router,
     health.router,
 )
@@ -77,7 +82,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.add_middleware(RequestContextMiddleware, observe=state.metrics.observe, home=settings.home)  # outermost
     state.metrics.register(DatabaseCollector(state.database))
-    state.metrics.export_disks(writable_folders(settings))
+    state.metrics.export_disks(health.writable_folders(settings))
     state.metrics.export_gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", state.encoder_bytes)
     return app
 
@@ -86,12 +91,32 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
     await to_thread.run_sync(state.prepare)
-    warmup = EncoderWarmup(state) if state.settings.warm_encoders else None
-    tasks: list[PeriodicTask | EncoderWarmup] = [*home_tasks(state.database, state.settings, state.artifacts)]
-    tasks += [warmup] if warmup else []
+    tasks = home_tasks(state.database, state.settings, state.artifacts)
+    if state.settings.warm_encoders:
+        tasks.append(warmup_task(state))
     for task in tasks:
         task.start()
     yield
     for task in tasks:
         await to_thread.run_sync(task.stop)
     await to_thread.run_sync(state.close)
+
+
+def warmup_task(state: AppState) -> PeriodicTask:
+    """Encoders of collections get into memory before the first search needs them."""
+    return PeriodicTask("lcl-warmup", partial(warm_next_encoder, state, set()), WARM_SECONDS, join_seconds=5.0)
+
+
+def home_tasks(database: Database, settings: ApiSettings, artifacts: Artifacts) -> list[PeriodicTask]:
+    """Uploads and garbage of this home, which may have no worker; none without an artifact store.
+
+    Several processes may have one home: each upload is claimed in the database.
+    """
+    if artifacts.holder is None:
+        return []
+    send = partial(upload_next, database, artifacts)
+    collect = partial(garbage.collect_garbage, database, settings, artifacts)
+    return [
+        PeriodicTask("lcl-uploads", send, UPLOAD_SECONDS, join_seconds=5.0),
+        PeriodicTask("lcl-garbage", collect, garbage.ROUND_SECONDS, delayed=True, join_seconds=0.0),
+    ]

@@ -1,4 +1,4 @@
-"""API keys ``PREFIX.SECRET``, the configured admin key, and authentication of requests.
+"""API keys ``PREFIX.SECRET``, the configured admin key, authentication of requests, and how many a key may send.
 
 The database holds a key's prefix and a keyed hash of its secret, which has 256 random bits: a fast hash is enough. The
 configured admin key is ``LCL_ADMIN_KEY``, or the file ``key`` of the home folder.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi.security.utils import get_authorization_scheme_param
+from limits import RateLimitItemPerMinute
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.storage import storage_from_string
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -31,10 +34,12 @@ log = structlog.get_logger(__name__)
 ROLES = ("viewer", "submitter", "admin")  # each may do what those before it may
 CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its own
 LAST_USED_INTERVAL = timedelta(minutes=5)
-CACHE_SECONDS = 1.0
-_MAX_CACHED = 1024
-_MAX_LOOKUPS = 4  # threads that verify uncached keys, invalid ones of anonymous clients among them
-_CHALLENGE = {"www-authenticate": "Bearer"}
+CACHE_TIME = timedelta(seconds=1)
+MAX_CACHED = 1024
+MAX_LOOKUPS = 4  # threads that verify uncached keys, invalid ones of anonymous clients among them
+RETRY_SECONDS = 10.0  # after which a Redis that did not answer is asked again
+REDIS_SECONDS = 1.0  # within which it answers
+CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 def utc_now() -> datetime:
@@ -48,9 +53,8 @@ def role_level(role: str) -> int:
 def new_key(owner: str, role: str, expires: datetime | None = None) -> tuple[str, ApiKey]:
     """A new key and its row. The key itself is stored nowhere."""
     prefix, secret = KEY_MARK + secrets.token_hex(6), secrets.token_urlsafe(32)
-    row = ApiKey(
-        prefix=prefix, hash=_secret_hash(prefix, secret), role=role, owner=owner, created_at=utc_now(), expires=expires
-    )
+    digest = secret_hash(prefix, secret)
+    row = ApiKey(prefix=prefix, hash=digest, role=role, owner=owner, created_at=utc_now(), expires=expires)
     return f"{prefix}.{secret}", row
 
 
@@ -58,16 +62,10 @@ def verify_key(session: Session, key: str) -> ApiKey | None:
     """Row of a valid, unexpired key, else None. A wrong secret takes as long as an unknown prefix."""
     prefix, secret = split_key(key)
     row = session.get(ApiKey, prefix)
-    digest, none = _secret_hash(prefix, secret), "0" * 64
-    matches = hmac.compare_digest(digest, row.hash if row else none)
-    if row is None or not matches:
+    matches = hmac.compare_digest(secret_hash(prefix, secret), row.hash if row else "0" * 64)
+    if row is None or not matches or (row.expires is not None and row.expires <= utc_now()):
         return None
-    expired = row.expires is not None and row.expires <= utc_now()
-    return None if expired else row
-
-
-def last_used_is_stale(row: ApiKey) -> bool:
-    return row.last_used is None or utc_now() - row.last_used > LAST_USED_INTERVAL
+    return row
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -76,7 +74,7 @@ def split_key(key: str) -> tuple[str, str]:
     return (prefix, secret) if dot and prefix.startswith(KEY_MARK) and len(prefix) <= 20 else (CONFIGURED_PREFIX, key)
 
 
-def _secret_hash(prefix: str, secret: str) -> str:
+def secret_hash(prefix: str, secret: str) -> str:
     return hmac.digest(prefix.encode(), secret.encode(), "sha256").hex()
 
 
@@ -87,7 +85,7 @@ def ensure_configured_key(settings: ApiSettings, database: Database) -> None:
     """
     settings.check_secrets()
     prefix, secret = split_key(settings.read_admin_key())
-    digest = _secret_hash(prefix, secret)
+    digest = secret_hash(prefix, secret)
     try:
         _configure_key(database, prefix, digest)
     except IntegrityError:  # another process inserted the row meanwhile
@@ -128,67 +126,45 @@ def check_owner(principal: Principal, noun: str, name: str, owner: str, verb: st
         raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may {verb} it")
 
 
-class PrincipalCache:
-    """Principals by digest of their key, for a second. A change of keys in this process clears it."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._entries: dict[bytes, tuple[Principal, float, datetime | None]] = {}
-
-    def get(self, key: str, moment: datetime) -> Principal | None:
-        """The cached principal of a key that is still valid at ``moment``."""
-        found = self._entries.get(_digest(key))
-        if found is None:
-            return None
-        principal, cache_expires, key_expires = found
-        return principal if self._clock() < cache_expires and (key_expires is None or moment < key_expires) else None
-
-    def put(self, key: str, principal: Principal, key_expires: datetime | None) -> None:
-        if len(self._entries) >= _MAX_CACHED:
-            self._entries.clear()
-        self._entries[_digest(key)] = principal, self._clock() + CACHE_SECONDS, key_expires
-
-    def clear(self) -> None:
-        self._entries.clear()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
 class Authenticator:
-    """Principals of ``Authorization`` headers: from the cache, else from the database."""
+    """Principals of ``Authorization`` headers. A key that was valid within the last second costs no query."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._threads = CapacityLimiter(_MAX_LOOKUPS)
-        self.cache = PrincipalCache()
+        self._threads = CapacityLimiter(MAX_LOOKUPS)
+        self._cache: dict[bytes, tuple[Principal, datetime]] = {}  # by digest of the key, with the time of expiry
 
     async def authenticate(self, authorization: str | None) -> Principal:
-        """A key that was valid within the last second costs no query; any other costs one, in one of few threads.
-
-        Raises: Problem 401; SQLAlchemyError when the database does not answer.
-        """
+        """Raises: Problem 401; SQLAlchemyError when the database does not answer."""
         scheme, key = get_authorization_scheme_param(authorization)
         if scheme.lower() != "bearer" or not key:
             message = (
                 "send an API key: `Authorization: Bearer KEY`; the embedded default keeps one in "
                 "the file `key` of its home folder"
             )
-            raise Problem(401, "unauthorized", message, headers=_CHALLENGE)
-        if cached := self.cache.get(key, utc_now()):
-            return cached
-        return await to_thread.run_sync(self._verify, key, limiter=self._threads)
+            raise Problem(401, "unauthorized", message, headers=CHALLENGE)
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        principal, expires = self._cache.get(digest, (None, None))
+        if principal is not None and expires is not None and utc_now() < expires:
+            return principal
+        return await to_thread.run_sync(self._verify, key, digest, limiter=self._threads)
 
-    def _verify(self, key: str) -> Principal:
+    def forget_keys(self) -> None:
+        """A change of keys in this process is valid at once."""
+        self._cache.clear()
+
+    def _verify(self, key: str, digest: bytes) -> Principal:
         with self._database.reading() as session:
             row = verify_key(session, key)
         if row is None:
-            raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=_CHALLENGE)
-        if last_used_is_stale(row):
+            raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
+        if row.last_used is None or utc_now() - row.last_used > LAST_USED_INTERVAL:
             self._record_use(row.prefix)
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
+        expires = utc_now() + CACHE_TIME
         principal = Principal(row.owner, row.role, row.prefix)
-        self.cache.put(key, principal, row.expires)
+        self._cache[digest] = principal, min(expires, row.expires or expires)
         return principal
 
     def _record_use(self, prefix: str) -> None:
@@ -200,3 +176,41 @@ class Authenticator:
                     row.last_used = utc_now()
         except SQLAlchemyError as error:
             log.warning("the last use of a key was not noted", prefix=prefix, error=str(error).splitlines()[0])
+
+
+class RateLimiter:
+    """Requests of each key in a minute: counted in Redis over all processes of the service, else by this process.
+
+    While Redis does not answer, each process counts for itself. Only valid keys use its memory.
+
+    Args:
+        broker_url: of Redis, as Celery writes it; empty: none.
+    """
+
+    def __init__(self, per_minute: int, broker_url: str = "") -> None:
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._own = FixedWindowRateLimiter(storage_from_string("async+memory://"))
+        self._shared: FixedWindowRateLimiter | None = None
+        self._errors: type[Exception] | tuple[type[Exception], ...] = ()
+        self._asked_again_at = 0.0
+        if broker_url.startswith(("redis://", "rediss://")):
+            seconds = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+            storage = storage_from_string(f"async+{broker_url}", implementation="redispy", **seconds)
+            self._shared, self._errors = FixedWindowRateLimiter(storage), storage.base_exceptions
+
+    async def hit(self, key: str) -> None:
+        """Count a request. Raises: Problem 429 ``too_many_requests``."""
+        limiter = self._own
+        if self._shared is not None and time.monotonic() >= self._asked_again_at:
+            limiter = self._shared
+        try:
+            if await limiter.hit(self._limit, key):
+                return
+            reset = (await limiter.get_window_stats(self._limit, key)).reset_time
+        except self._errors as error:
+            log.warning("limits_not_shared", error=str(error))
+            self._asked_again_at = time.monotonic() + RETRY_SECONDS
+            return
+        wait = max(1, math.ceil(reset - time.time()))
+        message = f"more than {self._limit.amount} requests in a minute (LCL_REQUESTS_PER_MINUTE); wait {wait} s"
+        raise Problem(429, "too_many_requests", message, headers={"retry-after": str(wait)})

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +16,22 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
-from api.core.settings import ApiSettings
 from lcl_core.common.errors import FailureCode, UserError, failure_code
 from lcl_core.db.session import DatabaseUnusable
 from lcl_core.specs.validation_messages import describe_error, main_error
 
 log = structlog.get_logger(__name__)
 MAX_EXAMINED_ERRORS = 1000  # of a body, among which the one to report is chosen
-PROBE_BYTES = bytes(4096)
 FAULT_MESSAGES = {
     FailureCode.DISK_FULL: "there is no space left in {folder}; free some there, then try again",
     FailureCode.READ_ONLY: "nothing can be written in {folder}; make it writable, then try again",
 }
-
-
-def writable_folders(settings: ApiSettings) -> list[Path]:
-    """The home, and the folder of an SQLite database elsewhere."""
-    url = make_url(settings.resolved_database_url)
-    home = settings.home.expanduser().resolve()
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return [home]
-    return list(dict.fromkeys((home, Path(url.database).expanduser().resolve().parent)))
-
-
-def probe_folder(folder: Path) -> str | None:
-    """Write and remove a small file. Returns: the problem; None if there was none."""
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
-            probe.write(PROBE_BYTES)
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        fault = failure_code(error, folder)
-        return disk_fault_message(fault, folder) or f"{folder} cannot be written to: {error.strerror}"
-    return None
 
 
 def disk_fault_message(fault: FailureCode | None, folder: str | Path) -> str | None:
@@ -83,12 +57,7 @@ UNPARSED_BODY_ERRORS = ("model_attributes_type", "dict_type", "model_type", "lis
 
 
 class Problem(UserError):
-    """A UserError with an HTTP status.
-
-    Args:
-        status: the HTTP status, 4xx or 503.
-        headers: of the response, such as ``Retry-After``.
-    """
+    """A UserError with an HTTP status, and headers of the response, such as ``Retry-After``."""
 
     def __init__(
         self,
@@ -102,6 +71,15 @@ class Problem(UserError):
         super().__init__(message, code=code, field=field)
         self.status = status
         self.headers = headers
+
+
+@contextmanager
+def problem_of_field(field: str | None = None) -> Iterator[None]:
+    """A UserError of the block as Problem 422 of ``field``; None: of the error's own."""
+    try:
+        yield
+    except UserError as error:
+        raise Problem(422, error.code, error.message, field=field or error.field) from error
 
 
 class ErrorDetail(BaseModel):
@@ -180,15 +158,10 @@ def _encodable(text: str) -> str:
 
 async def _user_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UserError)
-    return error_response(error.status, error.code, str(error), error.field, _headers_of(error))
-
-
-def _headers_of(error: UserError) -> Mapping[str, str] | None:
-    """Its own headers, else Retry-After for errors that pass."""
-    if isinstance(error, Problem):
-        return error.headers
-    seconds = getattr(error, "retry_after", 1.0 if error.status == 503 else None)
-    return None if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
+    headers = error.headers if isinstance(error, Problem) else None
+    if not isinstance(error, Problem) and error.status == 503:
+        headers = {"retry-after": str(max(1, math.ceil(getattr(error, "retry_after", 1.0))))}
+    return error_response(error.status, error.code, str(error), error.field, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -199,22 +172,15 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         slash = "; addresses here end without a slash" if request.url.path.endswith("/") else ""
         message = f"there is nothing at this address{slash}; /docs names all there are"
     elif status == 405:
-        allowed = _allowed_methods(request)
+        routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+        here = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+        allowed = sorted({method for route in here for method in route.methods or ()})
         headers["allow"] = ", ".join(allowed)
         message = f"{request.method} is not supported at this URL; it supports {' and '.join(allowed)} (see /docs)"
     elif status == 400 and "parsing the body" in message:  # FastAPI's words for any failure of the parser
         message = "the body cannot be read as JSON, or as the form that its Content-Type names"
     code = CODE_OF_STATUS.get(status, "http_error")
     return error_response(status, code, message, headers=headers)
-
-
-def _allowed_methods(request: Request) -> list[str]:
-    """Methods of all routes at the request's URL."""
-    methods: set[str] = set()
-    for route in request.app.router.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -230,19 +196,13 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
         return error_response(422, "bad_request", message)
     model = None
     if location[0] == "body":
-        model = _body_model(request)
+        annotation = getattr(request.scope["route"].body_field.field_info, "annotation", None)
+        kinds = [annotation, *typing.get_args(annotation)]  # of a body that may be left out
+        model = next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)
         first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], error.body)
         location = ["body", *map(str, path)]
     field = ".".join(location[1:]) or None
     return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)
-
-
-def _body_model(request: Request) -> type[BaseModel] | None:
-    """The model of the route's body, if any."""
-    field = getattr(request.scope.get("route"), "body_field", None)
-    kind = getattr(getattr(field, "field_info", None), "annotation", None)
-    choices = [kind, *typing.get_args(kind)]  # of a body that may be left out
-    return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:

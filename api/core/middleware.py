@@ -18,9 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core import limits
-from api.core.auth import Authenticator
+from api.core.auth import Authenticator, RateLimiter
 from api.core.errors import Problem, error_response, fault_response
-from api.core.limits import RateLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +59,8 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id  # the audit log names it
         started, status = time.perf_counter(), 0
 
@@ -88,17 +88,13 @@ class RequestContextMiddleware:
                     raise
                 await fault_response(error, request_id, self.home)(scope, receive, send_with_headers)
             finally:
-                self._log_request(scope, status, time.perf_counter() - started)
-
-    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
-        """One metric and one log line a request. The line has no query, which may be private."""
-        route = _route_template(scope)
-        self.observe(scope["method"], route, status, seconds)
-        run = {"run": scope["path_params"]["run_id"]} if "run_id" in scope.get("path_params", {}) else {}
-        if route not in UNLOGGED_ROUTES:
-            log.info(
-                "request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **run
-            )
+                seconds = round(time.perf_counter() - started, 4)
+                route = getattr(scope.get("route"), "path", "unmatched")  # a template: ids would be labels of metrics
+                self.observe(scope["method"], route, status, seconds)
+                if route not in UNLOGGED_ROUTES:  # without the query, which may be private
+                    run = {"run": scope["path_params"]["run_id"]} if "run_id" in scope.get("path_params", {}) else {}
+                    details = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
+                    log.info("request", **details, **run)
 
 
 class AuthenticatedBodyMiddleware:
@@ -132,16 +128,13 @@ class AuthenticatedBodyMiddleware:
         elif scope["method"] in METHODS_WITHOUT_BODY or scope["path"] == UPLOADS:
             await self.app(scope, receive, send)
         else:
-            await self._call_with_body(scope, receive, send)
-
-    async def _call_with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body = await _read_body(scope, receive)
-        except Problem as error:
-            await error_response(error.status, error.code, str(error), headers=error.headers)(scope, receive, send)
-            return
-        if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+            try:
+                body = await _read_body(scope, receive)
+            except Problem as error:
+                await error_response(error.status, error.code, str(error), headers=error.headers)(scope, receive, send)
+                return
+            if body is not None:
+                await self.app(scope, _replay(body, receive), send)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
@@ -161,17 +154,6 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
         raise Problem(413, "too_large", words)
     late = f"the body did not arrive within {limits.BODY_SECONDS:g} s; send it faster"
     raise Problem(408, "deadline_exceeded", late, headers={"connection": "close"})
-
-
-def _request_id(scope: Scope) -> str:
-    """The client's ``X-Request-Id`` if it is well-formed, else a new one."""
-    sent = Headers(scope=scope).get("x-request-id", "")
-    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
-
-
-def _route_template(scope: Scope) -> str:
-    """The path with parameter names, so that ids do not become metric labels."""
-    return getattr(scope.get("route"), "path", "unmatched")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

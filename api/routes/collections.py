@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES, documented_responses
+from api.core.models import ItemList, RowView, list_of, row_view
 from api.deps import (
     CollectionReference,
     ItemId,
@@ -23,34 +25,67 @@ from api.deps import (
     WriteTransactionDep,
     in_thread_pool,
 )
-from api.schemas.base import ItemList, list_of, row_view
-from api.schemas.collections import (
-    COLLECTION_COLUMNS,
-    AddedItemsView,
-    AddItemsRequest,
-    ChangedLabelsView,
-    ChangeLabelsRequest,
-    CollectionDetail,
-    CollectionView,
-    DuplicateGroupView,
-    DuplicatePage,
-    MapMethod,
+from api.services import search as search_service
+from api.services.collection_items import AddItemsRequest, ChangeLabelsRequest, add_items, change_labels, remove_item
+from api.services.search import (
     SearchRequest,
     SearchResponse,
     Target,
+    item_view,
+    open_collection,
+    read_item_image,
+    stream_vectors,
 )
-from api.services import search as search_service
-from api.services.collection_items import add_items, change_labels, remove_item
-from api.services.search import item_view, open_collection, read_item_image, stream_vectors
 from lcl_core.common.files import remove_tree
 from lcl_core.db import artifacts, collections, registry
 from lcl_core.db.models import CollectionRow
+from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
 MAX_LABEL_VALUES = 1000  # listed of a label: a file name, an address or an id has another value for each image
 JSON_LINES, BYTES = "application/x-ndjson", "application/octet-stream"
+MapMethod = Literal["pca", "tsne"]
 VectorTarget = Annotated[Target, Query(description="vectors of the images, or of the texts (captions)")]
+COLLECTION_COLUMNS = "id name encoder_id encoder_hash dataset owner run_id images texts dim changes vectors created_at"
+# ``vectors``: its index, null where files are searched; ``texts``: in the list those of the last index run
+CollectionView = row_view(CollectionRow, COLLECTION_COLUMNS)
+
+
+class CollectionDetail(RowView):
+    labels: dict[str, list[str]] = Field(description="what a filter can ask for: 1,000 values of each label at most")
+    label_counts: dict[str, int] = Field(description="number of all values of each label, of a set of its members")
+    label_types: dict[str, LabelType] = Field(
+        description="of each label, which say what forms its filter has: text, number, date or set"
+    )
+    text_vectors: bool = Field(
+        description="whether its captions have vectors; false: its encoder reads images alone, and texts are searched "
+        "by the words of captions (hybrid)"
+    )
+
+
+class ChangedLabelsView(BaseModel):
+    changed: int = Field(description="images whose labels are others now")
+
+
+class AddedItemsView(BaseModel):
+    ids: list[str] = Field(description="in the order of the items")
+    images: int = Field(description="how many images the collection holds then")
+
+
+class DuplicateGroupView(BaseModel):
+    size: int = Field(description="images that it holds")
+    items: list[dict[str, Any]] = Field(
+        description="the first 100 of them, each with its score: the cosine to the first"
+    )
+
+
+class DuplicatePage(BaseModel):
+    groups: list[DuplicateGroupView] = Field(description="the largest first")
+    total: int = Field(description="groups in all")
+    offset: int = Field(description="groups that were skipped")
+    threshold: float = Field(description="least cosine of near-duplicates")
+    took_ms: float = Field(description="milliseconds in the service")
 
 
 @router.get("", summary="List collections", response_model=list_of(CollectionView))

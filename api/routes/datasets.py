@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES, documented_responses
+from api.core.models import PathText, RequestModel, RowView, list_of, request_example, row_view
 from api.deps import (
     DatasetName,
     Offset,
@@ -20,7 +21,6 @@ from api.deps import (
     WriteTransactionDep,
     in_thread_pool,
 )
-from api.schemas.base import PathText, RequestModel, RowView, list_of, request_example, row_view
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
+from api.core.models import ItemList, PathText, Reference, RequestModel, list_of, request_example, row_view
 from api.deps import (
     EncoderReference,
     ReadSessionDep,
@@ -25,7 +26,6 @@ from api.deps import (
     WriteTransactionDep,
     in_thread_pool,
 )
-from api.schemas.base import ItemList, PathText, Reference, RequestModel, list_of, request_example, row_view
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
@@ -36,17 +36,16 @@ from api.services.encoder_archive import (
     stream_tar,
     tar_size,
 )
-from api.services.encoder_comparisons import compare_figures, evaluated_figures, with_significance
 from api.services.encoders import damage_as_problem
-from api.services.runs import card_figures, evaluation_figures
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import artifacts, garbage, registry
+from lcl_core.db import artifacts, garbage, registry, runs
 from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.specs.base import Name
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
+CARD_SOURCE = "model card: measured before the release with `python -m benchmarks`, not by this service"
 # ``identity``: sha256 over all files; ``hash``: of the weights alone
 EncoderView = row_view(EncoderRow, "id name hash identity owner run_id info pinned created_at")
 
@@ -130,11 +129,14 @@ def compare(
     with a difference has its ``interval`` (95 %, paired bootstrap), ``p`` (sign-flip permutation, two-sided, of this
     row alone) and the number of common ``units``.
     """
+    from api.services import comparisons  # numpy
+
     first, second = registry.get_encoder(session, left), registry.get_encoder(session, right)
-    rows = compare_figures(evaluated_figures(session, first.id), evaluated_figures(session, second.id))
+    figures = [comparisons.evaluated_figures(session, encoder.id) for encoder in (first, second)]
+    rows = comparisons.compare_figures(*figures)
     session.close()  # no connection is held while predictions are read
     if paired:
-        rows = with_significance(rows, state.evaluation_records)
+        rows = comparisons.with_significance(rows, state.evaluation_records)
     return {"left": first, "right": second, "rows": rows}
 
 
@@ -182,7 +184,13 @@ def delete(
 def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> ItemList:
     """All metrics of its evaluations, newest evaluation first; then, with their ``source``, those of its model card."""
     row = registry.get_encoder(session, encoder)
-    return ItemList(items=evaluation_figures(session, row.id) + card_figures(row))
+    items = []
+    for run, figures in runs.list_evaluations(session, row.id):
+        digest = (run.result or {}).get("dataset_hash")
+        origin = {"run_id": run.id, "dataset": run.spec.get("dataset"), "dataset_hash": digest}
+        items += [{**figure, **origin} for figure in figures]
+    no_origin = {"run_id": None, "dataset": None, "dataset_hash": None, "source": CARD_SOURCE}
+    return ItemList(items=items + [{**figure, **no_origin} for figure in row.info.get("figures", ())])
 
 
 @router.get(

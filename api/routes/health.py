@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
 import lcl_core
-from api.core.errors import (
-    ERROR_RESPONSES,
-    documented_responses,
-    error_object,
-    probe_folder,
-    writable_folders,
-)
+from api.core.errors import ERROR_RESPONSES, disk_fault_message, documented_responses, error_object
+from api.core.settings import ApiSettings
 from api.deps import StateDep, Viewer, in_thread_pool
 from api.services.state import AppState
+from lcl_core.common.errors import failure_code
 from lcl_core.db import runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
@@ -74,9 +73,27 @@ def _run_checks(state: AppState) -> dict[str, CheckView]:
     return {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
 
 
+def writable_folders(settings: ApiSettings) -> list[Path]:
+    """The home, and the folder of an SQLite database elsewhere."""
+    url = make_url(settings.resolved_database_url)
+    home = settings.home.expanduser().resolve()
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return [home]
+    return list(dict.fromkeys((home, Path(url.database).expanduser().resolve().parent)))
+
+
 def _check_disk(state: AppState) -> CheckView:
     """Writes a small file in each folder; a database that answers may be on a full disk."""
-    problems = [problem for folder in writable_folders(state.settings) if (problem := probe_folder(folder)) is not None]
+    problems = []
+    for folder in writable_folders(state.settings):
+        try:
+            with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
+                probe.write(bytes(4096))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            message = disk_fault_message(failure_code(error, folder), folder)
+            problems.append(message or f"{folder} cannot be written to: {error.strerror}")
     return CheckView(ok=not problems, detail="; ".join(problems) or "takes files")
 
 

@@ -5,14 +5,17 @@ Also schemas and presets of specs, and estimates of runs.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
-from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
+from api.core.errors import ERROR_RESPONSES, Problem, documented_responses, problem_of_field
+from api.core.models import ItemList, Line, ListOf, PageOf, Reference, RequestModel, request_example
 from api.deps import (
     Cursor,
     IdempotencyKey,
@@ -25,36 +28,22 @@ from api.deps import (
     WriteSessionDep,
     in_thread_pool,
 )
-from api.schemas.base import ItemList, ListOf, PageOf
-from api.schemas.runs import (
-    ArtifactView,
-    EstimateRequest,
-    EstimateView,
-    LogChunk,
-    RunAnnotation,
-    RunResumption,
-    RunSubmission,
-    RunView,
-    SpecSummary,
-    SpecView,
-)
-from api.services.run_events import stream_events
-from api.services.run_files import OCTET_STREAM, RunFiles
-from api.services.runs import (
-    metrics_json,
-    run_view,
-    run_views,
-    submit_run,
-    validate_submission,
-)
+from api.services.run_files import OCTET_STREAM, ArtifactView, LogChunk, RunFiles
+from api.services.runs import RunView, metrics_json, run_view, run_views, stream_events
 from lcl_core.common import files
-from lcl_core.db import runs
-from lcl_core.db import submit as db_submit
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import Root, resolve_allowed
+from lcl_core.common.settings import Settings
+from lcl_core.db import datasets, registry, runs, submit
+from lcl_core.db.models import Run
 from lcl_core.db.states import State
+from lcl_core.estimate.report import RunEstimate
 from lcl_core.jobs import Kind
-from lcl_core.specs.base import Tag, presets
-from lcl_core.specs.parsing import SPECS
+from lcl_core.specs.base import References, Tag, presets
+from lcl_core.specs.corpus_jobs import IndexSpec
+from lcl_core.specs.parsing import SPECS, AnySpec, parse_spec
 from lcl_core.specs.study import StudySpec
+from lcl_core.vector_indexes import IndexLocation, check_index
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERROR_RESPONSES)
@@ -69,8 +58,55 @@ DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
 )
 
 
-@router.post("", summary="Submit run", status_code=202)
-def submit(
+class RunSubmission(RequestModel):
+    model_config = ConfigDict(
+        json_schema_extra=request_example(
+            kind="pretrain", spec={"preset": "sample", "steps": 500}, name="first-try", tags=["baseline"]
+        )
+    )
+
+    kind: Kind = Field(description="what the run does")
+    spec: dict[str, Any] = Field(description="as GET /v1/specs/{kind} describes", examples=[{"preset": "sample"}])
+    name: Line | None = Field(
+        None, description="shown in lists; of a pretrain run also the name of the encoder that it makes"
+    )
+    tags: list[Tag] = Field([], max_length=32, description="words to filter the list of runs by")
+    after: list[Reference] = Field([], max_length=32, description="ids or names of runs whose success it waits for")
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first; above 0 for admins alone")
+    resource: Literal["cpu", "gpu"] | None = Field(None, description="what a worker must offer; none: any, by kind")
+    gpus: int | None = Field(
+        None, ge=1, le=64, description="on each machine, as engine.processes says; none: that many where it gets GPUs"
+    )
+    max_attempts: int = Field(
+        submit.DEFAULT_MAX_ATTEMPTS,
+        ge=1,
+        le=100,
+        description="workers that may be lost without a new checkpoint between before it fails",
+    )
+
+
+class RunAnnotation(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(tags=["baseline"], notes="diverged after step 4,000"))
+
+    tags: list[Tag] = Field([], max_length=32, description="replace the tags of the run; left out: they stay")
+    notes: str | None = Field(
+        None, max_length=10_000, description="replace the notes of the run, null removes them; left out: they stay"
+    )
+
+
+class RunResumption(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(timeout_seconds=90_000))
+
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="replace the limit on the time of all attempts, null removes it; left out: it stays",
+    )
+
+
+@router.post("", summary="Submit run", status_code=202, name="submit")
+def submit_run(
     body: RunSubmission,
     principal: Submitter,
     state: StateDep,
@@ -80,11 +116,84 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
-    run = submit_run(state, session, body, principal, idempotency_key)
+    owner, visible_owner = principal.owner, principal.visible_owner
+    body_hash = submit.hash_body(body.model_dump())
+    # before all checks of what is there now: a repeated request gets its run whatever has changed since
+    run = submit.find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash)
+    if run is None:
+        if body.priority > 0 and visible_owner is not None:
+            message = "a priority above 0 is for admins; submit the run without it, or ask an admin to submit it"
+            raise Problem(403, "forbidden", message, field="priority")
+        spec = validate_submission(session, body.kind, body.spec, state.settings)
+        registry.check_run_names(session, body.kind, spec, body.name, owner)
+        with state.admit_runs(session, owner):
+            run = submit.submit(
+                session,
+                body.kind,
+                spec,
+                body.name,
+                body.tags,
+                owner,
+                idempotency_key,
+                **body.model_dump(include={"priority", "max_attempts", "resource", "gpus"}),
+                after=_predecessor_ids(session, body.after, visible_owner),
+                visible_to=visible_owner,
+                body_hash=body_hash,
+            )
     response.headers["location"] = f"/v1/runs/{run.id}"
-    after.add_task(state.wakeups.wake, [run.id])
+    after.add_task(state.wake, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)
     return run_view(session, run)
+
+
+def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
+    """Parse a spec, and check that everything it reads is registered or below one of the data roots.
+
+    Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
+    ``invalid_value``, ``empty_source``, and that of an index that this service cannot make.
+    """
+    with problem_of_field():
+        spec = parse_spec(kind, value)
+    read = spec.references()
+    check_references(session, read, settings.roots)
+    for name in read.collections.values():
+        encoder = registry.get_encoder(session, read.encoders["encoder"])
+        registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
+    if isinstance(spec, IndexSpec):
+        check_index(spec.index, IndexLocation(settings=settings))
+    datasets.check_tags(session, spec)
+    datasets.check_views(session, spec)
+    return spec
+
+
+def check_references(session: Session, read: References, roots: Sequence[Root], prefix: str = "") -> None:
+    """Check that all are registered, or below ``roots``. Raises: Problem 422 with the field after ``prefix``."""
+    lookups: list[tuple[dict[str, str], Callable[[str], object]]] = [
+        (read.datasets, lambda name: datasets.get_dataset(session, name)),
+        (read.encoders, lambda name: registry.get_encoder(session, name)),
+        (read.collections, lambda name: registry.get_collection(session, name)),
+        (read.paths, lambda path: resolve_allowed(path, roots)),
+    ]
+    for names, find in lookups:
+        for field, name in names.items():
+            with problem_of_field(prefix + field):
+                find(name)
+
+
+def _predecessor_ids(session: Session, references: Sequence[str], owner: str | None) -> list[str]:
+    """Ids of the runs of ``after``, which are named by id or name. One that is not found stays as it is.
+
+    Raises: Problem 422 ``ambiguous_name`` with the field ``after.INDEX``.
+    """
+    ids = []
+    for index, reference in enumerate(references):
+        try:
+            ids.append(runs.find_owned(session, Run, reference, owner).id)
+        except UserError as error:
+            if error.code == "ambiguous_name":
+                raise Problem(422, error.code, error.message, field=f"after.{index}") from error
+            ids.append(reference)  # the submission refuses it
+    return ids
 
 
 @router.get("", summary="List runs")
@@ -144,12 +253,12 @@ def act(
     if action == "resume" and run.state == State.PAUSED:
         run = runs.unpause_run(session, run_id)
     else:
-        with state.run_quota.admit(session, run.owner):
+        with state.admit_runs(session, run.owner):
             if action == "retry":
                 run = runs.retry_run(session, run_id)
             else:
                 run = runs.resume_run(session, run_id, body.model_dump(exclude_unset=True) if body else {})
-    after.add_task(state.wakeups.wake, [run.id])
+    after.add_task(state.wake, [run.id])
     return run_view(session, run)
 
 
@@ -225,6 +334,26 @@ def artifact(
     return RunFiles(state, session, run_id).artifact(name)
 
 
+class SpecSummary(BaseModel):
+    kind: str = Field(description="kind of run, or study")
+    description: str = Field(description="what it does")
+    presets: list[str] = Field(description="names of its starting points")
+
+
+class SpecView(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    json_schema: dict[str, Any] = Field(alias="schema", description="JSON schema of the spec")
+    presets: dict[str, dict[str, Any]] = Field(description="named starting points: the fields that each one sets")
+
+
+class EstimateRequest(RequestModel):
+    model_config = ConfigDict(json_schema_extra=request_example(spec={"preset": "sample", "steps": 500}))
+
+    spec: dict[str, Any] = Field(description="as a submission would have it", examples=[{"preset": "sample"}])
+    resource: Literal["cpu", "gpu"] | None = Field(None, description="as a submission would have it")
+
+
 @specs_router.get("", summary="List specs")
 def list_specs(_: Viewer) -> ListOf[SpecSummary]:
     """Kinds of runs, and of studies, with what each does and the names of its presets."""
@@ -246,7 +375,7 @@ def spec_schema(kind: SpecKind, _: Viewer) -> SpecView:
 @specs_router.post("/{kind}/estimate", summary="Estimate run")
 def estimate(
     kind: SpecKind, body: EstimateRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
-) -> EstimateView:
+) -> RunEstimate:
     """Time, memory, operations and disk of a pre-training, before it is submitted; nothing is queued.
 
     A spec is refused as its submission would be. Rates come from the runs that the principal may see.
@@ -255,8 +384,8 @@ def estimate(
     if kind != "pretrain":
         raise Problem(422, "bad_request", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
     spec = validate_submission(session, kind, body.spec, state.settings)
-    db_submit.check_branch(session, spec, principal.visible_owner)
-    return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, principal.visible_owner)))
+    submit.check_branch(session, spec, principal.visible_owner)
+    return runs.estimate_run(session, spec, body.resource, principal.visible_owner)
 
 
 def _check_kind(kind: str) -> None:

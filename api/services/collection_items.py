@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from anyio import to_thread
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.schemas.collections import AddItemsRequest, ChangeLabelsRequest, NewItemRequest
-from api.services.media import Submitted, check_count, check_text, read_images
-from api.services.search import MAX_ATTEMPTS, OpenedCollection, collection_busy, open_collection, open_for_search
+from api.core.models import EXAMPLE_IMAGE, PRINTABLE, Content, Line, RequestModel, request_example
+from api.services.encoders import Submitted, check_count, check_text, read_images
+from api.services.search import (
+    MAX_ATTEMPTS,
+    LabelText,
+    OpenedCollection,
+    collection_busy,
+    open_collection,
+    open_for_search,
+)
 from api.services.state import AppState
 from lcl_core.collections.records import ChangeRecord, caption_texts
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections
 from lcl_core.db.models import CollectionRow
 from lcl_core.serving.dynamic_batcher import gather_results
+from lcl_core.specs.corpus_jobs import RESERVED_LABELS
 
 if TYPE_CHECKING:
     from api.deps import WriteTransaction
@@ -31,6 +41,90 @@ if TYPE_CHECKING:
 TEXTS_PER_BATCH = 256
 Result = TypeVar("Result")
 MAX_LABELS = 32  # that an image may get here; one of a corpus may have more
+ItemName = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
+CaptionText = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000, pattern=r"^[^\x00]+$")]
+OptionalWord = Annotated[str, StringConstraints(max_length=100, pattern=PRINTABLE.replace("+$", "*$"))]
+
+
+def _no_reserved_labels(labels: dict[str, Any]) -> dict[str, Any]:
+    if taken := next((name for name in RESERVED_LABELS if name in labels), None):
+        raise ValueError(f"{taken} is no label: it has a field of its own")
+    return labels
+
+
+LabelValue = Line | Annotated[list[Line], Field(max_length=32, fail_fast=True)]
+ItemLabels = Annotated[dict[Line, LabelValue], Field(max_length=32), AfterValidator(_no_reserved_labels)]
+NewMembers = Annotated[
+    dict[Line, Annotated[list[Line], Field(min_length=1, max_length=32, fail_fast=True)]],
+    Field(max_length=32),
+    AfterValidator(_no_reserved_labels),
+]
+OldMembers = Annotated[
+    dict[LabelText, Annotated[list[LabelText], Field(min_length=1, max_length=32, fail_fast=True)]],
+    Field(max_length=32),
+    AfterValidator(_no_reserved_labels),
+]
+
+
+class NewItemRequest(RequestModel):
+    image: Content = Field(description="the image as a data URL")
+    name: ItemName | None = Field(
+        None, description="unique in the collection, the id is made of it; none: the SHA-256 of the image's bytes"
+    )
+    captions: list[CaptionText] = Field(
+        [], max_length=8, description="texts that describe it, which can be searched, too"
+    )
+    labels: ItemLabels = Field(
+        {}, description="{label: value}, by which a search can be filtered; of a set {label: [values]}"
+    )
+    split: OptionalWord = Field("", description="such as train")
+    source: OptionalWord = Field("", description="where it is from")
+
+
+class AddItemsRequest(RequestModel):
+    model_config = ConfigDict(
+        json_schema_extra=request_example(
+            items=[{"image": EXAMPLE_IMAGE, "name": "red.png", "captions": ["a red square"]}], replace=True
+        )
+    )
+
+    items: list[NewItemRequest] = Field(min_length=1, max_length=1000, fail_fast=True, description="kept all, or none")
+    replace: bool = Field(False, description="an image takes the place of an older one of its name")
+
+
+def _new_labels_are_lines(labels: dict[str, Any]) -> dict[str, Any]:
+    for name, value in labels.items():
+        if value is not None and (not 0 < len(name) <= 100 or not re.fullmatch(PRINTABLE, name)):
+            raise ValueError(f"{name[:40]!r} is no name of a label: it has 1 to 100 characters, all of one line")
+    return labels
+
+
+class ChangeLabelsRequest(RequestModel):
+    """New values of labels, and members that sets gain and lose, of some images."""
+
+    model_config = ConfigDict(
+        json_schema_extra=request_example(ids=["img_0f3c6d1e9ab84753"], add={"tags": ["checked"]})
+    )
+
+    ids: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+        min_length=1, max_length=256, description="of the images; all are changed, or none"
+    )
+    labels: Annotated[
+        dict[LabelText, LabelValue | None],
+        Field(max_length=32),
+        AfterValidator(_no_reserved_labels),
+        AfterValidator(_new_labels_are_lines),
+    ] = Field({}, description="{label: value}; null removes the label")
+    add: NewMembers = Field({}, description="{label: [values]}, which sets gain")
+    remove: OldMembers = Field({}, description="{label: [values]}, which sets lose")
+
+    @model_validator(mode="after")
+    def _some_change(self) -> Self:
+        if not (self.labels or self.add or self.remove):
+            raise ValueError("give at least one of labels, add and remove")
+        if both := sorted(self.labels.keys() & (self.add.keys() | self.remove.keys())):
+            raise ValueError(f"{both[0]} has a value (labels), so its members cannot be added or removed as well")
+        return self
 
 
 @dataclass(frozen=True)
@@ -43,11 +137,7 @@ class _SubmittedImage:
 
 
 async def add_items(
-    state: AppState,
-    reader: Session,
-    transaction: WriteTransaction,
-    name: str,
-    body: AddItemsRequest,
+    state: AppState, reader: Session, transaction: WriteTransaction, name: str, body: AddItemsRequest
 ) -> tuple[list[str], CollectionRow]:
     """Ids of the items, and the collection's row: all items are written, or none. Closes ``reader``.
 
@@ -74,26 +164,18 @@ async def add_items(
     vectors = await gather_results(futures)
     records = [image.record for image in submitted] if opened.collection.has_text_vectors else []
     texts = await _text_vectors(encoder, records)
-    additions = [_addition(image, vector, texts) for image, vector in zip(submitted, vectors, strict=True)]
-
-    def write(writer: Session) -> tuple[list[str], CollectionRow]:
-        """The vectors stay valid; names and types of labels are those of now."""
-
-        def add(_: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> Any:
-            labels = _stored_labels(collection, body.items)
-            return collections.add_items(
-                writer,
-                ref,
-                [_with_labels(addition, each) for addition, each in zip(additions, labels, strict=True)],
-                opened.collection.encoder_hash,
-                replace=body.replace,
-            )
-
-        return _change_open_collection(state, reader, writer, opened.id, add)
 
     def commit() -> tuple[list[str], CollectionRow]:
+        """The vectors stay valid; names and types of labels are those of now."""
         with transaction() as writer:
-            return write(writer)
+
+            def add(_: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> Any:
+                labels = _stored_labels(collection, body.items)
+                additions = [_addition(*each, texts) for each in zip(submitted, vectors, labels, strict=True)]
+                digest = opened.collection.encoder_hash
+                return collections.add_items(writer, ref, additions, digest, replace=body.replace)
+
+            return _change_open_collection(state, reader, writer, opened.id, add)
 
     return await to_thread.run_sync(commit)
 
@@ -173,11 +255,6 @@ def _stored_labels(collection: Collection, items: Sequence[NewItemRequest]) -> l
     return [collection.stored_labels(item.labels, f"items.{index}") for index, item in enumerate(items)]
 
 
-def _with_labels(addition: collections.ItemAddition, labels: dict[str, str]) -> collections.ItemAddition:
-    assert addition.change.record is not None, "it is not a removal"
-    return replace(addition, change=replace(addition.change, record={**addition.change.record, "labels": labels}))
-
-
 def _submit_images(
     items: Sequence[NewItemRequest], images: RequestImages, encoder: BatchedEngine
 ) -> list[_SubmittedImage]:
@@ -204,7 +281,6 @@ def _submit_images(
             "id": item_id(name),
             "image": name,
             "captions": list(dict.fromkeys(item.captions)),
-            "labels": {},  # of the types that the collection has when the image is written
             "split": item.split,
             "source": item.source,
             "media_type": media_type,
@@ -223,10 +299,13 @@ async def _text_vectors(encoder: BatchedEngine, records: Sequence[dict[str, Any]
     return vectors
 
 
-def _addition(image: _SubmittedImage, vector: Any, texts: dict[str, Any]) -> collections.ItemAddition:
-    embedded = [texts[text] for text in caption_texts(image.record) if text in texts]
+def _addition(
+    image: _SubmittedImage, vector: Any, labels: dict[str, str], texts: dict[str, Any]
+) -> collections.ItemAddition:
+    record = {**image.record, "labels": labels}
+    embedded = [texts[text] for text in caption_texts(record) if text in texts]
     text_vectors = b"".join(map(_float32_bytes, embedded))
-    change = ChangeRecord(0, image.record["id"], image.record, _float32_bytes(vector), text_vectors)
+    change = ChangeRecord(0, record["id"], record, _float32_bytes(vector), text_vectors)
     return collections.ItemAddition(change, image.data)
 
 

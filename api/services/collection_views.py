@@ -6,13 +6,12 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from safetensors.numpy import save
 
-from api.schemas.collections import MapMethod, SearchQuery
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit
 from lcl_core.collections.file_format import item_id as item_id
@@ -23,6 +22,9 @@ from lcl_core.collections.records import read_set
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
+
+if TYPE_CHECKING:
+    from api.services.search import SearchQuery
 
 MAX_NEIGHBOUR_POINTS = 10_000  # of a map by t-SNE, which takes some ten seconds of a core for 4,000
 NEIGHBOUR_LIMITS = SandboxLimits(seconds=600, written=16 << 20)  # of the process that computes it
@@ -70,7 +72,7 @@ class MapCache:
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
 
-    def get_file(self, collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
+    def get_file(self, collection: Collection, limit: int, method: str = "pca") -> bytes:
         """The file of ``map_file`` with at most ``limit`` images. Blocks. Raises: as ``map_file``."""
         if method == "tsne":
             limit = min(limit, MAX_NEIGHBOUR_POINTS)
@@ -88,7 +90,7 @@ def spread_rows(total: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
 
 
-def map_file(collection: Collection, limit: int, method: MapMethod = "pca") -> bytes:
+def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
     """The map of at most ``limit`` images, evenly chosen, as a safetensors file.
 
     By ``pca`` its axes are the two principal components; ``tsne`` keeps neighbours together, and distances between

@@ -1,4 +1,4 @@
-"""Registered encoders: loading with an integrity check, and their views as models.
+"""Registered encoders for requests: loading with an integrity check, bounds on inputs, and the decoding of images.
 
 Damage on the server is not a fault of the request: the response names the encoder and who can restore it, the log names
 the path.
@@ -6,16 +6,18 @@ the path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
+from anyio import to_thread
 from sqlalchemy.orm import Session
 
+from api.core import limits
 from api.core.errors import Problem
-from api.schemas.inference import ModelView
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
@@ -23,11 +25,15 @@ from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.registry import TEXTS
 
 if TYPE_CHECKING:
+    from api.services.request_images import RequestImages
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
 CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
-_UNREADABLE = ("encoder_unhealthy", "encoder_unreadable")
+UNREADABLE = ("encoder_unhealthy", "encoder_unreadable")
+Opened = TypeVar("Opened")
+Result = TypeVar("Result")
+Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
 
 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
@@ -48,10 +54,7 @@ def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEn
 def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
     """The loaded encoder of a row; blocks while it is loaded. Closes the session: no connection is held meanwhile.
 
-    A sandboxed process examines an imported encoder once before it is loaded.
-
-    Args:
-        evict: as ModelPool.get's.
+    A sandboxed process examines an imported encoder once before it is loaded. ``evict``: as ModelPool.get's.
 
     Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
     """
@@ -75,30 +78,56 @@ def damage_as_problem(row: EncoderRow, directory: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if error.code not in (CHANGED, *_UNREADABLE):
+        if error.code not in (CHANGED, *UNREADABLE):
             error.file = None
             raise
         log.error("encoder_damaged", encoder=row.id, error=str(error))
         reason = error.message.partition("; ")[0]
         for path in (str(directory.resolve()), str(directory)):
             reason = reason.replace(path, "its directory")
-        way_out = (
-            f"an admin can restore them from a backup; its owner ({row.owner}) or an admin can import the encoder "
-            "again and delete this one"
+        message = (
+            f"encoder {row.name!r} ({row.id}) cannot be used on the server: {reason}; an admin can restore its files "
+            f"from a backup; its owner ({row.owner}) or an admin can import the encoder again and delete this one"
         )
-        if error.code == CHANGED:
-            raise Problem(409, CHANGED, f"encoder {row.name!r} ({row.id}): {reason}; {way_out}") from error
-        message = f"the files of encoder {row.name!r} ({row.id}) cannot be used on the server: {reason}; {way_out}"
-        raise Problem(409, DAMAGED, message) from error
+        raise Problem(409, CHANGED if error.code == CHANGED else DAMAGED, message) from error
 
 
-def list_models(session: Session) -> list[ModelView]:
-    """Every encoder, newest first: the newest of a name by the name, the others by their id."""
-    names: set[str] = set()
-    models = []
-    for row in registry.list_encoders(session):
-        reference = row.id if row.name in names else row.name
-        names.add(row.name)
-        created = int(row.created_at.timestamp())
-        models.append(ModelView(id=reference, created=created, owned_by=row.owner, encoder_id=row.id))
-    return models
+def check_count(items: Sequence[object], field: str) -> None:
+    """Raises: Problem 422 for no items, or more than a request may hold."""
+    if not 1 <= len(items) <= limits.MAX_INPUTS:
+        message = f"{field}: send 1 to {limits.MAX_INPUTS} items at once (got {len(items)})"
+        raise Problem(422, "bad_count", message, field=field)
+
+
+def check_text(text: str, field: str) -> str:
+    """Raises: Problem 422."""
+    if len(text) > limits.MAX_TEXT_CHARACTERS:
+        message = f"{field}: the text is longer than {limits.MAX_TEXT_CHARACTERS} characters"
+        raise Problem(422, "bad_request", message, field=field)
+    return text
+
+
+async def read_images(
+    state: AppState,
+    urls: Mapping[str, str],
+    begin: Callable[[], tuple[BatchedEngine, Opened]],
+    read: Callable[[BatchedEngine, Opened, RequestImages], Submitted[Result]],
+) -> Submitted[Result]:
+    """Call ``begin``, then ``read``; the latter in one of few threads, which bound the images decoded at one time.
+
+    Args:
+        urls: data URLs of the images by their field in the request.
+        begin: opens the encoder, which may have to be loaded, and checks the request as far as no image is needed.
+        read: decodes and prepares one image after another, and submits them.
+
+    Raises: their errors; Problem 422 naming an image that is too large, or one too many; UserError ``out_of_memory``.
+    """
+    encoder, opened = await to_thread.run_sync(begin, limiter=state.opening)
+
+    def submit() -> Submitted[Result]:
+        from api.services.request_images import RequestImages  # Pillow and torch, which ``begin`` has imported
+
+        images = RequestImages(urls)
+        return images.call(lambda: read(encoder, opened, images))
+
+    return await to_thread.run_sync(submit, limiter=state.inferring)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import MutableMapping
-
-import structlog
 
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
 from lcl_core.common.processes import boot_time
-from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.workers import lease_for_serving
+from lcl_core.db.session import Database
+from lcl_core.db.workers import PeriodicTask, lease_for_serving
 
 LEASE_SECONDS = 300.0  # an api that is cut off for longer computes no more, and its GPU may go to a run
 _RENEW_SECONDS = 10.0
-log = structlog.get_logger(__name__)
 
 
 def reserve_visibility(setting: str, environment: MutableMapping[str, str]) -> None:
@@ -49,8 +45,7 @@ class InferenceDevice:
         self._device = device
         self._run: str | None = None  # that had the GPU before, and has not ended
         self._leased_until = float("inf") if device is None else float("-inf")  # boot clock
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._renewal: PeriodicTask | None = None
 
     @property
     def torch_device(self) -> str:
@@ -59,11 +54,11 @@ class InferenceDevice:
 
     def start(self) -> None:
         """Take the lease and keep it until ``close``. Raises: UNREACHABLE."""
-        if self._device is None or self._thread is not None:
+        if self._device is None or self._renewal is not None:
             return
         self._renew()
-        self._thread = threading.Thread(target=self._keep, name="inference-device", daemon=True)
-        self._thread.start()
+        self._renewal = PeriodicTask("inference-device", self._renew, _RENEW_SECONDS, delayed=True)
+        self._renewal.start()
 
     def check(self) -> None:
         """Raises: Busy while a run still has the GPU, or the lease could not be taken."""
@@ -75,16 +70,8 @@ class InferenceDevice:
 
     def close(self) -> None:
         """Renew no more: other copies of the service may still use the GPU, so the lease expires by itself."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _keep(self) -> None:
-        while not self._closing.wait(_RENEW_SECONDS):
-            try:
-                self._renew()
-            except UNREACHABLE as error:
-                log.warning("device_lease_not_renewed", device=self._device, error=str(error))
+        if self._renewal is not None:
+            self._renewal.stop()
 
     def _renew(self) -> None:
         assert self._device is not None, "only a GPU is leased"

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from api.core import limits
 from api.core.errors import Problem
-from api.schemas.inference import IMAGE_URL_START
+from api.core.models import IMAGE_URL_START
 from lcl_core.common.device import release_freed_memory
 from lcl_core.common.errors import UserError
 from lcl_core.data.image_decoding import decode_image
@@ -22,11 +22,7 @@ Result = TypeVar("Result")
 
 
 class RequestImages:
-    """Images by their field in the request, decoded one after another.
-
-    Args:
-        urls: their data URLs.
-    """
+    """Images by their field in the request, from data URLs, decoded one after another."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._urls = urls
@@ -40,7 +36,17 @@ class RequestImages:
 
     def raw(self, field: str) -> bytes:
         """An image file. Raises: Problem 422 naming the field."""
-        return decode_data_url(self._urls[field], field)
+        head, comma, body = self._urls[field].partition(",")
+        if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
+            message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
+            raise Problem(422, "bad_request", message, field=field)
+        if len(body) > limits.MAX_IMAGE_BYTES * 4 // 3 + 4:
+            message = f"{field}: the image is larger than {limits.MAX_IMAGE_BYTES:,} bytes"
+            raise Problem(422, "image_too_large", message, field=field)
+        try:
+            return base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Problem(422, "bad_request", f"{field}: what follows the comma is not base64", field=field) from error
 
     def decode(self, raw: bytes, field: str) -> Image:
         """An image file as RGB. Raises: Problem 422 naming the field."""
@@ -68,18 +74,3 @@ class RequestImages:
         finally:
             if self._pixels > MANY_PIXELS:
                 release_freed_memory()
-
-
-def decode_data_url(url: str, field: str) -> bytes:
-    """Bytes of a data URL. Raises: Problem 422 naming the field."""
-    head, comma, body = url.partition(",")
-    if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
-        message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
-        raise Problem(422, "bad_request", message, field=field)
-    if len(body) > limits.MAX_IMAGE_BYTES * 4 // 3 + 4:
-        message = f"{field}: the image is larger than {limits.MAX_IMAGE_BYTES:,} bytes"
-        raise Problem(422, "image_too_large", message, field=field)
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Problem(422, "bad_request", f"{field}: what follows the comma is not base64", field=field) from error

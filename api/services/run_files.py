@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from fastapi import Response
 from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.schemas.runs import ArtifactView, LogChunk
 from api.services.state import AppState
 from lcl_core.common.errors import Conflict
 from lcl_core.common.files import regular_files
@@ -33,6 +33,19 @@ OCTET_STREAM = "application/octet-stream"
 MAX_LISTED = 10_000
 _ARTIFACTS = "artifacts/"
 _LOG = "log.txt"
+
+
+class LogChunk(BaseModel):
+    text: str = Field(description="from the offset of the request on")
+    offset: int = Field(description="where to go on")
+    size: int = Field(description="bytes of the log now")
+
+
+class ArtifactView(BaseModel):
+    name: str = Field(description="path below the run's artifacts")
+    bytes: int = Field(description="size")
+    modified_at: datetime = Field(description="when it was written")
+    sha256: str | None = Field(None, description="of what is in the store of artifacts")
 
 
 class RunFiles:

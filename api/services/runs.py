@@ -1,132 +1,75 @@
-"""Runs: validation of a submission, rows as responses, and wake-ups of workers."""
+"""Runs as responses: rows, metric lines, and server-sent events."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from queue import Full, Queue
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Any
 
+import anyio
+from anyio import CapacityLimiter, to_thread
+from pydantic import Field
 from pydantic_core import from_json, to_json
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
+from sse_starlette.event import ServerSentEvent
 
-from api.core.auth import Principal
-from api.core.errors import Problem
-from api.schemas.runs import RunSubmission, RunView
-from lcl_core.common.errors import UserError
-from lcl_core.common.paths import Root, resolve_allowed
-from lcl_core.common.settings import Settings
-from lcl_core.db import artifacts, datasets, registry, submit
+from api.core.models import RowView
+from lcl_core.db import artifacts
 from lcl_core.db import runs as db_runs
-from lcl_core.db.models import EncoderRow, Metric, Run
-from lcl_core.db.runs import find_owned
-from lcl_core.db.states import LEASED
-from lcl_core.db.wakeup import WakeupProducer
+from lcl_core.db.models import Metric, Run
+from lcl_core.db.session import Database
+from lcl_core.db.states import FINISHED, LEASED
 from lcl_core.db.workers import leased_devices
-from lcl_core.specs.corpus_jobs import IndexSpec
-from lcl_core.specs.parsing import (
-    AnySpec,
-    parse_spec,
-)
-from lcl_core.vector_indexes import IndexLocation, check_index
 
-if TYPE_CHECKING:
-    from api.services.state import AppState
-
-
-def validate_submission(session: Session, kind: str, value: dict[str, Any], settings: Settings) -> AnySpec:
-    """Parse a spec, and check that everything it reads is registered or below one of the data roots.
-
-    Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
-    ``invalid_value``, ``empty_source``, and that of an index that this service cannot make.
-    """
-    with problem_of_field():
-        spec = parse_spec(kind, value)
-    for field, find, name in _references(spec, settings.roots):
-        with problem_of_field(field):
-            find(session, name)
-    for name in spec.references().collections.values():
-        encoder = registry.get_encoder(session, spec.references().encoders["encoder"])
-        registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
-    if isinstance(spec, IndexSpec):
-        check_index(spec.index, IndexLocation(settings=settings))
-    datasets.check_tags(session, spec)
-    datasets.check_views(session, spec)
-    return spec
-
-
-@contextmanager
-def problem_of_field(field: str | None = None) -> Iterator[None]:
-    """A UserError of the block as Problem 422 of ``field``; None: of the error's own."""
-    try:
-        yield
-    except UserError as error:
-        raise Problem(422, error.code, error.message, field=field or error.field) from error
-
-
-def submit_run(state: AppState, session: Session, body: RunSubmission, principal: Principal, key: str | None) -> Run:
-    """The new run, or the one that an earlier request with the same Idempotency-Key and body has made.
-
-    Raises: as ``validate_submission``; Problem 403 ``forbidden``; UserError ``idempotency_conflict``.
-    """
-    owner, visible_owner = principal.owner, principal.visible_owner
-    body_hash = submit.hash_body(body.model_dump())
-    # before all checks of what is there now: a repeated request gets its run whatever has changed since
-    run = submit.find_by_idempotency_key(session, Run, owner, key, body_hash)
-    if run is not None:
-        return run
-    if body.priority > 0 and visible_owner is not None:
-        message = "a priority above 0 is for admins; submit the run without it, or ask an admin to submit it"
-        raise Problem(403, "forbidden", message, field="priority")
-    spec = validate_submission(session, body.kind, body.spec, state.settings)
-    registry.check_run_names(session, body.kind, spec, body.name, owner)
-    with state.run_quota.admit(session, owner):
-        return submit.submit(
-            session,
-            body.kind,
-            spec,
-            body.name,
-            body.tags,
-            owner,
-            key,
-            **body.model_dump(include={"priority", "max_attempts", "resource", "gpus"}),
-            after=predecessor_ids(session, body.after, visible_owner),
-            visible_to=visible_owner,
-            body_hash=body_hash,
-        )
-
-
-def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Callable[..., object], str]]:
-    """(field, lookup, name or path) of everything that the spec reads."""
-    read = spec.references()
-    for field, name in read.datasets.items():
-        yield field, datasets.get_dataset, name
-    for field, name in read.encoders.items():
-        yield field, registry.get_encoder, name
-    for field, name in read.collections.items():
-        yield field, registry.get_collection, name
-    for field, path in read.paths.items():
-        yield field, lambda _, path: resolve_allowed(path, roots), path
-
-
-def predecessor_ids(session: Session, references: Sequence[str], owner: str | None) -> list[str]:
-    """Ids of the runs of ``after``, which are named by id or name. One that is not found stays as it is.
-
-    Raises: Problem 422 ``ambiguous_name`` with the field ``after.INDEX``.
-    """
-    ids = []
-    for index, reference in enumerate(references):
-        try:
-            ids.append(find_owned(session, Run, reference, owner).id)
-        except UserError as error:
-            if error.code == "ambiguous_name":
-                raise Problem(422, error.code, error.message, field=f"after.{index}") from error
-            ids.append(reference)  # the submission refuses it
-    return ids
-
-
+POLL_SECONDS = 0.5
+STREAM_SECONDS = 900.0  # after which a stream ends; its reader comes back, if its key still opens
+MAX_LINES = 1000  # of a query
 _NOT_COLUMNS = {"tags", "after", "obstacle", "artifacts", "devices"}
+_LAST_LINE = select(func.max(Metric.id)).where(Metric.run_id == Run.id).scalar_subquery()
+_POSITION = select(Run.state, Run.attempt, func.coalesce(_LAST_LINE, 0)).where(Run.id == bindparam("run_id"))
+
+
+class RunView(RowView):
+    id: str = Field(description="id of the run")
+    kind: str = Field(description="what it does")
+    name: str | None = Field(description="as submitted")
+    tags: list[str] = Field(description="words to filter the list of runs by")
+    notes: str | None = Field(None, description="what its owner wrote about it")
+    state: str = Field(
+        description="waiting, queued, running, cancelling, cancelled, pausing, paused, succeeded or failed"
+    )
+    spec: dict[str, Any] = Field(description="with the preset and all defaults filled in")
+    reason: dict[str, Any] | None = Field(description="why it failed: code, message, field")
+    interruption: dict[str, Any] | None = Field(
+        description="why its last attempt ended unfinished, and what the present one found damaged: code, message. "
+        "no_capacity_since: since when it waits for its engine's capacity, in seconds since 1970"
+    )
+    progress: dict[str, Any] | None = Field(description="its last line of metrics")
+    obstacle: dict[str, Any] | None = Field(None, description="why no worker can take it: code, message")
+    result: dict[str, Any] | None = Field(description="what it made and measured; null until it succeeds")
+    attempt: int = Field(description="number of the present attempt, from 1")
+    max_attempts: int = Field(description="attempts without progress before it fails")
+    priority: int = Field(description="higher goes first")
+    resource: str = Field(description="cpu, gpu, or accelerator: a GPU where there is one")
+    gpus: int = Field(description="that it takes on each machine where it gets GPUs; 0: of resource cpu")
+    devices: list[str] = Field([], description="ids of the GPUs that it has now")
+    after: list[str] = Field(description="runs whose success it waits for")
+    owner: str = Field(description="owner of the key that submitted it")
+    created_at: datetime = Field(description="when it was submitted")
+    started_at: datetime | None = Field(description="when its first attempt began")
+    finished_at: datetime | None = Field(description="when it ended")
+    encoder_id: str | None = Field(None, description="the encoder that it made or evaluated")
+    collection_id: str | None = Field(None, description="the collection that it made or added to")
+    inputs: dict[str, Any] | None = Field(
+        None, description="content hash of each dataset, weights hash of each encoder, and folders, that it reads"
+    )
+    study_id: str | None = Field(None, description="the study that submitted it")
+    artifacts: dict[str, Any] | None = Field(
+        None,
+        description="while its files are not in the store of artifacts yet: code artifacts_pending, message",
+    )
 
 
 def run_view(session: Session, run: Run) -> RunView:
@@ -142,6 +85,11 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     views = []
     for run in runs:
         columns = {name: getattr(run, name) for name in RunView.model_fields.keys() - _NOT_COLUMNS}
+        missing = None
+        if run.id in pending:
+            why = f"; the last try failed: {pending[run.id]}" if pending[run.id] else ""
+            message = f"its files are on the machine that made them and are being sent to the store{why}"
+            missing = {"code": "artifacts_pending", "message": message}
         views.append(
             RunView(
                 **columns,
@@ -149,21 +97,10 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
                 after=list(run.after),
                 obstacle=blocked.get(run.id),
                 devices=[device for device, run_id in leased.items() if run_id == run.id],
-                artifacts=_missing_artifacts(pending[run.id]) if run.id in pending else None,
+                artifacts=missing,
             )
         )
     return views
-
-
-def _missing_artifacts(error: str | None) -> dict[str, str]:
-    why = f"; the last try failed: {error}" if error else ""
-    message = f"its files are on the machine that made them and are being sent to the store{why}"
-    return {"code": "artifacts_pending", "message": message}
-
-
-def metric_line(row: Metric) -> dict[str, Any]:
-    """The line as the job wrote it, with ``id`` for the parameter ``after_id``."""
-    return {**row.values, "id": row.id}
 
 
 def metrics_json(lines: Iterable[tuple[int, str]]) -> bytes:
@@ -176,50 +113,47 @@ def metrics_json(lines: Iterable[tuple[int, str]]) -> bytes:
     return b'{"items":[' + b",".join(items) + b"]}"
 
 
-def evaluation_figures(session: Session, encoder_id: str) -> list[dict[str, Any]]:
-    """All metrics of an encoder's evaluations with their run and dataset, newest evaluation first."""
-    rows = []
-    for run, metrics in db_runs.list_evaluations(session, encoder_id):
-        digest = (run.result or {}).get("dataset_hash")
-        origin = {"run_id": run.id, "dataset": run.spec.get("dataset"), "dataset_hash": digest}
-        rows += [{**row, **origin} for row in metrics]
-    return rows
+async def stream_events(database: Database, threads: CapacityLimiter, run_id: str, after: int) -> AsyncIterator[bytes]:
+    """``metrics`` with the line's id, and ``state`` whenever the state or the attempt changed; some at a time.
+
+    A client that reconnects with ``Last-Event-ID`` gets the present state and the lines after that id. The final state
+    is always the last event of a run; a stream of ``STREAM_SECONDS`` ends before, and its client reconnects.
+    """
+
+    def read(after: int, known: Any) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
+        """Position of the run, None for a deleted one; where it has changed, new lines and the run.
+
+        The position is read first, so that a finished run's last lines cannot be missed.
+        """
+        with database.reading() as session:
+            position = session.execute(_POSITION, {"run_id": run_id}).tuples().one_or_none()
+            if position is None or position == known:
+                return position, [], {}
+            rows = db_runs.metrics_after(session, run_id, after, MAX_LINES)
+            lines = [{**row.values, "id": row.id} for row in rows]
+            run = run_view(session, db_runs.get_run(session, run_id))
+            return position, lines, run.model_dump(mode="json", exclude={"spec", "progress"})
+
+    known, reported, end = None, None, anyio.current_time() + STREAM_SECONDS
+    while anyio.current_time() < end:
+        position, lines, run = await to_thread.run_sync(read, after, known, limiter=threads)
+        if position is None:
+            return
+        after = lines[-1]["id"] if lines else after
+        events = [make_event(line["id"], "metrics", line) for line in lines]
+        complete = len(lines) < MAX_LINES
+        if complete and position[:2] != reported and run:
+            reported = position[:2]
+            events.append(make_event(after, "state", run))
+        if events:
+            yield b"".join(events)
+        if complete and position[0] in FINISHED:
+            return
+        if complete:
+            known = position
+            await anyio.sleep(POLL_SECONDS)
 
 
-CARD_SOURCE = "model card: measured before the release with `python -m benchmarks`, not by this service"
-
-
-def card_figures(encoder: EncoderRow) -> list[dict[str, Any]]:
-    """Test figures of the model card of an encoder that came with the product; no run of this service measured them."""
-    origin = {"run_id": None, "dataset": None, "dataset_hash": None, "source": CARD_SOURCE}
-    return [{**row, **origin} for row in encoder.info.get("figures", ())]
-
-
-MAX_PENDING_WAKEUPS = 64  # workers find the other runs when they poll
-
-
-class WakeupSender:
-    """Publishes wake-ups in a thread, so that a broker that is slow or away delays no request."""
-
-    def __init__(self, producer: WakeupProducer) -> None:
-        self._producer = producer
-        self._runs: Queue[str | None] = Queue(MAX_PENDING_WAKEUPS)
-        self._thread: threading.Thread | None = None
-
-    async def wake(self, run_ids: Iterable[str]) -> None:
-        """Publish runs whose rows are committed. A coroutine, so that no thread of the framework is needed."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._publish, name="wakeups", daemon=True)
-            self._thread.start()
-        with suppress(Full):
-            for run_id in run_ids:
-                self._runs.put_nowait(run_id)
-
-    def _publish(self) -> None:
-        while (run_id := self._runs.get()) is not None:
-            self._producer.wake(run_id)
-
-    def close(self) -> None:
-        """What is not published yet is lost: workers find the runs when they poll."""
-        with suppress(Full):
-            self._runs.put_nowait(None)
+def make_event(number: int, name: str, data: dict[str, Any]) -> bytes:
+    text = json.dumps(data, separators=(",", ":"))
+    return ServerSentEvent(text, id=str(number), event=name).encode()

@@ -1,4 +1,4 @@
-"""Search in collections: the opened collection, its encoder, and the query's vector."""
+"""Search in collections: requests, the opened collection, its encoder, and the query's vector."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 import structlog
 from anyio import to_thread
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, model_validator
+from pydantic_core import PydanticKnownError
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.schemas.collections import SearchRequest, SearchResponse, Target
-from api.services.encoders import CHANGED, DAMAGED, load_encoder
-from api.services.media import Submitted, check_text, read_images
+from api.core.models import Content, Line, Reference, request_example
+from api.services.encoders import Submitted, check_text, load_encoder, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
@@ -32,9 +33,122 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 MAX_ATTEMPTS = 5  # a collection's directory may be replaced while it is being opened
+MAX_WARM_COLLECTIONS = 16  # the newest; with older ones the first search loads the encoder
+MAX_CONDITIONS = 32
 ROWS_PER_CHUNK = 128
-LONG_TEXT = 24  # characters; shorter texts are read whole and need not be counted
-_DAMAGE = ("collection_changed", "collection_unreadable")
+QUERY_PARTS = ("text", "image", "vector", "item")
+DAMAGE = ("collection_changed", "collection_unreadable")
+Target = Literal["images", "texts"]
+Weight = Annotated[float, Field(ge=-100, le=100)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+# of images of a corpus, whose labels may be longer than those that are given here
+LabelText = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
+LabelTexts = Annotated[list[LabelText], Field(max_length=1000, fail_fast=True)]
+
+
+class QueryWeights(BaseModel):
+    """How much each part counts; 1 where it is left out. Less than 0: away from it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Weight | None = Field(None, description="of the text")
+    image: Weight | None = Field(None, description="of the image")
+    vector: Weight | None = Field(None, description="of the vector")
+    item: Weight | None = Field(None, description="of the item")
+
+    def as_dict(self) -> dict[str, float]:
+        return self.model_dump(exclude_none=True)
+
+
+class SearchQuery(BaseModel):
+    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Content | None = Field(None, description="a text to search by")
+    image: Content | None = Field(None, description="an image as a data URL")
+    vector: Annotated[list[float], Field(max_length=16_384, fail_fast=True)] | None = Field(
+        None, description="a vector of the collection's encoder to search by"
+    )
+    item: Reference | None = Field(None, description="id of an image or text of the collection")
+    weights: QueryWeights = QueryWeights()
+
+    @model_validator(mode="after")
+    def _some_part(self) -> Self:
+        if all(getattr(self, name) is None for name in QUERY_PARTS):
+            raise ValueError("give at least one of text, image, vector and item")
+        return self
+
+    @property
+    def embedded(self) -> list[Target]:
+        """Kinds of inputs that an encoder has to embed."""
+        kinds: list[tuple[Target, str | None]] = [("images", self.image), ("texts", self.text)]
+        return [kind for kind, value in kinds if value is not None]
+
+
+class LabelCondition(BaseModel):
+    """A range of a number or a date, members of a set, values to leave out; everything that is given applies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gte: Number | Line | None = Field(None, description="at least; a date without a time is the whole day")
+    gt: Number | Line | None = Field(None, description="more than, or later")
+    lte: Number | Line | None = Field(None, description="at most")
+    lt: Number | Line | None = Field(None, description="less than, or earlier")
+    any: LabelTexts | None = Field(None, description="of a set: it has one of these")
+    all: LabelTexts | None = Field(None, description="of a set: it has every one of these")
+    none: LabelTexts | None = Field(None, description="it has none of these values, or the image lacks the label")
+
+
+def _few_conditions(value: Any) -> Any:
+    """Raises: PydanticKnownError for too many. Pydantic would count only those without an error."""
+    if isinstance(value, dict) and len(value) > MAX_CONDITIONS:
+        context = {"field_type": "Dictionary", "max_length": MAX_CONDITIONS, "actual_length": len(value)}
+        raise PydanticKnownError("too_long", context)
+    return value
+
+
+class SearchRequest(SearchQuery):
+    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
+
+    model_config = ConfigDict(json_schema_extra=request_example(text="a red bird", k=5))
+
+    target: Target = Field("images", description="what to search: images, or texts (captions)")
+    k: int = Field(20, ge=1, le=1000, description="number of hits")
+    offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
+    hybrid: bool = Field(
+        False,
+        description="rank images by the words of their captions, too: the ranks by cosine and by BM25 are fused; needs "
+        "text, and offset + k of at most 1000; where the encoder reads images alone, the mean of the ten images with "
+        "the best captions stands for the text's vector",
+    )
+    where: Annotated[
+        dict[LabelText, LabelText | LabelTexts | Number | LabelCondition],
+        BeforeValidator(_few_conditions),
+    ] = Field(
+        {},
+        max_length=MAX_CONDITIONS,
+        description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
+        "lte, lt} of a label that is a number or a date; {any, all} of one that is a set; {none} of every label",
+    )
+
+    def filters(self) -> dict[str, Any]:
+        """``where`` without models."""
+        return {
+            label: each.model_dump(exclude_none=True) if isinstance(each, LabelCondition) else each
+            for label, each in self.where.items()
+        }
+
+
+class SearchResponse(BaseModel):
+    hits: list[dict[str, Any]] = Field(
+        description="best first: id, score (cosine), and the item or text; a text with the number of its images "
+        "(item_count) and the ids and addresses of 100 at most (items, image_urls)"
+    )
+    took_ms: float = Field(description="milliseconds in the service")
+    text_limit: int | None = Field(
+        None, description="tokens that the encoder reads of a text, where this one fills them: the rest is not read"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,9 +162,7 @@ class OpenedCollection:
 
 
 def open_collection(state: AppState, session: Session, name: str) -> tuple[CollectionRow, Collection]:
-    """The row, and the collection with all its changes. ``session`` only reads.
-
-    An unchanged open collection costs one query.
+    """The row, and the collection with all its changes. An unchanged open collection costs one query.
 
     Raises: UserError; Problem 409 ``collection_changed`` or ``collection_unreadable`` for damage on the server.
     """
@@ -59,29 +171,31 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
         load = partial(collections.changes_since, session, row.id, row.path)
         try:
             directory = state.artifacts.folder(session, row.path)
-            location = IndexLocation(row.vectors or "", row.dim, directory, state.settings)
-            index = open_index(row.vectors, location)
+            index = open_index(row.vectors, IndexLocation(row.vectors or "", row.dim, directory, state.settings))
             return row, state.inference().collection(directory, row.changes, load, index)
         except collections.CollectionReplaced:
             session.close()
         except UserError as error:
             session.close()
-            if error.code not in _DAMAGE:
+            if error.code not in DAMAGE:
                 raise
             replaced = registry.get_collection(session, name).path != row.path
             session.close()
             if not replaced:
-                raise _damage_problem(row, error) from error
+                log.error("collection_damaged", collection=row.id, error=str(error))
+                message = f"collection {row.name!r} cannot be used: {error.message}"
+                way_out = "or have an admin restore its folder from a backup"
+                raise Problem(409, error.code, f"{message}, {way_out}") from error
     raise collection_busy(name)
 
 
+def collection_busy(name: str) -> Problem:
+    message = f"collection {name!r} is being made anew at this moment; try again"
+    return Problem(503, "busy", message, headers={"retry-after": "1"})
+
+
 def open_for_search(
-    state: AppState,
-    session: Session,
-    name: str,
-    embeds: Sequence[Target] = (),
-    *,
-    evict: bool = True,
+    state: AppState, session: Session, name: str, embeds: Sequence[Target] = (), *, evict: bool = True
 ) -> OpenedCollection:
     """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
 
@@ -96,6 +210,128 @@ def open_for_search(
     encoder = _collection_encoder(state, session, row, evict) if needed else None
     session.close()
     return OpenedCollection(row.id, row.path, collection, encoder)
+
+
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
+    """The collection's own encoder or, where that cannot be used, one with identical files."""
+    message = f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
+    problem = Problem(409, "conflict", message)
+    own = registry.collection_encoder(session, collection)
+    if own is not None:
+        try:
+            return load_encoder(state, session, own, evict=evict)
+        except Problem as error:  # its files are damaged
+            problem = error
+    for other in registry.identical_encoders(session, collection):
+        try:
+            return load_encoder(state, session, other, evict=evict)
+        except UserError:
+            log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
+    session.close()
+    raise problem
+
+
+def warm_next_encoder(state: AppState, known: set[str]) -> bool:
+    """Load the encoder of the newest collection whose encoder is not ``known`` yet, as a search would.
+
+    Torch is imported, imported files are examined, and an encoder that reads texts embeds one. Nothing leaves the
+    memory for it. Returns: whether there was such a collection.
+    """
+    with state.database.reading() as session:
+        rows = registry.list_collections(session)[:MAX_WARM_COLLECTIONS]
+    row = next((row for row in rows if (row.encoder_id or row.id) not in known), None)
+    if row is None:
+        return False
+    known.add(row.encoder_id or row.id)
+    started = time.perf_counter()
+    try:
+        with state.database.reading() as session:
+            opened = open_for_search(state, session, row.id, ["images"], evict=False)
+        if opened.encoder is not None and opened.collection.has_text_vectors:
+            opened.encoder.embed_texts(["an image"])
+        log.info("encoder_warmed", collection=row.id, seconds=round(time.perf_counter() - started, 2))
+    except Exception as error:  # a search reports it to its user
+        log.info("encoder_not_warmed", collection=row.id, reason=str(error))
+    return True
+
+
+async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
+    """The nearest items by cosine among those that ``where`` allows."""
+    started = time.perf_counter()
+    if body.image is None:  # one call in one thread: each further hop costs the event loop more than its own work
+
+        def search_by_text() -> SearchResponse:
+            return _find(state, body, _open(state, name, body), {}, started)
+
+        return await to_thread.run_sync(search_by_text, limiter=state.opening)
+
+    def begin() -> tuple[BatchedEngine, OpenedCollection]:
+        opened = _open(state, name, body)
+        assert opened.encoder is not None, "an image needs it"
+        return opened.encoder, opened
+
+    def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
+        return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
+
+    submitted, opened = await read_images(state, {"image": body.image}, begin, read)
+    (vector,) = await gather_results(submitted)
+    return await to_thread.run_sync(_find, state, body, opened, {"image": vector}, started, limiter=state.opening)
+
+
+def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
+    """Raises: as ``open_for_search``; Problem 422 ``bad_request``."""
+    with state.database.reading() as session:
+        opened = open_for_search(state, session, name, body.embedded)
+    opened.collection.check_vectors(body.target)
+    if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
+        message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
+        raise Problem(422, "bad_request", message, field="hybrid")
+    for part in body.weights.as_dict():
+        if getattr(body, part) is None:
+            message = f"weights.{part}: there is no {part} in the query that it could weigh"
+            raise Problem(422, "bad_request", message, field=f"weights.{part}")
+    return opened
+
+
+def _find(
+    state: AppState, body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float
+) -> SearchResponse:
+    from api.services.collection_views import query_vector  # numpy, which the open collection has imported
+
+    text_limit = None
+    if body.text is not None:
+        text = check_text(body.text, "text")
+        embedded |= _text_vector(text, body, opened)
+        text_limit = None if opened.encoder is None else opened.encoder.filled_context(text)
+    vector = query_vector(body, embedded, opened.collection)
+    encoder_hash = None if opened.encoder is None else opened.encoder.hash
+    count = body.offset + body.k
+    words = body.text if body.hybrid and body.text else ""
+    where = body.filters() or None
+    hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
+    views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
+    took_ms = round((time.perf_counter() - started) * 1000, 2)
+    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
+
+
+def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
+    """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.mean_of_matching_images``: {} if it has none.
+
+    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid or the text has weight 0.
+    """
+    if opened.collection.has_text_vectors:
+        assert opened.encoder is not None, "a text needs it"
+        return {"text": opened.encoder.embed_texts([text])[0]}
+    if body.weights.text == 0:
+        return {}
+    if not body.hybrid:
+        message = (
+            f"text: collection {opened.collection.name!r} was made with an encoder of images alone; search the words "
+            "of captions (hybrid), or send an image"
+        )
+        raise Problem(422, "no_text_encoder", message, field="text")
+    vector = opened.collection.mean_of_matching_images(text)
+    return {} if vector is None else {"text": vector}
 
 
 def read_item_image(state: AppState, session: Session, name: str, item: str) -> tuple[bytes, str]:
@@ -141,119 +377,3 @@ def stream_vectors(collection: Collection, target: Target) -> Iterator[bytes]:
             head = json.dumps(record, ensure_ascii=False)[:-1]
             lines.append(f'{head}, "vector": [{numbers % tuple(vector.tolist())}]}}\n')
         yield "".join(lines).encode("utf-8", "replace")
-
-
-async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
-    """The nearest items by cosine among those that ``where`` allows."""
-    started = time.perf_counter()
-    if body.image is None:  # one call in one thread: each further hop costs the event loop more than its own work
-        return await to_thread.run_sync(_search_by_text, state, name, body, started, limiter=state.opening)
-
-    def begin() -> tuple[BatchedEngine, OpenedCollection]:
-        opened = _open(state, name, body)
-        assert opened.encoder is not None, "an image needs it"
-        return opened.encoder, opened
-
-    def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
-        return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
-
-    submitted, opened = await read_images(state, {"image": body.image}, begin, read)
-    (vector,) = await gather_results(submitted)
-    embedded = {"image": vector}
-    return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.opening)
-
-
-def _search_by_text(state: AppState, name: str, body: SearchRequest, started: float) -> SearchResponse:
-    return _find(state, body, _open(state, name, body), {}, started)
-
-
-def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
-    """Raises: as ``open_for_search``; Problem 422 ``bad_request``."""
-    with state.database.reading() as session:
-        opened = open_for_search(state, session, name, body.embedded)
-    opened.collection.check_vectors(body.target)
-    if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
-        message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
-        raise Problem(422, "bad_request", message, field="hybrid")
-    for part in body.weights.as_dict():
-        if getattr(body, part) is None:
-            message = f"weights.{part}: there is no {part} in the query that it could weigh"
-            raise Problem(422, "bad_request", message, field=f"weights.{part}")
-    if body.hybrid and body.target == "images":
-        opened.collection.start_indexing_captions().result()
-    return opened
-
-
-def _find(
-    state: AppState, body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float
-) -> SearchResponse:
-    from api.services.collection_views import query_vector  # numpy, which the open collection has imported
-
-    text_limit = None
-    if body.text is not None:
-        text = check_text(body.text, "text")
-        embedded |= _text_vector(text, body, opened)
-        if opened.encoder is not None and len(text) >= LONG_TEXT:
-            text_limit = opened.encoder.filled_context(text)
-    vector = query_vector(body, embedded, opened.collection)
-    encoder_hash = None if opened.encoder is None else opened.encoder.hash
-    count = body.offset + body.k
-    words = body.text if body.hybrid and body.text else ""
-    where = body.filters() or None
-    hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
-    views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
-    took_ms = round((time.perf_counter() - started) * 1000, 2)
-    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
-
-
-def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
-    """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.mean_of_matching_images``: {} if it has none.
-
-    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid or the text has weight 0.
-    """
-    if opened.collection.has_text_vectors:
-        assert opened.encoder is not None, "a text needs it"
-        return {"text": opened.encoder.embed_texts([text])[0]}
-    if body.weights.text == 0:
-        return {}
-    if not body.hybrid:
-        message = (
-            f"text: collection {opened.collection.name!r} was made with an encoder of images alone; search the words "
-            "of captions (hybrid), or send an image"
-        )
-        raise Problem(422, "no_text_encoder", message, field="text")
-    vector = opened.collection.mean_of_matching_images(text)
-    return {} if vector is None else {"text": vector}
-
-
-def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
-    """The collection's own encoder or, where that cannot be used, one with identical files."""
-    own = registry.collection_encoder(session, collection)
-    problem = None
-    if own is not None:
-        try:
-            return load_encoder(state, session, own, evict=evict)
-        except Problem as error:
-            if error.code not in (CHANGED, DAMAGED):
-                raise
-            problem = error
-    for other in registry.identical_encoders(session, collection):
-        try:
-            return load_encoder(state, session, other, evict=evict)
-        except UserError:
-            log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
-    session.close()
-    message = f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
-    raise problem or Problem(409, "encoder_gone", message)
-
-
-def _damage_problem(row: CollectionRow, error: UserError) -> Problem:
-    """The response names the collection, the log the path."""
-    log.error("collection_damaged", collection=row.id, error=str(error))
-    message = f"collection {row.name!r} cannot be used: {error.message}"
-    return Problem(409, error.code, f"{message}, or have an admin restore its folder from a backup")
-
-
-def collection_busy(name: str) -> Problem:
-    message = f"collection {name!r} is being made anew at this moment; try again"
-    return Problem(503, "busy", message, headers={"retry-after": "1"})

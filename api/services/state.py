@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import RateLimiter, RunQuota
+from api.core.auth import Authenticator, RateLimiter, ensure_configured_key
+from api.core.errors import Problem
 from api.core.metrics import ProcessMetrics
 from api.core.settings import ApiSettings
 from api.services.inference_device import InferenceDevice, resolve_device
-from api.services.runs import WakeupSender
 from lcl_core.db import artifacts, datasets, seed
+from lcl_core.db.runs import unfinished_runs_by_owner
 from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
 
@@ -41,12 +47,11 @@ class AppState:
         self.settings = settings
         self.database = Database(settings.resolved_database_url)
         self.wakeup_producer = WakeupProducer(settings.resolved_broker_url)
-        self.wakeups = WakeupSender(self.wakeup_producer)
+        self._wakeups = ThreadPoolExecutor(1, "wakeups")
         self.artifacts = artifacts.Artifacts(settings)
         self.metrics = ProcessMetrics()
         self.authenticator = Authenticator(self.database)
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
-        self.run_quota = RunQuota(settings.queued_runs_per_owner)
         self.slow, self.inferring = CapacityLimiter(MAX_SLOW), CapacityLimiter(MAX_INFERRING)
         self.opening, self.following = CapacityLimiter(MAX_OPENING), CapacityLimiter(MAX_FOLLOWING)
         self.writers = CapacityLimiter(MAX_WRITERS)
@@ -76,6 +81,29 @@ class AppState:
                 seed.seed_database(session)
         self.inference_device.start()
         self._prepared = True
+
+    async def wake(self, run_ids: Iterable[str]) -> None:
+        """Announce runs whose rows are committed, in a thread: a broker that is slow or away delays no request."""
+        for run_id in run_ids:
+            self._wakeups.submit(self.wakeup_producer.wake, run_id)
+
+    @contextmanager
+    def admit_runs(self, session: Session, owner: str) -> Iterator[None]:
+        """Around code that makes runs of ``owner``, or queues finished ones again, in the transaction that writes.
+
+        Raises: Problem 403 ``quota_exceeded`` for too many unfinished ones; the transaction must be rolled back then.
+        """
+        most = self.settings.queued_runs_per_owner
+        if most and session.get_bind().dialect.name == "postgresql":  # SQLite's write transactions are serial anyway
+            digest = hashlib.sha256(f"lcl quota {owner}".encode()).digest()
+            session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(digest[:8], signed=True))))
+        yield
+        if most and (count := unfinished_runs_by_owner(session, owner).get(owner, 0)) > most:
+            message = (
+                f"{owner} would have {count:,} unfinished runs, of {most:,} that an owner may have "
+                "(LCL_QUEUED_RUNS_PER_OWNER); wait until some are finished, or cancel some"
+            )
+            raise Problem(403, "quota_exceeded", message)
 
     def evaluation_records(self, run_id: str) -> Path:
         """Folder of an evaluation's predictions. Raises: UserError of the artifact store."""
@@ -117,6 +145,6 @@ class AppState:
         if self._inference is not None:
             self._inference.close()
         self.inference_device.close()
-        self.wakeups.close()
+        self._wakeups.shutdown(wait=False, cancel_futures=True)  # workers find those runs when they poll
         self.wakeup_producer.close()
         self.database.dispose()

@@ -14,7 +14,6 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -463,10 +462,6 @@ class Collection:
         texts = set(text_of.values())
         lacking = index.lacking_a_word(words, texts, lambda keys: any(map(len, self._carriers_of(keys, shown))))
         return found, {number for number, key in text_of.items() if key in lacking}
-
-    def start_indexing_captions(self) -> Future[FullTextIndex]:
-        """The index that hybrid searches need, to come; of one that is there the future is done."""
-        return self._captions.start()
 
     def _full_text(self) -> FullTextIndex:
         """With every caption of this state: the index keeps those of all states."""

@@ -29,8 +29,8 @@ from typer.main import get_command
 
 from api.cli import app
 from api.cli.output import build_spec
-from api.schemas.collections import SearchRequest
-from api.schemas.inference import AttentionResponse
+from api.routes.inference import AttentionResponse
+from api.services.search import SearchRequest
 from benchmarks.__main__ import CORE, SERVICE
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.parsing import parse_as, parse_spec

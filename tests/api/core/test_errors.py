@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.core.errors import writable_folders
 from api.core.settings import ApiSettings
+from api.routes.health import writable_folders
 from api.services.state import AppState
 
 RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from api.core.limits import RateLimiter
+from api.core.auth import RateLimiter
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 from lcl_core.db import runs

@@ -2,44 +2,39 @@
 
 from datetime import UTC, datetime, timedelta
 
+import anyio
 import httpx
 import pytest
 from sqlalchemy import event
 
-from api.core.auth import CACHE_SECONDS, Principal, PrincipalCache
+from api.core import auth
+from api.core.errors import Problem
+from lcl_core.db.session import Database
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
-SOMEBODY = Principal("somebody", "viewer", "lcl_1")
 
 
-class Clock:
-    now = 100.0
+@pytest.mark.parametrize("expires", [None, NOON + timedelta(seconds=0.5)])
+def test_a_key_is_remembered_for_a_second_and_no_longer_than_it_is_valid(tmp_path, monkeypatch, expires):
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    monkeypatch.setattr(auth, "utc_now", lambda: NOON)
+    key, row = auth.new_key("somebody", "viewer", expires)
+    with database.session() as session:
+        session.add(row)
+    authenticator = auth.Authenticator(database)
 
-    def __call__(self):
-        return self.now
+    def owner():
+        return anyio.run(authenticator.authenticate, f"Bearer {key}").owner
 
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def cache(clock):
-    return PrincipalCache(clock)
-
-
-def test_for_a_second_and_no_other_key(cache, clock):
-    cache.put("key", SOMEBODY, None)
-    assert (cache.get("key", NOON), cache.get("kez", NOON)) == (SOMEBODY, None)
-    clock.now += CACHE_SECONDS
-    assert cache.get("key", NOON) is None
-
-
-def test_never_longer_than_the_key_is_valid(cache):
-    cache.put("key", SOMEBODY, NOON)
-    assert cache.get("key", NOON - timedelta(milliseconds=1)) == SOMEBODY
-    assert cache.get("key", NOON) is None
+    assert owner() == "somebody"
+    with database.session() as session:
+        session.delete(session.get(auth.ApiKey, key.partition(".")[0]))
+    assert owner() == "somebody"
+    monkeypatch.setattr(auth, "utc_now", lambda: expires or NOON + auth.CACHE_TIME)
+    with pytest.raises(Problem, match="unknown, revoked or expired"):
+        owner()
+    database.dispose()
 
 
 def test_a_busy_client_is_looked_up_once_a_second(live_service, http):

@@ -140,7 +140,7 @@ def test_other_bad_calls(live_service, http, refused, squares, encoder_dir):
         refused(viewer.delete(f"{PATH}/items/img_x"), 403, "forbidden")
     with live_service.context.database.session() as session:
         gone = [(row, session.delete(row))[0] for row in session.query(EncoderRow)]
-    refused(add(http, {"image": url(BLACK)}), 409, "encoder_gone")
+    refused(add(http, {"image": url(BLACK)}), 409, "conflict")
     with live_service.context.database.session() as session:
         session.add_all(
             EncoderRow(**{c.key: getattr(row, c.key) for c in EncoderRow.__table__.columns}) for row in gone

@@ -211,7 +211,7 @@ def test_an_index_that_this_service_cannot_make_is_refused_at_once(live_service,
 def test_without_its_encoder_only_vectors_search(live_service, http, refused, collection, encoder, encoder_dir):
     with live_service.context.database.session() as session:
         session.delete(session.get_one(EncoderRow, encoder["id"]))
-    refused(search(http, text="x"), 409, "encoder_gone")
+    refused(search(http, text="x"), 409, "conflict")
     assert search(http, vector=[1.0] + [0.0] * 23).status_code == 200
     live_service.admin.import_encoder("same-weights", str(encoder_dir))
     assert search(http, text="x").status_code == 200

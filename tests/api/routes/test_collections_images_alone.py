@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from api.services.background import EncoderWarmup
+from api.services.search import warm_next_encoder
 from tests.api.sample_assets import make_collection
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
@@ -85,9 +85,10 @@ def test_words_are_searched_without_the_encoder(live_service, http, refused, col
 
 
 def test_its_encoder_is_loaded_before_anybody_searches(live_service, collection):
-    warmup = EncoderWarmup(live_service.context)
+    known = set()
     with capture_logs() as logs:
-        warmup._load_encoder(collection["id"])
+        while warm_next_encoder(live_service.context, known):
+            pass
     assert ("encoder_warmed", collection["id"]) in [(line["event"], line.get("collection")) for line in logs]
 
 

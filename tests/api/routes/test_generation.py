@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError, TextDelta, data_url
-from api.services.inference import StreamConsumers
+from api.services.text_streams import TextConsumers
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model.generation import IncrementalDetokenizer
@@ -60,7 +60,7 @@ def test_what_goes_wrong_on_the_way_is_an_event(live_service, encoder, sample_im
 
 def test_a_client_that_goes_away_ends_the_writing(live_service, encoder, sample_images, monkeypatch):
     steps, has_left = [], threading.Event()
-    leave, add = StreamConsumers._cancel, IncrementalDetokenizer.add
+    leave, add = TextConsumers._cancel, IncrementalDetokenizer.add
 
     def record_cancel(self, texts):
         leave(self, texts)
@@ -71,7 +71,7 @@ def test_a_client_that_goes_away_ends_the_writing(live_service, encoder, sample_
         assert len(steps) < 2 or has_left.wait(SECONDS)
         return add(self, token) or "so"
 
-    monkeypatch.setattr(StreamConsumers, "_cancel", record_cancel)
+    monkeypatch.setattr(TextConsumers, "_cancel", record_cancel)
     monkeypatch.setattr(IncrementalDetokenizer, "add", add_one)
     pieces = live_service.admin.stream_captions("tiny", [sample_images["red"]], max_new_tokens=30)
     assert not next(pieces).whole
@@ -83,7 +83,7 @@ def test_a_client_that_goes_away_ends_the_writing(live_service, encoder, sample_
 
 def test_time_that_is_up_ends_the_writing():
     async def ask(pieces):
-        consumers, text = StreamConsumers(1, 0.02, stream=pieces), Future[str]()
+        consumers, text = TextConsumers(1, 0.02, stream=pieces), Future[str]()
         text.set_running_or_notify_cancel()
         if pieces:
             heard = [event async for event in consumers.events([text], lambda index, words: {})]
@@ -101,7 +101,7 @@ def test_time_that_is_up_ends_the_writing():
 
 def test_one_text_that_fails_leaves_the_others(caplog):
     async def ask():
-        consumers, texts = StreamConsumers(3, SECONDS, stream=True, field="images"), [Future[str]() for _ in range(3)]
+        consumers, texts = TextConsumers(3, SECONDS, stream=True, field="images"), [Future[str]() for _ in range(3)]
         texts[0].set_exception(UserError("no image", code="image_unreadable"))
         consumers.listeners[1].notify("a fox")
         texts[1].set_result("a fox")

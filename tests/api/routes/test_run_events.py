@@ -3,7 +3,7 @@
 import threading
 
 from api.client.transport import parse_events
-from api.services import run_events
+from api.services.runs import make_event
 from lcl_core.db import complete_run, runs
 
 
@@ -90,5 +90,5 @@ def test_a_comment_is_no_event():
 
 def test_events_may_contain_characters_at_which_python_splits_lines():
     data = {"notes": "one\u2028two\u2029three\x85four\x0bfive\x1csix"}
-    lines = run_events.make_event(1, "state", data).decode().splitlines()
+    lines = make_event(1, "state", data).decode().splitlines()
     assert list(parse_events(iter(lines))) == [{"id": "1", "event": "state", "data": data}]

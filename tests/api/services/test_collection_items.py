@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.schemas.collections import ChangeLabelsRequest, SearchRequest
-from api.services.collection_items import _relabel
+from api.services.collection_items import ChangeLabelsRequest, _relabel
+from api.services.search import SearchRequest
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.services.encoder_comparisons import COMPARISON_KEYS, EvaluatedFigure, compare_figures, evaluated_figures
+from api.services.comparisons import COMPARISON_KEYS, EvaluatedFigure, compare_figures, evaluated_figures
 from lcl_core.db import runs
 from lcl_core.db.models import Run
 from lcl_core.specs.parsing import parse_spec

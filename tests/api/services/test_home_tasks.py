@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from api import app as service
+from api.app import home_tasks
 from api.core.settings import ApiSettings
-from api.services import background
-from api.services.background import home_tasks
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import artifacts
@@ -20,7 +20,7 @@ from lcl_core.db.session import now
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """Of an api with a store, in a hurry."""
-    monkeypatch.setattr(background, "UPLOAD_SECONDS", 0.02)
+    monkeypatch.setattr(service, "UPLOAD_SECONDS", 0.02)
     monkeypatch.setattr(artifacts, "_FIRST_DELAY", timedelta(0))
     url = f"memory://{uuid.uuid4().hex}/artifacts"
     home, root = tmp_path / "home", tmp_path / "data"
@@ -86,9 +86,9 @@ def test_several_processes_upload_it_once(state, settings, eventually, monkeypat
         rounds[0] += 1
         return found
 
-    upload_next = background.upload_next
+    upload_next = service.upload_next
     monkeypatch.setattr(ArtifactStore, "send_folder", wait)
-    monkeypatch.setattr(background, "upload_next", count)
+    monkeypatch.setattr(service, "upload_next", count)
     path = add_encoder(state)
     uploads = [home_tasks(state.database, settings, Artifacts(settings))[0] for _ in range(2)]
     for each in uploads:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.services.paired_tests import sample_tests
+from api.services.comparisons import sample_tests
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.specs.study import MetricSpec
 

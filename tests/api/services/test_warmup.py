@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
-from api.app import create_app
+from api import app as service
+from api.app import create_app, warmup_task
 from api.core.settings import ApiSettings
-from api.services.background import EncoderWarmup
 from api.services.state import MAX_INFERRING, AppState
 from lcl_core.encoders.engine import estimate_memory
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -154,9 +154,12 @@ def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(live_servi
         assert [path.name for path in loads.directories] == [newer, older], "one load for all"
 
 
-def test_a_collection_that_comes_later_is_searched_at_once_too(live_service, encoders, data_root, eventually):
+def test_a_collection_that_comes_later_is_searched_at_once_too(
+    live_service, encoders, data_root, eventually, monkeypatch
+):
+    monkeypatch.setattr(service, "WARM_SECONDS", 0.02)
     state = AppState(live_service.context.settings)
-    started = EncoderWarmup(state, poll_seconds=0.02)
+    started = warmup_task(state)
     started.start()
     try:
         folder = save_encoder(data_root / "latest", 2)

@@ -74,7 +74,7 @@ def test_a_failed_opening_is_tried_again_and_what_was_typed_stays(
 def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, answers: dict[str, Any]) -> None:
     def search(collection: str, **_: Any) -> Any:
         if collection == "col_old":
-            raise ApiError(409, "encoder_gone", "the encoder is gone")
+            raise ApiError(409, "conflict", "the encoder is gone")
         return hits("d")
 
     drawn = CompareTab(service(**{**answers, "search": search})).search(

@@ -1,7 +1,7 @@
-"""Comparison of two encoders, figure by figure, where both were evaluated with equal settings.
+"""Comparison of two encoders, figure by figure, where both were evaluated with equal settings, and of rows of a study.
 
 Settings are those of the stored spec of each evaluation. Differences are tested pairwise where both evaluations'
-predictions are still stored.
+predictions are still stored. Imports numpy.
 """
 
 from __future__ import annotations
@@ -9,21 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
+from lcl_core.evaluation.significance import compare_runs
 from lcl_core.specs.evaluate import TRAINED_TASKS, task_settings
+from lcl_core.specs.study import MetricSpec
+from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
 
 # Figures are about the same when they have these in common.
 COMPARISON_KEYS = ("task", "split", "variant", "transfer", "metric", "dataset", "dataset_hash")
 TEST_KEYS = COMPARISON_KEYS[:5]
 _MAX_NAMED = 5  # settings in a reason
+RESAMPLES = 2000  # fast enough for a request on large splits
 
 Json = dict[str, Any]
 Key = tuple[Any, ...]
@@ -127,21 +132,50 @@ def _differing(left: Mapping[str, str], right: Mapping[str, str]) -> str:
 def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -> list[Json]:
     """The rows with ``interval`` (95 %, of the difference), ``p`` and ``units`` where both runs' predictions exist.
 
-    Rows with a ``reason`` are not tested.
+    Rows with a ``reason`` are not tested. The tests cover the units in common, so that values may differ from the row's
+    where one run has more units.
 
     Args:
         records_of: the folder of a run's predictions; raises UserError when they cannot be fetched.
-
-    The tests cover the units in common, so that values may differ from the row's where one run has more units.
     """
-    from api.services.paired_tests import encoder_tests  # numpy
 
-    comparable = [row for row in rows if row["reason"] is None]
-    pairs = dict.fromkeys((row["left_run"], row["right_run"]) for row in comparable)
-    tests = {key: test for runs in pairs for key, test in encoder_tests(runs, records_of, TEST_KEYS).items()}
+    @cache
+    def tests_of(left_run: str, right_run: str) -> dict[Key, Json]:
+        try:
+            folders = [records_of(left_run), records_of(right_run)]
+            if not all(map(_has_predictions, folders)):
+                return {}
+            tests = compare_runs(*folders, draws=RESAMPLES)
+        except UserError:
+            return {}
+        return {
+            tuple(getattr(test, key) for key in TEST_KEYS): {
+                "interval": list(test.interval),
+                "p": test.p,
+                "units": test.count,
+            }
+            for test in tests
+        }
 
-    def test_of(row: Json) -> Json:
-        key = (row["left_run"], row["right_run"], *map(row.get, TEST_KEYS))
-        return tests.get(key, {}) if row["reason"] is None else {}
+    return [
+        row
+        if row["reason"] is not None
+        else {**row, **tests_of(row["left_run"], row["right_run"]).get(tuple(map(row.get, TEST_KEYS)), {})}
+        for row in rows
+    ]
 
-    return [{**row, **test_of(row)} for row in rows]
+
+def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> dict[str, Json | None]:
+    """Tests over samples by the metric's name, of two sides with the folders of their seeds' predictions."""
+    outcomes = [
+        [question_outcomes(metrics, records) for records in side if _has_predictions(records)] for side in sides
+    ]
+    tests = {
+        metric.name: compare_outcomes(*([seed[number] for seed in side] for side in outcomes))
+        for number, metric in enumerate(metrics)
+    }
+    return {name: None if test is None else asdict(test) for name, test in tests.items()}
+
+
+def _has_predictions(folder: Path) -> bool:
+    return (folder / "index.json").is_file()

@@ -1,4 +1,4 @@
-"""Types and base classes shared by request and response models."""
+"""Types and base classes of request and response models, which stand beside the code that uses them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PR
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=PRINTABLE)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 Role = Literal["viewer", "submitter", "admin"]
+# The constraint also refuses lone surrogates, which no tokenizer accepts.
+Content = Annotated[str, StringConstraints(min_length=1, max_length=100_000_000)]
+IMAGE_URL_START = "data:image/"
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mM8ISfHQApgYiARjGoY1TB0NAAATx8BJMixHB8"
+    "AAAAASUVORK5CYII="
+)
 
 
 def _check_iso_date(value: object) -> object:

@@ -1,1 +1,0 @@
-"""Request and response models, one file a resource. Run specs are ``lcl_core.specs``."""
