@@ -121,7 +121,6 @@ JOBS: dict[str, JobKind] = {
             "dataset": "Dataset",
             "workers": "Processes",
             "similarity_threshold": "Least similarity",
-            "min_image_side": "Least side of an image",
             "tokens": "Measure texts in tokens",
         },
     ),

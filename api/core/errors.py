@@ -24,7 +24,7 @@ from starlette.routing import Match, Route
 
 from lcl_core.common.errors import FailureCode, UserError, failure_code
 from lcl_core.db.session import DatabaseUnusable
-from lcl_core.specs.validation_messages import describe_error, main_error
+from lcl_core.specs.parsing import describe_error, main_error
 
 log = structlog.get_logger(__name__)
 MAX_EXAMINED_ERRORS = 1000  # of a body, among which the one to report is chosen

@@ -59,7 +59,6 @@ class ValidateSpec(CorpusSpec):
     workers: int | None = Field(None, ge=0, le=256, description="processes that decode; none: one a core, at most 16")
     tokens: bool = Field(True, description="measure texts in CLIP tokens; otherwise in words, which is faster")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are not usable")
-    min_image_side: int = Field(8, ge=1, le=4096, description="a shorter side below this is too small, pixels")
 
 
 class WriteSpec(CorpusSpec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.base import (
@@ -49,27 +49,26 @@ class TuningSpec(Spec):
     """AdamW; linear warm-up, then a cosine to zero. Fields of the encoder are for full transfer."""
 
     epochs: int = Field(20, ge=1, le=1000, description="passes over the training split")
-    full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
     steps: int | None = Field(None, ge=1, le=10_000_000, description="end after so many steps; none: epochs decide")
     lr: float = Field(1e-3, gt=0, le=1, description="of the head, at the end of the warm-up")
     encoder_lr: float = Field(1e-4, gt=0, le=1, description="full transfer: of the encoder's last layer")
     layer_decay: float = Field(
-        0.75,
-        gt=0,
-        le=1,
+        0.75, gt=0, le=1,
         description="full transfer: learning rate of a layer, as a factor of the rate of the layer above",
-    )
+    )  # fmt: skip
     weight_decay: float = Field(0.05, ge=0, le=10, description="of tensors with two dimensions or more")
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
     batch_size: int = Field(128, ge=1, le=65_536, description="training images in a step")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the target that all classes or tokens have in common"
-    )
     augmentation: AugmentationSpec = Field(
         AugmentationSpec(), description="full transfer: augmentation of training images"
     )
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
+
+
+class SearchSpec(TuningSpec):
+    """Training whose settings may be searched for."""
+
     search: dict[Searched, tuple[float, ...]] = Field(
         {}, description="values to try of some fields; the best on images held out of training are used"
     )
@@ -78,30 +77,23 @@ class TuningSpec(Spec):
         description="split on which the search measures; none: a tenth of the training split, trained on afterwards",
     )
 
-    @field_validator("search")
-    @classmethod
-    def _something_to_try(cls, search: dict[Searched, tuple[float, ...]]) -> dict[Searched, tuple[float, ...]]:
-        if empty := [name for name, values in search.items() if not values]:
-            raise ValueError(f"search.{empty[0]} is empty; name the values to try or leave it out")
-        return search
-
     @model_validator(mode="after")
     def _values_are_allowed(self) -> Self:
         if self.steps is not None and "epochs" in self.search:
             raise ValueError("search.epochs changes nothing while steps is set; set steps to null or search lr")
         for name, values in self.search.items():
+            if not values:
+                raise ValueError(f"search.{name} is empty; name the values to try or leave it out")
             for value in values:
                 self.with_values(**{name: value})
         return self
 
     def for_protocol(self, transfer: Transfer) -> Self:
-        """The spec for one protocol: full transfer may have other epochs, frozen has no encoder rates to search."""
-        if transfer == "frozen":
-            kept = {name: values for name, values in self.search.items() if name not in _ENCODER_FIELDS}
-            return self.model_copy(update={"search": kept})
-        if self.full_epochs is None or "epochs" in self.search:
+        """The spec for one protocol: frozen transfer has no encoder rates to search."""
+        if transfer == "full":
             return self
-        return self.model_copy(update={"epochs": self.full_epochs})
+        kept = {name: values for name, values in self.search.items() if name not in _ENCODER_FIELDS}
+        return self.model_copy(update={"search": kept})
 
     def with_values(self, **values: Any) -> Self:
         """A copy with other values and no search."""
@@ -154,12 +146,21 @@ class DecodingSpec(Spec):
         return self
 
 
-class ProbeSpec(TuningSpec, TrainedTask):
+class ProbeSpec(SearchSpec, TrainedTask):
     """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
 
+    full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that all classes have in common")
     labels: tuple[CorpusWord, ...] = Field(
         ("subgroup",), min_length=1, description="label keys of the corpus to classify"
     )
+
+    def for_protocol(self, transfer: Transfer) -> Self:
+        """As of ``SearchSpec``; full transfer may have other epochs."""
+        found = super().for_protocol(transfer)
+        if transfer == "frozen" or self.full_epochs is None or "epochs" in self.search:
+            return found
+        return found.model_copy(update={"epochs": self.full_epochs})
 
     @property
     def needs_holdout(self) -> bool:
@@ -179,7 +180,6 @@ class LinearHeadSpec(Spec):
         max_length=200,
         description="L2 penalties to try, of the sum of the losses; the best on images held out of training is used",
     )
-    iterations: int = Field(1000, ge=1, le=1_000_000, description="of L-BFGS at most, in each fit")
 
 
 NeighbourCount = Annotated[int, Field(ge=1, le=10_000)]
@@ -275,7 +275,7 @@ class ZeroShotSpec(Spec):
     class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
 
 
-class TunedRetrievalSpec(TuningSpec, TrainedTask):
+class TunedRetrievalSpec(SearchSpec, TrainedTask):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
     text_encoder: EncoderReference | None = Field(
@@ -291,17 +291,17 @@ class TunedRetrievalSpec(TuningSpec, TrainedTask):
     batch_size: int = Field(256, ge=2, le=65_536, description="images that the contrastive loss of a step compares")
 
 
-class BridgeTuningSpec(TuningSpec):
+class StageSpec(TuningSpec):
     """Training of what carries an encoder's features into a language model; the defaults are LLaVA's."""
 
     epochs: int = Field(1, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(32, ge=1, le=65_536, description="training examples in a step")
     weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with two dimensions or more")
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
+    warmup: Fraction = Field(0.03, description="share of the steps in which the rate rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
 
 
-class CaptioningSpec(BridgeTuningSpec, TrainedTask):
+class CaptioningSpec(StageSpec, SearchSpec, TrainedTask):
     """An MLP carries patch tokens into the embedding space of a causal language model (paper, transfer heads (c))."""
 
     language_model: LanguageModelSpec | None = Field(
@@ -327,22 +327,8 @@ class CaptioningSpec(BridgeTuningSpec, TrainedTask):
     def _one_layout(self) -> CaptioningSpec:
         if self.question is not None and self.prompt:
             raise ValueError("prompt precedes a caption that follows, question asks for one; leave out either")
-        return self
-
-    @model_validator(mode="after")
-    def _captions_are_written(self) -> CaptioningSpec:
         if self.language_model is None and not self.zero_shot:
             raise ValueError("with language_model none and zero_shot false no captions are generated")
-        return self
-
-
-class StageSpec(BridgeTuningSpec):
-    """One of the two stages."""
-
-    @model_validator(mode="after")
-    def _part_of_a_whole(self) -> StageSpec:
-        if self.search:
-            raise ValueError("a stage has no search of its own; leave it out")
         return self
 
 
@@ -357,7 +343,6 @@ class DerivedSpec(Spec):
     """Conversations and questions made from a label of the dataset."""
 
     label: CorpusWord = Field("subgroup", description="key of the labels that questions are about")
-    per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training image")
     questions: int = Field(300, ge=1, le=1_000_000, description="tested images with a question, drawn by the seed")
 
 

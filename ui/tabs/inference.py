@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from api.client import ApiError, Client, UserError
 from api.client.payloads import Skipped
 from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
-from lcl_core.specs.zero_shot import PLAIN_TEMPLATES, plain_class_name
+from lcl_core.specs import PLAIN_TEMPLATES, plain_class_name
 from ui.addresses import fits_address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,

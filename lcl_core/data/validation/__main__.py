@@ -128,7 +128,7 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
-    limits = ValidationLimits(similarity_threshold=spec.similarity_threshold, min_image_side=spec.min_image_side)
+    limits = ValidationLimits(similarity_threshold=spec.similarity_threshold)
     processes = min(usable_cores(), MAX_WORKERS) if spec.workers is None else max(1, spec.workers)
     total, progress = count_items(source), JobProgress(run_dir, "examining")
     report = validate(

@@ -34,7 +34,7 @@ from lcl_core.evaluation.heads.training import (
 from lcl_core.evaluation.metrics import Ints, class_ranks
 from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages, SplitImages
-from lcl_core.specs.evaluate import Transfer, TuningSpec
+from lcl_core.specs.evaluate import ProbeSpec, Transfer
 
 TOP_K = 5
 _HEAD_WIDTH = 64
@@ -189,7 +189,7 @@ def fit_probe(
     batches: ImageBatchSource,
     train: LabeledImages,
     classes: int,
-    spec: TuningSpec,
+    spec: ProbeSpec,
     *,
     seed: int,
     field: str,
@@ -236,7 +236,7 @@ class ProbeTraining:
     field: str
     about: dict[str, Any]
 
-    def fit(self, spec: TuningSpec, train: LabeledImages, *, seed: int) -> FittedClassifier:
+    def fit(self, spec: ProbeSpec, train: LabeledImages, *, seed: int) -> FittedClassifier:
         """A new probe, and in full transfer a new copy of the encoder."""
         source = FeatureSource(self.context, self.transfer, spec.augmentation)
         return fit_probe(
@@ -251,10 +251,10 @@ class ProbeTraining:
         batches = classifiers[0].source.batches(images)
         return predict_with_each(classifiers, batches, test, self.context.progress.heartbeat)
 
-    def choose(self, spec: TuningSpec, holdout: Holdout[LabeledImages] | None, *, seed: int) -> TuningSpec:
+    def choose(self, spec: ProbeSpec, holdout: Holdout[LabeledImages] | None, *, seed: int) -> ProbeSpec:
         """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
 
-        def attempt(candidate: TuningSpec, holdout: Holdout[LabeledImages]) -> float:
+        def attempt(candidate: ProbeSpec, holdout: Holdout[LabeledImages]) -> float:
             classifier = self.fit(candidate, holdout.train, seed=seed)
             (predictions,) = self.predict([classifier], holdout.source, holdout.test)
             return float(np.mean(predictions.rank == 1))

@@ -60,7 +60,7 @@ def fit_logistic_regression(
     classes: int,
     l2: float,
     *,
-    iterations: int,
+    iterations: int = 1000,
     heartbeat: Heartbeat = no_progress,
 ) -> LogisticRegression:
     """The minimum of the sum of the cross-entropies plus ``l2`` / 2 · ‖weights‖²; in scikit-learn ``C`` is 1 / ``l2``.

@@ -27,12 +27,12 @@ from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages
 from lcl_core.specs.data import AugmentationSpec
-from lcl_core.specs.evaluate import TuningSpec
+from lcl_core.specs.evaluate import SearchSpec, TuningSpec
 
 B = TypeVar("B")
 C = TypeVar("C")
 P = TypeVar("P")
-S = TypeVar("S", bound=TuningSpec)
+S = TypeVar("S", bound=SearchSpec)
 T = TypeVar("T", bound=Sized)
 
 

@@ -51,7 +51,6 @@ from lcl_core.specs.evaluate import (
     FewShotSpec,
     ProbeSpec,
     Transfer,
-    TuningSpec,
     variant_of_head,
 )
 
@@ -226,8 +225,7 @@ class Classification(LabelTask):
             context.enter(f"{variant}, penalty {l2:g}")
             targets = torch.from_numpy(train.classes).to(features.device)
             model = fit_logistic_regression(
-                features, targets, len(key.classes), l2, iterations=own.iterations,
-                heartbeat=context.progress.heartbeat,
+                features, targets, len(key.classes), l2, heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             return model
 
@@ -325,7 +323,7 @@ class FewShot(LabelTask):
             held_out, test = holdout.test.cut(holdout.source)
             holdout = replace(holdout, source=held_out, test=test)
         known = key.train if holdout is None else holdout.train
-        specs: dict[int, TuningSpec] = {}
+        specs: dict[int, ProbeSpec] = {}
         for draw, order in enumerate(sample_orders(known, self.spec.draws, seed)):
             labeled = {shots: subset(known, order, shots) for shots in self.spec.shots}
             most = labeled[max(labeled)]  # the images of fewer shots are among these

@@ -112,7 +112,7 @@ class Dialogue(Task):
             if row is not None or vlm.language_lr is not None
         ]
         batches = vlm.source.batches(conversations.source)
-        train_stage(vlm, batches, instructed, spec.instruct.for_protocol(transfer), "instruct")
+        train_stage(vlm, batches, instructed, spec.instruct, "instruct")
         return vlm
 
     def _answer(self, context: EvalContext, vlm: VisionLanguageModel, asked: QuestionSet) -> list[BenchmarkQuestion]:

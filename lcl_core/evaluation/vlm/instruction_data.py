@@ -267,7 +267,7 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
     questions = [each for images in tests.values() for each in _question_sets(spec, derived, images, values)]
     if given is not None:
         return DialoguePlan(given, questions)
-    entries = derived_instructions(own_value, values, derived.per_picture, spec.seed)
+    entries = derived_instructions(own_value, values, spec.seed)
     conversations = make_conversations(
         train.corpus, parse_conversations(json.dumps(entries).encode(), Path("instructions.json"))
     )
@@ -294,15 +294,15 @@ def _question_sets(
     ]
 
 
-def derived_instructions(own: Mapping[str, str], values: Sequence[str], per_image: int, seed: int) -> list[Json]:
-    """Entries of LLaVA's JSON: yes, no and multiple choice in equal shares, ``per_image`` of each image.
+def derived_instructions(own: Mapping[str, str], values: Sequence[str], seed: int) -> list[Json]:
+    """Entries of LLaVA's JSON: yes, no and multiple choice in equal shares, two of each image.
 
     ``own``: the value of each image.
     """
     rng = np.random.default_rng([seed, 1])
     entries = []
     for row, (image, value) in enumerate(own.items()):
-        for turn in range(per_image):
+        for turn in range(2):
             kind = ("yes", "no", "choice")[(row + turn) % 3]
             if kind == "choice":
                 chosen = choice_question("", image, value, values, rng)

@@ -104,7 +104,7 @@ class LlavaModel:
             mean_square = float(language.embed(sample).float().square().mean())
         self.projector = MultimodalProjector(width, language.width, mean_square, generator).to(language.device)
 
-    def loss(self, batch: TokenBatch, patches: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def loss(self, batch: TokenBatch, patches: Tensor) -> Tensor:
         """Mean cross-entropy over the target tokens.
 
         Args:
@@ -112,7 +112,7 @@ class LlavaModel:
         """
         batch = batch.to(self.language.device)
         logits = self.language.logits(self.embed(batch, patches), batch.predicts)
-        return F.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
+        return F.cross_entropy(logits.float(), batch.targets)
 
     def embed(self, batch: TokenBatch, patches: Tensor) -> Tensor:
         """[B, L, D] with the projected ``patches`` at the images' positions; ``batch`` on the device."""
@@ -206,7 +206,7 @@ class VisionLanguageModel:
         def loss(batch: tuple[TokenBatch, Tensor | None]) -> Tensor:
             tokens, images = batch
             patches = torch.empty(0) if images is None else batches.patches(images)
-            return llava.loss(tokens, patches, spec.label_smoothing)
+            return llava.loss(tokens, patches)
 
         return train_head(
             llava.projector, order, load, loss, spec, steps=count_steps(spec, len(examples)), seed=seed, field=field,

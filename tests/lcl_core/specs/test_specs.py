@@ -6,7 +6,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.specs.base import References, presets
-from lcl_core.specs.evaluate import TuningSpec, task_settings
+from lcl_core.specs.evaluate import ProbeSpec, task_settings
 from lcl_core.specs.parsing import (
     SPECS,
     parse_spec,
@@ -98,7 +98,7 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
         ("evaluate", {}, "encoder", "required"),
         ("evaluate", {"encoder": "e", "tasks": ["cooking"]}, "tasks.0", "retrieval"),
         ("evaluate", {"encoder": "e", "preset": "nothing"}, None, "choose from"),
-        ("evaluate", {"encoder": "e", "classification": {"search": {"lr": []}}}, "classification.search", "search.lr"),
+        ("evaluate", {"encoder": "e", "classification": {"search": {"lr": []}}}, "classification", "search.lr"),
         ("evaluate", {"encoder": "e", "classification": {"search": {"lr": [9.0]}}}, "classification", "search.lr"),
         (
             "evaluate", {"encoder": "e", "classification": {"search": {"speed": [1]}}},
@@ -129,7 +129,7 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
          "captioning", "no captions are generated"),
         ("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}},
          "captioning.decoding", "single beam"),
-        ("evaluate", {"encoder": "e", "dialogue": {"align": {"search": {"lr": [0.1]}}}}, "dialogue.align", "no search"),
+        ("evaluate", {"encoder": "e", "dialogue": {"align": {"search": {}}}}, "dialogue.align.search", "no such field"),
         ("evaluate", {"encoder": "e", "classification": {"heads": []}}, "classification.heads", "at least 1 item"),
         ("evaluate", {"encoder": "e", "classification": {"heads": ["knn", "knn"]}}, "classification", "each head once"),
         ("evaluate", {"encoder": "e", "classification": {"knn": {"k": [20, 10]}}}, "classification.knn", "k must rise"),
@@ -236,11 +236,11 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked():
 
 
 def test_each_protocol_takes_what_concerns_it():
-    spec = TuningSpec(epochs=20, full_epochs=8, search={"lr": (0.1, 0.2), "encoder_lr": (0.01,)})
+    spec = ProbeSpec(epochs=20, full_epochs=8, search={"lr": (0.1, 0.2), "encoder_lr": (0.01,)})
     frozen, full = spec.for_protocol("frozen"), spec.for_protocol("full")
     assert (frozen.epochs, set(frozen.search)) == (20, {"lr"})
     assert (full.epochs, set(full.search)) == (8, {"lr", "encoder_lr"})
-    searched = TuningSpec(epochs=20, full_epochs=8, search={"epochs": (3, 5)})
+    searched = ProbeSpec(epochs=20, full_epochs=8, search={"epochs": (3, 5)})
     assert searched.for_protocol("full").epochs == 20  # the search decides
 
 

@@ -20,9 +20,9 @@ from lcl_core.evaluation.heads.training import (
     search_candidates,
     train_head,
 )
-from lcl_core.specs.evaluate import TuningSpec
+from lcl_core.specs.evaluate import ProbeSpec
 
-SPEC = TuningSpec(lr=0.1, weight_decay=0.5, warmup=0.0, precision="fp32")
+SPEC = ProbeSpec(lr=0.1, weight_decay=0.5, warmup=0.0, precision="fp32")
 
 
 class Line(nn.Module):
@@ -87,7 +87,7 @@ def test_a_long_gradient_is_clipped():
 
 def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir):
     tower = load_image_encoder(encoder_dir).copy()
-    spec = TuningSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
+    spec = ProbeSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
     groups = encoder_groups(tower, spec)
     found = {id(each): group for group in groups for each in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found) == len(list(tower.module.parameters()))
@@ -129,10 +129,10 @@ def test_a_loss_that_is_no_number_names_the_rate(bad):
     ("fields", "steps"), [({"epochs": 3, "batch_size": 4}, 9), ({"epochs": 3, "batch_size": 4, "steps": 2}, 2)]
 )
 def test_steps_are_the_spec_s_or_those_of_its_epochs(fields, steps):
-    assert count_steps(TuningSpec(**fields), 10) == steps
+    assert count_steps(ProbeSpec(**fields), 10) == steps
 
 
-SEARCH = TuningSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
+SEARCH = ProbeSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
 HOLDOUT = SimpleNamespace(source=SimpleNamespace(split="val"), test=range(4), split_size=9)
 
 
@@ -166,7 +166,7 @@ def test_what_diverges_loses_and_if_all_diverge_the_search_is_named():
     assert chosen.lr == 0.2
     assert [trial["score"] for trial in log["tried"]] == [None, None, 0.0, 0.0]
     with pytest.raises(UserError) as caught:
-        search(TuningSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
+        search(ProbeSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
     assert (caught.value.code, caught.value.field) == ("tuning_diverged", "few_shot.search")
 
 

@@ -21,7 +21,7 @@ def talk_run(new_run, taught_language_model_dir):
     def make(name="run", spec=None, **fields):
         own = {
             "language_model": {"path": str(taught_language_model_dir)}, "align": STAGE, "instruct": STAGE,
-            "derived": {"label": "colour", "per_picture": 1}, "decoding": {"max_new_tokens": 4}, **fields,
+            "derived": {"label": "colour"}, "decoding": {"max_new_tokens": 4}, **fields,
         }  # fmt: skip
         return new_run(name, tasks=["dialogue"], dialogue=own, **{"untrained_baseline": False, **(spec or {})})
 
@@ -61,9 +61,9 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run):
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
     assert len(stored) == 20
     assert {"id", "image", "text", "truth", "answer"} <= set(stored[0])
-    assert len(json.loads((run_dir.artifacts / "derived_instructions.json").read_text())) == 40
+    assert len(json.loads((run_dir.artifacts / "derived_instructions.json").read_text())) == 80
     curves = json.loads((run_dir.artifacts / "curves.json").read_text())
-    assert [(curve["variant"], len(curve["loss"])) for curve in curves] == [("align", 5), ("instruct", 3)]
+    assert [(curve["variant"], len(curve["loss"])) for curve in curves] == [("align", 5), ("instruct", 5)]
 
 
 def test_stage_two_goes_on_from_stage_one(talk_run, monkeypatch):
@@ -137,7 +137,7 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
         ({"derived": {"label": "shape"}}, "label_unknown", "dialogue.derived.label"),
         ({"train_dataset": "elsewhere"}, "unknown_dataset", "dialogue.train_dataset"),
         ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
-        ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align"),
+        ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align.search"),
         ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct.transfer"),
         ({"derived": None}, "nothing_to_learn", "dialogue.instructions"),
     ],

@@ -8,8 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcl_core.common.errors import UserError, suggestion
-from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.validation_messages import describe_error, main_error
+from lcl_core.specs.parsing import describe_error, main_error, parse_spec
 
 
 class Left(BaseModel):
