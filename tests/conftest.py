@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.fork_server import AVAILABLE, ForkServer
-from tests.workers.executors.ray_suite import ray_suite, skip_on_ray  # noqa: F401 - fixtures of all tests
-from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
+from workers.executors.local import LocalExecutor
 
 ROOT = Path(__file__).resolve().parents[1]
 # values of parameters for which a fixture asks for the PostgreSQL server
@@ -37,16 +35,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Jobs are forked from one process, started when the first of them is, that has imported torch.
+def pytest_configure() -> None:
+    """Jobs are forked from one process, started when the first of them is, that has imported torch."""
+    from tests.module_process import SERVER
 
-    It belongs to the process that the tests' own processes come from; these get its address in the environment.
-    """
-    if not hasattr(config, "workerinput") and AVAILABLE:
-        server = ForkServer(sorted(set(FORKED.values())), sanitized_env(os.environ), shared=True)
-        config.add_cleanup(server.close)
-        os.environ[FORK_SERVER] = server.address
-    os.environ.setdefault(FORK_SERVER, "off")
+    LocalExecutor.server = SERVER
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import tempfile
@@ -9,22 +10,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
-from lcl_core.common.fork_server import start_module
-from workers.executors.local import FORK_SERVER, sanitized_env
+from lcl_core.common.fork_server import ForkServer, start_module
+from workers.executors.local import FORKED, sanitized_env
+
+SERVER = ForkServer(sorted(set(FORKED.values())), sanitized_env(os.environ))
+atexit.register(SERVER.close)
 
 
 def run_together(commands: Sequence[Sequence[str]], **environment: str) -> list[subprocess.CompletedProcess[str]]:
     """Run several modules with their arguments at a time, and wait. On return none is left."""
     env = sanitized_env(os.environ) | environment
     del env["LCL_SUPERVISED"]
-    null, server = subprocess.DEVNULL, os.environ[FORK_SERVER]
     done: list[subprocess.CompletedProcess[str]] = []
     with ExitStack() as stack:
         started = []
         for command in commands:
-            module, *arguments = command
             out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
-            process = start_module(module, arguments, server=server, env=env, stdin=null, output=out, errors=err)
+            process = start_module(command, env, out, err, subprocess.DEVNULL, SERVER)
             stack.callback(process.wait)
             stack.callback(process.kill)
             started.append((command, process, out, err))

@@ -82,11 +82,6 @@ class WorkerSettings(Settings):
     worker_offers: Annotated[list[Literal["cpu", "gpu"]], NoDecode] = Field(
         [], description="what runs may ask of it, parted by commas; empty: cpu, and gpu where there is one"
     )
-    fork_server: str = Field(
-        "auto",
-        pattern="^(auto|off|/.+)$",
-        description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
-    )
     checkpoints: Literal["local", "store"] = Field(
         "local", description="store: copied to LCL_ARTIFACTS too, where a worker with another home resumes from them"
     )

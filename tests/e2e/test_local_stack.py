@@ -172,8 +172,7 @@ def test_a_cancelled_run_goes_on_where_it_stopped(client: Client) -> None:
 def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
-    environment = {**os.environ, "LCL_FORK_SERVER": "auto"}  # not the tests' own
-    launcher = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         train_at(launcher, home)
         modules = {module for _, module in processes_of(home)}

@@ -11,7 +11,7 @@ from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
 
-pytestmark = [pytest.mark.local_executor, pytest.mark.extended]
+pytestmark = pytest.mark.extended
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
 from lcl_core.common.run_dir import RunDir
@@ -19,7 +18,6 @@ from workers.executors import local
 from workers.executors.local import JobProcess
 
 
-@pytest.mark.local_executor
 def test_the_directory_and_what_has_changed_since(database, settings, modules, run_of, monkeypatch):
     seen: list[tuple[list[ChangeRecord], list[bytes]]] = []
 

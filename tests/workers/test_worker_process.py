@@ -59,7 +59,6 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     eventually(lambda: consumed_at() > before, "consumption after the broker's return")
 
 
-@pytest.mark.local_executor
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
     worker_processes, wakeup_producer, queue, run_of, steps_of, eventually, alive
@@ -103,7 +102,6 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
 
 
 @pytest.mark.extended
-@pytest.mark.local_executor
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     worker_processes, database, queue, run_of, eventually, tmp_path
 ):

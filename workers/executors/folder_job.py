@@ -97,6 +97,7 @@ class FolderExecutor(ABC):
         title: in messages.
         start_seconds: from a place for the job until its processes run.
         query_seconds: between two queries about a job that runs.
+        detaches: jobs go on while their worker is stopped and started again.
     """
 
     places_nodes = True
@@ -104,6 +105,7 @@ class FolderExecutor(ABC):
     title: ClassVar[str]
     start_seconds: float = 120.0
     query_seconds: float = 5.0
+    detaches = True
 
     def __init__(self, settings: WorkerSettings, *, wait_seconds: float) -> None:
         self.settings, self.wait_seconds = settings, wait_seconds
@@ -433,8 +435,8 @@ class FolderJob:
         return "; ".join(dict.fromkeys(answers + missing))
 
     def detach(self) -> bool:
-        self._detached = True
-        return True
+        self._detached = self._engine.detaches
+        return self._detached
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,6 @@ from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_byte
 from lcl_core.common.gpus import POD_GPUS, visible_devices_env
 from lcl_core.common.processes import without_secrets
 from workers.executors.base import JobRequest
-from workers.executors.local import FORK_SERVER
 from workers.settings import NodeResources, WorkerSettings
 
 API_VERSION = "jobset.x-k8s.io/v1alpha2"
@@ -183,7 +182,7 @@ def _environment(settings: WorkerSettings, request: JobRequest, needed: NodeReso
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
     devices = {POD_GPUS: str(gpus)} if gpus else visible_devices_env(())
     threads = {"OMP_NUM_THREADS": str(max(1, needed.cpus // max(1, gpus)))}  # of each process
-    fixed = {"LCL_HOME": str(settings.home), "LCL_DATA_CACHE": CACHE_FOLDER, FORK_SERVER: "off"}
+    fixed = {"LCL_HOME": str(settings.home), "LCL_DATA_CACHE": CACHE_FOLDER}
     return threads | kept | fixed | devices | dict(request.env)
 
 

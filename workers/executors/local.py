@@ -12,10 +12,9 @@ import signal
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self
 
-from lcl_core.common.fork_server import AVAILABLE, ForkServer, start_module
+from lcl_core.common.fork_server import ForkServer, start_module
 from lcl_core.common.processes import thread_env, without_secrets
 from lcl_core.common.run_dir import RunDir
 from lcl_core.jobs import JOBS
@@ -23,7 +22,6 @@ from workers.executors.base import Handle, JobRequest, MachineLost
 from workers.job_output import dump_stacks
 from workers.settings import WorkerSettings
 
-FORK_SERVER = "LCL_FORK_SERVER"  # in the environment of this process
 FORKED = {kind.module: kind.imports for kind in JOBS.values() if kind.imports}
 
 
@@ -37,36 +35,6 @@ def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = (
     return {**kept, **thread_env(kept), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
 
 
-@contextlib.contextmanager
-def fork_server(setting: str, modules: Collection[str]) -> Iterator[None]:
-    """Let :class:`JobProcess` fork jobs: each starts without importing torch, which takes seconds.
-
-    Args:
-        setting: ``auto``: from a server that lives as long as the block; or what ``start_module`` accepts.
-        modules: that run jobs.
-    """
-    imports = sorted({FORKED[module] for module in modules if module in FORKED})
-    if setting != "auto" or not imports or not AVAILABLE:
-        os.environ[FORK_SERVER] = setting if setting != "auto" else "off"
-        yield
-        return
-    server = ForkServer(imports, sanitized_env(os.environ))
-    server.prepare()
-    os.environ[FORK_SERVER] = server.address
-    try:
-        yield
-    finally:
-        server.close()
-
-
-def begin_log(log_file: Path, title: str) -> int:
-    """Append the line that precedes the output of an attempt. Returns: the byte offset after it."""
-    with log_file.open("ab") as log:
-        if title:
-            log.write(f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
-        return log.tell()
-
-
 class JobProcess:
     """``python -m MODULE RUN_DIR``. A context manager: after exit no process of its group is left.
 
@@ -74,9 +42,10 @@ class JobProcess:
     appended to the run's log, under a line that names the attempt.
 
     Args:
-        title: of the attempt; empty: the line is there already.
+        title: of the attempt, for the line.
         protocols: of object storage whose credentials it gets.
         env: further environment variables.
+        server: that has imported its libraries.
     """
 
     is_paused = False
@@ -88,17 +57,15 @@ class JobProcess:
         title: str,
         protocols: Collection[str] = (),
         env: Mapping[str, str] | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self._run_dir, self.log_file = run_dir, run_dir.log_file
-        self.log_start = begin_log(run_dir.log_file, title)
         with run_dir.log_file.open("ab") as log:
-            self._process = start_module(
-                module,
-                [str(run_dir.path)],
-                server=os.environ.get(FORK_SERVER, "off") if module in FORKED else "off",
-                env=sanitized_env(os.environ, protocols) | dict(env or {}),
-                output=log,
-            )
+            log.write(f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+            log.flush()
+            self.log_start = log.tell()
+            environment = sanitized_env(os.environ, protocols) | dict(env or {})
+            self._process = start_module([module, str(run_dir.path)], environment, log, server=server)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -149,19 +116,29 @@ class LocalExecutor:
     """Starts jobs on this machine, one node each, with the GPUs that the worker has leased."""
 
     places_nodes = False
+    server: ForkServer | None = None  # while it serves jobs whose libraries take seconds to import
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._fork_server = settings.fork_server
+        pass
 
-    def serving(self, modules: Collection[str]) -> contextlib.AbstractContextManager[None]:
-        return fork_server(self._fork_server, modules)
+    @contextlib.contextmanager
+    def serving(self, modules: Collection[str]) -> Iterator[None]:
+        if imports := sorted({FORKED[module] for module in modules if module in FORKED}):
+            self.server = ForkServer(imports, sanitized_env(os.environ))
+            self.server.start()
+        try:
+            yield
+        finally:
+            if self.server is not None:
+                self.server.close()
 
     def capacity(self) -> None:
         """Its workers lease GPUs and count slots in the database."""
         return
 
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> JobProcess:
-        return JobProcess(request.module, request.run_dir, request.title, request.protocols, request.env)
+        server = self.server if request.module in FORKED else None
+        return JobProcess(request.module, request.run_dir, request.title, request.protocols, request.env, server)
 
     def attach(self, handle: Handle, run_dir: RunDir) -> JobProcess:
         raise MachineLost("a job on the machine of its worker ends with the worker")

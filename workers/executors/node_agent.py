@@ -23,7 +23,7 @@ from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from workers.executors.base import node_log_name, node_stacks_name
-from workers.executors.job_folder import JobCommand, JobFolder, StartOrder
+from workers.executors.job_folder import JobCommand, JobFolder
 from workers.executors.local import JobProcess
 
 _POLL_SECONDS = 0.25
@@ -34,17 +34,20 @@ _NUMBER_VARIABLES = ("SLURM_NODEID", "JOB_COMPLETION_INDEX")  # of the node amon
 
 
 class NodeAgent:
-    """The process of node ``number``, from its start to its end."""
+    """The process of node ``number``, from its start to its end.
 
-    def __init__(self, folder: JobFolder, number: int, start: StartOrder) -> None:
-        self._folder, self._number, self._start = folder, number, start
-        self._commands = folder.commands()
-        self._terminated = threading.Event()  # by the engine
+    Args:
+        host: where the other nodes reach this one.
+        terminated: set when the engine ends the job.
+    """
+
+    def __init__(self, folder: JobFolder, number: int, host: str, terminated: threading.Event) -> None:
+        self._folder, self._number, self._host, self._terminated = folder, number, host, terminated
+        self._start, self._commands = folder.read_start(), folder.commands()
         self._renewed: tuple[int, int] = (0, 0)  # time and size of the control file
         self._renewed_at = time.monotonic()
         self._terminated_at = float("-inf")
         self._kill_at = float("inf")
-        signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())
 
     def run(self) -> int:
         """Returns: the exit status of the process. Raises: OSError, TimeoutError.
@@ -79,8 +82,7 @@ class NodeAgent:
         if start.nodes == 1:
             return {}
         if self._number == 0 and not start.address:
-            host = os.environ["SLURM_LAUNCH_NODE_IPADDR"]  # where srun runs: by Slurm's rule on the first node
-            address = NodeInfo(0, start.nodes, host, reserved.getsockname()[1]).address
+            address = NodeInfo(0, start.nodes, self._host, reserved.getsockname()[1]).address
             self._folder.report(0, address=address)
         deadline = time.monotonic() + start.rendezvous_seconds
         while not (address := start.address or self._folder.read_report(0).address):
@@ -122,19 +124,26 @@ class NodeAgent:
             process.terminate()
 
 
+def run_agent(folder: JobFolder, number: int, host: str, terminated: threading.Event) -> int:
+    """Returns: an exit status that is not 0 if the engine has to end the other nodes."""
+    status = NodeAgent(folder, number, host, terminated).run()
+    if status in (ExitCode.OK, ExitCode.CANCELLED):
+        return ExitCode.OK
+    if status == ExitCode.CRASH and folder.read_start().nodes > 1:
+        time.sleep(_CRASH_GRACE_SECONDS)
+    return status if status > 0 else _SIGNAL_STATUS - status
+
+
 def main(folder: JobFolder) -> int:
-    """Returns: exit status of this program; after one that is not 0 the engine ends the other nodes."""
+    """Returns: exit status of this program, which is one process of Slurm or Kubernetes."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         print("Slurm has started the job again; its worker starts another one", flush=True)  # noqa: T201
         return ExitCode.OK
     number = next((int(os.environ[name]) for name in _NUMBER_VARIABLES if name in os.environ), 0)
-    start = folder.read_start()
-    status = NodeAgent(folder, number, start).run()
-    if status in (ExitCode.OK, ExitCode.CANCELLED):
-        return ExitCode.OK
-    if status == ExitCode.CRASH and start.nodes > 1:
-        time.sleep(_CRASH_GRACE_SECONDS)
-    return status if status > 0 else _SIGNAL_STATUS - status
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")  # where srun runs: by Slurm's rule on the first node
+    return run_agent(folder, number, host, terminated)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.common.processes import without_secrets
 from workers.executors.base import EngineRefused, EngineUnreachable
 from workers.executors.folder_job import JobPhase, JobState
-from workers.executors.local import FORK_SERVER
 from workers.settings import NodeResources, WorkerSettings
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
@@ -243,7 +242,7 @@ def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
     """Environment of a job: the worker's without secrets, and without what is true on its machine alone."""
     kept = {name: value for name, value in without_secrets(environment).items() if name != VISIBLE_DEVICES}
-    return {**kept, **more, FORK_SERVER: "off"}
+    return {**kept, **more}
 
 
 def parse_queue(lines: Collection[str]) -> dict[str, tuple[str, JobState]]:

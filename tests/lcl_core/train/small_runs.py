@@ -22,7 +22,8 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.factory import build_tokenizer, open_corpora, open_resident
 from lcl_core.train.trainer import Trainer
-from workers.executors.local import FORK_SERVER, sanitized_env
+from tests.module_process import SERVER
+from workers.executors.local import sanitized_env
 
 TINY = {
     "model": {
@@ -129,11 +130,9 @@ def started(run_dir, *command, supervised=False):
     environment = sanitized_env({**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
     if not supervised:
         del environment["LCL_SUPERVISED"]
-    module, *arguments = command or ("lcl_core.train", str(run_dir.path))
     stdin = subprocess.PIPE if supervised else subprocess.DEVNULL
-    server = os.environ[FORK_SERVER]
     with run_dir.log_file.open("ab") as log:
-        process = start_module(module, arguments, server=server, env=environment, stdin=stdin, output=log)
+        process = start_module(command or ("lcl_core.train", str(run_dir.path)), environment, log, None, stdin, SERVER)
     try:
         yield process
     finally:

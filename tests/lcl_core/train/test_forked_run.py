@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from lcl_core.common.fork_server import AVAILABLE, ForkedProcess
+from lcl_core.common.fork_server import ForkedProcess
 from lcl_core.common.run_dir import ExitCode
+from tests.lcl_core.train import small_runs
 from tests.lcl_core.train.small_runs import curve, prepared, started, weights
-from workers.executors.local import FORK_SERVER
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="jobs are forked on Linux alone")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux alone"),
+]
 
 
 def is_forked(run_dir):
@@ -21,30 +25,17 @@ def is_forked(run_dir):
         return isinstance(process, ForkedProcess)
 
 
-@pytest.fixture(autouse=True)
-def environment_of_the_start(monkeypatch):
-    """Without the variables that libraries of other tests set: a job is forked only in the server's environment."""
-    initial = {entry.partition("=")[0] for entry in Path("/proc/self/environ").read_text().split("\0")}
-    for name in os.environ.keys() - initial:
-        if not name.startswith(("LCL_", "GRADIO_", "PYTEST_")):
-            monkeypatch.delenv(name)
-
-
-@pytest.mark.extended
 @pytest.mark.parametrize("processes", [1, 2])
-def test_it_learns_the_same(tmp_path, sample_zip, monkeypatch, eventually, processes):
+def test_it_learns_the_same(tmp_path, sample_zip, monkeypatch, processes):
+    initial = {entry.partition("=")[0] for entry in Path("/proc/self/environ").read_text().split("\0")}
+    for name in os.environ.keys() - initial:  # a job is forked only in the server's environment
+        if not name.startswith(("LCL_", "GRADIO_", "PYTEST_", "OMP_")):
+            monkeypatch.delenv(name)
     engine = {"engine": {"processes": processes}}
-    server = os.environ[FORK_SERVER]
-    monkeypatch.setenv(FORK_SERVER, "off")
+    forked = prepared(tmp_path / "forked", sample_zip, **engine)
+    assert is_forked(forked)
+    monkeypatch.setattr(small_runs, "SERVER", None)
     new = prepared(tmp_path / "new", sample_zip, **engine)
     assert not is_forked(new)
-    monkeypatch.setenv(FORK_SERVER, server)
-    forked = []
-
-    def fork():
-        forked.append(prepared(tmp_path / f"forked-{len(forked)}", sample_zip, **engine))
-        return is_forked(forked[-1])
-
-    eventually(fork, "the fork server")
-    assert curve(forked[-1]) == curve(new)
-    assert weights(forked[-1]) == weights(new)
+    assert curve(forked) == curve(new)
+    assert weights(forked) == weights(new)

@@ -177,7 +177,6 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):
         "LCL_HOME": "/var/lib/lcl",
         "LCL_DATA_ROOTS": "/data",
         "LCL_DATA_CACHE": "/var/cache/lcl",
-        "LCL_FORK_SERVER": "off",
         "CUDA_VISIBLE_DEVICES": "",
     }
     assert container_of(jobset)["envFrom"] == [{"secretRef": {"name": "storage"}}]

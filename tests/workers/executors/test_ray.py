@@ -24,8 +24,7 @@ pytestmark = pytest.mark.extended
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[ray]'")
 
 from tests.workers.executors.ray_cluster import RayCluster, all_free, free_processors, quick_imports  # noqa: E402
-from workers.executors import ray as ray_module  # noqa: E402
-from workers.executors.ray import RayExecutor  # noqa: E402
+from workers.executors.ray import RayExecutor, node_environment  # noqa: E402
 
 HERE = Path(__file__).parents[1]
 NODES = 3
@@ -78,7 +77,7 @@ def trainer(database, settings, executor, sample_zip):
 
 def node_of(run):
     """Ray's id of the node that has the first process of a run."""
-    actor = ray.get_actor(f"{run.handle['name']}-0")
+    actor = ray.get_actor(f"{run.handle['name']}-0", namespace="lcl")
     return str(ray.get(actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())))
 
 
@@ -116,7 +115,7 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
     run = run_of(run_id)
     assert (run.state, run.attempt, run.handle) == ("queued", 1, None), "only the first one counts"
     assert run.setbacks["machine_lost"] == 1
-    assert "node 0 of the run was lost" in run.interruption["message"]
+    assert "a node of the run was lost" in run.interruption["message"]
     with database.session() as session:
         runs.cancel_run(session, run_id)
 
@@ -185,7 +184,7 @@ def test_a_worker_that_is_killed_loses_no_attempt(quick, connected, executor, ki
 
 def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(executor, tmp_path, eventually):
     run_dir = prepared(tmp_path / "run")
-    executor._orphan_seconds = 2.0
+    executor.orphan_seconds = 2.0
     with executor.start(JobRequest("toy_run", run_dir, "title", name="orphan"), lambda handle: None) as job:
         eventually(run_dir.metrics_file.exists, "a step")
         assert job.detach()
@@ -196,11 +195,9 @@ def test_without_a_worker_a_job_saves_its_state_and_gives_its_place_back(executo
 
 def test_a_job_is_told_where_its_parts_can_be_executed(executor, connected, tmp_path, monkeypatch):
     request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="parts")
-    (environment,) = executor._environments([], 0, request)
-    assert environment[RAY_ADDRESS] == connected.address
+    assert node_environment(request)[RAY_ADDRESS] == connected.address
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # no job gets the token
-    (environment,) = executor._environments([], 0, request)
-    assert RAY_ADDRESS not in environment
+    assert RAY_ADDRESS not in node_environment(request)
 
 
 def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
@@ -216,7 +213,7 @@ def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
             while (status := second.wait(0.2)) is None:
                 pass
             assert status == ExitCode.CANCELLED
-    with pytest.raises(MachineLost, match="does not know its placement group"):
+    with pytest.raises(MachineLost, match="does not know its job"):
         executor.attach(handles[0], run_dir)
 
 
@@ -227,12 +224,12 @@ def test_a_job_that_waits_for_a_place_is_removed_without_its_worker(executor, tm
     def check():
         raise KeyError("killed")
 
-    executor._orphan_seconds, handles = 2.0, []
+    executor.orphan_seconds, handles = 2.0, []
     request = JobRequest("toy_run", prepared(tmp_path / "run"), "title", name="waits", nodes=NODES, check=check)
     other = JobRequest("toy_run", prepared(tmp_path / "other"), "title", name="other")
     with executor.start(other, lambda handle: None):
         with monkeypatch.context() as patch:
-            patch.setattr(ray_module, "_remove_group", lambda group: None)
+            patch.setattr(executor, "_withdraw", lambda *_: None)
             with pytest.raises(KeyError):
                 executor.start(request, handles.append)
         assert free_processors() == NODES - 1
@@ -276,20 +273,6 @@ def test_a_gang_gets_all_its_nodes_or_none(
     assert folder.log_file.exists()
     for number in (1, 2):
         assert f"node {number} of 3" in (folder.artifacts / f"log-{number}.txt").read_text()
-
-
-class AnsweringActor:
-    """Of an actor whose process runs until it has been asked so often. A reference is the answer itself."""
-
-    def __init__(self, calls):
-        self.calls = calls
-        self.wait_exit = self.renew = self
-
-    def remote(self, argument):
-        if isinstance(argument, str):
-            return (None,)
-        self.calls -= 1
-        return (None if self.calls > 0 else int(ExitCode.USER_ERROR),)
 
 
 def prepared(path):

@@ -220,10 +220,9 @@ def test_a_node_gets_processors_and_memory_by_kind_and_gpus():
 
 
 def test_what_is_true_of_the_workers_machine_alone_stays_there():
-    worker = {"CUDA_VISIBLE_DEVICES": "3", "LCL_FORK_SERVER": "/run/fork", "SLURM_JOB_ID": "7", "LCL_HOME": "/lcl"}
+    worker = {"CUDA_VISIBLE_DEVICES": "3", "SLURM_JOB_ID": "7", "LCL_HOME": "/lcl"}
     environment = job_environment({**worker, "AWS_SECRET_ACCESS_KEY": "x"}, {})
     assert environment["LCL_HOME"] == "/lcl"
-    assert environment["LCL_FORK_SERVER"] == "off"
     assert not {"CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "AWS_SECRET_ACCESS_KEY"} & environment.keys()
 
 
