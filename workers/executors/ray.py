@@ -33,7 +33,7 @@ from workers.executors.node_agent import run_agent
 from workers.settings import WorkerSettings
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
-# after the end of an actor, in which Ray finds out that it was lost with its node: the group is rescheduled then
+# after the end of an actor, in which Ray finds out that it was lost with its node
 _LOSS_SECONDS = 30.0
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,7 @@ class RayExecutor(FolderExecutor):
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings, wait_seconds=settings.engine_wait_seconds)
         self.detaches = settings.ray_detach
+        self._nodes: dict[str, dict[int, str]] = {}  # {job: Ray's node of each bundle}
         self._ended: dict[str, float] = {}  # {job: when one of its actors was seen to have ended}
 
     @contextlib.contextmanager
@@ -141,18 +142,21 @@ class RayExecutor(FolderExecutor):
     def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
         if (found := _find_group(name)) is None:
             return None
-        group, state = found
+        group, state, nodes = found
         if state == "PENDING":
             return JobState(JobPhase.PENDING, "its placement group waits")
         ended = not all(_is_alive(_actor_name(name, number)) for number in range(group.bundle_count))
-        if ended and state == "CREATED":
+        # Ray gives the group another node in place of one that is lost
+        lost = state == "RESCHEDULING" or self._nodes.setdefault(name, nodes) != nodes
+        if ended and not lost:
             ended = time.monotonic() > self._ended.setdefault(name, time.monotonic()) + _LOSS_SECONDS
-        loss = "a node of the run was lost" if state == "RESCHEDULING" else ""
+        loss = "a node of the run was lost" if lost else ""
         return JobState(JobPhase.ENDED if ended or loss else JobPhase.RUNNING, loss=loss)
 
     def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
         deadline = time.monotonic() + (0.0 if ends else KILL_SECONDS)
         self._ended.pop(name, None)
+        self._nodes.pop(name, None)
         try:
             while (group := _find_group(name)) is not None:
                 if group[1] != "CREATED" or time.monotonic() > deadline:
@@ -171,16 +175,17 @@ def node_environment(request: JobRequest) -> dict[str, str]:
     return shared | dict(request.env)
 
 
-def _find_group(name: str) -> tuple[PlacementGroup, str] | None:
-    """A placement group and its state; None: Ray does not know it. Raises: EngineUnreachable."""
+def _find_group(name: str) -> tuple[PlacementGroup, str, dict[int, str]] | None:
+    """A placement group, its state and its nodes; None: Ray does not know it. Raises: EngineUnreachable."""
     try:
         group = ray.util.get_placement_group(name)
-        state = ray.util.placement_group_table(group).get("state", "REMOVED")
+        facts = ray.util.placement_group_table(group)
     except ValueError:
         return None
     except RayError as error:
         raise EngineUnreachable(_first_line(error)) from error
-    return None if state == "REMOVED" else (group, state)
+    state = facts.get("state", "REMOVED")
+    return None if state == "REMOVED" else (group, state, facts["bundles_to_node_id"])
 
 
 def _is_alive(actor: str) -> bool:
