@@ -17,7 +17,7 @@ from ui.html import esc
 
 # Parameter -> the tab that it belongs to, where no ``tab`` is given; the first that an address has decides.
 TAB_OF_PARAMETER = {
-    "run": "runs", "study": "studies", "classes": "try", "encoder": "encoders", "left": "compare",
+    "run": "runs", "study": "studies", "classes": "try", "encoder": "encoders",
     "dataset": "documents", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.

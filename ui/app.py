@@ -34,7 +34,6 @@ from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
-from ui.tabs.compare import CompareTab
 from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
@@ -124,7 +123,6 @@ TABS: dict[str, type[PageTab]] = {
     "runs": RunsTab,
     "studies": StudiesTab,
     "encoders": EncodersTab,
-    "compare": CompareTab,
     "service": ServiceTab,
 }
 ADMIN_TAB = "service"

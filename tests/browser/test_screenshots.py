@@ -83,12 +83,6 @@ def encoders(page: Any) -> None:
     page.locator("#encoders article").first.wait_for()
 
 
-def compare(page: Any) -> None:
-    page.get_by_placeholder("What should both look for?").wait_for()
-    page.get_by_role("button", name="tree", exact=True).last.click()
-    page.get_by_role("region", name="Results of both").wait_for()
-
-
 def service(page: Any) -> None:
     page.get_by_role("region", name="Audit log").wait_for()
 
@@ -106,7 +100,6 @@ SCENES = {
     "runs-compared": overlay,
     "studies": studies,
     "encoders": encoders,
-    "compare": compare,
     "service": service,
 }
 SIZES: dict[str, dict[str, Any]] = {

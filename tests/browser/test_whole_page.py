@@ -18,7 +18,6 @@ READY = {
     "runs": "#run-list button",
     "studies": "text=No studies yet",
     "encoders": "#encoders article",
-    "compare": "text=No figures in common",
     "service": "#service-audit table",
 }
 
@@ -69,7 +68,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
         card.get_by_role("link", name="transformers").click()
     assert waiting.value.suggested_filename.endswith("-huggingface.tar")
     assert waiting.value.failure() is None
-    expect(page.get_by_role("tab")).to_have_count(9)
+    expect(page.get_by_role("tab")).to_have_count(8)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:

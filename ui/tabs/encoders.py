@@ -1,10 +1,10 @@
-"""Encoders tab: a card for each encoder with its properties and metrics, and one encoder with all of them."""
+"""Encoders tab: a card for each encoder with its properties and metrics, one with all of them, or two side by side."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -37,9 +37,12 @@ from ui.html import (
     toast,
 )
 from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
+from ui.tabs.encoder_comparison import draw_comparison
 from ui.tabs.run_view import draw_metrics
 
+PARAMETERS = ("encoder", "with", "q", "item")
 SHOWN = 4
+COMPARED = 12  # encoders that one can be compared with by a click, best first
 WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
@@ -50,8 +53,8 @@ EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab
 
 
 @dataclass
-class EncoderSelection(PageSelection[str | None]):
-    """The encoder that is shown alone, None: all are. ``turn``: number of the newest drawing."""
+class EncoderSelection(PageSelection[dict[str, str]]):
+    """What is shown, as ``PARAMETERS`` of the address: without any all encoders. ``turn``: of the newest drawing."""
 
     turn: int = 0
 
@@ -63,7 +66,7 @@ class EncodersTab:
         self.client = client
 
     def build(self) -> None:
-        self.selection = gr.State(EncoderSelection(None))
+        self.selection = gr.State(EncoderSelection({}))
         html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
         self.cards = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
 
@@ -75,9 +78,9 @@ class EncodersTab:
         )
 
     def open_address(self, selection: EncoderSelection, request: gr.Request) -> Any:
-        """The encoder of ``?encoder=ID``, else all; on an address of another tab what was shown."""
+        """The encoder of ``?encoder=A``, two with ``&with=B``, else all; on another tab's address what was shown."""
         if address := read_address(request, "encoders"):
-            selection.current = address.get("encoder")
+            selection.current = {name: address[name] for name in PARAMETERS if name in address}
         return self._draw(selection)
 
     def select(self, selection: EncoderSelection, event: gr.EventData) -> Any:
@@ -91,10 +94,14 @@ class EncodersTab:
             except ApiError as error:
                 again = draw_renaming(encoder, name) if action == "renaming" else ""
                 return self._draw(selection, above=again, below=toast(error.message))
-            if action == "deletion" and selection.current == encoder:
-                selection.current = None
+            if action == "deletion" and selection.current.get("encoder") == encoder:
+                selection.current = {}
             return self._draw(selection)
-        selection.current = encoder or None
+        if action in ("ask", "item"):
+            query = {"item": value} if action == "item" else {"q": str(json.loads(value)["text"])}
+            selection.current = {name: selection.current[name] for name in ("encoder", "with")} | query
+            return self._draw(selection)
+        selection.current = {"encoder": encoder} if encoder else {}
         question = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
         return self._draw(selection, above=question)
 
@@ -102,7 +109,7 @@ class EncodersTab:
         """What is selected; no change if a newer event draws already, or has selected something else."""
         chosen, mine = selection.current, selection.turn + 1
         selection.turn = mine
-        drawn = above + self.refresh(chosen) + below
+        drawn = above + self.refresh(**chosen) + below
         return drawn if (selection.current, selection.turn) == (chosen, mine) else gr.skip()
 
     def _change(self, action: str, encoder: str, name: str) -> None:
@@ -114,24 +121,38 @@ class EncodersTab:
         else:
             self.client.change_encoder(encoder, pinned=action == "pin")
 
-    def refresh(self, chosen: str | None = None) -> str:
-        """All encoders, best first, or one with all of its figures."""
+    def refresh(self, encoder: str = "", **others: str) -> str:
+        """All encoders, best first, or one with all of its figures, or two. ``others``: further ``PARAMETERS``."""
         try:
             ranked = rank_encoders(self.client)
             collections = self.client.collections() if ranked else []
         except ApiError as error:
             return unreachable_box(error, reopens=True)
-        if chosen:
-            return BACK + self._draw_chosen(chosen, ranked, collections)
+        if encoder:
+            return BACK + self._draw_chosen(encoder, others, ranked, collections)
         cards = [draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections) for each in ranked]
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
-    def _draw_chosen(self, chosen: str, ranked: Sequence[RankedEncoder], collections: Sequence[Json]) -> str:
-        each = next((each for each in ranked if chosen in (each.id, each.encoder.get("name"))), None)
-        if each is None:
-            return error_box(f"There is no encoder {chosen!r}.", "This encoder cannot be shown")
+    def _draw_chosen(
+        self, encoder: str, others: Mapping[str, str], ranked: Sequence[RankedEncoder], collections: Sequence[Json]
+    ) -> str:
+        known = {name: each for each in reversed(ranked) for name in (each.encoder.get("name"), each.id)}
+        for name in (encoder, others.get("with", encoder)):
+            if name not in known:
+                return error_box(f"There is no encoder {name!r}.", "This encoder cannot be shown")
+        each = known[encoder]
+        if "with" in others:
+            return draw_comparison(self.client, each.encoder, known[others["with"]].encoder, others)
         card = draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections, alone=True)
-        return mark_view(card, str(each.encoder.get("name") or each.id), encoder=each.id)
+        links = "".join(
+            f'<a href="{esc(address(encoder=each.id, **{"with": other.id}))}">{esc(other.label)}</a>'
+            for other in ranked[: COMPARED + 1]
+            if other.id != each.id
+        )
+        compare = (
+            f'<nav class="lcl-links" aria-label="Compare with"><span>Compare with</span>{links}</nav>' if links else ""
+        )
+        return mark_view(card + compare, str(each.encoder.get("name") or each.id), encoder=each.id)
 
 
 def draw_deletion(encoder: str) -> str:
@@ -230,7 +251,6 @@ def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False
         "Index": address(tab="runs", new="index", on=key),
         "Search": address(collection=str(collections[0]["id"]), captions="0") if collections else "",
         "Try": address(tab="try", encoder=key),
-        "Compare": address(tab="compare", right=key),
         "Its run": address(run=str(run)) if run else "",
     }
     inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items() if link)

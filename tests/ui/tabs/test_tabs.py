@@ -52,7 +52,7 @@ def test_a_card_never_shows_a_value_alone(service: Any) -> None:
     links = re.findall(r'<a href="([?][^"]+)">', drawn)
     assert links == [
         "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1",
-        "?collection=col_1&amp;captions=0", "?tab=try&amp;encoder=enc_1", "?tab=compare&amp;right=enc_1", "?run=run_1",
+        "?collection=col_1&amp;captions=0", "?tab=try&amp;encoder=enc_1", "?run=run_1",
     ]  # fmt: skip
 
 
@@ -75,25 +75,43 @@ def test_a_card_shows_the_figures_of_the_model_card_until_the_encoder_is_evaluat
 def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], delete_encoder=None)
-    tab, selection = EncodersTab(client), EncoderSelection("enc_1")
+    tab, selection = EncodersTab(client), EncoderSelection({"encoder": "enc_1"})
     asked = tab.select(selection, picked("delete:enc_1"))
     assert "Delete this encoder?" in asked
     assert client.arguments_of("delete_encoder") == []
     tab.select(selection, picked("deletion:enc_1"))
     assert len(client.arguments_of("delete_encoder")) == 1
-    assert selection.current is None
+    assert selection.current == {}
 
 
 def test_an_event_that_was_overtaken_draws_nothing(service: Any) -> None:
-    selection = EncoderSelection("enc_1")
+    selection = EncoderSelection({"encoder": "enc_1"})
 
     def encoders() -> list[dict[str, Any]]:
-        selection.current = None  # Back was pressed while this event waits for the service
+        selection.current = {}  # Back was pressed while this event waits for the service
         return [{"id": "enc_1", "name": "mine", "info": {}}]
 
     tab = EncodersTab(service(encoders=encoders, encoder_figures=[], collections=[]))
     request: Any = type("Request", (), {"query_params": {"encoder": "enc_1"}})()
     assert tab.open_address(selection, request) == gr.skip()
+
+
+def test_two_encoders_are_compared(service: Any) -> None:
+    encoders = [{"id": f"enc_{n}", "name": f"name-{n}", "info": {}} for n in (1, 2)]
+    compared = {"left": encoders[0], "right": encoders[1], "rows": []}
+    client = service(
+        encoders=encoders, encoder_figures=[], collections=[], compare_encoders=compared, search={"hits": []}
+    )
+    tab, selection = EncodersTab(client), EncoderSelection({})
+    request: Any = type("Request", (), {"query_params": {"encoder": "enc_1"}})()
+    assert '<a href="?encoder=enc_1&amp;with=enc_2">name-2</a>' in tab.open_address(selection, request)
+    request.query_params["with"] = "enc_2"
+    assert "name-1 and name-2" in tab.open_address(selection, request)
+    tab.select(selection, picked('ask:{"text": "ant"}'))
+    assert selection.current == {"encoder": "enc_1", "with": "enc_2", "q": "ant"}
+    assert "&quot;item&quot;: &quot;i1&quot;" in tab.select(selection, picked("item:i1"))
+    request.query_params["with"] = "enc_gone"
+    assert "There is no encoder &#x27;enc_gone&#x27;" in tab.open_address(selection, request)
 
 
 def test_a_second_pin_counts_and_the_cards_show_both(service: Any) -> None:
@@ -114,7 +132,7 @@ def test_a_second_pin_counts_and_the_cards_show_both(service: Any) -> None:
         encoders=lambda: [dict(each) for each in encoders.values()],
         encoder_figures=[], collections=collections, change_encoder=pin,
     )  # fmt: skip
-    tab, selection = EncodersTab(client), EncoderSelection(None)
+    tab, selection = EncodersTab(client), EncoderSelection({})
     assert tab.select(selection, picked("pin:enc_1")) == gr.skip()
     assert drawn[0].count("Unpin") == 2
 
@@ -122,13 +140,13 @@ def test_a_second_pin_counts_and_the_cards_show_both(service: Any) -> None:
 def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
-    tab, selection = EncodersTab(client), EncoderSelection(None)
+    tab, selection = EncodersTab(client), EncoderSelection({})
     assert "Pinned" in tab.refresh()
     tab.select(selection, picked("unpin:enc_1"))
-    assert selection.current is None, "the list stays"
+    assert selection.current == {}, "the list stays"
     assert "New name" in tab.select(selection, picked("rename:enc_1"))
     tab.select(selection, renamed("yours"))
-    assert selection.current == "enc_1"
+    assert selection.current == {"encoder": "enc_1"}
     assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
 
 
@@ -139,11 +157,11 @@ def test_a_name_that_is_refused_stays_in_the_field(service: Any) -> None:
     client = service(
         encoders=[{"id": "enc_1", "name": "mine", "info": {}}], encoder_figures=[], collections=[], change_encoder=taken
     )
-    drawn = EncodersTab(client).select(EncoderSelection("enc_1"), renamed("a<b"))
+    drawn = EncodersTab(client).select(EncoderSelection({"encoder": "enc_1"}), renamed("a<b"))
     assert 'value="a&lt;b"' in drawn
     assert "another encoder is named" in drawn
     client.answers["change_encoder"] = {}
-    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection("enc_1"), renamed("b"))
+    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection({"encoder": "enc_1"}), renamed("b"))
 
 
 def renamed(name: str) -> Any:
