@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -134,8 +134,6 @@ def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> Us
 
 PRIVATE_UMASK = 0o077
 _GROUP_AND_OTHERS = 0o077  # bits of group and others
-_FOLDERS = (".", "logs")
-_FILES = ("lcl.db*", "key", "page-token", "webhook.key", "launcher.lock", "logs/*")
 
 
 def private_umask() -> None:
@@ -144,7 +142,7 @@ def private_umask() -> None:
 
 
 def prepare_home(home: Path) -> None:
-    """Create the folder if missing; remove group's and others' rights from it, its database and its logs.
+    """Create the folder if missing; remove group's and others' rights from it.
 
     What belongs to another user, such as a volume made by a cluster, keeps its rights, as does a folder with the sticky
     bit, which users share on purpose.
@@ -158,26 +156,9 @@ def prepare_home(home: Path) -> None:
         raise _home_unusable(home, message) from error
     if not os.access(home, os.W_OK | os.X_OK):  # false on a read-only file system, for root too
         raise _home_unusable(home, "cannot be written; make it writable for this user, or name another folder")
-    for path in _private_paths(home):
-        _close_to_others(path)
-
-
-def _private_paths(home: Path) -> Iterator[Path]:
-    yield from (home / name for name in _FOLDERS)
-    for pattern in _FILES:
-        yield from home.glob(pattern)
-
-
-def _close_to_others(path: Path) -> None:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    kind = status.st_mode
-    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or status.st_uid != os.geteuid() or kind & stat.S_ISVTX:
-        return
-    if kind & _GROUP_AND_OTHERS:
-        path.chmod(stat.S_IMODE(kind) & ~_GROUP_AND_OTHERS)
+    status = home.stat()
+    if status.st_mode & _GROUP_AND_OTHERS and status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+        home.chmod(stat.S_IMODE(status.st_mode) & ~_GROUP_AND_OTHERS)
 
 
 def _home_unusable(home: Path, problem: str) -> UserError:

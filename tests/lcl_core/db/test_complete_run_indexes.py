@@ -7,15 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from sqlalchemy import text, update
 
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
+from lcl_core.db import collections, complete_run, garbage, registry, runs
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.models import Run
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
@@ -206,20 +204,6 @@ def test_others_write_while_a_server_takes_the_vectors(database, complete, queue
     assert slow_server.names == {row_of(database).vectors}
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_no_transaction_is_open_while_a_server_takes_the_vectors(database, complete, slow_server, monkeypatch):
-    idle = []
-
-    def count_open_transactions(_):
-        with database.reading() as session:
-            query = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")
-            idle.append(session.scalar(query))
-
-    monkeypatch.setattr(slow_server, "during_build", count_open_transactions)
-    assert complete("qdrant") == "succeeded"
-    assert idle == [0, 0], "PostgreSQL ends transactions that are idle"
-
-
 def test_an_index_whose_collection_is_refused_is_garbage(database, complete, slow_server, settings):
     assert complete("qdrant") == "succeeded"
     row = row_of(database)
@@ -230,18 +214,3 @@ def test_an_index_whose_collection_is_refused_is_garbage(database, complete, slo
     assert failed.reason["code"] == "collection_changed"
     collected(database, settings)
     assert slow_server.names == {row.vectors}
-
-
-def test_an_index_of_a_lost_lease_is_garbage_until_the_next_attempt_registers_it(
-    database, complete, slow_server, settings, monkeypatch
-):
-    def take_lease(_):
-        with database.session() as session:
-            session.execute(update(Run).values(state="queued", **leases.NO_LEASE))
-
-    monkeypatch.setattr(slow_server, "during_build", take_lease)
-    with pytest.raises(leases.StaleLease):
-        complete("qdrant")
-    assert len(slow_server.names) == 1
-    assert collected(database, settings) == 1
-    assert slow_server.names == set()

@@ -18,14 +18,6 @@ def expire(database):
         return [run.id for run in leases.expire_leases(session)]
 
 
-def test_a_claim_marks_the_row(queue, claim, run_of):
-    run_id = queue()
-    claimed = claim("worker-7", 30.0)
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.lease_owner, run.lease_token) == ("running", 1, "worker-7", claimed.token)
-    assert run.lease_expires_at - run.started_at == timedelta(seconds=30)
-
-
 def test_a_worker_takes_only_what_it_can_serve(database, queue):
     for_gpu, for_cpu, for_any = queue(resource="gpu", priority=2), queue(resource="cpu", priority=1), queue()
     reads = queue("validate", {"path": "/data"})
@@ -143,17 +135,6 @@ def test_losses_are_counted_since_the_last_new_checkpoint(database, queue, claim
     assert "2 attempts without a new checkpoint" in run.reason["message"]
 
 
-def test_a_resumed_run_has_the_attempts_that_were_asked_for(database, queue, claim, run_of):
-    run_id = queue(max_attempts=1)
-    for _ in range(2):
-        claim(lease_seconds=EXPIRED)
-        expire(database)
-        assert run_of(run_id).state == "failed"
-        with database.session() as session:
-            assert runs.resume_run(session, run_id).max_attempts == 1
-    assert (run_of(run_id).state, run_of(run_id).setbacks) == ("queued", None)
-
-
 def test_a_run_that_is_to_wait_is_not_claimed_before(database, queue, claim, run_of):
     run_id = queue()
     held = claim()
@@ -167,15 +148,6 @@ def test_a_run_that_is_to_wait_is_not_claimed_before(database, queue, claim, run
     assert claim().run_id == run_id
 
 
-def test_a_lost_worker_finishes_a_cancel(database, queue, claim, run_of):
-    run_id = queue()
-    claim(lease_seconds=EXPIRED)
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    assert expire(database) == [run_id]
-    assert run_of(run_id).state == "cancelled"
-
-
 @pytest.mark.parametrize(("uses_attempt", "attempt"), [(False, 1), (True, 2)])
 def test_handing_back_uses_an_attempt_only_when_told(database, queue, claim, run_of, uses_attempt, attempt):
     run_id = queue()
@@ -184,25 +156,3 @@ def test_handing_back_uses_an_attempt_only_when_told(database, queue, claim, run
         leases.release_lease(session, held, uses_attempt=uses_attempt)
     assert run_of(run_id).state == "queued"
     assert claim().attempt == attempt
-
-
-def test_handing_back_a_run_that_is_being_cancelled_ends_it(database, queue, claim, run_of):
-    run_id = queue()
-    held = claim()
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    with database.session() as session:
-        assert leases.release_lease(session, held) is states.State.CANCELLED
-    assert run_of(run_id).finished_at is not None
-
-
-def test_the_reaper_sees_what_waits_and_what_expired(database, queue, claim):
-    first, second = queue(), queue()
-    with database.reading() as session:
-        moment = now(session)
-        assert db_queue.unclaimed_runs(session, moment + timedelta(seconds=1)) == [first, second]
-        assert db_queue.unclaimed_runs(session, moment - timedelta(hours=1)) == []
-        assert not leases.has_expired_leases(session)
-    claim(lease_seconds=EXPIRED)
-    with database.reading() as session:
-        assert leases.has_expired_leases(session)

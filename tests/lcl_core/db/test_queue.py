@@ -9,7 +9,6 @@ from sqlalchemy import select
 
 from lcl_core.db import complete_run
 from lcl_core.db import queue as db_queue
-from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
 from tests.lcl_core.db.queued_runs import add_runs
@@ -38,24 +37,6 @@ def test_priority_goes_before_shares_and_waiting_time_after(queue, claim):
     first, second, third = queue(owner="ada"), queue(owner="ada"), queue(owner="bob")
     urgent = [queue(owner="ada", priority=1) for _ in range(2)]
     assert [claim().run_id for _ in range(5)] == [*urgent, third, first, second]
-
-
-def test_a_run_being_paused_or_cancelled_still_counts(database, queue, claim):
-    runs = [queue(owner="ada") for _ in range(2)]
-    claim()
-    with database.session() as session:
-        db_runs.pause_run(session, runs[0])
-    later = queue(owner="bob")
-    assert claim().run_id == later
-
-
-def test_a_stream_of_others_starves_nobody(queue, claim, end):
-    """One slot, and a newcomer for every run that ends: all have nothing at work, so the longest wait decides."""
-    mine = queue(owner="patient")
-    queue(owner="newcomer")
-    first = claim()
-    end(first)
-    assert first.run_id == mine
 
 
 def random_runs(chance, moment):

@@ -98,20 +98,6 @@ def test_what_nobody_re_attaches_to_is_for_every_worker_later(database, queue, c
     assert other.run_id == run_id
 
 
-def test_workers_that_die_of_one_run_are_counted_at_last(database, queue, run_of, claim_for_engine):
-    run_id = queue()
-    for _ in range(leases.REATTACHMENTS):
-        claimed = claim_for_engine(FREE)
-        assert claimed is not None
-        lose_worker(database, claimed)
-    assert leases.COUNTED not in run_of(run_id).setbacks
-    claimed = claim_for_engine(FREE)
-    assert claimed is not None
-    lose_worker(database, claimed)
-    assert run_of(run_id).setbacks[leases.COUNTED] == 1
-    assert run_of(run_id).attempt == 1
-
-
 def unwanted(database, executor="ray"):
     with database.reading() as session:
         return leases.unwanted_processes(session, executor)
@@ -145,28 +131,6 @@ def test_processes_of_a_run_that_is_stopped_without_a_worker_are_found_until_the
     claimed = claim_for_engine(FREE)
     assert claimed is not None
     assert (claimed.run_id, claimed.handle) == (run_id, None)
-
-
-@pytest.mark.parametrize(
-    ("stop", "state"), [(runs.cancel_run, "cancelled"), (runs.pause_run, "paused")], ids=["cancel", "pause"]
-)
-@pytest.mark.parametrize("detaches", [True, False])
-def test_processes_of_a_run_whose_worker_ends_as_it_is_stopped_are_found_too(
-    database, queue, run_of, claim_for_engine, stop, state, detaches
-):
-    run_id, claimed = start_run(queue, claim_for_engine)
-    with database.session() as session:
-        leases.record_handle(session, claimed, HANDLE)
-        stop(session, run_id)
-    with database.session() as session:
-        if detaches:
-            leases.release_lease(session, claimed, keep_handle=True)
-        else:
-            leases.renew_lease(session, claimed, EXPIRED)
-    with database.session() as session:
-        leases.expire_leases(session)
-    assert run_of(run_id).state == state
-    assert [run_id for run_id, _ in unwanted(database)] == [run_id]
 
 
 def test_a_run_that_nobody_could_end_is_for_every_worker_later(database, queue, run_of, claim_for_engine):

@@ -1,13 +1,12 @@
 """Whose a name is: the first owner's, the product's, and an admin's to use."""
 
-import threading
 from datetime import timedelta
 
 import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import complete_run, registry, runs
-from lcl_core.db.models import CollectionRow, Dataset, EncoderRow
+from lcl_core.db.models import EncoderRow
 from lcl_core.db.registry import MAX_NAME_LENGTH, available_name
 from lcl_core.db.session import now
 
@@ -51,18 +50,6 @@ def test_the_first_owner_keeps_an_encoders_name(database, code):
     assert code("dataset", "tiny", "bob") is None, "each kind has names of its own"
 
 
-def test_a_dataset_and_a_collection_have_one_owner(database, code):
-    with database.session() as session:
-        facts = {"owner": "ada", "created_at": now(session)}
-        session.add(Dataset(name="wiki", path="/data/wiki", **facts))
-        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64, "encoder_identity": "0" * 64}
-        session.add(CollectionRow(id="col_1", name="wiki", path="collections/col_1", **sizes, **facts))
-    for noun in ("dataset", "collection"):
-        assert code(noun, "wiki", "ada") is None
-        assert code(noun, "wiki", "bob") == "conflict"
-        assert code(noun, "wiki", "bob", admin=True) is None
-
-
 @pytest.mark.parametrize(
     ("noun", "name"), [("encoder", "drawings-v5"), ("dataset", "sample"), ("collection", "sample-drawings")]
 )
@@ -89,29 +76,6 @@ def test_what_a_run_makes_gets_a_name_that_is_free(database):
         assert available_name(session, "encoder", "enc_2", "bob", run_id) == f"enc_2-{run_id}"
         shortened = available_name(session, "encoder", long, "bob", run_id)
         assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
-
-
-def test_two_who_want_one_name_at_one_moment(database):
-    """No constraint of the database keeps an encoder's name, since its owner may use it again."""
-    both = threading.Barrier(2, timeout=60)
-    said = {}
-
-    def take(owner):
-        both.wait()
-        try:
-            with database.session() as session:
-                registry.check_name(session, "encoder", "wanted", owner)
-                add_encoder(session, "wanted", owner, f"enc_{owner}")
-            said[owner] = "has it"
-        except UserError as error:
-            said[owner] = error.code
-
-    threads = [threading.Thread(target=take, args=(owner,)) for owner in ("ada", "bob")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(said.values()) == ["conflict", "has it"]
 
 
 def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(database, queue, claim, tmp_path):

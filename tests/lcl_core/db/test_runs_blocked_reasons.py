@@ -47,15 +47,6 @@ def test_it_names_what_is_missing(database, queue, reasons):
     assert anywhere not in reasons()
 
 
-def test_a_run_at_work_or_at_its_end_has_no_obstacle(database, queue, claim, reasons):
-    queue()
-    claim()
-    with database.session() as session:
-        runs.cancel_run(session, queue_ended := queue())
-    assert queue_ended not in reasons()
-    assert reasons() == {}
-
-
 def test_it_says_how_many_gpus_are_missing(database, queue, reasons):
     strict, lenient = (queue(spec={"engine": {"processes": 8}}, resource=resource) for resource in ("gpu", None))
     show(database, "two", "cpu", "gpu", gpus=2)
@@ -79,18 +70,6 @@ def test_a_worker_with_an_engine_may_run_what_the_others_are_too_small_for(datab
     with database.session() as session:
         record_heartbeat(session, WorkerIdentity("engine", "host", 1, 1, (engine_device("slurm"),), offers))
     assert set(reasons()) == (set() if "gpu" in offers else {large})
-
-
-def test_busy_devices_are_no_obstacle_beside_an_engine(database, queue, reasons):
-    show(database, "w", "cpu", "gpu")
-    queue(resource="gpu")
-    with database.session() as session:
-        assert db_queue.claim_next(session, "w", 30.0, ("gpu",), devices=("GPU-w-0",)) is not None
-    waiting = queue(resource="gpu")
-    assert reasons()[waiting][0] == "devices_busy"
-    with database.session() as session:
-        record_heartbeat(session, WorkerIdentity("engine", "host", 1, 1, (engine_device("ray"),), ("cpu", "gpu")))
-    assert reasons() == {}
 
 
 def test_it_says_that_devices_are_busy_and_not_missing(database, queue, reasons):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lcl_core.db import complete_run, leases, runs, states
+from lcl_core.db import leases, runs, states
 from lcl_core.db.session import Database
 
 Submit = Callable[..., str]
@@ -51,32 +50,3 @@ def test_a_running_run_is_paused_by_its_worker_and_goes_on(
     assert run.interruption == {"code": "handed_back", "message": "it was paused, in attempt 1"}
     do(database, runs.unpause_run, run_id)
     assert claim().attempt == 1
-
-
-def test_a_worker_that_is_lost_meanwhile_leaves_it_paused(
-    database: Database, queue: Submit, claim: Take, run_of: RunOf
-) -> None:
-    run_id = queue(max_attempts=1)
-    claim(lease_seconds=-1.0)
-    do(database, runs.pause_run, run_id)
-    do(database, leases.expire_leases)
-    assert (run_of(run_id).state, run_of(run_id).interruption["code"]) == ("paused", "worker_lost")
-
-
-def test_a_cancel_overtakes_a_pause(database: Database, queue: Submit, claim: Take, run_of: RunOf) -> None:
-    run_id = queue()
-    held = claim()
-    do(database, runs.pause_run, run_id)
-    do(database, runs.cancel_run, run_id)
-    do(database, leases.release_lease, held, cause="it was paused")
-    assert run_of(run_id).state == "cancelled"
-
-
-def test_a_run_may_end_before_the_pause_reaches_it(
-    database: Database, queue: Submit, claim: Take, tmp_path: Path
-) -> None:
-    run_id = queue()
-    held = claim()
-    do(database, runs.pause_run, run_id)
-    reason = complete_run.RunFailed({"code": "crash", "message": "m"})
-    assert complete_run.complete_run(database, held, reason, tmp_path, tmp_path, 1.0) is states.State.FAILED

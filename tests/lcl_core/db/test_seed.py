@@ -60,27 +60,6 @@ def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(data
     assert rows == {"drawer": "/opt/two/drawer", "painter": "/opt/two/painter"}
 
 
-def test_a_new_service_gets_the_newest_alone(database, comes_with):
-    newer = replace(FOUND, name="painter", hash="fedcba9876543210" * 4)
-    comes_with[:] = [replace(FOUND, superseded="painter"), newer]
-    (identity,) = start(database)
-    with database.reading() as session:
-        assert [row.name for row in registry.list_encoders(session)] == ["painter"]
-        (run,) = runs.list_runs(session).items
-        assert run.spec["encoder"] == identity
-
-
-def test_an_index_that_was_deleted_does_not_come_back(database, comes_with):
-    start(database)
-    with database.session() as session:
-        (run,) = runs.list_runs(session).items
-        runs.cancel_run(session, run.id)
-        runs.delete_run(session, run.id)
-    start(database)
-    with database.reading() as session:
-        assert runs.list_runs(session).items == []
-
-
 def test_a_collection_that_is_there_is_not_made_again(database, comes_with):
     with database.session() as session:
         session.add(

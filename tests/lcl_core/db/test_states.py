@@ -1,12 +1,6 @@
 """Every verb in every state, and what resume, retry and delete keep."""
 
-import pytest
-from sqlalchemy import update
-
 from lcl_core.db import leases, registry, runs
-from lcl_core.db import states as db_states
-from lcl_core.db.models import Run
-from lcl_core.db.states import State
 
 VERBS = {
     "cancel": runs.cancel_run,
@@ -25,26 +19,6 @@ OUTCOMES = {
     **{(state, verb): "queued" for state in ("failed", "cancelled") for verb in ("resume", "retry")},
     **{(state, "delete"): None for state in ("succeeded", "failed", "cancelled")},
 }
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_in_every_state(database, queue, run_of, verb):
-    for state in (state.value for state in State):
-        run_id = queue()
-        with database.session() as session:
-            session.execute(update(Run).where(Run.id == run_id).values(state=state))
-        if (state, verb) not in OUTCOMES:
-            with pytest.raises(db_states.ForbiddenTransition, match=run_id), database.session() as session:
-                VERBS[verb](session, run_id)
-            assert run_of(run_id).state == state
-            continue
-        with database.session() as session:
-            VERBS[verb](session, run_id)
-        with database.reading() as session:
-            found = session.get(Run, run_id)
-            assert (None if found is None else found.state) == OUTCOMES[state, verb]
-    with pytest.raises(Exception, match="there is no run 'run_none'"), database.session() as session:
-        VERBS[verb](session, "run_none")
 
 
 def test_resume_and_retry_begin_anew_but_only_retry_forgets(database, queue, claim, run_of):

@@ -21,12 +21,6 @@ def test_a_run_is_queued_with_its_whole_spec(queue, run_of):
     assert run.created_at.utcoffset().total_seconds() == 0
 
 
-def test_a_new_run_can_be_read_after_its_session(database):
-    with database.session() as session:
-        run = db_submit.submit(session, "pretrain", {})
-    assert (list(run.tags), run.reason, run.started_at, run.attempt) == ([], None, None, 0)
-
-
 @pytest.mark.parametrize(("kind", "spec", "code"), [("cook", {}, "not_found"), ("pretrain", {"steps": -1}, "bad_spec")])
 def test_a_bad_spec_makes_no_run(database, kind, spec, code):
     with pytest.raises(UserError) as caught, database.session() as session:
@@ -59,12 +53,6 @@ def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(databas
     assert run_of(first).spec_hash == run_of(by_id).spec_hash
     assert queue(spec=spec, idempotency_key="k") == first
     assert run_of(queue(spec=spec)).spec["model"]["init"] == "enc_2"
-
-
-def test_an_unknown_initial_encoder_names_the_field(database):
-    with pytest.raises(UserError, match=r"model\.init: encoder 'absent'") as caught, database.session() as session:
-        db_submit.submit(session, "pretrain", {"model": {"init": "absent"}})
-    assert (caught.value.code, caught.value.field) == ("unknown_encoder", "model.init")
 
 
 def test_the_same_key_and_body_give_the_same_run(queue):
@@ -128,13 +116,6 @@ def test_other_numbers_of_gpus_are_refused(database, kind, spec, request_, words
     with database.session() as session, pytest.raises(UserError, match=words) as caught:
         db_submit.submit(session, kind, spec, **request_)
     assert (caught.value.code, caught.value.field) == ("invalid_value", "gpus")
-
-
-def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(database):
-    with database.session() as session:
-        db_submit.submit(session, "pretrain", {}, idempotency_key="k", gpus=1)
-    with database.session() as session, pytest.raises(UserError, match="another body"):
-        db_submit.submit(session, "pretrain", {}, idempotency_key="k")
 
 
 def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database, queue):

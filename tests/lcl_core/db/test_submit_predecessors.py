@@ -37,12 +37,6 @@ def test_a_run_waits_for_all_and_then_takes_its_old_place(database, queue, claim
     assert [claim().run_id, claim().run_id] == [waiting, later]
 
 
-def test_one_whose_predecessors_are_done_waits_for_nobody(database, queue, run_of):
-    done = queue()
-    end(database, done, "succeeded")
-    assert run_of(queue(after=[done])).state == "queued"
-
-
 @pytest.mark.parametrize(("ended", "words"), [("failed", "failed: it fell over"), ("cancelled", "was cancelled")])
 def test_a_lost_predecessor_ends_the_whole_chain_and_says_which(database, queue, run_of, ended, words):
     first, other = queue(), queue()
@@ -83,14 +77,6 @@ def test_what_cannot_be_waited_for_is_refused(database, queue):
         with pytest.raises(UserError) as caught:
             queue(after=after, visible_to="local")
         assert (caught.value.code, caught.value.field) == (code, field)
-
-
-def test_who_comes_after_is_part_of_the_request(database, queue):
-    first = queue()
-    second = queue(after=[first], idempotency_key="k")
-    assert queue(after=[first], idempotency_key="k") == second
-    with pytest.raises(UserError, match="used before"):
-        queue(idempotency_key="k")
 
 
 def test_a_paused_successor_hears_of_it_when_it_goes_on(database, queue, run_of):

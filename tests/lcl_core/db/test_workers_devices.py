@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from lcl_core.db import complete_run, leases, runs
+from lcl_core.db import complete_run, leases
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Worker
 from lcl_core.db.workers import (
@@ -134,20 +134,6 @@ def test_a_stream_of_small_runs_does_not_keep_a_large_one_waiting(large, claim_o
     assert [claim.run_id for claim in at_work] == [waiting]
 
 
-def test_a_reservation_outlives_owners_with_fewer_runs(large, claim_on, end):
-    """The owner of the large run has others at work elsewhere, so that newcomers would go before it."""
-    large(1, owner="patient")
-    claim_on(OTHER[:1], worker="w-2")
-    large(7, owner="somebody")
-    busy = claim_on()
-    waiting = large(8, owner="patient")
-    assert claim_on() is None
-    large(1, owner="newcomer")
-    assert claim_on() is None, "the free device is kept"
-    end(busy)
-    assert claim_on().run_id == waiting
-
-
 def test_a_large_run_reserves_one_worker_and_goes_where_all_devices_are_free(large, claim_on, end):
     large(1, owner="a"), large(1, owner="b")
     first = claim_on()
@@ -174,16 +160,6 @@ def test_a_reservation_ends_with_its_worker(database, large, claim_on):
     claim_on(OTHER[:1], worker="w-2")
     busy = claim_on(OTHER, worker="w-3")
     assert busy is None, "the third worker is reserved now"
-
-
-def test_a_reservation_ends_with_its_run(database, large, claim_on):
-    large(1)
-    claim_on()
-    waiting, small = large(8), large(1)
-    assert claim_on() is None
-    with database.session() as session:
-        runs.cancel_run(session, waiting)
-    assert claim_on().run_id == small
 
 
 def test_a_higher_priority_goes_before_a_reservation(large, claim_on, end):

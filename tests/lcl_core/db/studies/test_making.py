@@ -49,12 +49,6 @@ def test_a_study_that_is_made_again_runs_nothing_again(studies):
     assert studies.state(second) == "succeeded"
 
 
-def test_a_run_that_was_submitted_by_hand_is_taken_over(studies, queue):
-    spec = parse_spec("pretrain", {"steps": 10, "seed": 1, "objective": {"generation_weight": 0.0}})
-    by_hand = queue(spec=spec.model_dump(mode="json"))
-    assert studies.cells(studies.make())[3].run_id == by_hand
-
-
 def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies, database):
     theirs = studies.make(owner="ada")
     with database.reading() as session:
@@ -172,14 +166,6 @@ def test_extending_adds_cells_and_keeps_the_others(studies):
     assert studies.act(db_studies.extend_study, study_id, addition) == [], "asking twice changes nothing"
     with studies.database.reading() as session:
         assert db_studies.study_spec(db_studies.get_study(session, study_id)).seeds == (0, 1, 2)
-
-
-def test_names_are_fit_for_encoders(studies):
-    study_id = studies.make(studies.spec(seeds=[0]), name="λ über all: " + "x" * 80)
-    names = [run.name for run in studies.runs() if run.study_id == study_id]
-    for name in names:
-        parse_spec("evaluate", {"encoder": name})
-    assert names[1].endswith("contrastive-s0")
 
 
 def test_the_cells_branch_from_runs_of_the_studys_owner_alone(studies):

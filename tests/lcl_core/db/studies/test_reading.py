@@ -1,8 +1,5 @@
 """Pages of studies, whose they are, and the facts of their cells."""
 
-import pytest
-
-from lcl_core.common.errors import UserError
 from lcl_core.db import runs
 from lcl_core.db import studies as db_studies
 from lcl_core.db.models import Metric
@@ -21,13 +18,6 @@ def test_pages_go_on_where_they_ended_and_are_somebodys(studies, database):
     assert [study.id for study in everybody.items] == [others, *made[::-1]]
 
 
-@pytest.mark.parametrize(("given", "code"), [({"cursor": "run_1"}, "invalid_value"), ({"limit": 0}, "invalid_value")])
-def test_a_bad_page_is_refused(database, given, code):
-    with pytest.raises(UserError) as caught, database.reading() as session:
-        db_studies.list_studies(session, **given)
-    assert caught.value.code == code
-
-
 def test_cells_come_with_what_their_runs_found(studies, database):
     study_id = studies.make()
     studies.finish(study_id)
@@ -42,13 +32,6 @@ def test_cells_come_with_what_their_runs_found(studies, database):
     assert cells[0].evaluation is not None
     assert cells[0].evaluation.result["rows"][0]["value"] == 0.5
     assert (cells[0].run.result["encoder"]["seconds"], cells[0].run.spec["steps"]) == (1.0, 10)
-
-
-def test_a_spec_survives_the_database(studies, database):
-    spec = studies.spec()
-    study_id = studies.make(spec)
-    with database.reading() as session:
-        assert db_studies.study_spec(db_studies.get_study(session, study_id)) == spec
 
 
 def test_standings_of_many_are_counted_together(studies, database):
