@@ -28,9 +28,11 @@ from typing import IO, Any
 _MAX_REQUEST = 1 << 20  # bytes; the socket takes less
 _ROOM = "-" * 512  # last argument of the server: room for the command line of a job
 # Variables that a job may have to itself: read when they are used. Any other may be read when a library is loaded.
-_FREE = ("LCL_", "AWS_", "GOOGLE_", "GCS_", "AZURE_", "PYTEST_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "MASTER_")
-_FREE += ("GLOO_", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "ONEDNN_", "LRU_CACHE")
-_FREE += ("TORCHINDUCTOR_", "KMP_", "TOKENIZERS_PARALLELISM", "_")
+_FREE = (
+    *("LCL_", "AWS_", "GOOGLE_", "GCS_", "AZURE_", "PYTEST_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "MASTER_"),
+    *("GLOO_", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "ONEDNN_", "LRU_CACHE"),
+    *("TORCHINDUCTOR_", "KMP_", "TOKENIZERS_PARALLELISM", "_"),
+)
 
 
 class ForkedProcess:

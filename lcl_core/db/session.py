@@ -311,7 +311,7 @@ def _explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | 
     cause = context.original_exception
     for part, (kind, message) in _SQLITE_ERRORS.items():
         if part in str(cause).lower():
-            error = kind(None, None, cause)  # ``orig`` stays the driver's, which tells a full disk
+            error: Any = kind(None, None, cause)  # ``orig`` stays the driver's, which tells a full disk
             error.explanation = message.format(path=path, cause=cause)
             return error
     return None

@@ -171,8 +171,7 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
     records = []
     for cell, run, evaluated in session.execute(query).tuples():
         runs = {"run": _run_record(run), "evaluation": None if evaluated is None else _run_record(evaluated)}
-        names = ("number", "labels", "parameters", "seed")
-        records.append(CellRecord(**{name: getattr(cell, name) for name in names}, **runs))
+        records.append(CellRecord(cell.number, cell.labels, cell.parameters, cell.seed, **runs))
     return records
 
 
@@ -300,9 +299,11 @@ def find_or_submit_runs(
     for spec, name in requests:
         key = spec_hash(kind, spec)
         if key not in runs:
-            whose = {"owner": study.owner, "study_id": study.id, "visible_to": study.owner}
             priority = STUDY_PRIORITY if kind == "pretrain" else 0
-            runs[key] = submit(session, kind, spec, name, priority=priority, **whose)
+            owner = study.owner
+            runs[key] = submit(
+                session, kind, spec, name, priority=priority, owner=owner, study_id=study.id, visible_to=owner
+            )
     return [runs[spec_hash(kind, spec)] for spec, _ in requests]
 
 

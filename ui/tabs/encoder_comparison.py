@@ -175,7 +175,9 @@ def draw_comparison(client: Client, left: Json, right: Json, query: Mapping[str,
 
 def _search_both(client: Client, left: Json, right: Json, query: Mapping[str, str]) -> str:
     """Hits of both, or what is missing; empty without a query."""
-    asked = {"text": query["q"]} if query.get("q") else {"item": query["item"]} if query.get("item") else {}
+    asked: dict[str, Any] = (
+        {"text": query["q"]} if query.get("q") else {"item": query["item"]} if query.get("item") else {}
+    )
     if not asked:
         return ""
     try:
