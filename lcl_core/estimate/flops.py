@@ -1,4 +1,4 @@
-"""Useful floating-point operations of models and objectives: padding and recomputation are not counted.
+"""Parameters and useful floating-point operations of models and objectives, without padding and recomputation.
 
 Functions count a forward pass; a training step takes three times as much, since the backward pass is two products for
 each of the forward pass's. Every formula is linear in documents, so a mean document times their number gives the
@@ -19,15 +19,17 @@ from lcl_core.specs.pretrain import (
     TEXT_CONTEXT_LENGTH,
     TEXT_MASK_RATIO,
     MethodName,
+    ModelPart,
     ObjectiveSpec,
     PretrainSpec,
 )
-from lcl_core.specs.vision import DEFAULT_TOWER, TowerSizes, build_timm_network, tower_kind
+from lcl_core.specs.vision import TowerSizes, build_timm_network, tower_kind
 
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
 SPECIALS = 5  # of a vocabulary that is learnt
-MLP_RATIO = 4.0  # of every model that a spec describes
+MLP_RATIO = 4  # of every model that a spec describes
 FORWARDS_PER_STEP = 3.0  # forward passes that a training step costs
+DELIMITERS = 2  # <soi> and <eoi> of an image; start and end of a text
 
 
 class Sizes(Protocol):
@@ -41,7 +43,6 @@ class Sizes(Protocol):
     text_layers: int
     context_length: int
     vocab_size: int
-    mlp_ratio: float
 
     @property
     def num_image_tokens(self) -> int: ...
@@ -51,6 +52,7 @@ class Sizes(Protocol):
 class ModelSizes:
     """Sizes without a model."""
 
+    vision: str
     patch_size: int
     vision_width: int
     vision_layers: int
@@ -59,37 +61,16 @@ class ModelSizes:
     context_length: int
     vocab_size: int
     num_image_tokens: int
-    mlp_ratio: float = MLP_RATIO
-    vision: str = DEFAULT_TOWER
 
 
 def model_sizes(spec: PretrainSpec) -> ModelSizes:
     """Sizes of a spec's model, whose vocabulary is as large as the spec allows."""
-    model, vocabulary = (
-        spec.model,
-        CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS,
-    )
-    return ModelSizes(
-        patch_size=model.patch_size,
-        vision_width=model.vision_width,
-        vision_layers=model.vision_layers,
-        text_width=model.text_width,
-        text_layers=model.text_layers,
-        context_length=model.context_length,
-        vocab_size=vocabulary,
-        num_image_tokens=model.num_image_tokens,
-        vision=model.vision,
-    )
+    vocabulary = CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS
+    sizes = {name: getattr(spec.model, name) for name in ModelSizes.__annotations__ if name != "vocab_size"}
+    return ModelSizes(**sizes, vocab_size=vocabulary)
 
 
-def vision_flops(config: Sizes, images: float, patches: int) -> float:
-    """The vision tower over images of which ``patches`` patches are encoded."""
-    width = config.vision_width
-    total = convolution_counts(config).flops
-    if tower_kind(config.vision).patchwise:
-        blocks = (patches + 1) * _block_flops(width, config.mlp_ratio) + _attention_flops(patches + 1, width)
-        total += config.vision_layers * blocks
-    return images * total
+# ---- vision towers
 
 
 @dataclass(frozen=True)
@@ -136,36 +117,53 @@ def _timm_counts(vision: str, image_size: int, patch_size: int, width: int) -> T
     return TowerCounts(parameters, counter.get_total_flops(), sum(outputs))
 
 
-def pooling_flops(config: Sizes, images: float, patches: int, *, latents: bool = True, tokens: bool = True) -> float:
-    """The pooler's values, and optionally keys for the latents and projections to tokens."""
-    inputs, outputs = config.vision_width, config.text_width
-    widths = inputs + latents * inputs + tokens * outputs
-    return images * patches * 2 * widths * outputs
+# ---- parameters
 
 
-def text_flops(config: Sizes, lengths: Sequence[float], *, causal: bool = True) -> float:
-    """The text tower over documents of these token lengths."""
-    width, share = config.text_width, 0.5 if causal else 1.0
-    attention = share * sum(_attention_flops(length, width) for length in lengths)
-    return config.text_layers * (sum(lengths) * _block_flops(width, config.mlp_ratio) + attention)
+def part_parameters(config: Sizes) -> dict[ModelPart, int]:
+    """Parameters of the parts that can be frozen. Raises: UserError where timm has no such network."""
+    inputs, outputs, vocabulary = config.vision_width, config.text_width, config.vocab_size
+    vision = convolution_counts(config).parameters
+    if tower_kind(config.vision).patchwise:
+        vision += (config.num_image_tokens + 2) * inputs + 4 * inputs  # positions, class token, two norms
+        vision += config.vision_layers * block_parameters(inputs)
+    embeddings = (vocabulary + config.context_length) * outputs
+    return {
+        "vision": vision,
+        "pooler": 7 * inputs + 3 * inputs * outputs + 3 * outputs + outputs**2,
+        "text": embeddings + config.text_layers * block_parameters(outputs) + 2 * outputs + outputs**2,
+        "head": (vocabulary + 2) * outputs,
+    }
 
 
-def head_flops(config: Sizes, labels: float) -> float:
-    """Logits of the whole vocabulary at ``labels`` positions."""
-    return labels * 2.0 * config.text_width * config.vocab_size
+def block_parameters(width: int) -> int:
+    """Two norms, q, k, v and out with biases, and the MLP."""
+    return 4 * width + 4 * width * (width + 1) + 2 * MLP_RATIO * width**2 + (MLP_RATIO + 1) * width
 
 
-def _block_flops(width: int, mlp_ratio: float) -> float:
-    """Matrix products of one block for one token: q, k, v, out and the MLP."""
-    return 2 * width * width * (4 + 2 * mlp_ratio)
+def model_parameters(config: Sizes) -> int:
+    """Parameters of all parts and the temperature."""
+    return sum(part_parameters(config).values()) + 1
 
 
-def _attention_flops(length: float, width: int) -> float:
-    """Scores and mixing of one sequence in one layer."""
-    return 4.0 * length * length * width
+def method_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
+    """Trained parameters of an objective beside the model's; never exported."""
+    width, pixels = config.text_width, 3 * config.patch_size**2
+    own = {
+        "emu": 2 * width + width * (width + 1),
+        "blip2": 2 * width + 2 * (width + 1),
+        "beit3": config.vision_width + 3 * width + pixels * (width + 1),
+    }
+    return own.get(objective.name, 0)
 
 
-_DELIMITERS = 2  # <soi> and <eoi> of an image; start and end of a text
+def target_parameters(objective: ObjectiveSpec, config: Sizes) -> int:
+    """Parameters of a moving average of the encoder, which are not trained; 0 without one."""
+    parts = part_parameters(config)
+    return parts["vision"] + parts["pooler"] if objective.averages_encoder else 0
+
+
+# ---- operations
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,7 @@ class Workload:
         lengths: tokens of each row of the text tower, with those of images.
         labels: positions at which a token is predicted.
         restored: masked patches that are predicted.
-        matched: tokens of each row of a later pass of the text tower with full attention, which compares the images
-            with texts of the whole step.
+        matched: tokens of each row of a later pass of the text tower with full attention.
     """
 
     images: float
@@ -190,23 +187,49 @@ class Workload:
 
     def times(self, factor: float) -> Workload:
         """Counts of so many equal batches. Their rows are added up, so attention cannot be counted from them."""
-        return Workload(
-            self.images * factor,
-            self.patches,
-            [length * factor for length in self.lengths],
-            self.labels * factor,
-            self.restored * factor,
-            [length * factor for length in self.matched],
-        )
+        lengths, matched = ([length * factor for length in rows] for rows in (self.lengths, self.matched))
+        images, labels, restored = self.images * factor, self.labels * factor, self.restored * factor
+        return Workload(images, self.patches, lengths, labels, restored, matched)
+
+
+def vision_flops(config: Sizes, images: float, patches: int) -> float:
+    """The vision tower over images of which ``patches`` patches are encoded."""
+    total = convolution_counts(config).flops
+    if tower_kind(config.vision).patchwise:
+        total += _blocks_flops(config.vision_width, config.vision_layers, [patches + 1])
+    return images * total
+
+
+def encoder_flops(config: Sizes, load: Workload, *, latents: bool = True, tokens: bool = True) -> float:
+    """The vision tower, the pooler's values, and optionally keys for the latents and projections to tokens."""
+    widths = config.vision_width * (1 + latents) + config.text_width * tokens
+    pooling = load.images * load.patches * 2 * widths * config.text_width
+    return vision_flops(config, load.images, load.patches) + pooling
+
+
+def target_flops(config: Sizes, load: Workload) -> float:
+    """A moving average of the encoder, whose tokens are targets: a forward pass alone."""
+    return encoder_flops(config, load, latents=False)
 
 
 def lcl_flops(
     config: Sizes, load: Workload, *, latents: bool = True, tokens: bool = True, causal: bool = True
 ) -> float:
-    """One pass over images and rows. ``latents``, ``tokens``: outputs of the pooler."""
-    vision = vision_flops(config, load.images, load.patches)
-    pooling = pooling_flops(config, load.images, load.patches, latents=latents, tokens=tokens)
-    return vision + pooling + text_flops(config, load.lengths, causal=causal) + head_flops(config, load.labels)
+    """One pass over images and rows, with logits of the whole vocabulary at the labels."""
+    text = _blocks_flops(config.text_width, config.text_layers, load.lengths, 0.5 if causal else 1.0)
+    head = load.labels * 2.0 * config.text_width * config.vocab_size
+    return encoder_flops(config, load, latents=latents, tokens=tokens) + text + head
+
+
+def _blocks_flops(width: int, layers: int, lengths: Sequence[float], attended: float = 1.0) -> float:
+    """A transformer over rows of these lengths. ``attended``: share of the pairs of positions."""
+    products = 2 * width * width * (4 + 2 * MLP_RATIO) * sum(lengths)  # q, k, v, out and the MLP
+    attention = 4.0 * width * sum(length * length for length in lengths)  # scores and mixing
+    return layers * (products + attended * attention)
+
+
+def _blip2_flops(config: Sizes, load: Workload) -> float:
+    return lcl_flops(config, load) + _blocks_flops(config.text_width, config.text_layers, load.matched)
 
 
 def _beit3_flops(config: Sizes, load: Workload) -> float:
@@ -214,27 +237,23 @@ def _beit3_flops(config: Sizes, load: Workload) -> float:
     return lcl_flops(config, load, latents=False, causal=False) + restoring
 
 
+def _emu_flops(config: Sizes, load: Workload) -> float:
+    return lcl_flops(config, load, latents=False) + load.images * load.patches * 2 * config.text_width**2
+
+
 FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
     "lcl": lcl_flops,
     "clip": lambda config, load: lcl_flops(config, load, tokens=False),
     "coca": lcl_flops,
-    "blip2": lambda config, load: lcl_flops(config, load) + text_flops(config, load.matched, causal=False),
+    "blip2": _blip2_flops,
     "beit3": _beit3_flops,
     "flamingo": lambda config, load: lcl_flops(config, load, latents=False),
-    "emu": lambda config, load: (
-        lcl_flops(config, load, latents=False) + load.images * load.patches * 2 * config.text_width**2
-    ),
+    "emu": _emu_flops,
 }
 
 
-def target_flops(config: Sizes, load: Workload) -> float:
-    """A moving average of the encoder, whose tokens are targets: a forward pass alone."""
-    encoded = vision_flops(config, load.images, load.patches)
-    return encoded + pooling_flops(config, load.images, load.patches, latents=False)
-
-
 def method_step_flops(objective: ObjectiveSpec, config: Sizes, load: Workload) -> float:
-    """A training step with these counts; frozen parts and a teacher's passes are counted as the trainer counts them."""
+    """A training step with these counts; frozen parts are counted as the trainer counts them."""
     targets = target_flops(config, load) if objective.averages_encoder else 0.0
     return FORWARDS_PER_STEP * FORWARD_FLOPS[objective.name](config, load) + targets
 
@@ -245,15 +264,13 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
     Args:
         images, tokens: of the document, with the tokens of its images and the start and end of each.
     """
-    words = max(tokens - images * (patches + _DELIMITERS) - _DELIMITERS, 0.0)
+    words = max(tokens - images * (patches + DELIMITERS) - DELIMITERS, 0.0)
     name = objective.name
     if name in ("clip", "coca", "blip2"):
-        context = min(words + _DELIMITERS, TEXT_CONTEXT_LENGTH)
-        captions = [] if name == "clip" else [patches + _DELIMITERS + words + 1]
+        context = min(words + DELIMITERS, TEXT_CONTEXT_LENGTH)
+        captions = [] if name == "clip" else [patches + DELIMITERS + words + 1]
         labels, matched = (0.0 if name == "clip" else words + 1), (captions * 3 if name == "blip2" else [])
         return Workload(images, patches, [*captions, context], labels, matched=matched)
     if name == "beit3":
-        masked = TEXT_MASK_RATIO * words
-        return Workload(images, patches, [tokens], masked, IMAGE_MASK_RATIO * images * patches)
-    labels = max(tokens - images * (patches + 1) - 1, 0.0)
-    return Workload(images, patches, [tokens], labels)
+        return Workload(images, patches, [tokens], TEXT_MASK_RATIO * words, IMAGE_MASK_RATIO * images * patches)
+    return Workload(images, patches, [tokens], max(tokens - images * (patches + 1) - 1, 0.0))

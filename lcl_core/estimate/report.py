@@ -1,4 +1,4 @@
-"""Estimate of a pre-training run: time, memory, operations, disk, and an explanation of each.
+"""Estimate of a pre-training run: time, memory, operations, disk, and where each comes from.
 
 Earlier runs measure the rate of a setup and the mean document of a corpus; operations and memory are counted.
 """
@@ -11,26 +11,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, cast
 
-from lcl_core.common.errors import UserError
-from lcl_core.estimate.flops import ModelSizes, Workload, expected_workload, method_step_flops, model_sizes
-from lcl_core.estimate.memory import (
-    FP32,
-    kept_checkpoints,
-    method_parameters,
-    model_parameters,
-    part_parameters,
-    state_bytes,
-    target_parameters,
-    training_memory,
-)
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import DELIMITERS, ModelSizes, Workload
 from lcl_core.specs.data import VIEW_ITEMS
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.vision import tower_kind
 
 Certainty = Literal["measured", "scaled", "assumed"]
 Device = Literal["cpu", "gpu"]
 GIB = 2**30
-SAME_SETUP = 0.05  # distance up to which a setup counts as the same
 MAX_SIMILAR = 5  # runs whose rates count
 MIN_STEPS, MIN_SECONDS = 50, 600.0  # of a run that counts: in fewer, or less time, its start decides rate and peak
 PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without a measurement
@@ -38,12 +28,12 @@ PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without
 ASSUMED_RATE = {"cpu": 1e11, "gpu": 5e13}
 ASSUMED_START = 15.0  # seconds
 PROCESS_BYTES = {"cpu": round(0.8 * GIB), "gpu": round(0.25 * GIB)}  # libraries, kernels, holes in the heap
-_DELIMITERS = 2  # tokens around those of an image
-_ASSUMED_FACTOR, _ASSUMED_MEMORY_FACTOR = 4.0, 1.5  # factor by which an assumption may be wrong
-_MEASURED_FACTOR, _MEASURED_MEMORY_FACTOR = 1.15, 1.1  # the same of a measurement
-_DRIFT, _DRIFT_MEMORY = 0.4, 0.5  # and its growth with the distance
-_DISTANCE_MARGIN = 0.5  # beyond the nearest
-_OTHER_METHOD, _OTHER_ENGINE = 0.3, 0.2  # as if the sizes differed by e to this
+FP32, HALF = 4, 2
+_MOMENTS = 2  # of AdamW
+_RECOMPUTED = 0.25  # share of the activations that checkpointing keeps
+_LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # bytes of logits at once
+_TIME_FACTOR = {"measured": 1.15, "scaled": 1.5, "assumed": 4.0}  # by which a rate may be wrong
+_MEMORY_FACTOR = {"measured": 1.1, "assumed": 1.5}
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ class RunEstimate:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """Counts of a run that has ended, over ``seconds`` of steps.
+    """Counts of a run that has ended, of all its processes, over ``seconds`` of steps.
 
     Attributes:
         memory: peak of a process, bytes; 0: unknown.
@@ -112,17 +102,14 @@ class MeasuredRun:
     images: float
     tokens: float
     documents: float
+    flops: float
     memory: float
     overhead: float | None
 
     @property
-    def document(self) -> MeanDocument:
-        images, tokens = self.images / self.documents, self.tokens / self.documents
-        words = max(tokens - images * (self.spec.model.num_image_tokens + _DELIMITERS), 1.0)
-        because = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {self.run_id} read them."
-        full = MeanDocument(images, words, 1.0, because).documents(self.spec)
-        at_once = self.documents / self.steps / process_count(self.spec) / self.spec.engine.accumulate
-        return MeanDocument(images, words, min(1.0, at_once / full), because)
+    def flops_per_step(self) -> float:
+        """Of one process."""
+        return self.flops / self.steps / _processes(self.spec)
 
 
 def measured_run(
@@ -135,145 +122,117 @@ def measured_run(
             those of another run, whose seconds ``result`` counts too.
     """
     encoder = result.get("encoder") or {}
-    names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
-    steps, seconds, images, tokens, documents = counts = [float(encoder.get(name) or 0.0) for name in names]
+    names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen", "flops")
+    steps, seconds, *_ = counts = [float(encoder.get(name) or 0.0) for name in names]
     if not all(counts) or (steps < MIN_STEPS and seconds < MIN_SECONDS):
         return None
     memory = float((result.get("final") or {}).get("memory_gib") or 0.0) * GIB
     overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
-    pretrain = cast(PretrainSpec, parse_spec("pretrain", dict(spec)))
-    return MeasuredRun(run_id, pretrain, steps, seconds, images, tokens, documents, memory, overhead)
+    return MeasuredRun(run_id, cast(PretrainSpec, parse_spec("pretrain", dict(spec))), *counts, memory, overhead)
 
 
-def process_count(spec: PretrainSpec) -> int:
-    """Training processes on all nodes."""
+def _processes(spec: PretrainSpec) -> int:
     return spec.engine.nodes * spec.engine.processes
 
 
-@dataclass(frozen=True)
-class MeanDocument:
-    """The mean document of a run's sources.
+def _mean_batch(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> tuple[Counts, str]:
+    """What one process reads in a micro-batch, until either budget is used; and where that comes from.
 
-    Attributes:
-        images, words: images, and tokens beside theirs.
-        fill: share of a batch's budget that is used.
-        because: where the figures come from, a sentence.
+    Documents are as the newest run over the same data, or over the same sources, measured them; else an assumption.
     """
-
-    images: float
-    words: float
-    fill: float
-    because: str
-
-    def tokens(self, spec: PretrainSpec) -> float:
-        """With those of its images."""
-        total = self.words + self.images * (spec.model.num_image_tokens + _DELIMITERS)
-        return min(total, float(spec.model.context_length))
-
-    def documents(self, spec: PretrainSpec) -> float:
-        """In one process and micro-batch: until either budget is full."""
-        fit = min(spec.batch.tokens / self.tokens(spec), spec.batch.images / max(self.images, 1e-9))
-        return max(1.0, fit * self.fill)
-
-
-def mean_document(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> MeanDocument:
-    """As the newest run over the same data measured it, or over the same sources; else an assumption."""
 
     def sources(spec: PretrainSpec) -> set[tuple[str, str, float]]:
         return {(source.dataset, source.view, source.weight) for source in spec.data.sources}
 
-    same_sources = [run for run in runs if sources(run.spec) == sources(spec)]
-    same_data = [run for run in same_sources if (run.spec.data, run.spec.tokenizer) == (spec.data, spec.tokenizer)]
-    for run in (*same_data, *same_sources):
-        return run.document
-    total = sum(source.weight for source in spec.data.sources)
-    pairs = sum(source.weight for source in spec.data.sources if VIEW_ITEMS[source.view] == "pairs") / total
-    per_document = min(DOCUMENT_IMAGES, spec.data.max_images, spec.data.piece_images or spec.data.max_images)
-    images = pairs + (1 - pairs) * per_document
-    words = pairs * PAIR_WORDS + (1 - pairs) * DOCUMENT_WORDS
-    because = (
-        f"Documents: assumed to hold {images:.2g} images and {words:.0f} tokens of text each and to fill every "
-        "batch; no run that you may see has read these sources."
-    )
-    return MeanDocument(images, words, 1.0, because)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A spec with its sizes in numbers.
-
-    Attributes:
-        parameters: with those of the method.
-        frozen: those among them that are not trained.
-        flops: useful operations of a process in a step.
-        workload: of a process in one micro-batch.
-    """
-
-    spec: PretrainSpec
-    sizes: ModelSizes
-    parameters: int
-    frozen: int
-    flops: float
-    workload: Workload
-
-    @classmethod
-    def of(cls, spec: PretrainSpec, document: MeanDocument) -> Setup:
-        sizes, documents = model_sizes(spec), document.documents(spec)
-        one = expected_workload(spec.objective, document.images, spec.model.num_image_tokens, document.tokens(spec))
-        flops = method_step_flops(spec.objective, sizes, one) * documents * spec.engine.accumulate
-        targets = target_parameters(spec.objective, sizes)
-        parameters = model_parameters(sizes) + method_parameters(spec.objective, sizes) + targets
-        frozen = sum(count for part, count in part_parameters(sizes).items() if part in spec.model.freeze)
-        return cls(spec, sizes, parameters, frozen + targets, flops, one.times(documents))
-
-    def memory_parts(self, device: Device) -> dict[str, int]:
-        """With a GPU, the copy that a checkpoint writes is in the host's memory."""
-        # precision auto on a CPU is not known here: counted as fp32, which needs more
-        precision = self.spec.precision
-        half = precision == "bf16" or (precision == "auto" and device == "gpu")
-        parts = training_memory(
-            self.spec, self.sizes, self.workload, self.parameters, self.frozen, half=half, staged=device == "cpu"
+    same = [run for run in runs if sources(run.spec) == sources(spec)]
+    same.sort(key=lambda run: (run.spec.data, run.spec.tokenizer) != (spec.data, spec.tokenizer))
+    if same:
+        run = same[0]
+        images = run.images / run.documents
+        words = max(run.tokens / run.documents - images * (run.spec.model.num_image_tokens + DELIMITERS), 1.0)
+        because = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {run.run_id} read them."
+    else:
+        total = sum(source.weight for source in spec.data.sources)
+        pairs = sum(source.weight for source in spec.data.sources if VIEW_ITEMS[source.view] == "pairs") / total
+        most = min(DOCUMENT_IMAGES, spec.data.max_images, spec.data.piece_images or spec.data.max_images)
+        images, words = pairs + (1 - pairs) * most, pairs * PAIR_WORDS + (1 - pairs) * DOCUMENT_WORDS
+        because = (
+            f"Documents: assumed to hold {images:.2g} images and {words:.0f} tokens of text each; no run that you may "
+            "see has read these sources."
         )
-        return {**parts, "process": PROCESS_BYTES[device]}
-
-    def distance(self, other: Setup) -> float:
-        """0 for the very same setup; else about the logarithm of how much sizes differ."""
-        a, b = self.spec, other.spec
-        sizes = abs(math.log(self.flops / other.flops)) + abs(math.log(self.parameters / other.parameters))
-        differences = [
-            a.precision != b.precision,
-            a.engine.compile != b.engine.compile,
-            a.engine.strategy != b.engine.strategy,
-            a.engine.activation_checkpointing != b.engine.activation_checkpointing,
-            a.engine.accumulate != b.engine.accumulate,
-            a.model.freeze != b.model.freeze,
-        ]
-        processes = abs(math.log(process_count(a) / process_count(b)))
-        method = _OTHER_METHOD * (a.objective.name != b.objective.name)
-        return sizes / 2 + method + _OTHER_ENGINE * (sum(differences) + processes)
+    tokens = min(words + images * (spec.model.num_image_tokens + DELIMITERS), float(spec.model.context_length))
+    fit = max(1.0, min(spec.batch.tokens / tokens, spec.batch.images / max(images, 1e-9)))
+    return Counts(fit, fit * images, fit * tokens), because
 
 
-@dataclass(frozen=True)
-class SimilarRun:
-    """An earlier run, with its distance to the planned one. ``rate``: useful FLOP/s of a process."""
-
-    run: MeasuredRun
-    setup: Setup
-    distance: float
-    rate: float
+# ---- memory and disk
 
 
-def similar_runs(setup: Setup, runs: Sequence[MeasuredRun]) -> list[SimilarRun]:
-    """The nearest few, nearest first; of equally near ones the earlier in ``runs``."""
-    known = []
-    for run in runs:
-        try:
-            own = Setup.of(run.spec, run.document)
-        except UserError:  # its vision tower is of a library that is not installed here
-            continue
-        known.append(SimilarRun(run, own, setup.distance(own), own.flops * run.steps / run.seconds))
-    known.sort(key=lambda each: each.distance)
-    return [each for each in known if each.distance <= known[0].distance + _DISTANCE_MARGIN][:MAX_SIMILAR]
+def training_memory(
+    spec: PretrainSpec, sizes: ModelSizes, load: Workload, parameters: int, frozen: int, device: Device
+) -> dict[str, int]:
+    """Bytes of one process at the peak of a step, by part.
+
+    Args:
+        load: of one process and micro-batch.
+        parameters, frozen: with those of the method; those among them that are not trained.
+    """
+    # precision auto on a CPU is not known here: counted as fp32, which needs more
+    half = spec.precision == "bf16" or (spec.precision == "auto" and device == "gpu")
+    item = HALF if half else FP32
+    shards = _processes(spec) if spec.engine.strategy == "fsdp2" else 1
+    # a checkpoint is written from a copy while steps run; with a GPU it is in the host's memory
+    copies = state_bytes(parameters, frozen) // shards if device == "cpu" else 0
+    if half:  # of the weights of the blocks
+        text = sizes.text_layers * flops.block_parameters(sizes.text_width)
+        copies += HALF * (text + flops.part_parameters(sizes)["vision"])
+    if spec.monitor is not None:
+        copies += FP32 * parameters
+    trained = FP32 * (parameters - frozen) // shards
+    return {
+        "weights": FP32 * parameters // shards,
+        "gradients": trained,
+        "moments": _MOMENTS * trained,
+        "copies": copies,
+        "activations": round(_activation_bytes(spec, sizes, load, item) + _LOGITS[item] * (load.labels > 0)),
+        "process": PROCESS_BYTES[device],
+    }
+
+
+def _activation_bytes(spec: PretrainSpec, sizes: ModelSizes, load: Workload, item: int) -> float:
+    """As the blocks save them (:mod:`lcl_core.ops.recompute`): the two inputs of their norms in fp32, and in the
+    precision of the products q, k, v, the attention output and, in the vision tower, the MLP's pre-activation.
+    """
+    words, patches = float(sum(load.lengths) + sum(load.matched)), load.images * (load.patches + 1)
+    text = words * sizes.text_width * sizes.text_layers * (2 * FP32 + 4 * item)
+    vision = load.images * flops.convolution_counts(sizes).outputs * FP32
+    if tower_kind(sizes.vision).patchwise:
+        kept = 2 * FP32 + item * (4 + flops.MLP_RATIO)
+        vision += patches * sizes.vision_width * sizes.vision_layers * kept
+    pooled = load.images * load.patches * (2 * sizes.vision_width + 3 * sizes.text_width) * FP32
+    return (text + vision) * (_RECOMPUTED if spec.engine.activation_checkpointing else 1) + pooled
+
+
+def state_bytes(parameters: int, frozen: int) -> int:
+    """Of a checkpoint's tensors: weights, and of those that are trained both moments."""
+    return FP32 * (parameters + (parameters - frozen) * _MOMENTS)
+
+
+# ---- the estimate
+
+
+def _similar_runs(
+    spec: PretrainSpec, flops_per_step: float, runs: Sequence[MeasuredRun]
+) -> tuple[list[MeasuredRun], Certainty]:
+    """The newest runs of the same setup, else those nearest in operations a step."""
+
+    def setup(spec: PretrainSpec) -> tuple[Any, ...]:
+        return spec.model, spec.objective, spec.batch, spec.engine, spec.precision
+
+    if same := [run for run in runs if setup(run.spec) == setup(spec)]:
+        return same[:MAX_SIMILAR], "measured"
+    nearest = sorted(runs, key=lambda run: abs(math.log(run.flops_per_step / flops_per_step)))
+    return nearest[:MAX_SIMILAR], "scaled" if runs else "assumed"
 
 
 def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device: Device = "cpu") -> RunEstimate:
@@ -282,75 +241,59 @@ def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device
     Args:
         runs: earlier ones on the same kind of device, newest first.
     """
-    document, ranks = mean_document(spec, runs), process_count(spec)
-    setup = Setup.of(spec, document)
-    similar = similar_runs(setup, runs)
-    first = 0 if spec.branch is None else spec.branch.step
-    steps, documents = spec.steps - first, document.documents(spec)
-    batch = Counts(documents, documents * document.images, documents * document.tokens(spec))
+    batch, documents_basis = _mean_batch(spec, runs)
+    sizes, objective = flops.model_sizes(spec), spec.objective
+    documents, patches = batch.documents, spec.model.num_image_tokens
+    one = flops.expected_workload(objective, batch.images / documents, patches, batch.tokens / documents)
+    step = flops.method_step_flops(objective, sizes, one) * documents * spec.engine.accumulate
+    targets = flops.target_parameters(objective, sizes)
+    encoder = flops.model_parameters(sizes)
+    parameters = encoder + flops.method_parameters(objective, sizes) + targets
+    frozen = targets + sum(flops.part_parameters(sizes)[part] for part in spec.model.freeze)
+    similar, certainty = _similar_runs(spec, step, runs)
+    first, ranks = 0 if spec.branch is None else spec.branch.step, _processes(spec)
+    steps, factor = spec.steps - first, _TIME_FACTOR[certainty]
+
+    scale = {run.run_id: 1.0 if certainty == "measured" else step / run.flops_per_step for run in similar}
+    paces = [run.seconds / run.steps * scale[run.run_id] for run in similar] or [step / ASSUMED_RATE[device]]
+    start = median([run.overhead for run in similar if run.overhead is not None] or [ASSUMED_START])
+    pace, names = f"{median(paces):.3g} s a step", ", ".join(run.run_id for run in similar)
+    time_basis = {
+        "measured": f"{pace}, as measured by {names}, of this very setup",
+        "scaled": f"{pace}, by the operations and the rates of {names}, of other setups",
+        "assumed": f"{pace}, assumed at {ASSUMED_RATE[device] / 1e9:,.0f} GFLOP/s a process ({device}); no "
+        f"pre-training of {MIN_STEPS} steps or more that you may see has ended here yet",
+    }[certainty]
+
+    memory = training_memory(spec, sizes, one.times(documents), parameters, frozen, device)
+    peak = next((run for run in similar if run.memory), None) if certainty == "measured" else None
+    bytes_used = peak.memory if peak else float(sum(memory.values()))
+    doubt = _MEMORY_FACTOR["measured" if peak else "assumed"]
+    memory_basis = "weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
+    if peak:
+        memory_basis = f"the peak of {peak.run_id}"
+
     per_step = batch.times(ranks * spec.engine.accumulate)
-    parameters, checkpoint = model_parameters(setup.sizes), state_bytes(setup.parameters, setup.frozen)
-    encoders = FP32 * parameters * (1 if spec.monitor is None else 2)
-    seconds, time_basis = _seconds(setup.flops * steps, similar, device)
-    memory, memory_basis = _memory(setup, similar, device)
-    certainty: Certainty = "assumed"
-    if similar:
-        certainty = "measured" if similar[0].distance <= SAME_SETUP else "scaled"
+    checkpoint = state_bytes(parameters, frozen)
+    kept = min(spec.keep_checkpoints, math.ceil(steps / spec.checkpoint_every))
+    if spec.milestone_every:
+        kept += spec.steps // spec.milestone_every - max(first - 1, 0) // spec.milestone_every
     return RunEstimate(
         certainty=certainty,
         device=device,
-        seconds=seconds,
-        memory_bytes=memory,
-        memory_parts=setup.memory_parts(device),
-        parameters=parameters,
-        flops_per_step=setup.flops * ranks,
-        flops=setup.flops * ranks * steps,
+        seconds=Range(*(start + steps * each for each in (median(paces), min(paces) / factor, max(paces) * factor))),
+        memory_bytes=Range(bytes_used, bytes_used / doubt, bytes_used * doubt),
+        memory_parts=memory,
+        parameters=encoder,
+        flops_per_step=step * ranks,
+        flops=step * ranks * steps,
         per_step=per_step,
         samples=per_step.times(steps),
         checkpoint_bytes=checkpoint,
-        disk_bytes=kept_checkpoints(spec, first) * checkpoint + encoders,
-        basis=[time_basis, document.because, memory_basis],
-        runs=[each.run.run_id for each in similar],
+        disk_bytes=kept * checkpoint + FP32 * encoder * (1 if spec.monitor is None else 2),
+        basis=[f"Time: {time_basis}.", documents_basis, f"Memory: {memory_basis}."],
+        runs=[run.run_id for run in similar],
     )
-
-
-def _seconds(work: float, similar: Sequence[SimilarRun], device: str) -> tuple[Range, str]:
-    """Time of ``work``, useful operations of a process, and where it comes from."""
-    overheads = [each.run.overhead for each in similar if each.run.overhead is not None]
-    start = median(overheads) if overheads else ASSUMED_START
-    if not similar:
-        steps = work / ASSUMED_RATE[device]
-        return Range(steps + start, steps / _ASSUMED_FACTOR + start, steps * _ASSUMED_FACTOR + start), (
-            f"Time: assumed at {ASSUMED_RATE[device] / 1e9:,.0f} GFLOP/s of useful operations a process ({device}); no "
-            f"pre-training of {MIN_STEPS} steps or more that you may see has ended here yet."
-        )
-    rates, nearest = [each.rate for each in similar], similar[0]
-    factor = _MEASURED_FACTOR + _DRIFT * nearest.distance
-    low, high = work / max(rates) / factor, work / min(rates) * factor
-    runs = nearest.run.run_id
-    if len(similar) > 1:
-        runs = f"{len(similar)} runs, of which {runs} is the nearest"
-    setup = ", of this very setup"
-    if nearest.distance > SAME_SETUP:
-        setup = f"; its setup differs (as {math.exp(nearest.distance):.2g} times the size would)"
-    return Range(work / median(rates) + start, low + start, high + start), (
-        f"Time: {median(rates) / 1e9:,.3g} GFLOP/s of useful operations a process, as measured by {runs}{setup}."
-    )
-
-
-def _memory(setup: Setup, similar: Sequence[SimilarRun], device: Device) -> tuple[Range, str]:
-    """Counted bytes, corrected by the peak of the nearest run: less, the farther it is; and where they come from."""
-    counted = sum(setup.memory_parts(device).values())
-    basis = "Memory: weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
-    nearest = next((each for each in similar if each.run.memory), None)
-    if nearest is None:
-        span = Range(counted, counted / _ASSUMED_MEMORY_FACTOR, counted * _ASSUMED_MEMORY_FACTOR)
-        return span, f"{basis}; no run has measured its peak yet."
-    own = sum(nearest.setup.memory_parts(device).values())
-    correction = math.exp(math.log(nearest.run.memory / own) / (1 + nearest.distance))
-    expected, factor = counted * correction, _MEASURED_MEMORY_FACTOR + _DRIFT_MEMORY * nearest.distance
-    span = Range(expected, expected / factor, expected * factor)
-    return span, f"{basis}, times {correction:.2f} after the peak of {nearest.run.run_id}."
 
 
 @dataclass(frozen=True)
@@ -363,9 +306,8 @@ class TrainingTime:
 
 def add_estimates(estimates: Sequence[RunEstimate], counts: Sequence[int]) -> TrainingTime:
     """``counts``: for each estimate the number of pre-trainings like it; at least one estimate."""
-    weighted = list(zip(estimates, counts, strict=True))
     expected, low, high = (
-        sum(count * getattr(estimate.seconds, bound) for estimate, count in weighted)
+        sum(count * getattr(each.seconds, bound) for each, count in zip(estimates, counts, strict=True))
         for bound in ("expected", "low", "high")
     )
     certainty = max((each.certainty for each in estimates), key=("measured", "scaled", "assumed").index)

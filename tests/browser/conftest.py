@@ -152,7 +152,7 @@ class World:
         from lcl_core.db.models import EncoderRow, Metric
         from lcl_core.db.session import now
 
-        counts = {"images_seen": 64_000, "tokens_seen": 1_900_000, "documents_seen": 22_000}
+        counts = {"images_seen": 64_000, "tokens_seen": 1_900_000, "flops": 1e14}
         with self.context.database.session() as session:
             run = runs.get_run(session, studies.study_cells(session, study_id)[number].run.id)
             run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lcl_core.estimate.flops import model_sizes
-from lcl_core.estimate.memory import model_parameters
+from lcl_core.estimate.flops import model_parameters, model_sizes
 from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.specs.parsing import parse_spec
 

@@ -9,7 +9,8 @@ from lcl_core.db import runs
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
 SPEC = {"preset": "sample"}
-COUNTS = {"steps": 500, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000, "seconds": 200.0}
+SEEN = {"images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000}
+COUNTS = {"steps": 500, **SEEN, "flops": 1e14, "seconds": 200.0}
 
 
 def estimate(http, kind="pretrain", **body):

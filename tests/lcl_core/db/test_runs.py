@@ -109,6 +109,7 @@ def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(data
     first = queue(spec=spec)
     later = queue(spec=spec | {"branch": {"run": first, "step": 490}})
     counts = {"steps": 500, "seconds": 200.0, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000}
+    counts["flops"] = 1e14
     with database.session() as session:
         for run_id, seconds in ((first, 210.0), (later, 14.0)):
             run = runs.get_run(session, run_id)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lcl_core.common.errors import UserError
-from lcl_core.estimate.memory import model_parameters
+from lcl_core.estimate.flops import model_parameters
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.model.vision_towers import (
     TOWERS,
