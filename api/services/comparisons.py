@@ -19,10 +19,9 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
-from lcl_core.evaluation.significance import compare_runs
+from lcl_core.evaluation.significance import compare_runs, compare_selected
 from lcl_core.specs.evaluate import TRAINED_TASKS, task_settings
 from lcl_core.specs.study import MetricSpec
-from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
 
 # Figures are about the same when they have these in common.
 COMPARISON_KEYS = ("task", "split", "variant", "transfer", "metric", "dataset", "dataset_hash")
@@ -167,14 +166,8 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
 
 def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> dict[str, Json | None]:
     """Tests over samples by the metric's name, of two sides with the folders of their seeds' predictions."""
-    outcomes = [
-        [question_outcomes(metrics, records) for records in side if _has_predictions(records)] for side in sides
-    ]
-    tests = {
-        metric.name: compare_outcomes(*([seed[number] for seed in side] for side in outcomes))
-        for number, metric in enumerate(metrics)
-    }
-    return {name: None if test is None else asdict(test) for name, test in tests.items()}
+    left, right = ([records for records in side if _has_predictions(records)] for side in sides)
+    return {metric.name: compare_selected(metric, left, right, draws=RESAMPLES) for metric in metrics}
 
 
 def _has_predictions(folder: Path) -> bool:

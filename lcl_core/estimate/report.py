@@ -123,12 +123,14 @@ def measured_run(
     """
     encoder = result.get("encoder") or {}
     names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen", "flops")
-    steps, seconds, *_ = counts = [float(encoder.get(name) or 0.0) for name in names]
+    counts = [float(encoder.get(name) or 0.0) for name in names]
+    steps, seconds, images, tokens, documents, flops = counts
     if not all(counts) or (steps < MIN_STEPS and seconds < MIN_SECONDS):
         return None
     memory = float((result.get("final") or {}).get("memory_gib") or 0.0) * GIB
     overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
-    return MeasuredRun(run_id, cast(PretrainSpec, parse_spec("pretrain", dict(spec))), *counts, memory, overhead)
+    parsed = cast(PretrainSpec, parse_spec("pretrain", dict(spec)))
+    return MeasuredRun(run_id, parsed, steps, seconds, images, tokens, documents, flops, memory, overhead)
 
 
 def _processes(spec: PretrainSpec) -> int:

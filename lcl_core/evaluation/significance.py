@@ -7,6 +7,9 @@ drawn and exchanged together.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from lcl_core.evaluation.metrics import (
     UnitGroups,
     chunked_draws,
     draw_counts,
+    mean_of,
 )
-from lcl_core.evaluation.results import PredictionStore, metrics_of_file
+from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
+from lcl_core.specs.study import MetricSpec
 
 DRAWS = 10_000
 _EQUAL_WITHIN = 1e-12  # two differences this close are equal
@@ -163,6 +168,57 @@ class PairedOutcomes:
             return self.statistic(values, counts)
         order = np.argsort(values, kind="stable")
         return self.statistic(values[order], counts[:, order])
+
+
+def compare_selected(
+    metric: MetricSpec, left: Sequence[Path], right: Sequence[Path], *, seed: int = 0, draws: int = DRAWS
+) -> dict[str, Any] | None:
+    """Right minus left of the mean that a study's metric selects, over the samples that all evaluations answered.
+
+    Outcomes of a sample are averaged over the evaluations of a side first. A sample, or a group of samples, is drawn
+    and exchanged as one, however many files ask about it; the difference is that of the means of the files' means, as
+    in the study's table. None without a common sample, and for a metric that is no mean.
+
+    Args:
+        left, right: folders of stored predictions, one a seed.
+    """
+    sides = [[_selected_outcomes(metric, records) for records in side] for side in (left, right)]
+    everyone = sides[0] + sides[1]
+    if not all(sides) or not (shared := [key for key in everyone[0] if all(key in other for other in everyone)]):
+        return None
+    files = Counter(file for file, *_ in shared)
+    weights = [len(shared) / (len(files) * files[file]) for file, *_ in shared]
+    before, after = (np.mean([[seed[key] for key in shared] for seed in side], axis=0) * weights for side in sides)
+    groups = [group or json.dumps(sample) for _, sample, _, group in shared]
+    units = [str(number) for number in range(len(shared))]
+    pairs = PairedOutcomes.of(*(BootstrapMetric("", units, each, mean_of, groups=groups) for each in (before, after)))
+    assert pairs is not None
+    return {
+        "count": len(set(groups)),
+        "difference": float(np.mean(after - before)),
+        "interval": pairs.interval(seed, draws),
+        "p": pairs.p_value(seed, draws),
+    }
+
+
+# file, sample (of a split, a direction, a benchmark), number of candidates and group → contribution to the mean
+_Outcomes = dict[tuple[tuple[str, ...], tuple[str, ...], int | None, str], float]
+
+
+def _selected_outcomes(metric: MetricSpec, records: Path) -> _Outcomes:
+    def is_selected(file: PredictionFile) -> bool:
+        names = ("task", "split", "variant", "transfer")
+        return file.encoder == "trained" and all(getattr(metric, name) in (None, getattr(file, name)) for name in names)
+
+    outcomes: _Outcomes = {}
+    for _, file, samples in PredictionStore(records).read(is_selected) if metric.of == "evaluation" else ():
+        for each in metrics_of_file(file, samples, baselines=False):
+            if each.metric != metric.metric or each.statistic is not mean_of:
+                continue
+            about = (file.split, file.part, str(file.facts.get("benchmark", "")))
+            for unit, group, value in zip(each.units, each.groups or [""] * len(each.units), each.values, strict=True):
+                outcomes[file.question, (*about, unit), file.facts.get("candidates"), group] = float(value)
+    return outcomes
 
 
 def _metrics_by_question(folder: Path) -> dict[tuple[tuple[str, ...], int | None, str], BootstrapMetric]:

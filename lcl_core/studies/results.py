@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any, TypeGuard
 
 from lcl_core.specs.study import MetricSpec
-from lcl_core.studies.statistics import mean
 from lcl_core.studies.trials import CellKey, Labels, Setting
 
 
@@ -158,7 +157,8 @@ COSTS = ("seconds", "images_seen", "tokens_seen", "flops", "parameters")
 def mean_costs(cells: Sequence[CellRecord]) -> dict[str, float | None]:
     """Means over the cells whose pre-training has succeeded; None while there is none."""
     encoders = [cell.run.result.get("encoder") or {} for cell in cells]
-    return {name: mean([float(each[name]) for each in encoders if is_number(each.get(name))]) for name in COSTS}
+    known = {name: [encoder[name] for encoder in encoders if is_number(encoder.get(name))] for name in COSTS}
+    return {name: fmean(values) if values else None for name, values in known.items()}
 
 
 NO_CURVES = ("step", "total_steps", "id", "time")

@@ -82,7 +82,7 @@ class ServiceFixture:
 
         ``values``: by the labels of a row, such as "loss=both", and the seed.
         """
-        seen = {"seconds": 10.0, "images_seen": 1408, "tokens_seen": 9000, "documents_seen": 500}
+        seen = {"seconds": 10.0, "images_seen": 1408, "tokens_seen": 9000, "flops": 1e12}
         database = self.context.database
         with database.session() as session:
             for cell in studies.study_cells(session, study_id):

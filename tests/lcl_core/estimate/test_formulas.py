@@ -12,15 +12,6 @@ from lcl_core.estimate.flops import (
     FORWARD_FLOPS,
     Workload,
     expected_workload,
-<<<<<<< HEAD
-    method_step_flops,
-    model_sizes,
-    vision_flops,
-)
-from lcl_core.estimate.memory import (
-    kept_checkpoints,
-=======
->>>>>>> 33b800bd (estimate: time is that of runs of the same setup, operations of a run are the trainer's own count)
     method_parameters,
     method_step_flops,
     model_parameters,
@@ -185,8 +176,5 @@ def test_memory_follows_what_is_switched_on():
 
 def test_clips_vocabulary_is_larger():
     assert clip_tokenizer().vocab_size == CLIP_TOKENS
-<<<<<<< HEAD
     own, clips = (model_sizes(PretrainSpec.model_validate({"tokenizer": {"kind": kind}})) for kind in ("bpe", "clip"))
     assert clips.vocab_size > own.vocab_size
-=======
->>>>>>> 33b800bd (estimate: time is that of runs of the same setup, operations of a run are the trainer's own count)

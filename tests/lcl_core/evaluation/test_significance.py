@@ -5,7 +5,8 @@ import pytest
 
 from lcl_core.evaluation.metrics import BootstrapMetric, mean_of, median_of
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
-from lcl_core.evaluation.significance import PairedOutcomes, compare_runs
+from lcl_core.evaluation.significance import PairedOutcomes, compare_runs, compare_selected
+from lcl_core.specs.study import MetricSpec
 
 LEFT = np.array([0.0, 1.0, 2.0, 0.0, 5.0])
 RIGHT = np.array([1.0, 1.0, 4.0, 1.0, 4.0])
@@ -129,3 +130,67 @@ def test_runs_are_compared_by_their_records(tmp_path):
     assert found["IR@10"].p == 1
     other = records(tmp_path / "c", [1], variant="all")
     assert compare_runs(left, other) == []
+
+
+def probed(folder, ranks, candidates=20, groups=()):
+    """Stored predictions about images q0, q1, …, by the variant of their labels."""
+    store = PredictionStore(folder)
+    store.start()
+    for variant, own in ranks.items():
+        about = ("classification", "test", variant, "frozen", "ranks", "trained")
+        file = PredictionFile(*about, part="image_to_class", facts={"candidates": candidates})
+        more = [{"group": group} if group else {} for group in groups] or [{}] * len(own)
+        samples = [
+            {"query": f"q{n}", "rank": rank, "right": 1, "label": "a", "top": [], **more[n]}
+            for n, rank in enumerate(own)
+        ]
+        store.add(file, samples)
+    return [folder]
+
+
+ACCURACY = MetricSpec(name="m", metric="acc@1")
+
+
+def selected(folder, left, right, metric=ACCURACY, **more):
+    sides = [probed(folder / name, ranks, **more) for name, ranks in (("left", left), ("right", right))]
+    return compare_selected(metric, *sides, draws=2000)
+
+
+def test_seeds_are_averaged_before_the_samples_of_all_are_paired(tmp_path):
+    left = probed(tmp_path / "a", {"shape": [1, 2, 2, 1]}) + probed(tmp_path / "b", {"shape": [2, 2, 2, 1]})
+    right = probed(tmp_path / "c", {"shape": [1, 1, 2, 1]}) + probed(tmp_path / "d", {"shape": [1, 1, 1]})
+    found = compare_selected(ACCURACY, left, right)
+    assert (found["count"], found["difference"]) == (3, pytest.approx((0.5 + 1.0 + 0.5) / 3))
+    assert found["p"] == pytest.approx(2 / 8, abs=0.02)
+    assert compare_selected(ACCURACY, left, []) is None
+    assert compare_selected(MetricSpec(name="m", metric="IR@5"), left, right) is None
+    assert compare_selected(MetricSpec(name="m", metric="acc@1", of="training"), left, right) is None
+    assert compare_selected(MetricSpec(name="m", metric="acc@1 class mean"), left, right) is None
+
+
+def test_selected_samples_of_one_group_are_one_pair(tmp_path):
+    groups = ["a", "a", "a", "b", ""]
+    found = selected(tmp_path, {"colour": [9, 9, 9, 1, 9]}, {"colour": [1, 1, 1, 1, 9]}, groups=groups)
+    assert (found["count"], found["difference"]) == (3, pytest.approx(3 / 5))
+    assert found["p"] == 1, "one group differs"
+
+
+def test_a_sample_that_several_files_ask_about_is_one_pair(tmp_path):
+    left, right = [1, 2, 2, 2, 1], [1, 1, 1, 2, 2]
+    once = selected(tmp_path / "once", {"shape": left}, {"shape": right})
+    twice = selected(tmp_path / "twice", {"shape": left, "colour": left}, {"shape": right, "colour": right})
+    assert once["count"] == twice["count"] == 5
+    assert once["difference"] == twice["difference"]
+    assert once["p"] == pytest.approx(twice["p"], abs=0.05)
+
+
+def test_the_difference_is_that_of_the_means_of_the_rows(tmp_path):
+    """The second label is that of two images alone, and its row of the evaluation counts as much as the first."""
+    found = selected(tmp_path, {"shape": [1, 2, 2, 2], "colour": [2, 2]}, {"shape": [1, 1, 2, 2], "colour": [1, 2]})
+    assert (found["count"], found["difference"]) == (4, pytest.approx((0.5 + 0.5) / 2 - 0.25 / 2))
+
+
+def test_selected_ranks_among_different_numbers_of_candidates_are_not_paired(tmp_path):
+    small, large = (probed(tmp_path / str(count), {"shape": [1, 2]}, count) for count in (20, 40))
+    assert compare_selected(ACCURACY, small, large) is None
+    assert compare_selected(ACCURACY, small, small)["count"] == 2

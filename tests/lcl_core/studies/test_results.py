@@ -10,6 +10,7 @@ from lcl_core.studies.results import (
     cell_state,
     count_states,
     curve_metrics,
+    mean_costs,
     metric_value,
     study_state,
     training_curves,
@@ -104,6 +105,12 @@ def test_nothing_without_a_row_or_an_ended_evaluation(cell_of):
     assert metric_value(metric(metric="IR@5"), cell_of(0)) is None
     unfinished = CellRecord(**{**vars(cell), "evaluation": RunRecord("e", "running", {"rows": ROWS})})
     assert metric_value(metric(metric="IR@5"), unfinished) is None
+
+
+def test_costs_are_means_of_what_the_runs_report(cell_of):
+    cells = [cell_of(n, state="succeeded", encoder={"flops": n, "seconds": True}) for n in (1, 3)]
+    assert mean_costs([*cells, cell_of(9)])["flops"] == 2
+    assert mean_costs(cells)["seconds"] is None
 
 
 def test_a_figure_of_the_training_needs_no_evaluation(cell_of):
