@@ -24,7 +24,7 @@ from lcl_core.estimate.report import training_memory
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives import OBJECTIVES, build_objective
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
 from lcl_core.train.optimizer import freeze_parts
 from tests.lcl_core.reference_loss import compute_loss
 
