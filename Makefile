@@ -76,7 +76,7 @@ sbom: .venv/.test
 	@echo build/sbom.cdx.json
 
 # What LCL_EXTRAS may add to the image.
-IMAGE_EXTRAS := interop lancedb qdrant ray
+IMAGE_EXTRAS := interop qdrant ray
 # Versions stay as they are wherever pyproject.toml still admits them; UPGRADE=1 takes the newest.
 lock: .venv/.test
 	@$(COMPILE) --extra service --extra test --group supply-chain --output-file requirements/test.lock

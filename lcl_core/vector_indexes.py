@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from lcl_core.common.errors import UserError
@@ -61,32 +60,25 @@ class VectorIndex(SearchFn, Protocol):
 
 @dataclass(frozen=True)
 class IndexLocation:
-    """Where the index of a directory is. Each kind uses what it needs.
-
-    Attributes:
-        name: as in the row of the collection (``vectors``); unique on a server.
-        directory: of the collection.
-    """
+    """Where the index of a collection is. ``name``: as in its row (``vectors``), unique on the server."""
 
     name: str = ""
     dim: int = 0
-    directory: Path | None = None
     settings: Settings | None = None
 
 
 @dataclass(frozen=True)
 class IndexKind:
-    """One kind of index.
+    """One kind of index, on a server.
+
+    A worker writes it, before the collection is registered: the process of the run has no credentials of a server.
 
     Attributes:
         index: ``MODULE:CLASS``, a VectorIndex.
-        writer: ``job``: written into the directory by the index run's process; ``worker``: sent to a server before the
-            collection is registered, by the worker, because that process has no credentials of a server.
         package: library to import; the extra of ``lcl`` that brings it has the name of the kind.
     """
 
     index: str
-    writer: Literal["job", "worker"]
     package: str
 
     def index_class(self) -> type[VectorIndex]:
@@ -96,8 +88,7 @@ class IndexKind:
 
 
 INDEXES: dict[str, IndexKind] = {
-    "lancedb": IndexKind("lcl_core.collections.lancedb_index:LanceIndex", writer="job", package="lancedb"),
-    "qdrant": IndexKind("lcl_core.collections.qdrant_index:QdrantIndex", writer="worker", package="qdrant_client"),
+    "qdrant": IndexKind("lcl_core.collections.qdrant_index:QdrantIndex", "qdrant_client"),
 }
 FILES = "files"  # no index of these, but the collection's own files: ``lcl_core.collections.vector_index``
 
@@ -113,18 +104,9 @@ def open_index(vectors: str | None, location: IndexLocation) -> VectorIndex | No
     return None if name == FILES else INDEXES[name].index_class().at(location)
 
 
-def index_writer(vectors: str | None) -> str | None:
-    """Who writes the index that the row of a collection names (``IndexKind``); None: it has none."""
-    kind = INDEXES.get(index_name(vectors))
-    return None if kind is None else kind.writer
-
-
 def drop_index(vectors: str | None, location: IndexLocation) -> bool:
-    """Remove an index outside of the directory that no row names any more; one that cannot be reached is left.
-
-    Returns: whether it is gone.
-    """
-    if vectors is None or index_writer(vectors) in (None, "job"):  # goes with the directory
+    """Remove an index that no row names any more; one that cannot be reached is left. Returns: whether it is gone."""
+    if vectors is None or index_name(vectors) == FILES:
         return True
     try:
         INDEXES[index_name(vectors)].index_class().at(replace(location, name=vectors)).drop()

@@ -46,8 +46,7 @@ def show(context: typer.Context, collection: Collection) -> None:
     row = options.call(lambda client: client.collection(collection))
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:  # an index other than the collection's files
-        lancedb = row["vectors"] == "lancedb"
-        lines.append("searched by LanceDB" if lancedb else f"searched by Qdrant in {row['vectors']}_images and _texts")
+        lines.append(f"searched by Qdrant in {row['vectors']}_images and _texts")
     if not row["text_vectors"]:
         lines.append("its encoder reads images alone: search with an image, or the words of captions (--hybrid)")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")

@@ -171,7 +171,8 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
         load = partial(collections.changes_since, session, row.id, row.path)
         try:
             directory = state.artifacts.folder(session, row.path)
-            index = open_index(row.vectors, IndexLocation(row.vectors or "", row.dim, directory, state.settings))
+            location = IndexLocation(row.vectors or "", row.dim, state.settings)
+            index = open_index(row.vectors, location)
             return row, state.inference().collection(directory, row.changes, load, index)
         except collections.CollectionReplaced:
             session.close()

@@ -45,7 +45,7 @@ from lcl_core.part_runners import Handler, Json, PartTask, Runner, task_threads
 from lcl_core.parts import PART_ITEMS, CompletionLog, NumberedTasks, execute, fingerprint, start_runner
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, IndexSpec, LabelType
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.vector_indexes import FILES, INDEXES, IndexLocation, check_index
+from lcl_core.vector_indexes import FILES
 
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
 MAX_CAPTION = 200  # characters of a document's text that stands as the caption of an image
@@ -75,7 +75,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     if existing.collection is not None:
         existing.collection.check_encoder(engine.hash)
     encoder_hash, dim, reads_texts = engine.hash, engine.dim, engine.reads_texts
-    index = _choose_index(spec, existing, dim)
+    index = existing.index if spec.index == "auto" else spec.index
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
     rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing, embeds_texts=reads_texts)
     inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
@@ -104,23 +104,15 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
             if reads_texts:
                 parts.embed_texts(runner, progress, writer, existing, dim)
         texts = len(writer.texts)
-        if index == FILES or INDEXES[index].writer == "job":
-            progress.start("links", writer.rows_to_index(index))
-            writer.link(progress.advance, index)
+        if index == FILES:  # another is written by the worker
+            progress.start("links", writer.rows_to_index())
+            writer.link(progress.advance)
     parts.remove()
     header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": encoder_hash}
     sizes = {"images": kept + added, "texts": texts, "dim": dim, "index": index}
     made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
     counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
-
-
-def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
-    """As in a spec, without ``auto``. Raises: UserError ``missing_extra``."""
-    found = existing.index if spec.index == "auto" else spec.index
-    if found != FILES and INDEXES[found].writer == "job":  # else found out after hours of embedding
-        check_index(found, IndexLocation(dim=dim))
-    return found
 
 
 def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from lcl_core.common.errors import NotFound, UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.common.names import storable_text
 from lcl_core.specs.corpus_jobs import IndexSpec, LabelType
-from lcl_core.vector_indexes import BATCH_ROWS, FILES, INDEXES, IndexLocation, VectorBatch
+from lcl_core.vector_indexes import FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,50 +135,31 @@ class CollectionWriter:
         for row in self._checked(vectors, len(vectors), unit):
             self._text_vectors.append(row.tobytes())
 
-    def link(self, progress: OnProgress | None = None, index: str = FILES) -> None:
-        """Build the index in the collection's directory; call it last.
+    def link(self, progress: OnProgress | None = None) -> None:
+        """Write an HNSW graph of images, and of texts, where they are too many for exact search; call it last.
 
         Args:
             progress: receives the number of rows linked since its last call; its exceptions end the build.
-            index: ``files``: an HNSW graph of images, and of texts, where they are too many for exact search; another
-                that the process of an index run writes (``lcl_core.vector_indexes``).
 
         Raises: UserError ``missing_extra``.
         """
-        for target, pieces in self._linked_sides(index):
+        for target, pieces in self._linked_sides():
             vectors = self._written_vectors(target, pieces)
-            if index == FILES:
-                write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
-            else:
-                location = IndexLocation(dim=self._header["dim"], directory=self._building)
-                batches = self._batches(target, vectors, progress)
-                INDEXES[index].index_class().at(location).build(target, batches)
+            write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
 
-    def rows_to_index(self, index: str = FILES) -> int:
+    def rows_to_index(self) -> int:
         """Number of rows that ``link`` will report."""
-        return sum(pieces.count for _, pieces in self._linked_sides(index))
+        return sum(pieces.count for _, pieces in self._linked_sides())
 
-    def _linked_sides(self, index: str) -> list[tuple[Target, BlobWriter]]:
+    def _linked_sides(self) -> list[tuple[Target, BlobWriter]]:
         sides: list[tuple[Target, BlobWriter]] = [("images", self._image_vectors), ("texts", self._text_vectors)]
-        smallest = vector_index.EXACT_ROWS + 1 if index == FILES else 1
-        return [side for side in sides if side[1].count >= smallest]
+        return [side for side in sides if side[1].count > vector_index.EXACT_ROWS]
 
     def _written_vectors(self, target: Target, pieces: BlobWriter) -> np.ndarray:
         """[n, E], memory-mapped."""
         pieces.file.flush()
         dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (pieces.count, self._header["dim"])
         return np.memmap(self._building / file_format.SIDES[target][3], dtype, mode="r", shape=shape)
-
-    def _batches(self, target: Target, vectors: np.ndarray, progress: OnProgress | None) -> Iterator[VectorBatch]:
-        prefix = file_format.SIDES[target][4]
-        keys = (
-            list(self._item_keys) if target == "images" else [file_format.stable_hash64(text) for text in self._texts]
-        )
-        for start in range(0, len(vectors), BATCH_ROWS):
-            rows = range(start, min(start + BATCH_ROWS, len(vectors)))
-            yield rows, [f"{prefix}{keys[row]:016x}" for row in rows], vectors[rows.start : rows.stop]
-            if progress is not None:
-                progress(len(rows))
 
     def _add(self, item: CollectionItem) -> None:
         key = file_format.stable_hash64(item.image)

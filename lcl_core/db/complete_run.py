@@ -40,7 +40,6 @@ from lcl_core.vector_indexes import (
     VectorBatch,
     check_index,
     index_name,
-    index_writer,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def complete_run(
     try:
         if isinstance(outcome, RunSucceeded):
             output = _stage_output(claim, outcome.result, run_dir, home)
-        if output is not None and index_writer(output.vectors) == "worker":
+        if output is not None and output.vectors is not None:
             _write_index(database, claim, output, IndexLocation(settings=settings))
         try:
             return commit(outcome, output)
@@ -184,8 +183,8 @@ def _supersede_index(session: Session, previous: str | None, vectors: str | None
 
     The rows of a database that is restored from a backup, or has lost this transaction, name the previous index again.
     """
-    if index_writer(previous) == "worker":
-        discard(session, SERVER, str(previous))
+    if previous is not None:
+        discard(session, SERVER, previous)
     if vectors is not None:
         session.execute(delete(Garbage).where(Garbage.home == SERVER, Garbage.path == vectors))
 
@@ -198,7 +197,7 @@ def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | 
     name = str(metadata.get("index", FILES))
     if noun != "collection" or name not in INDEXES:
         return None
-    return name if INDEXES[name].writer == "job" else f"{name}_{collection_id.rpartition('_')[2]}"
+    return f"{name}_{collection_id.rpartition('_')[2]}"
 
 
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:

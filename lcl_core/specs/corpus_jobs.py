@@ -132,10 +132,10 @@ class IndexSpec(JobSpec):
         description="replace: an older collection of that name is deleted; add: it keeps its items, embedded once and "
         "not again, takes in what was added and removed since, and gets what the dataset has besides",
     )
-    index: Literal["auto", "files", "lancedb", "qdrant"] = Field(
+    index: Literal["auto", "files", "qdrant"] = Field(
         "auto",
-        description="search index: files, in the collection's own files by the api; lancedb, a LanceDB database "
-        "beside these files; qdrant, a Qdrant server; auto: what it has been, in mode add, else files",
+        description="search index: files, in the collection's own files by the api; qdrant, a Qdrant server; "
+        "auto: what it has been, in mode add, else files",
     )
     label_types: dict[Annotated[str, Field(min_length=1, max_length=100)], LabelType] = Field(
         {},

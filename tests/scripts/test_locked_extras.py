@@ -93,5 +93,5 @@ def test_an_unknown_one_is_refused_with_those_that_there_are(capsys):
     assert main(["qdrnt,ray"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    expected = "qdrnt cannot be added to the image; it may have interop, lancedb, qdrant, ray"
+    expected = "qdrnt cannot be added to the image; it may have interop, qdrant, ray"
     assert printed.err.splitlines() == [f"error: LCL_EXTRAS: {expected}"]

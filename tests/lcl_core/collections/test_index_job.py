@@ -208,16 +208,13 @@ def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path, sample_zip
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-@pytest.mark.parametrize("searched_by", ["files", "lancedb", "qdrant"])
+@pytest.mark.parametrize("searched_by", ["files", "qdrant"])
 def test_who_is_searched_elsewhere_needs_no_graph(tmp_path, sample, encoder, monkeypatch, searched_by):
-    if searched_by == "lancedb":
-        pytest.importorskip("lancedb", reason="the extra of this index is not installed")
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 2)
     run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
     assert run_index_job(run_dir)["collection"]["index"] == searched_by
     found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]
     assert len(found) == (2 if searched_by == "files" else 0)
-    assert (run_dir.artifacts / "collection" / "lancedb").is_dir() is (searched_by == "lancedb")
 
 
 def test_texts_that_nothing_can_store_are_replaced(tmp_path, sample, encoder):

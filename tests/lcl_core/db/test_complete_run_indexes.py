@@ -1,4 +1,4 @@
-"""Completion of index runs whose index the worker writes to a server, or the run's process into the directory."""
+"""Completion of index runs whose index the worker writes to a server."""
 
 import logging
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, garbage, registry, runs
+from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
 from lcl_core.db.artifacts import Artifacts
+from lcl_core.db.models import Run
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
@@ -22,17 +23,13 @@ VECTORS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 
-def write(directory, index, text_vectors=True):
+def write(directory, text_vectors=True):
     items = [CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",)) for row in range(ROWS)]
     header = {"name": "many", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
     with CollectionWriter(directory, **header, text_vectors=text_vectors) as writer:
         writer.add_items(items, VECTORS)
         if text_vectors:
             writer.add_text_vectors(-VECTORS)
-        if index == "lancedb":
-            steps = []
-            writer.link(steps.append, index)
-            assert sum(steps) == writer.rows_to_index(index) == (1 + text_vectors) * ROWS
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def complete(database, queue, claim, tmp_path, settings):
         mode = "add" if "base" in found else "replace"
         run_id = queue("index", {"encoder": "any", "collection": "many", "index": index, "mode": mode})
         run_dir = tmp_path / "runs" / run_id
-        write(run_dir / "artifacts" / "collection", index, text_vectors)
+        write(run_dir / "artifacts" / "collection", text_vectors)
         found |= {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
         outcome = complete_run.RunSucceeded({"collection": {**found, "index": index}})
         arguments = (database, claim(), outcome, run_dir, tmp_path, 1.0, None, settings)
@@ -76,26 +73,11 @@ def row_of(database):
 def search(database, home, settings, text_vectors=True):
     """Names of the images nearest to each vector, by the index that the row names."""
     row = row_of(database)
-    location = IndexLocation(row.vectors or "", row.dim, home / row.path, settings)
+    location = IndexLocation(row.vectors or "", row.dim, settings)
     opened = Collection.open(home / row.path, verify=True, ask=open_index(row.vectors, location))
     if text_vectors:
         assert opened.search(-VECTORS[3], 1, "texts")[0].metadata["text"] == "text 3"
     return [opened.search(vector, 1)[0].metadata["image"] for vector in VECTORS]
-
-
-def test_a_run_that_wrote_lancedb_is_searched_by_it(database, complete, tmp_path, settings, caplog):
-    pytest.importorskip("lancedb", reason="the extra of index lancedb is not installed")
-    assert complete("lancedb") == "succeeded"
-    row = row_of(database)
-    assert row.vectors == "lancedb"
-    with caplog.at_level(logging.WARNING):
-        assert search(database, tmp_path, settings) == [f"{row}.png" for row in range(ROWS)]
-    assert "cannot be used" not in caplog.text
-    spec = parse_spec("index", {"encoder": "any", "collection": "many", "mode": "add", "dataset": None})
-    handed = collections.prepare_collection_snapshots(database, spec, tmp_path / "changes", tmp_path)
-    assert handed["many"]["index"] == "lancedb", "what auto goes by"
-    drop_index(row.vectors, IndexLocation(settings=settings))
-    assert (tmp_path / row.path / "lancedb").is_dir(), "it goes with its directory"
 
 
 def test_the_vectors_on_a_server_go_with_their_row(database, complete, server, tmp_path, settings, caplog):
