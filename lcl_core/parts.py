@@ -130,50 +130,6 @@ class SectionTasks(ABC, Generic[T]):
 Part = tuple[int, int]  # number of the section, and of the part's first item in it
 
 
-class Schedule(Protocol):
-    """Which task comes next, and what follows from those that are complete."""
-
-    @property
-    def finished(self) -> bool: ...
-
-    @property
-    def items(self) -> int:
-        """Of the tasks that are complete."""
-
-    def next_task(self) -> PartTask | None:
-        """A task that can be started now; None: there is none until another one is complete."""
-
-    def complete(self, arguments: Json, result: Json) -> None:
-        """A task is complete, in this attempt or an earlier one. ``arguments``: those that name it, as logged."""
-
-
-class NumberedTasks:
-    """Schedule of tasks that are known beforehand, none of which needs the output of another.
-
-    Args:
-        sizes: items of each task.
-        make: makes the task of a number.
-        results: of tasks that earlier attempts have completed, by number; gets those of the others.
-    """
-
-    def __init__(self, sizes: Sequence[int], make: Callable[[int], PartTask], results: dict[int, Json]) -> None:
-        self._sizes, self._make, self.results = sizes, make, results
-        self._left = (number for number in range(len(sizes)) if number not in results)
-        self.items = sum(sizes[number] for number in results)
-
-    @property
-    def finished(self) -> bool:
-        return len(self.results) == len(self._sizes)
-
-    def next_task(self) -> PartTask | None:
-        number = next(self._left, None)
-        return None if number is None else self._make(number)
-
-    def complete(self, arguments: Json, result: Json) -> None:
-        self.results[arguments["number"]] = result
-        self.items += self._sizes[arguments["number"]]
-
-
 class SectionSchedule:
     """The parts of an input in order, a bounded number of them beyond those that are merged.
 
@@ -365,7 +321,7 @@ def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
     return partial(ProcessPoolRunner, processes)
 
 
-def execute(schedule: Schedule, runner: Runner, log: CompletionLog, on_progress: Callable[[int], None]) -> None:
+def execute(schedule: SectionSchedule, runner: Runner, log: CompletionLog, on_progress: Callable[[int], None]) -> None:
     """Execute the tasks that are left. The log has their kind, number and start, and their results.
 
     Args:

@@ -25,7 +25,7 @@ from api.services.search import (
     open_for_search,
 )
 from api.services.state import AppState
-from lcl_core.collections.records import ChangeRecord, caption_texts
+from lcl_core.collections.changes import ChangeRecord, caption_texts
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections
 from lcl_core.db.models import CollectionRow

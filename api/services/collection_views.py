@@ -12,14 +12,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from safetensors.numpy import save
 
-from lcl_core.collections import file_format
+from lcl_core.collections.changes import read_set
 from lcl_core.collections.collection import Collection, Hit
+from lcl_core.collections.file_format import PREFIXES
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
-from lcl_core.collections.query import combine_vectors, unit_vector
-from lcl_core.collections.records import read_set
 from lcl_core.collections.thumbnail import thumbnail
+from lcl_core.collections.vector_index import combine_vectors, unit_vector
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 
@@ -113,7 +113,7 @@ def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
         projected = project_pca(vectors)
         points, variance = projected.points, f"{projected.variance:.4f}"
     kept = kept_neighbours(vectors, points)
-    keys = [int(item.removeprefix(file_format.ITEM_PREFIX), 16) for item in ids]
+    keys = [int(item.removeprefix(PREFIXES["images"]), 16) for item in ids]
     tensors = {"points": points, "ids": np.array(keys, dtype=np.uint64)}
     codes, values = _label_codes(collection, chosen.tolist())
     tensors |= {f"label.{name}": column for name, column in codes.items()}
@@ -151,10 +151,9 @@ def _label_codes(collection: Collection, rows: list[int]) -> tuple[dict[str, np.
         written = {name: str(value) for name, value in found.items() if value}
         sets = {name: ", ".join(read_set(value)) for name, value in written.items() if types.get(name) == "set"}
         labels.add(written | sets)
-    values = labels.values()
-    columns = dict(zip(values, labels.codes(), strict=True))
-    few = {name: known for name, known in values.items() if len(known) <= MAX_LABEL_VALUES}
-    return {name: columns[name].astype(np.int16) for name in few}, few
+    few = {name: column for name, column in labels.columns().items() if len(column.texts) <= MAX_LABEL_VALUES}
+    codes = {name: column.codes.astype(np.int16) for name, column in few.items()}
+    return codes, {name: column.texts for name, column in few.items()}
 
 
 class DuplicateCache:

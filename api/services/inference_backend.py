@@ -13,10 +13,8 @@ from api.core.settings import ApiSettings
 from api.services.collection_views import DuplicateCache, MapCache
 from api.services.encoder_archive import EXAMINATIONS_FOLDER
 from api.services.inference_device import InferenceDevice
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import Delta
-from lcl_core.collections.file_format import BackgroundVerification
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.encoders.files import Hashes
 from lcl_core.encoders.sandbox import inspect_encoder
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -93,7 +91,7 @@ class InferenceBackend:
             load: returns the changes after a number.
             search: external nearest-neighbour search; None: the files are searched.
 
-        Raises: UserError, ``collection_changed`` once a file was replaced; errors of ``load``.
+        Raises: UserError; errors of ``load``.
         """
         opened = self._opened(directory)
         if opened is None:
@@ -101,7 +99,6 @@ class InferenceBackend:
                 opening = self._opening.setdefault(directory, threading.Lock())
             with opening:  # of this directory alone: other collections are searched meanwhile
                 opened = self._opened(directory) or self._keep(directory, Collection.open(directory, ask=search))
-        opened.checksums.check()
         return opened.with_changes(changes, load)
 
     def _opened(self, directory: Path) -> _OpenCollection | None:
@@ -131,7 +128,6 @@ class _OpenCollection:
     """A collection with the newest changes known to this process. One thread loads changes at a time."""
 
     def __init__(self, base: Collection) -> None:
-        self.checksums = BackgroundVerification(base.directory, base.manifest)
         self._delta = Delta()
         self._current = base
         self._lock = threading.Lock()

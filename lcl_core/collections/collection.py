@@ -1,8 +1,7 @@
 """A collection: images, captions and their vectors on disk, with the changes since. Imports no torch.
 
 Search is exact, except in a large collection with a graph and with an external index (``vector_index``), which may
-miss a neighbour. Images, records, vectors and graphs are memory-mapped and nothing is written: threads and processes
-share one copy. Each process reads the numbers of rows (keys, offsets, links of texts, codes of labels) into its memory.
+miss a neighbour. Vectors and graphs are memory-mapped and nothing is written: threads and processes share one copy.
 
 Images, and texts, have a number: their row in the directory, or behind these the place among the added ones. What was
 removed or replaced keeps its row and is hidden.
@@ -13,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,28 +22,21 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.delta import CaptionLinks, Delta, DeltaItem, Rows, not_found
-from lcl_core.collections.file_format import BlobFile, CollectionManifest, Side, Target, load_array, verify_checksums
-from lcl_core.collections.full_text import FullTextIndex, LazyFullTextIndex, fuse_ranks
+from lcl_core.collections.changes import ChangeRecord, Delta, caption_texts
+from lcl_core.collections.directory import Directory, Rows
+from lcl_core.collections.file_format import Target, verify_checksums
+from lcl_core.collections.full_text import fuse_ranks
 from lcl_core.collections.labels import (
     LabelChange,
     LabelIndex,
-    LabelTypes,
     Where,
     check_value,
     joined_values,
     parse_where,
     stored_value,
 )
-from lcl_core.collections.query import unit_vector
-from lcl_core.collections.records import caption_texts
-from lcl_core.collections.vector_index import (
-    ExternalIndex,
-    HnswIndex,
-    chosen_first,
-    nearest,
-)
-from lcl_core.common.errors import Conflict, UserError
+from lcl_core.collections.vector_index import chosen_first, nearest, unit_vector
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
@@ -63,19 +56,6 @@ class Hit:
     metadata: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """What a search may find.
-
-    Attributes:
-        rows: of the directory, ascending; None: all.
-        added: places among the added ones, ascending; None: all.
-    """
-
-    rows: np.ndarray | None
-    added: np.ndarray | None = None
-
-
 class Collection:
     """Open with ``Collection.open(directory)``; every method may be called from any thread.
 
@@ -86,32 +66,12 @@ class Collection:
         delta: the changes since the directory was written.
     """
 
-    def __init__(self, directory: Path, manifest: CollectionManifest, ask: SearchFn | None = None) -> None:
-        self.directory, self.manifest = directory, manifest
-        self.name, self.encoder_hash, self.dim = manifest.name, manifest.encoder_hash, manifest.dim
-        self.has_text_vectors = manifest.text_vectors
-        self.vector_targets: tuple[Target, ...] = file_format.TARGETS if manifest.text_vectors else ("images",)
-        self._sides = {target: Side.open(directory, manifest, target) for target in file_format.TARGETS}
-        self._graphs = {
-            target: HnswIndex.open(directory / name, self._sides[target].vectors)
-            for target, name in file_format.GRAPHS.items()
-            if name in manifest.files
-        }
-        self._searched: dict[Target, HnswIndex | ExternalIndex] = {**self._graphs}
-        if ask is not None:
-            self._searched = {name: ExternalIndex(ask, name, self._sides[name].vectors) for name in self.vector_targets}
-        self._image_blobs = BlobFile(directory / file_format.IMAGES, load_array(directory, file_format.IMAGE_OFFSETS))
-        self._starts = load_array(directory, file_format.TEXT_ITEM_STARTS)
-        self._carriers = load_array(directory, file_format.TEXT_ITEM_ROWS)
-        names = json.loads((directory / file_format.LABELS).read_text(encoding="utf-8"))
-        self._label_types = LabelTypes()
-        if file_format.LABEL_TYPES in manifest.files:
-            self._label_types = LabelTypes.model_validate_json((directory / file_format.LABEL_TYPES).read_bytes())
-        self._labels = LabelIndex(names, load_array(directory, file_format.LABEL_CODES), self._label_types.types)
-        texts = self._sides["texts"]
-        self._captions = LazyFullTextIndex(
-            lambda: ((int(key), texts.records.record(row)["text"]) for row, key in enumerate(texts.keys.tolist()))
-        )
+    def __init__(self, files: Directory) -> None:
+        self._files = files
+        self.directory, self.manifest = files.path, files.manifest
+        self.name, self.encoder_hash, self.dim = self.manifest.name, self.manifest.encoder_hash, self.manifest.dim
+        self.has_text_vectors = self.manifest.text_vectors
+        self.vector_targets: tuple[Target, ...] = file_format.TARGETS if self.has_text_vectors else ("images",)
         self._set_delta(Delta())
 
     @classmethod
@@ -129,11 +89,10 @@ class Collection:
         if verify:
             verify_checksums(path, manifest)
         try:
-            return cls(path, manifest, ask)
-        except (ValueError, LookupError) as error:  # damaged JSON, or a damaged array
+            return cls(Directory(path, manifest, ask))
+        except (ValueError, LookupError, sqlite3.Error) as error:
             verify_checksums(path, manifest)  # names the file
-            message = f"the collection cannot be read ({error}); make it again with an index run"
-            raise UserError(message, code="collection_unreadable", file=path) from error
+            raise file_format.unreadable(path / file_format.ITEMS, f"cannot be read ({error})") from error
 
     def with_delta(self, delta: Delta) -> Collection:
         """The collection with these changes in place of its own; what is read of the directory is shared."""
@@ -143,23 +102,38 @@ class Collection:
         return changed
 
     def _set_delta(self, delta: Delta) -> None:
-        self.delta = delta
-        self._added: list[DeltaItem] = list(delta.added.values())
-        self._added_labels = LabelIndex.of([item.labels for item in self._added], self._labels.types)
-        self._captions_added = not self._added
-        images, texts = self._sides["images"], self._sides["texts"]
-        gone = [item.key for item in self._added]
-        gone += [key for item in delta.removed if (key := images.key(item)) is not None]
-        rows = images.rows(np.array(gone, dtype=np.uint64))
-        shown = np.ones(len(images), dtype=bool)
-        shown[rows[rows >= 0]] = False
-        vectors = b"".join(item.vector for item in self._added)
-        self._links = links = CaptionLinks.of(self._added, texts)
-        self._rows = {"images": Rows(images, shown, list(delta.added), vectors), "texts": Rows(texts)}
-        if self._added or not shown.all():
-            shown_texts = self._carried(self._rows["images"].mask)[: len(texts)]
-            ids = [f"{file_format.TEXT_PREFIX}{key:016x}" for key in links.numbers]
-            self._rows["texts"] = Rows(texts, shown_texts, ids, b"".join(links.vectors))
+        self.delta, files = delta, self._files
+        added = [change for change in delta.changes.values() if change.record is not None]
+        self._added = {change.item: change for change in added}
+        self._records: list[dict[str, Any]] = [change.record for change in added if change.record is not None]
+        labels = [{"split": each["split"], "source": each["source"], **each["labels"]} for each in self._records]
+        self._added_labels = LabelIndex.of(labels, files.labels.types)
+        rows = files.rows_of("images", [file_format.key_of(item) for item in delta.changes])
+        hidden, vectors = np.sort(rows[rows >= 0]), b"".join(change.vector for change in added)
+        images = Rows(files.vectors["images"], files.counts["images"], hidden, list(self._added), vectors)
+        self._rows: dict[Target, Rows] = {"images": images}
+        self._rows["texts"] = self._text_rows(added)
+
+    def _text_rows(self, added: Sequence[ChangeRecord]) -> Rows:
+        """Of a state with these images: their captions that the directory lacks are added."""
+        files, count = self._files, self._files.counts["texts"]
+        texts = {text: file_format.text_key(text) for record in self._records for text in caption_texts(record)}
+        rows = dict(zip(texts, files.rows_of("texts", [*texts.values()]).tolist(), strict=True))
+        self._new_texts = [text for text, row in rows.items() if row < 0]
+        self._new_keys = {texts[text]: count + place for place, text in enumerate(self._new_texts)}
+        rows |= {text: self._new_keys[texts[text]] for text in self._new_texts}
+        self._added_carriers: dict[int, list[int]] = {}  # of a number of a text, those of the added images
+        vectors: dict[str, bytes] = {}
+        for place, (change, record) in enumerate(zip(added, self._records, strict=True)):
+            width = len(change.vector)
+            for at, text in enumerate(caption_texts(record)):
+                self._added_carriers.setdefault(rows[text], []).append(files.counts["images"] + place)
+                vectors.setdefault(text, change.text_vectors[at * width : (at + 1) * width])
+        hidden = np.empty(0, dtype=np.int64)
+        if len(self._rows["images"].hidden):
+            hidden = np.flatnonzero(~self._carried(self._rows["images"].mask)[:count])
+        new = [file_format.id_of("texts", key) for key in self._new_keys]
+        return Rows(files.vectors["texts"], count, hidden, new, b"".join(vectors[text] for text in self._new_texts))
 
     def check_vectors(self, target: Target) -> None:
         """Raises: UserError ``unknown_target``; ``no_text_encoder`` for captions that have no vectors."""
@@ -198,7 +172,7 @@ class Collection:
 
         Raises:
             UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``no_text_encoder``,
-                ``unknown_label``, ``bad_filter``; of a hybrid search also ``bad_target``, ``full_text_unavailable``.
+                ``unknown_label``, ``bad_filter``; of a hybrid search also ``bad_target``.
         """
         self.check_vectors(target)
         most = FUSED_HITS if words else MAX_HITS
@@ -213,7 +187,7 @@ class Collection:
         query = unit_vector(vector, self.dim)
         if not words:
             found = self._best(target, query, k, where)
-            return [Hit(self._rows[target].id(at), score, self._record(target, at)) for at, score in found]
+            return [self._hit(target, at, score) for at, score in found]
         if target != "images":
             message = "a hybrid search is one of images; captions themselves are searched without hybrid"
             raise UserError(message, code="bad_target", field="target")
@@ -226,8 +200,6 @@ class Collection:
         Pseudo-relevance feedback (Rocchio, in: Salton, The SMART Retrieval System, 1971), with images as the relevant
         documents. Images whose caption lacks some of the words are used only where none has all; then those whose BM25
         is at least half of the best.
-
-        Raises: UserError ``full_text_unavailable``.
         """
         found, lacking = self._matching(words, None, np.empty(0, dtype=np.int64))
         least = max(found.values(), default=0.0) / 2
@@ -242,7 +214,7 @@ class Collection:
         """
         images, graph = self._rows["images"], self._duplicates_graph()
         found = near_duplicates.near_duplicate_groups(images, threshold, graph, seconds)
-        return [images.ids(images.numbers(positions)) for positions in found]
+        return [self._ids("images", images.numbers(positions)) for positions in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
         """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
@@ -263,7 +235,7 @@ class Collection:
 
     def item(self, item_id: str) -> dict[str, Any]:
         """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
-        return self._record("images", self._rows["images"].number(item_id))
+        return self._record("images", self._number("images", item_id))
 
     def change_labels(
         self,
@@ -302,23 +274,22 @@ class Collection:
     def image_bytes(self, item_id: str) -> bytes:
         """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``, also for an added
         image whose bytes are in the store of the changes alone."""
-        row = self._rows["images"].side.row(item_id)
-        added = self.delta.added.get(item_id)
+        row, added = self._files.row("images", item_id), self._added.get(item_id)
         if row < 0 or not (self._rows["images"].shows(row) or (added is not None and added.keeps_image)):
             raise not_found(item_id)
-        return self._image_blobs.piece(row)
+        ((data,),) = self._files.items.rows("SELECT data FROM files WHERE row = ?", row)
+        return bytes(data)
 
     def has_image_bytes(self, item_id: str) -> bool:
         """Whether ``image_bytes`` has them: those of an added image are in the store of the changes."""
-        added = self.delta.added.get(item_id)
+        added = self._added.get(item_id)
         return added is None or added.keeps_image
 
     def vector(self, item_id: str) -> np.ndarray:
         """f32 [E] of an image or a text. Raises: ``item_not_found``, ``no_text_encoder``."""
-        target: Target = "texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"
+        target: Target = "texts" if item_id.startswith(file_format.PREFIXES["texts"]) else "images"
         self.check_vectors(target)
-        rows = self._rows[target]
-        return rows.vector(rows.number(item_id))
+        return self._rows[target].vector(self._number(target, item_id))
 
     def vectors(self, target: Target = "images") -> tuple[list[str], np.ndarray]:
         """All ids and their vectors [n, E], row-aligned; memory-mapped where nothing has changed.
@@ -327,7 +298,7 @@ class Collection:
         """
         self.check_vectors(target)
         rows = self._rows[target]
-        return rows.ids(rows.numbers(np.arange(len(rows)))), rows[:]
+        return self._ids(target, rows.numbers(np.arange(len(rows)))), rows[:]
 
     def count(self, target: Target = "images") -> int:
         """Number of images, or of texts. Raises: ``unknown_target``."""
@@ -340,7 +311,7 @@ class Collection:
         """
         self.check_vectors(target)
         rows, wanted = self._rows[target], np.asarray(positions, dtype=np.int64)
-        return rows.ids(rows.numbers(wanted)), rows[wanted]
+        return self._ids(target, rows.numbers(wanted)), rows[wanted]
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
         """The record at a position, as a hit's ``metadata``.
@@ -360,7 +331,7 @@ class Collection:
 
     def in_base(self, item_id: str) -> bool:
         """Whether the directory holds this image, also if a change removed it."""
-        return self._sides["images"].row(item_id) >= 0
+        return self._files.row("images", item_id) >= 0
 
     def label_values(self) -> dict[str, list[str]]:
         """{label: its values, of a set its members}: valid filters of ``search``."""
@@ -369,21 +340,21 @@ class Collection:
     @cached_property
     def _label_values(self) -> dict[str, list[str]]:
         images = self._rows["images"]
-        shown = images.mask[: len(images.side)]
-        found = self._labels.values if images.visible is None else self._labels.values_of(shown)
-        return joined_values(found, self._added_labels.values)
+        shown = images.mask[: images.count] if len(images.hidden) else None
+        return joined_values(self._files.labels.values(shown), self._added_labels.values())
 
     def label_texts(self) -> dict[str, list[str]]:
         """{label: its values as they are written}."""
         images = self._rows["images"]
-        return joined_values(self._labels.texts_of(images.mask[: len(images.side)]), self._added_labels.texts)
+        added = {label: column.texts for label, column in self._added_labels.columns.items()}
+        return joined_values(self._files.labels.texts(images.mask[: images.count]), added)
 
     def label_types(self) -> dict[str, LabelType]:
-        return {**self._added_labels.types, **self._labels.types}
+        return {**self._added_labels.types, **self._files.labels.types}
 
     def stated_types(self) -> dict[str, LabelType]:
         """Of the labels whose type is not inferred."""
-        return self._label_types.stated_types()
+        return self._files.stated_types
 
     def stored_labels(self, labels: Mapping[str, str | Sequence[str]], field: str) -> dict[str, str]:
         """The labels of an image to add, as its record has them.
@@ -395,46 +366,45 @@ class Collection:
         """
         types = self.label_types()
         for label, value in labels.items():
-            if label in self._labels.types or (label in types and not isinstance(value, str)):
+            if label in self._files.labels.types or (label in types and not isinstance(value, str)):
                 check_value(label, value, types[label], f"{field}.labels.{label}")
         return {label: stored_value(value, types.get(label)) for label, value in labels.items()}
 
     def _duplicates_graph(self) -> near_duplicates.RowGraph | None:
         """The graph of the images, which finds positions; None: there is none."""
-        graph, images = self._graphs.get("images"), self._rows["images"]
+        graph, images = self._files.graphs.get("images"), self._rows["images"]
         if graph is None:
             return None
         if images.visible is None:
             return near_duplicates.RowGraph(graph.neighbours, images.kept)
         # of each row of the directory, the last for none: -1 where the image was removed, that of the added image
         # where it was replaced, by one with the same vector if labels alone have changed
-        positions = np.full(len(images.side) + 1, -1, dtype=np.int64)
+        positions = np.full(images.count + 1, -1, dtype=np.int64)
         positions[images.visible] = np.arange(images.kept)
-        rows = images.side.rows(np.array([item.key for item in self._added], dtype=np.uint64))
+        rows = self._files.rows_of("images", [file_format.key_of(item) for item in self._added])
         positions[rows[rows >= 0]] = images.kept + np.flatnonzero(rows >= 0)
         return near_duplicates.RowGraph(lambda queries, k: positions[graph.neighbours(queries, k)], images.kept)
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[tuple[int, float]]:
         """Number and score of each hit of a validated search; ``query`` f32 [E] of length 1."""
-        rows, chosen = self._rows[target], self._chosen(target, where)
-        index = self._searched.get(target)
-        search = partial(nearest, rows.side.vectors) if index is None else index.nearest
-        found, scores = search(query, k, chosen.rows)
-        more, more_scores = nearest(rows.added_vectors, query, k, chosen.added)
-        numbers = np.concatenate((found, more + len(rows.side)))
+        rows, index = self._rows[target], self._files.indexes.get(target)
+        chosen, chosen_added = self._chosen(target, where)
+        search = partial(nearest, rows.vectors) if index is None else index.nearest
+        found, scores = search(query, k, chosen)
+        more, more_scores = nearest(rows.added_vectors, query, k, chosen_added)
+        numbers = np.concatenate((found, more + rows.count))
         scores = np.concatenate((scores, more_scores))
         best = np.argsort(-scores, kind="stable")[:k]
         return list(zip(numbers[best].tolist(), scores[best].tolist(), strict=True))
 
     def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
         """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
-        images = self._rows["images"]
         near = dict(self._best("images", query, FUSED_HITS, where))
         found, lacking = self._matching(words, where, np.array(list(near), dtype=np.int64))
         hits = []
         for at in fuse_ranks(near, found, lacking)[:k]:
-            score = near[at] if at in near else float(images.vector(at) @ query)
-            hits.append(Hit(images.id(at), score, self._record("images", at)))
+            score = near[at] if at in near else float(self._rows["images"].vector(at) @ query)
+            hits.append(self._hit("images", at, score))
         return hits
 
     def _matching(self, words: str, where: Where | None, near: np.ndarray) -> tuple[dict[int, float], set[int]]:
@@ -444,7 +414,8 @@ class Collection:
 
         The second: those of them whose best caption lacks some of the words.
         """
-        index = self._full_text()
+        index = self._files.captions
+        index.add(dict(zip(self._new_keys, self._new_texts, strict=True)))
         shown = self._rows["images"].mask
         allowed = self._allowed(where) & shown if where else shown
         found: dict[int, float] = {}
@@ -463,68 +434,84 @@ class Collection:
         lacking = index.lacking_a_word(words, texts, lambda keys: any(map(len, self._carriers_of(keys, shown))))
         return found, {number for number, key in text_of.items() if key in lacking}
 
-    def _full_text(self) -> FullTextIndex:
-        """With every caption of this state: the index keeps those of all states."""
-        index = self._captions.start().result()
-        if not self._captions_added:
-            index.add(zip(self._links.numbers, self._links.new_texts, strict=True))
-            self._captions_added = True
-        return index
-
     def _carriers_of(self, keys: Sequence[int], allowed: np.ndarray) -> Iterator[np.ndarray]:
         """Of each key of a text, the numbers of the images that carry it; ``allowed`` bool, by number."""
-        for key, row in zip(keys, self._sides["texts"].rows(np.array(keys, np.uint64)).tolist(), strict=True):
-            carriers = self._text_carriers(row if row >= 0 else self._links.numbers.get(key, -1))
+        for key, row in zip(keys, self._files.rows_of("texts", keys).tolist(), strict=True):
+            carriers = self._text_carriers(row if row >= 0 else self._new_keys.get(key, -1))
             yield carriers[allowed[carriers]]
 
     def _text_carriers(self, text: int) -> np.ndarray:
         """int64 [c]: numbers of the images that carry a text, hidden ones too; none of number -1."""
-        if text < 0:
-            return np.empty(0, np.int64)
-        added = self._links.carriers(text) + len(self._sides["images"])
-        if text >= len(self._sides["texts"]):
-            return added
-        carriers = self._carriers[self._starts[text] : self._starts[text + 1]]
-        return np.concatenate((carriers, added)) if len(added) else carriers
+        texts, images = self._files.carriers
+        start, stop = np.searchsorted(texts, (text, text + 1))
+        added = np.array(self._added_carriers.get(text, ()), dtype=np.int64)
+        return np.concatenate((images[start:stop], added))
 
     def _carried(self, images: np.ndarray) -> np.ndarray:
         """bool: of each number of a text, whether one of these images carries it; ``images`` bool, by number."""
-        in_directory = images[: len(self._sides["images"])]
-        # every text of a directory has a carrier there, so no group is empty
-        carried = np.logical_or.reduceat(in_directory[self._carriers], self._starts[:-1]) if len(self._carriers) else ()
-        found = np.concatenate((np.asarray(carried, dtype=bool), np.zeros(len(self._links.numbers), dtype=bool)))
-        found[self._links.texts[images[len(in_directory) :][self._links.images]]] = True
+        texts, carriers = self._files.carriers
+        found = np.zeros(self._files.counts["texts"] + len(self._new_texts), dtype=bool)
+        found[texts[images[carriers]]] = True
+        for text, added in self._added_carriers.items():
+            found[text] |= images[added].any()
         return found
 
     def _allowed(self, where: Where) -> np.ndarray:
         """bool: of each number of an image, hidden ones too, whether its labels fit. Raises: as ``parse_where``."""
-        filters = parse_where(where, self.label_types())
-        return np.concatenate((self._labels.mask(filters), self._added_labels.mask(filters)))
+        conditions = parse_where(where, self.label_types())
+        return np.concatenate((self._files.labels.mask(conditions), self._added_labels.mask(conditions)))
 
-    def _chosen(self, target: Target, where: Where | None) -> _Chosen:
+    def _chosen(self, target: Target, where: Where | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What a search may find: rows of the directory, and places among the added ones, ascending; None: all."""
         if not where:
-            return _Chosen(self._rows[target].visible)
-        fits, count = self._allowed(where), len(self._sides[target])
-        shown = fits & self._rows["images"].mask
+            return self._rows[target].visible, None
+        chosen, count = self._allowed(where) & self._rows["images"].mask, self._rows[target].count
         if target == "texts":
-            carried = self._carried(shown)
-            return _Chosen(np.flatnonzero(carried[:count]), np.flatnonzero(carried[count:]))
-        return _Chosen(np.flatnonzero(shown[:count]), np.flatnonzero(shown[count:]))
+            chosen = self._carried(chosen)
+        return np.flatnonzero(chosen[:count]), np.flatnonzero(chosen[count:])
+
+    def _hit(self, target: Target, number: int, score: float) -> Hit:
+        record = self._record(target, number)
+        return Hit(record["id"], score, record)
 
     def _record(self, target: Target, number: int) -> dict[str, Any]:
-        rows = self._rows[target]
-        place = number - len(rows.side)
+        place = number - self._rows[target].count
         if target == "images":
-            return rows.side.records.record(number) if place < 0 else dict(self._added[place].record)
-        record = {"id": rows.id(number), "text": self._links.new_texts[place]} if place >= 0 else {}
-        record = record or rows.side.records.record(number)
+            if place >= 0:
+                return dict(self._records[place])
+            ((record,),) = self._files.items.rows("SELECT record FROM images WHERE row = ?", number)
+            found: dict[str, Any] = json.loads(record)
+            return found
+        if place >= 0:
+            text = self._new_texts[place]
+        else:
+            ((text,),) = self._files.items.rows("SELECT text FROM texts WHERE row = ?", number)
         images, carriers = self._rows["images"], self._text_carriers(number)
-        if images.visible is not None:
-            carriers = carriers[images.mask[carriers]]
-        return {**record, "items": images.ids(carriers[:MAX_TEXT_ITEMS]), "item_count": len(carriers)}
+        carriers = carriers[images.mask[carriers]]
+        listed = self._ids("images", carriers[:MAX_TEXT_ITEMS])
+        return {"id": file_format.text_id(text), "text": text, "items": listed, "item_count": len(carriers)}
+
+    def _number(self, target: Target, item: str) -> int:
+        """Raises: UserError ``item_not_found``."""
+        rows = self._rows[target]
+        if item in rows.places:
+            return rows.count + rows.places[item]
+        row = self._files.row(target, item)
+        if not rows.shows(row):
+            raise not_found(item)
+        return row
+
+    def _ids(self, target: Target, numbers: np.ndarray) -> list[str]:
+        rows = self._rows[target]
+        known = iter(self._files.ids(target, numbers[numbers < rows.count]))
+        return [next(known) if number < rows.count else rows.added[number - rows.count] for number in numbers.tolist()]
 
     def _target(self, target: str) -> Rows:
         if target not in self._rows:
             message = f"target {target!r} is not known; choose images or texts"
             raise UserError(message, code="unknown_target", field="target")
         return self._rows[target]
+
+
+def not_found(item_id: str) -> NotFound:
+    return NotFound(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")

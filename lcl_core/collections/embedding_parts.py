@@ -1,9 +1,8 @@
-"""Images and texts embedded in parts: what a task does, the files that it leaves, and how they are read again.
+"""Images and texts to embed, and what becomes of a part of them: tasks of ``lcl_core.parts``, and the files they leave.
 
-    parts/PART.TOKEN/items.jsonl        an object an image: ``CollectionItem``, and in place of its bytes their number
-    parts/PART.TOKEN/images.blob        the bytes of the images, one after the other
-    parts/PART.TOKEN/vectors.bin        f32 [rows, E], as the encoder gives them
-    parts/PART.TOKEN/quarantine.jsonl   an object an image that cannot be read: its name and the error
+    selection.sqlite            what is to be embedded: images with their captions and labels, and then texts
+    PART.TOKEN/items.sqlite     images as ``CollectionItem`` with their bytes, and those that cannot be read
+    PART.TOKEN/vectors.npy      f32 [rows, E], as the encoder gives them
 
 A part of texts has vectors alone. TOKEN belongs to one attempt at the part; folders that the log of completed tasks
 does not name are of no use. A part is a whole number of the encoder's batches, the same ones in every attempt, because
@@ -13,207 +12,213 @@ the last bits of a vector depend on the batch that it is computed in.
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
+import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lcl_core.collections.file_format import text_key
 from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.device import keep_freed_memory
 from lcl_core.common.errors import StoreError, UserError
+from lcl_core.common.files import fsync_path
 from lcl_core.data import CaptionPair, Corpus
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.engine import EncoderEngine
-from lcl_core.part_runners import Json, PartTask, Report
-from lcl_core.parts import PART_ITEMS
+from lcl_core.part_runners import Json
+from lcl_core.parts import Section, SectionTasks
 
-ITEMS, BLOB, VECTORS, REJECTED = "items.jsonl", "images.blob", "vectors.bin", "quarantine.jsonl"
-_NUMBER = np.dtype("<f4")
-
-
-def part_ranges(count: int, batch_size: int, part_items: int = PART_ITEMS) -> list[range]:
-    """The items of each part: as many whole batches as ``part_items`` holds, one at least."""
-    step = max(1, part_items // batch_size) * batch_size
-    return [range(start, min(start + step, count)) for start in range(0, count, step)]
-
-
-def image_task(number: int, pairs: Sequence[CaptionPair], start: int) -> PartTask:
-    """Embed these images, the first of which is number ``start`` of all."""
-    fields = [[pair.image, list(pair.captions), pair.labels, pair.split, pair.source] for pair in pairs]
-    label = f"images {start + 1:,} to {start + len(pairs):,}"
-    return PartTask({"kind": "images", "number": number, "pairs": fields}, label)
-
-
-def text_task(number: int, batches: Sequence[Sequence[str]], digest: str) -> PartTask:
-    """Embed these texts, batch by batch. ``digest``: of them; the result has it too."""
-    arguments = {"kind": "texts", "number": number, "batches": batches, "digest": digest}
-    return PartTask(arguments, f"part {number + 1:,} of the texts")
+ITEMS, VECTORS = "items.sqlite", "vectors.npy"
+_ITEM_FIELDS = ("image", "media_type", "captions", "labels", "split", "source")
+# names as JSON: those of files may have bytes that are no text
+_CREATE_SELECTION = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE images (row INTEGER PRIMARY KEY, image TEXT UNIQUE, captions TEXT, labels TEXT, split TEXT, source TEXT);
+CREATE TABLE captions (key INTEGER PRIMARY KEY);
+CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT);
+"""
+_ADD_IMAGE = """
+INSERT INTO images (image, captions, labels, split, source) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (image) DO UPDATE SET captions = joined_lists(captions, excluded.captions)
+"""
+T = TypeVar("T")
 
 
-class EmbeddingTasks:
+class Selection:
+    """What is to be embedded, in a file: it may be more than fits into memory. A context manager: what was added to it
+    inside is there for every process afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        """A new one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # of an earlier attempt
+        self.path = path
+        self._database = sqlite3.connect(path)
+        self._database.executescript(_CREATE_SELECTION)
+        self._database.create_function(
+            "joined_lists", 2, lambda one, two: json.dumps(json.loads(one) + json.loads(two))
+        )
+
+    def __enter__(self) -> Selection:
+        self._database.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._database.__exit__(*error)
+
+    def add_image(self, pair: CaptionPair) -> None:
+        """An image that was added before gets these captions in addition."""
+        fields = (pair.image, list(pair.captions), pair.labels, pair.split, pair.source)
+        self._database.execute(_ADD_IMAGE, tuple(map(json.dumps, fields)))
+        keys = [(text_key(caption),) for caption in pair.captions if caption.strip()]
+        self._database.executemany("INSERT OR IGNORE INTO captions VALUES (?)", keys)
+
+    def add_texts(self, texts: Iterable[str]) -> None:
+        self._database.executemany("INSERT INTO texts (text) VALUES (?)", ((text,) for text in texts))
+
+    def count(self, table: str) -> int:
+        (count,) = self._database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+        return int(count)
+
+
+@dataclass(frozen=True)
+class SelectedRows:
+    """The ``images``, or the ``texts``, of a selection as a source of parts."""
+
+    path: Path
+    table: str
+
+    def sections(self) -> list[Section]:
+        return [Section("")]
+
+    def read_section(self, key: str, start: int = 0) -> Iterator[Any]:
+        with closing(sqlite3.connect(self.path)) as database:
+            query = f"SELECT * FROM {self.table} WHERE row > ? ORDER BY row"  # noqa: S608 - rows count from 1
+            for _, *fields in database.execute(query, (start,)):
+                if self.table == "texts":
+                    yield fields[0]
+                else:
+                    image, captions, labels, split, source = map(json.loads, fields)
+                    yield CaptionPair(image, tuple(captions), labels, split, source)
+
+    def count_section(self, key: str) -> int:
+        with closing(sqlite3.connect(self.path)) as database:
+            (count,) = database.execute(f"SELECT count(*) FROM {self.table}").fetchone()  # noqa: S608
+        return int(count)
+
+
+class EmbeddingTasks(SectionTasks[Any]):
     """Handler of the tasks.
 
     Args:
+        source: what is to be embedded.
+        folder: of the parts.
+        batch_size: images, or texts, that are encoded at once.
         engine: opens the encoder.
         corpus: opens what the images are read from.
-        parts: folder of the parts.
-        batch_size: images that are encoded at once.
         readers: threads that read and decode.
         threads: of the encoder on a processor; None: as many as it has. The last bits of a vector depend on it.
     """
 
     def __init__(
         self,
+        source: SelectedRows,
+        folder: Path,
+        batch_size: int,
         engine: Callable[[], EncoderEngine],
         corpus: Callable[[], Corpus],
-        parts: Path,
-        batch_size: int,
         readers: int,
         threads: int | None = None,
     ) -> None:
+        super().__init__(source)
         keep_freed_memory()
         if threads is not None:
             torch.set_num_threads(threads)
-        self._engine, self._open_corpus = engine(), corpus
+        self._engine, self._open_corpus, self._images = engine(), corpus, source.table == "images"
         self._corpus: Corpus | None = None
-        self._parts, self._batch_size, self._readers = parts, batch_size, readers
+        self._folder, self._batch_size, self._readers = folder, batch_size, readers
 
-    def __call__(self, arguments: Json, report: Report) -> Json:
-        folder = self._parts / f"{arguments['kind']}-{arguments['number']:07d}.{secrets.token_hex(6)}"
+    def work(self, name: str, items: Iterator[Any], report: Callable[[], None]) -> Json:
+        folder = self._folder / f"{name}.{secrets.token_hex(6)}"
         folder.mkdir(parents=True)
-        try:
-            with _PartWriter(folder) as writer:
-                if arguments["kind"] == "texts":
-                    self._embed_texts(arguments["batches"], writer, report)
-                else:
-                    pairs = [_caption_pair(fields) for fields in arguments["pairs"]]
-                    self._embed_images(pairs, writer, report)
-            return {"folder": folder.name, "bytes": writer.sizes, "digest": arguments.get("digest")}
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        embed = self._embed_images if self._images else self._embed_texts
+        with closing(sqlite3.connect(folder / ITEMS)) as database, database:
+            database.execute("CREATE TABLE items (fields, data)")
+            database.execute("CREATE TABLE rejected (error)")
+            vectors = list(embed(items, database, report))
+        rows = np.concatenate(vectors).astype("<f4") if vectors else np.empty((0, self._engine.dim), "<f4")
+        np.save(folder / VECTORS, rows, allow_pickle=False)
+        fsync_path(folder / VECTORS)
+        return {"folder": folder.name}
 
-    def _embed_texts(self, batches: Sequence[Sequence[str]], writer: _PartWriter, report: Report) -> None:
-        done = 0
-        for batch in batches:
-            writer.add_vectors(self._engine.embed_texts(batch))
-            done += len(batch)
-            report(done)
+    def _embed_texts(
+        self, texts: Iterator[str], _: sqlite3.Connection, report: Callable[[], None]
+    ) -> Iterator[np.ndarray]:
+        while batch := list(islice(texts, self._batch_size)):
+            yield self._engine.embed_texts(batch)
+            report()
 
-    def _embed_images(self, pairs: Sequence[CaptionPair], writer: _PartWriter, report: Report) -> None:
+    def _embed_images(
+        self, pairs: Iterator[CaptionPair], database: sqlite3.Connection, report: Callable[[], None]
+    ) -> Iterator[np.ndarray]:
         self._corpus = self._corpus or self._open_corpus()
-        done = 0
         for batch in _prefetch(self._corpus, pairs, self._engine, self._batch_size, self._readers):
-            images = []
+            pixels: list[Tensor] = []
             for pair, future in batch:
                 try:
-                    images.append(future.result())
+                    prepared = future.result()
                 except StoreError:
                     raise
                 except UserError as error:
-                    writer.reject(pair.image, error)
-            if images:
-                for image in images:
-                    writer.add_item(image.item)
-                writer.add_vectors(self._engine.embed_pixels(torch.stack([image.pixels for image in images])))
-            done += len(batch)
-            report(done)
+                    database.execute(
+                        "INSERT INTO rejected VALUES (?)", (json.dumps({"image": pair.image, **error.to_dict()}),)
+                    )
+                else:
+                    fields = {name: getattr(prepared.item, name) for name in _ITEM_FIELDS}
+                    database.execute("INSERT INTO items VALUES (?, ?)", (json.dumps(fields), prepared.item.data))
+                    pixels.append(prepared.pixels)
+            if pixels:
+                yield self._engine.embed_pixels(torch.stack(pixels))
+            report()
 
 
-class _PartWriter:
-    """Writes the files of a part; they are on the disk when it is left.
-
-    Attributes:
-        sizes: bytes of each file, when it has been left.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.sizes: dict[str, int] = {}
-
-    def add_item(self, item: CollectionItem) -> None:
-        fields = {name: getattr(item, name) for name in _ITEM_FIELDS}
-        self._write_line(ITEMS, fields | {"data": len(item.data)})
-        self._files[BLOB].write(item.data)
-
-    def add_vectors(self, vectors: np.ndarray) -> None:
-        self._files[VECTORS].write(np.ascontiguousarray(vectors, _NUMBER).tobytes())
-
-    def reject(self, image: str, error: UserError) -> None:
-        self._write_line(REJECTED, {"image": image, **error.to_dict()})
-
-    def __enter__(self) -> _PartWriter:
-        self._stack = ExitStack()
-        self._files: dict[str, IO[bytes]] = {
-            name: self._stack.enter_context((self._folder / name).open("wb"))
-            for name in (ITEMS, BLOB, VECTORS, REJECTED)
-        }
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._stack:
-            if kind is None:
-                for name, file in self._files.items():
-                    file.flush()
-                    os.fsync(file.fileno())
-                    self.sizes[name] = file.tell()
-
-    def _write_line(self, name: str, value: Json) -> None:
-        self._files[name].write(json.dumps(value).encode() + b"\n")
-
-
-_ITEM_FIELDS = ("image", "media_type", "captions", "labels", "split", "source")
-
-
-def is_whole(part: Path, sizes: dict[str, int]) -> bool:
-    """Whether the files of a part are there."""
-    try:
-        return all((part / name).stat().st_size == size for name, size in sizes.items())
-    except OSError:
-        return False
-
-
-def read_images(part: Path, dim: int, rows: int) -> Iterator[tuple[list[CollectionItem], np.ndarray]]:
-    """The images of a part and their vectors f32 [n, dim], at most ``rows`` at a time."""
-    vectors = read_vectors(part, dim)
-    with (part / ITEMS).open("rb") as lines, (part / BLOB).open("rb") as blob:
-        for start in range(0, len(vectors), rows):
-            chunk = vectors[start : start + rows]
-            yield [_read_item(next(lines), blob) for _ in chunk], chunk
-
-
-def read_vectors(part: Path, dim: int) -> np.ndarray:
+def read_vectors(part: Path) -> np.ndarray:
     """f32 [n, dim]."""
-    return np.fromfile(part / VECTORS, _NUMBER).reshape(-1, dim)
+    vectors: np.ndarray = np.load(part / VECTORS, allow_pickle=False)
+    return vectors
 
 
-def read_rejected(part: Path) -> Iterator[Json]:
+def read_images(part: Path, rows: int) -> Iterator[tuple[list[CollectionItem], np.ndarray]]:
+    """The images of a part and their vectors f32 [n, dim], at most ``rows`` at a time."""
+    vectors, start = read_vectors(part), 0
+    with closing(sqlite3.connect(part / ITEMS)) as database:
+        found = database.execute("SELECT fields, data FROM items ORDER BY rowid")
+        while chunk := found.fetchmany(rows):
+            yield [_read_item(*each) for each in chunk], vectors[start : start + len(chunk)]
+            start += len(chunk)
+
+
+def read_rejected(part: Path) -> list[Json]:
     """Images that could not be read: name and error each."""
-    with (part / REJECTED).open("rb") as lines:
-        yield from map(json.loads, lines)
+    with closing(sqlite3.connect(part / ITEMS)) as database:
+        return [json.loads(error) for (error,) in database.execute("SELECT error FROM rejected ORDER BY rowid")]
 
 
-def _read_item(line: bytes, blob: IO[bytes]) -> CollectionItem:
-    fields: dict[str, Any] = json.loads(line)
-    fields["data"] = blob.read(fields["data"])
-    fields["captions"] = tuple(fields["captions"])
-    return CollectionItem(**fields)
-
-
-def _caption_pair(fields: Sequence[Any]) -> CaptionPair:
-    image, captions, labels, split, source = fields
-    return CaptionPair(image, tuple(captions), labels, split, source)
+def _read_item(fields: str, data: bytes) -> CollectionItem:
+    item: dict[str, Any] = json.loads(fields)
+    return CollectionItem(**item | {"captions": tuple(item["captions"])}, data=data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +228,13 @@ class _PreparedItem:
 
 
 def _prefetch(
-    corpus: Corpus, pairs: Sequence[CaptionPair], engine: EncoderEngine, batch_size: int, threads: int
-) -> Iterator[list[tuple[CaptionPair, Future[_PreparedItem]]]]:
+    corpus: Corpus, pairs: Iterator[CaptionPair], engine: EncoderEngine, batch_size: int, threads: int
+) -> Iterator[Sequence[tuple[CaptionPair, Future[_PreparedItem]]]]:
     """Batches of images read in threads; the next batch is read while this one is embedded."""
     readers = ThreadPoolExecutor(threads, "lcl-reader")
     try:
         ahead: deque[list[tuple[CaptionPair, Future[_PreparedItem]]]] = deque()
-        for start in range(0, len(pairs), batch_size):
-            chunk = pairs[start : start + batch_size]
+        while chunk := list(islice(pairs, batch_size)):
             ahead.append([(pair, readers.submit(_prepare_item, corpus, pair, engine)) for pair in chunk])
             if len(ahead) > 1:
                 yield ahead.popleft()
@@ -245,13 +249,6 @@ def _prepare_item(corpus: Corpus, pair: CaptionPair, engine: EncoderEngine) -> _
     decoded = decode_image(raw, f"images/{pair.image}")
     pixels = engine.preprocess([decoded])[0]
     data, media_type = thumbnail(raw, decoded)
-    item = CollectionItem(
-        image=pair.image,
-        data=data,
-        media_type=media_type,
-        captions=tuple(dict.fromkeys(pair.captions)),
-        labels=pair.labels,
-        split=pair.split,
-        source=pair.source,
-    )
+    captions = tuple(dict.fromkeys(pair.captions))
+    item = CollectionItem(pair.image, data, media_type, captions, pair.labels, pair.split, pair.source)
     return _PreparedItem(item, pixels)

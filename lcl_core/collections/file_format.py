@@ -1,38 +1,24 @@
-"""Format of a collection directory: files, manifest, blobs and checksums. Imports no torch.
+"""Format of a collection directory: files, schema and manifest. Imports no torch.
 
 COLLECTION/
-  manifest.json         encoder, sizes, and bytes and SHA-256 of every other file
-  items.jsonl           one object an image: {"id", "image", "captions", "labels", "split", "source",
-                        "media_type"}
-  texts.jsonl           one object a distinct caption: {"id", "text"}
-  *_offsets.npy         int64 [n+1]: where each line, or each image in images.blob, begins
-  *_keys.npy            uint64 [n]: the number inside each id, in row order
-  images.blob           the images' own bytes, concatenated
-  *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16; text_vectors.bin is empty where the encoder
-                        reads images alone (manifest: text_vectors)
-  labels.json           {label: [its values]}
-  label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
-  label_types.json      where a label is no text, or a type is stated: {"types": {label: type}, "stated": [labels]}
-  *_graph.usearch       of a large collection: the HNSW graph of its vectors (``vector_index.py``)
-  text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the images that carry a caption
+  manifest.json       encoder, sizes, and bytes and SHA-256 of every other file
+  items.sqlite        the images with their records and bytes, the captions, which image carries which, and the labels
+  captions.sqlite     full text of the captions (``full_text``)
+  *_vectors.bin       the L2-normalised vectors, row by row, f32 or f16; text_vectors.bin is empty where the encoder
+                      reads images alone (manifest: text_vectors)
+  *_graph.usearch     of a large collection: the HNSW graph of its vectors (``vector_index``)
 
-Opening compares the sizes of all files with the manifest. A thread of low priority then compares the checksums, one
-collection at a time.
+Rows of images, and of captions, count from 0 in the order of addition, and number their vectors. Nothing is changed
+once it is written. Opening compares the sizes of all files with the manifest, a run that adds the checksums too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import mmap
-import os
+import sqlite3
 import threading
-from array import array
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,25 +29,19 @@ from lcl_core.vector_indexes import TARGETS as TARGETS
 from lcl_core.vector_indexes import Target as Target
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-ITEMS, ITEM_OFFSETS, ITEM_KEYS = "items.jsonl", "item_offsets.npy", "item_keys.npy"
-TEXTS, TEXT_OFFSETS, TEXT_KEYS = "texts.jsonl", "text_offsets.npy", "text_keys.npy"
-IMAGES, IMAGE_OFFSETS = "images.blob", "image_offsets.npy"
-IMAGE_VECTORS, TEXT_VECTORS = "image_vectors.bin", "text_vectors.bin"
-LABELS, LABEL_CODES, LABEL_TYPES = "labels.json", "label_codes.npy", "label_types.json"
-TEXT_ITEM_STARTS, TEXT_ITEM_ROWS = "text_item_starts.npy", "text_item_rows.npy"
-FILES = (
-    *(ITEMS, ITEM_OFFSETS, ITEM_KEYS, TEXTS, TEXT_OFFSETS, TEXT_KEYS, IMAGES, IMAGE_OFFSETS),
-    *(IMAGE_VECTORS, TEXT_VECTORS, LABELS, LABEL_CODES, TEXT_ITEM_STARTS, TEXT_ITEM_ROWS),
-)
-ITEM_PREFIX, TEXT_PREFIX = "img_", "txt_"
-SIDES = {
-    "images": (ITEMS, ITEM_OFFSETS, ITEM_KEYS, IMAGE_VECTORS, ITEM_PREFIX),
-    "texts": (TEXTS, TEXT_OFFSETS, TEXT_KEYS, TEXT_VECTORS, TEXT_PREFIX),
-}
-
+MANIFEST, ITEMS, CAPTIONS = "manifest.json", "items.sqlite", "captions.sqlite"
+VECTORS: dict[Target, str] = {"images": "image_vectors.bin", "texts": "text_vectors.bin"}
 GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
-OPTIONAL_FILES = (LABEL_TYPES, *GRAPHS.values())
+FILES = (ITEMS, CAPTIONS, *VECTORS.values())
+PREFIXES: dict[Target, str] = {"images": "img_", "texts": "txt_"}
+SCHEMA = """
+CREATE TABLE images (row INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE, record TEXT NOT NULL);
+CREATE TABLE files (row INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE texts (row INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE, text TEXT NOT NULL);
+CREATE TABLE carriers (text INTEGER, image INTEGER, PRIMARY KEY (text, image)) WITHOUT ROWID;
+-- of each label its distinct values (JSON), and of each image the index of its value, int32, -1 where it has none
+CREATE TABLE labels (label TEXT PRIMARY KEY, kind TEXT, stated INTEGER, texts TEXT, codes BLOB);
+"""
 Dtype = Literal["f32", "f16"]
 NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 
@@ -95,196 +75,109 @@ class CollectionManifest(BaseModel):
     text_vectors: bool = True
     files: dict[str, FileEntry]
 
+    def vector_rows(self, target: Target) -> int:
+        return self.images if target == "images" else self.texts * self.text_vectors
+
 
 def stable_hash64(text: str) -> int:
     """A stable 64-bit number for an image's name or a caption: the first bytes of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
+def text_key(text: str) -> int:
+    """The number in a caption's id, as SQLite has it: with a sign."""
+    return int.from_bytes(stable_hash64(text).to_bytes(8, "big"), "big", signed=True)
+
+
 def item_id(image: str) -> str:
     """Id of the image of this name."""
-    return f"{ITEM_PREFIX}{stable_hash64(image):016x}"
+    return f"img_{stable_hash64(image):016x}"
 
 
 def text_id(text: str) -> str:
     """Id of a caption."""
-    return f"{TEXT_PREFIX}{stable_hash64(text):016x}"
+    return f"txt_{stable_hash64(text):016x}"
+
+
+def key_of(item: str) -> int | None:
+    """The number in an id, with a sign as SQLite's have one; None: it is no id."""
+    prefix, digits = item[:4], item[4:]
+    if prefix not in PREFIXES.values() or len(digits) != 16 or not set(digits) <= set("0123456789abcdef"):
+        return None
+    return int.from_bytes(bytes.fromhex(digits), "big", signed=True)
+
+
+def id_of(target: Target, key: int) -> str:
+    return f"{PREFIXES[target]}{key % 2**64:016x}"
 
 
 def read_manifest(directory: Path) -> CollectionManifest:
     """Read and check the manifest, and that every file has the size it names.
 
-    Raises:
-        UserError: ``collection_unreadable``, naming the file.
+    Raises: UserError ``collection_unreadable``, naming the file.
     """
     path = directory / MANIFEST
     try:
         manifest = CollectionManifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise _format_error(path, f"cannot be read ({error.strerror})") from error
+        raise unreadable(path, f"cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        raise _format_error(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
+        raise unreadable(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
     if manifest.format_version != FORMAT_VERSION:
-        raise _format_error(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
-    for name in expected_files(manifest):
+        raise unreadable(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
+    for name in {*FILES, *manifest.files}:
         _check_size(directory / name, manifest.files.get(name))
     width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
-    text_rows = manifest.texts if manifest.text_vectors else 0
-    for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, text_rows)):
-        if manifest.files[name].bytes != rows * width:
-            raise _format_error(directory / name, f"does not hold {rows} vectors of {manifest.dim} numbers")
+    for target, name in VECTORS.items():
+        if manifest.files[name].bytes != manifest.vector_rows(target) * width:
+            raise unreadable(directory / name, f"does not hold vectors of {manifest.dim} numbers")
     return manifest
 
 
-def expected_files(manifest: CollectionManifest) -> tuple[str, ...]:
-    """Every file that the collection should hold beside its manifest."""
-    return (*FILES, *(name for name in OPTIONAL_FILES if name in manifest.files))
-
-
-def _check_size(path: Path, facts: FileEntry | None) -> None:
-    if facts is None:
-        raise _format_error(path, "is missing from the manifest")
+def _check_size(path: Path, entry: FileEntry | None) -> None:
+    if entry is None:
+        raise unreadable(path, "is missing from the manifest")
     if not path.is_file():
-        raise _format_error(path, "is missing")
-    if path.stat().st_size != facts.bytes:
-        raise _format_error(path, f"holds {path.stat().st_size} bytes where the manifest says {facts.bytes}")
+        raise unreadable(path, "is missing")
+    if path.stat().st_size != entry.bytes:
+        raise unreadable(path, f"holds {path.stat().st_size} bytes where the manifest says {entry.bytes}")
 
 
-def _format_error(path: Path, what: str) -> UserError:
+def unreadable(path: Path, what: str) -> UserError:
     message = f"{path.name} {what}; make the collection again with an index run"
     return UserError(message, code="collection_unreadable", file=path)
 
 
-class BlobFile:
-    """Reads any piece without the others; piece ``row`` is offsets[row] to offsets[row + 1]. Thread-safe."""
-
-    def __init__(self, path: Path, offsets: np.ndarray) -> None:
-        """``offsets``: int64 [n+1], ascending, the last one the file's size."""
-        self._offsets = offsets
-        self._bytes: mmap.mmap | bytes = b""
-        if path.stat().st_size:  # an empty file cannot be mapped
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def piece(self, row: int) -> bytes:
-        return self._bytes[int(self._offsets[row]) : int(self._offsets[row + 1])]
-
-    def record(self, row: int) -> dict[str, Any]:
-        """The piece as a JSON object."""
-        return json.loads(self.piece(row))
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """The images, or the texts, of a directory: records, ids and vectors, row-aligned."""
-
-    records: BlobFile
-    keys: np.ndarray  # uint64 [n]
-    by_key: np.ndarray  # int64 [n]: rows in ascending order of their keys
-    vectors: np.ndarray  # f32 or f16 [n, E], memory-mapped; [0, E] where captions have none
-    prefix: str
-
-    @classmethod
-    def open(cls, directory: Path, manifest: CollectionManifest, target: Target) -> Side:
-        lines, offsets, keys, vectors, prefix = SIDES[target]
-        numbers = load_array(directory, keys)
-        dtype = NUMPY_DTYPES[manifest.dtype]
-        rows = len(numbers) if target == "images" or manifest.text_vectors else 0
-        mapped = np.empty((0, manifest.dim), dtype)
-        if rows:  # an empty file cannot be mapped
-            mapped = np.memmap(directory / vectors, dtype, mode="r", shape=(rows, manifest.dim))
-        records = BlobFile(directory / lines, load_array(directory, offsets))
-        return cls(records, numbers, np.argsort(numbers, kind="stable"), mapped, prefix)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def key(self, item_id: str) -> int | None:
-        """The number inside an id, if it is of this side's form."""
-        digits = item_id.removeprefix(self.prefix)
-        valid = item_id.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
-        return int(digits, 16) if valid else None
-
-    def row(self, item_id: str) -> int:
-        """The row of an id; -1: there is none."""
-        key = self.key(item_id)
-        return -1 if key is None else int(self.rows(np.array([key], dtype=np.uint64))[0])
-
-    def rows(self, keys: np.ndarray) -> np.ndarray:
-        """int64 [m]: the row of each of ``keys`` uint64 [m], -1 where there is none."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, dtype=np.int64)
-        at = np.searchsorted(self.keys, keys, sorter=self.by_key)
-        rows = self.by_key[np.minimum(at, len(self.keys) - 1)]
-        return np.where(self.keys[rows] == keys, rows, -1)
-
-
-def load_array(directory: Path, name: str) -> np.ndarray:
-    return np.load(directory / name, allow_pickle=False)
-
-
-class BlobWriter:
-    """Writes the pieces and remembers where each begins."""
-
-    def __init__(self, path: Path) -> None:
-        self.file: IO[bytes] = path.open("wb")
-        self._ends = array("q", [0])  # 8 bytes a piece
-
-    @property
-    def count(self) -> int:
-        return len(self._ends) - 1
-
-    def append(self, data: bytes) -> None:
-        self.file.write(data)
-        self._ends.append(self._ends[-1] + len(data))
-
-    def append_record(self, record: dict[str, Any]) -> None:
-        """One JSON line."""
-        self.append(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-
-    def offsets(self) -> np.ndarray:
-        """int64 [count+1]."""
-        return np.array(self._ends, dtype=np.int64)
-
-
-NICENESS = 10
-_one_at_a_time = threading.Lock()
-log = logging.getLogger(__name__)
-
-
-class BackgroundVerification:
-    """Compares the checksums of an opened directory in a thread of its own."""
-
-    def __init__(self, directory: Path, manifest: CollectionManifest) -> None:
-        self._directory, self._manifest = directory, manifest
-        self._error: UserError | None = None
-        threading.Thread(target=self._verify, name="lcl-checksums", daemon=True).start()
-
-    def check(self) -> None:
-        """Raises: UserError ``collection_changed``, naming the file, once it was found."""
-        if self._error is not None:
-            raise self._error.with_traceback(None)  # each request would add its frames
-
-    def _verify(self) -> None:
-        with _one_at_a_time:
-            with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-            try:
-                verify_checksums(self._directory, self._manifest)
-            except UserError as error:
-                log.error("collection_changed: %s", error.file)
-                self._error = error
-            except OSError:  # compacted or deleted meanwhile: who has it open reads what was mapped
-                pass
-
-
 def verify_checksums(directory: Path, manifest: CollectionManifest) -> None:
-    """Compare every file now. Raises: UserError ``collection_changed``, naming the file; OSError."""
-    # images last, because the other files decide what is found and may be a hundredth as large
-    for name in sorted(expected_files(manifest), key=lambda name: (name == IMAGES, manifest.files[name].bytes)):
-        if sha256_file(directory / name) != manifest.files[name].sha256:
+    """Compare every file. Raises: UserError ``collection_changed``, naming the file; OSError."""
+    for name, entry in manifest.files.items():
+        if sha256_file(directory / name) != entry.sha256:
             message = f"{name} is damaged: its checksum is not the manifest's; make the collection again"
             raise Conflict(f"{message} with an index run", code="collection_changed", file=directory / name)
+
+
+def map_vectors(directory: Path, manifest: CollectionManifest, target: Target) -> np.ndarray:
+    """[n, E], memory-mapped; [0, E] where captions have none."""
+    shape, dtype = (manifest.vector_rows(target), manifest.dim), NUMPY_DTYPES[manifest.dtype]
+    if not shape[0]:  # an empty file cannot be mapped
+        return np.empty(shape, dtype)
+    return np.memmap(directory / VECTORS[target], dtype, mode="r", shape=shape)
+
+
+class ReadOnlyDatabase:
+    """An SQLite file that never changes. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        address = f"{path.resolve().as_uri()}?immutable=1"
+        self.connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+        self._lock = threading.Lock()
+
+    def rows(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self.connection.execute(query, values).fetchall()
+
+    def numbers(self, query: str, columns: int = 1) -> np.ndarray:
+        """int64 [columns, n]."""
+        with self._lock:
+            rows = np.fromiter(self.connection.execute(query), np.dtype((np.int64, columns)))
+        return np.ascontiguousarray(rows.reshape(-1, columns).T)

@@ -3,46 +3,47 @@
 The images, and then the distinct captions, are embedded in parts (``embedding_parts``), whose output lies in the run's
 ``checkpoints/parts`` until the collection is whole: an attempt that follows an interruption embeds what is missing. An
 encoder that reads images alone leaves the captions without vectors.
+
+A run that adds copies the existing collection, with its delta, first: vectors to the bit, without the encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
+from lcl_core.collections.changes import Delta, DeltaSnapshot
+from lcl_core.collections.collection import Collection
 from lcl_core.collections.embedding_parts import (
     EmbeddingTasks,
-    image_task,
-    is_whole,
-    part_ranges,
+    SelectedRows,
+    Selection,
     read_images,
     read_rejected,
     read_vectors,
-    text_task,
 )
-from lcl_core.collections.file_format import Dtype
+from lcl_core.collections.file_format import Dtype, item_id, text_id
 from lcl_core.collections.labels import choose_types
-from lcl_core.collections.writer import AppendSource, CollectionWriter, open_append_source
-from lcl_core.common.errors import UserError, item_errors_suppressed
+from lcl_core.collections.writer import CollectionItem, CollectionWriter
+from lcl_core.common.errors import NotFound, UserError, item_errors_suppressed
 from lcl_core.common.processes import usable_cores
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
-from lcl_core.part_runners import Handler, Json, PartTask, Runner, task_threads
-from lcl_core.parts import PART_ITEMS, CompletionLog, NumberedTasks, execute, fingerprint, start_runner
+from lcl_core.part_runners import Handler, Json, task_threads
+from lcl_core.parts import PART_ITEMS, CompletionLog, fingerprint, run_parts, start_runner
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, IndexSpec, LabelType
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES
@@ -50,6 +51,8 @@ from lcl_core.vector_indexes import FILES
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
 MAX_CAPTION = 200  # characters of a document's text that stands as the caption of an image
 READERS = min(4, usable_cores())
+_COPY_ROWS = 256  # with their images, up to a megabyte each
+_TEXTS = 10_000  # that are copied at once
 
 
 def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, Any]:
@@ -62,57 +65,114 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     """
     run = run_dir.read_run()
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
-    existing = open_append_source(run, spec)
+    existing = None if spec.mode == "replace" else open_existing(run, spec)
     path = None if spec.dataset is None else _registered_path(run, "dataset", spec.dataset)
     corpus = None if path is None else open_corpus(path)
-    pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
-    label_types = _label_types(spec, pairs, existing)
-    files = run.get("encoder_files", {}).get(spec.encoder)
+    work = run_dir.checkpoints / "parts"
+    selected = select_images(corpus, spec, existing, Selection(work / "selection.sqlite"))
+    label_types = _label_types(spec, selected.label_texts, existing)
     encoder = _registered_path(run, "encoder", spec.encoder)
+    files = run.get("encoder_files", {}).get(spec.encoder)
     open_engine = partial(EncoderEngine, encoder, precision=spec.precision, registered=files)
     # of several processes none is this one, which reads the hash and the width alone
     engine = open_engine() if spec.processes == 1 else open_engine("cpu", warm_up=False)
-    if existing.collection is not None:
-        existing.collection.check_encoder(engine.hash)
     encoder_hash, dim, reads_texts = engine.hash, engine.dim, engine.reads_texts
-    index = existing.index if spec.index == "auto" else spec.index
-    dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
-    rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing, embeds_texts=reads_texts)
-    inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
-    parts = EmbeddingParts(run_dir, pairs, spec.batch_size, part_items, **inputs)
+    name, index, dataset_hash, copied = spec.collection, FILES, "", (0, 0)
+    if existing is not None:
+        existing.collection.check_encoder(encoder_hash)
+        name, index = existing.collection.name, existing.index
+        dataset_hash = existing.collection.manifest.dataset_hash
+        copied = existing.collection.count("images"), existing.collection.count("texts")
+    index = index if spec.index == "auto" else spec.index
+    dataset_hash = dataset_hash if corpus is None else corpus.content_hash()
+    texts = copied[1] + selected.selection.count("captions")
+    progress = IndexProgress(
+        run_dir, copied[0] + selected.images + texts * reads_texts, "kept" if copied[0] else "images"
+    )
+    rejected = RejectedItems(run_dir)
     if spec.processes == 1:
-        make = partial(EmbeddingTasks, lambda: engine, lambda: cast(Corpus, corpus), readers=READERS)
+        make = partial(EmbeddingTasks, engine=lambda: engine, corpus=lambda: cast(Corpus, corpus), readers=READERS)
     else:
         del engine
         readers = min(READERS, task_threads(spec.processes))
-        make = partial(EmbeddingTasks, open_engine, partial(open_corpus, path or ""), readers=readers, threads=1)
+        open_it = partial(open_corpus, path or "")
+        make = partial(EmbeddingTasks, engine=open_engine, corpus=open_it, readers=readers, threads=1)
+    inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
+    embed = partial(_embed, selected.selection, make, spec, part_items, inputs, progress)
     with CollectionWriter(
         run_dir.artifacts / "collection",
-        name=existing.name or spec.collection,
+        name=name,
         encoder_hash=encoder_hash,
         dataset_hash=dataset_hash,
         dim=dim,
-        dtype=dtype_for(existing.images + len(pairs), dim),
+        dtype=dtype_for(copied[0] + selected.images, dim),
         label_types=label_types,
         text_vectors=reads_texts,
     ) as writer:
-        kept = existing.copy_into(writer, progress.advance)
-        with parts, start_runner(spec.processes, gpus=1)(parts.handler(make)) as runner:
-            parts.embed_images(runner, progress)
-            added = parts.merge_images(writer, dim, rejected)
-            rejected.raise_if_all(len(pairs))
-            if reads_texts:
-                parts.embed_texts(runner, progress, writer, existing, dim)
-        texts = len(writer.texts)
+        if existing is not None:
+            existing.copy_into(writer, progress.advance)
+        kept, kept_texts = writer.image_count, writer.text_count
+
+        def merge_images(part: Path) -> None:
+            for items, vectors in read_images(part, spec.batch_size):
+                writer.add_items(items, vectors)
+            for error in read_rejected(part):
+                rejected.add(error)
+
+        progress.start("images", progress.left)
+        embed("images", selected.digest, merge_images)
+        rejected.raise_if_all(selected.images)
+        if reads_texts:
+            progress.start("texts", writer.text_count - kept_texts)
+            digest = hashlib.sha256()
+            with selected.selection as selection:
+                for start in range(kept_texts, writer.text_count, _TEXTS):
+                    chunk = writer.texts(start, start + _TEXTS)
+                    selection.add_texts(chunk)
+                    digest.update(json.dumps(chunk).encode())
+            # as the engine gives them
+            embed("texts", digest.hexdigest(), lambda part: writer.add_text_vectors(read_vectors(part), unit=True))
         if index == FILES:  # another is written by the worker
-            progress.start("links", writer.rows_to_index())
+            progress.start("links", writer.rows_to_link())
             writer.link(progress.advance)
-    parts.remove()
-    header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": encoder_hash}
-    sizes = {"images": kept + added, "texts": texts, "dim": dim, "index": index}
-    made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
-    counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
+    shutil.rmtree(work, ignore_errors=True)
+    header = {"path": "artifacts/collection", "name": name, "encoder_hash": encoder_hash}
+    sizes = {"images": writer.image_count, "texts": writer.text_count, "dim": dim, "index": index}
+    metadata = {} if existing is None else existing.metadata
+    made = {"collection": {**header, **sizes, **metadata}, "skipped": dict(rejected.counts)}
+    counts = {"kept": kept, "added": writer.image_count - kept} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
+
+
+def _embed(
+    selection: Selection,
+    make: Callable[..., Handler],
+    spec: IndexSpec,
+    part_items: int,
+    inputs: Json,
+    progress: IndexProgress,
+    kind: str,
+    digest: str,
+    merge: Callable[[Path], None],
+) -> None:
+    """Embed the ``images`` or ``texts`` of a selection; ``merge`` gets the folder of each part in order."""
+    if not selection.count(kind):
+        return
+    folder, rows = selection.path.parent / kind, SelectedRows(selection.path, kind)
+    part_items = max(1, part_items // spec.batch_size) * spec.batch_size
+    settings = {**inputs, "batch_size": spec.batch_size, "part_items": part_items, "digest": digest}
+    with CompletionLog(folder, fingerprint([], **settings)) as log:
+        progress.skip(sum(entry["result"]["items"] for entry in log.entries() if entry["kind"] == "part"))
+        run_parts(
+            rows.sections(),
+            partial(make, rows, folder, spec.batch_size),
+            lambda result: merge(folder / result["folder"]),
+            log,
+            processes=spec.processes,
+            runner=start_runner(spec.processes, gpus=1),
+            part_items=part_items,
+            on_progress=progress.reach,
+        )
 
 
 def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:
@@ -124,28 +184,49 @@ def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:
     return paths[name]
 
 
-def select_pairs(corpus: Corpus, spec: IndexSpec) -> list[CaptionPair]:
-    """The captioned images of the spec's splits, each image once with all its captions.
+@dataclass
+class SelectedImages:
+    """``label_texts``: {label: its values}; ``digest``: of all that was selected."""
+
+    selection: Selection
+    images: int
+    label_texts: dict[str, dict[str, None]]
+    digest: str
+
+
+def select_images(
+    corpus: Corpus | None, spec: IndexSpec, existing: ExistingCollection | None, selection: Selection
+) -> SelectedImages:
+    """The captioned images of the spec's splits that do not exist yet, each image once with all its captions.
 
     Of a corpus of documents alone: their images, with the text that each belongs to as its caption.
 
-    Raises:
-        UserError: ``no_images``, listing the splits.
+    Raises: UserError ``no_images``, listing the splits.
     """
-    known = sorted(corpus.splits())
-    if not known and not spec.splits and (pairs := _illustrations(corpus)):
-        return pairs
-    unknown = [split for split in spec.splits or () if split not in known]
-    found: dict[str, CaptionPair] = {}
-    for pair in () if unknown else corpus.pairs(split=spec.splits):
-        first = found.setdefault(pair.image, pair)
-        if first is not pair:
-            found[pair.image] = replace(first, captions=(*first.captions, *pair.captions))
-    if not found:
+    found, values, digest = False, dict[str, dict[str, None]](), hashlib.sha256()
+    with selection:
+        for pair in () if corpus is None else _pairs(corpus, spec):
+            found = True
+            if existing is not None and existing.collection.holds(item_id(pair.image)):
+                continue
+            selection.add_image(pair)
+            digest.update(repr((pair.image, pair.captions, pair.labels, pair.split, pair.source)).encode())
+            for label, value in pair.labels.items():
+                values.setdefault(label, {})[value] = None
+    if corpus is not None and not found:
+        known = sorted(corpus.splits())
+        unknown = [split for split in spec.splits or () if split not in known]
         what = f"no split {unknown[0]!r}" if unknown else "no captioned images"
         message = f"dataset {spec.dataset!r} has {what}; its splits: {', '.join(known) or 'none'}"
         raise UserError(message, code="no_images", field="splits" if unknown else "dataset")
-    return list(found.values())
+    return SelectedImages(selection, selection.count("images"), values, digest.hexdigest())
+
+
+def _pairs(corpus: Corpus, spec: IndexSpec) -> Iterable[CaptionPair]:
+    splits = corpus.splits()
+    if not splits and not spec.splits:
+        return _illustrations(corpus)
+    return () if set(spec.splits or ()) - set(splits) else corpus.pairs(split=spec.splits)
 
 
 def _illustrations(corpus: Corpus) -> list[CaptionPair]:
@@ -172,25 +253,82 @@ def shorten(text: str) -> str:
     return line[: end if end >= 0 else MAX_CAPTION - 1] + "…"
 
 
-def _label_types(spec: IndexSpec, pairs: Sequence[CaptionPair], existing: AppendSource) -> dict[str, LabelType]:
+def _label_types(
+    spec: IndexSpec, selected: Mapping[str, Iterable[str]], existing: ExistingCollection | None
+) -> dict[str, LabelType]:
     """The stated types, checked before hours of embedding.
 
     Raises: UserError ``unknown_label`` for a type of a label that no image has; ``bad_label`` for a value of another.
     """
-    values = {label: dict.fromkeys(texts) for label, texts in existing.label_texts.items()}
-    for pair in pairs:
-        for label, value in pair.labels.items():
-            values.setdefault(label, {})[value] = None
+    stated: dict[str, LabelType] = dict(spec.label_types)
+    values = {label: list(texts) for label, texts in selected.items()}
+    if existing is not None:
+        stated = {**existing.collection.stated_types(), **stated}
+        for label, texts in existing.collection.label_texts().items():
+            values.setdefault(label, []).extend(texts)
     for label in spec.label_types:
         if label not in values:
             known = ", ".join(sorted(set(values) - set(RESERVED_LABELS))) or "none"
             message = f"label_types: no image has a label {label!r}; the labels: {known}"
             raise UserError(message, code="unknown_label", field=f"label_types.{label}")
-    return choose_types(values, {**existing.stated_types, **spec.label_types}).stated_types()
+    choose_types(values, stated)
+    return {label: kind for label, kind in stated.items() if label in values}
 
 
 def dtype_for(rows: int, dim: int) -> Dtype:
     return "f16" if rows * dim * 4 > F16_BYTES else "f32"
+
+
+@dataclass(frozen=True)
+class ExistingCollection:
+    """What an index run adds to: a collection with its delta.
+
+    Attributes:
+        metadata: for the run's result: the collection that the new directory belongs to.
+        index: as in a spec.
+    """
+
+    collection: Collection
+    snapshot: DeltaSnapshot
+    metadata: dict[str, Any]
+    index: str
+
+    def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> None:
+        """Copy all images and texts, with their vectors to the bit. Raises: what ``progress`` raises."""
+        collection, total = self.collection, self.collection.count("images")
+        for start in range(0, total, _COPY_ROWS):
+            places = range(start, min(start + _COPY_ROWS, total))
+            _, vectors = collection.at("images", places)
+            writer.add_items([self._item(place) for place in places], vectors, unit=True)
+            progress(len(places))
+        if collection.has_text_vectors:
+            for start in range(0, writer.text_count, _COPY_ROWS):
+                ids = map(text_id, writer.texts(start, start + _COPY_ROWS))
+                vectors = np.stack([collection.vector(each) for each in ids])
+                writer.add_text_vectors(vectors, unit=True)
+                progress(len(vectors))
+
+    def _item(self, place: int) -> CollectionItem:
+        record = self.collection.record("images", place)
+        has_bytes = self.collection.has_image_bytes(record["id"])
+        data = (self.collection.image_bytes if has_bytes else self.snapshot.image)(record["id"])
+        fields = {name: record[name] for name in ("image", "media_type", "labels", "split", "source")}
+        return CollectionItem(data=data, captions=tuple(record["captions"]), **fields)
+
+
+def open_existing(run: Mapping[str, Any], spec: IndexSpec) -> ExistingCollection:
+    """The collection that ``run.json`` names, its checksums verified, with its delta.
+
+    Raises: UserError ``unknown_collection``, ``collection_unreadable``, ``collection_changed``.
+    """
+    entry = run.get("collections", {}).get(spec.collection)
+    if entry is None:
+        message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
+        raise NotFound(message, code="unknown_collection", field="collection")
+    snapshot = DeltaSnapshot(Path(entry["changes"]))
+    collection = Collection.open(entry["path"], verify=True).with_delta(Delta().with_changes(snapshot.changes))
+    metadata = {"id": entry["id"], "base": entry["stored"], "through": entry["through"]}
+    return ExistingCollection(collection, snapshot, metadata, entry["index"])
 
 
 class RejectedItems:
@@ -220,26 +358,11 @@ class IndexProgress:
     """Writes a metrics line a batch and stops on request. A step is an image or a distinct caption.
 
     The time left is by the pace of the phase.
-
-    Images and captions copied from ``existing`` count too.
-
-    Args:
-        embeds_texts: False: captions are no steps, because the encoder reads images alone.
     """
 
-    def __init__(
-        self,
-        run_dir: RunDir,
-        pairs: Sequence[CaptionPair],
-        existing: AppendSource,
-        *,
-        embeds_texts: bool = True,
-    ) -> None:
-        self._run_dir = run_dir
-        self._done = 0
-        texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
-        self._total = existing.images + len(pairs) + (existing.texts + len(texts) if embeds_texts else 0)
-        self._begin("kept" if existing.images else "images")
+    def __init__(self, run_dir: RunDir, total: int, phase: str = "images") -> None:
+        self._run_dir, self._total, self._done = run_dir, total, 0
+        self._begin(phase)
 
     @property
     def left(self) -> int:
@@ -277,140 +400,6 @@ class IndexProgress:
     def _begin(self, phase: str) -> None:
         self._phase, self._phase_started = phase, time.monotonic()
         self._phase_done = self._phase_skipped = 0
-
-
-class EmbeddingParts:
-    """The parts of one index run, and the log of those that are complete.
-
-    Args:
-        part_items: images, or texts, of a part; at least a batch.
-        settings: what else the vectors depend on.
-    """
-
-    def __init__(
-        self, run_dir: RunDir, pairs: Sequence[CaptionPair], batch_size: int, part_items: int, **settings: str
-    ) -> None:
-        self._pairs, self._batch_size, self._part_items = pairs, batch_size, part_items
-        self._ranges = part_ranges(len(pairs), batch_size, part_items)
-        self._work = run_dir.checkpoints / "parts"
-        self._folder = self._work / "parts"
-        images = hashlib.sha256()
-        for pair in pairs:
-            images.update(repr((pair.image, pair.captions, pair.labels, pair.split, pair.source)).encode())
-        settings["images"] = images.hexdigest()
-        self._log = CompletionLog(
-            self._work, fingerprint([], batch_size=batch_size, part_items=part_items, settings=settings)
-        )
-        self._images = self._completed("images")
-        self._texts = self._completed("texts")
-        self._remove_unknown()
-
-    def handler(self, make: Callable[..., Handler]) -> Callable[[], Handler]:
-        """Makes the handler of the tasks."""
-        return partial(make, parts=self._folder, batch_size=self._batch_size)
-
-    def embed_images(self, runner: Runner, progress: IndexProgress) -> None:
-        def task(number: int) -> PartTask:
-            chosen = self._ranges[number]
-            return image_task(number, self._pairs[chosen.start : chosen.stop], chosen.start)
-
-        progress.start("images", progress.left)
-        self._images = self._execute(task, self._ranges, self._images, runner, progress)
-
-    def merge_images(self, writer: CollectionWriter, dim: int, rejected: RejectedItems) -> int:
-        """Add the images of all parts to the collection; their number."""
-        added = 0
-        for number in range(len(self._ranges)):
-            part = self._folder / self._images[number]["folder"]
-            for items, vectors in read_images(part, dim, self._batch_size):
-                writer.add_items(items, vectors)
-                added += len(items)
-            for error in read_rejected(part):
-                rejected.add(error)
-        return added
-
-    def embed_texts(
-        self, runner: Runner, progress: IndexProgress, writer: CollectionWriter, existing: AppendSource, dim: int
-    ) -> None:
-        """The texts that the collection has by now; those that ``existing`` has are not embedded."""
-        texts = writer.texts
-        progress.start("texts", len(texts))
-        ranges = part_ranges(len(texts), self._batch_size, self._part_items)
-
-        def batches(number: int) -> Iterator[tuple[list[str], np.ndarray, list[int]]]:
-            """Texts, their vectors as far as they are known, and the places of those that are not."""
-            chosen = ranges[number]
-            for start in range(chosen.start, chosen.stop, self._batch_size):
-                chunk = texts[start : min(start + self._batch_size, chosen.stop)]
-                yield chunk, *existing.text_vectors(chunk, dim)
-
-        def new(number: int) -> list[list[str]]:
-            return [[chunk[at] for at in places] for chunk, _, places in batches(number) if places]
-
-        digests = [_digest(new(number)) for number in range(len(ranges))]
-        known: dict[int, Json] = {number: {} for number, digest in enumerate(digests) if digest == _digest([])}
-        for number, result in self._texts.items():
-            if digests[number : number + 1] == [result["digest"]]:
-                known[number] = result
-        results = self._execute(
-            lambda number: text_task(number, new(number), digests[number]), ranges, known, runner, progress
-        )
-        for number in range(len(ranges)):
-            rows, at = self._vectors(results[number], dim), 0
-            for _, vectors, places in batches(number):
-                vectors[places] = rows[at : at + len(places)]
-                at += len(places)
-                writer.add_text_vectors(vectors, unit=True)  # as the engine gives them
-
-    def remove(self) -> None:
-        shutil.rmtree(self._work, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._log.__exit__(kind, error, trace)
-
-    def _execute(
-        self,
-        make: Callable[[int], PartTask],
-        ranges: Sequence[range],
-        known: dict[int, Json],
-        runner: Runner,
-        progress: IndexProgress,
-    ) -> dict[int, Json]:
-        """Results of all parts, by number. ``known``: of those that are complete."""
-        tasks = NumberedTasks([len(chosen) for chosen in ranges], make, known)
-        progress.skip(tasks.items)
-        execute(tasks, runner, self._log, progress.reach)
-        progress.reach(tasks.items)
-        return tasks.results
-
-    def _vectors(self, result: Json, dim: int) -> np.ndarray:
-        return read_vectors(self._folder / result["folder"], dim) if result else np.empty((0, dim), np.float32)
-
-    def _completed(self, kind: str) -> dict[int, Json]:
-        """Results of the parts that earlier attempts have completed, by number, as far as their files are there."""
-        return {
-            entry["arguments"]["number"]: entry["result"]
-            for entry in self._log.entries()
-            if entry["kind"] == kind and is_whole(self._folder / entry["result"]["folder"], entry["result"]["bytes"])
-        }
-
-    def _remove_unknown(self) -> None:
-        """Remove what interrupted attempts at parts have left."""
-        self._folder.mkdir(exist_ok=True)
-        known = {result["folder"] for results in (self._images, self._texts) for result in results.values()}
-        with os.scandir(self._folder) as found:
-            for folder in found:
-                if folder.name not in known:
-                    shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def _digest(batches: Sequence[Sequence[str]]) -> str:
-    return hashlib.sha256(json.dumps(batches).encode()).hexdigest()
 
 
 if __name__ == "__main__":

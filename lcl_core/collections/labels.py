@@ -16,15 +16,16 @@ from __future__ import annotations
 import math
 import re
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from lcl_core.collections.records import read_list, read_set, write_value
+from lcl_core.collections.changes import read_list, read_set, write_value
 from lcl_core.common.errors import UserError
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, LabelType
 
@@ -55,49 +56,6 @@ _FORMS: dict[LabelType, str] = {
 Scale = Literal["number", "date"]
 
 
-@dataclass(frozen=True, slots=True)
-class TextFilter:
-    """The value, or a member of the set, is one of these; ``excluded``: neither is, or there is no value."""
-
-    label: str
-    values: tuple[str, ...]
-    of_set: bool = False
-    excluded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RangeFilter:
-    """``low`` <= value < ``high``: an open bound is the next number above it."""
-
-    label: str
-    scale: Scale
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class SetFilter:
-    """The set has every value."""
-
-    label: str
-    values: tuple[str, ...]
-
-
-Filter = tuple[TextFilter | RangeFilter | SetFilter, ...]  # all of them apply
-
-
-class LabelTypes(BaseModel):
-    """``types``: of the labels that are no texts or whose type is stated; ``stated``: those labels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    types: dict[str, LabelType] = {}
-    stated: tuple[str, ...] = ()
-
-    def stated_types(self) -> dict[str, LabelType]:
-        return {label: self.types[label] for label in self.stated}
-
-
 def read_number(text: str) -> float | None:
     """None: the text is no number."""
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
@@ -126,8 +84,8 @@ def infer_type(values: Iterable[str]) -> LabelType:
     return next(found, "text") if written else "text"
 
 
-def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, LabelType]) -> LabelTypes:
-    """Of a collection with these {label: values}. Types that are stated of other labels are left out.
+def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, LabelType]) -> dict[str, LabelType]:
+    """Of a collection with these {label: values}: of labels that are no texts, or whose type is stated.
 
     Raises: UserError ``bad_label`` for a value that is not of the type that is stated.
     """
@@ -139,7 +97,7 @@ def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, Label
             types[label] = stated[label]
         elif label not in RESERVED_LABELS and (inferred := infer_type(texts)) != "text":
             types[label] = inferred
-    return LabelTypes(types=types, stated=tuple(label for label in stated if label in types))
+    return types
 
 
 def check_value(label: str, value: str | Sequence[str], kind: LabelType, field: str) -> None:
@@ -210,62 +168,59 @@ class LabelChange:
         return found
 
 
-def parse_where(where: Where, types: Mapping[str, LabelType]) -> Filter:
-    """A filter of a request, for labels of these types.
+def parse_where(where: Where, types: Mapping[str, LabelType]) -> list[Condition]:
+    """A filter of a request, for labels of these types: all conditions apply.
 
     Raises: UserError ``unknown_label``, listing the known labels; ``bad_filter``, naming label, type and the forms that
         it accepts.
     """
-    parts: list[TextFilter | RangeFilter | SetFilter] = []
+    conditions: list[Condition] = []
     for label, choice in where.items():
         if label not in types:
             known = ", ".join(sorted(types)) or "none"
             message = f"label {label!r} is not known in this collection; its labels: {known}"
             raise UserError(message, code="unknown_label", field=f"where.{label}")
-        found = _parse_filter(label, choice, types[label])
+        found = _parse_conditions(label, choice, types[label])
         if found is None:
             kind = types[label]
             message = f"label {label!r} is {_NAMES[kind]} in this collection; a filter of it is {_FORMS[kind]}"
             raise UserError(message, code="bad_filter", field=f"where.{label}")
-        parts += found
-    return tuple(parts)
+        conditions += found
+    return conditions
 
 
-def _parse_filter(label: str, choice: Any, kind: LabelType) -> list[TextFilter | RangeFilter | SetFilter] | None:
+def _parse_conditions(label: str, choice: Any, kind: LabelType) -> list[Condition] | None:
     """None: the label has no such filter."""
     if isinstance(choice, str):
-        return [TextFilter(label, (choice,), kind == "set")]
+        choice = (choice,)
     if isinstance(choice, int | float):
         choice = {"gte": choice, "lte": choice}
         kind = "text" if kind == "date" else kind
     if not isinstance(choice, Mapping):
-        texts = tuple(dict.fromkeys(choice)) if isinstance(choice, Iterable) else (None,)
-        return [TextFilter(label, texts, kind == "set")] if all(isinstance(each, str) for each in texts) else None
-    found: list[TextFilter | RangeFilter | SetFilter] = []
+        texts = tuple(choice) if isinstance(choice, Iterable) else (None,)
+        return [Condition(label, "any_of", texts)] if all(isinstance(each, str) for each in texts) else None
+    found: list[Condition] = []
     bounds: dict[str, Any] = {}
     for name, value in choice.items():
         if value is None:
             continue
-        if name in BOUNDS and (kind == "number" or kind == "date"):
+        if name in BOUNDS and kind in _READERS:
             bounds[name] = value
         elif name == EXCLUDED or (name in MEMBERS and kind == "set"):
-            if (values := _listed_texts(value)) is None:
+            if not isinstance(value, list | tuple) or not value or not all(isinstance(each, str) for each in value):
                 return None
-            found.append(
-                SetFilter(label, values)
-                if name == "all"
-                else TextFilter(label, values, kind == "set", excluded=name == EXCLUDED)
-            )
+            found.append(Condition(label, "all_of" if name == "all" else "any_of", tuple(value), name == EXCLUDED))
         else:
             return None
     if bounds and (kind == "number" or kind == "date"):
-        if (parsed := _parse_range(label, bounds, kind)) is None:
+        if (interval := _parse_range(bounds, kind)) is None:
             return None
-        found.append(parsed)
+        found.append(Condition(label, "within", interval))
     return found or None
 
 
-def _parse_range(label: str, bounds: Mapping[str, Any], scale: Scale) -> RangeFilter | None:
+def _parse_range(bounds: Mapping[str, Any], scale: Scale) -> tuple[float, float] | None:
+    """``low`` <= value < ``high``: an open bound is the next number above it."""
     low, high = -math.inf, math.inf
     for name, bound in bounds.items():
         ends = _bound(bound, scale)
@@ -275,7 +230,7 @@ def _parse_range(label: str, bounds: Mapping[str, Any], scale: Scale) -> RangeFi
             low = max(low, ends[name == "gt"])
         else:
             high = min(high, ends[name == "lte"])
-    return RangeFilter(label, scale, low, high)
+    return low, high
 
 
 def _bound(bound: Any, scale: Scale) -> tuple[float, float] | None:
@@ -290,53 +245,89 @@ def _bound(bound: Any, scale: Scale) -> tuple[float, float] | None:
     return None if start is None else (start, math.nextafter(start, math.inf))
 
 
-def _listed_texts(values: Any) -> tuple[str, ...] | None:
-    """The different texts of a list that has some; None: it is none."""
-    listed = isinstance(values, list | tuple) and values and all(isinstance(value, str) for value in values)
-    return tuple(dict.fromkeys(values)) if listed else None
-
-
 @dataclass(frozen=True, slots=True)
-class _Members:
-    """Members of the distinct values of a set: value ``owners[i]`` has ``texts[codes[i]]``, each member once."""
+class Condition:
+    """``test``: a method of LabelColumn, called with ``values``; ``excluded``: images that it finds are left out."""
+
+    label: str
+    test: Literal["any_of", "all_of", "within"]
+    values: tuple[Any, ...]
+    excluded: bool = False
+
+
+@dataclass
+class LabelColumn:
+    """A label of all images. A condition is tested on its distinct values, not on the images.
+
+    Attributes:
+        codes: int32 [n], index into ``texts``, -1 where an image lacks the label.
+    """
 
     texts: list[str]
-    code_of: dict[str, int]
-    owners: np.ndarray  # int64 [m]
-    codes: np.ndarray  # int64 [m]
+    codes: np.ndarray
+    kind: LabelType = "text"
 
-    @classmethod
-    def of(cls, values: Sequence[str]) -> _Members:
-        known: dict[str, int] = {}
-        pairs = [
-            (row, known.setdefault(text, len(known))) for row, value in enumerate(values) for text in read_set(value)
-        ]
-        owners, codes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return cls(list(known), known, owners, codes)
+    @property
+    def values(self) -> list[str]:
+        """The texts, of a set its members: valid filters."""
+        return list(self._owners) if self.kind == "set" else self.texts
 
-    def counts(self, wanted: Iterable[str], count: int) -> np.ndarray:
-        """int64 [count]: how many of the ``wanted`` texts, each of them once, each value has."""
-        chosen = np.zeros(len(self.texts), dtype=bool)
-        chosen[[self.code_of[text] for text in wanted if text in self.code_of]] = True
-        return np.bincount(self.owners[chosen[self.codes]], minlength=count)
+    def any_of(self, *values: str) -> np.ndarray:
+        """bool, of each text: whether it, or a member of the set, is one of these."""
+        chosen = set(values)
+        fits = np.fromiter((text in chosen for text in self.texts), dtype=bool, count=len(self.texts))
+        if self.kind == "set":
+            for value in chosen:
+                fits[self._owners.get(value, [])] = True
+        return fits
+
+    def all_of(self, *values: str) -> np.ndarray:
+        """bool, of each text: whether the set has all of these."""
+        counts = np.zeros(len(self.texts), dtype=np.int64)
+        for value in set(values):
+            counts[self._owners.get(value, [])] += 1
+        return counts == len(set(values))
+
+    def within(self, low: float, high: float) -> np.ndarray:
+        """bool, of each text: whether ``low`` <= its number < ``high``."""
+        return (self._numbers >= low) & (self._numbers < high)
+
+    def present(self, images: np.ndarray) -> np.ndarray:
+        """bool, of each text: whether one of these images has it; ``images`` bool [n]."""
+        found = np.zeros(len(self.texts) + 1, dtype=bool)
+        found[self.codes[images]] = True  # that of an absent label is the last
+        return found[:-1]
+
+    def values_among(self, images: np.ndarray) -> list[str]:
+        """``values`` of these images; ``images`` bool [n]."""
+        present = self.present(images)
+        if self.kind == "set":
+            return [member for member, owners in self._owners.items() if present[owners].any()]
+        return [text for text, found in zip(self.texts, present, strict=True) if found]
+
+    @cached_property
+    def _owners(self) -> dict[str, list[int]]:
+        """{member of a set: the texts that have it}."""
+        found: dict[str, list[int]] = {}
+        for at, text in enumerate(self.texts):
+            for member in read_set(text):
+                found.setdefault(member, []).append(at)
+        return found
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """f64, one for each text; NaN: it is none."""
+        read = _READERS["date" if self.kind == "date" else "number"]
+        numbers = (math.nan if (number := read(text)) is None else number for text in self.texts)
+        return np.fromiter(numbers, dtype=np.float64, count=len(self.texts))
 
 
 class LabelIndex:
-    """Labels of all images as small numbers. A filter is applied to the distinct values of a label, not to the images.
+    """Labels of ``count`` images. ``types``: {label: type}."""
 
-    Args:
-        values: {label: its values}, each a text.
-        codes: int32 [labels, n], rows in the order of ``values``; -1 where an image lacks the label.
-        types: {label: type}; text where missing.
-    """
-
-    def __init__(self, values: dict[str, list[str]], codes: np.ndarray, types: Mapping[str, LabelType]) -> None:
-        self._texts = values
-        self._codes = codes
-        self._rows = {label: row for row, label in enumerate(values)}
-        self.types: dict[str, LabelType] = {label: types.get(label, "text") for label in values}
-        self._numbers: dict[tuple[str, Scale], np.ndarray] = {}
-        self._members: dict[str, _Members] = {}
+    def __init__(self, columns: dict[str, LabelColumn], count: int) -> None:
+        self.columns, self._count = columns, count
+        self.types: dict[str, LabelType] = {label: column.kind for label, column in columns.items()}
 
     @classmethod
     def of(cls, images: Sequence[Mapping[str, str]], types: Mapping[str, LabelType]) -> LabelIndex:
@@ -344,80 +335,37 @@ class LabelIndex:
         builder = LabelIndexBuilder()
         for labels in images:
             builder.add(labels)
-        values = builder.values()
-        new = {label: infer_type(values[label]) for label in values if label not in (*types, *RESERVED_LABELS)}
-        return cls(values, builder.codes(), {**new, **types})
+        columns = builder.columns()
+        for label, column in columns.items():
+            inferred = "text" if label in RESERVED_LABELS else infer_type(column.texts)
+            column.kind = types.get(label, inferred)
+        return cls(columns, len(images))
 
-    @property
-    def texts(self) -> Mapping[str, list[str]]:
-        """{label: its values as they are written}."""
-        return self._texts
-
-    @property
-    def values(self) -> dict[str, list[str]]:
-        """{label: its values, of a set its members}."""
-        return {
-            label: self._set(label).texts if self.types[label] == "set" else texts
-            for label, texts in self._texts.items()
-        }
-
-    def mask(self, filters: Filter) -> np.ndarray:
-        """bool [n]: images that every filter allows. Of a label that no image has, only an exclusion allows them."""
-        allowed = np.ones(self._codes.shape[1], dtype=bool)
-        for each in filters:
-            excluded = isinstance(each, TextFilter) and each.excluded
-            if each.label in self._rows:
+    def mask(self, conditions: Iterable[Condition]) -> np.ndarray:
+        """bool [n]: images that every condition allows. Of a label that no image has, only an exclusion allows them."""
+        allowed = np.ones(self._count, dtype=bool)
+        for each in conditions:
+            if (column := self.columns.get(each.label)) is not None:
                 # the code of an absent label, -1, is the last
-                fits = np.append(self._fitting(each), False)
-                allowed &= fits[self._codes[self._rows[each.label]]] != excluded
-            elif not excluded:
+                fits = np.append(getattr(column, each.test)(*each.values), False)
+                allowed &= fits[column.codes] != each.excluded
+            elif not each.excluded:
                 return np.zeros_like(allowed)
         return allowed
 
-    def texts_of(self, images: np.ndarray) -> dict[str, list[str]]:
+    def values(self, images: np.ndarray | None = None) -> dict[str, list[str]]:
+        """{label: its values, of a set its members} among these images; ``images`` bool [n]; None: all."""
+        if images is None:
+            return {label: column.values for label, column in self.columns.items()}
+        return {label: self.columns[label].values_among(images) for label in self.texts(images)}
+
+    def texts(self, images: np.ndarray) -> dict[str, list[str]]:
         """{label: its values as they are written} among these images; ``images`` bool [n]."""
-        found = {}
-        for label, row in self._rows.items():
-            counts = np.bincount(self._codes[row][images] + 1, minlength=len(self._texts[label]) + 1)[1:]
-            found[label] = [value for value, count in zip(self._texts[label], counts, strict=True) if count]
-        return {label: values for label, values in found.items() if values}
-
-    def values_of(self, images: np.ndarray) -> dict[str, list[str]]:
-        """{label: its values, of a set its members} among these images; ``images`` bool [n]."""
-        found = {}
-        for label, texts in self.texts_of(images).items():
-            found[label] = texts
-            if self.types[label] == "set":
-                members, written = self._set(label), np.zeros(len(self._texts[label]) + 1, dtype=bool)
-                written[self._codes[self._rows[label]][images]] = True  # that of an absent label is the last
-                found[label] = [members.texts[code] for code in np.unique(members.codes[written[members.owners]])]
-        return found
-
-    def _fitting(self, each: TextFilter | RangeFilter | SetFilter) -> np.ndarray:
-        """bool, one for each distinct value of the label; of an exclusion those that it leaves out."""
-        texts = self._texts[each.label]
-        if isinstance(each, RangeFilter):
-            numbers = self._read(each.label, each.scale)
-            return (numbers >= each.low) & (numbers < each.high)
-        if isinstance(each, SetFilter):
-            wanted = set(each.values)
-            return self._set(each.label).counts(wanted, len(texts)) == len(wanted)
-        chosen = set(each.values)
-        fits = np.fromiter((text in chosen for text in texts), dtype=bool, count=len(texts))
-        return fits | (self._set(each.label).counts(chosen, len(texts)) > 0) if each.of_set else fits
-
-    def _read(self, label: str, scale: Scale) -> np.ndarray:
-        """f64, one for each distinct value; NaN: it is none. Read once."""
-        if (label, scale) not in self._numbers:
-            read = _READERS[scale]
-            numbers = (math.nan if (number := read(text)) is None else number for text in self._texts[label])
-            self._numbers[label, scale] = np.fromiter(numbers, dtype=np.float64, count=len(self._texts[label]))
-        return self._numbers[label, scale]
-
-    def _set(self, label: str) -> _Members:
-        if label not in self._members:
-            self._members[label] = _Members.of(self._texts[label])
-        return self._members[label]
+        found = {
+            label: [text for text, is_there in zip(each.texts, each.present(images), strict=True) if is_there]
+            for label, each in self.columns.items()
+        }
+        return {label: texts for label, texts in found.items() if texts}
 
 
 def joined_values(values: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -429,26 +377,25 @@ def joined_values(values: Mapping[str, list[str]], more: Mapping[str, list[str]]
 
 
 class LabelIndexBuilder:
-    """Collects the labels of images one by one, for a LabelIndex."""
+    """Collects the labels of images one by one: four bytes a label and image, and each distinct value."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, list[int]] = {}
+        self._codes: dict[str, array[int]] = {}
         self._values: dict[str, dict[str, int]] = {}
         self._count = 0
 
     def add(self, labels: Mapping[str, str]) -> None:
         for label, value in labels.items():
             known = self._values.setdefault(label, {})
-            codes = self._codes.setdefault(label, [-1] * self._count)
+            codes = self._codes.setdefault(label, array("i"))
+            codes.extend([-1] * (self._count - len(codes)))
             codes.append(known.setdefault(value, len(known)))
         self._count += 1
+
+    def columns(self) -> dict[str, LabelColumn]:
         for codes in self._codes.values():
-            if len(codes) < self._count:
-                codes.append(-1)
-
-    def values(self) -> dict[str, list[str]]:
-        return {label: list(known) for label, known in self._values.items()}
-
-    def codes(self) -> np.ndarray:
-        """int32 [labels, images]."""
-        return np.array(list(self._codes.values()), dtype=np.int32).reshape(len(self._codes), self._count)
+            codes.extend([-1] * (self._count - len(codes)))
+        return {
+            label: LabelColumn(list(known), np.array(self._codes[label], dtype=np.int32))
+            for label, known in self._values.items()
+        }

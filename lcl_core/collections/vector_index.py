@@ -1,4 +1,4 @@
-"""Nearest neighbours of a query: in one exact pass, by an HNSW graph, or by an external index.
+"""Queries as weighted sums of vectors, and their nearest neighbours: exactly, by an HNSW graph, or an external index.
 
 The graph (Malkov and Yashunin 2018) is for large collections; it contains the vectors and is memory-mapped, and a
 search reads no other file. Imports no torch.
@@ -7,7 +7,7 @@ search reads no other file. Imports no torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 BLOCK_ROWS = 8192  # 16 MB of f32 at 512 numbers: fits the last-level cache, so f16 is widened only there
+
+
+Vector = Sequence[float] | np.ndarray
+# float32 rounding over a few hundred numbers: the direction of a shorter sum is noise
+MIN_LENGTH = 1e-5
+
+
+def unit_vector(vector: Vector, dim: int, field: str = "vector") -> np.ndarray:
+    """f32 [dim] of length 1. Raises: UserError ``bad_vector``, naming the field."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        query = np.asarray(vector, dtype=np.float32)
+    if query.shape != (dim,):
+        message = f"the vector has shape {query.shape}; this collection's have {dim} numbers"
+        raise UserError(message, code="bad_vector", field=field)
+    length = float(np.linalg.norm(query))
+    if not np.isfinite(length) or length == 0:
+        raise UserError("the vector is all zero, or not finite", code="bad_vector", field=field)
+    return query / length
+
+
+def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], dim: int) -> np.ndarray:
+    """f32 [dim] of length 1: the direction of the weighted sum of the parts, each scaled to length 1 first.
+
+    Args:
+        parts: vectors of any length, by name.
+        weights: by the same names, may be negative; 1 where missing.
+
+    Raises:
+        UserError: ``bad_vector``, naming the part; ``zero_query`` where the sum cancels out.
+    """
+    total = np.zeros(dim, np.float32)
+    for name, vector in parts.items():
+        total += np.float32(weights.get(name, 1.0)) * unit_vector(vector, dim, name)
+    largest = max((abs(weights.get(name, 1.0)) for name in parts), default=0.0)
+    if float(np.linalg.norm(total)) <= MIN_LENGTH * largest:
+        message = "weights: the weighted sum cancels out, so that it has no direction; change a weight"
+        raise UserError(message, code="zero_query", field="weights")
+    return unit_vector(total, dim)
 
 
 def nearest(

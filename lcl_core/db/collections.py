@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
+from lcl_core.collections.changes import ChangeRecord, write_snapshot
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.db.artifacts import absolute_path, discard_folder
@@ -170,12 +170,12 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
     """
     columns = (*_CHANGE_COLUMNS, _KEEPS_IMAGE, _Change.picture)
     query = select(*columns).where(_Change.collection_id == row.id).order_by(_Change.number)
-    number = 0
-    with DeltaSnapshotWriter(directory) as writer:
-        rows = session.execute(query.execution_options(yield_per=100)).tuples()
-        for number, item, record, vector, texts, keeps_image, thumbnail in rows:
-            change = ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image)
-            writer.write(change, thumbnail or b"")
+    rows = session.execute(query.execution_options(yield_per=100)).tuples()
+    changes = (
+        (ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image), thumbnail or b"")
+        for number, item, record, vector, texts, keeps_image, thumbnail in rows
+    )
+    number = write_snapshot(directory, changes)
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == row.id)).one_or_none() != row.path:
         raise CollectionReplaced
     return number

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
+from lcl_core.collections.changes import ChangeRecord, DeltaSnapshot
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import collections, submit
 from lcl_core.db.models import CollectionRow, EncoderRow
@@ -26,7 +26,7 @@ def test_the_directory_and_what_has_changed_since(database, settings, modules, r
 
         def __init__(self, module, run_dir, *more):
             handed = DeltaSnapshot(run_dir.changes)
-            seen.append((handed.changes, handed.images(["img_1"])))
+            seen.append((handed.changes, [handed.image("img_1")]))
             super().__init__(module, run_dir, *more)
 
     monkeypatch.setattr(local, "JobProcess", Looks)

@@ -190,32 +190,3 @@ def test_what_an_import_that_fails_has_copied_is_removed(live_service, http, enc
 
 def _broken(*_, **__):
     raise RuntimeError("nothing can be written")
-
-
-def test_a_collection_whose_vectors_were_overwritten_is_refused(
-    live_service, http, collection, refused, serve, eventually
-):
-    with live_service.context.database.reading() as session:
-        folder = live_service.home / registry.get_collection(session, "squares").path
-    moved = folder.with_name("moved")
-    shutil.copytree(folder, moved)
-    vectors = moved / "image_vectors.bin"
-    vectors.write_bytes(bytes(reversed(vectors.read_bytes())))
-    folder.rename(folder.with_name("kept"))  # another process opens it: this one has it mapped already
-    moved.rename(folder)
-    try:
-        with serve(live_service.context.settings) as url:
-            query = {"vector": [1.0] + [0.0] * 23}
-
-            def search():
-                address = f"{url}/v1/collections/squares/search"
-                return httpx.post(address, json=query, headers=http.headers, timeout=60, trust_env=False)
-
-            eventually(lambda: search().status_code == 409, "the checksums are compared")
-            message = refused(search(), 409, "collection_changed")["message"]
-            assert "image_vectors.bin" in message
-            assert "index" in message
-            assert str(live_service.home) not in message
-    finally:
-        shutil.rmtree(folder)
-        folder.with_name("kept").rename(folder)

@@ -15,7 +15,6 @@ class StubCollection:
     """As an open collection without changes."""
 
     def __init__(self, base):
-        self.checksums = SimpleNamespace(is_outdated=False, check=lambda: None)
         self.base = base
 
     def with_changes(self, *_):

@@ -14,9 +14,9 @@ def build_collection(directory, items, image_vectors, text_vectors, **header):
     header = {"dataset_hash": "", "dim": int(np.shape(image_vectors)[-1]), **header}
     with CollectionWriter(directory, **header, text_vectors=text_vectors is not None) as writer:
         writer.add_items(items, image_vectors)
-        if text_vectors is not None and writer.texts:
+        if text_vectors is not None and (texts := writer.texts()):
             known = {storable_text(text): vector for text, vector in text_vectors.items()}
-            if missing := [text for text in writer.texts if text not in known]:
+            if missing := [text for text in texts if text not in known]:
                 raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
-            writer.add_text_vectors(np.stack([known[text] for text in writer.texts]))
+            writer.add_text_vectors(np.stack([known[text] for text in texts]))
         writer.link()

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from lcl_core.collections.changes import ChangeRecord, DeltaSnapshot, write_snapshot
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.index_job import run_index_job
-from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnapshotWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.encoders.engine import EncoderEngine
@@ -61,9 +61,7 @@ class IndexRuns:
                 "collections": {"pictures": facts} if base else {},
             }
         )
-        with DeltaSnapshotWriter(run_dir.path / "changes") as writer:
-            for change, sample_image in self.changes:
-                writer.write(change, sample_image)
+        write_snapshot(run_dir.path / "changes", self.changes)
         result = run_index_job(run_dir)
         return run_dir.path / result["collection"]["path"], result
 
@@ -165,7 +163,6 @@ def test_an_image_whose_labels_alone_changed_keeps_its_bytes(index_runs):
     change = ChangeRecord(1, identity("0.webp"), record, vector, texts, keeps_image=True)
     index_runs.changes = [(change, b"")]
     place, _ = index_runs.run("fold", None, base)
-    assert (index_runs.place / "fold" / "changes" / "changes.blob").stat().st_size == len(vector + texts)
     folded = Collection.open(place, verify=True)
     assert folded.item(identity("0.webp"))["labels"] == {"by": "hand"}
     for name in ("0.webp", "1.webp"):
@@ -183,12 +180,11 @@ def test_another_encoder_is_refused(index_runs, encoders):
 
 def test_changes_that_were_cut_are_seen(index_runs, tmp_path):
     change, sample_image = index_runs.added(1, "hand.webp")
-    with DeltaSnapshotWriter(tmp_path / "handed") as writer:
-        writer.write(change, sample_image)
+    assert write_snapshot(tmp_path / "handed", [(change, sample_image)]) == 1
     handed = DeltaSnapshot(tmp_path / "handed")
-    assert (handed.changes, handed.images([change.item])) == ([change], [sample_image])
-    blob = tmp_path / "handed" / "changes.blob"
-    blob.write_bytes(blob.read_bytes()[:-1])
+    assert (handed.changes, handed.image(change.item)) == ([change], sample_image)
+    (file,) = (tmp_path / "handed").iterdir()
+    file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(UserError) as caught:
         DeltaSnapshot(tmp_path / "handed")
     assert caught.value.code == "changes_unreadable"

@@ -164,7 +164,7 @@ def test_the_older_collection_stays_until_the_new_one_is_whole(place):
     facts: dict[str, Any] = {"name": "new", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
     with CollectionWriter(place, **facts) as writer:
         writer.add_items(ITEMS[:2], IMAGE_VECTORS[:2])
-        assert writer.texts == ["ant", "an insect", "bee"]
+        assert writer.texts() == ["ant", "an insect", "bee"]
         writer.add_text_vectors(np.ones((3, DIM)))
         assert Collection.open(place).name == "few", "not before it is whole"
     assert Collection.open(place, verify=True).name == "new"

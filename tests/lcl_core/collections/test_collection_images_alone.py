@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lcl_core.collections.changes import ChangeRecord, Delta, write_snapshot
 from lcl_core.collections.collection import FEEDBACK_IMAGES, Collection
-from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import stable_hash64, text_id
 from lcl_core.collections.index_job import run_index_job
-from lcl_core.collections.records import ChangeRecord, DeltaSnapshotWriter
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import EncoderEngine
@@ -140,7 +139,6 @@ def test_an_index_run_makes_one_and_adds_to_it(tmp_path, sample):
 def add_to(run_dir, base, change):
     """Write the collection that the run adds to into run.json, with one change."""
     changes = run_dir.path / "changes"
-    with DeltaSnapshotWriter(changes) as snapshot:
-        snapshot.write(change, b"fox")
+    write_snapshot(changes, [(change, b"fox")])
     entry = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "files"}
     run_dir.prepare(run_dir.read_run() | {"collections": {"pictures": {**entry, "changes": str(changes)}}})

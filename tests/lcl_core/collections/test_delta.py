@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from lcl_core.collections import file_format, vector_index
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import stable_hash64
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from tests.lcl_core.collections.building import build_collection
@@ -116,7 +115,7 @@ def test_it_answers_as_one_made_anew(tmp_path, monkeypatch, large, target):
     anew = build(tmp_path / "anew", now)
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 10 if large else 10**6)
     collection = changed(build(tmp_path / "base", base), changes, steps=5)
-    assert bool(collection._graphs) == large
+    assert bool(collection._files.graphs) == large
     for how in FILTERS:
         for k in (1, 5, 200):
             check_alike(collection, anew, k=k, target=target, **how)

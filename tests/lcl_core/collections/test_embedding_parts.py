@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lcl_core.collections import index_job
-from lcl_core.collections.embedding_parts import part_ranges
 from lcl_core.collections.file_format import MANIFEST
-from lcl_core.collections.index_job import IndexProgress, run_index_job
+from lcl_core.collections.index_job import IndexProgress, RejectedItems, run_index_job
 from lcl_core.common.errors import StoreError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data.corpus.file_corpus import FileCorpus
@@ -77,11 +75,9 @@ def expected(run):
     return contents(run_dir)
 
 
-@pytest.mark.parametrize(("part_items", "parts"), [(16, 7)])
-def test_the_files_do_not_depend_on_parts(run, expected, part_items, parts):
-    assert len(part_ranges(IMAGES, BATCH, part_items)) == parts
+def test_the_files_do_not_depend_on_parts(run, expected):
     run_dir = run("parts")
-    run_index_job(run_dir, part_items=part_items)
+    run_index_job(run_dir, part_items=16)
     assert contents(run_dir) == expected
     assert list(run_dir.checkpoints.iterdir()) == [], "the parts have gone into the collection"
 
@@ -136,9 +132,6 @@ def test_an_outage_leaves_no_image_out_and_the_next_attempt_continues(run, expec
 
 
 def test_another_encoder_or_other_images_begin_anew(tmp_path, corpus, encoders, monkeypatch):
-    def interrupt(self, writer, dim, rejected):
-        raise JobCancelled
-
     embedded: list[int] = []
     pixels = EncoderEngine.embed_pixels
     monkeypatch.setattr(EncoderEngine, "health", lambda self: {})
@@ -146,7 +139,7 @@ def test_another_encoder_or_other_images_begin_anew(tmp_path, corpus, encoders, 
         EncoderEngine, "embed_pixels", lambda self, given: embedded.append(len(given)) or pixels(self, given)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(index_job.EmbeddingParts, "merge_images", interrupt)
+        patch.setattr(RejectedItems, "raise_if_all", interrupt)
         with pytest.raises(JobCancelled):
             run_index_job(prepare(tmp_path / "run", corpus, encoders[0], batch_size=BATCH))
     assert sum(embedded) == IMAGES - 2
@@ -154,17 +147,5 @@ def test_another_encoder_or_other_images_begin_anew(tmp_path, corpus, encoders, 
     assert sum(embedded) == 2 * (IMAGES - 2)
 
 
-def test_a_part_without_its_files_is_embedded_again(run, expected, monkeypatch):
-    def interrupt(self, writer, dim, rejected):
-        raise JobCancelled
-
-    run_dir = run("parts")
-    with monkeypatch.context() as patch:
-        patch.setattr(index_job.EmbeddingParts, "merge_images", interrupt)
-        with pytest.raises(JobCancelled):
-            run_index_job(run_dir, part_items=16)
-    next(run_dir.checkpoints.glob("parts/parts/images-0000002.*/vectors.bin")).unlink()
-    run_index_job(run_dir, part_items=16)
-    assert contents(run_dir) == expected
-    phases = [row["step"] for row in metrics(run_dir) if row["phase"] == "images"]
-    assert phases[-3:] == [IMAGES - 16, IMAGES - 8, IMAGES], "two batches"
+def interrupt(*_):
+    raise JobCancelled

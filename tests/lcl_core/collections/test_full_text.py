@@ -9,17 +9,16 @@ import pytest
 
 from lcl_core.collections import collection as collection_module
 from lcl_core.collections import full_text
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import FUSED_HITS, Collection
-from lcl_core.collections.delta import Delta, Rows
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.full_text import FullTextIndex, fuse_ranks
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from tests.lcl_core.collections.building import build_collection
 
 DIM = 4
-TOP = 2**64 - 1
+TOP = 2**63 - 1
 
 
 def axis(number):
@@ -52,6 +51,17 @@ def names(hits):
     return [hit.metadata["image"] for hit in hits]
 
 
+@pytest.fixture
+def made(tmp_path):
+    """Makes the index of texts by their keys."""
+
+    def make(texts):
+        full_text.write_index(tmp_path / "captions.sqlite", texts)
+        return FullTextIndex(tmp_path / "captions.sqlite", len(texts))
+
+    return make
+
+
 def search(index, query):
     return [match for page in index.search(query) for match in page]
 
@@ -67,8 +77,8 @@ def change(number, name, *captions, vector=None):
     return ChangeRecord(number, item, record, vector.tobytes(), np.stack([vector] * len(captions)).tobytes())
 
 
-def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings():
-    index = FullTextIndex([(7, "Two Dogs at play"), (TOP, "a crème brûlée"), (0, "a cat"), (2**63, "")])
+def test_texts_are_found_by_words_whatever_their_case_accents_and_english_endings(made):
+    index = made([(-(2**63), ""), (0, "a cat"), (7, "Two Dogs at play"), (TOP, "a crème brûlée")])
     assert [key for key, _ in search(index, "dog")] == [7]
     assert [key for key, _ in search(index, "PLAYING")] == [7]
     assert [key for key, _ in search(index, "creme")] == [TOP]
@@ -95,34 +105,34 @@ def decomposed(text):
         ("❤️ cat", "a cat", "a ❤️"),
     ],
 )
-def test_marks_are_parts_of_words_and_decomposed_words_are_the_same(query, found, other):
-    assert [key for key, _ in search(FullTextIndex([(1, found), (2, other)]), query)] == [1]
+def test_marks_are_parts_of_words_and_decomposed_words_are_the_same(made, query, found, other):
+    assert [key for key, _ in search(made([(1, found), (2, other)]), query)] == [1]
 
 
-def test_more_and_rarer_words_rank_higher():
-    index = FullTextIndex([(1, "red car"), (2, "red bus"), (3, "red fire truck"), (4, "red red red sky"), (5, "sea")])
+def test_more_and_rarer_words_rank_higher(made):
+    index = made([(1, "red car"), (2, "red bus"), (3, "red fire truck"), (4, "red red red sky"), (5, "sea")])
     found = search(index, "red fire truck")
     assert found[0][0] == 3
     assert {key for key, _ in found} == {1, 2, 3, 4}
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
-def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(monkeypatch):
+def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(made, monkeypatch):
     monkeypatch.setattr(full_text, "_MIN_COMMON", 2)
-    index = FullTextIndex([(number, f"a thing of kind {number}") for number in range(40)])
+    index = made([(number, f"a thing of kind {number}") for number in range(40)])
     assert [key for key, _ in search(index, "a thing 7")] == [7]
     assert len(search(index, "a thing")) == 40
 
 
-def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word():
-    index = FullTextIndex([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
+def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word(made):
+    index = made([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
     assert {key for key, _ in search(index, "\udc36 dog\0")} == {1, 2}
 
 
-def test_a_text_is_added_once():
-    index = FullTextIndex([(1, "dog")])
-    index.add([(1, "dog"), (2, "a dog")])
-    index.add([(2, "a dog")])
+def test_a_text_is_added_once(made):
+    index = made([(1, "dog")])
+    index.add({2: "a dog"})
+    index.add({2: "a dog"})
     assert [key for key, _ in search(index, "dog")] == [1, 2]
 
 
@@ -154,13 +164,13 @@ def test_an_image_whose_text_lacks_a_word_gets_half_as_much_by_its_words():
         ("red sea car", {1, 2, 3, 4}),
     ],
 )
-def test_texts_that_lack_a_word_that_any_text_has(query, keys):
-    index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "red heart"), (4, "the sea")])
+def test_texts_that_lack_a_word_that_any_text_has(made, query, keys):
+    index = made([(1, "a red car"), (2, "police car"), (3, "red heart"), (4, "the sea")])
     assert index.lacking_a_word(query, [key for key, _ in search(index, query)], any) == keys
 
 
-def test_a_word_of_texts_that_are_gone_does_not_count():
-    index = FullTextIndex([(1, "a red car"), (2, "police car"), (3, "a red car with a zeppelin")])
+def test_a_word_of_texts_that_are_gone_does_not_count(made):
+    index = made([(1, "a red car"), (2, "police car"), (3, "a red car with a zeppelin")])
     found = [1, 2]
     assert index.lacking_a_word("red car zeppelin", found, any) == {1, 2}
     assert index.lacking_a_word("red car zeppelin", found, lambda keys: bool({1, 2} & set(keys))) == {2}
@@ -255,8 +265,8 @@ def test_of_a_caption_of_very_many_images_the_nearest_are_listed(tmp_path, monke
     changes = [change(1, "new", "logo", vector=axis(0)), change(2, "far", "logo", vector=axis(3)), change(3, "201")]
     changed = opened.with_delta(Delta().with_changes(changes))
     listed = []
-    written = Rows.id
-    monkeypatch.setattr(Rows, "id", lambda rows, number: listed.append(number) or written(rows, number))
+    written = Collection._record
+    monkeypatch.setattr(Collection, "_record", lambda *given: listed.append(given[2]) or written(*given))
     for collection, removed in ((opened, []), (changed, ["201"])):
         plain = names(collection.search(axis(0), most))
         assert "199" in plain

@@ -11,10 +11,8 @@ import pytest
 from lcl_core.collections import vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
-from lcl_core.collections.writer import AppendSource
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.engine import EncoderEngine
 from tests.lcl_core.train.small_runs import finished
 
@@ -89,10 +87,9 @@ def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path, monkeypatch):
     moment = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: moment)
     run_dir = RunDir(tmp_path)
-    pairs = [CaptionPair(f"{number}.png", ("a bird", f"bird {number}"), {}, "train", "") for number in range(5)]
-    progress = IndexProgress(run_dir, pairs, AppendSource())
+    progress = IndexProgress(run_dir, 11)
     moment += 2
-    progress.advance(4)  # of five images and six captions
+    progress.advance(4)
     assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import Delta
-from lcl_core.collections.file_format import LABEL_TYPES, stable_hash64
+from lcl_core.collections.file_format import ITEMS, stable_hash64
 from lcl_core.collections.labels import LabelChange, LabelIndex, infer_type, parse_where, read_number
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from tests.lcl_core.collections.building import build_collection
@@ -224,17 +223,17 @@ def test_a_stated_set_is_split_at_semicolons(tmp_path):
     assert found(collection, {"c": "red; green"}) == ["a"], "as before there were sets"
 
 
-def test_types_that_are_missing_or_changed_are_damage(tmp_path):
+def test_what_is_damaged_is_named_and_not_taken_over(tmp_path):
     build(tmp_path / "it", images())
-    types = tmp_path / "it" / LABEL_TYPES
-    types.write_bytes(types.read_bytes().replace(b"number", b"date  ").replace(b'date  "', b'date"  '))
-    with pytest.raises(UserError, match=f"{LABEL_TYPES} is damaged") as caught:
+    file = tmp_path / "it" / ITEMS
+    file.write_bytes(file.read_bytes().replace(b"number", b"nomber"))
+    with pytest.raises(UserError, match=f"{ITEMS} is damaged") as caught:
         Collection.open(tmp_path / "it", verify=True)
     assert caught.value.code == "collection_changed"
-    types.unlink()
-    with pytest.raises(UserError, match=LABEL_TYPES) as caught:
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    with pytest.raises(UserError, match=f"{ITEMS} is damaged") as caught:
         Collection.open(tmp_path / "it")
-    assert caught.value.code == "collection_unreadable"
+    assert caught.value.code == "collection_changed"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from lcl_core.collections import file_format, near_duplicates, vector_index
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.delta import Delta
 from lcl_core.collections.near_duplicates import RowGraph, near_duplicate_groups
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lcl_core.collections.query import combine_vectors
+from lcl_core.collections.vector_index import combine_vectors
 from lcl_core.common.errors import UserError
 
 X, Y = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from lcl_core.collections import vector_index
+from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import FUSED_HITS, Collection
-from lcl_core.collections.delta import Delta
 from lcl_core.collections.file_format import GRAPHS
-from lcl_core.collections.records import ChangeRecord
 from lcl_core.collections.vector_index import HnswIndex, nearest, write_hnsw_index
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcl_core.collections.changes import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.file_format import stable_hash64
-from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, complete_run, runs
@@ -189,7 +189,7 @@ def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made, tmp_path):
         db_collections.snapshot_changes(session, session.get_one(CollectionRow, "col_1"), tmp_path / "handed")
     handed = DeltaSnapshot(tmp_path / "handed")
     assert handed.changes == seen(made)
-    assert handed.images([identity("c.png")]) == [b"c.png"]
+    assert handed.image(identity("c.png")) == b"c.png"
 
 
 class Fold:
@@ -226,7 +226,7 @@ def test_a_fold_keeps_what_came_meanwhile(made, home, begin):
     fold = begin()
     handed = DeltaSnapshot(Path(fold.handed["changes"]))
     assert [change.item for change in handed.changes] == [identity(name) for name in ("c.png", "d.png", "a.png")]
-    assert handed.images([identity("d.png")]) == [b"d.png"]
+    assert handed.image(identity("d.png")) == b"d.png"
     add(made, picture("e.png"))
     add(made, picture("d.png", "second"), replace=True)
     remove(made, "b.png")

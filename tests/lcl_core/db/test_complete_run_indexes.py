@@ -12,10 +12,8 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
-from lcl_core.db import collections, complete_run, garbage, leases, registry, runs
+from lcl_core.db import complete_run, garbage, registry, runs
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.models import Run
-from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import INDEXES, IndexLocation, drop_index, open_index
 
 ENCODER, DIM, ROWS = "e" * 64, 16, 40
