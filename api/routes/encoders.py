@@ -26,6 +26,7 @@ from api.deps import (
     WriteTransactionDep,
     in_thread_pool,
 )
+from api.services import comparisons
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
@@ -129,8 +130,6 @@ def compare(
     with a difference has its ``interval`` (95 %, paired bootstrap), ``p`` (sign-flip permutation, two-sided, of this
     row alone) and the number of common ``units``.
     """
-    from api.services import comparisons  # numpy
-
     first, second = registry.get_encoder(session, left), registry.get_encoder(session, right)
     figures = [comparisons.evaluated_figures(session, encoder.id) for encoder in (first, second)]
     rows = comparisons.compare_figures(*figures)

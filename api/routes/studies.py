@@ -26,6 +26,7 @@ from api.deps import (
     in_thread_pool,
 )
 from api.routes.runs import check_references
+from api.services.comparisons import sample_tests
 from lcl_core.common.paths import Root
 from lcl_core.db import runs, studies
 from lcl_core.db.models import Study
@@ -324,8 +325,6 @@ def compare(
     study_id: StudyId, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:
     """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
-    from api.services.comparisons import sample_tests  # numpy
-
     study = studies.get_study(session, study_id)
     spec, trials = studies.study_spec(study), studies.study_cells(session, study.id)
     session.close()  # no connection is held while predictions are read

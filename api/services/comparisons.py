@@ -1,7 +1,7 @@
 """Comparison of two encoders, figure by figure, where both were evaluated with equal settings, and of rows of a study.
 
 Settings are those of the stored spec of each evaluation. Differences are tested pairwise where both evaluations'
-predictions are still stored. Imports numpy.
+predictions are still stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Run
-from lcl_core.evaluation.significance import compare_runs, compare_selected
 from lcl_core.specs.evaluate import TRAINED_TASKS, task_settings
 from lcl_core.specs.study import MetricSpec
 
@@ -144,7 +143,7 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
             folders = [records_of(left_run), records_of(right_run)]
             if not all(map(_has_predictions, folders)):
                 return {}
-            tests = compare_runs(*folders, draws=RESAMPLES)
+            tests = _significance().compare_runs(*folders, draws=RESAMPLES)
         except UserError:
             return {}
         return {
@@ -167,7 +166,14 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
 def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> dict[str, Json | None]:
     """Tests over samples by the metric's name, of two sides with the folders of their seeds' predictions."""
     left, right = ([records for records in side if _has_predictions(records)] for side in sides)
-    return {metric.name: compare_selected(metric, left, right, draws=RESAMPLES) for metric in metrics}
+    significance = _significance()
+    return {metric.name: significance.compare_selected(metric, left, right, draws=RESAMPLES) for metric in metrics}
+
+
+def _significance() -> Any:
+    from lcl_core.evaluation import significance  # imports torch
+
+    return significance
 
 
 def _has_predictions(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from lcl_core.common.errors import Busy, UserError, as_exception
@@ -249,21 +249,21 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
 
 def _loader(device: str, precision: Precision, observe: BatchObserver | None) -> Load:
     def load(directory: Path, registered: Hashes | None) -> BatchedEngine:
-        from lcl_core.encoders.engine import open_engine  # imports torch
-
+        engine = _engine()
         _freeze_garbage_collector()
-        return BatchedEngine(open_engine(directory, device, precision, registered), observe=observe)
+        return BatchedEngine(engine.open_engine(directory, device, precision, registered), observe=observe)
 
     return load
 
 
 def _measurer(device: str, precision: Precision) -> Measure:
-    def measure(directory: Path) -> int:
-        from lcl_core.encoders.engine import estimate_memory
+    return lambda directory: _engine().estimate_memory(directory, device, precision)
 
-        return estimate_memory(directory, device, precision)
 
-    return measure
+def _engine() -> Any:
+    from lcl_core.encoders import engine  # imports torch
+
+    return engine
 
 
 @cache

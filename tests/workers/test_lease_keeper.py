@@ -130,7 +130,10 @@ def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals
             eventually(lambda: renewals.count > renewed, "the reply")
             clock(200.0)
             eventually(lambda: process.received, "the request to leave", 60.0)
-    assert process.received == ["terminate"]
+            assert process.received == ["terminate"]
+            clock(200.0)
+            eventually(lambda: process.received[1:], "the end, before another worker may claim the run", 60.0)
+    assert process.received == ["terminate", "kill"]
 
 
 def test_the_clock_of_leases_counts_the_time_in_which_the_machine_slept(monkeypatch):
