@@ -1,16 +1,32 @@
-"""What follows when an attempt ends without a result: one table of causes, evidence and policies.
+"""How an attempt ended, and what follows: one table of causes, evidence and policies.
 
-``workers.exit_outcome`` finds the cause, the supervisor acts on the policy, and docs/runs.md shows the table.
+The outcome is classified from result, error file, stop reason, exit status and log, in that order. The supervisor acts
+on the policy, and docs/runs.md shows the table.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
-from lcl_core.db.leases import COUNTED, NO_CAPACITY, Setbacks
+import structlog
+
+from lcl_core.common.errors import FailureCode, UserError, failure_code
+from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
+from lcl_core.db.leases import COUNTED, NO_CAPACITY, Claim, Setbacks
+from lcl_core.jobs import JOBS
+from workers.executors.base import EngineUnreachable, MachineLost, NoCapacity
+from workers.lease_keeper import AttemptInterrupted
 
 # between two attempts of a run whose machine, network or store failed; twice as long each time
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 10.0, 600.0
@@ -207,3 +223,229 @@ def _follows(rule: FailureRule) -> str:
     if rule.retries is None:
         return rule.policy.value
     return f"{rule.policy.value}, {'once' if rule.retries == 1 else f'{rule.retries} times'} without a new checkpoint"
+
+
+log = structlog.get_logger(__name__)
+_TAIL_BYTES = 65_536
+_MAX_LINE = 500
+# NFS may answer from its cache, for up to a minute, that a file does not exist which another machine has created
+HIDDEN_SECONDS = 70.0
+_HIDDEN_POLL_SECONDS = 1.0
+
+_STORAGE: dict[FailureCode | None, tuple[str, str]] = {
+    FailureCode.DISK_FULL: ("no space is left where the run writes", "make room there"),
+    FailureCode.READ_ONLY: ("the run may not write to its folder", "make it writable"),
+}
+
+
+class StopReason(Enum):
+    """Why the supervisor stopped a process."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"  # of the worker
+    DATABASE = "database"  # it did not answer, and the lease was about to run out
+    HUNG = "hung"  # no progress until the deadline
+    MACHINE = "machine"  # the executor has lost it
+    DETACHED = "detached"  # it continues, and the next worker re-attaches
+
+
+_REQUEUED = {
+    StopReason.PAUSE: ("interrupted", "it was paused"),
+    StopReason.SHUTDOWN: ("interrupted", "the worker is leaving"),
+    StopReason.DATABASE: ("database_away", "the database did not answer its worker for half of a lease"),
+    StopReason.DETACHED: ("interrupted", "the worker is leaving, and the next one re-attaches to the processes"),
+}
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """The run is unfinished through no fault of its own; another attempt resumes from its checkpoint.
+
+    Attributes:
+        rule: of the failure table; says whether the attempt is counted, when the next one may start, and how many.
+        message: of the run's reason, when no attempt is left. ``cause`` if empty.
+        keeps_processes: they continue, for the next worker to re-attach.
+    """
+
+    rule: FailureRule
+    cause: str
+    message: str = ""
+    keeps_processes: bool = False
+
+    @classmethod
+    def by(cls, name: str, cause: str, message: str = "") -> Requeue:
+        """By the rule of this name."""
+        return cls(RULES[name], cause, message)
+
+    @property
+    def failure(self) -> RunFailed:
+        """Outcome of the run when no attempt is left."""
+        return _failed(self.rule.cause, self.message or self.cause)
+
+
+@dataclass(frozen=True)
+class ProcessExit:
+    """How a process ended. ``status``: as in subprocess; ``stop_reason``: None when nobody stopped it.
+
+    Attributes:
+        hang: what is known about a process that was stopped because it hung.
+        loss: what the executor reports about a machine that it has lost.
+        log_file: with its output; None: that of RUN_DIR.
+    """
+
+    status: int
+    stop_reason: StopReason | None
+    log_start: int
+    hang: str = ""
+    loss: str = ""
+    log_file: Path | None = None
+
+
+def await_outcome_file(run_dir: RunDir, exited: ProcessExit, check: Callable[[], None]) -> None:
+    """Wait until result or error of a job on another machine is visible here; HIDDEN_SECONDS at most.
+
+    Returns at once where the exit status promises neither.
+
+    Args:
+        check: called while it waits; what it raises ends the wait.
+    """
+    promised = exited.status in (ExitCode.OK, ExitCode.USER_ERROR) and exited.stop_reason is not StopReason.DETACHED
+    deadline = time.monotonic() + HIDDEN_SECONDS
+    while promised and not _has_outcome_file(run_dir) and time.monotonic() < deadline:
+        check()
+        with suppress(OSError), tempfile.NamedTemporaryFile(dir=run_dir.path, prefix="."):
+            pass  # a change of the folder from here makes NFS ask the server what is in it
+        if not _has_outcome_file(run_dir):
+            time.sleep(_HIDDEN_POLL_SECONDS)
+
+
+def _has_outcome_file(run_dir: RunDir) -> bool:
+    return run_dir.result_file.exists() or run_dir.error_file.exists()
+
+
+def outcome_of(error: Exception, claim: Claim, run_dir: RunDir) -> RunOutcome | Requeue:
+    """Outcome of an attempt whose supervision ended with an error."""
+    reattaches = claim.handle is not None
+    match error:
+        case AttemptInterrupted():
+            return replace(Requeue.by("interrupted", str(error)), keeps_processes=reattaches)
+        case NoCapacity():
+            return Requeue.by("no_capacity", str(error))
+        case MachineLost():  # what the processes wrote before counts
+            return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
+        case EngineUnreachable():
+            return replace(Requeue.by("machine_lost", str(error)), keeps_processes=True)
+        case UserError():
+            return classify_error(error.to_dict())
+        case OSError():
+            return os_error_failure(error, run_dir.path)
+    log.exception("supervisor_failed", exc_info=error)  # an error of the worker
+    message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
+    return RunFailed({"code": "internal", "message": message}, keeps_processes=reattaches)
+
+
+def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
+    """Outcome of an attempt. Files in RUN_DIR count before the exit status: a result outweighs a bad status."""
+    if run_dir.result_file.exists():
+        return RunSucceeded(json.loads(run_dir.result_file.read_text(encoding="utf-8")))
+    if run_dir.error_file.exists():
+        return classify_error(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
+    if exited.stop_reason is StopReason.CANCEL:
+        return RunCancelled()
+    if exited.stop_reason is StopReason.MACHINE:
+        return Requeue.by("machine_lost", exited.loss)
+    if exited.stop_reason is StopReason.DETACHED:
+        return replace(Requeue.by(*_REQUEUED[exited.stop_reason]), keeps_processes=True)
+    if exited.stop_reason in _REQUEUED:
+        return Requeue.by(*_REQUEUED[exited.stop_reason])
+    if exited.stop_reason is StopReason.HUNG:
+        where = f"`lcl runs logs {claim.run_id}` shows its log; resume the run to go on from its last checkpoint"
+        return Requeue.by("hung", exited.hang, f"{exited.hang}, as the attempt before; {where}")
+    if exited.stop_reason is StopReason.TIMEOUT:
+        limit = claim.spec["timeout_seconds"]
+        way_out = f"raise it as you resume the run: lcl runs resume {claim.run_id} --timeout SECONDS"
+        message = f"the run took longer than its timeout_seconds of {limit:g}; {way_out}"
+        return RunFailed({"code": "timeout", "message": message, "field": "timeout_seconds"})
+    return _classify_status(claim, run_dir, exited)
+
+
+def classify_error(reason: dict[str, Any]) -> RunOutcome | Requeue:
+    """Outcome of an attempt that ended with a UserError, as ``UserError.to_dict``."""
+    rule = RULES.get(reason.get("code", ""))
+    if rule is not None and rule.policy in (Policy.DELAYED, Policy.WAITING):
+        return Requeue.by(rule.cause, reason["message"])
+    return RunFailed(reason)
+
+
+def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
+    """Nobody stopped the process, and it wrote neither result nor error."""
+    log_file = exited.log_file or run_dir.log_file
+    line = last_error_line(log_file, exited.log_start)
+    where = f"; `lcl runs logs {claim.run_id}` shows the whole log"
+    if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, ExitCode.CANCELLED):
+        return _classify_outside_kill(claim, exited.status, where)
+    if exited.status == ExitCode.RENDEZVOUS_FAILED:
+        cause = line.removeprefix("error: ") or "its processes did not connect in time"
+        return Requeue.by("rendezvous_failed", cause, f"{cause}{where}")
+    if exited.status == ExitCode.OUT_OF_MEMORY:
+        return _failed("out_of_memory", f"the run ran out of memory ({line}); {_memory_advice(claim.kind)}{where}")
+    if exited.status in (ExitCode.DISK_FULL, ExitCode.READ_ONLY):
+        return storage_failure(FailureCode[ExitCode(exited.status).name], run_dir.path)
+    if exited.status == ExitCode.OK:
+        return _failed("no_result", f"the process ended without a result{where}")
+    rule = infrastructure_cause(_log_lines(log_file, exited.log_start))
+    if rule is not None:
+        return Requeue.by(rule.cause, f"{rule.evidence} ({line})", f"{rule.evidence}: {line}{where}")
+    if exited.status < 0:
+        name = signal.Signals(-exited.status).name
+        return _failed("crash", f"the process was ended by {name}: {line or 'its log is empty'}{where}")
+    return _failed("crash", f"{line or f'the process ended with status {exited.status}'}{where}")
+
+
+def _classify_outside_kill(claim: Claim, status: int, where: str) -> Requeue:
+    """An operator, a restart or the OOM killer: retried as long as attempts are left."""
+    name = signal.Signals(-status).name if status < 0 else "SIGTERM"
+    cause = f"the process was ended from outside by {name}"
+    hint = f" (the system ran out of memory, perhaps: {_memory_advice(claim.kind)})" if name == "SIGKILL" else ""
+    return Requeue.by("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
+
+
+def _memory_advice(kind: str) -> str:
+    fields = JOBS[kind].batch_fields if kind in JOBS else ""
+    return f"lower {fields}, or use a machine with more memory" if fields else "use a machine with more memory"
+
+
+def storage_failure(code: FailureCode | None, path: Path | str, problem: str = "") -> RunFailed:
+    """Reason of a run that could not write. ``problem``: the system's message, for an unknown ``code``."""
+    problem, way_out = _STORAGE.get(code, (problem, "mend the folder"))
+    name = "storage" if code is None else code.value
+    return _failed(name, f"{problem} ({path}); {way_out}, then resume the run: it goes on from its last checkpoint")
+
+
+def os_error_failure(error: OSError, run_dir: Path) -> RunFailed:
+    """Reason of a run whose worker could not write or read its folder."""
+    code = failure_code(error, run_dir.parent.parent)
+    return storage_failure(code, error.filename or run_dir, error.strerror or str(error))
+
+
+def _failed(code: str, message: str) -> RunFailed:
+    return RunFailed({"code": code, "message": message})
+
+
+def last_error_line(log_file: Path, start: int) -> str:
+    """Exception line of the last traceback after byte ``start`` of a log, else its last line, else ''."""
+    lines = _log_lines(log_file, start)
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    tracebacks = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if tracebacks:
+        last = next((line for line in lines[tracebacks[-1] + 1 :] if line[:1].strip()), last)
+    return last.strip()[:_MAX_LINE]
+
+
+def _log_lines(log_file: Path, start: int) -> list[str]:
+    """The last lines after byte ``start``."""
+    with log_file.open("rb") as file:
+        file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
+        return file.read().decode("utf-8", "replace").splitlines()

@@ -31,7 +31,7 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints
 from lcl_core.db.leases import StaleLease, lock_with_lease
 from lcl_core.db.session import UNREACHABLE
-from workers.attempt import Attempt
+from workers.lease_keeper import Attempt
 
 _CHECKPOINT, _METRICS, _TOKENIZER, _BEST = "checkpoint", "metrics.jsonl", "tokenizer.json", "artifacts/encoder_best"
 _MANIFEST = "manifest.json"  # of a checkpoint

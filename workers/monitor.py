@@ -19,10 +19,10 @@ from lcl_core.db.leases import (
 )
 from lcl_core.db.session import UNREACHABLE
 from lcl_core.db.states import State
-from workers.attempt import Attempt
 from workers.executors.base import Job, MachineLost
-from workers.exit_outcome import ProcessExit, StopReason
+from workers.failure_table import ProcessExit, StopReason
 from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, newest_checkpoint
+from workers.lease_keeper import Attempt
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import Document, ImageSegment, TextSegment
-from lcl_core.data.sampling.interleave import encode_open_document, image_block
+from lcl_core.data.sampling.document_plan import encode_open_document, image_block
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import LCLModel
 from lcl_core.model.processing_lcl import LCLProcessor

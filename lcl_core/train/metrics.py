@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lcl_core.common.device import CpuClock, compute_dtype, peak_memory_gib, resident_gib
 from lcl_core.common.errors import UserError
-from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.loader import DocumentBatch
 from lcl_core.specs.data import SourceSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.distributed import RankGroup

@@ -25,7 +25,7 @@ from lcl_core.common.device import autocast, tf32_matmul
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_tree, replace_tree, restore_tree, sha256_file, write_json_atomically
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.loader import DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch

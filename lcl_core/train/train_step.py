@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from lcl_core.common.device import Precision, autocast, tf32_matmul
 from lcl_core.data.sampling.captions import MAX_CAPTION_TERMS, MAX_IMAGE_TERMS
-from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.loader import DocumentBatch
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import LEVEL_TABLES, normalise_levels

@@ -25,8 +25,14 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file, write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
-from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
-from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
+from lcl_core.data.sampling.loader import (
+    Cursor,
+    LoaderPool,
+    default_workers,
+    first_cursors,
+    load_batches,
+    redistribute_cursors,
+)
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives import build_objective

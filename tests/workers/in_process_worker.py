@@ -7,9 +7,8 @@ import threading
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import leases, queue
 from lcl_core.db.artifacts import Artifacts
-from workers.attempt import Attempt, WorkClock
 from workers.executors.base import create_executor
-from workers.lease_keeper import LeaseKeeper
+from workers.lease_keeper import Attempt, LeaseKeeper, WorkClock
 from workers.supervisor import Supervisor
 
 

@@ -16,11 +16,10 @@ from lcl_core.db.leases import Claim, transition
 from lcl_core.db.models import Run
 from lcl_core.db.states import State
 from tests.workers.in_process_worker import attempt_at
-from workers import attempt as attempt_module
-from workers import job_output
+from workers import job_output, lease_keeper
 from workers import monitor as monitor_module
 from workers.executors.base import Job
-from workers.exit_outcome import StopReason
+from workers.failure_table import StopReason
 from workers.monitor import JobMonitor
 
 TIMEOUT, HUNG = 400.0, 100.0
@@ -69,7 +68,7 @@ class SilentJob(Job):
 @pytest.fixture
 def clock(monkeypatch):
     moment = [1000.0]
-    monkeypatch.setattr(attempt_module.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(lease_keeper.time, "monotonic", lambda: moment[0])
     return moment
 
 

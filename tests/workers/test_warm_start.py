@@ -6,7 +6,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from workers.prepare_run import copy_milestone
+from workers.supervisor import copy_milestone
 
 
 @pytest.fixture

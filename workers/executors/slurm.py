@@ -1,27 +1,299 @@
 """Slurm executor: a run is one batch job, whose step has one node agent on each node.
 
-Slurm allocates all nodes of the job or none. The job outlives the worker,
-and is found again by its name, which the run's row has.
+Slurm allocates all nodes of the job or none. The job outlives the worker, and is found again by its name, which the
+run's row has. Column formats of its commands are the same in all versions, and need no plugin, which ``--json`` does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import VISIBLE_DEVICES
+from lcl_core.common.processes import without_secrets
 from lcl_core.db.queue import EngineCapacity
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import END_SECONDS, KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
 from workers.executors.job_folder import JobFolder
-from workers.executors.slurm_commands import PROGRAMS, SlurmCommands, is_transient, job_environment
-from workers.settings import WorkerSettings
+from workers.settings import NodeResources, WorkerSettings
+
+PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
+# for a command; Slurm's own MessageTimeout is 10 s, and it tries again. A job that is submitted twice is found
+_ANSWER_SECONDS = 30.0
+_RETRY_SECONDS = 2.0
+WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm may signal so much sooner
+# The first node runs srun, which starts one process on each node. Arguments come after the script's name.
+BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
+_SEPARATOR = "|"
+_QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
+_QUEUE_SECONDS = 15.0  # for which an answer of squeue counts while jobs wait or run
+_ENDING_SECONDS = 1.0  # the same for a job that is about to end
+_UNKNOWN_SECONDS = 2.0  # the same for a job that it does not have
+_CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
+_FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
+_UNKNOWN_JOB = "Invalid job id"
+_POLICY = re.compile(r"violates accounting/QOS policy|\w+Limit\b|temporarily unable to accept")
+_UNREACHABLE = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|Zero Bytes"
+    r"|Unexpected message received|Communication .*failure|Transport endpoint|temporarily unavailable"
+    r"|backup controller|Unable to establish|Protocol authentication error|Resource temporarily"
+)
+log = structlog.get_logger(__name__)
+
+
+def is_transient(refusal: EngineRefused) -> bool:
+    """Whether Slurm has refused a job by a limit that other jobs use up at present."""
+    return _POLICY.search(str(refusal)) is not None
+
+
+_PHASES = {
+    JobPhase.PENDING: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",
+    JobPhase.RUNNING: "RUNNING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT POWER_UP_NODE UPDATE_DB",
+    JobPhase.ENDING: "COMPLETING",
+    JobPhase.ENDED: "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED "
+    "RECONFIG_FAIL REVOKED TIMEOUT",
+}
+PHASES = {state: phase for phase, states in _PHASES.items() for state in states.split()}
+_PAUSED = ("SUSPENDED", "STOPPED")  # by an operator, or for jobs of a higher priority
+# not ended by its own processes: another attempt continues from the last checkpoint
+HANDED_BACK = {
+    "BOOT_FAIL": "a node did not boot",
+    "CANCELLED": "it was cancelled in Slurm",
+    "DEADLINE": "its deadline in Slurm has passed",
+    "LAUNCH_FAILED": "Slurm could not launch it",
+    "NODE_FAIL": "a node failed",
+    "PREEMPTED": "it was preempted",
+    "RECONFIG_FAIL": "a node was reconfigured",
+    "REVOKED": "it was revoked",
+    "TIMEOUT": "it reached its time limit in Slurm",
+}
+
+
+def job_state(state: str, reason: str = "", nodes: str = "") -> JobState:
+    """Of one job, as ``squeue`` has it: its nodes as Slurm abbreviates them."""
+    phase = PHASES.get(state, JobPhase.RUNNING)
+    loss = "Slurm has queued it again" if phase is JobPhase.PENDING else ""
+    if state in HANDED_BACK:
+        loss = f"{HANDED_BACK[state]} ({state}, nodes {nodes or 'none'})"
+    return JobState(phase, reason, loss, is_paused=state in _PAUSED, out_of_memory=state == "OUT_OF_MEMORY")
+
+
+@dataclass(frozen=True)
+class NodeCapacity:
+    """A node that accepts jobs: its CPUs and GPUs, and how many of each are free."""
+
+    name: str
+    cpus: int
+    free_cpus: int
+    gpus: int
+    free_gpus: int
+
+
+class SlurmCommands:
+    """Runs the commands of one cluster, that of the worker's ``slurm.conf``. Thread-safe."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()  # of the answer of squeue, which all jobs of the worker share
+        self._queue: dict[str, tuple[str, JobState]] = {}
+        self._queued_at = self._failed_at = float("-inf")
+        self._failure = ""
+
+    def submit(
+        self,
+        name: str,
+        nodes: int,
+        gpus: int,
+        needed: NodeResources,
+        folder: Path,
+        env: Mapping[str, str],
+        command: Sequence[str],
+    ) -> str:
+        """Submit a job that runs ``command`` once on each of its nodes, in ``folder``. Returns: its id.
+
+        Slurm stores the environment, where administrators can read it: it has no secrets.
+
+        Raises: EngineUnreachable, EngineRefused.
+        """
+        script = folder / "batch.sh"
+        script.write_text(BATCH_SCRIPT, encoding="ascii")
+        arguments = self._job_options(name, nodes, gpus, needed, folder)
+        step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
+        step += [f"--cpus-per-task={needed.cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
+        answer = self._run(["sbatch", *arguments, str(script), "srun", *step, *command], env)
+        self._queued_at = float("-inf")
+        return answer.strip().splitlines()[-1].partition(";")[0]
+
+    def _job_options(self, name: str, nodes: int, gpus: int, needed: NodeResources, folder: Path) -> list[str]:
+        settings = self._settings
+        warning = max(WARNING_SECONDS, round(settings.cancel_grace_seconds))
+        chosen = {
+            "--partition": settings.slurm_partition,
+            "--account": settings.slurm_account,
+            "--qos": settings.slurm_qos,
+            "--time": settings.slurm_time,
+            "--mem": f"{needed.memory}G" if needed.memory else "",
+            "--gpus-per-node": str(gpus) if gpus else "",
+        }
+        return [
+            *("--parsable", f"--job-name={name}", f"--nodes={nodes}", "--ntasks-per-node=1"),
+            *(f"--cpus-per-task={needed.cpus}", f"--chdir={folder}", f"--output={folder / 'output.txt'}"),
+            # SIGTERM to the processes of the step, without the batch script: srun would end the step at once
+            *("--open-mode=append", f"--signal=TERM@{warning}", "--requeue", "--export=ALL"),
+            *(f"{option}={value}" for option, value in chosen.items() if value),
+        ]
+
+    def find(self, name: str) -> str | None:
+        """Id of the newest job of that name; None: Slurm knows none. Raises: EngineUnreachable."""
+        lines = self._query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
+        return lines[-1].strip() if lines else None
+
+    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+        """State of a job; None: Slurm does not know it, or another one has its id. Raises: EngineUnreachable.
+
+        One ``squeue`` answers for all jobs of the worker.
+        """
+        with self._lock:
+            age = time.monotonic() - self._queued_at
+            if age > (_ENDING_SECONDS if fresh else _QUEUE_SECONDS) or (
+                job_id not in self._queue and age > _UNKNOWN_SECONDS
+            ):
+                self._read_queue()
+            found_name, state = self._queue.get(job_id, ("", None))
+            asked_at = self._queued_at
+        return None if state is None or found_name != name else replace(state, asked_at=asked_at)
+
+    def _read_queue(self) -> None:
+        """Raises: EngineUnreachable, for some seconds without asking again."""
+        if time.monotonic() < self._failed_at + _RETRY_SECONDS:
+            raise EngineUnreachable(self._failure)
+        asked_at = time.monotonic()
+        try:
+            lines = self._query(["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"])
+        except EngineUnreachable as error:
+            self._failed_at, self._failure = time.monotonic(), str(error)
+            raise
+        self._queue, self._queued_at = parse_queue(lines), asked_at
+
+    def cancel(self, job_id: str) -> None:
+        """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: EngineUnreachable."""
+        self._signal([job_id])
+
+    def kill_step(self, job_id: str) -> None:
+        """SIGKILL to all processes of a job but its batch script, which ends then. Raises: EngineUnreachable."""
+        self._signal(["--signal=KILL", f"{job_id}.0"])
+
+    def nodes(self) -> list[NodeCapacity]:
+        """Nodes that take jobs, of the partitions to which jobs are submitted.
+
+        Partition and reservation may be those of the worker's environment, which sbatch reads too.
+        """
+        columns = ",".join(f"{column}:{_SEPARATOR}" for column in _NODE_COLUMNS)
+        partition = self._settings.slurm_partition or os.environ.get("SBATCH_PARTITION", "")
+        chosen = [f"--partition={partition}"] if partition else []
+        lines = self._query(["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns}"])
+        return parse_nodes(lines, chosen=bool(partition), reserved=bool(os.environ.get("SBATCH_RESERVATION")))
+
+    def _signal(self, arguments: Sequence[str]) -> None:
+        self._queued_at = float("-inf")
+        try:
+            self._run(["scancel", *arguments])
+        except EngineRefused as error:  # it has ended
+            log.debug("scancel_refused", problem=str(error))
+
+    def _query(self, arguments: Sequence[str]) -> list[str]:
+        return [line for line in self._run(arguments).splitlines() if line.strip()]
+
+    def _run(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+        """Raises: EngineUnreachable, EngineRefused; FileNotFoundError without the program."""
+        cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
+        environment = command_environment(os.environ) if env is None else env
+        try:
+            done = subprocess.run(
+                arguments,
+                env={**environment, **cluster},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_ANSWER_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise EngineUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
+        if done.returncode == 0:
+            return done.stdout
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        problem = "; ".join(lines) or f"{arguments[0]} ended with status {done.returncode}"
+        if _UNKNOWN_JOB in done.stderr or not (arguments[0] == "squeue" or _UNREACHABLE.search(done.stderr)):
+            raise EngineRefused(problem)
+        raise EngineUnreachable(problem)
+
+
+def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a job of Slurm that the worker is part of has set, and a user's own filters, are not meant for it."""
+    return {name: value for name, value in without_secrets(environment).items() if not name.startswith(_FILTERS)}
+
+
+def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a job: the worker's without secrets, and without what is true on its machine alone."""
+    kept = {name: value for name, value in without_secrets(environment).items() if name != VISIBLE_DEVICES}
+    return {**kept, **more}
+
+
+def parse_queue(lines: Collection[str]) -> dict[str, tuple[str, JobState]]:
+    """{id: (name, state)}, of ``squeue --format=%i|%T|%r|%N|%j``."""
+    jobs = {}
+    for line in lines:
+        job_id, state, reason, nodes, name = line.strip().split(_SEPARATOR, 4)
+        jobs[job_id] = name, job_state(state, reason, nodes)
+    return jobs
+
+
+_NODE_COLUMNS = ("NodeList", "Partition", "StateLong", "CPUsState", "Gres", "GresUsed")
+_TAKES_JOBS = re.compile(r"(idle|mixed|allocated|completing|planned)[~#%^+-]?$")
+# nodes of a reservation; $: of one for maintenance, while the node has jobs. A node that does not respond is maint*
+_RESERVED = re.compile(r"(reserved|maint|(idle|mixed|allocated|completing)\$)$")
+_GPUS = re.compile(r"\bgpu(?::(?:\(null\)|[^:,()]+))?:(\d+)")
+
+
+def parse_nodes(lines: Collection[str], *, chosen: bool = False, reserved: bool = False) -> list[NodeCapacity]:
+    """Of ``sinfo --Node --Format=…`` with the columns of _NODE_COLUMNS, and a separator after each.
+
+    A node that is in several partitions comes several times.
+
+    Args:
+        chosen: jobs go to any of these partitions; else to the default one, if there is one: its name ends with ``*``.
+        reserved: jobs may use nodes of a reservation.
+    """
+    rows = [[column.strip() for column in line.split(_SEPARATOR)[: len(_NODE_COLUMNS)]] for line in lines]
+    if not chosen:
+        rows = [row for row in rows if row[1].endswith("*")] or rows
+    nodes = {}
+    for name, _, state, cpus, gres, used in rows:
+        if not (_TAKES_JOBS.match(state.lower()) or (reserved and _RESERVED.match(state.lower()))):
+            continue
+        _, idle, _, total = (int(count) for count in cpus.split("/"))
+        gpus = _count_gpus(gres)
+        nodes[name] = NodeCapacity(name, total, idle, gpus, max(0, gpus - _count_gpus(used)))
+    return list(nodes.values())
+
+
+def _count_gpus(gres: str) -> int:
+    """``gpu:2``, ``gpu:a100:4(S:0-1),nic:1``, ``gpu:a100:2(IDX:0-1)``, ``gpu:(null):3(IDX:0-2)``, ``(null)``."""
+    return sum(int(count) for count in _GPUS.findall(gres))
+
 
 _CONNECT_SECONDS = 60.0  # for a controller that starts together with the worker
 log = structlog.get_logger(__name__)

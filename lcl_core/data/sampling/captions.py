@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lcl_core.data.records import CaptionPair, ImageSubject, parse_segments
-from lcl_core.data.sampling.interleave import Placement
+from lcl_core.data.sampling.document_plan import Placement
 
 
 def caption_candidates(pair: CaptionPair) -> list[str]:

@@ -34,7 +34,7 @@ from lcl_core.common.processes import usable_cores
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.image_decoding import CropNeed
 from lcl_core.data.records import ImageSegment, parse_segments
-from lcl_core.data.sampling.interleave import images_by_sentence
+from lcl_core.data.sampling.document_plan import images_by_sentence
 from lcl_core.specs.data import VIEW_RECORDS, DataSpec, SourceSpec
 
 FIELD = "data.resident"

@@ -28,13 +28,16 @@ from lcl_core.data.sampling.captions import (
     hash_term,
     term_hashes,
 )
-from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
-from lcl_core.data.sampling.interleave import (
+from lcl_core.data.sampling.document_plan import (
     PAIR_SPECIALS,
+    DocumentChunk,
+    DocumentPlan,
+    MatchedPlan,
     Numerics,
     Placement,
     encode_document,
     image_block,
+    plan_document,
     render_pair,
 )
 from lcl_core.data.sampling.resident_images import ResidentImages

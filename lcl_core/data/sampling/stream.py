@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
-from lcl_core.data.sampling.interleave import Numerics
+from lcl_core.data.sampling.document_plan import Numerics
 from lcl_core.data.sampling.resident_images import ResidentImages
 from lcl_core.data.sampling.shuffle import Blocks, FeistelPermutation, Mixture, ReaderShare, SampleIndex
 from lcl_core.data.sampling.sources import (

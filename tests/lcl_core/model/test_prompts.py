@@ -8,7 +8,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
 from lcl_core.data.records import Document, ImageSegment, TextSegment
-from lcl_core.data.sampling.interleave import encode_document
+from lcl_core.data.sampling.document_plan import encode_document
 from lcl_core.model import LCLProcessor, PackedBatch
 from lcl_core.model.generation import (
     TextDecoder,

@@ -7,8 +7,7 @@ from itertools import islice
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import Cursor
+from lcl_core.data.sampling.loader import Cursor, load_batches
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.loader import Cursor, DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
 from lcl_core.objectives import build_objective

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
-from workers.prepare_run import copy_milestone
+from workers.supervisor import copy_milestone
 
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.loader import Cursor, DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.objectives.base import MeanMetric
 from lcl_core.train.distributed import RankGroup

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
+from lcl_core.data.sampling.loader import Cursor, redistribute_cursors
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import prepared
 

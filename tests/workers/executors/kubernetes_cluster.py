@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from workers.executors.jobset import GROUP
+from workers.executors.kubernetes import GROUP
 
 TOKEN = "token-of-the-worker"
 NAMESPACE = "lcl"

@@ -15,9 +15,9 @@ from workers.executors import folder_job
 from workers.executors.base import EngineUnreachable, MachineLost
 from workers.executors.folder_job import FolderExecutor, FolderJob, JobPhase
 from workers.executors.job_folder import JobFolder, StartOrder
-from workers.executors.jobset import GROUP
+from workers.executors.kubernetes import GROUP
 from workers.executors.kubernetes import job_state as state_of_jobset
-from workers.executors.slurm_commands import job_state
+from workers.executors.slurm import job_state
 
 
 class AnsweringEngine(FolderExecutor):

@@ -14,7 +14,7 @@ from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2Jo
 
 from lcl_core.common.run_dir import RunDir
 from workers.executors.base import JobRequest
-from workers.executors.jobset import build_jobset
+from workers.executors.kubernetes import build_jobset
 from workers.settings import WorkerSettings
 
 VERSIONS = ("1.30", "1.34", "1.37")

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from workers.executors import slurm_commands
+from workers.executors import slurm as slurm_module
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest
 from workers.executors.folder_job import JobPhase
-from workers.executors.slurm import SlurmExecutor
-from workers.executors.slurm_commands import (
+from workers.executors.slurm import (
     NodeCapacity,
     SlurmCommands,
+    SlurmExecutor,
     is_transient,
     job_environment,
     job_state,
@@ -140,7 +140,7 @@ def test_nodes_are_those_to_which_sbatch_submits(answer, monkeypatch, setting, e
 
 def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path, monkeypatch):
     called, clock = answer("squeue", "jobs"), SimpleNamespace(now=100.0)
-    monkeypatch.setattr(slurm_commands, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(slurm_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def queries():
         return called.unlink() or 1 if called.exists() else 0

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import SampleStream
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import first_cursors, redistribute_cursors
+from lcl_core.data.sampling.loader import first_cursors, load_batches, redistribute_cursors
 from lcl_core.data.sampling.shuffle import BlockOrder, Blocks, Mixture, ReaderShare, divisor_quotas
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec

@@ -10,8 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lcl_core.data import SampleStream, open_corpus
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import Cursor, first_cursors
+from lcl_core.data.sampling.loader import Cursor, first_cursors, load_batches
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.data import DataSpec

@@ -9,12 +9,12 @@ from lcl_core.data import SampleStream, open_corpus
 from lcl_core.data.corpus.base import usable_image_counts
 from lcl_core.data.sampling.document_plan import (
     ChunkIndex,
+    Placement,
     chunk_count,
     chunk_placements,
     count_dropped_context,
     sample_images_per_chunk,
 )
-from lcl_core.data.sampling.interleave import Placement
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 from tests.lcl_core.data.shards.conftest import Make

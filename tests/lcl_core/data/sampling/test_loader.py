@@ -12,8 +12,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream
 from lcl_core.data.sampling import loader
-from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches, read_ahead
-from lcl_core.data.sampling.packing import Cursor
+from lcl_core.data.sampling.loader import Cursor, LoaderPool, default_workers, load_batches, read_ahead
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
 

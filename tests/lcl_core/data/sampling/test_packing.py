@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.sampling.packing import (
+from lcl_core.data.sampling.loader import (
     Cursor,
     SourceCount,
     best_fit_subset,

@@ -15,7 +15,7 @@ from lcl_core.data.records import (
     SequenceDocument,
     TextSegment,
 )
-from lcl_core.data.sampling.interleave import encode_document
+from lcl_core.data.sampling.document_plan import encode_document
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 

@@ -9,9 +9,9 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunSucceeded
 from lcl_core.db.leases import Claim, StaleLease
-from workers import exit_outcome
+from workers import failure_table
 from workers.executors.base import EngineUnreachable, MachineLost, NoCapacity
-from workers.exit_outcome import (
+from workers.failure_table import (
     HIDDEN_SECONDS,
     ProcessExit,
     Requeue,
@@ -145,7 +145,7 @@ def test_a_file_of_another_machine_is_waited_for_where_the_status_promises_one(
 ):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     clock.sleep = lambda pause: setattr(clock, "now", clock.now + pause)
-    monkeypatch.setattr(exit_outcome, "time", clock)
+    monkeypatch.setattr(failure_table, "time", clock)
     await_outcome_file(RunDir(tmp_path), ProcessExit(status, stop, 0), lambda: None)
     assert clock.now == seconds
 
@@ -154,7 +154,7 @@ def test_the_wait_ends_with_the_file_or_with_the_lease(tmp_path, monkeypatch):
     def appear(_seconds):
         (tmp_path / "result.json").write_text("{}")
 
-    monkeypatch.setattr(exit_outcome, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=appear))
+    monkeypatch.setattr(failure_table, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=appear))
     await_outcome_file(RunDir(tmp_path), ProcessExit(0, None, 0), lambda: None)
     (tmp_path / "result.json").unlink()
 
