@@ -32,7 +32,7 @@ SMALL_MODULES = {
 }
 
 # The project's ceilings. They are lowered when something was removed, and never raised.
-MOST_FILES, MOST_LINES, MOST_TEST_LINES, MOST_WORDS, MOST_FILES_OF_A_FLOW = 362, 72_800, 71_500, 62_100, 16
+MOST_FILES, MOST_LINES, MOST_TEST_LINES, MOST_WORDS, MOST_FILES_OF_A_FLOW = 350, 72_600, 71_400, 62_100, 14
 
 # words that hide a mechanism behind a figure of speech, or mean several things at once
 VAGUE_FIRST_WORDS = {

@@ -129,11 +129,11 @@ def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
 
 
 def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
-    """``neighbour_map.project_neighbours`` in a process of its own. Raises: Busy."""
+    """``projection.project_neighbours`` in a process of its own. Raises: Busy."""
     with tempfile.TemporaryDirectory(prefix="lcl-map-") as folder:
         source, target = Path(folder, "vectors.npy"), Path(folder, "points.npy")
         np.save(source, vectors)
-        done = run_sandboxed("lcl_core.collections.neighbour_map", [str(source), str(target)], NEIGHBOUR_LIMITS)
+        done = run_sandboxed("lcl_core.collections.projection", [str(source), str(target)], NEIGHBOUR_LIMITS)
         if done.status != 0:
             log.warning("map of %d images failed: %s\n%s", len(vectors), done.reason, done.error[-2000:])
             message = "the map by neighbours could not be computed, the service's log says why; try the map by variance"

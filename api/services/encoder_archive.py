@@ -23,8 +23,7 @@ from lcl_core.common.files import Staged, fsync_path
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 from lcl_core.db import registry
 from lcl_core.db.models import EncoderRow, new_id
-from lcl_core.encoders.export import FORMATS, check_exportable
-from lcl_core.encoders.export.__main__ import REFUSED
+from lcl_core.encoders.export import EXPORT_REFUSED, FORMATS, check_exportable
 from lcl_core.encoders.files import combined_weights_hash, data_files, hash_files
 from lcl_core.encoders.pooling import files_to_import
 from lcl_core.encoders.registry import detect_encoder
@@ -149,9 +148,9 @@ def exported_files(directory: Path, name: ExportFormat, encoders_dir: Path) -> I
         target.parent.mkdir(parents=True, exist_ok=True)
         size = sum(path.stat().st_size for path in stored)
         limits = SandboxLimits(EXPORT_SECONDS, written=EXPORT_BASE_BYTES + EXPORT_SIZE_FACTOR * size)
-        command = [name, str(directory.resolve()), str(target.resolve())]
-        result = run_sandboxed("lcl_core.encoders.export", command, limits)
-        if result.status == REFUSED:
+        command = ["export", name, str(directory.resolve()), str(target.resolve()), "--json"]
+        result = run_sandboxed("lcl_core.encoders", command, limits)
+        if result.status == EXPORT_REFUSED:
             refusal = json.loads(result.output)
             raise Problem(422, refusal["code"], refusal["message"], field=refusal.get("field"))
         if result.status != 0:

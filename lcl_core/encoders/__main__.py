@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.export import FORMATS, export
+from lcl_core.encoders.export import EXPORT_REFUSED, FORMATS, export
 from lcl_core.encoders.original_checkpoint import import_original
 from lcl_core.encoders.timm import EFFICIENTNETS, import_efficientnet, import_timm
 
@@ -31,6 +32,7 @@ def main() -> int:
     carried = "; ".join(f"{name}: {each.carries}" for name, each in FORMATS.items())
     leaving.add_argument("format", choices=FORMATS, help=carried)
     leaving.add_argument("encoder", type=Path, help="directory of the encoder")
+    leaving.add_argument("--json", action="store_true", help="say on standard output why it is impossible")
     for each in names.choices.values():
         each.add_argument("target", type=Path, help="directory to write")
     options = parser.parse_args()
@@ -44,8 +46,10 @@ def main() -> int:
         else:
             import_efficientnet(options.name, options.target, image_size=options.image_size)
     except UserError as error:
+        if getattr(options, "json", False):
+            sys.stdout.write(json.dumps({**error.to_dict(), "message": error.message}))
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return EXPORT_REFUSED
     return 0
 
 

@@ -18,8 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.client import ApiError
-from ui.file_routes import MAX_DOWNLOADS, RunningDownloads, build_file_routes
-from ui.vector_files import FORMATS, as_npy
+from ui.file_routes import FORMATS, MAX_DOWNLOADS, RunningDownloads, as_npy, build_file_routes
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 

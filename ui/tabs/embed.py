@@ -23,10 +23,10 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
+from ui.file_routes import FORMATS
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading
 from ui.ranking import collection_choices, preferred_collection, used_script
 from ui.tabs.search_query import MAX_LABEL_VALUES, SearchRunner
-from ui.vector_files import FORMATS
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 ARRANGEMENTS = [("Variance", "pca"), ("Neighbours", "tsne")]

@@ -21,6 +21,8 @@ from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.registry import CONFIG, detect_encoder
 from lcl_core.specs.vision import DEFAULT_TOWER, VISION_TOWERS
 
+EXPORT_REFUSED = 2  # exit status of ``python -m lcl_core.encoders export``: the export is impossible
+
 
 @dataclass(frozen=True)
 class ExportFormat:

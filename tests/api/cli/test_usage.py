@@ -124,7 +124,7 @@ def on_terminal(service, *command, answer):
     controller, terminal = pty.openpty()
     environment = {**os.environ, "LCL_API_URL": service.url, "LCL_API_KEY": service.keys["admin"]}
     process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", *command], cwd=ROOT, env=environment, stdin=terminal, stdout=-3, stderr=-3
+        [Path(sys.executable).parent / "lcl", *command], cwd=ROOT, env=environment, stdin=terminal, stdout=-3, stderr=-3
     )
     os.close(terminal)
     os.write(controller, answer)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lcl_core.collections.neighbour_map import main, project_neighbours
-from lcl_core.collections.projection import kept_neighbours, project_pca
+from lcl_core.collections.projection import kept_neighbours, main, project_neighbours, project_pca
 
 
 def groups(count, size, width=32):

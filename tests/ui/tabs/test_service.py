@@ -10,8 +10,7 @@ import pytest
 
 from api.client import ApiError
 from ui.common import PageSelection
-from ui.tabs.service import AUDIT_PAGE, ServiceTab, is_admin
-from ui.tabs.service_view import draw_keys, draw_overview, draw_queue, draw_worker_table
+from ui.tabs.service import AUDIT_PAGE, ServiceTab, draw_keys, draw_overview, draw_queue, draw_worker_table, is_admin
 
 Json = dict[str, Any]
 KEY: Json = {"prefix": "lcl_1", "owner": "<ada>", "role": "admin", "created_at": "2026-01-01T10:00:00Z",
