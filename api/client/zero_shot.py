@@ -22,7 +22,7 @@ except ImportError as error:
 
 from api.client.payloads import Skipped, readable_path
 from lcl_core.common.errors import UserError
-from lcl_core.specs import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
+from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 _NORMAL_95 = 1.959963984540054  # quantile of the normal distribution for a 95 % interval
 

@@ -76,9 +76,7 @@ def submit(
         body = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name, "tags": sorted(set(tags))}
         limits = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         body_hash = hash_body({**body, **limits, "after": list(after)})
-    if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
-        return repeated
-    spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
+    spec = pin_encoders(session, spec)  # after the hash, which does not change with what a name refers to
     check_branch(session, spec, visible_to)
     moment, ready = now(session), check_predecessors(session, after, visible_to)
     run = Run(

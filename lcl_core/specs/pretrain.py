@@ -158,7 +158,7 @@ METHODS: dict[str, Method] = {
 
 
 class ObjectiveSpec(Spec):
-    """The pre-training method, and the weights of two of its losses; a loss that it does not have has none."""
+    """The pre-training method, and the weights of its losses; a loss that it does not have has none."""
 
     name: MethodName = Field(
         "lcl",
@@ -172,6 +172,9 @@ class ObjectiveSpec(Spec):
     )
     generation_weight: float | None = Field(
         None, ge=0, le=1000, description="weight of next-token prediction or captioning; none: 2 in coca, else 1"
+    )
+    matching_weight: float | None = Field(
+        None, ge=0, le=1000, description="blip2: weight of image-text matching; none: 1"
     )
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(
         "infonce",
@@ -205,7 +208,11 @@ class ObjectiveSpec(Spec):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each loss that the method has, by the loss's name."""
-        given = {"contrastive": self.contrastive_weight, "generation": self.generation_weight}
+        given = {
+            "contrastive": self.contrastive_weight,
+            "generation": self.generation_weight,
+            "matching": self.matching_weight,
+        }
         own = METHODS[self.name].weights
         return {**own, **{name: value for name, value in given.items() if name in own and value is not None}}
 

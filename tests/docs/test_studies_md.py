@@ -36,3 +36,9 @@ def test_the_built_in_studies_are_all_there_with_their_rows() -> None:
     section = TEXT.partition("## Built-in studies")[2]
     listed = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
     assert listed == {name: len(study_rows(parse_as(StudySpec, {"preset": name}))) for name in presets("study")}
+
+
+def test_the_studies_of_the_comparison_can_be_run_again():
+    folder = GUIDE.parent / "results" / "comparison"
+    for file in set(folder.glob("study*.json")) - {folder / "study_balance.json"}:  # README: of an earlier version
+        assert expand_study(parse_as(StudySpec, json.loads(file.read_text(encoding="utf-8"))))

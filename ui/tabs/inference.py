@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,17 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client, UserError
-from api.client.payloads import Skipped
-from api.client.zero_shot import ZeroShotResult, folder_labels, predictions_csv
-from lcl_core.specs import PLAIN_TEMPLATES, plain_class_name
-from ui.addresses import fits_address, mark_view, read_address
+from api.client.payloads import Json, Skipped
+from api.client.zero_shot import (
+    LabeledAccuracy,
+    ZeroShotResult,
+    folder_labels,
+    label_accuracy,
+    match_labels,
+    predictions_csv,
+)
+from lcl_core.specs.zero_shot import PLAIN_TEMPLATES, plain_class_name
+from ui.addresses import address, fits_address, mark_view, read_address
 from ui.common import (
     BUSY_EVENT,
     LAST_COUNTS,
@@ -29,7 +37,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, empty_state, error_box
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url, skipped_box
 from ui.image_uploads import (
     MAX_IMAGES,
     ImageUploadError,
@@ -40,7 +48,6 @@ from ui.image_uploads import (
     unique_names,
 )
 from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
-from ui.tabs.inference_view import CollectionClasses, draw_captions, draw_examples, draw_result, draw_samples
 
 CAPTION, CLASSIFY = "caption", "classify"
 ACTIONS = {CAPTION: "Write captions", CLASSIFY: "Classify"}
@@ -48,6 +55,7 @@ DEFAULT_TEMPLATES = "\n".join(PLAIN_TEMPLATES)
 MAX_PROMPTS = 5000  # classes times templates
 MAX_NAME = 200  # characters of a class or template
 SAMPLE_IMAGES = 8  # offered
+CAPTIONED_AT_ONCE = 8  # images of one request
 EXAMPLE_LABELS = ("group", "category", "subgroup")  # labels with few values, first
 EXAMPLES, EXAMPLE_CLASSES, IMAGES_PER_CLASS = 3, 8, 3
 EXAMPLE_PARTS, EXAMPLE_ITEMS = 8, 50  # parts of the collection, and images of each, from which examples are taken
@@ -299,18 +307,23 @@ class InferenceTab:
     def _caption(
         self, encoder: str, images: list[UploadedImage], skipped: list[Skipped], length: int, beams: int, **texts: str
     ) -> str:
-        read = list(read_images(images, skipped))
+        """An image that the service cannot read is left out alone."""
+        left = list(read_images(images, skipped))
         options = {"max_new_tokens": length, "num_beams": beams, **texts}
         captions: list[tuple[Path, str, str]] = []
-        for name, data in read:  # one by one: an image that the service cannot read is left out alone
+        while left:
+            batch = left[:CAPTIONED_AT_ONCE]
             try:
-                (text,) = self.client.caption(encoder, [data], **options)
+                found = self.client.caption(encoder, [data for _, data in batch], **options)
             except ApiError as error:
-                if error.field != "images.0":
+                number = (error.field or "").removeprefix("images.")
+                if not number.isdecimal():
                     raise
-                skipped.append(Skipped(name, error.message.removeprefix("images.0: ")))
+                name, _ = left.pop(int(number))
+                skipped.append(Skipped(name, error.message.removeprefix(f"{error.field}: ")))
                 continue
-            captions.append((name, thumbnail(data), text))
+            captions += [(name, thumbnail(data), text) for (name, data), text in zip(batch, found, strict=True)]
+            del left[: len(batch)]
         return draw_captions(captions, skipped)
 
     def _classify(
@@ -407,3 +420,172 @@ def _fetch_item(client: Client, collection: str, item: str) -> bytes:
         return client.item_image(collection, item)
     except ApiError as error:
         raise ImageUploadError(error.message) from error
+
+
+SHOWN_CLASSES = 3  # of an image
+LARGEST_CONFUSION = 30  # classes
+EXAMPLE_CLASSES = 4  # of a list, in words
+
+
+@dataclass(frozen=True)
+class CollectionClasses:
+    """Classes and images of a collection: the values of one of its labels.
+
+    Attributes:
+        label: its name.
+        items: id and name of each image; the folder of the name is its class.
+    """
+
+    collection: str
+    label: str
+    classes: tuple[str, ...]
+    items: tuple[tuple[str, Path], ...]
+
+
+def draw_examples(examples: Sequence[CollectionClasses]) -> str:
+    """One button for each list of classes."""
+    if not examples:
+        return ""
+    buttons = "".join(
+        f'<li><button type="button" data-pick="{esc(each.label)}"><b>{esc(each.label)}</b>'
+        f"<span>{esc(', '.join(each.classes[:EXAMPLE_CLASSES]))}"
+        f"{' …' if len(each.classes) > EXAMPLE_CLASSES else ''}</span>"
+        f"<small>{len(each.items)} images</small></button></li>"
+        for each in examples
+    )
+    return f'<p class="lcl-note">or an example</p><ul class="lcl-examples" aria-label="Examples">{buttons}</ul>'
+
+
+def draw_samples(collection: str, items: Sequence[Json]) -> str:
+    """One button for each image."""
+    buttons = "".join(
+        f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
+        f'aria-label="Use the image {esc(item["caption"] or item["id"])}">'
+        f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
+        for item in items
+    )
+    return f'<p class="lcl-note">or one of these</p><ul class="lcl-samples">{buttons}</ul>' if items else ""
+
+
+def draw_captions(captions: Sequence[tuple[Path, str, str]], skipped: Sequence[Skipped]) -> str:
+    """A row for each image. ``captions``: name, address of a small image, and caption."""
+    rows = "".join(
+        f'<tr><th scope="row">{_image_cell(name, image)}</th><td class="lcl-caption">'
+        + (f'{esc(text)} <a href="{esc(address(q=text))}">Search with it</a>' if text else "<em>no words</em>")
+        + "</td></tr>"
+        for name, image, text in captions
+    )
+    table = html_table("Captions", ("Image", "Caption"), rows, "zero") if captions else ""
+    return f'<section class="lcl-zero" role="status">{skipped_box(skipped)}{table}</section>'
+
+
+def draw_result(
+    result: ZeroShotResult, thumbnails: Mapping[int, str], about: str, notes: Sequence[str], seconds: float
+) -> str:
+    """Accuracy where there are labels, and the predictions of each image.
+
+    Args:
+        thumbnails: addresses of small images by their place in the result.
+        about: where the images are from.
+        notes: what was left out of the classes and templates.
+    """
+    labels = folder_labels(result.names)
+    accuracy = label_accuracy(result, labels)
+    remarks = [*notes, *_label_notes(result, labels, accuracy)]
+    listed = "".join(f"<li>{esc(note)}</li>" for note in remarks)
+    notes_list = f'<ul class="lcl-remarks" role="status">{listed}</ul>' if listed else ""
+    head = heading(
+        "Predictions",
+        f"{_count(result.names, 'image')} {about} · {len(result.classes)} classes · "
+        f"{_count(result.templates, 'template')} · {seconds:.1f} s",
+    )
+    return (
+        f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}'
+        f"{_draw_accuracy(accuracy) if accuracy else ''}{notes_list}"
+        f"{skipped_box(result.skipped)}{_draw_predictions(result, labels, thumbnails)}"
+        f"{_draw_confusion(result.classes, accuracy) if accuracy else ''}</section>"
+    )
+
+
+def _count(items: Sequence[object], noun: str) -> str:
+    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"
+
+
+def _draw_accuracy(accuracy: LabeledAccuracy) -> str:
+    """The share of correct predictions, beside chance; in red if it is not clearly above."""
+    low, high = accuracy.interval
+    worse = low <= accuracy.chance
+    words = "not clearly above chance" if worse else f"{accuracy.value / accuracy.chance:.1f} × chance"
+    return (
+        f'<div class="lcl-accuracy{" lcl-accuracy--poor" * worse}" role="status"><b>{accuracy.value:.3f}</b>'
+        f"<dl><div><dt>Accuracy</dt><dd>{accuracy.correct} of {accuracy.count} images with a label</dd></div>"
+        f"<div><dt>95 % interval</dt><dd>[{low:.3f}, {high:.3f}]</dd></div>"
+        f"<div><dt>Chance</dt><dd>{accuracy.chance:.3f}</dd></div></dl><em>{words}</em></div>"
+    )
+
+
+def _label_notes(result: ZeroShotResult, labels: Sequence[str], accuracy: LabeledAccuracy | None) -> list[str]:
+    """Folders that are none of the classes, where that matters for the accuracy."""
+    places = match_labels(result.classes, labels)
+    others = list(dict.fromkeys(label for label, place in zip(labels, places, strict=True) if label and place is None))
+    if not others or (accuracy is None and len(others) < 2):
+        return []
+    names = ", ".join(others[:8]) + (" …" if len(others) > 8 else "")
+    effect = f"{accuracy.left_out} images are left out of the accuracy" if accuracy else "so there is no accuracy"
+    return [f"Folders that are none of the classes: {names}; {effect}."]
+
+
+def _draw_predictions(result: ZeroShotResult, labels: Sequence[str], thumbnails: Mapping[int, str]) -> str:
+    if not result.names:
+        return empty_state("No image could be classified", "Choose PNG, JPEG, WebP or GIF files.")
+    places = match_labels(result.classes, labels)
+    has_labels = any(place is not None for place in places)
+    rows = "".join(
+        _prediction_row(result, index, place, has_labels, thumbnails.get(index, ""))
+        for index, place in enumerate(places)
+    )
+    columns = ("Image", "Likeliest classes", *(("Label",) if has_labels else ()))
+    return html_table("Predictions of each image", columns, rows, "zero")
+
+
+def _prediction_row(result: ZeroShotResult, index: int, place: int | None, has_labels: bool, image: str) -> str:
+    best = result.top(index, SHOWN_CLASSES)
+    bars = "".join(
+        f"<li><span>{esc(name)}</span><i><b style='width:{100 * probability:.1f}%'></b></i>"
+        f"<em>{probability:.3f}</em></li>"
+        for name, probability in best
+    )
+    name = result.names[index]
+    folder = ""
+    if has_labels:
+        right = place is not None and result.classes[place] == best[0][0]
+        mark = "" if place is None else "correct" if right else "wrong"
+        sign = {"correct": "✓", "wrong": "✗", "": ""}[mark]
+        folder = f'<td class="lcl-mark--{mark or "none"}">{sign} {esc(name.parent.name)}<small>{mark}</small></td>'
+    return (
+        f'<tr><th scope="row">{_image_cell(name, image)}</th><td><ol class="lcl-likely">{bars}</ol></td>{folder}</tr>'
+    )
+
+
+def _image_cell(name: Path, image: str) -> str:
+    small = f'<img src="{esc(image)}" alt="" loading="lazy">' if image else "<i></i>"
+    return f"<div>{small}<span>{esc(name.name)}</span></div>"
+
+
+def _draw_confusion(classes: Sequence[str], accuracy: LabeledAccuracy) -> str:
+    """Images of each class by predicted class; a fuller cell is darker."""
+    title = heading("Confusion", "Rows: the label, which is the folder of the images. Columns: the predicted class.")
+    if len(classes) > LARGEST_CONFUSION:
+        return (
+            f'{title}<p class="lcl-note">Drawn for up to {LARGEST_CONFUSION} classes; the file has all predictions.</p>'
+        )
+    body = ""
+    for place, (name, row) in enumerate(zip(classes, accuracy.confusion.tolist(), strict=True)):
+        total = sum(row)
+        cells = "".join(
+            f'<td class="{"lcl-hit" if column == place else "lcl-miss"}" style="--share:{count / max(1, total):.3f}" '
+            f'title="{esc(name)} taken for {esc(classes[column])}: {count} of {total}">{count or ""}</td>'
+            for column, count in enumerate(row)
+        )
+        body += f'<tr><th scope="row">{esc(name)}</th>{cells}<td>{total}</td></tr>'
+    return title + html_table("Confusion matrix", ("", *classes, "images"), body, "confusion")

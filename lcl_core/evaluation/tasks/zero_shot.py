@@ -30,7 +30,7 @@ from lcl_core.evaluation.tasks.base import (
     classes_of,
     select_labeled,
 )
-from lcl_core.specs import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
+from lcl_core.specs.zero_shot import LOGIT_SCALE, PLAIN_TEMPLATES, plain_class_name
 
 FIELD = "zero_shot_classification"
 _IMAGE_BATCH = 4096

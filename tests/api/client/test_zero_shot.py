@@ -24,7 +24,7 @@ from lcl_core.data.formats import open_reader
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import load_evaluated_encoder
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
-from lcl_core.specs import LOGIT_SCALE
+from lcl_core.specs.zero_shot import LOGIT_SCALE
 from tests.api.sample_assets import png
 
 CLASSES = ("blue circle", "green", "red square", "white")

@@ -24,11 +24,11 @@ from ui.tabs.inference import (
     NO_ENCODER,
     NO_IMAGES,
     InferenceTab,
+    draw_result,
     find_examples,
     parse_lines,
     parse_templates,
 )
-from ui.tabs.inference_view import draw_result
 
 ENCODERS = [{"id": "enc_1", "name": "mine", "info": {}}]
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 4, "encoder_id": "enc_1", "dataset": "sample"}
@@ -50,7 +50,8 @@ def zero_shot(encoder: str, images: Any, classes: Any, templates: Any) -> ZeroSh
 def answers() -> dict[str, Any]:
     return {
         "encoders": ENCODERS, "encoder_figures": [], "collections": [COLLECTION], "zero_shot": zero_shot,
-        "collection": {"images": 4}, "items": POINTS, "item_image": b"", "caption": ["a <red> car"],
+        "collection": {"images": 4}, "items": POINTS, "item_image": b"",
+        "caption": lambda _, images, **__: ["a <red> car"] * len(images),
     }  # fmt: skip
 
 
@@ -89,26 +90,25 @@ def test_images_are_captioned_as_the_form_says(service: Any, answers: dict[str, 
     assert drawn.count("a &lt;red&gt; car") == 2
     assert "?q=a%20%3Cred%3E%20car" in drawn
     assert download.visible is False
-    assert client.arguments_of("caption") == [
-        {"max_new_tokens": 12, "num_beams": 4, "prompt": "the", "context": "before"}
-    ] * 2  # fmt: skip
-    answers["caption"] = [""]
+    options = {"max_new_tokens": 12, "num_beams": 4, "prompt": "the", "context": "before"}
+    assert client.arguments_of("caption") == [options], "one request for both"
+    answers["caption"] = ["", ""]
     assert "no words" in InferenceTab(service(**answers)).run(None, "caption", files, "", "", "{}")[1]
 
 
 def test_one_image_that_cannot_be_captioned_is_left_out_alone(
     service: Any, answers: dict[str, Any], files: list[str], away: Exception
 ) -> None:
-    refusals = iter([ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")])
+    refusals = iter([ApiError(422, "image_unreadable", "images.1: the image cannot be decoded", "images.1")])
 
-    def caption(*_: Any, **__: Any) -> list[str]:
+    def caption(_: str, images: Any, **__: Any) -> list[str]:
         if refusal := next(refusals, None):
             raise refusal
-        return ["fine"]
+        return ["fine"] * len(images)
 
     drawn = InferenceTab(service(**answers | {"caption": caption})).run("enc_1", "caption", files, "", "", "{}")[1]
     assert "fine" in drawn
-    assert "<b>fox/1.png</b> the image cannot be decoded" in drawn
+    assert "<b>cat/2.png</b> the image cannot be decoded" in drawn
     with Path(files[0]).open("wb") as file:
         file.truncate(MAX_IMAGE_BYTES + 1)
     client = service(**answers)
