@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 MAX_ATTEMPTS = 5  # a collection's directory may be replaced while it is being opened
+LONG_TEXT = 24  # characters; shorter texts are read whole and need not be counted
 MAX_WARM_COLLECTIONS = 16  # the newest; with older ones the first search loads the encoder
 MAX_CONDITIONS = 32
 ROWS_PER_CHUNK = 128
@@ -303,7 +304,8 @@ def _find(
     if body.text is not None:
         text = check_text(body.text, "text")
         embedded |= _text_vector(text, body, opened)
-        text_limit = None if opened.encoder is None else opened.encoder.filled_context(text)
+        if opened.encoder is not None and len(text) >= LONG_TEXT:
+            text_limit = opened.encoder.filled_context(text)
     vector = query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k

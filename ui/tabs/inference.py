@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client, UserError
+from api.client.inference import SMALLER_PARTS
 from api.client.payloads import Json, Skipped
 from api.client.zero_shot import (
     LabeledAccuracy,
@@ -258,11 +259,8 @@ class InferenceTab:
         if address.get("encoder") and wanted not in known:
             return opened._replace(results=error_box(f"There is no encoder {wanted!r}.", "Not found"))
         fields = (address.get("sample", ""), address.get("classes", ""), address.get("templates", DEFAULT_TEMPLATES))
-        is_shown = (task, sample, _lines(classes), _lines(templates)) == (
-            wanted_task,
-            fields[0],
-            *map(_lines, fields[1:]),
-        )
+        lists = [parse_lines(text, "")[0] for text in (classes, templates, *fields[1:])]
+        is_shown = (task, sample, *lists[:2]) == (wanted_task, fields[0], *lists[2:])
         if not writes or not address or is_shown or _is_too_long(address, classes, templates):
             return opened
         chosen = wanted if wanted in known else first_choice(choices)
@@ -307,20 +305,23 @@ class InferenceTab:
     def _caption(
         self, encoder: str, images: list[UploadedImage], skipped: list[Skipped], length: int, beams: int, **texts: str
     ) -> str:
-        """An image that the service cannot read is left out alone."""
-        left = list(read_images(images, skipped))
+        """Several images a request, fewer where they are too large; one that cannot be read is left out alone."""
+        left, at_once = list(read_images(images, skipped)), CAPTIONED_AT_ONCE
         options = {"max_new_tokens": length, "num_beams": beams, **texts}
         captions: list[tuple[Path, str, str]] = []
         while left:
-            batch = left[:CAPTIONED_AT_ONCE]
+            batch = left[:at_once]
             try:
                 found = self.client.caption(encoder, [data for _, data in batch], **options)
             except ApiError as error:
                 number = (error.field or "").removeprefix("images.")
-                if not number.isdecimal():
+                if number.isdecimal():
+                    name, _ = left.pop(int(number))
+                    skipped.append(Skipped(name, error.message.removeprefix(f"{error.field}: ")))
+                elif len(batch) > 1 and (error.status == 413 or error.code in SMALLER_PARTS):
+                    at_once = len(batch) // 2
+                else:
                     raise
-                name, _ = left.pop(int(number))
-                skipped.append(Skipped(name, error.message.removeprefix(f"{error.field}: ")))
                 continue
             captions += [(name, thumbnail(data), text) for (name, data), text in zip(batch, found, strict=True)]
             del left[: len(batch)]
@@ -403,10 +404,6 @@ class InferenceTab:
 
     def _example(self, label: str) -> CollectionClasses | None:
         return next((each for each in find_examples(self.client) if each.label == label), None)
-
-
-def _lines(text: str) -> list[str]:
-    return parse_lines(text, "")[0]
 
 
 def _is_too_long(address: Mapping[str, str], classes: str, templates: str) -> bool:
