@@ -35,6 +35,7 @@ class TrainingProgress:
     Attributes:
         step: optimiser steps done.
         cursors: of each rank as JSON, where its next batch starts in the stream of all ranks.
+        random: of each rank, its random generators (``random_state``).
         tokenizer: sha256 of its JSON.
         images_seen, documents_seen, tokens_seen: read by the steps.
         flops: useful floating-point operations of the steps.
@@ -48,6 +49,7 @@ class TrainingProgress:
 
     step: int = 0
     cursors: list[list[int]] = field(default_factory=list)
+    random: list[dict[str, str]] = field(default_factory=list)
     tokenizer: str = ""
     images_seen: int = 0
     documents_seen: int = 0

@@ -91,20 +91,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get(LR_SCALE, 1.0)
 
 
-def rng_tensors(device: torch.device) -> dict[str, Tensor]:
-    """torch's generators: of the CPU and, where ``device`` is a GPU, of that. Each rank has its own."""
-    tensors = {"cpu": torch.get_rng_state()}
+def random_state(device: torch.device) -> dict[str, str]:
+    """torch's generators as JSON: of the CPU and, where ``device`` is a GPU, of that. Each rank has its own."""
+    states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        tensors["cuda"] = torch.cuda.get_rng_state(device)
-    return tensors
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
 
 
-def restore_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
-    if "cpu" in tensors:
-        torch.set_rng_state(tensors["cpu"])
-    if "cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["cuda"], device)
+def restore_random_state(state: Mapping[str, str], device: torch.device) -> None:
+    """Restore ``random_state``. A run that moved between CPU and GPU keeps the part that applies."""
+    states = {name: torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for name, text in state.items()}
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

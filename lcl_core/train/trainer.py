@@ -38,8 +38,7 @@ from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.objectives import build_objective
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.train.checkpoint.load import LoadedCheckpoint
-from lcl_core.train.checkpoint.save import CheckpointManager
+from lcl_core.train.checkpoint import CheckpointManager
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.factory import (
     build_config,
@@ -65,9 +64,9 @@ from lcl_core.train.optimizer import (
     describe_rates,
     freeze_parts,
     learning_rate,
+    random_state,
     rate_scales,
-    restore_rng,
-    rng_tensors,
+    restore_random_state,
     set_learning_rate,
     training_tensors,
 )
@@ -217,23 +216,24 @@ class Trainer:
         return self._export()
 
     def _restore(self) -> None:
-        loaded = self.checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
-        new, restored = self.progress, TrainingProgress(**loaded.state) if loaded else None
+        state = self.checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer))
+        new, restored = self.progress, TrainingProgress(**state) if state else None
         changed = restored.renumber_sources(new.sources, new.source_items) if restored else {}
-        self._report_problems(loaded, changed)
-        if loaded is None or restored is None:
+        self._report_problems(restored, changed)
+        if restored is None:
             return
         if restored.tokenizer != new.tokenizer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
             raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
         self.progress = restored
         cursors = [Cursor.from_json(cursor) for cursor in restored.cursors]
-        if len(cursors) != self.ranks.size:
+        if len(cursors) == self.ranks.size:
+            restore_random_state(restored.random[self.ranks.rank], self.device)
+        else:
             cursors = redistribute_cursors(cursors, self.ranks.size)
         self.cursor = cursors[self.ranks.rank]
-        restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
-    def _report_problems(self, loaded: LoadedCheckpoint | None, changed: Mapping[int, tuple[int, int]]) -> None:
+    def _report_problems(self, restored: TrainingProgress | None, changed: Mapping[int, tuple[int, int]]) -> None:
         """Report damaged checkpoints, and sources whose number of items has changed since the run began.
 
         The run continues with the present items, in the order that their number determines.
@@ -242,8 +242,8 @@ class Trainer:
         if passed_over := self.checkpoints.passed_over:
             damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
             end = "none was whole, so the run began anew"
-            if loaded is not None:
-                end = f"the run went on from that of step {loaded.step}"
+            if restored is not None:
+                end = f"the run went on from that of step {restored.step}"
             problems["checkpoint_damaged"] = f"{damaged}; {end}"
         if changed:
             sources = self.spec.data.sources
@@ -339,13 +339,10 @@ class Trainer:
     def _save(self) -> None:
         self._flush()
         self.metrics.add_seconds()
-        self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
-        self.checkpoints.save(
-            self.progress.step,
-            training_tensors(self.step.trained, self.optimizer),
-            asdict(self.progress),
-            rank_tensors={"rng": rng_tensors(self.device)},
-        )
+        own = [self.cursor.to_json(), random_state(self.device)]
+        self.progress.cursors, self.progress.random = map(list, zip(*self.ranks.all_gather_object(own), strict=True))
+        tensors = training_tensors(self.step.trained, self.optimizer)
+        self.checkpoints.save(self.progress.step, tensors, asdict(self.progress))
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
     def _flush(self) -> None:

@@ -16,19 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader
-from torch.distributed.checkpoint import load as torch_load
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lcl_core.common.errors import UserError
-from lcl_core.train.checkpoint import save as checkpoint_files
-from lcl_core.train.checkpoint.save import CheckpointManager
+from lcl_core.train import checkpoint
+from lcl_core.train.checkpoint import CheckpointManager
 from lcl_core.train.optimizer import training_tensors
-
-Groups = dict[str, dict[str, Tensor]]
 
 
 class Net(nn.Module):
@@ -49,9 +44,6 @@ class Run:
         if ranks > 1:
             fully_shard(self.model, mesh=self.mesh, ignored_params={self.model.scale})
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1, fused=True)
-        self.more = {"copied": torch.rand(4, 3), "columns": torch.rand(2, 5)}
-        if ranks > 1:
-            self.more["columns"] = distribute_tensor(self.more["columns"], self.mesh, [Shard(1)])
 
     def step(self, number):
         generator = torch.Generator().manual_seed(number)
@@ -62,7 +54,7 @@ class Run:
         self.optimizer.step()
 
     def groups(self):
-        return {**training_tensors(self.model, self.optimizer), "more": self.more}
+        return training_tensors(self.model, self.optimizer)
 
     def whole(self):
         """Everything on every rank, by GROUP/NAME."""
@@ -82,28 +74,25 @@ def save(folder, rank, ranks):
     with CheckpointManager(folder / "checkpoints", keep=3) as saver:
         for number in (1, 2, 3):
             run.step(number)
-            if number > 1 and rank == 0:
-                (folder / "expected").mkdir(exist_ok=True)
             whole = run.whole()
             if number > 1 and rank == 0:
+                (folder / "expected").mkdir(exist_ok=True)
                 save_file(whole, folder / "expected" / f"{number}.safetensors")
             if number < 3:  # step 3 changes the weights while step 2 is being written
-                own = {"rng": {"cpu": torch.tensor([rank])}}
-                saver.save(number, run.groups(), {"step": number}, rank_tensors=own)
+                saver.save(number, run.groups(), {"step": number})
         saver.wait()
-        fail_on_one_rank(saver, run, rank)
+        fail_on_the_first_rank(saver, run)
 
 
-def fail_on_one_rank(saver, run, rank):
-    """The disk of the last rank is full: all ranks hear of it, and nothing is left behind."""
+def fail_on_the_first_rank(saver, run):
+    """Its disk is full: all ranks hear of it, and nothing is left behind."""
 
     def full_disk(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    if rank == dist.get_world_size() - 1:
-        checkpoint_files.write_tensors = full_disk
+    checkpoint.write_tensors = full_disk
     saver.save(3, run.groups(), {})
-    with pytest.raises(UserError, match="no space left"):
+    with pytest.raises((OSError, RuntimeError), match="No space left"):
         saver.wait()
     dist.barrier()
     assert sorted(path.name for path in saver.folder.iterdir()) == ["step_00000001", "step_00000002"]
@@ -113,41 +102,21 @@ def load(folder, rank, ranks):
     run = Run(ranks, seed=9)
     expected = {number: load_file(folder / "expected" / f"{number}.safetensors") for number in (2, 3)}
     with CheckpointManager(folder / "checkpoints") as saver:
-        loaded = saver.load_newest(run.groups())
-        assert loaded is not None
-        assert loaded.state == {"step": 2}
-        assert loaded.ranks == 2
-        assert (loaded.rank_tensors["rng"]["cpu"].tolist() == [rank]) if ranks == 2 else not loaded.rank_tensors
+        assert saver.load_newest(run.groups()) == {"step": 2}
         assert same(run.whole(), expected[2])
         run.step(3)
         assert same(run.whole(), expected[3])
-        newest = saver.folder / "step_00000002"
         if ranks == 1:
-            read_by_torch(newest, run)
-        else:
-            fall_back_and_mend(saver, run, rank, newest / "model" / "rank_00001.safetensors")
-
-
-def read_by_torch(newest, run):
-    weights = {name: torch.zeros_like(tensor) for name, tensor in run.model.state_dict().items()}
-    torch_load(weights, storage_reader=HuggingFaceStorageReader(str(newest / "model")))
-    expected = load_file(newest.parent.parent / "expected" / "2.safetensors")
-    assert all(torch.equal(tensor, expected[f"model/{name}"]) for name, tensor in weights.items())
-
-
-def fall_back_and_mend(saver, run, rank, victim):
-    whole = victim.read_bytes()
-    dist.barrier()
-    if rank == 0:
-        victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0xFF]))
-    dist.barrier()
-    loaded = saver.load_newest(run.groups())
-    assert loaded is not None
-    assert loaded.step == 1
-    assert saver.passed_over == [("step_00000002", "checksum of model/rank_00001.safetensors does not match")]
-    dist.barrier()
-    if rank == 0:
-        victim.write_bytes(whole)
+            return
+        victim = saver.folder / "step_00000002" / "model.safetensors"
+        whole = victim.read_bytes()
+        dist.barrier()
+        if rank == 0:
+            victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0xFF]))
+        assert saver.load_newest(run.groups()) == {"step": 1}
+        dist.barrier()
+        if rank == 0:
+            victim.write_bytes(whole)
 
 
 def main(folder, rank, ranks):
