@@ -158,7 +158,7 @@ def find_ids(state: AppState, principal: Principal, references: Mapping[str, str
     """Ids of the runs and studies that ids or names refer to, by the name of the parameter.
 
     Raises: UserError ``not_found`` (404), the same as for an object that does not exist;
-        ``ambiguous_name`` (409).
+        ``conflict`` (409).
     """
     with state.database.reading() as session:
         return {

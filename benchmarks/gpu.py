@@ -327,7 +327,7 @@ def main(options: argparse.Namespace) -> int:
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is asked: the runs of some parts choose it by themselves
     elif torch.cuda.device_count() == 0:  # asks the driver's library; CUDA itself starts in the parts
-        raise UserError("there is no GPU; --device cpu --quick shows what would run", code="bad_device", field="device")
+        raise UserError("there is no GPU; --device cpu --quick shows what would run", field="device")
     end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory(prefix="lcl-bench-gpu-") as folder:
         parts = {name: _run(name, options, Path(folder) / name, end - time.monotonic()) for name in options.parts}

@@ -61,7 +61,7 @@ def follow_run(client: Client, console: Console, check: Callable[[], None], kind
         log = client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
         tail = "".join(f"\n    {line}" for line in log)
         message = f"{kind} run {run['id']} {run['state']}: {reason}" + (f"; its log ends:{tail}" if tail else "")
-        raise UserError(message, code="demo_failed")
+        raise UserError(message, code="process_died")
     return run
 
 

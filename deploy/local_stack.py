@@ -88,7 +88,7 @@ class LocalStack:
     After entry, ``check`` restarts what has died; before, a death ends the start.
 
     Raises (on entry):
-        UserError: ``bad_setting``, ``home_unusable``, ``home_busy``, ``not_ready``, or a child's
+        UserError: ``bad_setting``, ``home_unusable``, ``conflict``, ``not_ready``, or a child's
             ChildDied.
     """
 
@@ -157,7 +157,7 @@ class LocalStack:
         except BlockingIOError:
             self._lock.close()
             message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
-            raise UserError(message, code="home_busy") from None
+            raise UserError(message, code="conflict") from None
 
     def _write_address(self, address: str) -> None:
         """For clients of this home, which so find the service on whatever port it listens."""

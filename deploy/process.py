@@ -70,7 +70,7 @@ class ChildDied(UserError):
     """
 
     def __init__(self, message: str, status: int) -> None:
-        super().__init__(message, code="child_died")
+        super().__init__(message, code="process_died")
         self.status = status
 
 
@@ -240,7 +240,7 @@ class ProcessStack:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                raise UserError(f"{what} did not come up within {seconds:.0f} s; see {self.logs}", code="not_ready")
+                raise UserError(f"{what} did not come up within {seconds:.0f} s; see {self.logs}", code="process_died")
             time.sleep(READY_POLL_SECONDS)
 
     def restart_dead(self) -> None:

@@ -185,7 +185,7 @@ class SectionSchedule:
         return PartTask(arguments, f"items {start + 1:,} to {end:,} of {key or 'the corpus'}")
 
     def complete(self, arguments: Json, result: Json) -> None:
-        """Raises: UserError ``corpus_changed``; what ``merge`` raises."""
+        """Raises: UserError ``conflict``; what ``merge`` raises."""
         section = arguments["number"]
         if arguments["kind"] == "count":
             self._counting.discard(section)
@@ -199,7 +199,7 @@ class SectionSchedule:
                 f"{length:,} items were counted, and now there are more: something writes to it; start again when it "
                 "does not change any more"
             )
-            raise UserError(message, code="corpus_changed", file=self._sections[section].key or None)
+            raise UserError(message, code="conflict", file=self._sections[section].key or None)
         self._started.discard(part)
         self._results[part] = result
         self.items += result["items"]

@@ -244,11 +244,11 @@ def file_inputs(label: str, name: str) -> tuple[gr.File, gr.UploadButton]:
 
 
 def read_upload(path: str) -> bytes:
-    """Bytes of an uploaded image. Raises: ApiError ``image_too_large``, for one that the service would refuse."""
+    """Bytes of an uploaded image. Raises: ApiError ``too_large``, for one that the service would refuse."""
     file = Path(path)
     if file.stat().st_size > MAX_IMAGE_BYTES:
         message = f"the image is larger than {format_bytes(MAX_IMAGE_BYTES)}; make it smaller"
-        raise ApiError(422, "image_too_large", message, "image")
+        raise ApiError(422, "too_large", message, "image")
     return file.read_bytes()
 
 

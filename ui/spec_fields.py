@@ -76,14 +76,14 @@ def to_json(spec: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Raises: UserError ``bad_json`` with the line."""
+    """Raises: UserError ``invalid_value`` with the line."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         message = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise UserError(message, code="bad_json", field="JSON") from None
+        raise UserError(message, field="JSON") from None
     if not isinstance(value, dict):
-        raise UserError("a spec is an object: { … }", code="bad_json", field="JSON")
+        raise UserError("a spec is an object: { … }", field="JSON")
     return value
 
 

@@ -180,7 +180,7 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
 
     The checkpoint appears last and whole: an attempt that is interrupted before finds none and copies again.
 
-    Raises: UserError ``no_milestone`` where ``parent`` has none of that step; OSError.
+    Raises: UserError ``invalid_value`` where ``parent`` has none of that step; OSError.
     """
     name = f"step_{step:08d}"
     if not (parent.checkpoints / name).is_dir():
@@ -189,7 +189,6 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
         raise UserError(
             f"branch.step: run {parent.path.name} has no checkpoint of step {step} in this home; {known}. "
             "Choose one of them, or train the trunk with milestone_every",
-            code="no_milestone",
             field="branch.step",
         )
     _copy_history(parent, child)

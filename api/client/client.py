@@ -49,7 +49,7 @@ class DatasetCalls(Transport):
             on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
 
         Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
-        Raises: ApiError; UserError ``corpus_missing`` or ``corpus_unreadable`` for the source.
+        Raises: ApiError; UserError ``not_found`` or ``corpus_unreadable`` for the source.
         """
         with open_corpus_archive(Path(source)) as archive:
             size = archive.seek(0, os.SEEK_END)

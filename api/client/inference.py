@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
 INPUTS_PER_REQUEST = 256  # that the service accepts
-SMALLER_PARTS = ("too_many_pixels", "bad_count")  # codes of errors that a request of fewer inputs does not have
+TOO_MANY = "too_many_items"  # code of errors that a request of fewer inputs does not have
 # The service converts an encoder for up to 300 s and examines one for three minutes and a second per
 # 20 MiB, beside hashing and copying its files.
 ENCODER_TIMEOUT = httpx.Timeout(900.0, connect=10.0)
@@ -243,7 +243,7 @@ class InferenceCalls(Transport):
             answer = self.post(v1("embeddings"), body, repeatable=True, attempts=attempts)
             return [(name, item["embedding"]) for (name, _), item in zip(inputs, answer["data"], strict=True)]
         except ApiError as error:
-            too_much = error.status == 413 or error.code in SMALLER_PARTS
+            too_much = error.status == 413 or error.code == TOO_MANY
             of_image = error.status == 422 and error.code.startswith("image_")
             if len(inputs) == 1 and skipped is not None and (too_much or of_image):
                 skipped.append(Skipped(inputs[0][0], error.message))

@@ -52,7 +52,7 @@ def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) ->
     ``label=value``: repeated, any of the values; ``label+=value``: the set has every such value; ``label!=value``: no
     such value; ``label>=bound`` and the like: a range, of which all bounds apply.
 
-    Raises: UserError ``bad_filter``.
+    Raises: UserError ``invalid_value``.
     """
     equal, conditions = dict[str, list[str]](), dict[str, dict[str, Any]]()
     for label, value in values:
@@ -84,7 +84,7 @@ def write_condition(label: str, condition: Mapping[str, Any]) -> list[str]:
 
 
 def _bad_filter(message: str) -> UserError:
-    return UserError(message, code="bad_filter", field="where")
+    return UserError(message, field="where")
 
 
 class Skipped(NamedTuple):
@@ -122,13 +122,13 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
     Hidden files, those of the system and links are left out. The files stand below one folder in the zip: the service
     takes a single folder off, which would be one of the corpus otherwise, such as ``val``.
 
-    Raises: UserError ``corpus_missing`` or ``corpus_unreadable``.
+    Raises: UserError ``not_found`` or ``corpus_unreadable``.
     """
     try:
         if source.is_file():
             return source.open("rb")
         if not source.is_dir():
-            raise UserError("there is no such folder or zip file", code="corpus_missing", file=source)
+            raise UserError("there is no such folder or zip file", code="not_found", file=source)
         packed = tempfile.TemporaryFile()  # noqa: SIM115 - returned open
         # stored: images are compressed already
         with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:

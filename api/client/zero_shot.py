@@ -70,22 +70,22 @@ class LabeledAccuracy:
 class ZeroShotClassifier:
     """Classes as unit vectors, from the vectors of their prompts.
 
-    Raises: UserError ``bad_classes`` or ``bad_templates``, naming the field and what is wrong.
+    Raises: UserError ``invalid_value``, naming the field and what is wrong.
     """
 
     def __init__(self, classes: Sequence[str], templates: Sequence[str] = ()) -> None:
         self.classes = tuple(classes)
         self.templates = tuple(templates) or PLAIN_TEMPLATES
         if len(self.classes) < 2:
-            raise UserError("give at least two classes", code="bad_classes", field="classes")
+            raise UserError("give at least two classes", field="classes")
         repeated = next((name for place, name in enumerate(self.classes) if name in self.classes[:place]), None)
         if repeated is not None:
-            raise UserError(f"class {repeated!r} is given twice", code="bad_classes", field="classes")
+            raise UserError(f"class {repeated!r} is given twice", field="classes")
         if "" in self.classes:
-            raise UserError("a class has no name", code="bad_classes", field="classes")
+            raise UserError("a class has no name", field="classes")
         if blind := [template for template in self.templates if "{}" not in template]:
             message = f"template {blind[0]!r} has no {{}} for the name of the class"
-            raise UserError(message, code="bad_templates", field="templates")
+            raise UserError(message, field="templates")
         self._columns = np.empty((0, 0))
 
     def prompts(self) -> list[str]:

@@ -40,7 +40,7 @@ def disk_fault_message(fault: FailureCode | None, folder: str | Path) -> str | N
 
 
 CODE_OF_STATUS = {
-    400: "bad_request",
+    400: "invalid_value",
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",
@@ -189,11 +189,11 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first: Mapping[str, Any] = errors[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
-        return error_response(400, "bad_request", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
+        return error_response(400, "invalid_value", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
     content_type = request.headers.get("content-type", "no Content-Type")[:100]
     if location == ["body"] and first["type"] in UNPARSED_BODY_ERRORS and "json" not in content_type:
         message = f"send JSON with the header Content-Type: application/json (this request says {content_type})"
-        return error_response(422, "bad_request", message)
+        return error_response(422, "invalid_value", message)
     model = None
     if location[0] == "body":
         annotation = getattr(request.scope["route"].body_field.field_info, "annotation", None)
@@ -202,7 +202,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
         first, path = main_error([{**each, "loc": each["loc"][1:]} for each in errors], error.body)
         location = ["body", *map(str, path)]
     field = ".".join(location[1:]) or None
-    return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)
+    return error_response(422, "invalid_value", f"{field or location[0]}: {describe_error(first, model)}", field)
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:

@@ -78,7 +78,7 @@ class RequestContextMiddleware:
             try:
                 app = self.app
                 if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no text of a database
-                    app = error_response(400, "bad_request", "the address holds a NUL character")
+                    app = error_response(400, "invalid_value", "the address holds a NUL character")
                 await app(scope, receive, send_with_headers)
             except TERMINATIONS:
                 raise

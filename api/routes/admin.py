@@ -58,7 +58,7 @@ class NewKeyView(RowView):
 def create_key(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Response) -> Any:
     """The key itself is in this response and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
-        raise Problem(422, "bad_request", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
+        raise Problem(422, "invalid_value", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
     key, row = auth.new_key(body.owner, body.role, body.expires)
     session.add(row)
     session.flush()

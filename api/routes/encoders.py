@@ -208,7 +208,7 @@ def export(
 ) -> StreamingResponse:
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
-    What a format cannot express is refused with the reason (422 ``not_expressible``). Encoders of other libraries are
+    What a format cannot express is refused with the reason (422 ``unsupported``). Encoders of other libraries are
     exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``).
     """
     row = registry.get_encoder(session, encoder)

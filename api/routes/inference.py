@@ -155,7 +155,7 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep, session
         encoder = open_encoder(state, session, body.model)
         if body.dimensions not in (None, encoder.dim):
             message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
-            raise Problem(422, "bad_request", f"{message}; leave dimensions out", field="dimensions")
+            raise Problem(422, "invalid_value", f"{message}; leave dimensions out", field="dimensions")
         check_count(items, "input")
         encoder.check_room(len(urls))
         return encoder, None
@@ -311,7 +311,7 @@ async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep, s
             field = f"document.{index}"
             if isinstance(part, str) and part.startswith(IMAGE_URL_START):
                 message = f'{field}: this text is an image; send it as {{"image": "data:image/…"}}'
-                raise Problem(422, "bad_request", message, field=field)
+                raise Problem(422, "invalid_value", message, field=field)
             if isinstance(part, str):
                 check_text(part, field)
         encoder.check_room(1)

@@ -31,7 +31,7 @@ from api.deps import (
 from api.services.run_files import OCTET_STREAM, ArtifactView, LogChunk, RunFiles
 from api.services.runs import RunView, metrics_json, run_view, run_views, stream_events
 from lcl_core.common import files
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import NotFound, UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.common.settings import Settings
 from lcl_core.db import datasets, registry, runs, submit
@@ -150,7 +150,7 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], sett
     """Parse a spec, and check that everything it reads is registered or below one of the data roots.
 
     Raises: Problem 422 with the dotted field of the spec; UserError ``bad_spec``, ``encoder_mismatch``,
-    ``invalid_value``, ``empty_source``, and that of an index that this service cannot make.
+    ``invalid_value``, ``no_data``, and that of an index that this service cannot make.
     """
     with problem_of_field():
         spec = parse_spec(kind, value)
@@ -183,16 +183,16 @@ def check_references(session: Session, read: References, roots: Sequence[Root], 
 def _predecessor_ids(session: Session, references: Sequence[str], owner: str | None) -> list[str]:
     """Ids of the runs of ``after``, which are named by id or name. One that is not found stays as it is.
 
-    Raises: Problem 422 ``ambiguous_name`` with the field ``after.INDEX``.
+    Raises: Problem 422 ``conflict`` with the field ``after.INDEX``.
     """
     ids = []
     for index, reference in enumerate(references):
         try:
             ids.append(runs.find_owned(session, Run, reference, owner).id)
-        except UserError as error:
-            if error.code == "ambiguous_name":
-                raise Problem(422, error.code, error.message, field=f"after.{index}") from error
+        except NotFound:
             ids.append(reference)  # the submission refuses it
+        except UserError as error:
+            raise Problem(422, error.code, error.message, field=f"after.{index}") from error
     return ids
 
 
@@ -245,7 +245,7 @@ def act(
     """
     run = runs.get_run(session, run_id)
     if body is not None and action != "resume":
-        raise Problem(422, "bad_request", f"{action} takes no body; resume does")
+        raise Problem(422, "invalid_value", f"{action} takes no body; resume does")
     if action == "cancel":
         return run_view(session, runs.cancel_run(session, run_id))
     if action == "pause":
@@ -382,7 +382,7 @@ def estimate(
     """
     _check_kind(kind)
     if kind != "pretrain":
-        raise Problem(422, "bad_request", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
+        raise Problem(422, "invalid_value", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
     spec = validate_submission(session, kind, body.spec, state.settings)
     submit.check_branch(session, spec, principal.visible_owner)
     return runs.estimate_run(session, spec, body.resource, principal.visible_owner)

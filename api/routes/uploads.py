@@ -117,11 +117,11 @@ async def receive_archive(
 
 
 def unpack_archive(folder: Path, max_bytes: int) -> Unpacked:
-    """Unpack the archive and remove it. Raises: Problem 422 and UserError ``bad_archive``, ``too_large``."""
+    """Unpack the archive and remove it. Raises: Problem 422 and UserError ``file_unreadable``, ``too_large``."""
     archive = folder / _ARCHIVE
     unpacked = unpack_zip(archive, folder / _CORPUS, max_bytes=max_bytes, max_files=MAX_FILES)
     if not unpacked.files:
-        raise Problem(422, "bad_request", "there is no file in the archive")
+        raise Problem(422, "invalid_value", "there is no file in the archive")
     archive.unlink()
     return unpacked
 

@@ -192,7 +192,7 @@ def change_labels(
 ) -> int:
     """Number of images whose labels differ after the change.
 
-    Raises: UserError ``item_not_found`` or ``bad_label`` with the field, ``conflict``; Problem 503.
+    Raises: UserError ``not_found`` or ``invalid_value`` with the field, ``conflict``; Problem 503.
     """
 
     def change(row: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> int:
@@ -237,7 +237,7 @@ def _relabel(
     for record in collection.change_labels(body.ids, body.labels, body.add, body.remove):
         if len(record["labels"]) > max(MAX_LABELS, len(collection.item(record["id"])["labels"])):
             message = f"image {record['id']} would have {len(record['labels'])} labels, of {MAX_LABELS} that it may"
-            raise UserError(message, code="bad_label", field=f"ids.{body.ids.index(record['id'])}")
+            raise UserError(message, field=f"ids.{body.ids.index(record['id'])}")
         data = None
         if not collection.has_image_bytes(record["id"]):
             data = collections.item_image(reader, collection_id, record["id"])
@@ -251,7 +251,7 @@ def _relabel(
 
 
 def _stored_labels(collection: Collection, items: Sequence[NewItemRequest]) -> list[dict[str, str]]:
-    """Of each item, as the collection stores them. Raises: UserError ``bad_label`` that names the item's label."""
+    """Of each item, as the collection stores them. Raises: UserError ``invalid_value`` that names the item's label."""
     return [collection.stored_labels(item.labels, f"items.{index}") for index, item in enumerate(items)]
 
 
@@ -272,7 +272,7 @@ def _submit_images(
         name = item.name or hashlib.sha256(raw).hexdigest()
         if name in names:
             message = f"{field}: the same name, or without names the same image, as items.{names[name]}"
-            raise Problem(422, "bad_request", message, field=f"{field}.name")
+            raise Problem(422, "invalid_value", message, field=f"{field}.name")
         names[name] = index
         (vector,) = encoder.submit_images([image])
         data, media_type = stored_image(raw, image)

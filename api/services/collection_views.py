@@ -47,7 +47,7 @@ def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Colle
     Args:
         embedded: vectors of the image and of the text, as far as they have one.
 
-    Raises: UserError naming the part, or ``zero_query``.
+    Raises: UserError naming the part, or ``invalid_value``.
     """
     parts, weights = dict(embedded), query.weights.as_dict()
     if query.vector is not None:

@@ -97,7 +97,7 @@ class CorpusBrowser:
             location = next((rows.location(row) for rows, row in places if row is not None), None)
             if location is None:
                 message = f"the dataset has no item {item!r}; lists of its documents have the items"
-                raise Problem(422, "bad_request", message, field=f"items.{number}")
+                raise Problem(422, "invalid_value", message, field=f"items.{number}")
             found.append(location)
         return found
 

@@ -44,7 +44,7 @@ def encoder_files(directory: Path) -> list[Path]:
     """Regular data files of an encoder, sorted. Raises: Problem 410 when they are gone."""
     files = data_files(directory)
     if not any(path.suffix == ".safetensors" for path in files):
-        raise Problem(410, "missing_files", "the encoder's files are gone from the disk; import or train it again")
+        raise Problem(410, "file_missing", "the encoder's files are gone from the disk; import or train it again")
     return files
 
 
@@ -77,7 +77,7 @@ def stage_import(source: Path, encoders_dir: Path) -> tuple[Staged, EncoderRow]:
     Returns: the copy, which the caller publishes or discards, and its row, without name and owner. After a crash the
     garbage collector removes the copy.
 
-    Raises: Problem 422 ``bad_encoder``, also for what cannot be read; OSError of the home's disk.
+    Raises: Problem 422 ``encoder_unreadable``, also for what cannot be read; OSError of the home's disk.
     """
     with _reading(source):
         paths = files_to_import(source)
@@ -110,7 +110,7 @@ def stage_import(source: Path, encoders_dir: Path) -> tuple[Staged, EncoderRow]:
 
 @contextmanager
 def _reading(source: Path) -> Iterator[None]:
-    """Around code that only reads ``source``. Raises: Problem 422 ``bad_encoder``, naming the file at fault."""
+    """Around code that only reads ``source``. Raises: Problem 422 ``encoder_unreadable``, naming the file at fault."""
     try:
         yield
     except UserError as error:
@@ -128,14 +128,14 @@ def _inspect(directory: Path, source: Path, hashes: dict[str, str]) -> dict[str,
 
 
 def _bad_encoder(message: str) -> Problem:
-    return Problem(422, "bad_encoder", message, field="path")
+    return Problem(422, "encoder_unreadable", message, field="path")
 
 
 @contextmanager
 def exported_files(directory: Path, name: ExportFormat, encoders_dir: Path) -> Iterator[list[Path]]:
     """The encoder's files in a format, converted into a temporary copy unless it is stored so, for the block.
 
-    Raises: Problem 410 (files are gone), 422 ``not_expressible`` with the reason, 503.
+    Raises: Problem 410 (files are gone), 422 ``unsupported`` with the reason, 503.
     """
     stored = encoder_files(directory)
     if name == AS_STORED or name == detect_encoder(directory).kind:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
-CHANGED, DAMAGED = "encoder_changed", "encoder_damaged"
-UNREADABLE = ("encoder_unhealthy", "encoder_unreadable")
+CHANGED, UNREADABLE = "encoder_changed", "encoder_unreadable"
 Opened = TypeVar("Opened")
 Result = TypeVar("Result")
 Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
@@ -39,7 +38,7 @@ Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and 
 def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
     """The loaded encoder of the id or name that a request gives as its ``model``. Closes the session.
 
-    Raises: UserError; Problem 422 ``no_image_encoder``, and as ``load_encoder``.
+    Raises: UserError; Problem 422 ``unsupported``, and as ``load_encoder``.
     """
     row = registry.get_encoder(session, reference)
     if row.info.get("reads") == [TEXTS]:  # before others leave the memory for it
@@ -47,7 +46,7 @@ def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEn
             f"encoder {row.name!r} ({row.id}) reads texts alone, for tuned_retrieval.text_encoder of evaluations; "
             "choose an encoder that reads images"
         )
-        raise Problem(422, "no_image_encoder", message, field="model")
+        raise Problem(422, "unsupported", message, field="model")
     return load_encoder(state, session, row)
 
 
@@ -56,7 +55,7 @@ def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: b
 
     A sandboxed process examines an imported encoder once before it is loaded. ``evict``: as ModelPool.get's.
 
-    Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
+    Raises: Problem 409 ``encoder_changed`` or ``encoder_unreadable``; UserError.
     """
     directory = state.artifacts.folder(session, row.path)
     session.close()
@@ -78,7 +77,7 @@ def damage_as_problem(row: EncoderRow, directory: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if error.code not in (CHANGED, *UNREADABLE):
+        if error.code not in (CHANGED, UNREADABLE):
             error.file = None
             raise
         log.error("encoder_damaged", encoder=row.id, error=str(error))
@@ -89,21 +88,21 @@ def damage_as_problem(row: EncoderRow, directory: Path) -> Iterator[None]:
             f"encoder {row.name!r} ({row.id}) cannot be used on the server: {reason}; an admin can restore its files "
             f"from a backup; its owner ({row.owner}) or an admin can import the encoder again and delete this one"
         )
-        raise Problem(409, CHANGED if error.code == CHANGED else DAMAGED, message) from error
+        raise Problem(409, CHANGED if error.code == CHANGED else UNREADABLE, message) from error
 
 
 def check_count(items: Sequence[object], field: str) -> None:
     """Raises: Problem 422 for no items, or more than a request may hold."""
     if not 1 <= len(items) <= limits.MAX_INPUTS:
         message = f"{field}: send 1 to {limits.MAX_INPUTS} items at once (got {len(items)})"
-        raise Problem(422, "bad_count", message, field=field)
+        raise Problem(422, "too_many_items", message, field=field)
 
 
 def check_text(text: str, field: str) -> str:
     """Raises: Problem 422."""
     if len(text) > limits.MAX_TEXT_CHARACTERS:
         message = f"{field}: the text is longer than {limits.MAX_TEXT_CHARACTERS} characters"
-        raise Problem(422, "bad_request", message, field=field)
+        raise Problem(422, "invalid_value", message, field=field)
     return text
 
 

@@ -39,14 +39,16 @@ class RequestImages:
         head, comma, body = self._urls[field].partition(",")
         if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
             message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
-            raise Problem(422, "bad_request", message, field=field)
+            raise Problem(422, "invalid_value", message, field=field)
         if len(body) > limits.MAX_IMAGE_BYTES * 4 // 3 + 4:
             message = f"{field}: the image is larger than {limits.MAX_IMAGE_BYTES:,} bytes"
-            raise Problem(422, "image_too_large", message, field=field)
+            raise Problem(422, "too_large", message, field=field)
         try:
             return base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Problem(422, "bad_request", f"{field}: what follows the comma is not base64", field=field) from error
+            raise Problem(
+                422, "invalid_value", f"{field}: what follows the comma is not base64", field=field
+            ) from error
 
     def decode(self, raw: bytes, field: str) -> Image:
         """An image file as RGB. Raises: Problem 422 naming the field."""
@@ -60,7 +62,7 @@ class RequestImages:
                 f"{field}: the images up to this one have {self._pixels:,} pixels together, and those of one request "
                 f"may have {limits.MAX_REQUEST_PIXELS:,}; send several requests"
             )
-            raise Problem(422, "too_many_pixels", message, field=field)
+            raise Problem(422, "too_many_items", message, field=field)
         return image
 
     def read(self, field: str) -> Image:

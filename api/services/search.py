@@ -281,17 +281,17 @@ async def search(state: AppState, name: str, body: SearchRequest) -> SearchRespo
 
 
 def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
-    """Raises: as ``open_for_search``; Problem 422 ``bad_request``."""
+    """Raises: as ``open_for_search``; Problem 422 ``invalid_value``."""
     with state.database.reading() as session:
         opened = open_for_search(state, session, name, body.embedded)
     opened.collection.check_vectors(body.target)
     if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
         message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
-        raise Problem(422, "bad_request", message, field="hybrid")
+        raise Problem(422, "invalid_value", message, field="hybrid")
     for part in body.weights.as_dict():
         if getattr(body, part) is None:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
-            raise Problem(422, "bad_request", message, field=f"weights.{part}")
+            raise Problem(422, "invalid_value", message, field=f"weights.{part}")
     return opened
 
 

@@ -91,7 +91,7 @@ class AppState:
     def admit_runs(self, session: Session, owner: str) -> Iterator[None]:
         """Around code that makes runs of ``owner``, or queues finished ones again, in the transaction that writes.
 
-        Raises: Problem 403 ``quota_exceeded`` for too many unfinished ones; the transaction must be rolled back then.
+        Raises: Problem 403 ``forbidden`` for too many unfinished ones; the transaction must be rolled back then.
         """
         most = self.settings.queued_runs_per_owner
         if most and session.get_bind().dialect.name == "postgresql":  # SQLite's write transactions are serial anyway
@@ -103,7 +103,7 @@ class AppState:
                 f"{owner} would have {count:,} unfinished runs, of {most:,} that an owner may have "
                 "(LCL_QUEUED_RUNS_PER_OWNER); wait until some are finished, or cancel some"
             )
-            raise Problem(403, "quota_exceeded", message)
+            raise Problem(403, "forbidden", message)
 
     def evaluation_records(self, run_id: str) -> Path:
         """Folder of an evaluation's predictions. Raises: UserError of the artifact store."""

@@ -44,12 +44,12 @@ def build(
 
     An interrupted build goes on after the sources that it had finished, which are in a hidden folder beside the target.
 
-    Raises: UserError ``bad_side``, ``target_exists``, ``nothing_chosen``, ``packages_missing``, ``fetch_failed``.
+    Raises: UserError ``bad_side``, ``conflict``, ``nothing_chosen``, ``packages_missing``, ``fetch_failed``.
     """
     if side < MIN_SIDE:
         raise UserError(f"the longest side needs {MIN_SIDE} pixels or more, not {side}", code="bad_side", field="side")
     if target.exists():
-        raise UserError("there is something already; choose another place", code="target_exists", file=target)
+        raise UserError("there is something already; choose another place", code="conflict", file=target)
     chosen = [source for source in sources if any(is_allowed(each, permissive) for each in source.licences)]
     if not chosen:
         raise UserError("no source has works of that licence", code="nothing_chosen", field="licence")

@@ -112,7 +112,7 @@ def write_snapshot(directory: Path, changes: Iterable[tuple[ChangeRecord, bytes]
 
 
 class DeltaSnapshot:
-    """The changes that ``write_snapshot`` wrote, with their images. Raises: UserError ``changes_unreadable``."""
+    """The changes that ``write_snapshot`` wrote, with their images. Raises: UserError ``collection_unreadable``."""
 
     def __init__(self, directory: Path) -> None:
         try:
@@ -123,7 +123,7 @@ class DeltaSnapshot:
             ]
         except sqlite3.Error as error:
             message = f"the changes of the collection cannot be read ({error}); resume the run"
-            raise UserError(message, code="changes_unreadable", file=directory) from error
+            raise UserError(message, code="collection_unreadable", file=directory) from error
 
     def image(self, item: str) -> bytes:
         """The bytes that are stored with the change of an image, if it does not keep its image."""

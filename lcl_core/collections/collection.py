@@ -136,7 +136,7 @@ class Collection:
         return Rows(files.vectors["texts"], count, hidden, new, b"".join(vectors[text] for text in self._new_texts))
 
     def check_vectors(self, target: Target) -> None:
-        """Raises: UserError ``unknown_target``; ``no_text_encoder`` for captions that have no vectors."""
+        """Raises: UserError ``invalid_value``; ``no_text_encoder`` for captions that have no vectors."""
         self._target(target)
         if target not in self.vector_targets:
             message = (
@@ -171,14 +171,14 @@ class Collection:
             encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
 
         Raises:
-            UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``no_text_encoder``,
-                ``unknown_label``, ``bad_filter``; of a hybrid search also ``bad_target``.
+            UserError: ``encoder_mismatch``, ``invalid_value``, ``no_text_encoder``,
+                ``invalid_value``; of a hybrid search also ``invalid_value``.
         """
         self.check_vectors(target)
         most = FUSED_HITS if words else MAX_HITS
         if not 1 <= k <= most:
             what = f"k must be 1 to {most}" + (" in a hybrid search, with offset" if words else "")
-            raise UserError(f"{what} (got {k})", code="bad_k", field="k")
+            raise UserError(f"{what} (got {k})", field="k")
         if vector is None:
             parse_where(where or {}, self.label_types())
             return []
@@ -190,7 +190,7 @@ class Collection:
             return [self._hit(target, at, score) for at, score in found]
         if target != "images":
             message = "a hybrid search is one of images; captions themselves are searched without hybrid"
-            raise UserError(message, code="bad_target", field="target")
+            raise UserError(message, field="target")
         return self._best_fused(query, k, words, where)
 
     def mean_of_matching_images(self, words: str) -> np.ndarray | None:
@@ -217,7 +217,7 @@ class Collection:
         return [self._ids("images", images.numbers(positions)) for positions in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
-        """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
+        """These images; ``score``: cosine to the first of them. Raises: ``not_found``."""
         vectors = [unit_vector(self.vector(each), self.dim) for each in ids]
         return [
             Hit(each, float(vector @ vectors[0]), self.item(each)) for each, vector in zip(ids, vectors, strict=True)
@@ -234,7 +234,7 @@ class Collection:
             )
 
     def item(self, item_id: str) -> dict[str, Any]:
-        """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
+        """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``not_found``."""
         return self._record("images", self._number("images", item_id))
 
     def change_labels(
@@ -246,7 +246,7 @@ class Collection:
     ) -> list[dict[str, Any]]:
         """Records of the images whose labels differ after a change (``labels.LabelChange``). Nothing is written.
 
-        Raises: UserError ``bad_label``, naming the label; ``item_not_found``, naming ``ids.INDEX``.
+        Raises: UserError ``invalid_value``, naming the label; ``not_found``, naming ``ids.INDEX``.
         """
         change, types, changed = LabelChange(values, add, remove), self.label_types(), []
         change.check(types)
@@ -272,7 +272,7 @@ class Collection:
         return [self.record("images", position) for position in range(len(self))[offset : offset + limit]]
 
     def image_bytes(self, item_id: str) -> bytes:
-        """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``, also for an added
+        """The stored image, in the format ``item(id)["media_type"]``. Raises: ``not_found``, also for an added
         image whose bytes are in the store of the changes alone."""
         row, added = self._files.row("images", item_id), self._added.get(item_id)
         if row < 0 or not (self._rows["images"].shows(row) or (added is not None and added.keeps_image)):
@@ -286,7 +286,7 @@ class Collection:
         return added is None or added.keeps_image
 
     def vector(self, item_id: str) -> np.ndarray:
-        """f32 [E] of an image or a text. Raises: ``item_not_found``, ``no_text_encoder``."""
+        """f32 [E] of an image or a text. Raises: ``not_found``, ``no_text_encoder``."""
         target: Target = "texts" if item_id.startswith(file_format.PREFIXES["texts"]) else "images"
         self.check_vectors(target)
         return self._rows[target].vector(self._number(target, item_id))
@@ -301,7 +301,7 @@ class Collection:
         return self._ids(target, rows.numbers(np.arange(len(rows)))), rows[:]
 
     def count(self, target: Target = "images") -> int:
-        """Number of images, or of texts. Raises: ``unknown_target``."""
+        """Number of images, or of texts. Raises: ``invalid_value``."""
         return len(self._target(target))
 
     def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
@@ -362,7 +362,7 @@ class Collection:
         A label that the directory lacks may have any value, and a list of texts unless images with the label were
         added before and it is no set.
 
-        Raises: UserError ``bad_label``, naming ``FIELD.labels.LABEL``, for a value of another type than its label's.
+        Raises: UserError ``invalid_value``, naming ``FIELD.labels.LABEL``, for a value of another type.
         """
         types = self.label_types()
         for label, value in labels.items():
@@ -492,7 +492,7 @@ class Collection:
         return {"id": file_format.text_id(text), "text": text, "items": listed, "item_count": len(carriers)}
 
     def _number(self, target: Target, item: str) -> int:
-        """Raises: UserError ``item_not_found``."""
+        """Raises: UserError ``not_found``."""
         rows = self._rows[target]
         if item in rows.places:
             return rows.count + rows.places[item]
@@ -509,9 +509,9 @@ class Collection:
     def _target(self, target: str) -> Rows:
         if target not in self._rows:
             message = f"target {target!r} is not known; choose images or texts"
-            raise UserError(message, code="unknown_target", field="target")
+            raise UserError(message, field="target")
         return self._rows[target]
 
 
 def not_found(item_id: str) -> NotFound:
-    return NotFound(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")
+    return NotFound(f"the collection holds no item {item_id!r}", field="id")

@@ -59,7 +59,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     """Run ``run.json``: writes ``artifacts/collection`` and, if images were rejected, ``artifacts/quarantine.jsonl``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
+        UserError: bad spec, encoder or corpus; ``no_data``; ``encoder_mismatch``;
             ``encoder_changed``; ``part_failed``.
         JobCancelled: between two batches after SIGTERM; the next attempt continues.
     """
@@ -180,7 +180,7 @@ def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:
     paths = run.get(f"{kind}s", {})
     if name not in paths:
         message = f"{kind} {name!r} is not registered; register it or choose another"
-        raise UserError(message, code=f"unknown_{kind}", field=kind)
+        raise UserError(message, code="not_found", field=kind)
     return paths[name]
 
 
@@ -201,7 +201,7 @@ def select_images(
 
     Of a corpus of documents alone: their images, with the text that each belongs to as its caption.
 
-    Raises: UserError ``no_images``, listing the splits.
+    Raises: UserError ``no_data``, listing the splits.
     """
     found, values, digest = False, dict[str, dict[str, None]](), hashlib.sha256()
     with selection:
@@ -218,7 +218,7 @@ def select_images(
         unknown = [split for split in spec.splits or () if split not in known]
         what = f"no split {unknown[0]!r}" if unknown else "no captioned images"
         message = f"dataset {spec.dataset!r} has {what}; its splits: {', '.join(known) or 'none'}"
-        raise UserError(message, code="no_images", field="splits" if unknown else "dataset")
+        raise UserError(message, code="no_data", field="splits" if unknown else "dataset")
     return SelectedImages(selection, selection.count("images"), values, digest.hexdigest())
 
 
@@ -258,7 +258,7 @@ def _label_types(
 ) -> dict[str, LabelType]:
     """The stated types, checked before hours of embedding.
 
-    Raises: UserError ``unknown_label`` for a type of a label that no image has; ``bad_label`` for a value of another.
+    Raises: UserError ``invalid_value`` for a type of a label that no image has, or a value of another type.
     """
     stated: dict[str, LabelType] = dict(spec.label_types)
     values = {label: list(texts) for label, texts in selected.items()}
@@ -270,7 +270,7 @@ def _label_types(
         if label not in values:
             known = ", ".join(sorted(set(values) - set(RESERVED_LABELS))) or "none"
             message = f"label_types: no image has a label {label!r}; the labels: {known}"
-            raise UserError(message, code="unknown_label", field=f"label_types.{label}")
+            raise UserError(message, field=f"label_types.{label}")
     choose_types(values, stated)
     return {label: kind for label, kind in stated.items() if label in values}
 
@@ -319,12 +319,12 @@ class ExistingCollection:
 def open_existing(run: Mapping[str, Any], spec: IndexSpec) -> ExistingCollection:
     """The collection that ``run.json`` names, its checksums verified, with its delta.
 
-    Raises: UserError ``unknown_collection``, ``collection_unreadable``, ``collection_changed``.
+    Raises: UserError ``not_found``, ``collection_unreadable``, ``collection_changed``.
     """
     entry = run.get("collections", {}).get(spec.collection)
     if entry is None:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
-        raise NotFound(message, code="unknown_collection", field="collection")
+        raise NotFound(message, field="collection")
     snapshot = DeltaSnapshot(Path(entry["changes"]))
     collection = Collection.open(entry["path"], verify=True).with_delta(Delta().with_changes(snapshot.changes))
     metadata = {"id": entry["id"], "base": entry["stored"], "through": entry["through"]}
@@ -348,10 +348,10 @@ class RejectedItems:
             file.write(json.dumps(error, ensure_ascii=False) + "\n")
 
     def raise_if_all(self, images: int) -> None:
-        """Raises: UserError ``no_readable_image`` if no image could be read."""
+        """Raises: UserError ``no_data`` if no image could be read."""
         if self._last and self.counts.total() == images:
             message = f"none of the {images} images can be read; the last one: {self._last['message']}"
-            raise UserError(message, code="no_readable_image", field="dataset", file=self._last.get("file"))
+            raise UserError(message, code="no_data", field="dataset", file=self._last.get("file"))
 
 
 class IndexProgress:

@@ -87,7 +87,7 @@ def infer_type(values: Iterable[str]) -> LabelType:
 def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, LabelType]) -> dict[str, LabelType]:
     """Of a collection with these {label: values}: of labels that are no texts, or whose type is stated.
 
-    Raises: UserError ``bad_label`` for a value that is not of the type that is stated.
+    Raises: UserError ``invalid_value`` for a value that is not of the type that is stated.
     """
     types: dict[str, LabelType] = {}
     for label, texts in values.items():
@@ -101,7 +101,7 @@ def choose_types(values: Mapping[str, Iterable[str]], stated: Mapping[str, Label
 
 
 def check_value(label: str, value: str | Sequence[str], kind: LabelType, field: str) -> None:
-    """Raises: UserError ``bad_label`` if a value, or a list of texts, is not of the type; a blank one is of any."""
+    """Raises: UserError ``invalid_value`` if a value, or a list of texts, is not of the type; a blank one is of any."""
     if isinstance(value, str):
         if kind not in _READERS or not value.strip() or _READERS[kind](value) is not None:
             return
@@ -114,7 +114,7 @@ def check_value(label: str, value: str | Sequence[str], kind: LabelType, field: 
     message = (
         f"label {label!r} is {_NAMES[kind]} in this collection, and {what}, or give the label another type in the "
     )
-    raise UserError(message + "label_types of an index run", code="bad_label", field=field)
+    raise UserError(message + "label_types of an index run", field=field)
 
 
 def stored_value(value: str | Sequence[str], kind: LabelType | None) -> str:
@@ -136,7 +136,7 @@ class LabelChange:
     remove: Mapping[str, Sequence[str]]
 
     def check(self, types: Mapping[str, LabelType]) -> None:
-        """Raises: UserError ``bad_label``, naming the label, for a value or members that its type does not admit.
+        """Raises: UserError ``invalid_value``, naming the label, for a value or members that its type does not admit.
 
         Args:
             types: of the collection's labels; a label that is not among them may get any value.
@@ -151,7 +151,7 @@ class LabelChange:
                         f"label {label!r} is {_NAMES[kind]} in this collection, so it has no members; give it a value "
                         "(labels), or the type set in the label_types of an index run"
                     )
-                    raise UserError(message, code="bad_label", field=f"{field}.{label}")
+                    raise UserError(message, field=f"{field}.{label}")
 
     def apply(self, labels: Mapping[str, str], types: Mapping[str, LabelType]) -> dict[str, str]:
         """The labels of one image after the change."""
@@ -171,20 +171,19 @@ class LabelChange:
 def parse_where(where: Where, types: Mapping[str, LabelType]) -> list[Condition]:
     """A filter of a request, for labels of these types: all conditions apply.
 
-    Raises: UserError ``unknown_label``, listing the known labels; ``bad_filter``, naming label, type and the forms that
-        it accepts.
+    Raises: UserError ``invalid_value``, listing the known labels, or naming label, type and the forms that it accepts.
     """
     conditions: list[Condition] = []
     for label, choice in where.items():
         if label not in types:
             known = ", ".join(sorted(types)) or "none"
             message = f"label {label!r} is not known in this collection; its labels: {known}"
-            raise UserError(message, code="unknown_label", field=f"where.{label}")
+            raise UserError(message, field=f"where.{label}")
         found = _parse_conditions(label, choice, types[label])
         if found is None:
             kind = types[label]
             message = f"label {label!r} is {_NAMES[kind]} in this collection; a filter of it is {_FORMS[kind]}"
-            raise UserError(message, code="bad_filter", field=f"where.{label}")
+            raise UserError(message, field=f"where.{label}")
         conditions += found
     return conditions
 

@@ -217,7 +217,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     """Do what ``run.json`` asks; leaves ``artifacts/dataset``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``no_text_encoder``; ``encoder_changed``; ``nothing_converted``.
+        UserError: bad spec, encoder or corpus; ``no_text_encoder``; ``encoder_changed``; ``no_data``.
         JobCancelled: after SIGTERM.
     """
     run = run_dir.read_run()
@@ -225,7 +225,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     paths = run.get("encoders", {})
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
-        raise NotFound(message, code="unknown_encoder", field="encoder")
+        raise NotFound(message, field="encoder")
     files = run.get("encoder_files", {}).get(spec.encoder)
     engine = EncoderEngine(paths[spec.encoder], precision=spec.precision, registered=files)
     if not engine.reads_texts:

@@ -39,11 +39,11 @@ def project_pca(vectors: np.ndarray) -> Projection:
     of an SVD are arbitrary. Equal vectors lie at the origin.
 
     Raises:
-        UserError: ``bad_vectors`` if they are not a matrix of finite numbers.
+        UserError: ``invalid_value`` if they are not a matrix of finite numbers.
     """
     rows = np.asarray(vectors)
     if rows.ndim != 2 or rows.shape[1] == 0 or not all(np.isfinite(block).all() for block in _blocks(rows)):
-        raise UserError("a map needs rows of finite numbers, all of one length", code="bad_vectors")
+        raise UserError("a map needs rows of finite numbers, all of one length")
     flat, variance = np.zeros((len(rows), 2)), 0.0
     if len(rows) > 1:
         with threadpool_limits(1, user_api="blas"):  # several threads gain little and take cores from searches

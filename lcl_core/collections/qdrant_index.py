@@ -37,10 +37,10 @@ class QdrantIndex:
 
     @classmethod
     def check(cls, location: IndexLocation) -> None:
-        """Raises: UserError ``qdrant_unavailable``."""
+        """Raises: UserError ``qdrant_failed``."""
         if location.settings is None or not location.settings.qdrant_url:
             message = "this service has no Qdrant server; set LCL_QDRANT_URL for api and workers, or set index to files"
-            raise UserError(message, code="qdrant_unavailable", field="index")
+            raise UserError(message, code="qdrant_failed", field="index")
 
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         with self._errors(unusable):

@@ -30,15 +30,15 @@ MIN_LENGTH = 1e-5
 
 
 def unit_vector(vector: Vector, dim: int, field: str = "vector") -> np.ndarray:
-    """f32 [dim] of length 1. Raises: UserError ``bad_vector``, naming the field."""
+    """f32 [dim] of length 1. Raises: UserError ``invalid_value``, naming the field."""
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
         query = np.asarray(vector, dtype=np.float32)
     if query.shape != (dim,):
         message = f"the vector has shape {query.shape}; this collection's have {dim} numbers"
-        raise UserError(message, code="bad_vector", field=field)
+        raise UserError(message, field=field)
     length = float(np.linalg.norm(query))
     if not np.isfinite(length) or length == 0:
-        raise UserError("the vector is all zero, or not finite", code="bad_vector", field=field)
+        raise UserError("the vector is all zero, or not finite", field=field)
     return query / length
 
 
@@ -50,7 +50,7 @@ def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], d
         weights: by the same names, may be negative; 1 where missing.
 
     Raises:
-        UserError: ``bad_vector``, naming the part; ``zero_query`` where the sum cancels out.
+        UserError: ``invalid_value``, naming the part; ``invalid_value`` where the sum cancels out.
     """
     total = np.zeros(dim, np.float32)
     for name, vector in parts.items():
@@ -58,7 +58,7 @@ def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], d
     largest = max((abs(weights.get(name, 1.0)) for name in parts), default=0.0)
     if float(np.linalg.norm(total)) <= MIN_LENGTH * largest:
         message = "weights: the weighted sum cancels out, so that it has no direction; change a weight"
-        raise UserError(message, code="zero_query", field="weights")
+        raise UserError(message, field="weights")
     return unit_vector(total, dim)
 
 

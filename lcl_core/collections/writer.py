@@ -60,7 +60,7 @@ class CollectionWriter:
     Args:
         text_vectors: False: captions get no vectors, because the encoder reads images alone.
         label_types: stated types of labels; others are inferred (``labels``). A value that does not fit is a UserError
-            ``bad_label`` at the end.
+            ``invalid_value`` at the end.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class CollectionWriter:
             unit: the vectors have length 1 and are stored to the bit, as those copied from another collection.
 
         Raises:
-            UserError: ``bad_vector``; ``duplicate_item`` for a name that was added before.
+            UserError: ``invalid_value``; ``conflict`` for a name that was added before.
         """
         rows = self._checked(vectors, len(items), unit)
         for item in items:
@@ -125,7 +125,7 @@ class CollectionWriter:
     def add_text_vectors(self, vectors: np.ndarray, *, unit: bool = False) -> None:
         """Add the vectors [m, E] of the next m captions of ``texts``; ``unit``: as of ``add_items``.
 
-        Raises: UserError ``bad_vector``.
+        Raises: UserError ``invalid_value``.
         """
         self._append_vectors("texts", self._checked(vectors, len(vectors), unit))
 
@@ -164,7 +164,7 @@ class CollectionWriter:
         try:
             execute("INSERT INTO images VALUES (?, ?, ?)", values)
         except sqlite3.IntegrityError:
-            raise UserError(f"image {item.image!r} was added before", code="duplicate_item") from None
+            raise UserError(f"image {item.image!r} was added before", code="conflict") from None
         execute("INSERT INTO files VALUES (?, ?)", (row, item.data))
         for caption in caption_texts(record):
             key = file_format.text_key(caption)
@@ -178,10 +178,10 @@ class CollectionWriter:
         rows = np.asarray(vectors, dtype=np.float32)
         if rows.shape != (count, self._header["dim"]):
             message = f"vectors of shape {rows.shape} where ({count}, {self._header['dim']}) was expected"
-            raise UserError(message, code="bad_vector")
+            raise UserError(message)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise UserError("a vector is all zero or not finite; the encoder is damaged", code="bad_vector")
+            raise UserError("a vector is all zero or not finite; the encoder is damaged")
         return (rows if unit else rows / lengths).astype(file_format.NUMPY_DTYPES[self._header["dtype"]])
 
     def _append_vectors(self, target: Target, rows: np.ndarray) -> None:
@@ -192,7 +192,7 @@ class CollectionWriter:
         expected = self.text_count if self._header["text_vectors"] else 0
         if self._vector_counts["texts"] != expected:
             found = f"{self._vector_counts['texts']} text vectors for {self.text_count} captions"
-            raise UserError(f"{found}, not {expected}", code="bad_vector")
+            raise UserError(f"{found}, not {expected}")
         self._write_labels()
         texts = self._database.execute("SELECT key, text FROM texts ORDER BY key")
         full_text.write_index(self._building / file_format.CAPTIONS, texts)
@@ -209,7 +209,7 @@ class CollectionWriter:
         write_json_atomically(self._building / file_format.MANIFEST, manifest.model_dump(exclude_defaults=True))
 
     def _write_labels(self) -> None:
-        """Raises: UserError ``bad_label``."""
+        """Raises: UserError ``invalid_value``."""
         columns = self._labels.columns()
         types = choose_types({label: column.texts for label, column in columns.items()}, self._stated_types)
         for label, column in columns.items():

@@ -25,13 +25,13 @@ _FP32_ERROR = 2e-6  # relative, of a product of 512-wide sums; fp32 gives 1e-7, 
 def pick_device() -> torch.device:
     """This process's GPU (by its local rank), or the CPU.
 
-    Raises: UserError ``no_cuda`` in a run that has leased GPUs which torch cannot use: it would hold them for nothing,
+    Raises: UserError in a run that has leased GPUs which torch cannot use: it would hold them for nothing,
         and compute for days on the CPU.
     """
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if has_leased_gpus():
-        raise UserError(f"{_cuda_problem()}; {_NO_CUDA_WAY_OUT}", code="no_cuda")
+        raise UserError(f"{_cuda_problem()}; {_NO_CUDA_WAY_OUT}")
     return torch.device("cpu")
 
 

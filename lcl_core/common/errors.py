@@ -186,13 +186,13 @@ def tokenizer_error(error: BaseException) -> UserError:
     reason = str(error).strip().partition("\n")[0][:200]
     return UserError(
         f"the encoder's tokenizer cannot read this text ({reason}); its owner should import it again",
-        code="tokenizer_failed",
+        code="bad_tokenizer",
     )
 
 
 @contextlib.contextmanager
 def tokenizer_errors() -> Iterator[None]:
-    """Convert whatever a tokenizer raises to a UserError ``tokenizer_failed``."""
+    """Convert whatever a tokenizer raises to a UserError ``bad_tokenizer``."""
     try:
         yield
     except (UserError, *TERMINATIONS):
@@ -203,7 +203,7 @@ def tokenizer_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Convert a Rust panic to a UserError ``tokenizer_failed``; Exceptions pass."""
+    """Convert a Rust panic to a UserError ``bad_tokenizer``; Exceptions pass."""
     try:
         yield
     except Exception:

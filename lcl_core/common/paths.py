@@ -98,7 +98,7 @@ def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path"
     if not any(real.is_relative_to(folder) for folder in folders):
         raise _forbidden(f"{path} is outside the folders that may be read", "put it there", roots, field)
     if not os.path.exists(real):  # not the method of Path, which raises for names that no file can have
-        raise UserError("there is no such file or folder", code="missing_files", field=field, file=path)
+        raise UserError("there is no such file or folder", code="file_missing", field=field, file=path)
     return real
 
 

@@ -177,7 +177,7 @@ class RunDir:
 
         The worker has locked them too, but this process may go on without it, on another machine.
 
-        Raises: UserError ``input_evicted`` where one is not there any more; OSError.
+        Raises: UserError ``file_missing`` where one is not there any more; OSError.
         """
         run = self.read_run()
         folder = Path(run.get("cache", "")) / "artifacts"
@@ -188,7 +188,7 @@ class RunDir:
                 self._input_locks.append(DiskCache(folder, None).lock_entry(name))
             except FileNotFoundError as error:
                 message = "the input was removed from the cache before the run began; resume the run to fetch it again"
-                raise UserError(message, code="input_evicted", file=folder / name) from error
+                raise UserError(message, code="file_missing", file=folder / name) from error
 
     def watch_signals(self) -> None:
         """Turn SIGTERM and the supervisor's death into ``stop_requested``, and STACK_SIGNAL into stacks."""

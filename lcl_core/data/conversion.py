@@ -63,7 +63,7 @@ def convert_run(run_dir: RunDir) -> dict[str, Any]:
     """Run ``run.json``: write ``artifacts/dataset``, or shards at the URL that the spec names.
 
     Raises:
-        UserError: bad spec; a corpus that cannot be read at all; ``nothing_converted``; a URL that cannot be written.
+        UserError: bad spec; a corpus that cannot be read at all; ``no_data``; a URL that cannot be written.
         JobCancelled: after SIGTERM; the next attempt continues.
     """
     run = run_dir.read_run()

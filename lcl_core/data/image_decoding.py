@@ -178,7 +178,7 @@ def decode_image(
             eighth, where the decoder leaves out the frequencies instead of computing and averaging pixels.
 
     Raises:
-        UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
+        UserError: ``image_unreadable`` or ``too_large``, naming the file.
     """
     with _decoder_errors(data, name, max_pixels):
         stated = precheck_header(data)
@@ -240,9 +240,7 @@ def _check_pixel_count(size: Size, name: str, max_pixels: int) -> None:
 
 
 def _too_large(name: str, max_pixels: int) -> UserError:
-    return UserError(
-        f"the image has more than {max_pixels:,} pixels; make it smaller", code="image_too_large", file=name
-    )
+    return UserError(f"the image has more than {max_pixels:,} pixels; make it smaller", code="too_large", file=name)
 
 
 def _apply_orientation(image: Image.Image) -> Image.Image:

@@ -135,7 +135,7 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     Raises: UserError ``corpus_unreadable`` for more lines; those of ``buffer``.
 
-    Indexing raises UserError ``bad_line`` with file and line for a line that is no valid object.
+    Indexing raises UserError ``bad_document`` with file and line for a line that is no valid object.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def _bad(self, index: int, problem: str) -> UserError:
         message = f"{problem}; mend the line or remove it"
-        return UserError(message, code="bad_line", file=self.name, line=self.line_number(index))
+        return UserError(message, code="bad_document", file=self.name, line=self.line_number(index))
 
 
 class ConcatenatedLines(Sequence[dict[str, Any]]):

@@ -87,10 +87,10 @@ class ArtifactStore:
     def send_folder(self, key: str, folder: Path, progress: Callable[[], None] = no_progress) -> FileEntries:
         """Upload the regular files of a folder; of a run's those that the service shows. ``progress``: before each.
 
-        Raises: UserError ``missing_files``; OSError.
+        Raises: UserError ``file_missing``; OSError.
         """
         if not folder.is_dir():
-            raise UserError("the folder that was to be sent to the store is gone", code="missing_files", file=folder)
+            raise UserError("the folder that was to be sent to the store is gone", code="file_missing", file=folder)
         files: FileEntries = {}
         for name, status in regular_files(folder):
             if folder.parent.name != "runs" or name.startswith(_RUN_FILES):
@@ -199,7 +199,7 @@ class Artifacts:
                 path = stack.enter_context(self._cache.open(name, fetch, size, progress))
             except OSError as error:
                 message = f"artifacts cannot be cached here ({error.strerror}); make room, or make the folder writable"
-                raise UserError(message, code="cache_unwritable", file=self._cache.folder) from error
+                raise UserError(message, code="home_unusable", file=self._cache.folder) from error
             yield path
 
     @contextmanager

@@ -81,7 +81,7 @@ def add_items(
 
     Raises:
         CollectionReplaced.
-        UserError: ``unknown_collection``, ``encoder_mismatch``; ``conflict`` for an item that exists, with the field
+        UserError: ``not_found``, ``encoder_mismatch``; ``conflict`` for an item that exists, with the field
             ``items.INDEX.name``, and for a full collection.
     """
     row = _lock_collection(session, opened)
@@ -115,7 +115,7 @@ def replace_records(
         items: no item twice, with the vectors and thumbnails that they have; no bytes where the directory has them.
         last_change: number of the last change that the caller has read the items with.
 
-    Raises: CollectionReplaced, also if one of the items has changed since; UserError ``unknown_collection``,
+    Raises: CollectionReplaced, also if one of the items has changed since; UserError ``not_found``,
         ``conflict``.
     """
     row = _lock_collection(session, opened)
@@ -130,10 +130,10 @@ def replace_records(
 
 
 def remove_item(session: Session, opened: CollectionRef, item: str) -> CollectionRow:
-    """Raises: CollectionReplaced; UserError ``unknown_collection``, ``item_not_found``, ``conflict``."""
+    """Raises: CollectionReplaced; UserError ``not_found``, ``conflict``."""
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
-        raise NotFound(f"the collection holds no item {item!r}", code="item_not_found")
+        raise NotFound(f"the collection holds no item {item!r}")
     _insert_changes(session, row, [{"item": item}])
     row.images -= 1
     session.flush()
@@ -264,7 +264,7 @@ def prepare_collection_snapshots(
     Returns: {name: {"id", "stored": stored path, "path": local path, "changes": the directory, "through": number of its
         last change, "index": as in a spec}}.
 
-    Raises: UserError ``unknown_collection``, ``collection_changed``; OSError.
+    Raises: UserError ``not_found``, ``collection_changed``; OSError.
     """
     snapshots = {}
     for name in spec.references().collections.values():

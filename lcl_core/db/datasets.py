@@ -38,7 +38,7 @@ def get_dataset(session: Session, name: str) -> Dataset:
     if dataset is None:
         known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
         similar = similar_name(session, Dataset.name, name) or f"; register it, or choose from: {known}"
-        raise NotFound(f"dataset {name!r} is not registered{similar}", code="unknown_dataset")
+        raise NotFound(f"dataset {name!r} is not registered{similar}")
     return dataset
 
 
@@ -197,7 +197,7 @@ def check_views(session: Session, spec: Any) -> None:
             f"{field}: dataset {source.dataset!r} has no {lacks}, which {source.view} reads; take another view, or "
             f"remove this source (after a change of the corpus: lcl data register {source.dataset} PATH --new-version)"
         )
-        raise UserError(message, code="empty_source", field=field)
+        raise UserError(message, code="no_data", field=field)
 
 
 def select_items(session: Session, spec: Any) -> dict[str, list[str] | None] | None:

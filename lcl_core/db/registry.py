@@ -58,7 +58,7 @@ def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
         similar = similar_name(session, EncoderRow.name, id_or_name) or (
             "; the list of encoders has the names, or pre-train one"
         )
-        raise NotFound(f"encoder {id_or_name!r} is not registered{similar}", code="unknown_encoder")
+        raise NotFound(f"encoder {id_or_name!r} is not registered{similar}")
     return row
 
 
@@ -112,7 +112,7 @@ def get_collection(session: Session, id_or_name: str) -> CollectionRow:
 def unknown_collection(id_or_name: str, similar: str = "") -> UserError:
     """``similar``: what ``similar_name`` returned."""
     similar = similar or "; the list of collections has the names, or index one"
-    return NotFound(f"collection {id_or_name!r} does not exist{similar}", code="unknown_collection")
+    return NotFound(f"collection {id_or_name!r} does not exist{similar}")
 
 
 def list_collections(session: Session) -> Sequence[CollectionRow]:
@@ -291,5 +291,5 @@ def resolve_inputs(
 
 def _check_present(location: Root) -> str:
     if isinstance(location, Path) and not location.exists():
-        raise UserError("these files are gone; register them again", code="missing_files", file=location)
+        raise UserError("these files are gone; register them again", code="file_missing", file=location)
     return str(location)

@@ -64,7 +64,7 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
     if len(ids) > 1:
         listed = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
         message = f"more than one {noun} is named {reference!r}; name one by its id: {listed}"
-        raise Conflict(message, code="ambiguous_name")
+        raise Conflict(message)
     if not ids:
         newest = select(table.name).where(*visible).order_by(table.id.desc()).limit(MAX_NAMES)
         similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
@@ -388,7 +388,7 @@ def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, o
         owner: owner of the runs that the estimate may use; None: all owners.
     """
     if not isinstance(spec, PretrainSpec):
-        raise UserError("only runs of kind pretrain are estimated", code="bad_request", field="kind")
+        raise UserError("only runs of kind pretrain are estimated", field="kind")
     return estimate_pretrainings(session, [spec], resource, owner)[0]
 
 

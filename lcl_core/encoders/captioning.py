@@ -31,7 +31,7 @@ class GenerationConfig:
         seed: of the sampling; image i of a list is sampled with ``seed`` + i.
 
     Raises:
-        UserError: ``bad_decoding``, naming the field.
+        UserError: ``invalid_value``, naming the field.
     """
 
     prompt: str = ""
@@ -57,7 +57,7 @@ class GenerationConfig:
 
 def _require(holds: bool, field: str, rule: str) -> None:
     if not holds:
-        raise UserError(f"{field} {rule}", code="bad_decoding", field=field)
+        raise UserError(f"{field} {rule}", field=field)
 
 
 def _ignore(_: str) -> None:
@@ -118,19 +118,19 @@ class Captioner(Protocol):
         """[n, 3, S, S] → one text each; text i is sampled with ``seed`` + i."""
 
     def encode_document(self, parts: Sequence[str | Image | PreparedImage]) -> DocumentPrompt:
-        """Texts and images as training interleaves them. Raises: UserError ``document_too_long``,
+        """Texts and images as training interleaves them. Raises: UserError ``too_large``,
         ``image_unreadable`` naming the part."""
 
     def generation_bytes(self, config: GenerationConfig, prompt: DocumentPrompt | None = None) -> int:
         """Memory that one caption, or the continuation of ``prompt``, takes while it is generated.
 
-        Raises: UserError ``prompt_too_long``.
+        Raises: UserError ``too_large``.
         """
 
     def generate_captions(
         self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
     ) -> Iterator[FinishedTexts]:
-        """[n, 3, S, S] → at each step the captions that it completed. Raises: UserError ``prompt_too_long``."""
+        """[n, 3, S, S] → at each step the captions that it completed. Raises: UserError ``too_large``."""
 
     def continue_document(
         self, prompt: DocumentPrompt, config: GenerationConfig, listener: StreamListener

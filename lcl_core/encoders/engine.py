@@ -52,7 +52,7 @@ class EncoderEngine:
         file_hashes: sha256 of the directory's data files by name.
 
     Raises:
-        UserError: ``encoder_unreadable``, ``encoder_changed``, ``encoder_unhealthy``, ``bad_device``; ``no_latents``
+        UserError: ``encoder_unreadable``, ``encoder_changed``, ``invalid_value``; ``unsupported``
             for an encoder without pooled latents.
     """
 
@@ -74,7 +74,7 @@ class EncoderEngine:
         self.encoder = load_image_encoder(self.directory, self.file_hashes).fold_norms().to(self.device)
         if self.encoder.embed_dim is None:
             message = "this encoder has no pooled latents of images; it can be evaluated, but not served"
-            raise UserError(message, code="no_latents", file=self.directory)
+            raise UserError(message, code="unsupported", file=self.directory)
         self.dim: int = self.encoder.embed_dim  # E, the width of the vectors
         self.hash = self.encoder.weights_hash
         self._vectors = self.encoder.for_dtype(compute_dtype(self.device, precision))
@@ -87,19 +87,19 @@ class EncoderEngine:
 
     @property
     def captioner(self) -> Captioner:
-        """The encoder, if it generates text. Raises: UserError ``no_captions``."""
+        """The encoder, if it generates text. Raises: UserError ``unsupported``."""
         if isinstance(self.encoder, Captioner):
             return self.encoder
         message = "this encoder writes no text; an encoder that lcl pre-trained does"
-        raise UserError(message, code="no_captions", field="model")
+        raise UserError(message, code="unsupported", field="model")
 
     @property
     def attention(self) -> AttentionMaps:
-        """The encoder, if it shows attention. Raises: UserError ``no_attention``."""
+        """The encoder, if it shows attention. Raises: UserError ``unsupported``."""
         if isinstance(self.encoder, AttentionMaps):
             return self.encoder
         message = "this encoder pools patches in its own way; an encoder that lcl pre-trained shows its attention"
-        raise UserError(message, code="no_attention", field="model")
+        raise UserError(message, code="unsupported", field="model")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens read of each text, start and end included; 0 where the encoder reads none."""
@@ -152,7 +152,7 @@ class EncoderEngine:
         return _unit_rows(features)
 
     def caption(self, images: Sequence[Image.Image], **decoding: Any) -> list[str]:
-        """One caption an image. ``decoding``: fields of GenerationConfig. Raises: UserError ``bad_decoding``."""
+        """One caption an image. ``decoding``: fields of GenerationConfig. Raises: UserError ``invalid_value``."""
         config = GenerationConfig(**decoding)
         captions: list[str] = []
         for batch in _batches(images):
@@ -164,7 +164,7 @@ class EncoderEngine:
         return captions
 
     def continue_document(self, parts: Sequence[str | Image.Image], **decoding: Any) -> str:
-        """The text after texts and images. Raises: UserError ``bad_decoding``, ``document_too_long``."""
+        """The text after texts and images. Raises: UserError ``invalid_value``, ``too_large``."""
         prompt = self.captioner.encode_document(parts)
         config = GenerationConfig(**decoding)
         return _in_row_order(self.captioner.continue_document(prompt, config, StreamListener()))[0]
@@ -178,7 +178,7 @@ class EncoderEngine:
         """Encode a grey image and a word; returns milliseconds and device.
 
         Raises:
-            UserError: ``encoder_unhealthy`` if an output is not a unit vector.
+            UserError: ``encoder_unreadable`` if an output is not a unit vector.
         """
         started = time.perf_counter()
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
@@ -186,7 +186,7 @@ class EncoderEngine:
         lengths = np.linalg.norm(np.concatenate(vectors), axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             message = f"the encoder's vectors have lengths {lengths.tolist()}, not 1; its weights are damaged"
-            raise UserError(message, code="encoder_unhealthy", file=self.directory)
+            raise UserError(message, code="encoder_unreadable", file=self.directory)
         return {"device": str(self.device), "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
 
     def _concatenated(self, parts: list[np.ndarray]) -> np.ndarray:
@@ -207,7 +207,7 @@ def estimate_memory(directory: Path, device: str = "auto", precision: Precision 
     0 for what cannot be loaded: its loader names the reason.
 
     Raises:
-        UserError: ``bad_device``.
+        UserError: ``invalid_value``.
     """
     try:
         found = detect_encoder(directory)
@@ -223,7 +223,7 @@ def estimate_memory(directory: Path, device: str = "auto", precision: Precision 
 
 
 def parse_device(device: str) -> torch.device:
-    """``auto`` → this process's GPU where there is one. Raises: UserError ``bad_device``."""
+    """``auto`` → this process's GPU where there is one. Raises: UserError ``invalid_value``."""
     if device == "auto":
         return pick_device()
     try:
@@ -231,7 +231,7 @@ def parse_device(device: str) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         message = f"device {device!r} cannot be used here; choose auto or cpu"
-        raise UserError(message, code="bad_device", field="device") from error
+        raise UserError(message, field="device") from error
     return found
 
 

@@ -75,7 +75,7 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
     model = LCLModel(config)
     problem = _mismatch(model, state := read_weights(Path(weights)))
     if problem:
-        raise UserError(problem, code="weights_mismatch", file=weights)
+        raise UserError(problem, code="encoder_unreadable", file=weights)
     model.load_state_dict(state)
     return model.eval()
 
@@ -84,15 +84,15 @@ def import_original(config_json: str | Path, weights: str | Path, directory: str
     """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
 
     Raises:
-        UserError: as :func:`load_official`; ``bad_model_json`` for other special tokens than those of CLIP's tokenizer,
-            which the encoder gets: its texts would be read wrongly.
+        UserError: as :func:`load_official`; ``encoder_unreadable`` for other special tokens than
+            those of CLIP's tokenizer, which the encoder gets: its texts would be read wrongly.
     """
     model, tokenizer = load_official(config_json, weights), clip_tokenizer()
     for field in SPECIAL_TOKENS:
         said, own = getattr(model.config, field), getattr(tokenizer.specials, field.removesuffix("_token_id"))
         if said != own:
             message = f"special_token_ids: {SPECIAL_TOKENS[field]} is {said}, and {own} in CLIP's tokenizer"
-            raise UserError(message, code="bad_model_json", file=config_json)
+            raise UserError(message, code="encoder_unreadable", file=config_json)
     model.save_pretrained(directory)
     LCLProcessor(tokenizer, model.config.image_size).save_pretrained(directory)
 
@@ -104,32 +104,34 @@ def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
         official = config_json if isinstance(config_json, dict) else json.loads(Path(config_json).read_text("utf-8"))
         return config_from_official(official)
     except OSError as error:
-        raise UserError(f"cannot read the model JSON: {error.strerror}", code="unreadable", file=path) from error
+        raise UserError(
+            f"cannot read the model JSON: {error.strerror}", code="encoder_unreadable", file=path
+        ) from error
     except (KeyError, ValueError, TypeError) as error:
         message = f"not a model JSON of the authors' form: {type(error).__name__} {error}"
-        raise UserError(message, code="bad_model_json", file=path) from error
+        raise UserError(message, code="encoder_unreadable", file=path) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state_dict from safetensors, or from a pickle of tensors and nothing else.
 
     Raises:
-        UserError: ``unreadable``, naming the file.
+        UserError: ``encoder_unreadable``, naming the file.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises its own; the reader needs one sentence
-        raise UserError(f"cannot read weights: {error}", code="unreadable", file=path) from error
+        raise UserError(f"cannot read weights: {error}", code="encoder_unreadable", file=path) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict):
         message = f"cannot read weights: a state_dict has tensors by name, and this is of type {type(state).__name__}"
-        raise UserError(message, code="unreadable", file=path)
+        raise UserError(message, code="encoder_unreadable", file=path)
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             message = f"cannot read weights: {str(name)[:80]!r} is of type {type(tensor).__name__}, not a tensor"
-            raise UserError(message, code="unreadable", file=path)
+            raise UserError(message, code="encoder_unreadable", file=path)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -88,7 +88,7 @@ def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> Im
         file_hashes: sha256 of its files by name, where they are known.
 
     Raises:
-        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``no_image_encoder`` for one
+        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``unsupported`` for one
             that reads texts alone.
     """
     encoder = _import_class(_IMAGE_ENCODERS[detect_image_encoder(directory).kind])
@@ -101,7 +101,7 @@ def detect_image_encoder(directory: Path) -> EncoderFormat:
     found = detect_encoder(directory)
     if IMAGES not in found.reads:
         message = f"a model of type {found.model} reads texts alone; give the id of an encoder that reads images"
-        raise UserError(message, code="no_image_encoder", field="encoder", file=directory)
+        raise UserError(message, code="unsupported", field="encoder", file=directory)
     return found
 
 

@@ -201,7 +201,9 @@ def _check_finite(directory: Path, vectors: np.ndarray, rows: int) -> None:
     import numpy as np
 
     if len(vectors) != rows or not np.isfinite(vectors).all():
-        raise UserError("its vectors are not finite; its weights are damaged", code="encoder_unhealthy", file=directory)
+        raise UserError(
+            "its vectors are not finite; its weights are damaged", code="encoder_unreadable", file=directory
+        )
 
 
 def _failure(code: str, message: str, file: str | None) -> dict[str, Any]:

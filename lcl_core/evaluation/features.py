@@ -231,7 +231,7 @@ def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
     if not np.isfinite(values).all():
         raise UserError(
             "the encoder gives infinities or NaN; its training diverged (lower optimizer.lr and train again)",
-            code="encoder_not_finite", field="encoder",
+            code="encoder_unreadable", field="encoder",
         )  # fmt: skip
     return values
 

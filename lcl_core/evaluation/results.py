@@ -110,7 +110,7 @@ class PredictionStore:
         """
         index = self.folder / "index.json"
         if not index.is_file():
-            raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
+            raise UserError("there are no evaluation records here", code="corpus_unreadable", file=self.folder)
         entries = json.loads(index.read_text(encoding="utf-8"))
         named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
         return ((name, file, self._samples(name)) for name, file in named if wanted(file))

@@ -199,7 +199,7 @@ def caption_prompt_ids(config: LCLConfig, processor: LCLProcessor, prompt: str =
         ids = [*image_block(tokenizer, config.num_image_tokens), *(tokenizer.encode(prompt) if prompt else [])]
     if len(ids) >= config.context_length:
         message = "the texts leave no room for a caption; shorten them"
-        raise UserError(message, code="prompt_too_long", field="context" if context else "prompt")
+        raise UserError(message, code="too_large", field="context" if context else "prompt")
     return ids
 
 
@@ -211,13 +211,13 @@ def document_prompt_ids(config: LCLConfig, processor: LCLProcessor, parts: Seque
 
 
 def check_context_length(config: LCLConfig, ids: Sequence[int], field: str) -> None:
-    """Raises: UserError ``document_too_long`` where not even one token fits after ``ids``."""
+    """Raises: UserError ``too_large`` where not even one token fits after ``ids``."""
     if len(ids) >= config.context_length:
         message = (
             f"the document is longer than the {config.context_length - 1} tokens after which this encoder can go on "
             f"(an image takes {config.num_image_tokens + 2}); leave out the oldest parts"
         )
-        raise UserError(message, code="document_too_long", field=field)
+        raise UserError(message, code="too_large", field=field)
 
 
 @torch.inference_mode()

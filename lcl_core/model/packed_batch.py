@@ -218,13 +218,13 @@ def row_lengths(input_ids: Tensor) -> Tensor:
 
 def _check_lengths(lengths: list[int], context_length: int) -> None:
     if not lengths or min(lengths) < 1:
-        raise UserError("a batch needs at least one document, and no document may be empty", code="empty_document")
+        raise UserError("a batch needs at least one document, and no document may be empty", code="bad_document")
     if max(lengths) > context_length:
         row = lengths.index(max(lengths))
         raise UserError(
             f"document {row} has {max(lengths)} tokens, the position table {context_length}; "
             "cut it or raise context_length",
-            code="document_too_long",
+            code="too_large",
         )
 
 
@@ -234,7 +234,7 @@ def _image_slots(tokens: PackedTokens, starts: Tensor, images: int, config: LCLC
     if len(slots) != images * per_image:
         raise UserError(
             f"{images} images need {images * per_image} placeholders, the documents hold {len(slots)}",
-            code="placeholder_mismatch",
+            code="bad_document",
         )
     if config.numerics == "fixed":
         _check_each_image(tokens, starts, slots.view(images, per_image))
@@ -250,13 +250,13 @@ def _check_each_image(tokens: PackedTokens, starts: Tensor, slots: Tensor) -> No
         first = wrong[0]
         raise UserError(
             f"document {first} holds {present[first]} placeholders, its image starts need {required[first]}",
-            code="placeholder_mismatch",
+            code="bad_document",
         )
     misplaced = (slots != starts[:, None] + 1 + torch.arange(per_image)).any(dim=1)
     if wrong := torch.nonzero(misplaced).flatten().tolist():
         raise UserError(
             f"document {tokens.document[starts[wrong[0]]]}: an image start is not followed by its placeholders",
-            code="placeholder_mismatch",
+            code="bad_document",
         )
 
 

@@ -92,7 +92,7 @@ def _caption_text(row: Tensor, per_image: int, config: LCLConfig) -> Tensor:
 
 def _not_a_pair(problem: str) -> UserError:
     message = f"{problem}; this objective learns from pairs of one image and one text"
-    return UserError(message, code="not_a_pair", field="objective.name")
+    return UserError(message, field="objective.name")
 
 
 class Clip(ContrastiveObjective):

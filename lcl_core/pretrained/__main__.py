@@ -32,7 +32,7 @@ def pack(source: Path, target: Path, info: dict[str, Any]) -> str:
         UserError: ``encoder_unreadable``, or ``exists`` for a target that is there.
     """
     if target.exists():
-        raise UserError("there is something here already; name another folder", code="exists", file=target)
+        raise UserError("there is something here already; name another folder", code="conflict", file=target)
     try:
         weights = load_file(source / _WEIGHTS)
         config = json.loads((source / _CONFIG).read_text(encoding="utf-8"))

@@ -158,7 +158,7 @@ class BatchedEngine:
     ) -> list[Future[Any]]:
         """Futures of str. ``listeners``: one an image, for the pieces of its caption.
 
-        Raises: as ``submit_images``; UserError ``prompt_too_long``, ``generation_too_large``, ``no_captions``.
+        Raises: as ``submit_images``; UserError ``too_large``, ``unsupported``.
         """
         self.check_room(len(images))
         cost = self._generation_cost(config, "context" if config.context else "prompt")
@@ -175,8 +175,8 @@ class BatchedEngine:
     ) -> Future[Any]:
         """A future of the str that continues texts and images.
 
-        Raises: as ``submit_images``; UserError ``document_too_long``, ``generation_too_large``, ``image_unreadable``,
-            ``no_captions``.
+        Raises: as ``submit_images``; UserError ``too_large``, ``image_unreadable``,
+            ``unsupported``.
         """
         self._batcher.check_room()
         prompt = self._engine.captioner.encode_document(parts)
@@ -185,7 +185,7 @@ class BatchedEngine:
         return self._batcher.submit(key, [(prompt, listener or StreamListener())], cost)[0]
 
     def crop_box(self, image: Image) -> tuple[float, float, float, float]:
-        """As ``AttentionMaps.crop_box``. Raises: UserError ``no_attention``."""
+        """As ``AttentionMaps.crop_box``. Raises: UserError ``unsupported``."""
         return self._engine.attention.crop_box(image)
 
     def submit_attention(self, images: Sequence[Image | PreparedImage]) -> list[Future[Any]]:
@@ -227,7 +227,7 @@ class BatchedEngine:
         Args:
             field: of the request, that says how long the text's prompt is.
 
-        Raises: UserError ``prompt_too_long``, ``generation_too_large``.
+        Raises: UserError ``too_large``.
         """
         with tokenizer_errors():
             cost = self._engine.captioner.generation_bytes(config, prompt)
@@ -237,7 +237,7 @@ class BatchedEngine:
                 f"this text would take {cost:,} bytes of memory while it is written, and {self._generation_bytes:,} "
                 f"are allowed; {'take fewer beams' if beams else 'shorten what it continues'}"
             )
-            raise UserError(message, code="generation_too_large", field="num_beams" if beams else field)
+            raise UserError(message, code="too_large", field="num_beams" if beams else field)
         return cost
 
 

@@ -114,8 +114,8 @@ class ModelPool:
 
         Raises:
             UserError: as EncoderEngine; a ``get`` after ``FAILURE_SECONDS``, or of other files, tries again.
-                ``encoder_too_large`` for one that is larger than the budget, ``pool_full`` where it fits only in place
-                of others and may not evict them, ``pool_closed`` after ``close``.
+                ``too_large`` for one that is larger than the budget, ``busy`` where it fits only in place
+                of others and may not evict them, ``busy`` after ``close``.
         """
         return self.start_loading(directory, registered, evict=evict).result()
 
@@ -126,7 +126,7 @@ class ModelPool:
 
         Args: as ``get``.
 
-        Raises: UserError for files that cannot be listed, ``pool_closed``.
+        Raises: UserError for files that cannot be listed, ``busy``.
         """
         stamp = _files_stamp(Path(directory))
         with self._lock:
@@ -175,21 +175,21 @@ class ModelPool:
             entry.future.set_result(session)
 
     def _make_room(self, stamp: FilesStamp, entry: _Entry) -> None:
-        """Raises: UserError ``encoder_too_large``, ``pool_full``."""
+        """Raises: UserError ``too_large``, ``busy``."""
         size = self._measure(stamp[0])
         if size > self.max_bytes:
             message = (
                 f"this encoder takes {size:,} bytes of memory, and all together may take {self.max_bytes:,}; "
                 "LCL_ENCODER_MEMORY_BYTES gives them more"
             )
-            raise UserError(message, code="encoder_too_large", file=stamp[0])
+            raise UserError(message, code="too_large", file=stamp[0])
         with self._lock:
             for other in [each for each in self._entries if each[0] == stamp[0] and each != stamp]:
                 del self._entries[other]
             others = [each for each in self._entries if each != stamp and self._entries[each].bytes]
             while others and size + sum(self._entries[each].bytes for each in others) > self.max_bytes:
                 if not entry.evict:
-                    raise UserError("other encoders fill the memory of LCL_ENCODER_MEMORY_BYTES", code="pool_full")
+                    raise UserError("other encoders fill the memory of LCL_ENCODER_MEMORY_BYTES", code="busy")
                 del self._entries[others.pop(0)]
             entry.bytes = size
 
@@ -218,7 +218,7 @@ def _is_loaded(entry: _Entry) -> bool:
 
 
 def _closing() -> Busy:
-    return Busy("the service is closing; send the request again", code="pool_closed")
+    return Busy("the service is closing; send the request again")
 
 
 def _files_stamp(directory: Path) -> FilesStamp:

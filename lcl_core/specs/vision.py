@@ -147,7 +147,7 @@ def build_timm_network(vision: str, image_size: int, patch_size: int, width: int
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         ways = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
-        raise UserError(f"timm {timm.__version__} has no model {name!r}; {ways}", code="unknown_model", field=field)
+        raise UserError(f"timm {timm.__version__} has no model {name!r}; {ways}", field=field)
     with import_module("torch").device("meta"):
         maps = _create_feature_network(timm, name, image_size).feature_info.info
     strides = [each["reduction"] for each in maps]

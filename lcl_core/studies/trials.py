@@ -128,7 +128,7 @@ def study_rows(study: StudySpec) -> list[StudyRow]:
         raise UserError(
             f"the study comes to {count:,} pre-trainings, more than max_cells {study.max_cells:,}; "
             "take variants or seeds away, or raise max_cells",
-            code="too_many_cells", field="max_cells",
+            code="too_large", field="max_cells",
         )  # fmt: skip
     overlays = [
         (f"axes.{a}.variants.{v}.spec", variant.spec)
@@ -258,7 +258,6 @@ def expand_study(study: StudySpec) -> list[PlannedCell]:
         if other is not cell:
             raise UserError(
                 f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same run; remove one",
-                code="same_cell",
                 field="axes",
             )
     return cells

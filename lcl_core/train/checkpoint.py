@@ -261,7 +261,7 @@ def _fill(file: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"checkpoint {file.parent.name} does not fit this run: {name} is {shapes.get(name, 'missing')} there, "
                 f"{needed.get(name, 'missing')} here, and {len(differing) - 1} other tensors differ. "
                 "Resume with the spec that it was made with, or start a new run",
-                code="checkpoint_mismatch",
+                code="conflict",
                 file=file.parent,
             )
         for name, tensor in tensors.items():

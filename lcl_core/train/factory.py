@@ -42,7 +42,7 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
     for field, name in spec.references().datasets.items():
         if name not in paths:
             message = f"dataset {name!r} is not registered; register it or choose another"
-            raise UserError(message, code="unknown_dataset", field=field)
+            raise UserError(message, code="not_found", field=field)
         corpora[name] = corpora.get(name) or open_corpus(paths[name])
     return corpora
 
@@ -55,7 +55,7 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
     share, or else in the run's own folder, and are kept until they are evicted; a resumed run that finds none creates
     the same bytes. Only a corpus that is registered without its hash is read to compute it.
 
-    Raises (on entry): UserError ``resident_too_large`` or ``bad_setting``; JobCancelled.
+    Raises (on entry): UserError ``too_large`` or ``bad_setting``; JobCancelled.
     """
     if not spec.data.resident:
         yield {}

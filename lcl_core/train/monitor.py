@@ -192,7 +192,7 @@ class HeldOutMonitor:
             labels[position] = self._stream.labels(position)
         if not samples:
             message = f"monitor: none of the documents of {self.monitor.dataset!r} can be used"
-            raise UserError(message, code="empty_source", field="monitor.dataset")
+            raise UserError(message, code="no_data", field="monitor.dataset")
         kinds = _LABELS if self.monitor.label is None else (self.monitor.label,)
         kind = next((kind for kind in kinds if any(kind in each for each in labels.values())), kinds[0])
         self._batches = _fill_batches(samples, budget)
@@ -246,7 +246,7 @@ class HeldOutMonitor:
         name = self.monitor.choose
         if name not in numbers:
             message = f"monitor.choose: there is no {name}: no two of the held-out images share a label"
-            raise UserError(message, code="nothing_to_score", field="monitor.choose")
+            raise UserError(message, code="no_data", field="monitor.choose")
         value, best = numbers[name], self.best()
         sign = 1 if name.endswith("loss") else -1
         if best is not None and sign * value >= sign * best["value"]:

@@ -224,7 +224,7 @@ class Trainer:
             return
         if restored.tokenizer != new.tokenizer:
             message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
-            raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
+            raise UserError(message, code="conflict", file=self.run_dir.tokenizer_file)
         self.progress = restored
         cursors = [Cursor.from_json(cursor) for cursor in restored.cursors]
         if len(cursors) == self.ranks.size:

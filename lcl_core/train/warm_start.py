@@ -74,7 +74,7 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, spec: ModelSpec, r
     directory = run.get("encoders", {}).get(spec.init)
     if directory is None:
         message = f"model.init: encoder {spec.init!r} is not registered; the list of encoders has the names"
-        raise UserError(message, code="unknown_encoder", field="model.init")
+        raise UserError(message, code="not_found", field="model.init")
     try:
         files = hash_files(Path(directory))
         check_unchanged(run.get("encoder_files", {}).get(spec.init, {}), files)

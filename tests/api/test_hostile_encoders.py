@@ -46,7 +46,7 @@ def test_the_service_stays_well_while_a_bomb_is_imported(
         while importing.is_alive():
             assert other.get("/healthz", timeout=ANSWERS).status_code == 200
             importing.join(0.1)
-    message = refused(answers[0], 422, "bad_encoder", "path")["message"]
+    message = refused(answers[0], 422, "encoder_unreadable", "path")["message"]
     assert str(source) in message
     assert ".import-" not in message
     assert resident() - before < GROWS
@@ -67,7 +67,7 @@ def test_files_that_are_put_in_place_of_an_encoders_are_not_loaded(
     body = {"model": made["id"], "input": "a" * 400}
     answer = http.post("/v1/embeddings", json=body)
     assert 400 <= answer.status_code < 500, answer.text
-    assert answer.json()["error"]["code"] in ("encoder_damaged", "encoder_changed")
+    assert answer.json()["error"]["code"] in ("encoder_unreadable", "encoder_changed")
     assert resident() - before < GROWS + (300 << 20), "with torch, which the first question imports"
     assert http.get("/healthz").status_code == 200
 

@@ -112,7 +112,7 @@ def test_a_failed_run_ends_it_with_the_reason_and_the_log():
 
 def test_a_dead_part_ends_it():
     def check():
-        raise UserError("worker was killed by SIGKILL", code="child_died")
+        raise UserError("worker was killed by SIGKILL", code="process_died")
 
     with pytest.raises(UserError, match="worker was killed"):
         follow_run(ScriptedService({}), console()[0], check, "pretrain", {})

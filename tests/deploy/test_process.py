@@ -143,7 +143,7 @@ class Mortal:
 
     def start(self):
         if not self.startable:
-            raise UserError(f"{self.name} does not answer", code="broker_died")
+            raise UserError(f"{self.name} does not answer", code="process_died")
         self.starts += 1
         self.alive = True
 

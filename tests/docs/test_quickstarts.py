@@ -111,7 +111,7 @@ def test_developer(reader: Reader, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     exec(compile(code, page, "exec"), names)
     assert len(names["hits"]) == 3
     assert "owl" in names["near"][0]["caption"]
-    assert names["code"] == "unknown_collection"
+    assert names["code"] == "not_found"
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 

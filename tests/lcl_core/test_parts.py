@@ -120,7 +120,7 @@ def test_a_section_that_grows_after_it_was_counted_is_named(processes):
 
     with pytest.raises(UserError, match="2,048 items were counted") as caught:
         GrownInput([9000, 5000], processes, []).run(random.Random(0))
-    assert (caught.value.code, caught.value.file) == ("corpus_changed", "0")
+    assert (caught.value.code, caught.value.file) == ("conflict", "0")
 
 
 def test_whatever_the_last_line_of_the_log_lost_the_others_stand(tmp_path):

@@ -57,7 +57,7 @@ def test_what_is_no_image_is_never_a_page(http: Callable[..., TestClient]) -> No
 
 
 def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
-    gone = http(item_image=ApiError(404, "item_not_found", "no such item")).get("/media/c/i")
+    gone = http(item_image=ApiError(404, "not_found", "no such item")).get("/media/c/i")
     assert (gone.status_code, gone.text) == (404, "no such item")
     assert http(item_image=away).get("/media/c/i").status_code == 502
     assert http(vector_pages=away).get("/vectors/c.npy").status_code == 502
@@ -71,7 +71,7 @@ def test_a_map_and_captions_are_passed_on(http: Callable[..., TestClient], away:
     assert client.get("/map/col?version=1").content == b"col by pca"
     assert client.get("/map/col?version=1&method=tsne").content == b"col by tsne"
     assert client.get("/item/col/i").json() == {"caption": "a <red> square"}
-    gone = http(collection_map_file=ApiError(404, "unknown_collection", "no such collection"), item=away)
+    gone = http(collection_map_file=ApiError(404, "not_found", "no such collection"), item=away)
     assert (gone.get("/map/col").status_code, gone.get("/map/col").text) == (404, "no such collection")
     assert gone.get("/item/col/i").status_code == 502
 
@@ -155,7 +155,7 @@ def test_encoders_are_passed_on_as_they_come(http: Callable[..., TestClient]) ->
     @contextmanager
     def archive(encoder: str, form: str) -> Iterator[httpx.Response]:
         if form == "openclip":
-            raise ApiError(422, "not_expressible", "OpenCLIP cannot hold it", "format")
+            raise ApiError(422, "unsupported", "OpenCLIP cannot hold it", "format")
         open_now.append(form)
         yield httpx.Response(200, content=f"{encoder} {form}".encode(), headers={"server": "another"})
         open_now.remove(form)

@@ -75,4 +75,4 @@ def test_a_collection_that_is_gone_ends_the_run_with_a_word(database, settings, 
         spec = {"encoder": "enc_1", "collection": "few", "mode": "add", "dataset": None}
         run_id = submit.submit(session, "index", spec).id
     InProcessWorker(database, settings, modules).work()
-    assert run_of(run_id).reason["code"] == "unknown_collection"
+    assert run_of(run_id).reason["code"] == "not_found"

@@ -48,5 +48,5 @@ def test_a_branch_of_a_step_without_checkpoint_names_those_that_there_are(parent
     for step, known in ((20, "of step 10"), (10, "no checkpoint at all")):
         with pytest.raises(UserError, match=known) as caught:
             copy_milestone(parent if step == 20 else RunDir(heir.path.with_name("run_gone")), heir, step)
-        assert (caught.value.code, caught.value.field) == ("no_milestone", "branch.step")
+        assert (caught.value.code, caught.value.field) == ("invalid_value", "branch.step")
         assert not heir.checkpoints.exists()

@@ -178,7 +178,7 @@ def pack_files(files: Sequence[str], archive: Path) -> None:
         for file, name in zip(files, upload_names(files), strict=True):
             member = f"{PACKED_FOLDER}/{name}"
             if member in packed.NameToInfo:
-                raise UserError(f"two files have the name {name}; choose the folder instead", code="bad_archive")
+                raise UserError(f"two files have the name {name}; choose the folder instead", code="file_unreadable")
             packed.write(file, member)
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client, UserError
-from api.client.inference import SMALLER_PARTS
+from api.client.inference import TOO_MANY
 from api.client.payloads import Json, Skipped
 from api.client.zero_shot import (
     LabeledAccuracy,
@@ -318,7 +318,7 @@ class InferenceTab:
                 if number.isdecimal():
                     name, _ = left.pop(int(number))
                     skipped.append(Skipped(name, error.message.removeprefix(f"{error.field}: ")))
-                elif len(batch) > 1 and (error.status == 413 or error.code in SMALLER_PARTS):
+                elif len(batch) > 1 and (error.status == 413 or error.code == TOO_MANY):
                     at_once = len(batch) // 2
                 else:
                     raise

@@ -275,7 +275,7 @@ def filter_choices(parameter: str) -> list[str]:
 def parse_label_filter(choices: Sequence[str] | None) -> LabelFilter:
     """The service's filter from values of the menu: those of ``label_choice``, and texts as ``year>=1990``.
 
-    Raises: UserError ``bad_filter``.
+    Raises: UserError ``invalid_value``.
     """
     pairs = {choice: pair for choice in choices or () if (pair := _chosen_pair(choice)) is not None}
     return parse_where([choice for choice in choices or () if choice not in pairs], pairs.values())

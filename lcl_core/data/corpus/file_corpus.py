@@ -107,7 +107,7 @@ class FileCorpus(Corpus):
 
     @cached_property
     def documents(self) -> ConcatenatedLines:
-        """Indexing raises UserError ``bad_line``."""
+        """Indexing raises UserError ``bad_document``."""
         return self._lines(self._document_files, check_document)
 
     @cached_property
@@ -117,7 +117,7 @@ class FileCorpus(Corpus):
 
     @cached_property
     def all_pairs(self) -> PairList:
-        """Indexing raises UserError ``bad_line``; ``pairs`` does so for any line at once."""
+        """Indexing raises UserError ``bad_document``; ``pairs`` does so for any line at once."""
         lines = self._lines(self._pair_files, check_pair)
         return PairList(lines, range(len(lines)))
 
@@ -129,7 +129,7 @@ class FileCorpus(Corpus):
         return [groups.setdefault(key, key) for key in keys]
 
     def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> PairList:
-        """Raises: UserError ``bad_line`` with the first malformed line."""
+        """Raises: UserError ``bad_document`` with the first malformed line."""
         splits = (split,) if isinstance(split, str) else split
         return self.all_pairs.choose(
             [

@@ -40,12 +40,12 @@ class FileStore(Protocol):
 
 
 def open_store(path: str | Path) -> FileStore:
-    """Open a folder or a zip. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``."""
+    """Open a folder or a zip. Raises: UserError ``not_found`` or ``corpus_unreadable``."""
     place = Path(path)
     if os.path.isdir(place):  # not the method of Path, which raises for names that no file can have
         return FolderStore(place)
     if not os.path.isfile(place):
-        raise UserError("there is no such folder or zip file", code="corpus_missing", file=place)
+        raise UserError("there is no such folder or zip file", code="not_found", file=place)
     return ZipStore(place)
 
 
@@ -71,7 +71,7 @@ def _missing_error(name: str, store: Path) -> UserError:
 
 
 def _too_large_error(name: str, max_bytes: int) -> UserError:
-    return UserError(f"the file is larger than {max_bytes:,} bytes", code="file_too_large", file=name)
+    return UserError(f"the file is larger than {max_bytes:,} bytes", code="too_large", file=name)
 
 
 def confined_file(root: Path, name: str) -> Path:

@@ -24,7 +24,7 @@ from lcl_core.specs.corpus_jobs import CorpusSpec
 def open_corpus(path: str | Path) -> Corpus:
     """Open a folder, a zip, or shards in a folder or at any fsspec URL.
 
-    Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it.
+    Raises: UserError ``not_found`` or ``corpus_unreadable``, naming it.
     """
     if is_url(str(path)) or os.path.isfile(Path(path) / HEADER):
         return ShardedCorpus.open(path)
@@ -49,12 +49,12 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
         datasets: paths of registered ones by name.
         roots: folders in which files must lie that are read beside the path; None: anywhere.
 
-    Raises: UserError ``unknown_dataset``, ``invalid_value``, or what opening it raises; its field is the spec's.
+    Raises: UserError ``not_found``, ``invalid_value``, or what opening it raises; its field is the spec's.
     """
     if spec.dataset is not None:
         if spec.dataset not in datasets:
             message = f"dataset {spec.dataset!r} is not registered; register it or choose another"
-            raise NotFound(message, code="unknown_dataset", field="dataset")
+            raise NotFound(message, field="dataset")
         return open_corpus(datasets[spec.dataset])
     assert spec.path is not None, "a spec names one of the two"
     corpus = _open_own_form(spec.path) if spec.format == "auto" else None

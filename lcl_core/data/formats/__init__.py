@@ -32,11 +32,10 @@ FORMATS: dict[str, tuple[str, str]] = {
 
 
 def reader_class(name: str) -> type[FormatReader[Any]]:
-    """Look a format up. Raises: UserError ``unknown_format`` naming those there are."""
+    """Look a format up. Raises: UserError ``invalid_value`` naming those there are."""
     if name not in FORMATS:
         raise UserError(
             f"format {name!r} is not known; choose from auto, {', '.join(FORMATS)}",
-            code="unknown_format",
             field="format",
         )
     module, attribute = FORMATS[name]
@@ -44,16 +43,14 @@ def reader_class(name: str) -> type[FormatReader[Any]]:
 
 
 def detect_format(path: Path) -> str:
-    """The first format that recognises ``path``. Raises: UserError ``unknown_format``."""
+    """The first format that recognises ``path``. Raises: UserError ``invalid_value``."""
     for name in FORMATS:
         try:
             if reader_class(name).sniff(path):
                 return name
         except (OSError, UserError):  # another format may still read it
             continue
-    raise UserError(
-        f"the format is not recognised; name it, one of {', '.join(FORMATS)}", code="unknown_format", file=path
-    )
+    raise UserError(f"the format is not recognised; name it, one of {', '.join(FORMATS)}", file=path)
 
 
 def open_reader(path: str | Path, format: str = "auto", **options: Any) -> FormatReader[Any]:
@@ -65,12 +62,12 @@ def open_reader(path: str | Path, format: str = "auto", **options: Any) -> Forma
         options: of that reader, see its ``options_type``.
 
     Raises:
-        UserError: ``corpus_missing``, ``corpus_unreadable``, ``unknown_format``, or ``bad_option`` whose field is
+        UserError: ``not_found``, ``corpus_unreadable``, ``invalid_value``, or ``bad_option`` whose field is
             the option.
     """
     place = Path(path)
     if not os.path.exists(place):  # not the method of Path, which raises for names that no file can have
-        raise UserError("there is no such file or folder", code="corpus_missing", file=place)
+        raise UserError("there is no such file or folder", code="not_found", file=place)
     if not (place.is_dir() or place.is_file()):  # a pipe or a device would block or never end
         raise UserError("it is neither a folder nor an ordinary file", code="corpus_unreadable", file=place)
     chosen = reader_class(detect_format(place) if format == "auto" else format)

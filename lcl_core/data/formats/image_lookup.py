@@ -64,9 +64,9 @@ def read_stored_image(store: FileStore, name: str) -> bytes:
 
 
 def inline_image(data: bytes, name: str) -> bytes:
-    """An image whose bytes came with its record. Raises: UserError ``file_too_large``."""
+    """An image whose bytes came with its record. Raises: UserError ``too_large``."""
     if len(data) > MAX_IMAGE_BYTES:
-        raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
+        raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="too_large", file=name)
     return data
 
 
@@ -387,9 +387,9 @@ def split_member_name(name: str) -> tuple[str, str]:
 
 
 def read_range(path: Path, offset: int, size: int, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """A member of a tar. Raises: UserError ``file_too_large`` or ``file_unreadable``, naming ``name``."""
+    """A member of a tar. Raises: UserError ``too_large`` or ``file_unreadable``, naming ``name``."""
     if size > max_bytes:
-        raise UserError(f"the file is larger than {max_bytes:,} bytes", code="file_too_large", file=name)
+        raise UserError(f"the file is larger than {max_bytes:,} bytes", code="too_large", file=name)
     try:
         with path.open("rb") as file:
             data = os.pread(file.fileno(), size, offset)

@@ -52,14 +52,14 @@ class RemoteFiles:
         return option_paths(self.options)
 
     def records(self) -> Iterator[Record | BadItem]:
-        """All items in order. Raises: UserError ``corpus_missing`` or ``file_unreadable``; StoreError."""
+        """All items in order. Raises: UserError ``not_found`` or ``file_unreadable``; StoreError."""
         for section in self.sections():
             yield from self.read_section(section.key)
 
     def sections(self) -> list[Section]:
         """One for each file.
 
-        Raises: UserError ``corpus_missing`` where there is no file of the format, ``corpus_unreadable`` where the
+        Raises: UserError ``not_found`` where there is no file of the format, ``corpus_unreadable`` where the
             reader rejects the files by their names.
         """
         return [Section(WHOLE), *(Section(name, self._stamps[name]) for name in self._names)]
@@ -142,19 +142,19 @@ class RemoteFiles:
                 raise
         if not names:
             message = f"no file of format {self.format} lies there, nor one folder down; check the URL and the format"
-            raise UserError(message, code="corpus_missing", file=self.url)
+            raise UserError(message, code="not_found", file=self.url)
         return names
 
 
 def open_remote_files(url: str, format: str, options: Mapping[str, Any]) -> RemoteFiles:
     """Open the files behind a URL.
 
-    Raises: UserError ``unknown_format`` whose field is the format, ``bad_option`` whose field is the option,
+    Raises: UserError ``invalid_value`` whose field is the format, ``bad_option`` whose field is the option,
         ``corpus_unreadable`` for a protocol that is not known.
     """
     if format not in REMOTE_FORMATS:
         message = f"at a URL the formats {', '.join(REMOTE_FORMATS)} can be read, not {format}; copy the files to disk"
-        raise UserError(message, code="unknown_format", field="format")
+        raise UserError(message, field="format")
     return RemoteFiles(url, format, parse_options(reader_class(format).options_type, options, format))
 
 

@@ -178,7 +178,7 @@ class _SampleReader:
             self.left_out.update(item.left_out)
             if in_a_row >= self._patience:
                 message = f"no usable document among {self._patience}: {dict(self.skipped)}"
-                raise UserError(message, code="no_usable_data")
+                raise UserError(message, code="no_data")
         return None
 
     def cursor(self, waiting: Sequence[int]) -> Cursor:

@@ -153,7 +153,7 @@ def write_resident_images(
     Args:
         progress: called after every few hundred items; what it raises ends the work.
 
-    Raises: UserError ``resident_too_large`` once the levels exceed ``max_bytes``; OSError.
+    Raises: UserError ``too_large`` once the levels exceed ``max_bytes``; OSError.
     """
     names: list[str] = []
     rows: list[tuple[int, int, int]] = []
@@ -213,7 +213,7 @@ def _too_large(source: ResidentSource, max_bytes: int) -> UserError:
         f"the images of dataset {source.sources[0].dataset!r} take more than {max_bytes:,} bytes at the size that "
         f"crops to {need.size} pixels need; raise LCL_DATA_CACHE_BYTES of the worker, or leave {FIELD} out"
     )
-    return UserError(f"{FIELD}: {message}", code="resident_too_large", field=FIELD)
+    return UserError(f"{FIELD}: {message}", code="too_large", field=FIELD)
 
 
 def resident_sources(
@@ -234,7 +234,7 @@ def open_resident_images(
 ) -> Iterator[dict[str, Path]]:
     """The folder of each dataset, made where it is missing or incomplete; none is evicted before the block's end.
 
-    Raises (on entry): UserError ``resident_too_large``; OSError; what ``progress`` raises.
+    Raises (on entry): UserError ``too_large``; OSError; what ``progress`` raises.
     """
     limit = cache.max_bytes
     assert limit is not None

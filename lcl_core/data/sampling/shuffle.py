@@ -217,7 +217,7 @@ class Mixture:
         blocks: Blocks | None = None,
     ) -> None:
         if not sizes or min(sizes) < 1:
-            raise UserError("a source has no items; remove it or choose another split", code="empty_source")
+            raise UserError("a source has no items; remove it or choose another split", code="no_data")
         self._sizes, self._seed, self._blocks = tuple(sizes), seed, blocks
         counts = mixture_quotas(weights)
         self._shares = counts if blocks is None else divisor_quotas(weights, blocks.window, counts)
@@ -331,7 +331,7 @@ def divisor_quotas(weights: Sequence[float], total: int, counts: Sequence[int]) 
     """
     if len(weights) > total:
         message = f"a window of {total} blocks is too small for {len(weights)} sources; give it as many blocks at least"
-        raise UserError(message, code="window_too_small", field="data.window_blocks")
+        raise UserError(message, field="data.window_blocks")
     if total % sum(counts) == 0:
         return list(counts)
     counts = _largest_remainders(weights, total)

@@ -55,7 +55,7 @@ def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[floa
 def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_ITEMS) -> tuple[float, float]:
     """Mean images and tokens of an item, over items that give no sample too, since they take positions as well.
 
-    Raises: UserError ``empty_source`` where no item gives a sample.
+    Raises: UserError ``no_data`` where no item gives a sample.
     """
     order = FeistelPermutation(len(source))
     count = min(at_most, len(source))
@@ -63,7 +63,7 @@ def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_
     images, tokens = (sum(column) / count for column in zip(*sizes, strict=True))
     if images == 0:
         message = f"none of {count} documents can be used, so their size is not known; weigh by documents"
-        raise UserError(message, code="empty_source", field=field)
+        raise UserError(message, code="no_data", field=field)
     return images, tokens
 
 
@@ -215,13 +215,13 @@ def _open_source(context: StreamContext, number: int, spec: SourceSpec, corpora:
     field = f"data.sources.{number}"
     corpus = corpora.get(spec.dataset)
     if corpus is None:
-        raise UserError(f"dataset {spec.dataset!r} is not there", code="unknown_dataset", field=f"{field}.dataset")
+        raise UserError(f"dataset {spec.dataset!r} is not there", code="not_found", field=f"{field}.dataset")
     source = VIEWS[spec.view](context, number, spec, corpus)
     if len(source) == 0 and spec.view == "pairs":
         known = ", ".join(corpus.splits()) or "none"
         message = f"dataset {spec.dataset!r} has no captioned images in split {spec.split!r}; its splits: {known}"
-        raise UserError(message, code="empty_source", field=f"{field}.split")
+        raise UserError(message, code="no_data", field=f"{field}.split")
     if len(source) == 0:
         message = f"dataset {spec.dataset!r} has no documents; use its pairs"
-        raise UserError(message, code="empty_source", field=f"{field}.view")
+        raise UserError(message, code="no_data", field=f"{field}.view")
     return source

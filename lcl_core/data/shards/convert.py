@@ -114,12 +114,12 @@ def convert(
 ) -> ConvertReport:
     """Write ``records`` to ``target``: a folder that appears only when all is done, or a URL whose index comes last.
 
-    Raises: UserError ``target_exists``, and as :func:`convert_parts`; whatever is raised, nothing is left there.
+    Raises: UserError ``conflict``, and as :func:`convert_parts`; whatever is raised, nothing is left there.
     """
     parent = None if is_url(str(target)) else Path(target).parent
     if parent is not None:
         if Path(target).exists() and not (Path(target).is_dir() and not any(Path(target).iterdir())):
-            raise UserError("there is something already; choose another name", code="target_exists", file=target)
+            raise UserError("there is something already; choose another name", code="conflict", file=target)
         parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".lcl-converting-", dir=parent) as work:
         source = _OneSection(records)
@@ -156,8 +156,8 @@ def convert_parts(
         keeps_work: whether what an interruption leaves at a URL is to be continued.
 
     Raises:
-        UserError: what the source raises, ``target_exists``, ``conversion_running``, ``nothing_converted`` or
-            ``corpus_too_large``: nothing is left then. ``part_failed``, or an error of the storage: as after any other
+        UserError: what the source raises, ``conflict``, ``no_data`` or
+            ``too_large``: nothing is left then. ``part_failed``, or an error of the storage: as after any other
             exception, ``work`` is there, to continue.
     """
     sections = source.sections()
@@ -266,7 +266,7 @@ class _ConvertedParts:
         self.statistics = ConversionStatistics()
 
     def add(self, result: Json) -> None:
-        """Raises: UserError ``corpus_too_large`` or ``too_many_sources``."""
+        """Raises: UserError ``too_large``."""
         self._parts.append((result["folder"], len(self.shards)))
         self._records += result["records"]
         self.shards += (ShardFile(**shard) for shard in result["shards"])
@@ -275,13 +275,13 @@ class _ConvertedParts:
             self.groups.setdefault(RecordGroup(**group), len(self.groups))
         if len(self.shards) > MAX_SHARDS:
             message = f"a sharded corpus has at most {MAX_SHARDS:,} shards; raise shard_megabytes"
-            raise UserError(message, code="corpus_too_large", field="shard_megabytes")
+            raise UserError(message, code="too_large", field="shard_megabytes")
         if self._records > MAX_RECORDS:
             message = f"a sharded corpus holds at most {MAX_RECORDS:,} records; make several, and mix them"
-            raise UserError(message, code="corpus_too_large")
+            raise UserError(message, code="too_large")
         if len(self.groups) > MAX_GROUPS:
             message = f"more than {MAX_GROUPS:,} kinds of (split, source); name fewer sources"
-            raise UserError(message, code="too_many_sources")
+            raise UserError(message, code="too_large")
         self.quarantined.update(manifest["quarantined"])
         self.statistics.merge(manifest["statistics"])
 
@@ -335,7 +335,7 @@ class _Output:
         return shards.items() <= found.items()
 
     def open(self, parts: Path, results: Sequence[Json]) -> None:
-        """Remove what is of no part that is complete. Raises: UserError ``target_exists``, ``conversion_running``."""
+        """Remove what is of no part that is complete. Raises: UserError ``conflict``."""
         parts.mkdir(exist_ok=True)
         known = {result["folder"] for result in results}
         for path in [path for path in parts.iterdir() if path.name not in known]:
@@ -347,11 +347,11 @@ class _Output:
             self._lock.acquire(shards)
 
     def write_rest(self, parts: _ConvertedParts) -> ConvertReport:
-        """Write quarantine and index to disk. Raises: UserError ``nothing_converted``."""
+        """Write quarantine and index to disk. Raises: UserError ``no_data``."""
         quarantined = dict(sorted(parts.quarantined.items()))
         if not parts.shards:
             reasons = ", ".join(f"{reason}: {number}" for reason, number in quarantined.items()) or "it is empty"
-            raise UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
+            raise UserError(f"nothing of the corpus could be converted ({reasons})", code="no_data")
         self._remove_shards_but({shard.name for shard in parts.shards})
         parts.join_quarantine(self._folder / QUARANTINE)
         header = write_index(self._folder, parts.index_parts(), parts.groups, parts.shards, quarantined)
@@ -373,7 +373,7 @@ class _Output:
         )
 
     def publish(self) -> None:
-        """Make the corpus appear, unless it has. Raises: UserError ``target_exists``."""
+        """Make the corpus appear, unless it has. Raises: UserError ``conflict``."""
         if self._lock is not None:
             self._lock.commit(self._folder)
         elif self._folder.exists():
@@ -406,7 +406,7 @@ class UploadLock:
     def acquire(self, keep: Collection[str] = ()) -> None:
         """Take the lock, also over from an earlier attempt, whose files are removed but for those named in ``keep``.
 
-        Raises: UserError ``target_exists``, ``conversion_running``, or what reading and writing there raises.
+        Raises: UserError ``conflict``, or what reading and writing there raises.
         """
         names = self._list()
         if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
@@ -427,7 +427,7 @@ class UploadLock:
         return self._holder().get("owner") == self._owner and set(names) <= self._list(deep=True)
 
     def commit(self, folder: Path) -> None:
-        """Write the index. Raises: UserError ``target_exists`` where another conversion did meanwhile."""
+        """Write the index. Raises: UserError ``conflict`` where another conversion did meanwhile."""
         if not _create_file(self.storage, HEADER, (folder / HEADER).read_bytes()):
             raise self._refusal({HEADER})
         self._remove({LOCK_FILE})
@@ -483,13 +483,13 @@ class UploadLock:
 
     def _refusal(self, names: set[str]) -> UserError:
         if LOCK_FILE in names and HEADER not in names:
-            code = "conversion_running"
+            code = "conflict"
             message = (
                 "another conversion to this place is running, or was killed; wait for it, choose another place, or "
                 "remove what lies there"
             )
         else:
-            code, message = "target_exists", "there is something already; choose another place"
+            code, message = "conflict", "there is something already; choose another place"
         return UserError(message, code=code, field="to", file=self.storage.url)
 
 

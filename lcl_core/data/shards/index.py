@@ -263,7 +263,7 @@ class ShardIndex:
         return self.header.records
 
     def row(self, record: int) -> IndexRow:
-        """Raises: IndexError; UserError ``shard_damaged`` for a record longer than any that is written."""
+        """Raises: IndexError; UserError ``corpus_unreadable`` for a record longer than any that is written."""
         if not 0 <= record < len(self):
             raise IndexError(record)
         data = os.pread(self._rows.fileno(), ROW.itemsize, record * ROW.itemsize)
@@ -306,7 +306,7 @@ class ShardIndex:
         return RecordSelection(self._codes, self._blocks, selected)
 
     def _local_file(self, storage: ShardStorage, name: str, size: int) -> Path:
-        """Raises: UserError ``shard_damaged`` where the corpus itself has a file of another size; StoreError."""
+        """Raises: UserError ``corpus_unreadable`` where the corpus itself has a file of another size; StoreError."""
         path = storage.local_file(name, self.header.files[name], size)
         if (found := path.stat().st_size) != size:
             raise damaged_shard_error(name, f"it has {found:,} bytes for {self.header.records:,} records, not {size:,}")
@@ -319,14 +319,14 @@ class ShardIndex:
 
 
 def _read_header(storage: ShardStorage) -> bytes:
-    """Raises: UserError ``corpus_missing``, or what reading it raises."""
+    """Raises: UserError ``not_found``, or what reading it raises."""
     try:
         return storage.read(HEADER)
     except UserError as error:
         if error.code != "file_missing":
             raise
         message = f"there is no {HEADER} here, so no finished corpus of shards; lcl data convert makes one"
-        raise UserError(message, code="corpus_missing", file=storage.name) from error
+        raise UserError(message, code="not_found", file=storage.name) from error
 
 
 def _read_items(file: IO[bytes], item: np.dtype[Any], start: int, end: int) -> bytes:

@@ -129,7 +129,7 @@ class ShardedCorpus(Corpus):
 
     @staticmethod
     def open(path: str | Path) -> ShardedCorpus:
-        """Raises: UserError ``corpus_missing`` or ``corpus_unreadable``."""
+        """Raises: UserError ``not_found`` or ``corpus_unreadable``."""
         return ShardedCorpus(open_shard_storage(path))
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
@@ -137,7 +137,7 @@ class ShardedCorpus(Corpus):
 
     @cached_property
     def documents(self) -> SelectedRecords[Json]:
-        """Matched records and sequences of all splits but the held out. Indexing raises UserError ``shard_damaged``."""
+        """Matched records and sequences of all splits but the held out. Indexing raises ``corpus_unreadable``."""
         return self._documents(held_out=False)
 
     @cached_property
@@ -186,14 +186,14 @@ class ShardedCorpus(Corpus):
         record, part = parse_image_name(name)
         if part.endswith(f".{LEFT_OUT}"):
             message = "the image was not available when the corpus was converted; see quarantine.jsonl"
-            raise UserError(message, code="image_left_out", file=name)
+            raise UserError(message, code="file_missing", file=name)
         if record >= len(self.index):
             raise UserError("the corpus has no such record", code="file_missing", file=name)
         data = self._members(record, whole=True).get(part)
         if data is None:
             raise UserError("the record has no such image", code="file_missing", file=name)
         if len(data) > MAX_IMAGE_BYTES:
-            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
+            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="too_large", file=name)
         return bytes(data)
 
     def content_hash(self, progress: Callable[[], None] = no_progress) -> str:

@@ -42,7 +42,7 @@ class ShardStorage(Protocol):
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         """Exactly these bytes. ``digest``: sha256 of the file in the index.
 
-        Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``; StoreError.
+        Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable``; StoreError.
         """
 
     def local_file(self, name: str, digest: str, size: int) -> Path:
@@ -73,7 +73,7 @@ def range_cache(folder: Path, max_bytes: int) -> DiskCache:
 
 def damaged_shard_error(name: str, what: str) -> UserError:
     message = f"{what}; the file is not the one that was indexed: convert the corpus again or copy it anew"
-    return UserError(message, code="shard_damaged", file=name)
+    return UserError(message, code="corpus_unreadable", file=name)
 
 
 def _checked_size(data: bytes, name: str) -> bytes:
@@ -160,7 +160,7 @@ class RemoteShardStorage:
         return data
 
     def local_file(self, name: str, digest: str, size: int) -> Path:
-        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``.
+        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``home_unusable``.
 
         One of another size is fetched again: a crash of the machine may have cut it short.
         """
@@ -174,7 +174,7 @@ class RemoteShardStorage:
                         self._fetch(name, target, digest)
         except OSError as error:
             message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
-            raise UserError(message, code="cache_unwritable", file=target) from error
+            raise UserError(message, code="home_unusable", file=target) from error
         return target
 
     def _fetch(self, name: str, target: Path, digest: str) -> None:

@@ -68,7 +68,7 @@ class ShardWriter:
     def add(self, record: Record, images: dict[str, PackedImage]) -> None:
         """Append a record. ``images``: by name, in order; those without bytes only have their number.
 
-        Raises: UserError ``record_too_large``.
+        Raises: UserError ``too_large``.
         """
         key = f"{len(self.rows):09d}"
         similarities = best_similarities(record.body)
@@ -77,7 +77,7 @@ class ShardWriter:
         data = b"".join((head, *members))
         if len(data) > MAX_RECORD_BYTES or max(len(images), len(similarities)) > MAX_RECORD_IMAGES:
             message = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
-            raise UserError(message, code="record_too_large")
+            raise UserError(message, code="too_large")
         if self._shard is not None and self._shard.bytes + len(data) + len(TAR_END) > self._shard_bytes:
             self.shards.append(self._shard.close())
             self._shard = None
@@ -201,7 +201,7 @@ def _pack_image(name: str, data: bytes, decodes: bool) -> PackedImage | UserErro
     """The file's bytes, which stay as they are, and its extension; what keeps it from being decoded."""
     try:
         if len(data) > MAX_IMAGE_BYTES:
-            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="file_too_large", file=name)
+            raise UserError(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes", code="too_large", file=name)
         if not decodes:
             decode_image(data, name)
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:

@@ -32,9 +32,7 @@ WORKER_DIED = "worker died"
 REASON_BY_CODE = {
     "bad_path": BAD_PATH,
     "file_missing": MISSING,
-    "file_too_large": TOO_LARGE,
-    "image_left_out": MISSING,
-    "image_too_large": TOO_LARGE,
+    "too_large": TOO_LARGE,
 }
 MAX_GROUPS = 1000
 OTHERS = ("(others)", "(others)")

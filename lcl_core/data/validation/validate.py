@@ -247,7 +247,7 @@ class Validator:
                 raise UserError(f"{name}: no such image comes with the record", code="file_missing")
             data = image_file.load()
             if len(data) > most:
-                raise UserError(f"the file is larger than {most:,} bytes", code="file_too_large", file=name)
+                raise UserError(f"the file is larger than {most:,} bytes", code="too_large", file=name)
             image = decode_image(data, name, max_pixels=self._limits.max_image_pixels)
         except StoreError:
             raise

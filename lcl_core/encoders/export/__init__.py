@@ -53,13 +53,13 @@ def export(name: str, directory: Path, target: Path) -> None:
     """Write the encoder of ``directory`` in a format of others into ``target``, which is new or empty.
 
     Raises:
-        UserError: ``not_expressible`` (field ``format``) when the format cannot hold it; ``encoder_unreadable``;
-            ``bad_target`` when ``target`` is not empty; ``missing_extra`` when a library is missing.
+        UserError: ``unsupported`` (field ``format``) when the format cannot hold it; ``encoder_unreadable``;
+            ``invalid_value`` when ``target`` is not empty; ``missing_extra`` when a library is missing.
     """
     check_exportable(name, directory)
     check_encoder(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("the target is not empty; name a new directory", code="bad_target", file=target)
+        raise UserError("the target is not empty; name a new directory", file=target)
     writer = import_module(f"{__package__}.{FORMATS[name].writer}")
     target.mkdir(parents=True, exist_ok=True)
     writer.write(directory, target)
@@ -68,25 +68,25 @@ def export(name: str, directory: Path, target: Path) -> None:
 def check_exportable(name: str, directory: Path) -> None:
     """Check what can be checked without reading weights. Raises: UserError as :func:`export`."""
     if name not in FORMATS:
-        raise UserError(f"the formats are {', '.join(FORMATS)}", code="not_expressible", field="format")
+        raise UserError(f"the formats are {', '.join(FORMATS)}", code="unsupported", field="format")
     found = detect_encoder(directory)
     if found.kind != "lcl":
         raise UserError(
             f"this is an encoder of {found.kind}'s own, and only those of ours are rewritten in other formats; "
             "take it as it is, with format=lcl",
-            code="not_expressible", field="format",
+            code="unsupported", field="format",
         )  # fmt: skip
     if FORMATS[name].writer is None:
         raise UserError(
             "OpenCLIP cannot hold the attentive pooling of this encoder: its own ViT pools over the class token, which "
             "ours leaves out, and its timm trunks pool without the norms that ours has before keys and values; "
             "encode_image would be wrong. Take format=huggingface or onnx for both towers, timm for the vision tower",
-            code="not_expressible", field="format",
+            code="unsupported", field="format",
         )  # fmt: skip
     vision = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER))
     if vision.partition(":")[0] not in FORMATS[name].towers:
         raise UserError(
             f"{name} can hold a vision tower of {' or '.join(FORMATS[name].towers)} alone, and this encoder has "
             f"{vision[:110]}; take format=huggingface",
-            code="not_expressible", field="format",
+            code="unsupported", field="format",
         )  # fmt: skip

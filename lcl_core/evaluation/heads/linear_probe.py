@@ -114,7 +114,7 @@ def collect_predictions(
         true = classes[done : done + len(scores)]
         done += len(scores)
         if not torch.isfinite(scores).all():
-            raise UserError(f"the head gives NaN; lower {field}.lr", code="tuning_diverged", field=f"{field}.lr")
+            raise UserError(f"the head gives NaN; lower {field}.lr", code="diverged", field=f"{field}.lr")
         ranks.append(class_ranks(scores.numpy(), true))
         tops.append(scores.topk(min(TOP_K, scores.shape[1])).indices.numpy())
         shares.append(probabilities(scores).gather(1, torch.from_numpy(true)[:, None])[:, 0].numpy())

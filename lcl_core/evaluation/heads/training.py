@@ -196,7 +196,7 @@ def train_head(
         if not math.isfinite(losses[-1]):
             raise UserError(
                 f"the loss is no longer a number; lower {field}.lr, or set {field}.max_grad_norm",
-                code="tuning_diverged", field=f"{field}.lr",
+                code="diverged", field=f"{field}.lr",
             )  # fmt: skip
         optimizer.zero_grad()
         batch_loss.backward()
@@ -288,13 +288,13 @@ def choose(
         try:
             scores.append(attempt(candidate, holdout))
         except UserError as error:
-            if error.code != "tuning_diverged":
+            if error.code != "diverged":
                 raise
             scores.append(-math.inf)
     best = max(range(len(candidates)), key=scores.__getitem__)
     if scores[best] == -math.inf:
         raise UserError(
-            f"every combination of {field}.search diverges; lower the rates", code="tuning_diverged",
+            f"every combination of {field}.search diverges; lower the rates", code="diverged",
             field=f"{field}.search",
         )  # fmt: skip
     tried = [

@@ -127,7 +127,7 @@ def classes_of(label: str, split: SplitImages, *, field: str) -> tuple[str, ...]
         raise UserError(
             f"label {label!r} has {len(classes)} classes in split {split.split!r}; it takes two; "
             f"the split's labels: {known}",
-            code="label_unknown", field=field,
+            field=field,
         )  # fmt: skip
     return classes
 
@@ -190,7 +190,7 @@ class EvaluationData:
         self._train_corpora: dict[str, Corpus] = {}
 
     def encoder(self, name: str, field: str = "encoder") -> Path:
-        """Raises: UserError ``unknown_encoder``."""
+        """Raises: UserError ``not_found``."""
         return Path(self._find(self._encoders, name, "encoder", field))
 
     def test_images(self) -> dict[str, SplitImages]:
@@ -211,7 +211,7 @@ class EvaluationData:
             raise UserError(
                 f"{field} learns from split {split!r}, so it cannot be examined on it; "
                 f"name another in splits or in {field}.train_split",
-                code="train_split_tested", field=f"splits.{self.spec.splits.index(split)}",
+                field=f"splits.{self.spec.splits.index(split)}",
             )  # fmt: skip
         return self._read(corpus, split, f"{field}.train_split")
 
@@ -226,7 +226,7 @@ class EvaluationData:
             raise UserError(
                 f"split {split!r} is {use}, so nothing may be chosen on it; name another in {field}.validation_split, "
                 "or none for a tenth of the training images",
-                code="validation_split_used", field=f"{field}.validation_split",
+                field=f"{field}.validation_split",
             )  # fmt: skip
         return self._read(corpus, split, f"{field}.validation_split")
 
@@ -255,7 +255,7 @@ class EvaluationData:
             known = ", ".join(sorted(corpus.splits())) or "none"
             raise UserError(
                 f"split {split!r} has no captioned images{of_source}; the corpus has splits: {known}",
-                code="empty_split", field=field,
+                code="no_data", field=field,
             )  # fmt: skip
         excluded = self.spec.exclude
         images = [
@@ -266,7 +266,7 @@ class EvaluationData:
         if not images:
             raise UserError(
                 f"every image of split {split!r} is excluded; exclude fewer labels",
-                code="nothing_to_score", field="exclude",
+                code="no_data", field="exclude",
             )  # fmt: skip
         return SplitImages(corpus, split, images)
 
@@ -274,7 +274,7 @@ class EvaluationData:
     def _find(known: dict[str, str], name: str, kind: str, field: str) -> str:
         if name not in known:
             raise UserError(
-                f"{kind} {name!r} is not registered; register it or choose another", code=f"unknown_{kind}", field=field
+                f"{kind} {name!r} is not registered; register it or choose another", code="not_found", field=field
             )
         return known[name]
 
@@ -347,7 +347,7 @@ class EvalContext:
         if self.encoder.model.embed_dim is None:
             raise UserError(
                 "this encoder has no pooled latents; leave out retrieval, zero-shot classification and the heads "
-                "linear and knn", code="no_latents", field="tasks",
+                "linear and knn", code="unsupported", field="tasks",
             )  # fmt: skip
         patches = self.needs_patch_features and patch_features_fit(self.encoder, len(split), self.cache)
         pooled = self._get_features(split, patches=patches).pooled

@@ -82,7 +82,7 @@ class Captioning(Task):
             for split, every in tested.items()
         }
         if empty := [split for split, captioned in images.items() if not len(captioned)]:
-            raise UserError(f"split {empty[0]!r} has no captions to score by", code="nothing_to_score", field="splits")
+            raise UserError(f"split {empty[0]!r} has no captions to score by", code="no_data", field="splits")
         bare = {split: len(every) - len(images[split]) for split, every in tested.items()}
         left_out = {split: {"no_caption": count} if count else {} for split, count in bare.items()}
         transfer = spec.protocols(own)
@@ -93,7 +93,7 @@ class Captioning(Task):
         if not caption_examples(train.images, own.caption):
             raise UserError(
                 f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another "
-                "position", code="nothing_to_learn", field=f"{FIELD}.caption",
+                "position", code="no_data", field=f"{FIELD}.caption",
             )  # fmt: skip
         holdout = None
         if own.search:
@@ -102,7 +102,7 @@ class Captioning(Task):
             if not len(captioned):
                 raise UserError(
                     f"split {own.validation_split!r} has no captions to choose by",
-                    code="nothing_to_score", field=f"{FIELD}.validation_split",
+                    code="no_data", field=f"{FIELD}.validation_split",
                 )  # fmt: skip
             if validation is None:
                 test = captioned[split_validation(len(captioned), spec.seed)[0]]

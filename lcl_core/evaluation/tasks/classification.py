@@ -87,7 +87,7 @@ def _select_known(
         raise UserError(
             f"no image of split {images.split!r} has a {label!r} that split {train_split!r} teaches "
             f"({labeled.left_out}); leave the label or the split out",
-            code="nothing_to_score", field=field,
+            code="no_data", field=field,
         )  # fmt: skip
     return labeled
 
@@ -176,7 +176,7 @@ class Classification(LabelTask):
                 raise UserError(
                     f"{task.spec.knn.k[-1]} neighbours are more than the {len(key.train)} training images with label "
                     f"{key.label!r}; name a smaller number",
-                    code="too_few_images", field=f"{cls.name}.knn.k.{len(task.spec.knn.k) - 1}",
+                    code="no_data", field=f"{cls.name}.knn.k.{len(task.spec.knn.k) - 1}",
                 )  # fmt: skip
         return task
 

@@ -46,7 +46,7 @@ class Dialogue(Task):
         train = data.train_images(own, field=FIELD, tested=asks)
         if not caption_examples(train.images, None):
             raise UserError(
-                f"split {own.train_split!r} has no captions to learn", code="nothing_to_learn",
+                f"split {own.train_split!r} has no captions to learn", code="no_data",
                 field=f"{FIELD}.train_split",
             )  # fmt: skip
         tests = data.test_images() if asks else {}

@@ -103,7 +103,7 @@ def plan_variants(images: dict[str, SplitImages]) -> dict[str, list[CaptionVaria
     """The caption variants of each split."""
     variants = {split: caption_variants(own.images) for split, own in images.items()}
     if empty := [split for split, own in variants.items() if not own]:
-        raise UserError(f"split {empty[0]!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
+        raise UserError(f"split {empty[0]!r} has no captions to retrieve by", code="no_data", field="splits")
     return variants
 
 
@@ -320,6 +320,6 @@ def _rows_with_captions(images: SplitImages, field: str) -> Ints:
     if len(rows) < 2:
         raise UserError(
             f"split {images.split!r} has {len(rows)} images with captions, and matching needs at least two",
-            code="nothing_to_learn", field=f"{FIELD}.{field}",
+            code="no_data", field=f"{FIELD}.{field}",
         )  # fmt: skip
     return rows

@@ -65,7 +65,7 @@ def _synset_names(labels: Sequence[str], field: str) -> Mapping[str, str]:
         raise UserError(
             f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(labels)} classes are "
             f"none, {unknown[0]!r} first; choose the label key that holds synsets, or give class_names",
-            code="class_unnamed", field=field,
+            field=field,
         )  # fmt: skip
     return known
 
@@ -98,9 +98,9 @@ def zero_shot_classifier(
         [E, C], fp32.
     """
     if not classes or not templates:
-        raise UserError("a classifier needs at least one class and one template", code="bad_templates")
+        raise UserError("a classifier needs at least one class and one template")
     if blind := [template for template in templates if "{}" not in template]:
-        raise UserError(f"template {blind[0]!r} has no {{}} for the class's name", code="bad_templates")
+        raise UserError(f"template {blind[0]!r} has no {{}} for the class's name")
     columns = []
     for name in classes:
         features = embed_texts([template.replace("{}", name) for template in templates])

@@ -189,5 +189,5 @@ def _added_text(text: str, start: str) -> str:
 def _template_error(problem: str) -> UserError:
     return UserError(
         f"the language model's chat template {problem}; set language_model.layout to plain",
-        code="chat_template_unusable", field="dialogue.language_model.layout",
+        code="language_model_unreadable", field="dialogue.language_model.layout",
     )  # fmt: skip

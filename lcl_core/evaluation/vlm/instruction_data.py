@@ -130,7 +130,7 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
     for number, source in enumerate(sources):
         file = Path(source.path)
         if not file.is_file():
-            raise UserError("there is no such file", code="instructions_unreadable", file=file)
+            raise UserError("there is no such file", code="corpus_unreadable", file=file)
         every = [
             replace(each, image=f"{number}/{each.image}") if each.image else each
             for each in parse_conversations(file.read_bytes(), file)
@@ -143,7 +143,7 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
         if not any(each.image for each in usable):
             raise UserError(
                 f"none of the images that {file.name} names are in this folder",
-                code="nothing_to_learn", field=f"{field}.{number}.images", file=source.images,
+                code="no_data", field=f"{field}.{number}.images", file=source.images,
             )  # fmt: skip
         kept += usable
     return make_conversations(images, kept)
@@ -202,7 +202,7 @@ def parse_conversations(data: bytes, file: Path) -> list[Conversation]:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"])) or "the list"
         message = f"entry {at} is not as expected ({first['msg']})"
-        raise UserError(message, code="instructions_unreadable", file=file) from None
+        raise UserError(message, code="corpus_unreadable", file=file) from None
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
     if derived is None:
         if given is None:
             raise UserError(
-                "without derived conversations, name instructions to learn from", code="nothing_to_learn",
+                "without derived conversations, name instructions to learn from", code="no_data",
                 field=f"{FIELD}.instructions",
             )  # fmt: skip
         return DialoguePlan(given, [])
@@ -262,7 +262,7 @@ def plan_dialogue(spec: EvaluateSpec, train: SplitImages, tests: dict[str, Split
         raise UserError(
             f"label {derived.label!r} has {len(values)} values in split {own.train_split!r}, and questions take "
             f"two; the split's labels: {labels}; with instructions, derived null asks no questions",
-            code="label_unknown", field=f"{FIELD}.derived.label",
+            field=f"{FIELD}.derived.label",
         )  # fmt: skip
     questions = [each for images in tests.values() for each in _question_sets(spec, derived, images, values)]
     if given is not None:
@@ -281,7 +281,7 @@ def _question_sets(
     if not labeled:
         raise UserError(
             f"no image of split {images.split!r} has a {derived.label!r} of split {spec.dialogue.train_split!r}",
-            code="nothing_to_score", field=f"{FIELD}.derived.label",
+            code="no_data", field=f"{FIELD}.derived.label",
         )  # fmt: skip
     if derived.questions < len(labeled):
         rng = np.random.default_rng(spec.seed)

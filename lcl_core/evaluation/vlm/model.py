@@ -339,4 +339,4 @@ def load_vlm(
 
 
 def _unreadable(folder: Path, problem: str) -> UserError:
-    return UserError(f"this bridge {problem}", code="bridge_unreadable", field="bridge", file=folder)
+    return UserError(f"this bridge {problem}", code="language_model_unreadable", field="bridge", file=folder)

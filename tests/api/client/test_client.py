@@ -170,7 +170,7 @@ def test_a_download_is_repeated_from_its_beginning(tmp_path):
 def test_a_broken_download_leaves_no_file(tmp_path):
     with scripted_server((200, {}, b"whole")) as server, Client(server.url, "k") as client:
         assert client.export_encoder("e", tmp_path / "whole.tar").read_bytes() == b"whole"
-        server.script = [(404, {}, b'{"error": {"code": "unknown_encoder", "message": "no"}}')]
+        server.script = [(404, {}, b'{"error": {"code": "not_found", "message": "no"}}')]
         with pytest.raises(ApiError, match="no"):
             client.export_encoder("e", tmp_path / "absent.tar")
     with scripted_server(None) as server, Client(server.url, "k") as client, pytest.raises(ApiError):

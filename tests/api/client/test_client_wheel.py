@@ -79,4 +79,4 @@ with Client(url, key) as client:
 print(json.dumps([names, len(vectors[0]), code]))
 """
     key = live_service.keys["viewer"]
-    assert run_alone(script, str(wheel), live_service.url, key) == '[["tiny"], 24, "unknown_encoder"]\n'
+    assert run_alone(script, str(wheel), live_service.url, key) == '[["tiny"], 24, "not_found"]\n'

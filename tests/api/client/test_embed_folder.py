@@ -107,7 +107,7 @@ def test_lists_of_any_length_become_several_requests(client, live_service, encod
     texts[11] = "long" * 200
     with pytest.raises(ApiError, match="the text is longer") as caught:
         client.embed_texts("tiny", texts)
-    assert caught.value.code == "bad_request"
+    assert caught.value.code == "invalid_value"
 
 
 def test_images_of_every_format_that_the_service_decodes_are_listed(tmp_path):

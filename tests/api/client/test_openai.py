@@ -89,8 +89,8 @@ def test_its_errors_name_the_parameter(settings):
         with pytest.raises(openai.NotFoundError) as absent:
             client.embeddings.create(model="absent", input="x")
     found = refusal.value
-    assert (found.param, found.type, found.code) == ("dimensions", "invalid_request_error", "bad_request")
-    assert (absent.value.param, absent.value.code) == (None, "unknown_encoder")
+    assert (found.param, found.type, found.code) == ("dimensions", "invalid_request_error", "invalid_value")
+    assert (absent.value.param, absent.value.code) == (None, "not_found")
 
 
 @pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]]])

@@ -97,7 +97,7 @@ def unfinished(live_service, owner="someone"):
 
 def test_one_more_run_is_refused_with_the_way_out(small, caller, refused):
     first, *_ = fill(caller)
-    facts = refused(submitted(caller), 403, "quota_exceeded")
+    facts = refused(submitted(caller), 403, "forbidden")
     assert "LCL_QUEUED_RUNS_PER_OWNER" in facts["message"]
     assert "someone would have 5 unfinished runs, of 4" in facts["message"]
     assert unfinished(small) == RUNS
@@ -117,7 +117,7 @@ def test_a_repeated_request_counts_once(small, caller, refused):
     fill(caller, RUNS - 1)
     last = [submitted(caller, **{"Idempotency-Key": "last"}).json()["id"] for _ in range(3)]
     assert len(set(last)) == 1
-    refused(submitted(caller, **{"Idempotency-Key": "next"}), 403, "quota_exceeded")
+    refused(submitted(caller, **{"Idempotency-Key": "next"}), 403, "forbidden")
     assert submitted(caller, **{"Idempotency-Key": "last"}).json()["id"] == last[0], "also when the quota is used up"
     assert unfinished(small) == RUNS
 
@@ -127,24 +127,24 @@ def test_a_run_that_is_queued_again_counts(small, caller, refused, verb):
     first, *_ = fill(caller)
     assert caller.post(f"/v1/runs/{first}/cancel").is_success
     fill(caller, 1)
-    refused(caller.post(f"/v1/runs/{first}/{verb}"), 403, "quota_exceeded")
+    refused(caller.post(f"/v1/runs/{first}/{verb}"), 403, "forbidden")
     assert caller.get(f"/v1/runs/{first}").json()["state"] == "cancelled"
 
 
 def test_every_run_of_a_study_counts(small, caller, refused):
     fill(caller, 2)
-    refused(caller.post("/v1/studies", json=STUDY), 403, "quota_exceeded")
+    refused(caller.post("/v1/studies", json=STUDY), 403, "forbidden")
     assert caller.get("/v1/studies").json()["items"] == []
     assert unfinished(small) == 2
 
 
 def test_a_study_that_fits_grows_and_resumes_within_the_quota(small, caller, refused):
     study = caller.post("/v1/studies", json=STUDY).json()["id"]
-    refused(caller.post(f"/v1/studies/{study}/extend", json={"seeds": [8, 9]}), 403, "quota_exceeded")
+    refused(caller.post(f"/v1/studies/{study}/extend", json={"seeds": [8, 9]}), 403, "forbidden")
     assert caller.get(f"/v1/studies/{study}").json()["spec"]["seeds"] == [5, 6, 7]
     assert caller.post(f"/v1/studies/{study}/cancel").is_success
     fill(caller, 2)
-    refused(caller.post(f"/v1/studies/{study}/resume"), 403, "quota_exceeded")
+    refused(caller.post(f"/v1/studies/{study}/resume"), 403, "forbidden")
     assert unfinished(small) == 2
 
 

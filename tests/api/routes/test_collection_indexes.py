@@ -11,7 +11,7 @@ def http(live_service):
 @pytest.mark.parametrize(
     ("index", "package", "code"),
     [
-        ("qdrant", "qdrant_client", "qdrant_unavailable"),
+        ("qdrant", "qdrant_client", "qdrant_failed"),
         ("qdrant", "", "missing_extra"),
     ],
 )

@@ -56,10 +56,10 @@ def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(http, refused, 
     for words in ("green", "elephant"):  # whether a caption has them or not
         query = {"text": words, "hybrid": True}
         refused(search(http, **query, target="texts"), 422, "no_text_encoder", "target")
-        refused(search(http, **query, where={"absent": "x"}), 422, "unknown_label")
-        refused(search(http, **query, k=1000, offset=1), 422, "bad_k", "k")
-        refused(search(http, **query, vector=[1.0], weights={"vector": 0}), 422, "bad_vector", "vector")
-        refused(search(http, **query, item="img_0000000000000000", weights={"item": 0}), 404, "item_not_found")
+        refused(search(http, **query, where={"absent": "x"}), 422, "invalid_value")
+        refused(search(http, **query, k=1000, offset=1), 422, "invalid_value", "k")
+        refused(search(http, **query, vector=[1.0], weights={"vector": 0}), 422, "invalid_value", "vector")
+        refused(search(http, **query, item="img_0000000000000000", weights={"item": 0}), 404, "not_found")
     refused(http.get("/v1/collections/squares/export?target=texts"), 422, "no_text_encoder", "target")
 
 

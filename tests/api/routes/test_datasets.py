@@ -166,11 +166,13 @@ def test_documents_are_tagged_found_by_their_tag_and_left_out(live_service, sent
 
 def test_tags_that_make_no_sense_are_refused(sentences, http, refused):
     url, item = f"/v1/datasets/{sentences}/tags", "interleaved.jsonl:1"
-    refused(http.patch(url, json={"items": [item]}), 422, "bad_request")
-    refused(http.patch(url, json={"items": [item], "add": ["a"], "remove": ["a"]}), 422, "bad_request")
-    refused(http.patch(url, json={"items": [item], "add": ["a b"]}), 422, "bad_request", "add.0")
-    refused(http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "bad_request", "items.1")
-    refused(http.patch("/v1/datasets/absent/tags", json={"items": [item], "add": ["a"]}), 404, "unknown_dataset")
+    refused(http.patch(url, json={"items": [item]}), 422, "invalid_value")
+    refused(http.patch(url, json={"items": [item], "add": ["a"], "remove": ["a"]}), 422, "invalid_value")
+    refused(http.patch(url, json={"items": [item], "add": ["a b"]}), 422, "invalid_value", "add.0")
+    refused(
+        http.patch(url, json={"items": [item, "interleaved.jsonl:6"], "add": ["a"]}), 422, "invalid_value", "items.1"
+    )
+    refused(http.patch("/v1/datasets/absent/tags", json={"items": [item], "add": ["a"]}), 404, "not_found")
     assert http.get(f"/v1/datasets/{sentences}").json()["tags"] == {}
     spec = {"dataset": sentences, "name": "x", "only_tags": ["a"]}
     refused(http.post("/v1/runs", json={"kind": "convert", "spec": spec}), 422, "invalid_value", "only_tags.0")
@@ -201,17 +203,17 @@ def test_a_path_outside_the_roots_is_refused(data_root, tmp_path, http, refused)
             answer = http.post("/v1/runs", json={"kind": kind, "spec": {"path": str(path), **more}})
             refused(answer, 422, "invalid_value", "path")
     absent = {"kind": "validate", "spec": {"path": str(data_root / "absent")}}
-    refused(http.post("/v1/runs", json=absent), 422, "missing_files", "path")
-    refused(http.get("/v1/datasets/escaped"), 404, "unknown_dataset")
+    refused(http.post("/v1/runs", json=absent), 422, "file_missing", "path")
+    refused(http.get("/v1/datasets/escaped"), 404, "not_found")
 
 
 def test_a_broken_line_is_named_and_nothing_is_registered(data_root, http, refused):
     broken = write_corpus(data_root / "broken")
     with (broken / "interleaved.jsonl").open("a") as file:
         file.write('{"text_list": 3, "image_info": []}\n')
-    facts = refused(http.post("/v1/datasets", json={"name": "broken", "path": str(broken)}), 422, "bad_line")
+    facts = refused(http.post("/v1/datasets", json={"name": "broken", "path": str(broken)}), 422, "bad_document")
     assert "interleaved.jsonl:2" in facts["message"]
-    refused(http.get("/v1/datasets/broken"), 404, "unknown_dataset")
+    refused(http.get("/v1/datasets/broken"), 404, "not_found")
 
 
 def test_validation_is_a_run_whose_result_is_the_report(live_service, data_root, http):

@@ -52,8 +52,8 @@ def test_an_encoder_goes_with_its_files(live_service, clients, imported, refused
     assert "alice" in message
     assert folder.is_dir()
     assert clients[who].delete(f"/v1/encoders/{made['id']}").status_code == 204
-    refused(clients[who].delete(f"/v1/encoders/{made['id']}"), 404, "unknown_encoder")
-    refused(clients["bob"].post("/v1/embeddings", json=requested), 404, "unknown_encoder")
+    refused(clients[who].delete(f"/v1/encoders/{made['id']}"), 404, "not_found")
+    refused(clients["bob"].post("/v1/embeddings", json=requested), 404, "not_found")
     eventually(lambda: not folder.exists(), "the end of its files")
     eventually(lambda: not list(folder.parent.glob(".removed-*")), "the end of what was hidden first")
 
@@ -144,8 +144,8 @@ def test_a_dataset_goes_and_the_corpus_stays(clients, corpus, refused, who):
     refused(clients["carl"].delete(f"/v1/datasets/{name}"), 403, "forbidden")
     refused(clients["bob"].delete(f"/v1/datasets/{name}"), 403, "forbidden")
     assert clients[who].delete(f"/v1/datasets/{name}").status_code == 204
-    refused(clients[who].delete(f"/v1/datasets/{name}"), 404, "unknown_dataset")
-    refused(clients["bob"].get(f"/v1/datasets/{name}"), 404, "unknown_dataset")
+    refused(clients[who].delete(f"/v1/datasets/{name}"), 404, "not_found")
+    refused(clients["bob"].get(f"/v1/datasets/{name}"), 404, "not_found")
     assert place.read_bytes() == before
     body = {"name": name, "path": str(place)}
     assert clients["bob"].post("/v1/datasets", json=body).status_code == 201, "the name is free"

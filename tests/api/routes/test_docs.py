@@ -43,9 +43,9 @@ def test_every_body_has_an_example_that_is_accepted(described, live_service, enc
             code = "" if answer.is_success else answer.json()["error"]["code"]
             assert code in (
                 "",
-                "unknown_encoder",
-                "unknown_collection",
-                "unknown_dataset",
+                "not_found",
+                "not_found",
+                "not_found",
                 "not_found",
                 "not_found",
                 "not_found",

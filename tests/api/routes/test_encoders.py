@@ -84,9 +84,9 @@ def test_what_a_format_cannot_hold_is_refused_with_the_reason(
     live_service, http, encoder, encoder_dir, refused, monkeypatch
 ):
     path = "/v1/encoders/tiny/export?format="
-    facts = refused(http.get(f"{path}openclip"), 422, "not_expressible", "format")
+    facts = refused(http.get(f"{path}openclip"), 422, "unsupported", "format")
     assert "class token" in facts["message"]
-    refused(http.get(f"{path}tensorrt"), 422, "bad_request", "format")
+    refused(http.get(f"{path}tensorrt"), 422, "invalid_value", "format")
     monkeypatch.setattr(encoder_archive, "EXPORT_SECONDS", 0.01)
     refused(http.get(f"{path}onnx"), 503, "export_failed")
     assert left_over(live_service) == []
@@ -96,7 +96,7 @@ def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(live_servi
     made = live_service.admin.import_encoder("no-processor", str(encoder_dir))
     (live_service.home / "encoders" / made["id"] / "processor_config.json").unlink()
     answer = http.get("/v1/encoders/no-processor/export?format=huggingface")
-    assert "processor_config.json" in refused(answer, 409, "encoder_damaged")["message"]
+    assert "processor_config.json" in refused(answer, 409, "encoder_unreadable")["message"]
     assert left_over(live_service) == []
 
 
@@ -117,7 +117,7 @@ def test_an_encoder_of_others_leaves_as_it_came(live_service, http, data_root, r
     live_service.admin.import_encoder("their-vit", str(source))
     plain = unpacked(http.get("/v1/encoders/their-vit/export"))
     assert unpacked(http.get("/v1/encoders/their-vit/export?format=timm")) == plain
-    facts = refused(http.get("/v1/encoders/their-vit/export?format=onnx"), 422, "not_expressible", "format")
+    facts = refused(http.get("/v1/encoders/their-vit/export?format=onnx"), 422, "unsupported", "format")
     assert "timm's own" in facts["message"]
 
 
@@ -152,9 +152,9 @@ def test_a_damaged_directory_is_not_imported(live_service, http, refused, data_r
     damage(source, how)
     before = sorted((live_service.home / "encoders").iterdir())
     answer = http.post("/v1/encoders", json={"name": "damaged", "path": str(source)})
-    refused(answer, 422, "bad_encoder", "path")
+    refused(answer, 422, "encoder_unreadable", "path")
     assert sorted((live_service.home / "encoders").iterdir()) == before
-    refused(http.get("/v1/encoders/damaged"), 404, "unknown_encoder")
+    refused(http.get("/v1/encoders/damaged"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_sentence_encoder_is_kept_with_its_pooling(live_service, http, refused
     assert made["info"]["files"]["pooling_config.json"] == hashlib.sha256(pooling.read_bytes()).hexdigest()
     pooling.unlink()
     answer = http.post("/v1/encoders", json={"name": "others", "path": str(source)})
-    assert "1_Pooling/config.json, which is not there" in refused(answer, 422, "bad_encoder", "path")["message"]
+    assert "1_Pooling/config.json, which is not there" in refused(answer, 422, "encoder_unreadable", "path")["message"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_an_encoder_of_texts_alone_is_not_called_damaged(live_service, http, ref
         source = save_huggingface(data_root / "texts-alone", "bert")
         live_service.admin.import_encoder("texts-alone", str(source))
     answer = http.post(f"/v1/{path}", json={"model": "texts-alone", **body})
-    message = refused(answer, 422, "no_image_encoder", "model")["message"]
+    message = refused(answer, 422, "unsupported", "model")["message"]
     assert "reads texts alone" in message
     assert "choose an encoder that reads images" in message
 
@@ -314,11 +314,11 @@ def test_differences_are_tested_while_the_answers_are_there(live_service, encode
 
 @pytest.mark.parametrize("path", ["absent", "absent/figures", "absent/export", "compare?left=absent&right=absent"])
 def test_an_unknown_encoder_is_404(http, refused, path):
-    refused(http.get(f"/v1/encoders/{path}"), 404, "unknown_encoder")
+    refused(http.get(f"/v1/encoders/{path}"), 404, "not_found")
 
 
 def test_files_that_are_gone_are_reported(live_service, http, refused, encoder_dir):
     made = live_service.admin.import_encoder("gone", str(encoder_dir))
     shutil.rmtree(live_service.home / "encoders" / made["id"])
-    refused(http.get("/v1/encoders/gone/export"), 410, "missing_files")
-    refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 409, "encoder_damaged")
+    refused(http.get("/v1/encoders/gone/export"), 410, "file_missing")
+    refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 409, "encoder_unreadable")

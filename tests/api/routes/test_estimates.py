@@ -74,12 +74,12 @@ def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http, live_serv
 
 
 def test_what_is_not_estimated_says_so(http, refused):
-    facts = refused(estimate(http, "evaluate"), 422, "bad_request", "kind")
+    facts = refused(estimate(http, "evaluate"), 422, "invalid_value", "kind")
     assert "only pretrain" in facts["message"]
-    refused(estimate(http, "study"), 422, "bad_request", "kind")
+    refused(estimate(http, "study"), 422, "invalid_value", "kind")
     refused(estimate(http, "bake"), 404, "not_found", "kind")
-    refused(estimate(http, surprise=1), 422, "bad_request", "surprise")
-    refused(estimate(http, resource="tpu"), 422, "bad_request", "resource")
+    refused(estimate(http, surprise=1), 422, "invalid_value", "surprise")
+    refused(estimate(http, resource="tpu"), 422, "invalid_value", "resource")
 
 
 def test_on_the_command_line(lcl, live_service, measured):

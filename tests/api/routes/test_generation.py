@@ -49,13 +49,13 @@ def test_what_is_wrong_before_the_first_piece_has_a_status(live_service, http, e
     refused(http.post("/v1/captions", json=body), 422, "image_unreadable", "images.0")
     with pytest.raises(ApiError) as caught:
         next(live_service.admin.stream_captions("absent", [sample_images["red"]]))
-    assert (caught.value.status, caught.value.code) == (404, "unknown_encoder")
+    assert (caught.value.status, caught.value.code) == (404, "not_found")
 
 
 def test_what_goes_wrong_on_the_way_is_an_event(live_service, encoder, sample_images):
     with pytest.raises(ApiError) as caught:
         list(live_service.admin.stream_captions("tiny", [sample_images["red"]], prompt="red square " * 30))
-    assert (caught.value.code, caught.value.field) == ("prompt_too_long", "prompt")
+    assert (caught.value.code, caught.value.field) == ("too_large", "prompt")
 
 
 def test_a_client_that_goes_away_ends_the_writing(live_service, encoder, sample_images, monkeypatch):
@@ -133,15 +133,15 @@ def test_a_document_goes_on(live_service, encoder, session, sample_images, way):
 def bad_documents(red):
     """{what: (document, error code, field)}."""
     return {
-        "nothing": ([], "bad_count", "document"),
-        "too many parts": (["a"] * 9, "bad_count", "document"),
-        "too long a text": (["a", "x" * 501], "bad_request", "document.1"),
+        "nothing": ([], "too_many_items", "document"),
+        "too many parts": (["a"] * 9, "too_many_items", "document"),
+        "too long a text": (["a", "x" * 501], "invalid_value", "document.1"),
         "a broken image": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
-        "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "bad_request", "document.0.image"),
-        "an image as a text": (["a", red], "bad_request", "document.1"),
-        "more than the encoder reads": ([{"image": red}] * 8, "document_too_long", "document"),
-        "a number": ([7], "bad_request", None),
-        "an unknown part": ([{"text": "a"}], "bad_request", None),
+        "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "invalid_value", "document.0.image"),
+        "an image as a text": (["a", red], "invalid_value", "document.1"),
+        "more than the encoder reads": ([{"image": red}] * 8, "too_large", "document"),
+        "a number": ([7], "invalid_value", None),
+        "an unknown part": ([{"text": "a"}], "invalid_value", None),
     }
 
 

@@ -75,14 +75,14 @@ def bad_images():
     Image.new("1", (600, 600)).save(flat, "PNG")
     svg = base64.b64encode(b"<svg/>").decode()
     return {
-        "too many bytes": (data_url(buffer.getvalue()), "image_too_large"),
-        "too many pixels": (data_url(flat.getvalue()), "image_too_large"),
+        "too many bytes": (data_url(buffer.getvalue()), "too_large"),
+        "too many pixels": (data_url(flat.getvalue()), "too_large"),
         "no image": (data_url(b"hello"), "image_unreadable"),
         "cut short": (data_url(buffer.getvalue()[:5000]), "image_unreadable"),
         "empty": ("data:image/png;base64,", "image_unreadable"),
         "svg": (f"data:image/svg+xml;base64,{svg}", "image_unreadable"),
-        "not base64": ("data:image/png;base64,@@@", "bad_request"),
-        "not declared base64": ("data:image/png,abc", "bad_request"),
+        "not base64": ("data:image/png;base64,@@@", "invalid_value"),
+        "not declared base64": ("data:image/png,abc", "invalid_value"),
     }
 
 
@@ -109,12 +109,12 @@ def test_a_bad_input_is_refused(http, encoder, refused, given):
     [({"encoding_format": "hex"}, "encoding_format"), ({"dimensions": 0}, "dimensions"), ({"colour": "red"}, "colour")],
 )
 def test_an_option_that_is_unknown_or_wrong_is_refused(http, encoder, refused, more, field):
-    refused(ask(http, "x", **more), 422, "bad_request", field)
+    refused(ask(http, "x", **more), 422, "invalid_value", field)
 
 
 def test_vectors_are_not_cut(http, encoder, refused):
     assert len(ask(http, "x", dimensions=24).json()["data"][0]["embedding"]) == 24
-    assert "24 numbers" in refused(ask(http, "x", dimensions=8), 422, "bad_request", "dimensions")["message"]
+    assert "24 numbers" in refused(ask(http, "x", dimensions=8), 422, "invalid_value", "dimensions")["message"]
 
 
 @pytest.mark.parametrize(

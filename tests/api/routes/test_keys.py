@@ -149,7 +149,7 @@ def test_an_expired_key_opens_nothing(live_service, http, refused):
 
 
 def test_an_unknown_role_is_refused(http, refused):
-    refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "bad_request", "role")
+    refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "invalid_value", "role")
 
 
 def first_key(home, **more):

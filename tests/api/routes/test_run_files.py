@@ -106,5 +106,5 @@ def test_nothing_but_its_files_can_be_downloaded(artifacts, live_service, run_id
 
 
 def test_a_nul_in_the_address_is_refused(http, refused, run_id):
-    refused(http.get(f"/v1/runs/{run_id}/artifacts/a%00b"), 400, "bad_request")
-    refused(http.get("/v1/runs?tag=a%00b"), 400, "bad_request")
+    refused(http.get(f"/v1/runs/{run_id}/artifacts/a%00b"), 400, "invalid_value")
+    refused(http.get("/v1/runs?tag=a%00b"), 400, "invalid_value")

@@ -48,8 +48,8 @@ def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service, http, re
     post(http, name="the-first")
     with live_service.context.database.session() as session:
         session.delete(datasets.get_dataset(session, "brief"))
-    refused(post(http, **body), 422, "unknown_dataset")
-    refused(post(http, after=body["after"]), 422, "ambiguous_name", "after.0")
+    refused(post(http, **body), 422, "not_found")
+    refused(post(http, after=body["after"]), 422, "conflict", "after.0")
     assert post(http, key="k-brief", **body).json()["id"] == made["id"]
     refused(post(http, key="k-brief", **body, name="other"), 409, "conflict")
 
@@ -65,28 +65,28 @@ def test_a_repeat_gets_its_run_whatever_has_changed_since(live_service, http, re
         ({"kind": "pretrain", "spec": {"optimizer": {"lr": "NaN"}}}, "bad_spec", "optimizer.lr"),
         (
             {"kind": "pretrain", "spec": {"data": {"sources": [{}, {"dataset": "absent"}]}}},
-            "unknown_dataset",
+            "not_found",
             "data.sources.1.dataset",
         ),
-        ({"kind": "pretrain", "spec": {"monitor": {"dataset": "absent"}}}, "unknown_dataset", "monitor.dataset"),
+        ({"kind": "pretrain", "spec": {"monitor": {"dataset": "absent"}}}, "not_found", "monitor.dataset"),
         ({"kind": "pretrain", "spec": {"branch": {"run": "run_0", "step": 5}}}, "invalid_value", "branch.run"),
-        ({"kind": "evaluate", "spec": {"encoder": "absent"}}, "unknown_encoder", "encoder"),
-        ({"kind": "pretrain", "spec": {"model": {"init": "absent"}}}, "unknown_encoder", "model.init"),
+        ({"kind": "evaluate", "spec": {"encoder": "absent"}}, "not_found", "encoder"),
+        ({"kind": "pretrain", "spec": {"model": {"init": "absent"}}}, "not_found", "model.init"),
         ({"kind": "pretrain", "spec": {"tokenizer": {"path": "../x"}}}, "invalid_value", "tokenizer.path"),
         ({"kind": "pretrain", "spec": {"tokenizer": {"path": "runs/x"}}}, "invalid_value", "tokenizer.path"),
         ({"kind": "pretrain", "spec": {"tokenizer": {"path": "~/x"}}}, "invalid_value", "tokenizer.path"),
-        ({"kind": "evaluate", "spec": {"encoder": "e", "dataset": "absent"}}, "unknown_dataset", "dataset"),
+        ({"kind": "evaluate", "spec": {"encoder": "e", "dataset": "absent"}}, "not_found", "dataset"),
         ({"kind": "evaluate", "spec": {}}, "bad_spec", "encoder"),
         ({"kind": "index", "spec": {"encoder": "e", "collection": "../up"}}, "bad_spec", "collection"),
-        ({"kind": "bake", "spec": {}}, "bad_request", "kind"),
-        ({"kind": "pretrain"}, "bad_request", "spec"),
-        ({"kind": "pretrain", "spec": [1]}, "bad_request", "spec"),
-        ({"kind": "pretrain", "spec": {}, "surprise": 1}, "bad_request", "surprise"),
-        ({"kind": "pretrain", "spec": {}, "gpus": 0}, "bad_request", "gpus"),
+        ({"kind": "bake", "spec": {}}, "invalid_value", "kind"),
+        ({"kind": "pretrain"}, "invalid_value", "spec"),
+        ({"kind": "pretrain", "spec": [1]}, "invalid_value", "spec"),
+        ({"kind": "pretrain", "spec": {}, "surprise": 1}, "invalid_value", "surprise"),
+        ({"kind": "pretrain", "spec": {}, "gpus": 0}, "invalid_value", "gpus"),
         ({"kind": "pretrain", "spec": {"engine": {"processes": 4}}, "gpus": 2}, "invalid_value", "gpus"),
-        ({"kind": "pretrain", "spec": {}, "name": "two\nlines"}, "bad_request", "name"),
-        ({"kind": "pretrain", "spec": {}, "name": "nul\x00"}, "bad_request", "name"),
-        ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "bad_request", "tags.1"),
+        ({"kind": "pretrain", "spec": {}, "name": "two\nlines"}, "invalid_value", "name"),
+        ({"kind": "pretrain", "spec": {}, "name": "nul\x00"}, "invalid_value", "name"),
+        ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "invalid_value", "tags.1"),
     ],
 )
 def test_a_bad_submission_names_its_field(http, refused, body, code, field):
@@ -183,7 +183,7 @@ def test_a_run_may_come_after_others(live_service, http, refused):
         ("after", "run_x"),
         ("after", [""]),
     ):
-        refused(post(http, **{field: value}), 422, "bad_request")
+        refused(post(http, **{field: value}), 422, "invalid_value")
 
 
 def test_a_failed_run_tells_why_and_can_be_retried(live_service, http):

@@ -107,14 +107,14 @@ def test_every_answer_carries_its_headers(live_service):
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [
-        (b"{", 400, "bad_request"),
-        (b"", 422, "bad_request"),
-        (b"[1]", 422, "bad_request"),
-        (b'{"kind": "\xff"}', 400, "bad_request"),
-        (b"[" * 100_000, 400, "bad_request"),
+        (b"{", 400, "invalid_value"),
+        (b"", 422, "invalid_value"),
+        (b"[1]", 422, "invalid_value"),
+        (b'{"kind": "\xff"}', 400, "invalid_value"),
+        (b"[" * 100_000, 400, "invalid_value"),
         (b'{"kind": "pretrain", "spec": {"\\ud800": 1}}', 422, "bad_spec"),
-        (b'{"kind": "pretrain", "spec": {}, "name": "\\ud800"}', 422, "bad_request"),
-        (b'{"kind": "pretrain", "spec": {}, "tags": ["\\ud800"]}', 422, "bad_request"),
+        (b'{"kind": "pretrain", "spec": {}, "name": "\\ud800"}', 422, "invalid_value"),
+        (b'{"kind": "pretrain", "spec": {}, "tags": ["\\ud800"]}', 422, "invalid_value"),
     ],
 )
 def test_a_hostile_body_is_refused(http, refused, content, status, code):
@@ -246,7 +246,7 @@ def test_an_address_with_a_slash_behind_it_leads_nowhere(http, refused):
 )
 def test_a_form_is_reported_what_to_send(http, refused, media_type):
     answer = http.post("/v1/runs", content=b"kind=pretrain", headers={"content-type": media_type})
-    message = refused(answer, 422, "bad_request")["message"]
+    message = refused(answer, 422, "invalid_value")["message"]
     assert "Content-Type: application/json" in message
     assert media_type in message
 

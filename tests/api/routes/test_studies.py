@@ -84,7 +84,7 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, 
     made = post(http, key="s-brief", **changes).json()
     with live_service.context.database.session() as session:
         session.delete(datasets.get_dataset(session, "brief"))
-    refused(post(http, **changes), 422, "unknown_dataset")
+    refused(post(http, **changes), 422, "not_found")
     repeated = post(http, key="s-brief", **changes)
     assert (repeated.status_code, repeated.json()["id"]) == (202, made["id"])
     refused(post(http, key="s-brief", name="other", **changes), 409, "conflict")
@@ -101,18 +101,18 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, 
         ({"axes": [{"name": "seed", "variants": [{"name": "a"}]}]}, "bad_spec", "axes.0"),
         ({"axes": [{"name": "a", "variants": [{"name": "x", "spec": {"steps": 0}}]}]}, "bad_spec",
          "axes.0.variants.0.spec.steps"),
-        ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset",
+        ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "not_found",
          "pretrain.data.sources.0.dataset"),
         ({"pretrain": {"data": {"max_images": 0}}}, "bad_spec", "pretrain.data.max_images"),
-        ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
+        ({"evaluate": {"dataset": "absent"}}, "not_found", "evaluate.dataset"),
         ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "invalid_value", "pretrain.tokenizer.path"),
         ({"pretrain": {"monitor": {"dataset": "sample", "split": "test_vendor", "export": "best"}}}, "bad_spec",
          "pretrain.monitor.split"),
         ({"pretrain": {"tokenizer": {"path": "../x"}}}, "invalid_value", "pretrain.tokenizer.path"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y", "spec": {"tokenizer.path": "runs/x"}}]}]},
          "invalid_value", "pretrain.tokenizer.path"),
-        ({"max_cells": 1}, "too_many_cells", "max_cells"),
-        ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "same_cell", "axes"),
+        ({"max_cells": 1}, "too_large", "max_cells"),
+        ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "invalid_value", "axes"),
     ],
 )  # fmt: skip
 def test_a_bad_study_names_its_field_and_queues_nothing(http, refused, changes, code, field):
@@ -232,7 +232,7 @@ def test_extending_adds_and_repeats_nothing(http, refused):
     refused(http.post(path, json={"steps": 5}), 422, field="steps")
     refused(http.post(path, json={"seeds": [1, 2, 3] * 100}), 422, field="seeds")
     absent = {"name": "loss", "variants": [{"name": "y", "spec": {"data": {"sources": [{"dataset": "absent"}]}}}]}
-    refused(http.post(path, json={"axes": [absent]}), 422, "unknown_dataset")
+    refused(http.post(path, json={"axes": [absent]}), 422, "not_found")
     assert http.get(f"/v1/studies/{study['id']}").json()["counts"] == {"queued": 6}
 
 

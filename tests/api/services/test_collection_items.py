@@ -40,7 +40,7 @@ def test_an_image_with_too_many_labels_may_lose_and_change_them_and_gets_no_more
     assert (len(tagged), tagged["tags"], tagged["new"]) == (41, '["red", "checked"]', "y")
     with pytest.raises(UserError, match="42 labels, of 32") as caught:
         relabel(collection, labels={"new": "y"})
-    assert (caught.value.code, caught.value.field) == ("bad_label", "ids.0")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "ids.0")
 
 
 def test_what_a_corpus_has_as_label_and_value_is_a_filter_and_can_be_removed(tmp_path):

@@ -165,7 +165,7 @@ def test_damage_on_the_server_is_reported_by_the_encoders_name(live_service, htt
     else:
         (kept / "config.json").unlink()
     answer = http.post("/v1/embeddings", json={"model": made["name"], "input": "a red square"})
-    code = "encoder_changed" if how == "cut" else "encoder_damaged"
+    code = "encoder_changed" if how == "cut" else "encoder_unreadable"
     message = refused(answer, 409, code)["message"]
     assert made["name"] in message
     assert "import" in message

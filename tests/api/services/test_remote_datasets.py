@@ -156,7 +156,7 @@ def test_what_is_no_corpus_of_shards_is_reported(distant, folder, s3_bucket, ref
     url = f"{s3_bucket}/team/raw"
     fsspec.filesystem("s3").put(f"{folder}/", f"{url}/", recursive=True)
     with distant.http() as http:
-        facts = refused(http.post("/v1/datasets", json={"name": "x", "path": url}), 422, "corpus_missing", "path")
+        facts = refused(http.post("/v1/datasets", json={"name": "x", "path": url}), 422, "not_found", "path")
         assert "lcl data convert" in facts["message"]
         body = {"kind": "validate", "spec": {"path": url, "format": "native"}}
         refused(http.post("/v1/runs", json=body), 422, "bad_spec")
@@ -165,7 +165,7 @@ def test_what_is_no_corpus_of_shards_is_reported(distant, folder, s3_bucket, ref
     run = distant.admin.submit("convert", {"dataset": "sample", "name": "x", "to": url})["id"]
     distant.work(run)
     reason = distant.admin.run(run)["reason"]
-    assert (reason["code"], reason["field"]) == ("target_exists", "to")
+    assert (reason["code"], reason["field"]) == ("conflict", "to")
     assert len(objects(url)) == len(COLOURS) + 2
 
 

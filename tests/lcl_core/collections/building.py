@@ -17,6 +17,6 @@ def build_collection(directory, items, image_vectors, text_vectors, **header):
         if text_vectors is not None and (texts := writer.texts()):
             known = {storable_text(text): vector for text, vector in text_vectors.items()}
             if missing := [text for text in texts if text not in known]:
-                raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
+                raise UserError(f"caption {missing[0]!r} has no vector", code="invalid_value")
             writer.add_text_vectors(np.stack([known[text] for text in texts]))
         writer.link()

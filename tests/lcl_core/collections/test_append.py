@@ -187,7 +187,7 @@ def test_changes_that_were_cut_are_seen(index_runs, tmp_path):
     file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(UserError) as caught:
         DeltaSnapshot(tmp_path / "handed")
-    assert caught.value.code == "changes_unreadable"
+    assert caught.value.code == "collection_unreadable"
 
 
 def test_stated_types_of_labels_are_kept_and_others_inferred_anew(index_runs):

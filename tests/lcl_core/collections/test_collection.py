@@ -102,7 +102,7 @@ def test_the_filter_comes_before_the_top_k(collection):
 def test_an_unknown_label_names_the_known_ones(collection):
     with pytest.raises(UserError, match="group, source, split, wheels") as caught:
         collection.search(unit(0)[0], where={"colour": "red"})
-    assert (caught.value.code, caught.value.field) == ("unknown_label", "where.colour")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "where.colour")
     assert collection.label_values() == {
         "split": ["train", "test"],
         "source": ["emoji", "signs"],
@@ -119,18 +119,18 @@ def test_another_encoders_vector_is_refused(collection):
 
 @pytest.mark.parametrize("vector", [np.ones(DIM + 1), np.ones((1, DIM)), np.zeros(DIM), np.full(DIM, np.nan)])
 def test_a_vector_that_cannot_be_compared_is_refused(collection, vector):
-    with refusal("bad_vector"):
+    with refusal("invalid_value"):
         collection.search(vector)
 
 
 def test_other_bad_questions(collection):
     for k in (0, -1, 10_001):
-        with refusal("bad_k"):
+        with refusal("invalid_value"):
             collection.search(unit(0)[0], k=k)
-    with refusal("unknown_target"):
+    with refusal("invalid_value"):
         collection.search(unit(0)[0], target="sounds")  # type: ignore[arg-type]
     for item in ("img_0000000000000000", "img_zz", "txt_0", "", "../few"):
-        with refusal("item_not_found"):
+        with refusal("not_found"):
             collection.image_bytes(item)
 
 
@@ -182,11 +182,11 @@ def test_what_does_not_fit_is_not_written(tmp_path):
     facts: dict[str, Any] = {"name": "new", "encoder_hash": ENCODER, "dataset_hash": "", "dim": DIM}
     wrong = [np.ones((2, DIM + 1)), np.ones((1, DIM)), np.zeros((2, DIM)), np.full((2, DIM), np.inf)]
     for vectors in wrong:
-        with refusal("bad_vector"), CollectionWriter(tmp_path / "new", **facts) as writer:
+        with refusal("invalid_value"), CollectionWriter(tmp_path / "new", **facts) as writer:
             writer.add_items(ITEMS[:2], vectors)
-    with refusal("duplicate_item"), CollectionWriter(tmp_path / "new", **facts) as writer:
+    with refusal("conflict"), CollectionWriter(tmp_path / "new", **facts) as writer:
         writer.add_items([ITEMS[0], ITEMS[0]], unit(0, 1))
-    with refusal("bad_vector"), CollectionWriter(tmp_path / "new", **facts) as writer:
+    with refusal("invalid_value"), CollectionWriter(tmp_path / "new", **facts) as writer:
         writer.add_items(ITEMS[:1], unit(0))  # its captions get no vectors
     assert list(tmp_path.iterdir()) == []
 

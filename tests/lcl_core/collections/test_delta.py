@@ -165,7 +165,7 @@ def test_what_was_removed_is_not_found_by_any_way(tmp_path):
     for ask in (collection.item, collection.image_bytes, collection.vector):
         with pytest.raises(UserError) as caught:
             ask(identity("alone.png"))
-        assert caught.value.code == "item_not_found"
+        assert caught.value.code == "not_found"
     with pytest.raises(UserError):
         collection.vector(text)
     assert base.item(identity("alone.png"))["image"] == "alone.png", "what others have open stays as it is"

@@ -279,7 +279,7 @@ def test_of_a_caption_of_very_many_images_the_nearest_are_listed(tmp_path, monke
 
 
 def test_a_hybrid_search_is_of_images_and_has_a_limit(collection):
-    with pytest.raises(UserError, check=lambda error: error.code == "bad_target"):
+    with pytest.raises(UserError, check=lambda error: error.code == "invalid_value"):
         collection.search(axis(0), 3, "texts", words="dog")
-    with pytest.raises(UserError, check=lambda error: error.code == "bad_k"):
+    with pytest.raises(UserError, check=lambda error: error.code == "invalid_value"):
         collection.search(axis(0), FUSED_HITS + 1, words="dog")

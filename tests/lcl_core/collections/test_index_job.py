@@ -125,7 +125,7 @@ def test_nothing_readable_fails_with_the_reason(tmp_path, encoder):
     run_dir = prepare(tmp_path / "run", corpus, encoder)
     assert finished(run_dir, *job(run_dir)) == ExitCode.USER_ERROR, run_dir.log_file.read_text()
     error = json.loads(run_dir.error_file.read_text())
-    assert error["code"] == "no_readable_image"
+    assert error["code"] == "no_data"
     assert "a.png" in error["message"]
     assert "Traceback" not in run_dir.log_file.read_text()
     assert [path.name for path in run_dir.artifacts.iterdir()] == ["quarantine.jsonl"]
@@ -134,10 +134,10 @@ def test_nothing_readable_fails_with_the_reason(tmp_path, encoder):
 @pytest.mark.parametrize(
     ("change", "code", "field"),
     [
-        ({"splits": ["nowhere"]}, "no_images", "splits"),
+        ({"splits": ["nowhere"]}, "no_data", "splits"),
         ({"batch_size": 0}, "bad_spec", "batch_size"),
-        ({"encoder": "stranger"}, "unknown_encoder", "encoder"),
-        ({"dataset": "stranger"}, "unknown_dataset", "dataset"),
+        ({"encoder": "stranger"}, "not_found", "encoder"),
+        ({"dataset": "stranger"}, "not_found", "dataset"),
     ],
 )
 def test_bad_questions_name_their_field(tmp_path, sample_zip, encoder, change, code, field):
@@ -153,7 +153,7 @@ def test_a_corpus_without_captioned_images_is_reported_so(tmp_path, encoder):
     run_dir = prepare(tmp_path / "run", tmp_path, encoder)
     with pytest.raises(UserError, match="no captioned images") as caught:
         run_index_job(run_dir)
-    assert caught.value.code == "no_images"
+    assert caught.value.code == "no_data"
 
 
 def test_images_of_documents_have_the_text_that_they_belong_to(tmp_path, sample, encoder):
@@ -268,7 +268,10 @@ def test_types_of_labels_are_inferred_or_stated(tmp_path, sample, encoder):
 
 @pytest.mark.parametrize(
     ("types", "code", "field"),
-    [({"year": "number"}, "bad_label", "label_types.year"), ({"yaer": "number"}, "unknown_label", "label_types.yaer")],
+    [
+        ({"year": "number"}, "invalid_value", "label_types.year"),
+        ({"yaer": "number"}, "invalid_value", "label_types.yaer"),
+    ],
 )
 def test_a_type_that_does_not_fit_fails_before_anything_is_embedded(tmp_path, sample, encoder, types, code, field):
     corpus = with_labels(tmp_path / "corpus", sample, ["1990", "about 2000"])

@@ -140,7 +140,7 @@ def test_a_change_of_labels_keeps_sets_as_lists(labels, change, expected):
 def test_a_change_that_a_type_does_not_admit_names_the_label(change, field):
     with pytest.raises(UserError) as caught:
         change.check({**TYPES, "kind": "text"})
-    assert (caught.value.code, caught.value.field) == ("bad_label", field)
+    assert (caught.value.code, caught.value.field) == ("invalid_value", field)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_filter_that_does_not_fit_names_label_type_and_forms(where, words):
     with pytest.raises(UserError, match=words) as caught:
         parse_where(where, {"kind": "text", **TYPES})
     label = next(iter(where))
-    assert (caught.value.code, caught.value.field) == ("bad_filter", f"where.{label}")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", f"where.{label}")
     assert label in caught.value.message
 
 
@@ -210,7 +210,7 @@ def test_a_stated_type_is_checked_and_kept(tmp_path):
     assert collection.stated_types() == {"year": "text"}
     with pytest.raises(UserError, match=r"'year'.*'1990\.5'.*date") as caught:
         build(tmp_path / "other", images(["1990.5"] * 7), label_types={"year": "date"})
-    assert (caught.value.code, caught.value.field) == ("bad_label", "label_types.year")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "label_types.year")
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
@@ -265,7 +265,7 @@ def test_what_is_added_later_must_fit_the_type(tmp_path):
     for label, value in bad:
         with pytest.raises(UserError, match=f"'{label}' is a {types[label]}") as caught:
             collection.stored_labels({label: value}, "items.3")
-        assert (caught.value.code, caught.value.field) == ("bad_label", f"items.3.labels.{label}")
+        assert (caught.value.code, caught.value.field) == ("invalid_value", f"items.3.labels.{label}")
 
 
 def test_a_value_that_does_not_fit_is_in_no_range(tmp_path):

@@ -36,7 +36,7 @@ def test_vectors_that_do_not_differ_lie_at_the_origin(shape):
 def test_what_is_no_matrix_of_numbers_is_refused(vectors):
     with pytest.raises(UserError) as caught:
         project_pca(np.asarray(vectors))
-    assert caught.value.code == "bad_vectors"
+    assert caught.value.code == "invalid_value"
 
 
 @pytest.mark.parametrize("rows", [5, 9, 400])  # fewer than a block, as many as the columns, several blocks

@@ -33,7 +33,7 @@ def test_a_sum_without_a_direction_is_refused():
     ):
         with pytest.raises(UserError) as caught:
             combine_vectors(parts, weights, 3)
-        assert (caught.value.code, caught.value.field) == ("zero_query", "weights")
+        assert (caught.value.code, caught.value.field) == ("invalid_value", "weights")
     assert combine_vectors({"text": X, "item": Y}, {"text": 1e-4, "item": 0.0}, 3).tolist() == pytest.approx(X)
 
 
@@ -41,4 +41,4 @@ def test_a_sum_without_a_direction_is_refused():
 def test_a_part_that_is_no_vector_is_named(vector):
     with pytest.raises(UserError) as caught:
         combine_vectors({"text": X, "vector": vector}, {}, 3)
-    assert (caught.value.code, caught.value.field) == ("bad_vector", "vector")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "vector")

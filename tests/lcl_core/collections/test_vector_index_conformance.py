@@ -183,7 +183,7 @@ def test_qdrant_needs_a_server(tmp_path):
     pytest.importorskip("qdrant_client", reason="the extra of index qdrant is not installed")
     with pytest.raises(UserError, match="LCL_QDRANT_URL") as caught:
         check_index("qdrant", IndexLocation(settings=Settings(home=tmp_path)))
-    assert (caught.value.code, caught.value.field) == ("qdrant_unavailable", "index")
+    assert (caught.value.code, caught.value.field) == ("qdrant_failed", "index")
 
 
 @pytest.mark.parametrize("url", ["qdrant:6333", "file:///srv/qdrant", "http://key@host:6333"])

@@ -169,7 +169,7 @@ def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(monkeypat
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=cause) as caught:
         pick_device()
-    assert caught.value.code == "no_cuda"
+    assert caught.value.code == "invalid_value"
     for way_out in ("TORCH_INDEX", "--resource cpu", "LCL_WORKER_OFFERS=cpu"):
         assert way_out in caught.value.message
 

@@ -62,9 +62,9 @@ def test_every_end_has_its_exit_status(run_dir, error, code):
 
 
 def test_a_user_error_keeps_its_facts(run_dir):
-    error = UserError("not JSON", code="bad_line", field="data", file="docs.jsonl", line=3)
+    error = UserError("not JSON", code="bad_document", field="data", file="docs.jsonl", line=3)
     run_main(failing(error), [str(run_dir.path)])
-    expected = {"code": "bad_line", "field": "data", "file": "docs.jsonl", "line": 3}
+    expected = {"code": "bad_document", "field": "data", "file": "docs.jsonl", "line": 3}
     assert json.loads(run_dir.error_file.read_text()) == {**expected, "message": "docs.jsonl:3: not JSON"}
 
 
@@ -108,7 +108,7 @@ def test_an_input_that_is_gone_before_the_process_begins_is_named(run_dir, tmp_p
     folder.mkdir(parents=True)
     run_dir.prepare({"run_id": "run_1", "cache": str(folder.parent), "datasets": {"sample": f"{folder}/one"}})
     assert run_main(lambda _: {}, [str(run_dir.path)]) == ExitCode.USER_ERROR
-    assert json.loads(run_dir.error_file.read_text())["code"] == "input_evicted"
+    assert json.loads(run_dir.error_file.read_text())["code"] == "file_missing"
 
 
 def test_truncating_metrics_drops_later_and_torn_lines(run_dir):

@@ -92,7 +92,7 @@ def test_a_full_local_disk_is_no_error_of_the_store(tmp_path):
 def test_a_short_answer_is_not_taken_for_the_document(tmp_path):
     with pytest.raises(UserError) as caught:
         RemoteShardStorage(behind(Flaky(0, ValueError())), range_cache(tmp_path, 1000)).read_range("a", 98, 5, "0" * 64)
-    assert caught.value.code == "shard_damaged"
+    assert caught.value.code == "corpus_unreadable"
 
 
 @pytest.mark.parametrize(

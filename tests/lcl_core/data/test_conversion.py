@@ -100,7 +100,7 @@ def test_where_tags_leave_nothing_that_is_said(corpus, run_dir):
     ask(run_dir, {"dataset": "mine"}, {"only": ["interleaved.jsonl:9"], "without": []}, mine=str(corpus.path))
     with pytest.raises(UserError, match="left out by tags: 3") as caught:
         convert_run(run_dir)
-    assert caught.value.code == "nothing_converted"
+    assert caught.value.code == "no_data"
 
 
 def test_an_attempt_starts_from_the_beginning(corpus, run_dir):
@@ -111,9 +111,9 @@ def test_an_attempt_starts_from_the_beginning(corpus, run_dir):
 @pytest.mark.parametrize(
     ("spec", "code", "field"),
     [
-        ({"dataset": "absent"}, "unknown_dataset", "dataset"),
-        ({"path": "/absent"}, "corpus_missing", "path"),
-        ({"path": "HERE", "format": "cuneiform"}, "unknown_format", "format"),
+        ({"dataset": "absent"}, "not_found", "dataset"),
+        ({"path": "/absent"}, "not_found", "path"),
+        ({"path": "HERE", "format": "cuneiform"}, "invalid_value", "format"),
         ({"path": "HERE", "format": "native", "options": {"sides": 3}}, "bad_option", "options.sides"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit, run_dir):
     ask(run_dir, {"path": str(corpus.path)})
     with pytest.raises(UserError, match="file_missing: 1") as caught:
         convert_run(run_dir)
-    assert caught.value.code == "nothing_converted"
+    assert caught.value.code == "no_data"
 
 
 def test_a_stop_request_leaves_nothing(corpus, run_dir):

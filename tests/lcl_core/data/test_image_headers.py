@@ -136,17 +136,17 @@ def test_an_animation_that_fills_its_canvas_when_opened_is_refused_first():
     """Pillow fills width x height x 4 bytes for a disposed frame before it looks at the size."""
     frame = struct.pack(">IIIIIHHBB", 0, 30_000, 30_000, 0, 0, 1, 1, 1, 0)
     data = b"\x89PNG\r\n\x1a\n" + png_header(30_000, 30_000) + chunk(b"acTL", struct.pack(">II", 2, 0))
-    refused(data + chunk(b"fcTL", frame) + chunk(b"IDAT", zlib.compress(b"")), "image_too_large")
+    refused(data + chunk(b"fcTL", frame) + chunk(b"IDAT", zlib.compress(b"")), "too_large")
 
 
 def test_a_gif_whose_frame_reaches_beyond_its_screen_is_as_large_as_the_frame():
     screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"\x21\xf9\x04\x08\0\0\0\0"
-    refused(screen + b"\x2c" + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\0;", "image_too_large")
+    refused(screen + b"\x2c" + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\0;", "too_large")
 
 
 def test_of_two_png_headers_the_larger_one_counts():
     data = b"\x89PNG\r\n\x1a\n" + png_header(8, 8) + png_header(60_000, 60_000) + chunk(b"IDAT", zlib.compress(b""))
-    refused(data, "image_too_large")
+    refused(data, "too_large")
 
 
 def test_a_jpeg_of_many_scans_is_refused():

@@ -77,7 +77,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(line, message):
     assert [rows[0], rows[2]] == [{"n": 0}, {"n": 1}]
     with pytest.raises(UserError, match=message) as caught:
         rows[1]
-    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "x.jsonl", 3)
+    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_document", "x.jsonl", 3)
 
 
 def test_a_huge_line_is_refused_unparsed(monkeypatch):

@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_written_is_named(database, ended, local_artifact
     (other.home / "cache").touch()
     with database.reading() as session, pytest.raises(UserError) as caught:
         other.folder(session, path)
-    assert caught.value.code == "cache_unwritable"
+    assert caught.value.code == "home_unusable"
 
 
 def test_without_a_store_nothing_is_enqueued(database, tmp_path, queue, claim):

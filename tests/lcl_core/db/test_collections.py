@@ -127,12 +127,12 @@ def test_a_name_that_is_there_is_not_replaced_in_silence(made):
 
 def test_what_does_not_belong_is_refused(made):
     assert code_of(add, made, picture("c.png"), encoder_hash="f" * 64) == "encoder_mismatch"
-    assert code_of(remove, made, "never.png") == "item_not_found"
+    assert code_of(remove, made, "never.png") == "not_found"
     remove(made, "a.png")
-    assert code_of(remove, made, "a.png") == "item_not_found"
+    assert code_of(remove, made, "a.png") == "not_found"
     with made.session() as session:
         absent = CollectionRef("col_absent", "x", OPENED.holds)
-        assert code_of(db_collections.remove_item, session, absent, identity("a.png")) == "unknown_collection"
+        assert code_of(db_collections.remove_item, session, absent, identity("a.png")) == "not_found"
     assert row_of(made).changes == 1
 
 

@@ -35,7 +35,7 @@ def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database, r
         assert datasets.get_dataset(session, "mine").content_hash == "b" * 64
         with pytest.raises(UserError) as caught:
             datasets.list_versions(session, "absent")
-    assert caught.value.code == "unknown_dataset"
+    assert caught.value.code == "not_found"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(database, r
             return
         with pytest.raises(UserError, match=f"dataset 'mine' has {lacks}") as caught:
             datasets.check_views(session, spec)
-    assert (caught.value.code, caught.value.field) == ("empty_source", field)
+    assert (caught.value.code, caught.value.field) == ("no_data", field)
 
 
 def test_a_folder_that_the_same_contents_replace_becomes_garbage(database, queue, claim, tmp_path):
@@ -121,7 +121,7 @@ def test_a_path_is_read_inside_the_roots_alone(database, root, kind):
             assert caught.value.code == code
         with pytest.raises(UserError) as caught:
             registry.resolve_inputs(session, parse_spec(kind, {"path": str(root / "absent"), **more}), root, [root])
-        assert caught.value.code == "missing_files"
+        assert caught.value.code == "file_missing"
 
 
 def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(database, queue, claim, tmp_path):

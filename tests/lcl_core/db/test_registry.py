@@ -44,7 +44,7 @@ def test_a_dataset_is_registered_once_and_found_by_name(database, root, code_of)
     with database.session() as session:
         assert Path(datasets.get_dataset(session, "corpus").path) == (root / "corpus").resolve()
         assert code_of(datasets.register_dataset, session, "corpus", root / "corpus", [root], "ada") == "conflict"
-        assert code_of(datasets.get_dataset, session, "corpse") == "unknown_dataset"
+        assert code_of(datasets.get_dataset, session, "corpse") == "not_found"
         assert [dataset.name for dataset in datasets.list_datasets(session)] == ["corpus"]
 
 
@@ -77,13 +77,13 @@ def test_of_encoders_with_one_name_the_newest_answers(database, tmp_path):
 def test_inputs_become_paths(database, root, tmp_path, code_of):
     spec = parse_spec("evaluate", {"encoder": "mine", "dataset": "corpus"})
     with database.session() as session:
-        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_dataset"
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "not_found"
         datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
-        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_encoder"
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "not_found"
         facts = {"path": "encoders/enc_1", "hash": "0", "identity": "0", "owner": "local", "info": {}}
         session.add(EncoderRow(id="enc_1", name="mine", created_at=now(session), **facts))
         session.flush()
-        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "missing_files"
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "file_missing"
         folder = tmp_path / "encoders" / "enc_1"
         folder.mkdir(parents=True)
         inputs = registry.resolve_inputs(session, spec, tmp_path, [root])
@@ -117,7 +117,7 @@ def test_what_comes_with_the_product_is_read_in_the_own_installation(database, t
         session.flush()
         with pytest.raises(UserError) as caught:
             registry.resolve_inputs(session, spec, tmp_path)
-        assert (caught.value.code, str(caught.value.file)) == ("missing_files", row.path)
+        assert (caught.value.code, str(caught.value.file)) == ("file_missing", row.path)
 
 
 def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(database, root, tmp_path, code_of):

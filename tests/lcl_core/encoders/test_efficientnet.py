@@ -58,5 +58,5 @@ def test_a_pickle_that_is_more_than_tensors_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "import_optional", lambda *_: fake)
     with pytest.raises(UserError, match="cannot read weights") as caught:
         import_efficientnet("efficientnet-lite0", tmp_path / "target")
-    assert caught.value.code == "unreadable"
+    assert caught.value.code == "encoder_unreadable"
     assert not (tmp_path / "target").exists()

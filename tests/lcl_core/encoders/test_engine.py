@@ -99,7 +99,7 @@ def test_sampling_follows_its_seed(session, drawings):
 def test_impossible_decodings_name_their_field(session, drawings, decoding, field):
     with pytest.raises(UserError) as caught:
         session.caption(drawings[:1], **decoding)
-    assert (caught.value.code, caught.value.field) == ("bad_decoding", field)
+    assert (caught.value.code, caught.value.field) == ("invalid_value", field)
 
 
 def test_health_runs_the_model(encoder):
@@ -109,7 +109,7 @@ def test_health_runs_the_model(encoder):
         next(session.encoder.model.visual.parameters()).fill_(float("nan"))
     with pytest.raises(UserError) as caught:
         session.health()
-    assert caught.value.code == "encoder_unhealthy"
+    assert caught.value.code == "encoder_unreadable"
 
 
 def test_an_encoder_with_damaged_weights_is_found_at_loading(encoder, tmp_path):
@@ -117,7 +117,7 @@ def test_an_encoder_with_damaged_weights_is_found_at_loading(encoder, tmp_path):
     weights = load_file(damaged / "model.safetensors")
     spoilt = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
     save_file(spoilt, damaged / "model.safetensors", metadata={"format": "pt"})
-    refused(damaged, "encoder_unhealthy")
+    refused(damaged, "encoder_unreadable")
 
 
 def test_weights_that_do_not_fill_the_model_are_refused(encoder, tmp_path):
@@ -152,7 +152,7 @@ def test_an_unknown_device_is_refused(encoder):
     for device in ("quantum", "cuda:99"):
         with pytest.raises(UserError) as caught:
             EncoderEngine(encoder, device=device)
-        assert caught.value.code == "bad_device"
+        assert caught.value.code == "invalid_value"
 
 
 def test_convolutions_in_fp32_are_not_rounded_on_a_gpu(encoder, monkeypatch):

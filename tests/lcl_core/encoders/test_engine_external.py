@@ -57,10 +57,10 @@ def test_what_it_cannot_do_is_refused(sight, drawings):
     assert caught.value.code == "no_text_encoder"
     with pytest.raises(UserError) as caught:
         session.caption(drawings[:1])
-    assert caught.value.code == "no_captions"
+    assert caught.value.code == "unsupported"
     with pytest.raises(UserError) as caught:
         session.continue_document(["a"])
-    assert caught.value.code == "no_captions"
+    assert caught.value.code == "unsupported"
     with pytest.raises(UserError) as caught:
         session.attention_maps(session.preprocess(drawings[:1]))
-    assert caught.value.code == "no_attention"
+    assert caught.value.code == "unsupported"

@@ -64,7 +64,7 @@ def test_a_file_without_weights_is_refused(exported, stored, words):
     torch.save(stored, path)
     with pytest.raises(UserError, match=f"cannot read weights: .*{words}") as refused:
         load_official(exported / "config.json", path)
-    assert (refused.value.code, refused.value.file) == ("unreadable", str(path))
+    assert (refused.value.code, refused.value.file) == ("encoder_unreadable", str(path))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_number_that_no_encoder_has_is_refused(exported, part, name, value, wo
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"not a model JSON of the authors' form: .*{words}") as refused:
         load_official(path, exported / "weights.safetensors")
-    assert (refused.value.code, refused.value.file) == ("bad_model_json", str(path))
+    assert (refused.value.code, refused.value.file) == ("encoder_unreadable", str(path))
 
 
 def test_bad_files_are_named(small_model, exported):
@@ -114,5 +114,5 @@ def test_special_tokens_in_another_order_than_the_tokenizers_are_refused(tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(official))
     with pytest.raises(UserError, match="<end_of_text> is") as caught:
         import_original(tmp_path / "config.json", tmp_path / "weights.safetensors", tmp_path / "other")
-    assert caught.value.code == "bad_model_json"
+    assert caught.value.code == "encoder_unreadable"
     assert not (tmp_path / "other").exists()

@@ -86,7 +86,7 @@ def test_a_name_and_a_file_become_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "code"), [("no_such_network", "unknown_model"), ("test_vit2", "weights_mismatch")]
+    ("model", "code"), [("no_such_network", "invalid_value"), ("test_vit2", "encoder_unreadable")]
 )  # fmt: skip
 def test_a_name_that_does_not_fit_is_refused(tmp_path, model, code):
     saved = save_timm(tmp_path / "one", "test_vit")

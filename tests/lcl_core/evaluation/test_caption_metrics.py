@@ -142,7 +142,7 @@ def test_scores_of_a_corpus():
 def test_references_are_needed(references):
     with pytest.raises(UserError, match="no reference captions") as caught:
         score_captions(HYPOTHESES, references)
-    assert caught.value.code == "no_references"
+    assert caught.value.code == "no_data"
 
 
 @pytest.mark.extended

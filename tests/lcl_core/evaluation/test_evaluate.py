@@ -126,16 +126,16 @@ def test_excluded_labels_are_neither_learnt_nor_asked(new_run):
 @pytest.mark.parametrize(
     ("fields", "code", "field", "words"),
     [
-        ({"exclude": {"colour": ["red", "green", "blue", "grey"]}}, "nothing_to_score", "exclude", "excluded"),
-        ({"splits": ["test", "tset"]}, "empty_split", "splits.1", "splits: test, train"),
-        ({"source": "emoji"}, "empty_split", "splits.0", "source 'emoji'"),
-        ({"splits": ["train"]}, "train_split_tested", "splits.0", "learns from"),
-        ({"encoder": "huge"}, "unknown_encoder", "encoder", "not registered"),
-        ({"dataset": "photos"}, "unknown_dataset", "dataset", "not registered"),
-        ({"classification": {"labels": ["shape"]}}, "label_unknown", "classification.labels.0", "labels: colour"),
+        ({"exclude": {"colour": ["red", "green", "blue", "grey"]}}, "no_data", "exclude", "excluded"),
+        ({"splits": ["test", "tset"]}, "no_data", "splits.1", "splits: test, train"),
+        ({"source": "emoji"}, "no_data", "splits.0", "source 'emoji'"),
+        ({"splits": ["train"]}, "invalid_value", "splits.0", "learns from"),
+        ({"encoder": "huge"}, "not_found", "encoder", "not registered"),
+        ({"dataset": "photos"}, "not_found", "dataset", "not registered"),
+        ({"classification": {"labels": ["shape"]}}, "invalid_value", "classification.labels.0", "labels: colour"),
         (
             {"classification": {"train_split": "nowhere", "labels": ["colour"]}},
-            "empty_split", "classification.train_split", "nowhere",
+            "no_data", "classification.train_split", "nowhere",
         ),
     ],
 )  # fmt: skip
@@ -172,7 +172,7 @@ def test_an_encoder_that_gives_nan_is_refused(new_run, monkeypatch):
     monkeypatch.setattr(EvaluatedEncoder, "embed_images", spoiled)
     with pytest.raises(UserError, match="diverged") as caught:
         evaluate(new_run())
-    assert caught.value.code == "encoder_not_finite"
+    assert caught.value.code == "encoder_unreadable"
 
 
 def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(new_run, monkeypatch):

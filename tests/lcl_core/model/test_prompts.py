@@ -89,7 +89,7 @@ def test_too_long_a_document_is_refused_with_the_way_out(config, processor):
     check_context_length(config, fits, "document")
     with pytest.raises(UserError, match=r"longer than the 119 tokens.*leave out the oldest") as caught:
         check_context_length(config, document_prompt_ids(config, processor, [None] * 5000), "document")
-    assert (caught.value.code, caught.value.field) == ("document_too_long", "document")
+    assert (caught.value.code, caught.value.field) == ("too_large", "document")
     with pytest.raises(UserError) as caught:
         caption_prompt_ids(config, processor, context="fox " * 200)
-    assert (caught.value.code, caught.value.field) == ("prompt_too_long", "context")
+    assert (caught.value.code, caught.value.field) == ("too_large", "context")

@@ -164,7 +164,7 @@ def test_sizes_that_do_not_fit_are_named(changes, words):
 @pytest.mark.parametrize(
     ("changes", "field", "code", "words"),
     [
-        ({"vision": "timm:resnet81"}, "model.vision", "unknown_model", "did you mean resnet18"),
+        ({"vision": "timm:resnet81"}, "model.vision", "invalid_value", "did you mean resnet18"),
         ({"patch_size": 1, "image_size": 16}, "model.patch_size", "bad_spec", "2, 4, 8, 16, 32 pixels"),
         ({"vision_width": 64}, "model.vision_width", "bad_spec", "set vision_width to 128"),
     ],

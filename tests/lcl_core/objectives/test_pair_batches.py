@@ -48,4 +48,4 @@ def test_long_texts_are_cut_as_the_evaluation_cuts_them(small_config, pixels):
 def test_documents_are_refused(documents, pixels, small_config):
     with pytest.raises(UserError, match="one image and one text") as caught:
         pack_pairs(documents, pixels, small_config, captions=False)
-    assert (caught.value.code, caught.value.field) == ("not_a_pair", "objective.name")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "objective.name")

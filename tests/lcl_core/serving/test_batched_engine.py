@@ -123,7 +123,7 @@ def test_a_document_goes_on(shared, alone, drawings):
     assert (caught.value.code, caught.value.field) == ("image_unreadable", "document.1")
     with pytest.raises(UserError) as caught:
         shared.submit_continuation(drawings * 2, GenerationConfig())
-    assert caught.value.code == "document_too_long"
+    assert caught.value.code == "too_large"
 
 
 def test_attention_is_asked_for(shared, alone, drawings):
@@ -145,7 +145,7 @@ def test_an_image_that_cannot_be_prepared_fails_alone(shared, alone, drawings):
 def test_a_prompt_without_room_fails_alone(shared, drawings):
     with pytest.raises(UserError) as caught:
         shared.submit_captions(drawings[:1], GenerationConfig(prompt="so many words " * 50))
-    assert caught.value.code == "prompt_too_long"
+    assert caught.value.code == "too_large"
     assert len(wait_all(shared.submit_captions(drawings[:1], GenerationConfig(max_new_tokens=3)))) == 1
 
 
@@ -162,7 +162,7 @@ def test_a_text_that_takes_too_much_memory_is_refused(alone, drawings, options, 
     session = BatchedEngine(alone, generation_bytes=needed - 1)
     with pytest.raises(UserError, match=f"{needed:,} bytes") as caught:
         session.submit_captions(drawings[:1], options)
-    assert (caught.value.code, caught.value.field) == ("generation_too_large", field)
+    assert (caught.value.code, caught.value.field) == ("too_large", field)
     session.close()
 
 
@@ -170,7 +170,7 @@ def test_a_document_that_takes_too_much_memory_is_refused(alone):
     session = BatchedEngine(alone, generation_bytes=1)
     with pytest.raises(UserError) as caught:
         session.submit_continuation(["an ant"], GenerationConfig())
-    assert (caught.value.code, caught.value.field) == ("generation_too_large", "document")
+    assert (caught.value.code, caught.value.field) == ("too_large", "document")
     session.close()
 
 

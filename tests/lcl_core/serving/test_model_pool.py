@@ -76,7 +76,7 @@ def test_without_eviction_only_free_room_is_used(pool, loader, encoders):
     pool.get(second, evict=False)
     with pytest.raises(UserError) as refused:
         pool.get(third, evict=False)
-    assert refused.value.code == "pool_full"
+    assert refused.value.code == "busy"
     assert pool.loaded == [first.resolve(), second.resolve()]
     pool.get(third)
     assert pool.loaded == [second.resolve(), third.resolve()], "who may evict others need not wait"
@@ -121,7 +121,7 @@ def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(loa
     pool.max_bytes = size - 1
     with pytest.raises(UserError, match=f"takes {size:,} .* may take {size - 1:,}; LCL_ENCODER_MEMORY_BYTES") as caught:
         pool.get(encoders[1])
-    assert (caught.value.code, caught.value.file) == ("encoder_too_large", str(encoders[1].resolve()))
+    assert (caught.value.code, caught.value.file) == ("too_large", str(encoders[1].resolve()))
     assert pool.loaded == loader.loads == [encoders[0].resolve()]
     pool.close()
 
@@ -146,7 +146,7 @@ def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(encoder, mon
 
     def fail(directory, registered):
         attempts.append(directory)
-        raise UserError("its weights are damaged", code="encoder_unhealthy", file=directory)
+        raise UserError("its weights are damaged", code="encoder_unreadable", file=directory)
 
     pool = ModelPool(device="cpu", load=fail)
     caught = []
@@ -155,7 +155,7 @@ def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(encoder, mon
             pool.get(encoder)
         caught.append(failure.value)
     assert len(attempts) == 1
-    assert {(each.code, each.file) for each in caught} == {("encoder_unhealthy", str(encoder.resolve()))}
+    assert {(each.code, each.file) for each in caught} == {("encoder_unreadable", str(encoder.resolve()))}
     monkeypatch.setattr(model_pool, "FAILURE_SECONDS", 0.0)
     for _ in range(2):
         with pytest.raises(UserError):
@@ -197,7 +197,7 @@ def test_a_closed_pool_stops_its_encoders(pool, encoder):
         session.embed_texts(["ant"])
     with pytest.raises(UserError) as caught:
         pool.get(encoder)
-    assert caught.value.code == "pool_closed"
+    assert caught.value.code == "busy"
 
 
 def test_no_torch_before_the_first_encoder():

@@ -198,7 +198,7 @@ def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(study_of, m
     monkeypatch.setattr("lcl_core.studies.trials.StudyRow", made)
     with pytest.raises(UserError, match="12 pre-trainings, more than max_cells 11") as caught:
         study_rows(fits.model_copy(update={"max_cells": 11}))
-    assert (caught.value.code, caught.value.field) == ("too_many_cells", "max_cells")
+    assert (caught.value.code, caught.value.field) == ("too_large", "max_cells")
 
 
 @pytest.mark.parametrize(

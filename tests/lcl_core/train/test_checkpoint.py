@@ -135,7 +135,7 @@ def test_one_that_does_not_fit_is_refused(saver, changed, words):
     saver.save(1, groups(1), {})
     with pytest.raises(UserError, match=words) as caught:
         saver.load_newest({"model": changed})
-    assert caught.value.code == "checkpoint_mismatch"
+    assert caught.value.code == "conflict"
     assert "step_00000001" in caught.value.message
 
 

@@ -65,7 +65,7 @@ def test_a_run_does_not_compute_on_the_cpu_with_a_gpu_leased(tmp_path, sample_zi
     run_dir = prepared(tmp_path, sample_zip, **{**ENDLESS, "engine": {"processes": 1}})
     with started(run_dir, supervised=True) as process:
         assert process.wait(timeout=180) == ExitCode.USER_ERROR, run_dir.log_file.read_text()
-    assert json.loads(run_dir.error_file.read_text())["code"] == "no_cuda"
+    assert json.loads(run_dir.error_file.read_text())["code"] == "invalid_value"
     assert logged_steps(run_dir) == 0
 
 

@@ -210,9 +210,9 @@ def test_several_ranks_measure_what_one_does(tmp_path, sample_zip, strategy):
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"split": "absent"}, "empty_source", "monitor.split"),
-        ({"dataset": "other"}, "unknown_dataset", "monitor.dataset"),
-        ({"label": "absent", "choose": "held_out.knn_accuracy"}, "nothing_to_score", "monitor.choose"),
+        ({"split": "absent"}, "no_data", "monitor.split"),
+        ({"dataset": "other"}, "not_found", "monitor.dataset"),
+        ({"label": "absent", "choose": "held_out.knn_accuracy"}, "no_data", "monitor.choose"),
     ],
 )
 def test_what_cannot_be_measured_names_its_field(tmp_path, sample_zip, fields, code, field):

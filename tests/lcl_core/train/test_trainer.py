@@ -136,4 +136,4 @@ def test_a_shared_tokenizer_is_the_runs_own_until_it_ends(tmp_path, sample_zip):
     run_dir.tokenizer_file.unlink()
     with pytest.raises(UserError, match="put the run's own") as caught:
         trainer(run_dir).run()
-    assert caught.value.code == "checkpoint_mismatch"
+    assert caught.value.code == "conflict"

@@ -177,7 +177,7 @@ def test_its_own_checkpoint_comes_first(tmp_path, sample_zip, clip_encoder, monk
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (lambda run, encoder: run.prepare({**run.read_run(), "encoders": {}}), "unknown_encoder"),
+        (lambda run, encoder: run.prepare({**run.read_run(), "encoders": {}}), "not_found"),
         (lambda run, encoder: (encoder / "config.json").write_text("{}"), "encoder_changed"),
         (lambda run, encoder: run.prepare({**run.read_run(), "encoder_files": {}}), "init_mismatch"),
         (lambda run, encoder: (encoder / "model.safetensors").unlink(), "encoder_unreadable"),

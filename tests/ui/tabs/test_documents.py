@@ -302,7 +302,7 @@ def test_a_dataset_that_the_menu_does_not_offer_is_not_written_into_it(
     service: Any, away: Exception, is_away: bool
 ) -> None:
     """Gradio would refuse each event of the tab from then on, that of “Try again” too."""
-    gone = ApiError(404, "unknown_dataset", "there is no dataset 'x'")
+    gone = ApiError(404, "not_found", "there is no dataset 'x'")
     client = service(datasets=away if is_away else [{"name": "d"}], dataset_tags=away if is_away else gone)
     menu, *_, problem = DocumentsTab(client).open_address(request(dataset="x"), *query(None, "interleaved"), 0)
     assert menu == gr.skip()

@@ -156,7 +156,7 @@ def test_a_first_visit_draws_one_map_and_a_later_one_keeps_it(tab: EmbedTab) -> 
 
 
 def test_an_address_of_no_collection_says_so_and_chooses_none(service: Any, away: Exception) -> None:
-    tab = EmbedTab(service(collection=ApiError(404, "unknown_collection", "there is no collection 'x'")))
+    tab = EmbedTab(service(collection=ApiError(404, "not_found", "there is no collection 'x'")))
     chosen, *_, drawn, _ = tab.open_address(request_of(tab="embed", collection="x"))
     assert ("There is no collection" in drawn, chosen) == (True, None), "the next opening draws the map of another one"
     tab.client.answers["collection"] = away

@@ -109,7 +109,7 @@ def test_one_image_that_cannot_be_captioned_is_left_out_alone(
     drawn = InferenceTab(service(**answers | {"caption": caption})).run("enc_1", "caption", files, "", "", "{}")[1]
     assert "fine" in drawn
     assert "<b>cat/2.png</b> the image cannot be decoded" in drawn
-    refusals = iter([ApiError(422, "too_many_pixels", "the images have too many pixels together", "images")])
+    refusals = iter([ApiError(422, "too_many_items", "the images have too many pixels together", "images")])
     client = service(**answers | {"caption": caption})
     drawn = InferenceTab(client).run("enc_1", "caption", files, "", "", "{}")[1]
     assert (drawn.count("?q=fine"), len(client.arguments_of("caption"))) == (2, 3), "one by one after the refusal"

@@ -120,7 +120,7 @@ def test_a_wrong_spec_is_not_asked_about(service: Any) -> None:
 def test_what_the_service_refuses_is_said_in_its_words(service: Any, away: Exception) -> None:
     from api.client import ApiError
 
-    refused = ApiError(422, "unknown_dataset", "there is no dataset '<x>'", "data.sources.0.dataset")
+    refused = ApiError(422, "not_found", "there is no dataset '<x>'", "data.sources.0.dataset")
     assert "No estimate: there is no dataset &#x27;&lt;x&gt;" in SpecForm(
         service(estimate=refused), "pretrain"
     ).estimate("{}")

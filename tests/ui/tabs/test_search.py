@@ -343,7 +343,7 @@ def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
 
 def test_an_address_has_all_of_a_search(service: Any) -> None:
     client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    client.answers["item_image"] = ApiError(404, "item_not_found", "gone")
+    client.answers["item_image"] = ApiError(404, "not_found", "gone")
     tab = SearchTab(client)
     asked = {"mode": "both", "q": "red", "like": "i1", "words": "-25", "where": '{"hue": ["red"]}', "k": "12"}
     opened = tab.open_address("upload.png", None, Request(**asked, collection="drawings"))
@@ -391,7 +391,7 @@ def test_an_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
     assert 'data-pick="text:col_1:words"' in drawn
     assert "label:col_1:[&quot;hue&quot;, &quot;red&quot;]" in drawn
     assert "label:col_1:[&quot;name" not in drawn, "too many values to choose by"
-    gone = service(item=ApiError(404, "item_not_found", "the collection holds no item 'i1'"))
+    gone = service(item=ApiError(404, "not_found", "the collection holds no item 'i1'"))
     assert "holds no item" in SearchTab(gone).runner.details("col_1", "i1")
 
 

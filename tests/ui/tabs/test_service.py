@@ -142,7 +142,7 @@ def test_a_new_key_is_shown_once_and_a_date_is_a_time(client: Any) -> None:
     assert owner == ""
     assert client.calls[-1][1] == ("ada", "viewer", "2030-01-31T00:00:00Z")
     assert not any("lcl_2.secret" in part for part in tab.refresh(PageSelection(AUDIT_PAGE)))
-    client.answers["create_key"] = ApiError(422, "bad_request", "owner: must not be empty", "owner")
+    client.answers["create_key"] = ApiError(422, "invalid_value", "owner: must not be empty", "owner")
     told, owner = tab.create_key("", "viewer", "")
     assert "must not be empty" in told
     assert owner == gr.skip()

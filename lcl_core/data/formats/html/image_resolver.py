@@ -128,8 +128,7 @@ def _decode_data_url(reference: str) -> ImageTarget | RejectedImage:
 _VECTOR_SUFFIXES = ("svg", "svgz", "pdf", "eps", "ps", "wmf", "emf")
 _REASONS = {
     "bad_path": "image outside the folder",
-    "file_too_large": "image too large",
-    "image_too_large": "image too large",
+    "too_large": "image too large",
 }
 
 

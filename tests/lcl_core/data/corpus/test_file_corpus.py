@@ -33,7 +33,7 @@ def test_one_bad_line_spoils_no_other_pair(kit):
     for read in (lambda: pairs[1], lambda: corpus.pairs("val")):
         with pytest.raises(UserError) as caught:
             read()
-        assert (caught.value.code, caught.value.line) == ("bad_line", 2)
+        assert (caught.value.code, caught.value.line) == ("bad_document", 2)
 
 
 def test_a_image_whose_name_is_no_text_has_its_place_in_the_hash(kit):
@@ -105,7 +105,7 @@ def test_a_malformed_document_is_named_when_it_is_read(kit, row, field):
     assert corpus.documents[0] == corpus.documents[2] == good
     with pytest.raises(UserError, match=field) as caught:
         corpus.documents[1]
-    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "interleaved.jsonl", 2)
+    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_document", "interleaved.jsonl", 2)
 
 
 @pytest.mark.parametrize(("row", "field"), BAD_PAIRS)
@@ -113,7 +113,7 @@ def test_a_malformed_pair_is_named(kit, row, field):
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x"), row])
     with pytest.raises(UserError, match=field) as caught:
         corpus.pairs("train")
-    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "pairs.jsonl", 2)
+    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_document", "pairs.jsonl", 2)
 
 
 def test_a_folder_without_the_files_says_what_is_missing(kit):

@@ -63,7 +63,7 @@ def test_missing_and_too_large(store):
     assert store.read("images/deep/b.png", 5000) == bytes(5000)
     with pytest.raises(UserError) as large:
         store.read("images/deep/b.png", 4999)
-    assert (large.value.code, large.value.file) == ("file_too_large", "images/deep/b.png")
+    assert (large.value.code, large.value.file) == ("too_large", "images/deep/b.png")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_pipe_or_a_folder_is_no_file(folder):
 def test_what_is_no_corpus(tmp_path):
     with pytest.raises(UserError) as missing:
         open_store(tmp_path / "none")
-    assert missing.value.code == "corpus_missing"
+    assert missing.value.code == "not_found"
     (tmp_path / "text.zip").write_bytes(b"hello")
     (tmp_path / "cut.zip").write_bytes(zipped(tmp_path).read_bytes()[:-30])
     for name in ("text.zip", "cut.zip"):
@@ -124,7 +124,7 @@ def test_what_is_no_corpus(tmp_path):
 def test_a_name_that_no_place_can_have(name):
     with pytest.raises(UserError) as caught:
         open_store(name)
-    assert caught.value.code == "corpus_missing"
+    assert caught.value.code == "not_found"
 
 
 UNHAVABLE = {

@@ -18,9 +18,9 @@ def test_every_format_is_a_reader_of_its_name(name):
 def test_what_is_missing_or_unknown_is_said(make):
     folder = make.file("notes.xyz", "text").parent
     for arguments, code, field in (
-        ({"path": folder / "none"}, "corpus_missing", None),
-        ({"path": folder, "format": "mmc5"}, "unknown_format", "format"),
-        ({"path": folder / "notes.xyz"}, "unknown_format", None),
+        ({"path": folder / "none"}, "not_found", None),
+        ({"path": folder, "format": "mmc5"}, "invalid_value", "format"),
+        ({"path": folder / "notes.xyz"}, "invalid_value", None),
     ):
         with pytest.raises(UserError) as caught:
             open_reader(**arguments)
@@ -42,7 +42,7 @@ def test_a_name_that_no_place_can_have(name):
     for call in (open_reader, open_corpus):
         with pytest.raises(UserError) as caught:
             call(name)
-        assert caught.value.code == "corpus_missing"
+        assert caught.value.code == "not_found"
 
 
 @pytest.mark.parametrize(

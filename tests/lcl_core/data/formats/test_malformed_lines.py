@@ -236,7 +236,7 @@ def make_giant(make):
         (make_loop, "file_unreadable"),
         (make_pipe, "file_missing"),
         (make_folder, "file_missing"),
-        (make_giant, "file_too_large"),
+        (make_giant, "too_large"),
     ],
 )
 @pytest.mark.parametrize("format", ["mmc4", "native"])

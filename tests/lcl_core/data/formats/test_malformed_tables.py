@@ -190,4 +190,4 @@ def test_embedded_bytes_are_bounded(make, walk, monkeypatch):
     (record,), _ = walk(open_reader(make.root, format="obelics"))
     with pytest.raises(UserError) as caught:
         record.images[0].load()
-    assert caught.value.code == "file_too_large"
+    assert caught.value.code == "too_large"

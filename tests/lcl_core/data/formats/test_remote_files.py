@@ -202,7 +202,7 @@ def test_errors_name_the_field_and_the_way_out(tmp_path):
         ConvertSpec(path=url, format="coco", name="made")
     with pytest.raises(UserError, match="check the URL and the format") as caught:
         open_remote_files(url, "table", {}).sections()
-    assert caught.value.code == "corpus_missing"
+    assert caught.value.code == "not_found"
     with pytest.raises(ValueError, match="name the format"):
         ConvertSpec(path=url, options={"image": "x"}, name="made")
 

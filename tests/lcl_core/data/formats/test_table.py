@@ -203,7 +203,7 @@ def test_documents_and_tables_in_parquet_are_distinguished(make):
     make.parquet("c/x.parquet", {"day": [1], "rain": [2]})
     with pytest.raises(UserError) as caught:
         open_reader(make.root / "c")
-    assert caught.value.code == "unknown_format"
+    assert caught.value.code == "invalid_value"
     with pytest.raises(UserError, match=r"which column is the image.*'day', 'rain'"):
         list(open_reader(make.root / "c", "table").records())
 

@@ -286,7 +286,7 @@ def test_names_and_keywords_of_a_list_in_a_caption(kit):
 def test_a_field_of_another_type_is_a_bad_line(kit, line, problem):
     with pytest.raises(UserError, match=problem) as caught:
         kit.corpus(pairs=[line]).all_pairs[0]
-    assert (caught.value.code, caught.value.line) == ("bad_line", 1)
+    assert (caught.value.code, caught.value.line) == ("bad_document", 1)
 
 
 def test_a_malformed_subject_is_a_bad_line(kit):

@@ -189,14 +189,14 @@ def test_counts_by_source_and_reason():
         Sample("a", 0, np.zeros(30, np.int32), *white(1), ("file_missing", "file_missing")),
         SkippedSample("b", "no caption", "", ("image_unreadable",)),
         Sample("c", 2, np.zeros(30, np.int32), *white(2)),
-        Sample("d", 2, np.zeros(40, np.int32), *white(1), ("image_too_large",)),
+        Sample("d", 2, np.zeros(40, np.int32), *white(1), ("too_large",)),
         sample(4, 100, 1),
     ]
     for lookahead in (0, 1):
         batch = next(pack_documents(stream, 0, BUDGET, lookahead=lookahead))
         assert batch.by_source == {0: SourceCount(1, 1, 30), 2: SourceCount(2, 3, 70)}
         assert batch.skipped == {"no caption": 1}
-        assert batch.left_out == {"file_missing": 2, "image_unreadable": 1, "image_too_large": 1}
+        assert batch.left_out == {"file_missing": 2, "image_unreadable": 1, "too_large": 1}
         assert isinstance(batch.left_out, Counter)
 
 

@@ -215,7 +215,7 @@ def test_of_several_callers_one_decodes(corpus, tmp_path, monkeypatch):
 def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened, tmp_path):
     with pytest.raises(UserError, match=r"data\.resident.*LCL_DATA_CACHE_BYTES") as caught:
         opened(max_bytes=1000)
-    assert (caught.value.code, caught.value.field) == ("resident_too_large", "data.resident")
+    assert (caught.value.code, caught.value.field) == ("too_large", "data.resident")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()], "nothing of it stays"
 
 

@@ -93,7 +93,7 @@ def test_what_is_left_out_is_named_and_counted(make, tmp_path):
     assert names == ["000000000.0.none", "000000000.1.none", "000000000.2.png"]
     with pytest.raises(UserError, match=r"quarantine\.jsonl") as caught:
         corpus.read_image(names[0])
-    assert caught.value.code == "image_left_out"
+    assert caught.value.code == "file_missing"
     assert corpus.read_image(names[2]).getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -124,7 +124,7 @@ def test_nothing_is_overwritten(make, tmp_path):
     before = contents(tmp_path / "t")
     with pytest.raises(UserError) as caught:
         convert(make.mixed()[:1], tmp_path / "t")
-    assert caught.value.code == "target_exists"
+    assert caught.value.code == "conflict"
     assert contents(tmp_path / "t") == before
 
 
@@ -132,7 +132,7 @@ def test_a_record_beyond_the_bound_is_quarantined(make, tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "MAX_RECORD_IMAGES", 2)
     three = make.sequence("s", "red.png", "green.png", "blue.png")
     report = convert([three, make.sequence("t", "red.png", "x")], tmp_path / "t")
-    assert (report.records, report.quarantined) == (1, {"record_too_large": 1})
+    assert (report.records, report.quarantined) == (1, {"too_large": 1})
 
 
 @pytest.mark.parametrize("bound", [1024, 1536, 2048, 2560])
@@ -144,7 +144,7 @@ def test_the_bound_of_a_record_is_that_of_its_members(make, tmp_path, monkeypatc
         convert([make.pair("p", "red.png", "x")], tmp_path / "t")
         assert [pair.captions for pair in open_corpus(tmp_path / "t").pairs()] == [("x",)]
     else:
-        with pytest.raises(UserError, match="record_too_large: 1"):
+        with pytest.raises(UserError, match="too_large: 1"):
             convert([make.pair("p", "red.png", "x")], tmp_path / "t")
 
 

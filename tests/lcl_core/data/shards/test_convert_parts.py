@@ -52,7 +52,7 @@ def test_more_shards_than_a_header_can_name_are_refused(tmp_path, monkeypatch):
     done = []
     with pytest.raises(UserError, match="at most 3 shards; raise shard_megabytes") as caught:
         in_parts(NumberedSource(LENGTHS), tmp_path, 7, on_progress=done.append)
-    assert (caught.value.code, caught.value.field) == ("corpus_too_large", "shard_megabytes")
+    assert (caught.value.code, caught.value.field) == ("too_large", "shard_megabytes")
     assert max(done) < ITEMS, "as early as it is known"
     assert contents(tmp_path) == {}, "nothing is left"
 
@@ -110,7 +110,7 @@ def test_statistics_count_no_record_that_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lcl_core.data.shards.writer.MAX_RECORD_IMAGES", 3)
     report = in_parts(Documents({"documents": 40, "pairs": 40}), tmp_path, 16)
-    assert report.report.quarantined == {"bad line": 3, "file_missing": 16, "record_too_large": 10}
+    assert report.report.quarantined == {"bad line": 3, "file_missing": 16, "too_large": 10}
     assert (report.statistics["documents"], report.statistics["pairs"]) == (30, 35)
     check_statistics(report, tmp_path / "made")
 
@@ -204,7 +204,7 @@ def test_nothing_converted_and_too_many_sources_leave_nothing(tmp_path):
             assert isinstance(item, Record)
             return Record(item.id, item.body, item.images, source=str(number))
 
-    for source, code in ((NumberedSource({}), "nothing_converted"), (Sources({"a": 1100}), "too_many_sources")):
+    for source, code in ((NumberedSource({}), "no_data"), (Sources({"a": 1100}), "too_large")):
         with pytest.raises(UserError) as caught:
             in_parts(source, tmp_path, 100)
         assert caught.value.code == code

@@ -135,7 +135,7 @@ def test_an_index_that_was_cut_short_is_not_opened(tmp_path, part):
         file.write_bytes(cut)
         with pytest.raises(UserError, match="convert the corpus again") as caught:
             ShardIndex(LocalShardStorage(tmp_path))
-        assert (caught.value.code, caught.value.file) == ("shard_damaged", f"index/{part}.bin")
+        assert (caught.value.code, caught.value.file) == ("corpus_unreadable", f"index/{part}.bin")
 
 
 @pytest.mark.parametrize("sizes", [((1 << 30) + 1, 0), (512, 513)])
@@ -147,4 +147,4 @@ def test_a_record_longer_than_any_that_is_written_is_not_read(tmp_path, sizes):
     assert index.row(0).length == 0
     with pytest.raises(UserError, match="convert the corpus again") as caught:
         index.row(1)
-    assert caught.value.code == "shard_damaged"
+    assert caught.value.code == "corpus_unreadable"

@@ -148,7 +148,7 @@ def test_an_index_that_cannot_be_kept_says_where(memory, tmp_path, monkeypatch):
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "file" / "in the way"))
     with pytest.raises(UserError, match="LCL_DATA_CACHE") as caught:
         open_corpus(memory)
-    assert caught.value.code == "cache_unwritable"
+    assert caught.value.code == "home_unusable"
 
 
 def test_an_index_of_other_bytes_is_refused(memory):
@@ -156,14 +156,14 @@ def test_an_index_of_other_bytes_is_refused(memory):
     files.pipe_file(f"{memory}/index/rows.bin", b"other")
     with pytest.raises(UserError, match="sha256") as caught:
         open_corpus(memory)
-    assert caught.value.code == "shard_damaged"
+    assert caught.value.code == "corpus_unreadable"
 
 
 @pytest.mark.parametrize("url", ["nonsense://bucket/corpus", "memory://nothing-here"])
 def test_a_url_that_leads_nowhere_is_named(url):
     with pytest.raises(UserError) as caught:
         open_corpus(url)
-    assert caught.value.code in ("corpus_unreadable", "corpus_missing")
+    assert caught.value.code in ("corpus_unreadable", "not_found")
     assert url in str(caught.value)
 
 

@@ -133,7 +133,7 @@ def test_damage_is_named(folder):
         shard.write_bytes(broken)
         with pytest.raises(UserError) as caught:
             open_corpus(folder).documents[0]
-        assert (caught.value.code, caught.value.file) == ("shard_damaged", "shards/00000-00000-000.tar")
+        assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "shards/00000-00000-000.tar")
     shard.unlink()
     with pytest.raises(UserError) as caught:
         open_corpus(folder).documents[0]
@@ -162,7 +162,7 @@ def test_an_index_that_is_cut_short_is_named(folder):
     rows.write_bytes(rows.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
         open_corpus(folder)
-    assert caught.value.code == "shard_damaged"
+    assert caught.value.code == "corpus_unreadable"
 
 
 @pytest.mark.parametrize("name", ["index.json", "index/rows.bin", "shards/00000-00000-000.tar"])
@@ -181,4 +181,4 @@ def test_files_that_lead_out_or_are_no_files(folder, tmp_path, name):
     os.mkfifo(place)
     with pytest.raises(UserError) as caught:  # and it does not wait for a writer
         ShardedCorpus.open(folder).documents[0]
-    assert caught.value.code in ("file_missing", "corpus_missing")
+    assert caught.value.code in ("file_missing", "not_found")

@@ -60,7 +60,7 @@ def test_what_is_interrupted_leaves_nothing(url, make, error):
             yield make.pair(str(number), "red.png", "x")
         with pytest.raises(UserError) as caught:
             open_corpus(url)
-        assert caught.value.code == "corpus_missing"
+        assert caught.value.code == "not_found"
         raise error
 
     with pytest.raises(type(error)):
@@ -74,7 +74,7 @@ def test_nothing_is_overwritten(url, make):
     for owner in ("", "somebody"):
         with pytest.raises(UserError) as caught:
             convert(make.mixed()[:1], url, owner=owner)
-        assert (caught.value.code, caught.value.field, caught.value.file) == ("target_exists", "to", url)
+        assert (caught.value.code, caught.value.field, caught.value.file) == ("conflict", "to", url)
     assert contents(url) == before
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_corpus_is_not_touched_either(memory, make):
     put(memory, "letters/first.txt", b"dear")
     with pytest.raises(UserError) as caught:
         convert(make.mixed(), memory)
-    assert caught.value.code == "target_exists"
+    assert caught.value.code == "conflict"
     assert contents(memory) == {"letters/first.txt": b"dear"}
 
 
@@ -98,7 +98,7 @@ def test_the_place_of_another_conversion_is_left_alone(url, make):
     for owner in ("", "run_2"):
         with pytest.raises(UserError) as caught:
             convert(make.mixed(), url, owner=owner)
-        assert (caught.value.code, caught.value.field) == ("conversion_running", "to")
+        assert (caught.value.code, caught.value.field) == ("conflict", "to")
     assert contents(url) == before
 
 

@@ -72,8 +72,8 @@ def test_odd_values_are_issues(kit, run_dir, line, reason, file):
 @pytest.mark.parametrize(
     ("spec", "code", "field"),
     [
-        ({"dataset": "absent"}, "unknown_dataset", "dataset"),
-        ({"path": "/absent"}, "corpus_missing", "path"),
+        ({"dataset": "absent"}, "not_found", "dataset"),
+        ({"path": "/absent"}, "not_found", "path"),
         ({"dataset": "mine", "path": "/x"}, "bad_spec", None),
     ],
 )

@@ -103,5 +103,5 @@ def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies, da
 def test_an_unknown_encoder_is_refused_with_its_field(studies):
     with pytest.raises(UserError) as caught:
         studies.make(studies.spec(pretrain={"steps": 10, "model": {"init": "absent"}}))
-    assert (caught.value.code, caught.value.field) == ("unknown_encoder", "model.init")
+    assert (caught.value.code, caught.value.field) == ("not_found", "model.init")
     assert studies.runs() == []

@@ -18,7 +18,7 @@ from tests.lcl_core.encoders.external_samples import save_huggingface
 def refused(name, directory, target, words):
     with pytest.raises(UserError, match=words) as caught:
         export(name, directory, target)
-    assert (caught.value.code, caught.value.field) == ("not_expressible", "format")
+    assert (caught.value.code, caught.value.field) == ("unsupported", "format")
     assert not target.exists()
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_written_over(sample, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="the target is not empty") as caught:
         export("huggingface", sample.directory, tmp_path)
-    assert caught.value.code == "bad_target"
+    assert caught.value.code == "invalid_value"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

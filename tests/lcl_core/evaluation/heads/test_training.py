@@ -122,7 +122,7 @@ def test_matrices_decay_and_nothing_else_does():
 def test_a_loss_that_is_no_number_names_the_rate(bad):
     with pytest.raises(UserError, match=r"classification\.lr") as caught:
         train(factor=bad)
-    assert (caught.value.code, caught.value.field) == ("tuning_diverged", "classification.lr")
+    assert (caught.value.code, caught.value.field) == ("diverged", "classification.lr")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_every_combination_is_tried_and_the_best_is_used():
 
 def diverging(spec):
     if spec.lr == 0.1:
-        raise UserError("no number", code="tuning_diverged")
+        raise UserError("no number", code="diverged")
     return 0.0
 
 
@@ -167,7 +167,7 @@ def test_what_diverges_loses_and_if_all_diverge_the_search_is_named():
     assert [trial["score"] for trial in log["tried"]] == [None, None, 0.0, 0.0]
     with pytest.raises(UserError) as caught:
         search(ProbeSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
-    assert (caught.value.code, caught.value.field) == ("tuning_diverged", "few_shot.search")
+    assert (caught.value.code, caught.value.field) == ("diverged", "few_shot.search")
 
 
 def test_other_errors_are_not_swallowed():

@@ -188,7 +188,7 @@ def test_the_validation_split_is_one_of_the_corpus_to_train_on(
     if images is None:
         with pytest.raises(UserError, match="'test' is examined") as caught:
             Captioning.plan(data)
-        assert (caught.value.code, caught.value.field) == ("validation_split_used", "captioning.validation_split")
+        assert (caught.value.code, caught.value.field) == ("invalid_value", "captioning.validation_split")
         return
     task = Captioning.plan(data)
     assert (len(task.train), len(task.holdout.source)) == (40, images)
@@ -198,11 +198,11 @@ def test_the_validation_split_is_one_of_the_corpus_to_train_on(
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"train_split": "test"}, "train_split_tested", "splits.0"),
-        ({"train_split": "nowhere"}, "empty_split", "captioning.train_split"),
-        ({"caption": 7}, "nothing_to_learn", "captioning.caption"),
-        ({"train_dataset": "elsewhere"}, "unknown_dataset", "captioning.train_dataset"),
-        ({"language_model": {"path": "/no/such"}}, "language_model_missing", "captioning.language_model.path"),
+        ({"train_split": "test"}, "invalid_value", "splits.0"),
+        ({"train_split": "nowhere"}, "no_data", "captioning.train_split"),
+        ({"caption": 7}, "no_data", "captioning.caption"),
+        ({"train_dataset": "elsewhere"}, "not_found", "captioning.train_dataset"),
+        ({"language_model": {"path": "/no/such"}}, "language_model_unreadable", "captioning.language_model.path"),
     ],
 )
 def test_bad_requests_say_where(caption_run, fields, code, field):

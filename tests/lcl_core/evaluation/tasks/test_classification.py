@@ -76,7 +76,7 @@ def test_the_choice_never_looks_at_tested_images(new_run, squares, tmp_path):
 def test_nothing_is_chosen_on_a_split_that_is_used_otherwise(new_run, split, word):
     with pytest.raises(UserError, match=word) as caught:
         evaluate(new_run(tasks=["classification"], classification={**SEARCH, "validation_split": split}))
-    assert (caught.value.code, caught.value.field) == ("validation_split_used", "classification.validation_split")
+    assert (caught.value.code, caught.value.field) == ("invalid_value", "classification.validation_split")
 
 
 SPEC = {"labels": ["colour"], "shots": [1, 4], "draws": 3, "steps": 12, "batch_size": 8, "lr": 5e-3}
@@ -204,7 +204,7 @@ def test_full_transfer_beside_pooled_heads_trains_the_attentive_one(new_run):
 def test_more_neighbours_than_training_images_are_refused(new_run):
     with pytest.raises(UserError, match="41 neighbours are more than the 40 training images") as caught:
         evaluate(new_run(tasks=["classification"], classification={**HEADS, "heads": ["knn"], "knn": {"k": [5, 41]}}))
-    assert (caught.value.code, caught.value.field) == ("too_few_images", "classification.knn.k.1")
+    assert (caught.value.code, caught.value.field) == ("no_data", "classification.knn.k.1")
 
 
 def test_an_encoder_without_pooled_latents_is_refused_by_pooled_heads(new_run, monkeypatch):
@@ -212,4 +212,4 @@ def test_an_encoder_without_pooled_latents_is_refused_by_pooled_heads(new_run, m
     monkeypatch.setattr(LCLEncoder, "embed_dim", missing, raising=False)
     with pytest.raises(UserError, match="no pooled latents") as caught:
         evaluate(new_run(tasks=["classification"], classification=HEADS))
-    assert (caught.value.code, caught.value.field) == ("no_latents", "tasks")
+    assert (caught.value.code, caught.value.field) == ("unsupported", "tasks")

@@ -133,13 +133,13 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"train_split": "test"}, "train_split_tested", "splits.0"),
-        ({"derived": {"label": "shape"}}, "label_unknown", "dialogue.derived.label"),
-        ({"train_dataset": "elsewhere"}, "unknown_dataset", "dialogue.train_dataset"),
-        ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
+        ({"train_split": "test"}, "invalid_value", "splits.0"),
+        ({"derived": {"label": "shape"}}, "invalid_value", "dialogue.derived.label"),
+        ({"train_dataset": "elsewhere"}, "not_found", "dialogue.train_dataset"),
+        ({"language_model": {"path": "/no/such"}}, "language_model_unreadable", "dialogue.language_model.path"),
         ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align.search"),
         ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct.transfer"),
-        ({"derived": None}, "nothing_to_learn", "dialogue.instructions"),
+        ({"derived": None}, "no_data", "dialogue.instructions"),
     ],
 )  # fmt: skip
 def test_bad_requests_say_where(talk_run, fields, code, field):

@@ -87,12 +87,12 @@ def test_what_is_best_on_held_out_images_is_used(new_run):
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"splits": ["train"]}, "train_split_tested", "splits.0"),
-        ({"tuned_retrieval": {"train_split": "absent"}}, "empty_split", "tuned_retrieval.train_split"),
-        ({"tuned_retrieval": {"text_encoder": "absent"}}, "unknown_encoder", "tuned_retrieval.text_encoder"),
+        ({"splits": ["train"]}, "invalid_value", "splits.0"),
+        ({"tuned_retrieval": {"train_split": "absent"}}, "no_data", "tuned_retrieval.train_split"),
+        ({"tuned_retrieval": {"text_encoder": "absent"}}, "not_found", "tuned_retrieval.text_encoder"),
         (
             {"tuned_retrieval": {"search": {"lr": [1e-3]}, "validation_split": "test"}},
-            "validation_split_used", "tuned_retrieval.validation_split",
+            "invalid_value", "tuned_retrieval.validation_split",
         ),
     ],
 )  # fmt: skip

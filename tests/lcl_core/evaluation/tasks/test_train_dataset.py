@@ -97,4 +97,4 @@ def test_a_tested_split_may_have_the_name_of_the_training_split(new_run, parts):
 def test_an_unknown_dataset_is_named(new_run, task):
     with pytest.raises(UserError) as caught:
         evaluate(new_run(tasks=[task], **{task: {"train_dataset": "elsewhere"} | CASES[task]}))
-    assert (caught.value.code, caught.value.field) == ("unknown_dataset", f"{task}.train_dataset")
+    assert (caught.value.code, caught.value.field) == ("not_found", f"{task}.train_dataset")

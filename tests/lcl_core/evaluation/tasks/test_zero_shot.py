@@ -99,7 +99,7 @@ def test_imagenet_s_names_are_for_its_synsets_alone(labels):
     pytest.importorskip("open_clip")
     with pytest.raises(UserError, match="thousand synsets") as caught:
         class_names(labels, "imagenet", {}, field="x")
-    assert caught.value.code == "class_unnamed"
+    assert caught.value.code == "invalid_value"
 
 
 def test_without_open_clip_the_way_out_is_named(monkeypatch):

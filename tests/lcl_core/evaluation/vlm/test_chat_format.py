@@ -72,7 +72,7 @@ def test_a_template_that_cannot_be_used_is_named(save_tiny_language_model, open_
     language = open_language(save_tiny_language_model(tmp_path / "odd", template=template))
     with pytest.raises(UserError, match=words) as caught:
         conversation_tokens(language, TALK, "auto")
-    assert caught.value.code == "chat_template_unusable"
+    assert caught.value.code == "language_model_unreadable"
     assert conversation_tokens(language, TALK, "plain").ids.count(IMAGE_PLACEHOLDER) == 1
 
 

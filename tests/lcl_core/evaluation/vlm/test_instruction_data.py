@@ -93,7 +93,7 @@ def test_several_files_keep_their_images_apart(tmp_path):
 def test_what_is_wrong_with_an_entry_is_said(tmp_path, entry, words):
     with pytest.raises(UserError, match=words) as caught:
         read_conversations([source(tmp_path, "odd", [entry], "a.png")], field=FIELD)
-    assert (caught.value.code, caught.value.file) == ("instructions_unreadable", str(tmp_path / "odd.json"))
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(tmp_path / "odd.json"))
 
 
 def test_images_that_are_missing_or_outside_their_folder_are_named(tmp_path):

@@ -29,7 +29,7 @@ def test_a_saved_model_is_read_frozen(language_model_dir, language):
 
 
 def test_what_cannot_be_read_is_named(tmp_path, language_model_dir):
-    assert refused(tmp_path / "nowhere").code == "language_model_missing"
+    assert refused(tmp_path / "nowhere").code == "language_model_unreadable"
     assert "config.json" in refused(tmp_path).message
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytest_model.bin").write_bytes(b"\x80\x04")

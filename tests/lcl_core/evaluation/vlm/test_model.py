@@ -64,6 +64,6 @@ def test_other_models_are_refused(trained_vlm, encoder_dir, tmp_path, save_tiny_
     (folder / "bridge.safetensors").write_bytes(b"{")
     with pytest.raises(UserError, match="evaluate again") as caught:
         load_vlm(folder, tower, tmp_path)
-    assert (caught.value.code, caught.value.file) == ("bridge_unreadable", str(folder))
+    assert (caught.value.code, caught.value.file) == ("language_model_unreadable", str(folder))
     with pytest.raises(UserError, match=r"bridge\.json"):
         load_vlm(tmp_path, tower, tmp_path)
