@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import secrets
 import shutil
@@ -31,8 +30,6 @@ _POLL_SECONDS = 0.1
 _TOTAL_FILE = "total"
 _LOCK_SUFFIX = ".lock"
 _PARTIAL_PREFIX = "."
-
-log = logging.getLogger(__name__)
 
 
 def data_cache_folder() -> Path:
@@ -54,11 +51,6 @@ def data_cache_bytes() -> int:
 
 def no_progress() -> None:
     """Default of ``progress``: does nothing."""
-
-
-def no_damage(_: Path) -> str | None:
-    """Default of ``damage``: every entry is whole."""
-    return None
 
 
 class DiskCache:
@@ -117,7 +109,6 @@ class DiskCache:
         progress: Callable[[], None] = no_progress,
         *,
         durable: bool = False,
-        damage: Callable[[Path], str | None] = no_damage,
     ) -> Iterator[Path]:
         """The folder entry ``name``, made if it does not exist; it is not evicted before the end of the block.
 
@@ -129,15 +120,13 @@ class DiskCache:
             progress: called repeatedly while another caller makes the entry; what it raises ends the wait.
             durable: flush the content to disk before the entry appears, so that a crash of the machine leaves it whole
                 or not at all; for content that no reader checks.
-            damage: says what is wrong with an existing entry, which is then made anew, with a log line; none: nothing.
 
         Raises (on entry): OSError, and what ``make`` and ``progress`` raise.
         """
         entry = self.path(name)
         with self._lock_file(entry) as lock:
-            while not (_try_lock(lock, fcntl.LOCK_SH) and entry.is_dir() and damage(entry) is None):
+            while not (_try_lock(lock, fcntl.LOCK_SH) and entry.is_dir()):
                 if _try_lock(lock, fcntl.LOCK_EX):
-                    self._remove_damaged(entry, damage)
                     if not entry.is_dir():
                         self._make(entry, make, size, durable)
                 else:
@@ -145,16 +134,6 @@ class DiskCache:
                     time.sleep(_POLL_SECONDS)
             os.utime(lock.name)  # the lock's time of use, so that the entry keeps the times of its making
             yield entry
-
-    def _remove_damaged(self, entry: Path, damage: Callable[[Path], str | None]) -> None:
-        """Remove the entry, which the caller has locked, if it is there and damaged. Raises: OSError."""
-        reason = damage(entry) if entry.is_dir() else None
-        if reason is None:
-            return
-        log.warning("%s is made anew: %s", entry, reason)
-        with self._locked_total() as total:
-            shutil.rmtree(entry)
-            total.bytes = sum(each.bytes for each in self._list_entries())  # what was lost was counted
 
     def _make(self, entry: Path, make: Callable[[Path], None], size: int, durable: bool) -> None:
         self._remove_partial()

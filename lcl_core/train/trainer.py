@@ -186,7 +186,7 @@ class Trainer:
 
     def _open_held_out(self, corpora: dict[str, Corpus]) -> SampleStream:
         try:
-            return self._open_stream(held_out_data(self.spec), corpora, 0, cache_bytes=0)  # each sample is read once
+            return self._open_stream(held_out_data(self.spec), corpora, 0)
         except UserError as error:
             field = f"monitor.{(error.field or 'dataset').rpartition('.')[2]}"
             raise UserError(f"{field}: {error.message}", code=error.code, field=field) from error

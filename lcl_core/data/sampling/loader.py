@@ -25,8 +25,8 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +37,6 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.processes import exit_with_parent, usable_cores
 from lcl_core.data.corpus.base import Corpus
-from lcl_core.data.sampling.shuffle import ReaderShare
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
@@ -346,30 +345,28 @@ class LoaderPool:
             self._processes.append(process)
 
     def samples(
-        self, stream: SampleStream, positions: Iterator[int], ahead: int = 0, share: ReaderShare | None = None
+        self, stream: SampleStream, positions: Iterator[int], ahead: int = 0, stride: int = 1
     ) -> Iterator[Sample | SkippedSample]:
         """The samples at ``positions``, in this order. All calls are for one stream, which the processes keep.
 
         Args:
             ahead: samples that the processes make before they are taken.
-            share: all but a few of the positions are those of this rank, so their blocks can be fetched ahead.
+            stride: number of ranks that share the stream.
 
         Raises: what making a sample raises; RuntimeError when a process ended.
         """
-        share = share if stream.reads_blocks else None
         if not self._processes:
-            return _samples_here(stream, positions, share)
+            return (stream[position] for position in positions)
         readers = len(self._processes)
-        options = stream.options | {"cache_bytes": stream.options["cache_bytes"] // readers}
+        options = stream.options | {"block_bytes": stream.options["block_bytes"] // readers}
         for number in range(readers):
-            self._send(number, (options, share and replace(share, number=number, readers=readers)))
+            self._send(number, options)
         turns = itertools.cycle(range(readers))
-        if share is None:
-            return itertools.chain.from_iterable(self._chunks(positions, ahead, lambda _: next(turns)))
-        stride = share.stride
-        return itertools.chain.from_iterable(
-            self._chunks(positions, ahead, lambda chunk: stream.reader(chunk[0], stride, readers))
-        )
+
+        def process(chunk: Sequence[int]) -> int:
+            return stream.reader(chunk[0], stride, readers) if stream.reads_blocks else next(turns)
+
+        return itertools.chain.from_iterable(self._chunks(positions, ahead, process))
 
     def _chunks(
         self, positions: Iterator[int], ahead: int, process: Callable[[Sequence[int]], int]
@@ -451,27 +448,18 @@ def load_batches(
     cursor = Cursor(start) if isinstance(start, int) else start
     positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
     ahead = read_ahead(budget, stream.options["image_size"], stream.images_per_sample)
-    share = ReaderShare(cursor.position, stride)
     if isinstance(workers, int):
-        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, share)
+        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, stride)
     else:
-        samples = workers.samples(stream, positions, ahead, share)
+        samples = workers.samples(stream, positions, ahead, stride)
     return pack_documents(samples, cursor, budget, lookahead=lookahead, stride=stride)
 
 
 def _samples_of_own_pool(
-    stream: SampleStream, positions: Iterator[int], workers: int, ahead: int, share: ReaderShare
+    stream: SampleStream, positions: Iterator[int], workers: int, ahead: int, stride: int
 ) -> Iterator[Sample | SkippedSample]:
     with LoaderPool(stream.corpora, workers) as pool:
-        yield from pool.samples(stream, positions, ahead, share)
-
-
-def _samples_here(
-    stream: SampleStream, positions: Iterator[int], share: ReaderShare | None
-) -> Iterator[Sample | SkippedSample]:
-    with nullcontext() if share is None else stream.reading_ahead(share):
-        for position in positions:
-            yield stream[position]
+        yield from pool.samples(stream, positions, ahead, stride)
 
 
 def _shut_down(connection: Connection) -> None:
@@ -481,17 +469,15 @@ def _shut_down(connection: Connection) -> None:
 
 
 def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None:
-    """Body of a loader process: the first message has the options of the stream and its share, the others positions."""
+    """Body of a loader process: the first message has the options of the stream, the others positions."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     exit_with_parent()
     with suppress(EOFError, ConnectionError):
         try:
-            options, share = requests.recv()
-            stream = SampleStream(corpora=corpora, **options)
-            with nullcontext() if share is None else stream.reading_ahead(share):
-                _answer(stream, requests, reads)
+            stream = SampleStream(corpora=corpora, **requests.recv())
+            _answer(stream, requests, reads)
         except (EOFError, ConnectionError):
             raise
         except Exception as error:
@@ -511,8 +497,8 @@ def _answer(stream: SampleStream, requests: Connection, reads: int) -> None:
         while True:
             made.put(threads.submit(_read_samples, stream, requests.recv()))
     finally:
-        # those under way end first: once nothing is fetched ahead any more, each would make a request of its own
-        threads.shutdown(cancel_futures=True)
+        threads.shutdown(wait=False, cancel_futures=True)
+        stream.close()
 
 
 def _send_in_order(made: queue.SimpleQueue[Future[Samples]], requests: Connection) -> None:

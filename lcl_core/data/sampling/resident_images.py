@@ -2,8 +2,7 @@
 
     FOLDER/levels.u8     levels of each image, RGB [height, width, 3], one image after another
     FOLDER/index.npy     of each image: where its levels start, height and width; 0 x 0 where it cannot be read
-    FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}},
-                          "bytes": {name of each other file: its size}}
+    FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}}}
 
 An image keeps its aspect ratio and gets the smallest size in which no crop has fewer pixels than the model's input; a
 smaller one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes
@@ -38,7 +37,7 @@ from lcl_core.data.sampling.document_plan import images_by_sentence
 from lcl_core.specs.data import VIEW_RECORDS, DataSpec, SourceSpec
 
 FIELD = "data.resident"
-_VERSION = 2  # of the files' layout and of how images become levels
+_VERSION = 3  # of the files' layout and of how images become levels
 _LEVELS, _INDEX, _IMAGES = "levels.u8", "index.npy", "images.json"
 _ROW = np.dtype([("start", "<u8"), ("height", "<u4"), ("width", "<u4")])
 _ITEMS_AT_ONCE = 256  # documents or captioned images whose images are in memory before they are written
@@ -176,22 +175,7 @@ def write_resident_images(
                     raise _too_large(source, max_bytes)
                 file.write(np.ascontiguousarray(read).data)
     np.save(folder / _INDEX, np.array(rows, _ROW))
-    sizes = {name: (folder / name).stat().st_size for name in (_LEVELS, _INDEX)}
-    write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems, "bytes": sizes})
-
-
-def find_damage(folder: Path) -> str | None:
-    """Which file of a folder is incomplete, as after a crash of the machine; none: all are complete."""
-    try:
-        sizes = dict(json.loads((folder / _IMAGES).read_text(encoding="utf-8"))["bytes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_IMAGES} cannot be read ({type(error).__name__})"
-    for name in (_LEVELS, _INDEX):
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else 0
-        if found != sizes.get(name):
-            return f"{name} has {found:,} bytes, not {sizes.get(name)}"
-    return None
+    write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems})
 
 
 def _read_item(source: ResidentSource, names: Sequence[str]) -> list[tuple[str, np.ndarray | UserError]]:
@@ -239,15 +223,8 @@ def open_resident_images(
     limit = cache.max_bytes
     assert limit is not None
     with contextlib.ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                cache.open(
-                    source.name, partial(_write, source, limit, progress), 0, progress, durable=True, damage=find_damage
-                )
-            )
-            for name, source in sources.items()
-        }
-
-
-def _write(source: ResidentSource, max_bytes: int, progress: Callable[[], None], folder: Path) -> None:
-    write_resident_images(source, folder, max_bytes, progress)
+        folders = {}
+        for name, source in sources.items():
+            write = partial(write_resident_images, source, max_bytes=limit, progress=progress)
+            folders[name] = stack.enter_context(cache.open(source.name, write, progress=progress, durable=True))
+        yield folders

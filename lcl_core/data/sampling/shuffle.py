@@ -5,9 +5,7 @@ A run's position in its data is one integer, and a run that is resumed or resize
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
@@ -71,19 +69,6 @@ class Blocks:
     window: int
 
 
-@dataclass(frozen=True, slots=True)
-class OrderedBlock:
-    """A block of a :class:`BlockOrder`: its places in the order, ascending, and the item at each."""
-
-    places: Sequence[int]
-    first: int
-    items: FeistelPermutation
-
-    def item(self, number: int) -> int:
-        """The item at ``places[number]``."""
-        return self.first + self.items[number]
-
-
 class BlockOrder:
     """A pseudo-random order of ``range(size)`` that reads few blocks of consecutive items at a time.
 
@@ -109,20 +94,11 @@ class BlockOrder:
         if not 0 <= place < self.size:
             raise IndexError(place)
         window, slot, number = self._locate(place)
-        first, items = self._block(window, slot)
-        return first + items[number]
-
-    def blocks(self, start: int = 0) -> Iterator[OrderedBlock]:
-        """Blocks with a place from ``start`` on, about in the order in which these first need them."""
-        first, slot, _ = self._locate(start)
-        for window in range(first, self._last + 1):
-            slots = self._slots(window)
-            for turn in range(slots):
-                number = (slot + turn) % slots
-                places = self._places(window, number)
-                if places[-1] >= start:
-                    yield OrderedBlock(places, *self._block(window, number))
-            slot = 0
+        # the last slot of the last window is the block that is cut off, if there is one
+        rest = bool(self._rest) and window == self._last and slot == self._slots(window) - 1
+        block = self._whole if rest else self._order[window * self._window + slot]
+        items = FeistelPermutation(self._rest if rest else self._records, self._key, block)
+        return block * self._records + items[number]
 
     def _locate(self, place: int) -> tuple[int, int, int]:
         """Window, slot in it, and how many items the slot's block gave before."""
@@ -138,24 +114,6 @@ class BlockOrder:
     def _slots(self, window: int) -> int:
         return self._window if window < self._last else self._blocks - self._last * self._window
 
-    def _is_rest(self, window: int, slot: int) -> bool:
-        """Whether this is the block that is cut off: the last slot of the last window."""
-        return bool(self._rest) and window == self._last and slot == self._slots(window) - 1
-
-    def _block(self, window: int, slot: int) -> tuple[int, FeistelPermutation]:
-        rest = self._is_rest(window, slot)
-        block = self._whole if rest else self._order[window * self._window + slot]
-        items = FeistelPermutation(self._rest if rest else self._records, self._key, block)
-        return block * self._records, items
-
-    def _places(self, window: int, slot: int) -> Sequence[int]:
-        start, slots = window * self._window * self._records, self._slots(window)
-        if window < self._last or not self._rest:
-            return range(start + slot, start + slots * self._records, slots)
-        end = start + slots * self._rest
-        together = range(start + slot, end, slots)
-        return together if self._is_rest(window, slot) else [*together, *range(end + slot, self.size, slots - 1)]
-
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
@@ -164,35 +122,6 @@ class SampleIndex:
     source: int
     index: int
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderShare:
-    """Positions that one of several readers of a stream reads.
-
-    Attributes:
-        first: the first position of its rank, of which every ``stride``-th is the rank's.
-        number: of the reader among the ``readers`` of its rank.
-    """
-
-    first: int = 0
-    stride: int = 1
-    number: int = 0
-    readers: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ComingBlock:
-    """Items of one block that a reader is going to read.
-
-    Attributes:
-        due: position at which the first reader of all needs the block.
-        items: (position, item) of each, ascending.
-    """
-
-    source: int
-    due: int
-    items: Sequence[tuple[int, int]]
 
 
 class Mixture:
@@ -223,7 +152,6 @@ class Mixture:
         self._shares = counts if blocks is None else divisor_quotas(weights, blocks.window, counts)
         self._cycle = interleave_evenly(self._shares)
         self._source_blocks = {} if blocks is None else dict(enumerate(self._share_window(blocks)))
-        self._slots = [[slot for slot, (each, _) in enumerate(self._cycle) if each == s] for s in range(len(sizes))]
         self._orders: dict[int, tuple[int, FeistelPermutation | BlockOrder]] = {}
 
     @property
@@ -246,51 +174,10 @@ class Mixture:
             return position // stride % readers
         return position % self._blocks.window // stride % readers
 
-    def coming_blocks(self, share: ReaderShare, sources: Iterable[int] | None = None) -> Iterator[ComingBlock]:
-        """Blocks with positions of this share, in the order in which they are due; endless in block order, else none.
-
-        Memory: that of one block of each source.
-
-        Args:
-            sources: numbers of those whose blocks are wanted; None: all. A source of which the share never has a
-                position is left out.
-        """
-        if self._blocks is None:
-            return iter(())
-        found = [self._blocks_of(source, share) for source in (range(len(self._sizes)) if sources is None else sources)]
-        return heapq.merge(*found, key=lambda block: block.due)
-
-    def _blocks_of(self, source: int, share: ReaderShare) -> Iterator[ComingBlock]:
-        size, blocks = self._sizes[source], self._source_blocks[source]
-        cycle, slot = divmod(share.first, len(self._cycle))
-        epoch, start = divmod(cycle * self._shares[source] + bisect_left(self._slots[source], slot), size)
-        # after so many items, positions repeat modulo the window and the number of readers
-        period = blocks.window * share.stride * share.readers
-        others = 0  # items in a row that other readers read
-        while others <= period + 3 * blocks.window * blocks.records:
-            for block in BlockOrder(size, blocks, self._seed, source, epoch).blocks(start):
-                positions = [self._position(source, epoch * size + place) for place in block.places]
-                items = [
-                    (position, block.item(number))
-                    for number, position in enumerate(positions)
-                    if position >= share.first
-                    and (position - share.first) % share.stride == 0
-                    and self.reader(position, share.stride, share.readers) == share.number
-                ]
-                others = 0 if items else others + len(block.places)
-                if items:
-                    yield ComingBlock(source, next(each for each in positions if each >= share.first), items)
-            epoch, start = epoch + 1, 0
-
     def _share_window(self, blocks: Blocks) -> list[Blocks]:
         """The sizes of each source, whose windows together are the whole one."""
         cycles = blocks.window // len(self._cycle)
         return [Blocks(blocks.records, share * cycles) for share in self._shares]
-
-    def _position(self, source: int, count: int) -> int:
-        """Position of a source's ``count``-th item of all epochs."""
-        cycle, rank = divmod(count, self._shares[source])
-        return cycle * len(self._cycle) + self._slots[source][rank]
 
     def _order(self, source: int, epoch: int) -> FeistelPermutation | BlockOrder:
         cached = self._orders.get(source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -47,8 +47,6 @@ from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, normalise_levels
 from lcl_core.specs.data import DataSpec, SourceSpec
 
-DEFAULT_CACHE_BYTES = 512 << 20
-_BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
 SampleSize = tuple[int, int]  # images, tokens
 
 
@@ -100,34 +98,6 @@ class SkippedSample:
     left_out: tuple[str, ...] = ()
 
 
-class ImageCache:
-    """Decoded images in memory: keeps the first ones up to a bound, evicts nothing.
-
-    Every epoch reads every image once, so eviction would gain nothing over a fixed set; and without it there is
-    nothing to lock, in threads or after a fork.
-    """
-
-    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._images: dict[tuple[str, str], Image.Image] = {}
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def get(self, dataset: str, name: str, read: Callable[[str], Image.Image]) -> Image.Image:
-        """The RGB image; ``read(name)`` is called, and its errors pass, when it is not cached."""
-        cached = self._images.get((dataset, name))
-        if cached is not None:
-            return cached
-        image = read(name)
-        size = image.width * image.height * _BYTES_PER_PIXEL
-        if self.bytes + size <= self.max_bytes:
-            self.bytes += size
-            self._images[dataset, name] = image
-        return image
-
-
 @dataclass(frozen=True, slots=True)
 class StreamContext:
     """Settings that all sources of a stream share, and the operations that depend on them.
@@ -144,7 +114,6 @@ class StreamContext:
     context_length: int
     seed: int
     numerics: Numerics
-    cache: ImageCache
     cropper: Cropper = PILLOW_CROPPER
     concepts: bool = False
     resident: Mapping[str, ResidentImages] = field(default_factory=dict)
@@ -163,7 +132,8 @@ class StreamContext:
         self, dataset: str, corpus: Corpus, names: Iterable[str]
     ) -> tuple[dict[str, Image.Image], list[UserError]]:
         """The readable images by name, and the errors of the others."""
-        read = self._reader(dataset, corpus)
+        need = CropNeed(self.image_size, self.data.augmentation.crop_scale[0])
+        read = self.resident[dataset].read if dataset in self.resident else partial(corpus.read_image, need=need)
         images: dict[str, Image.Image] = {}
         problems: list[UserError] = []
         for name in names:
@@ -174,13 +144,6 @@ class StreamContext:
             except UserError as error:
                 problems.append(error)
         return images, problems
-
-    def _reader(self, dataset: str, corpus: Corpus) -> Callable[[str], Image.Image]:
-        if dataset in self.resident:
-            return self.resident[dataset].read
-        data = self.data
-        need = CropNeed(self.image_size, data.augmentation.crop_scale[0])
-        return partial(self.cache.get, dataset, read=partial(corpus.read_image, need=need))
 
     def crop(self, images: Sequence[Image.Image], draw: random.Random) -> tuple[np.ndarray, tuple[int, ...]]:
         """Random crops → [k, 3, S, S] uint8, and the number of each one's table."""

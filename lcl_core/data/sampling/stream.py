@@ -6,9 +6,11 @@ number of positions that no seed changes: they depend on corpus and spec alone a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,25 +19,24 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.document_plan import Numerics
 from lcl_core.data.sampling.resident_images import ResidentImages
-from lcl_core.data.sampling.shuffle import Blocks, FeistelPermutation, Mixture, ReaderShare, SampleIndex
+from lcl_core.data.sampling.shuffle import Blocks, FeistelPermutation, Mixture, SampleIndex
 from lcl_core.data.sampling.sources import (
-    DEFAULT_CACHE_BYTES,
     VIEWS,
-    ImageCache,
     Sample,
     SampleSize,
     SampleSource,
     SkippedSample,
     StreamContext,
 )
-from lcl_core.data.shards.read_ahead import ReadAhead, WantedBlock
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.specs.data import BLOCK_RECORDS, DataSpec, SourceSpec
 
 WeightUnit = Literal["documents", "images", "tokens"]
 _MEASURED_ITEMS = 128
-READ_AHEAD_BYTES = 2 << 30  # of each training process, for documents fetched ahead in block order
+BLOCK_BYTES = 2 << 30  # of each training process, for blocks of documents in memory
+_REQUESTS = 8  # for blocks, under way at once
+_LEAD_TURNS = 8  # times that each block of a window is read while the blocks of the next one are fetched
 
 
 def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
@@ -67,7 +68,83 @@ def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_
     return images, tokens
 
 
-_MAX_CACHED_ITEMS = 50_000  # of more items, the cache would hold so few that it only costs memory
+class RemoteBlocks:
+    """Blocks of shards in object storage, each fetched at once a little before its first record is read.
+
+    A record leaves the memory when the last of its items has been read. What has no room there is read by a request of
+    its own. Thread-safe; positions are read in about ascending order.
+
+    Args:
+        corpora: by number of the source; others have no blocks.
+        window: blocks that are mixed at a time.
+        max_bytes: bound on the records in memory.
+
+    Attributes:
+        lead: how many positions before its first one a block is fetched.
+    """
+
+    def __init__(
+        self, sources: Sequence[SampleSource], corpora: Mapping[int, ShardedCorpus], window: int, max_bytes: int
+    ) -> None:
+        self._sources, self._corpora, self._window, self._max_bytes = sources, corpora, window, max_bytes
+        self.lead = window * _LEAD_TURNS
+        self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()  # the last used ones last
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_REQUESTS, "blocks")
+
+    def fetch(self, at: SampleIndex, position: int) -> _Block | None:
+        """The block of an item, which is requested unless it is there; None: it has no room, or lies on disk."""
+        if at.source not in self._corpora:
+            return None
+        source, corpus, number = self._sources[at.source], self._corpora[at.source], at.index // BLOCK_RECORDS
+        with self._lock:
+            while self._blocks and position - next(iter(self._blocks.values())).used > self.lead + 2 * self._window:
+                self._bytes -= self._blocks.popitem(last=False)[1].bytes  # other readers have read the rest
+            if (at.source, number) not in self._blocks:
+                items = range(number * BLOCK_RECORDS, min((number + 1) * BLOCK_RECORDS, len(source)))
+                left = Counter(record for item in items if (record := source.record(item)) is not None)
+                size = sum(corpus.index.row(record).length for record in left)
+                if self._bytes + size > self._max_bytes:
+                    return None
+                self._bytes += size
+                records = self._threads.submit(corpus.read_records, list(left))
+                self._blocks[at.source, number] = _Block(records, left, size)
+            block = self._blocks[at.source, number]
+            block.used = max(block.used, position)
+            self._blocks.move_to_end((at.source, number))
+            return block
+
+    def hold(self, at: SampleIndex, position: int) -> None:
+        """Wait for the record of an item, and give it to the corpus, whose next reads in this thread take it."""
+        block, record = self.fetch(at, position), self._sources[at.source].record(at.index)
+        if block is None or record is None:
+            return
+        try:
+            data = block.records.result().get(record)
+        except UserError:
+            return  # the record is read by itself, and says what is wrong with it
+        if data is None:
+            return
+        self._corpora[at.source].hold(record, data)
+        with self._lock:
+            block.left[record] -= 1
+            if block.left[record] == 0 and block.records.result().pop(record, None) is not None:
+                block.bytes -= len(data)
+                self._bytes -= len(data)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class _Block:
+    """Attributes: ``left``: items of each record that have not been read; ``used``: the last position that did."""
+
+    records: Future[dict[int, bytes]]
+    left: Counter[int]
+    bytes: int
+    used: int = 0
 
 
 class SampleStream:
@@ -80,8 +157,7 @@ class SampleStream:
         image_size: side of the square input, pixels.
         context_length: tokens a sample may have.
         numerics: "official" for the authors' handling of special tokens in web text.
-        cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
-            corpus none are kept.
+        block_bytes: bound on records of blocks from object storage that this process keeps in memory.
         document_weights: weights of the sources by documents, where they have been measured before.
         concepts: whether samples of documents have concepts. Of a folder or zip each process then reads all pairs.
         resident: folders of decoded images by dataset (``resident_images``), which are read instead of the corpora's.
@@ -103,39 +179,35 @@ class SampleStream:
         context_length: int,
         seed: int,
         numerics: Numerics = "fixed",
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        block_bytes: int = BLOCK_BYTES,
         document_weights: Sequence[float] | None = None,
         concepts: bool = False,
         resident: Mapping[str, Path] | None = None,
     ) -> None:
         self.corpora = corpora
-        self._data = data
-        self._ahead: ReadAhead | None = None
-        cache = ImageCache(cache_bytes)
         from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does not need otherwise
 
         context = StreamContext(
-            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, TorchCropper(),
+            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, TorchCropper(),
             concepts, {name: ResidentImages(folder) for name, folder in (resident or {}).items()},
         )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
-        corpora_used = [corpora[spec.dataset] for spec in data.sources]
-        self._remote = {
-            number: corpus
-            for number, corpus in enumerate(corpora_used)
-            if isinstance(corpus, ShardedCorpus) and corpus.concurrent_reads > 1
-        }
-        if self.documents_per_epoch > _MAX_CACHED_ITEMS:
-            cache.max_bytes = 0
         if document_weights is None:
             document_weights = weights_by_documents(
                 self._sources, [spec.weight for spec in data.sources], data.weight_by
             )
         blocks = Blocks(BLOCK_RECORDS, data.window_blocks) if data.order == "blocks" else None
         self._mixture = Mixture(self.source_items, document_weights, seed, blocks)
+        remote = {
+            number: corpus
+            for number, spec in enumerate(data.sources)
+            if isinstance(corpus := corpora[spec.dataset], ShardedCorpus) and corpus.concurrent_reads > 1
+        }
+        in_blocks = blocks is not None and remote
+        self._blocks = RemoteBlocks(self._sources, remote, data.window_blocks, block_bytes) if in_blocks else None
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
-            "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
+            "context_length": context_length, "seed": seed, "numerics": numerics, "block_bytes": block_bytes,
             "document_weights": document_weights, "concepts": concepts, "resident": resident,
         }  # fmt: skip
 
@@ -161,8 +233,10 @@ class SampleStream:
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0), or why there is none."""
         index = self._locate(position)
-        with self._ahead.reading(position) if self._ahead else nullcontext():
-            sample = self._sources[index.source].sample(index.index, index.epoch)
+        if self._blocks is not None:
+            self._blocks.fetch(self._locate(position + self._blocks.lead), position + self._blocks.lead)
+            self._blocks.hold(index, position)
+        sample = self._sources[index.source].sample(index.index, index.epoch)
         return replace(sample, position=position) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
@@ -177,33 +251,17 @@ class SampleStream:
 
     @property
     def reads_blocks(self) -> bool:
-        """Whether readers should fetch blocks ahead: in block order, of shards behind a URL."""
-        return self._data.order == "blocks" and bool(self._remote)
+        """Whether whole blocks are fetched: in block order, of shards behind a URL."""
+        return self._blocks is not None
 
     def reader(self, position: int, stride: int, readers: int) -> int:
-        """Number of the reader, of a rank's, that should read a position (``Mixture.reader``)."""
+        """Which of a rank's loader processes should read a position (``Mixture.reader``)."""
         return self._mixture.reader(position, stride, readers)
 
-    @contextmanager
-    def reading_ahead(self, share: ReaderShare) -> Iterator[None]:
-        """While the positions of ``share`` are read, in ascending order: their blocks are fetched before."""
-        if not self.reads_blocks:
-            yield
-            return
-        horizon = self._data.window_blocks * BLOCK_RECORDS // 2  # room for a window and a half is used at most
-        memory = READ_AHEAD_BYTES // share.readers
-        with ReadAhead(self._coming_blocks(share), self._remote.values(), memory, horizon) as self._ahead:
-            yield
-        self._ahead = None
-
-    def _coming_blocks(self, share: ReaderShare) -> Iterator[WantedBlock]:
-        for block in self._mixture.coming_blocks(share, self._remote):
-            source, positions = self._sources[block.source], dict[int, list[int]]()
-            for position, item in block.items:
-                record = source.record(item)
-                assert record is not None, "the corpus has shards"
-                positions.setdefault(record, []).append(position)
-            yield WantedBlock(self._remote[block.source], block.due, positions)
+    def close(self) -> None:
+        """Fetch nothing ahead any more."""
+        if self._blocks is not None:
+            self._blocks.close()
 
     def _locate(self, position: int) -> SampleIndex:
         if position < 0:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -41,32 +40,13 @@ from lcl_core.data.shards.format import (
     record_image_names,
     split_members,
 )
-from lcl_core.data.shards.index import RecordSelection, ShardChunkIndex, ShardFile, ShardIndex
+from lcl_core.data.shards.index import IndexRow, RecordSelection, ShardChunkIndex, ShardIndex
 from lcl_core.data.shards.storage import ShardStorage, damaged_shard_error, open_shard_storage
 from lcl_core.parts import Section
 from lcl_core.specs.data import DataSpec
 
 T = TypeVar("T")
 _MAX_GAP_BYTES = 1 << 20  # between records of one range: to fetch them takes about as long as another request
-
-
-@dataclass(frozen=True, slots=True)
-class RecordBytes:
-    """Where a record lies in its shard."""
-
-    record: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordRange:
-    """A range of a shard that holds these records, in the order of their offsets, to be fetched at once."""
-
-    shard: ShardFile
-    start: int
-    end: int
-    records: tuple[RecordBytes, ...]
 
 
 class SelectedRecords(Sequence[T], Generic[T]):
@@ -112,13 +92,7 @@ def record_location(record: int) -> str:
 
 
 class ShardedCorpus(Corpus):
-    """Opening reads the header; everything else in memory is mapped, or in proportion to the number of shards.
-
-    Attributes:
-        held: record → its bytes where they have been fetched before; None: it is to be read.
-    """
-
-    held: Callable[[int], bytes | None] | None = None
+    """Opening reads the header; everything else in memory is mapped, or in proportion to the number of shards."""
 
     def __init__(self, storage: ShardStorage) -> None:
         self.path = Path(storage.name)
@@ -200,33 +174,30 @@ class ShardedCorpus(Corpus):
         """sha256 (hex) over the shards' hashes in the header; nothing is read again."""
         return self.index.header.content_hash()
 
-    def record_ranges(self, records: Iterable[int], max_bytes: int) -> list[RecordRange]:
-        """Ranges of at most that many bytes (or one record) that hold the records, few of them where these are near."""
-        ranges: list[RecordRange] = []
-        for number in sorted(records):
+    def read_records(self, numbers: Iterable[int]) -> dict[int, bytes]:
+        """Whole records by number, those that lie near one another in one read. Raises: UserError."""
+        runs: list[list[tuple[int, IndexRow]]] = []
+        end = (-1, 0)  # shard and offset after the last record
+        for number in sorted(numbers):
             row = self.index.row(number)
-            shard, end = self.index.header.shards[row.shard], row.offset + row.length
-            here = RecordBytes(number, row.offset, row.length)
-            last = ranges[-1] if ranges else None
-            if (
-                last is not None
-                and last.shard is shard
-                and 0 <= row.offset - last.end <= _MAX_GAP_BYTES
-                and end - last.start <= max_bytes
-            ):
-                ranges[-1] = RecordRange(shard, last.start, end, (*last.records, here))
-            else:
-                ranges.append(RecordRange(shard, row.offset, end, (here,)))
-        return ranges
+            if row.shard != end[0] or not 0 <= row.offset - end[1] <= _MAX_GAP_BYTES:
+                runs.append([])
+            runs[-1].append((number, row))
+            end = (row.shard, row.offset + row.length)
+        found = {}
+        for run in runs:
+            first, last = run[0][1], run[-1][1]
+            shard = self.index.header.shards[first.shard]
+            length = last.offset + last.length - first.offset
+            data = self._storage.read_range(shard.name, first.offset, length, shard.sha256)
+            for number, row in run:
+                start = row.offset - first.offset
+                found[number] = data[start : start + row.length]
+        return found
 
-    def read_records(self, part: RecordRange, chosen: Collection[int]) -> dict[int, bytes]:
-        """Bytes of the chosen records of a range, by their numbers, in one read. Raises: UserError."""
-        data = self._storage.read_range(part.shard.name, part.start, part.end - part.start, part.shard.sha256)
-        return {
-            row.record: data[row.offset - part.start : row.offset - part.start + row.length]
-            for row in part.records
-            if row.record in chosen
-        }
+    def hold(self, record: int, data: bytes) -> None:
+        """Let this thread's next reads of a record take it from ``data``. Raises: UserError ``shard_damaged``."""
+        self._last.record = (record, self._split(record, data))
 
     def _members(self, record: int, whole: bool) -> dict[str, memoryview]:
         """Members of a record by the part of their name after its number; the last record's are cached."""
@@ -235,18 +206,18 @@ class ShardedCorpus(Corpus):
             return last[1]
         row = self.index.row(record)
         shard = self.index.header.shards[row.shard]
-        data = None if self.held is None else self.held(record)
-        if data is None:
-            data = self._storage.read_range(shard.name, row.offset, row.length if whole else row.json, shard.sha256)
-        else:
-            whole = True
-        try:
-            members = split_members(data)
-        except ValueError as error:
-            raise damaged_shard_error(shard.name, f"record {record} is not where the index says ({error})") from error
+        length = row.length if whole else row.json
+        members = self._split(record, self._storage.read_range(shard.name, row.offset, length, shard.sha256))
         if whole:
             self._last.record = (record, members)
         return members
+
+    def _split(self, record: int, data: bytes) -> dict[str, memoryview]:
+        try:
+            return split_members(data)
+        except ValueError as error:
+            name = self.index.header.shards[self.index.row(record).shard].name
+            raise damaged_shard_error(name, f"record {record} is not where the index says ({error})") from error
 
 
 def decode_body(value: Json, number: int) -> Body:

@@ -68,27 +68,6 @@ def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path, monkeypatch):
     assert events == ["rename"]
 
 
-def test_a_damaged_entry_is_made_anew(tmp_path, caplog):
-    calls: list[str] = []
-    cache = DiskCache(tmp_path, 1000)
-
-    def damage(folder):
-        size = (folder / "inner" / "file").stat().st_size
-        return None if size == 100 else f"the file has {size} bytes"
-
-    with cache.open("a", writer(100, calls), damage=damage) as entry:
-        pass
-    os.truncate(entry / "inner" / "file", 60)
-    with caplog.at_level("WARNING"), cache.open("a", writer(100, calls), damage=damage):
-        assert (entry / "inner" / "file").stat().st_size == 100
-    with cache.open("a", writer(100, calls), damage=damage):
-        pass
-    assert len(calls) == 2
-    [record] = caplog.records
-    assert record.getMessage() == f"{entry} is made anew: the file has 60 bytes"
-    assert cache.total_bytes() == 100
-
-
 def test_a_maker_that_fails_leaves_no_entry(tmp_path):
     cache = DiskCache(tmp_path, 1000)
 

@@ -2,7 +2,6 @@
 
 import itertools
 import pickle
-import sys
 from collections import Counter
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from lcl_core.common.errors import UserError
 from lcl_core.data import SampleStream
 from lcl_core.data.sampling.loader import first_cursors, load_batches, redistribute_cursors
-from lcl_core.data.sampling.shuffle import BlockOrder, Blocks, Mixture, ReaderShare, divisor_quotas
+from lcl_core.data.sampling.shuffle import BlockOrder, Blocks, Mixture, divisor_quotas
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import BatchSpec
 
@@ -32,21 +31,6 @@ def test_every_item_once(size, blocks, epoch):
 def test_another_epoch_is_another_order(size, records, window):
     orders = {tuple(BlockOrder(size, Blocks(records, window), 1, 0, epoch)) for epoch in range(4)}
     assert len(orders) == 4
-
-
-@given(SIZES, BLOCKS, st.data())
-@settings(max_examples=100, deadline=None)
-def test_coming_blocks_are_those_of_the_order(size, blocks, data):
-    order = BlockOrder(size, blocks, 7)
-    start = data.draw(st.integers(0, size - 1))
-    found = {}
-    for block in order.blocks(start):
-        items = [block.item(number) for number in range(len(block.places))]
-        assert sorted(items) == list(range(block.first, min(size, block.first + blocks.records)))
-        found |= dict(zip(block.places, items, strict=True))
-    assert {place: item for place, item in found.items() if place >= start} == {
-        place: order[place] for place in range(start, size)
-    }
 
 
 def test_a_window_has_an_item_of_each_of_its_blocks_in_turn():
@@ -80,9 +64,6 @@ def test_a_thousand_million_records_need_no_state():
     assert len({order[place] for place in range(10**9 - 1000, 10**9)}) == 1000
     mixture = Mixture([10**9], [1], 0, Blocks(32, 384))
     assert len(pickle.dumps(mixture)) <= 1024
-    coming = next(mixture.coming_blocks(ReaderShare(first=5 * 10**8)))
-    assert coming.items[0][0] == 5 * 10**8
-    assert sys.getsizeof(coming.items) < 1024
 
 
 def test_the_order_is_fixed_for_ever():
@@ -102,34 +83,6 @@ def test_a_mixture_reads_each_source_epoch_by_epoch(weights):
     shares = Counter(place.source for place in places[:1200])
     for source, weight in enumerate(weights):
         assert abs(shares[source] / 1200 - weight / sum(weights)) <= 1 / 12
-
-
-@given(
-    st.lists(st.integers(1, 150), min_size=1, max_size=3),
-    BLOCKS.filter(lambda blocks: blocks.window >= 3),
-    st.integers(1, 4),
-    st.integers(1, 4),
-    st.integers(0, 200),
-)
-@settings(max_examples=50, deadline=None)
-def test_readers_of_all_ranks_expect_each_position_once(sizes, blocks, ranks, readers, start):
-    mixture = Mixture(sizes, [1.0, 2.0, 0.3][: len(sizes)], 0, blocks)
-    expected = {position: mixture[position] for position in range(start, start + 100)}
-    found = []
-    for rank, number in itertools.product(range(ranks), range(readers)):
-        share = ReaderShare(start + rank, ranks, number, readers)
-        for block in mixture.coming_blocks(share):
-            if block.due >= start + 100:
-                break
-            found += [(position, block.source, item) for position, item in block.items if position in expected]
-    assert sorted(found) == [(position, at.source, at.index) for position, at in expected.items()]
-
-
-def test_a_reader_that_never_reads_a_source_expects_none_of_it():
-    mixture = Mixture([500, 500], [1, 1], 0, Blocks(5, 8))
-    for rank in range(2):
-        coming = mixture.coming_blocks(ReaderShare(rank, 2))
-        assert {block.source for block in itertools.islice(coming, 500)} == {rank}
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 3.0], [0.37, 0.63]])

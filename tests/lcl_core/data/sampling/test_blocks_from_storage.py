@@ -2,7 +2,6 @@
 
 import itertools
 import multiprocessing
-import threading
 import uuid
 
 import fsspec
@@ -62,10 +61,10 @@ def url(tmp_path, monkeypatch):
     fsspec.filesystem("memory").rm(url, recursive=True)
 
 
-def read(url, tokenizer, cursor, count, workers, ranks=1, **data):
+def read(url, tokenizer, cursor, count, workers, ranks=1, memory=1 << 30, **data):
     """The first samples: position, id, levels."""
     spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
-    stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0)
+    stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0, block_bytes=memory)
     batches = load_batches(stream, cursor, BUDGET, workers, 0, ranks)
     samples = (sample for batch in batches for sample in batch.samples)
     found = [(each.position, each.id, each.levels.tobytes()) for each in itertools.islice(samples, count)]
@@ -93,9 +92,8 @@ def test_samples_are_those_of_the_same_shards_on_disk(url, tokenizer, tmp_path, 
         assert read(url, tokenizer, Cursor(start), 400, workers) == expected
 
 
-def test_a_resumed_reader_takes_what_waits_and_goes_on(url, tokenizer, tally, eventually):
+def test_a_resumed_reader_takes_what_waits_and_goes_on(url, tokenizer, tally):
     whole = {position: name for position, name, _ in read(url, tokenizer, Cursor(), 300, 0)}
-    eventually(lambda: not any(each.name.startswith("read-ahead") for each in threading.enumerate()), "no request")
     before = tally.requests.value
     resumed = read(url, tokenizer, Cursor(101, (95, 3, 99)), 103, 2)
     assert [position for position, _, _ in resumed] == [95, 3, 99, *range(101, 201)]
@@ -105,28 +103,21 @@ def test_a_resumed_reader_takes_what_waits_and_goes_on(url, tokenizer, tally, ev
     )
 
 
-def read_alone(monkeypatch, *arguments, **data):
-    """Each document by a request of its own, as where there is no memory."""
-    with monkeypatch.context() as patched:
-        patched.setattr("lcl_core.data.sampling.stream.READ_AHEAD_BYTES", 0)
-        return read(*arguments, **data)
-
-
-def test_sources_of_a_mixture_share_the_window(url, tokenizer, tally, monkeypatch):
+def test_sources_of_a_mixture_share_the_window(url, tokenizer, tally):
     sources = (
         {"dataset": "d", "weight": 3},
         {"dataset": "d", "view": "pairs"},
         {"dataset": "d", "view": "matched_pairs"},
     )
-    expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, sources=sources)
+    expected = read(url, tokenizer, Cursor(), 300, 0, memory=0, sources=sources)
     alone = tally.requests.value
     assert alone >= 300
     assert read(url, tokenizer, Cursor(), 300, 2, sources=sources) == expected
     assert tally.requests.value - alone <= 40
 
 
-def test_pieces_of_a_document_are_read_with_one_request_for_many(url, tokenizer, tally, monkeypatch):
-    expected = read_alone(monkeypatch, url, tokenizer, Cursor(), 300, 0, piece_images=1)
+def test_pieces_of_a_document_are_read_with_one_request_for_many(url, tokenizer, tally):
+    expected = read(url, tokenizer, Cursor(), 300, 0, memory=0, piece_images=1)
     alone = tally.requests.value
     assert read(url, tokenizer, Cursor(), 300, 1, piece_images=1) == expected
     assert tally.requests.value - alone <= 40

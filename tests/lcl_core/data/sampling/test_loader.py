@@ -145,7 +145,7 @@ def test_what_waits_is_counted_in_images(
     stream = SampleStream(data, open_stream().corpora, tokenizer, 4, 16, 120, seed=0)
     requested = []
 
-    def samples(self, stream, positions, ahead, share):
+    def samples(self, stream, positions, ahead, stride):
         requested.append(ahead)
         return (stream[position] for position in positions)
 

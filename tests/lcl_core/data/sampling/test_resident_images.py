@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,17 +155,6 @@ def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened, tmp_path):
     assert {file.name: file.read_bytes() for file in opened()[1].iterdir()} == first
 
 
-@pytest.mark.parametrize("name", ["levels.u8", "index.npy", "images.json"])
-def test_a_file_that_a_crash_has_cut_is_made_anew(opened, caplog, name):
-    _, folder, _ = opened()
-    first = {file.name: file.read_bytes() for file in folder.iterdir()}
-    os.truncate(folder / name, len(first[name]) // 2)
-    with caplog.at_level("WARNING"):
-        opened()
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
-    assert [name in record.getMessage() for record in caplog.records] == [True]
-
-
 def test_the_files_are_on_disk_before_others_see_them(opened, monkeypatch):
     flushed = set()
     fsync, rename = os.fsync, Path.rename
@@ -184,32 +172,6 @@ def test_the_files_are_on_disk_before_others_see_them(opened, monkeypatch):
     monkeypatch.setattr(Path, "rename", recorded_rename)
     opened()
     assert {"levels.u8", "index.npy", "images.json"} <= before[-1]
-
-
-def test_of_several_callers_one_decodes(corpus, tmp_path, monkeypatch):
-    reads = []
-    read = type(corpus).image_bytes
-
-    def counted(self, name):
-        reads.append(name)
-        return read(self, name)
-
-    monkeypatch.setattr(type(corpus), "image_bytes", counted)
-    sources = resident_sources(DataSpec(sources=SOURCES), SIZE, {"d": corpus}, {"d": corpus.content_hash()})
-    found = []
-
-    def call():
-        with open_resident_images(sources, DiskCache(tmp_path / "cache", 1 << 20)) as folders:
-            found.append(folders["d"])
-
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 3
-    assert len(set(found)) == 1
-    assert sorted(reads) == sorted(set(reads))
 
 
 def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened, tmp_path):

@@ -10,8 +10,6 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, SkippedSample, open_corpus
-from lcl_core.data.sampling.sources import ImageCache
-from lcl_core.data.transforms import normalise
 from lcl_core.specs.data import DataSpec
 
 N, SIZE = 4, 16
@@ -33,7 +31,7 @@ def corpus(kit):
 @pytest.fixture
 def open_stream(corpus, tokenizer):
     def call(*sources, seed=0, corpus=corpus, **named):
-        options = {key: named.pop(key) for key in list(named) if key in ("numerics", "cache_bytes", "context_length")}
+        options = {key: named.pop(key) for key in list(named) if key in ("numerics", "context_length")}
         data = DataSpec(sources=sources or (INTERLEAVED,), **named)
         return SampleStream(data, {"here": corpus}, tokenizer, N, SIZE, seed=seed, **{"context_length": 120, **options})
 
@@ -105,8 +103,6 @@ def test_positions_are_pure(open_stream):
     expected = [first[position] for position in range(40)]
     again = open_stream(*sources, piece_images=2)
     assert all(same(again[position], expected[position]) for position in reversed(range(40)))
-    uncached = open_stream(*sources, piece_images=2, cache_bytes=0)
-    assert all(same(uncached[position], expected[position]) for position in range(40))
     other = open_stream(*sources, piece_images=2, seed=1)
     assert not all(same(other[position], expected[position]) for position in range(40))
 
@@ -325,29 +321,3 @@ def test_a_copy_in_another_process_gives_the_same(open_stream):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         got = pool.map(stream.__getitem__, range(12), chunksize=1)
     assert all(same(first, second) for first, second in zip(got, expected, strict=True))
-
-
-def test_the_cache_is_bounded_and_drops_nothing(corpus):
-    reads = []
-
-    def read(name):
-        reads.append(name)
-        return corpus.read_image(name)
-
-    one = 8 * 8 * 4
-    cache = ImageCache(max_bytes=2 * one)
-    for _ in range(2):
-        for name in ("red.png", "green.png", "blue.png"):
-            assert np.array_equal(normalise(cache.get("d", name, read)), normalise(corpus.read_image(name)))
-    assert reads == ["red.png", "green.png", "blue.png", "blue.png"]
-    assert (len(cache), cache.bytes) == (2, 2 * one)
-    cache.get("other", "red.png", read)
-    assert len(reads) == 5, "datasets do not share names"
-
-
-def test_a_failed_read_is_not_kept(corpus):
-    cache = ImageCache()
-    for _ in range(2):
-        with pytest.raises(UserError):
-            cache.get("d", "none.png", corpus.read_image)
-    assert len(cache) == 0
