@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, style_axes
+from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, save_figure, style_axes
 from lcl_core.common.processes import usable_cores
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.data.corpus.open import count_items, open_source
 from lcl_core.data.jsonl import to_json_safe
 from lcl_core.data.tokenizer import clip_tokenizer
-from lcl_core.data.validation.report import Histogram, Report, ValidationLimits
+from lcl_core.data.validation.report import Histogram, Report
 from lcl_core.data.validation.validate import MAX_WORKERS, validate
 from lcl_core.specs.corpus_jobs import ValidateSpec
 from lcl_core.specs.parsing import parse_spec
@@ -25,6 +25,7 @@ TITLES = {
     "similarity": ("Similarity of matched image and sentence", "cosine similarity"),
     "image_side": ("Size of an image", "shorter side, pixels"),
 }
+MAX_REASONS = 12
 
 
 def draw_plots(report: Report, folder: Path) -> list[str]:
@@ -40,24 +41,18 @@ def draw_plots(report: Report, folder: Path) -> list[str]:
         if histogram.count:
             figure, axes = _new_axes(title)
             _draw_bars(axes, histogram, label.format(unit=report.length_unit))
-            written.append(_save(figure, folder / f"{name}.png"))
+            save_figure(figure, folder / f"{name}.png")
+            written.append(f"{name}.png")
     if report.reasons:
-        figure, axes = _new_axes("Problems by reason", 0.5 * min(len(report.reasons), 12) + 1.6)
+        figure, axes = _new_axes("Problems by reason", 0.5 * min(len(report.reasons), MAX_REASONS) + 1.6)
         _draw_reasons(axes, report)
-        written.append(_save(figure, folder / "problems.png"))
+        save_figure(figure, folder / "problems.png")
+        written.append("problems.png")
     return written
-
-
-def trim_empty_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
-    """Edges and counts without the empty bins at both ends; one is kept beside the filled ones."""
-    filled = [index for index, count in enumerate(histogram.counts) if count]
-    first, last = max(filled[0] - 1, 0), min(filled[-1] + 1, len(histogram.counts) - 1)
-    return histogram.edges[first : last + 2], histogram.counts[first : last + 1]
 
 
 def _new_axes(title: str, height: float = 3.4) -> tuple[Any, Any]:
     figure = new_figure(7.2, height, dpi=150)
-    figure.get_layout_engine().set(w_pad=0.18, h_pad=0.16)  # inches
     axes = figure.subplots()
     style_axes(axes, title, hidden=("top", "right", "left"), size=13, pad=26)
     axes.tick_params(labelsize=9)
@@ -67,12 +62,12 @@ def _new_axes(title: str, height: float = 3.4) -> tuple[Any, Any]:
 
 def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     """Bins side by side, however wide they are, so that doubling ones can be read; the mean in words above."""
-    edges, counts = trim_empty_bins(histogram)
-    places = range(len(counts))
-    axes.bar(places, counts, width=0.88, color=COLOURS[0], zorder=2)
-    wide = len(counts) > 16
-    ticks = [index for index in places if not wide or index % (len(counts) // 10) == 0]
-    axes.set_xticks(ticks, [_bin_label(edges[index], edges[index + 1]) for index in ticks])
+    filled = [index for index, count in enumerate(histogram.counts) if count]
+    first, last = max(filled[0] - 1, 0), min(filled[-1] + 1, len(histogram.counts) - 1)
+    places = range(first, last + 1)
+    axes.bar(places, histogram.counts[first : last + 1], width=0.88, color=COLOURS[0], zorder=2)
+    ticks = places if len(places) <= 16 else places[:: len(places) // 10]
+    axes.set_xticks(ticks, [_bin_label(*histogram.edges[index : index + 2]) for index in ticks])
     axes.set_xlabel(label, fontsize=10, color=MUTED, labelpad=8)
     axes.yaxis.grid(True, color=LINE, linewidth=0.8)
     axes.yaxis.set_major_locator(import_optional("matplotlib.ticker", "drawing").MaxNLocator(5, integer=True))
@@ -80,21 +75,21 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     axes.margins(x=0.01)
     values = (histogram.count, histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0)
     count, mean, least, most = map(format_short, values)
-    words = f"{count} values  ·  mean {mean}  ·  {least} to {most}"
-    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=MUTED)
+    _write_above(axes, f"{count} values  ·  mean {mean}  ·  {least} to {most}")
 
 
 def _draw_reasons(axes: Any, report: Report) -> None:
-    reasons = list(report.reasons.items())[:12][::-1]
-    numbers = [number for _, number in reasons]
-    axes.barh([name for name, _ in reasons], numbers, height=0.62, color=COLOURS[1], zorder=2)
-    for index, number in enumerate(numbers):
-        axes.text(number, index, f"  {number:,}", va="center", fontsize=9.5, color=INK)
-    axes.set_xlim(0, max(numbers) * 1.15)
+    reasons = list(report.reasons.items())[:MAX_REASONS][::-1]
+    bars = axes.barh([name for name, _ in reasons], [number for _, number in reasons], height=0.62, color=COLOURS[1])
+    axes.bar_label(bars, [f"{number:,}" for _, number in reasons], padding=6, fontsize=9.5, color=INK)
+    axes.margins(x=0.15)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", labelsize=10, colors=INK)
-    words = f"of {report.documents:,} documents and {report.images:,} images"
+    _write_above(axes, f"of {report.documents:,} documents and {report.images:,} images")
+
+
+def _write_above(axes: Any, words: str) -> None:
     axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=MUTED)
 
 
@@ -113,11 +108,6 @@ def format_short(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
-def _save(figure: Any, path: Path) -> str:
-    figure.savefig(path)
-    return path.name
-
-
 def validate_run(run_dir: RunDir) -> dict[str, Any]:
     """Run ``run.json``: write ``report.json``, ``quarantine.jsonl`` and ``pictures/`` as artifacts.
 
@@ -128,31 +118,25 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
-    limits = ValidationLimits(similarity_threshold=spec.similarity_threshold)
-    processes = min(usable_cores(), MAX_WORKERS) if spec.workers is None else max(1, spec.workers)
     total, progress = count_items(source), JobProgress(run_dir, "examining")
     report = validate(
         source,
         run_dir.checkpoints / "parts",
-        processes=processes,
-        on_progress=lambda done: progress(done, total),
-        limits=limits,
+        processes=min(usable_cores(), MAX_WORKERS) if spec.workers is None else max(1, spec.workers),
+        similarity_threshold=spec.similarity_threshold,
         tokenizer=clip_tokenizer() if spec.tokens else None,
         quarantine=run_dir.artifacts / "quarantine.jsonl",
+        on_progress=lambda done: progress(done, total),
     )
     values = to_json_safe(report.model_dump(mode="json"))  # names of files may have bytes that are no text
     write_json_atomically(run_dir.artifacts / "report.json", values)
-    result = {"report": values, "pictures": _save_plots(report, run_dir)}
-    return result | ({"dataset_hash": source.content_hash()} if spec.dataset is not None else {})
-
-
-def _save_plots(report: Report, run_dir: RunDir) -> list[str]:
-    """Names of the artifacts. Hours of reading are not thrown away because a library is missing."""
     try:
-        return [f"pictures/{name}" for name in draw_plots(report, run_dir.artifacts / "pictures")]
-    except UserError as error:
+        pictures = [f"pictures/{name}" for name in draw_plots(report, run_dir.artifacts / "pictures")]
+    except UserError as error:  # hours of reading are not thrown away because a library is missing
         print(error, file=sys.stderr)  # noqa: T201 - the run's log
-        return []
+        pictures = []
+    hashes = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
+    return {"report": values, "pictures": pictures, **hashes}
 
 
 if __name__ == "__main__":

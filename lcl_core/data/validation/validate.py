@@ -1,11 +1,7 @@
 """Validation in parts: the same report by any number of processes, after any interruption.
 
-    WORK/completed.jsonl      log of the parts that are complete
-    WORK/parts/PART.TOKEN.json.gz  result of a part
-    WORK/parts/PART.at        number of the record that an attempt at a part is at; it is left by a process that died
-    WORK/parts/PART.deaths    numbers of the records at which processes have died
-
-A record at which two processes have died is left out by the next one: a decoder that crashes costs it alone.
+WORK/completed.jsonl           log of the parts that are complete
+WORK/parts/PART.TOKEN.json.gz  what is counted of each record of a part
 """
 
 from __future__ import annotations
@@ -17,10 +13,9 @@ import json
 import secrets
 import shutil
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,23 +39,20 @@ from lcl_core.data.records import (
 )
 from lcl_core.data.shards.sharded_corpus import ShardedRecords
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.data.validation import report as why
-from lcl_core.data.validation.report import (
-    CorpusCounts,
-    Finding,
-    Issue,
-    PartResult,
-    QuarantineFile,
-    Report,
-    ReportBuilder,
-    ValidationLimits,
-    new_histograms,
-)
+from lcl_core.data.validation.report import ExaminedImage, ExaminedRecord, Report, ReportBuilder, examined_record
 from lcl_core.part_runners import Json
-from lcl_core.parts import PART_ITEMS, CompletionLog, PartSource, SectionTasks, StartRunner, fingerprint, run_parts
+from lcl_core.parts import PART_ITEMS, CompletionLog, PartSource, SectionTasks, fingerprint, run_parts
 
 MAX_WORKERS = 16
-DEATHS_OF_A_RECORD = 2  # after one, the process may have been killed for another reason, such as the end of the run
+MIN_IMAGE_SIDE = 8  # pixels
+SIMILARITY_THRESHOLD = 0.24
+UNREADABLE = "unreadable image"
+# by the code of an image's UserError; any other code is an unreadable one
+REASON_BY_CODE = {
+    "bad_path": "forbidden path",
+    "file_missing": "missing image",
+    "too_large": "image too large",
+}
 _KINDS = {MatchedDocument: "matched", SequenceDocument: "sequence", CaptionedImage: "pair"}
 
 
@@ -69,8 +61,7 @@ def validate(
     work: Path | None = None,
     *,
     processes: int = 1,
-    runner: StartRunner | None = None,
-    limits: ValidationLimits | None = None,
+    similarity_threshold: float = SIMILARITY_THRESHOLD,
     tokenizer: Tokenizer | None = None,
     quarantine: Path | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -78,13 +69,11 @@ def validate(
 ) -> Report:
     """Check a corpus, in order; memory does not grow with it, but for the hashes of contents.
 
-    Duplicates are found across parts: the first of equal contents is the original.
-
     Args:
         source: an open corpus, or a reader.
         work: folder of what is needed to continue; removed at the end. None: an interrupted validation begins anew.
-        processes: that read and decode; their number changes no count, and no line of the quarantine list.
-        runner: starts what executes the tasks; None: as many processes.
+        processes: that read and decode; their number changes neither report nor list.
+        similarity_threshold: images matched below this are not usable.
         tokenizer: measures texts in tokens; None: in words.
         quarantine: file for the list of bad items, one JSON object a line.
         on_progress: called with the number of items checked; what it raises interrupts the validation.
@@ -92,32 +81,30 @@ def validate(
     Raises:
         UserError: the corpus as a whole cannot be read, or ``part_failed``.
     """
-    started, limits, records = time.monotonic(), limits or ValidationLimits(), part_source(source)
-    unit, sections = "words" if tokenizer is None else "tokens", records.sections()
-    settings = {"limits": limits.model_dump(mode="json"), "unit": unit, "part_items": part_items}
+    records = part_source(source)
+    sections = records.sections()
+    unit = "words" if tokenizer is None else "tokens"
+    settings = {"similarity_threshold": similarity_threshold, "unit": unit, "part_items": part_items}
     with (
         _work_folder(work) as folder,
         CompletionLog(folder, fingerprint(sections, **settings)) as log,
-        QuarantineFile(quarantine, limits.max_quarantined) as file,
+        ReportBuilder(unit, quarantine) as builder,
     ):
-        parts, builder = folder / "parts", ReportBuilder(limits, unit, file)
+        parts = folder / "parts"
         results = (entry["result"] for entry in log.entries() if entry["kind"] == "part")
         if not all((parts / result["file"]).is_file() for result in results):
             log.discard()
         parts.mkdir(exist_ok=True)
-        make = partial(ValidationTasks, records, parts, limits, tokenizer)
-        ended = run_parts(
+        run_parts(
             sections,
-            make,
-            lambda result: builder.add(_read_result(parts / result["file"])),
+            partial(ValidationTasks, records, parts, similarity_threshold, tokenizer),
+            lambda result: builder.add(_read_part(parts / result["file"])),
             log,
             processes=processes,
-            runner=runner,
             part_items=part_items,
             on_progress=on_progress,
         )
-        seconds = round(time.monotonic() - started, 3)
-        return builder.build(worker_deaths=ended.deaths, workers=processes, seconds=seconds)
+        return builder.build()
 
 
 @contextmanager
@@ -131,160 +118,126 @@ def _work_folder(work: Path | None) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _read_result(path: Path) -> PartResult:
-    return PartResult.model_validate(json.loads(gzip.decompress(path.read_bytes())))
+def _read_part(path: Path) -> list[ExaminedRecord]:
+    return [examined_record(value) for value in json.loads(gzip.decompress(path.read_bytes()))]
 
 
 class ValidationTasks(SectionTasks[Record | BadItem]):
-    """Handler of the tasks of a validation.
-
-    Args:
-        folder: of results of parts.
-    """
+    """Handler of the tasks of a validation. ``folder``: of results of parts."""
 
     def __init__(
         self,
         source: PartSource[Record | BadItem],
         folder: Path,
-        limits: ValidationLimits,
+        similarity_threshold: float,
         tokenizer: Tokenizer | None,
     ) -> None:
         super().__init__(source)
         self._folder = folder
         # of other corpora, an image's name is unique in its record alone
-        self._validator = Validator(limits, tokenizer, isinstance(source, (NativeReader, ShardedRecords)))
+        shared_names = isinstance(source, (NativeReader, ShardedRecords))
+        self._validator = Validator(similarity_threshold, tokenizer, shared_names)
 
     def work(self, name: str, items: Iterator[Record | BadItem], report: Callable[[], None]) -> Json:
-        result = PartResult(counts=CorpusCounts(histograms=new_histograms(self._validator.unit)))
-        current, deadly = self._folder / f"{name}.at", self._deadly_records(name)
-        try:
-            with current.open("w") as file:
-                for number, item in enumerate(items):
-                    file.seek(0)
-                    file.write(str(number))
-                    file.flush()
-                    if number in deadly and isinstance(item, Record):
-                        detail = "the process that validated this record ended; try it by itself"
-                        item = BadItem(*split_record_id(item.id), why.WORKER_DIED, detail)
-                    self._validator.check(item, result)
-                    report()
-        finally:  # whatever is raised: only a process that died leaves the file
-            current.unlink(missing_ok=True)
+        examined = []
+        for item in items:
+            examined.append(asdict(self._validator.examine(item)))
+            report()
         path = self._folder / f"{name}.{secrets.token_hex(6)}.json.gz"
-        # not pydantic's own JSON: names of files may have bytes that are no text
-        data = json.dumps(result.model_dump(), separators=(",", ":")).encode()
-        write_atomically(path, gzip.compress(data, 1))
-        (self._folder / f"{name}.deaths").unlink(missing_ok=True)
+        write_atomically(path, gzip.compress(json.dumps(examined, separators=(",", ":")).encode(), 1))
         return {"file": path.name}
-
-    def _deadly_records(self, name: str) -> set[int]:
-        """Numbers of the records of a part at which so many processes have died."""
-        current, listed = self._folder / f"{name}.at", self._folder / f"{name}.deaths"
-        deaths = listed.read_text().split() if listed.exists() else []
-        if current.exists() and (number := current.read_text()):
-            deaths.append(number)
-            listed.write_text("\n".join(deaths))
-        return {int(number) for number, count in Counter(deaths).items() if count >= DEATHS_OF_A_RECORD}
 
 
 class Validator:
-    """Checks records: every image is decoded and every text measured.
+    """Examines records: every image is decoded and every text measured.
 
     Args:
-        tokenizer: measures texts in tokens; None: in words.
         shared_names: whether the name of an image means the same image in every record.
     """
 
-    def __init__(
-        self, limits: ValidationLimits, tokenizer: Tokenizer | None = None, shared_names: bool = False
-    ) -> None:
-        self._limits, self._tokenizer, self._shared_names = limits, tokenizer, shared_names
-        self.unit = "words" if tokenizer is None else "tokens"
+    def __init__(self, similarity_threshold: float, tokenizer: Tokenizer | None, shared_names: bool) -> None:
+        self._threshold, self._tokenizer, self._shared_names = similarity_threshold, tokenizer, shared_names
 
-    def check(self, record: Record | BadItem, result: PartResult) -> None:
+    def examine(self, item: Record | BadItem) -> ExaminedRecord:
         """An image counts once a record, however often it occurs in it."""
-        if isinstance(record, BadItem):
-            issue = Issue(record.file, record.line, "", record.reason, record.detail)
-            result.findings.append(Finding(issue=issue))
-            return
-        texts, usable, contents = body_texts(record.body), set(), []
-        for name in body_image_names(record.body):
-            digest = self._check_image(record, name, result)
-            contents.append(digest or _digest(self._namespace(record), _encode(name)))
-            if digest is not None:
-                usable.add(name)
-        counts, group = result.counts, result.counts.group(record.split, record.source)
-        tokens = sum(len(text.split() if self._tokenizer is None else self._tokenizer.encode(text)) for text in texts)
-        group.documents += 1
-        group.images += len(contents)
-        group.tokens += tokens
-        counts.kinds[_KINDS[type(record.body)]] += 1
-        counts.histograms["length"].add(tokens)
-        counts.histograms["images_per_document"].add(len(contents))
-        for match in record.body.matches if isinstance(record.body, MatchedDocument) else ():
-            counts.histograms["similarity"].add(match.similarity)
-        labels = record.body.labels.values() if isinstance(record.body, CaptionedImage) else ()
+        if isinstance(item, BadItem):
+            return ExaminedRecord(item.file, item.line, problems=[(item.reason, item.detail)])
+        body, texts = item.body, body_texts(item.body)
+        namespace = b"" if self._shared_names else _encode(item.id)
+        images, contents = [], []
+        for name in body_image_names(body):
+            image, digest = _examine_image(item, name, namespace)
+            images.append(image)
+            contents.append(digest or _digest(namespace, _encode(name)))
+        usable = {image.name for image in images if image.problem is None}
+        labels = body.labels.values() if isinstance(body, CaptionedImage) else ()
         has_words = any(text.strip() for text in (*texts, *labels))
-        if not has_words and not contents:
-            self._add(record, result, why.EMPTY, "neither words nor images")
+        problems = []
+        if not has_words and not images:
+            problems.append(("empty document", "neither words nor images"))
         else:
             if not has_words:
-                self._add(record, result, why.NO_TEXT, "images, but no words")
-            if not _has_usable_image(record.body, usable, self._limits.similarity_threshold):
-                detail = "no image is readable and similar enough to a sentence" if contents else "no image is named"
-                self._add(record, result, why.NO_IMAGE, detail)
-        if texts or contents:
-            content = _hash64(_digest(*map(_encode, texts), b"", *contents))
-            detail = "the same texts and images stood there before"
-            self._add(record, result, why.DUPLICATE_DOCUMENT, detail, content=content)
+                problems.append(("no text", "images, but no words"))
+            if not _has_usable_image(body, usable, self._threshold):
+                detail = "no image is readable and similar enough to a sentence" if images else "no image is named"
+                problems.append(("no usable image", detail))
+        encode: Callable[[str], list[Any]] = str.split if self._tokenizer is None else self._tokenizer.encode
+        return ExaminedRecord(
+            *split_record_id(item.id),
+            id=item.id,
+            kind=_KINDS[type(body)],
+            split=item.split,
+            source=item.source,
+            length=sum(len(encode(text)) for text in texts),
+            similarities=[match.similarity for match in body.matches] if isinstance(body, MatchedDocument) else [],
+            images=images,
+            content=_hash64(_digest(*map(_encode, texts), b"", *contents)) if texts or images else None,
+            problems=problems,
+        )
 
-    def _check_image(self, record: Record, name: str, result: PartResult) -> bytes | None:
-        """sha256 of a usable image; None where an issue was listed."""
-        most = self._limits.max_image_bytes
+
+def _examine_image(record: Record, name: str, namespace: bytes) -> tuple[ExaminedImage, bytes | None]:
+    """An image, and its sha256 if it is usable."""
+    try:
+        image_file = next((image for image in record.images if image.name == name), None)
+        if image_file is None:
+            raise UserError(f"{name}: no such image comes with the record", code="file_missing")
+        data = image_file.load()
+        size = decode_image(data, name).size
+    except StoreError:
+        raise
+    except UserError as error:
+        return ExaminedImage(name, problem=(REASON_BY_CODE.get(error.code, UNREADABLE), str(error))), None
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        # names that no file can have, links in a circle, no memory: one image does not end the validation
+        detail = f"{name}: it cannot be read ({type(error).__name__})"
+        return ExaminedImage(name, problem=(UNREADABLE, detail)), None
+    digest = hashlib.sha256(data).digest()
+    reference = _hash64(_digest(namespace, _encode(name), digest))
+    format, traits = _image_traits(data)
+    image = ExaminedImage(name, _hash64(digest), reference, len(data), min(size), format, traits)
+    if min(size) < MIN_IMAGE_SIDE:
+        image.problem = ("image too small", f"{name}: {size[0]} x {size[1]} pixels")
+        return image, None
+    return image, digest
+
+
+def _image_traits(data: bytes) -> tuple[str, list[str]]:
+    """The file's format, and what decoding had to handle."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         try:
-            image_file = next((image for image in record.images if image.name == name), None)
-            if image_file is None:
-                raise UserError(f"{name}: no such image comes with the record", code="file_missing")
-            data = image_file.load()
-            if len(data) > most:
-                raise UserError(f"the file is larger than {most:,} bytes", code="too_large", file=name)
-            image = decode_image(data, name, max_pixels=self._limits.max_image_pixels)
-        except StoreError:
-            raise
-        except UserError as error:
-            self._add(record, result, why.REASON_BY_CODE.get(error.code, why.UNREADABLE), str(error), name)
-            return None
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            # names that no file can have, links in a circle, no memory: one image does not end the validation
-            self._add(record, result, why.UNREADABLE, f"{name}: it cannot be read ({type(error).__name__})", name)
-            return None
-        result.counts.image_bytes += len(data)
-        result.counts.histograms["image_side"].add(min(image.size))
-        _count_image_traits(data, result.counts)
-        digest = hashlib.sha256(data).digest()
-        reference = _hash64(_digest(self._namespace(record), _encode(name), digest))
-        hashes = {"content": _hash64(digest), "reference": reference}
-        self._add(record, result, why.DUPLICATE_IMAGE, f"{name}: the same bytes stood there before", name, **hashes)
-        if min(image.size) < self._limits.min_image_side:
-            self._add(record, result, why.TOO_SMALL, f"{name}: {image.width} x {image.height} pixels", name)
-            return None
-        return digest
-
-    @staticmethod
-    def _add(record: Record, result: PartResult, reason: str, detail: str, image: str = "", **hashes: int) -> None:
-        file, line = split_record_id(record.id)
-        issue = Issue(file, line, f"{record.id}#{image}" if image else record.id, reason, detail)
-        result.findings.append(Finding(issue=issue, split=record.split, source=record.source, **hashes))
-
-    def _namespace(self, record: Record) -> bytes:
-        """Scope in which an image's name is unique: the corpus, or else the record."""
-        return b"" if self._shared_names else _encode(record.id)
-
-
-def split_record_id(id: str) -> tuple[str, int]:
-    """File and line of a record id ``FILE:LINE``; any other id counts as the file."""
-    file, colon, line = id.rpartition(":")
-    return (file, int(line)) if colon and line.isascii() and line.isdigit() else (id, 0)
+            rotated = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        except Exception:  # damaged EXIF raises anything; the image itself was decoded
+            rotated = False
+        traits = {
+            "CMYK": image.mode == "CMYK",
+            "palette": image.mode in ("P", "PA"),
+            "16-bit": image.mode.startswith("I"),
+            "transparency": image.has_transparency_data,
+            "animated": bool(getattr(image, "is_animated", False)),
+            "EXIF orientation": rotated,
+        }
+        return image.format or "?", [name for name, present in traits.items() if present]
 
 
 def _has_usable_image(body: Body, usable: set[str], threshold: float) -> bool:
@@ -295,6 +248,12 @@ def _has_usable_image(body: Body, usable: set[str], threshold: float) -> bool:
         match.image in usable and match.similarity >= threshold and 0 <= match.sentence < len(body.sentences)
         for match in body.matches
     )
+
+
+def split_record_id(id: str) -> tuple[str, int]:
+    """File and line of a record id ``FILE:LINE``; any other id counts as the file."""
+    file, colon, line = id.rpartition(":")
+    return (file, int(line)) if colon and line.isascii() and line.isdigit() else (id, 0)
 
 
 def _encode(text: str) -> bytes:
@@ -311,22 +270,3 @@ def _digest(*parts: bytes) -> bytes:
 
 def _hash64(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "little")
-
-
-def _count_image_traits(data: bytes, counts: CorpusCounts) -> None:
-    """Count the file's format and the traits that decoding had to handle."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        try:
-            rotated = image.getexif().get(ORIENTATION, 1) in range(2, 9)
-        except Exception:  # damaged EXIF raises anything; the image itself was decoded
-            rotated = False
-        counts.formats[image.format or "?"] += 1
-        traits = {
-            "CMYK": image.mode == "CMYK",
-            "palette": image.mode in ("P", "PA"),
-            "16-bit": image.mode.startswith("I"),
-            "transparency": image.has_transparency_data,
-            "animated": bool(getattr(image, "is_animated", False)),
-            "EXIF orientation": rotated,
-        }
-    counts.traits.update(name for name, present in traits.items() if present)

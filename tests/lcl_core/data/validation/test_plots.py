@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.validation.__main__ import draw_plots, format_short, trim_empty_bins
-from lcl_core.data.validation.report import Histogram, doubling_edges
+from lcl_core.data.validation.__main__ import draw_plots, format_short
 from lcl_core.data.validation.validate import validate
 
 pytest.importorskip("matplotlib")
@@ -29,14 +28,6 @@ def test_each_distribution_that_has_values_is_drawn(kit, tmp_path):
 
 def test_an_empty_corpus_has_no_image(kit, tmp_path):
     assert draw_plots(report_of(kit), tmp_path) == []
-
-
-def test_empty_bins_at_both_ends_are_left_out():
-    histogram = Histogram.of(doubling_edges(10), "x")
-    for value in (9, 20):
-        histogram.add(value)
-    edges, counts = trim_empty_bins(histogram)
-    assert (edges, counts) == ([4, 8, 16, 32, 64], [0, 1, 1, 0])
 
 
 def test_without_matplotlib_the_way_out_is_reported(kit, tmp_path, monkeypatch):
