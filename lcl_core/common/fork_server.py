@@ -179,7 +179,10 @@ def _serve(requests: socket.socket) -> list[Any]:
                 for number, descriptor in enumerate(standard):
                     os.dup2(descriptor, number)
                 _report(report, os.getpid())  # its owner may signal the group from now on
-                os.closerange(3, max(report, *(each.fd for each in selector.get_map().values())) + 1)
+                open_until = max(report, *(each.fd for each in selector.get_map().values())) + 1
+                selector.close()  # a collected selector or socket would close a descriptor that the job has by then
+                requests.close()
+                os.closerange(3, open_until)
                 return list(json.loads(message))
             for descriptor in standard:
                 os.close(descriptor)
