@@ -262,9 +262,6 @@ class OptimizerSpec(Spec):
     )
     decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
-    lr_scale: dict[ModelPart, Annotated[float, Field(gt=0, le=1000)]] = Field(
-        {}, description="factor of the rate of parts of the model; others: 1"
-    )
 
     @model_validator(mode="after")
     def _decay_belongs_to_its_schedule(self) -> OptimizerSpec:
@@ -388,22 +385,6 @@ class PretrainSpec(JobSpec):
         if self.model.context_length < least and any(VIEW_ITEMS[view] == "pairs" for view in views):
             message = f"an image of {self.model.num_image_tokens} tokens leaves no room for its text"
             raise bad_field("model.context_length", f"{message}; take {least} at least, or raise model.patch_size")
-        return self
-
-    @model_validator(mode="after")
-    def _something_is_trained(self) -> PretrainSpec:
-        losses = {name for name, weight in self.objective.weights.items() if weight > 0}
-        trained: set[ModelPart] = {"vision", "pooler", "text"}
-        trained |= {"head"} if losses & {"generation", "masked_text"} else set()
-        if trained <= set(self.model.freeze):
-            parts = ", ".join(sorted(trained))
-            message = (
-                f"every part that objective {self.objective.name} trains is frozen; leave one of them out: {parts}"
-            )
-            raise bad_field("model.freeze", message)
-        if frozen := sorted(set(self.model.freeze) & set(self.optimizer.lr_scale)):
-            message = f"{', '.join(frozen)} is frozen by model.freeze and has no rate; leave it out of one of them"
-            raise bad_field("optimizer.lr_scale", message)
         return self
 
     @model_validator(mode="after")

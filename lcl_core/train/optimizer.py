@@ -1,11 +1,10 @@
-"""AdamW with the authors' decay groups, frozen parts, rates by part and step, and the tensors of a checkpoint."""
+"""AdamW with the authors' decay groups, frozen parts, rates by step, and the tensors of a checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from lcl_core.specs.pretrain import ModelPart, OptimizerSpec
 
 
-LR_SCALE = "lr_scale"  # of a parameter group whose rate is not the schedule's: factor of it
 _PART_MODULES: dict[ModelPart, str] = {
     "vision": "visual",
     "pooler": "pool_project",
@@ -33,45 +31,20 @@ def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
         model.get_submodule(_PART_MODULES[part]).requires_grad_(False).eval()
 
 
-def rate_scales(model: LCLModel, lr_scale: Mapping[ModelPart, float]) -> dict[nn.Parameter, float]:
-    """Factor of the rate of each trained parameter where it is not 1."""
-    scales: dict[nn.Parameter, float] = {}
-    for part, scale in lr_scale.items():
-        scales |= dict.fromkeys(model.get_submodule(_PART_MODULES[part]).parameters(), scale)
-    return {parameter: scale for parameter, scale in scales.items() if scale != 1 and parameter.requires_grad}
-
-
 def build_optimizer(
     model: nn.Module,
     lr: float,
     weight_decay: float = 0.2,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
-    scales: Mapping[nn.Parameter, float] = MappingProxyType({}),
 ) -> torch.optim.AdamW:
-    """AdamW where every parameter of two or more dimensions is decayed and the others are not.
-
-    Args:
-        scales: factor of the rate of each parameter; 1 for those left out. Each factor makes groups of its own, behind
-            those without one.
-    """
+    """AdamW where every parameter of two or more dimensions is decayed and the others are not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    factors = [1.0, *sorted({scales[p] for p in trained if p in scales} - {1.0}, reverse=True)]
-    groups: list[dict[str, Any]] = []
-    for factor in factors:
-        own = [parameter for parameter in trained if scales.get(parameter, 1.0) == factor]
-        decayed, plain = ([p for p in own if (p.ndim >= 2) == matrix] for matrix in (True, False))
-        scaled = {} if factor == 1 else {LR_SCALE: factor, "lr": lr * factor}
-        groups += [{"params": decayed, "weight_decay": weight_decay, **scaled}]
-        groups += [{"params": plain, "weight_decay": 0.0, **scaled}]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
-
-
-def describe_rates(model: LCLModel, scales: Mapping[nn.Parameter, float]) -> str:
-    """One line: parts with their factor of the rate; frozen ones with 0."""
-    first = {part: next(model.get_submodule(module).parameters()) for part, module in _PART_MODULES.items()}
-    shown = [f"{part} x {scales.get(p, 1.0) if p.requires_grad else 0.0:.4g}" for part, p in first.items()]
-    return f"learning rates: {', '.join(shown)}"
 
 
 def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
@@ -88,7 +61,7 @@ def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get(LR_SCALE, 1.0)
+        group["lr"] = lr
 
 
 def random_state(device: torch.device) -> dict[str, str]:

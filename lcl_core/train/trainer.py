@@ -61,11 +61,9 @@ from lcl_core.train.metrics import (
 from lcl_core.train.monitor import HeldOutMonitor, held_out_data, write_encoder
 from lcl_core.train.optimizer import (
     build_optimizer,
-    describe_rates,
     freeze_parts,
     learning_rate,
     random_state,
-    rate_scales,
     restore_random_state,
     set_learning_rate,
     training_tensors,
@@ -138,12 +136,7 @@ class Trainer:
         self.step = TrainingStep(
             self.model, self.objective, self.ranks, spec.precision, spec.engine.strategy, rates.max_grad_norm
         )
-        scales = rate_scales(self.model, rates.lr_scale)
-        self.optimizer = build_optimizer(
-            self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps, scales
-        )
-        if (scales or spec.model.freeze) and self.ranks.rank == 0:
-            write_log(describe_rates(self.model, scales))
+        self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.seed, pin=on_gpu)
         self.stream = self._open_stream(spec.data, corpora, spec.seed, resident=resident)
@@ -208,7 +201,7 @@ class Trainer:
                 self.run_dir.truncate_metrics(self.progress.step)
                 # the result's, if all steps were done by an earlier attempt
                 self.last_line = {k: v for k, v in self.run_dir.last_metrics("loss").items() if k != "time"}
-            if self.progress.step < spec.steps or self.progress.pending:
+            if self.progress.step < spec.steps:
                 peak = peak_flops(compute_dtype(self.device, spec.precision), self.device)
                 self.metrics = MetricsAggregator(self.progress, spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
@@ -261,10 +254,6 @@ class Trainer:
         documents = load_batches(self.stream, self.cursor, spec.batch, self.loaders, LOOKAHEAD, self.ranks.size)
         steps = step_inputs(documents, spec.engine.accumulate, self.collator)
         with prefetch(steps, self.device) as inputs:
-            if self.progress.pending and self._logs(self.progress.step):  # stopped while it was measured
-                set_learning_rate(self.optimizer, learning_rate(self.progress.step - 1, spec.steps, spec.optimizer))
-                self._log()
-                self._save()
             while self.progress.step < spec.steps:
                 started = time.monotonic()
                 batch = next(inputs)
@@ -304,18 +293,13 @@ class Trainer:
         return [int(self.run_dir.stop_requested), int(overdue)]
 
     def _log(self) -> None:
-        """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
+        """Write the metric line of this step. Raises: JobCancelled while held-out data are measured."""
         self._flush()
         held_out: dict[str, float] = {}
         if self.monitor is not None and self.monitor.due(self.progress.step):
             started = time.monotonic()
-            try:
-                held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
-            except JobCancelled:
-                self._save()
-                raise
-            finally:
-                self.metrics.exclude(time.monotonic() - started)
+            held_out = self.monitor.evaluate(self.step.trained, self.progress.step)
+            self.metrics.exclude(time.monotonic() - started)
         line = self.metrics.line(
             lr=self.optimizer.param_groups[0]["lr"],
             logit_scale=float(self.model.logit_scale.detach().exp()),

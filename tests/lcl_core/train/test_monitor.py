@@ -182,7 +182,6 @@ def test_stopped_while_it_is_measured_it_resumes_to_the_same_lines(tmp_path, sam
         patch.setattr(monitor, "progress_line", stop_at)
         with pytest.raises(JobCancelled):
             stopping.run()
-    assert max(path.name for path in run_dir.checkpoints.iterdir()) == f"step_{stop:08d}"
     resumed = trainer(RunDir(run_dir.path)).run()
     assert held_out(run_dir) == held_out(undisturbed)
     assert trained_part(run_dir) == trained_part(undisturbed)

@@ -192,16 +192,9 @@ def test_what_cannot_be_started_from_names_the_field(tmp_path, sample_zip, spoil
     assert (caught.value.code, caught.value.field) == (code, "model.init")
 
 
-FROZEN_TEXT = {
-    "model": {**TINY["model"], "freeze": ["text"]},
-    "optimizer": {**TINY["optimizer"], "lr_scale": {"vision": 0.5}},
-}
-
-
-def test_frozen_parts_stay_and_the_others_learn(tmp_path, sample_zip, capfd):
-    run_dir = prepared(tmp_path, sample_zip, **FROZEN_TEXT)
+def test_frozen_parts_stay_and_the_others_learn(tmp_path, sample_zip):
+    run_dir = prepared(tmp_path, sample_zip, model={**TINY["model"], "freeze": ["text"]})
     begun = trainer(run_dir)
-    assert "vision x 0.5, pooler x 1, text x 0, head x 1" in capfd.readouterr().out
     before = {name: tensor.clone() for name, tensor in begun.model.state_dict().items()}
     begun.run()
     after = load_file(run_dir.artifacts / "encoder" / "model.safetensors")
