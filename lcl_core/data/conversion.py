@@ -87,7 +87,7 @@ def write_dataset(
     if items := run.get("items"):
         records = SelectedItems(records, items["only"], items["without"])
         settings["items"] = hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
-    converted = convert_parts(
+    report = convert_parts(
         records,
         spec.to or run_dir.artifacts / "dataset",
         run_dir.checkpoints / "parts",
@@ -95,14 +95,12 @@ def write_dataset(
         processes=processes,
         change=change,
         settings=settings | spec.model_dump(mode="json", exclude={"processes", "timeout_seconds"}),
-        owner=run["run_id"],
         on_progress=lambda done: progress(done, total),
     )
-    if converted.resumed:
-        print(f"{converted.resumed:,} items were converted by earlier attempts")  # noqa: T201 - the run's log
-    report = converted.report
-    dataset = asdict(report) | {"name": spec.name, "statistics": converted.statistics}
-    dataset["path"] = spec.to or "artifacts/dataset"
+    if report.resumed:
+        print(f"{report.resumed:,} items were converted by earlier attempts")  # noqa: T201 - the run's log
+    dataset = asdict(report) | {"name": spec.name, "path": spec.to or "artifacts/dataset"}
+    del dataset["resumed"]  # of this attempt
     hashes = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
     return {"dataset": dataset, "skipped": report.quarantined, **hashes}
 

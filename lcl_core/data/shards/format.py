@@ -86,11 +86,6 @@ def is_shard_name(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
 
-def is_shard_corpus_file(name: str) -> bool:
-    """Whether a conversion writes a file of that name."""
-    return name in (HEADER, QUARANTINE, ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS) or is_shard_name(name)
-
-
 def image_name(record: int, number: int, extension: str) -> str:
     """Name of a record's image, which is also its name in the corpus."""
     return f"{record:09d}.{number}.{extension}"
