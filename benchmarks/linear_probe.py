@@ -23,7 +23,7 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.evaluation.heads.pooled_latents import LogisticRegression, fit_logistic_regression
+from lcl_core.evaluation.classifiers import LogisticRegression, fit_logistic_regression
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # an image
 HELD_OUT_EVERY = 10

@@ -113,7 +113,6 @@ REPORTED_METRICS = {
     ("retrieval", "TR@5"): "image → text, R@5",
     ("classification", "acc@1"): "class, top-1",
     ("zero_shot_classification", "acc@1"): "named class, top-1",
-    ("few_shot", "acc@1"): "few-shot, top-1",
 }
 
 

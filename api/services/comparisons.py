@@ -147,10 +147,10 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
         except UserError:
             return {}
         return {
-            tuple(getattr(test, key) for key in TEST_KEYS): {
-                "interval": list(test.interval),
-                "p": test.p,
-                "units": test.count,
+            tuple(test[key] for key in TEST_KEYS): {
+                "interval": test["interval"],
+                "p": test["p"],
+                "units": test["count"],
             }
             for test in tests
         }

@@ -114,8 +114,8 @@ class DocumentPrompt:
 class Captioner(Protocol):
     """An image encoder that generates text."""
 
-    def captions(self, pixels: Tensor, spec: DecodingSpec, seed: int) -> list[str]:
-        """[n, 3, S, S] → one text each; text i is sampled with ``seed`` + i."""
+    def captions(self, pixels: Tensor, spec: DecodingSpec) -> list[str]:
+        """[n, 3, S, S] → one text each, greedily or by beams."""
 
     def encode_document(self, parts: Sequence[str | Image | PreparedImage]) -> DocumentPrompt:
         """Texts and images as training interleaves them. Raises: UserError ``too_large``,

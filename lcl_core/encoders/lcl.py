@@ -160,10 +160,10 @@ class LCLEncoder(ImageEncoder):
         patches = self.patches(pixels)
         return F.normalize(self.model.pool_project.pool(patches).float(), dim=-1), patches
 
-    def captions(self, pixels: Tensor, spec: DecodingSpec, seed: int) -> list[str]:
+    def captions(self, pixels: Tensor, spec: DecodingSpec) -> list[str]:
         return generate_captions(
             self.model, self.processor, pixels.to(self.device), max_new_tokens=spec.max_new_tokens,
-            num_beams=spec.beams, top_p=spec.top_p, temperature=spec.temperature, seed=seed,
+            num_beams=spec.beams,
         )  # fmt: skip
 
     def encode_document(self, parts: Sequence[str | Image.Image | PreparedImage]) -> DocumentPrompt:

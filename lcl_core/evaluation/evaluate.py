@@ -15,7 +15,7 @@ from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import PredictionStore, score_predictions, write_class_tables, write_tables
 from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress, EvaluationData, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
-from lcl_core.evaluation.tasks.classification import Classification, FewShot
+from lcl_core.evaluation.tasks.classification import Classification
 from lcl_core.evaluation.tasks.dialogue import Dialogue
 from lcl_core.evaluation.tasks.retrieval import Retrieval, TunedRetrieval
 from lcl_core.evaluation.tasks.zero_shot import ZeroShotClassification
@@ -23,7 +23,7 @@ from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import parse_spec
 
 _TASK_CLASSES: tuple[type[Task], ...] = (
-    Retrieval, Classification, ZeroShotClassification, FewShot, TunedRetrieval, Captioning, Dialogue,
+    Retrieval, Classification, ZeroShotClassification, TunedRetrieval, Captioning, Dialogue,
 )  # fmt: skip
 TASKS = {each.name: each for each in _TASK_CLASSES}
 
@@ -73,7 +73,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     }  # fmt: skip
     write_tables(context.artifacts, facts, rows)
     write_class_tables(context.predictions.folder, context.artifacts / "classes")
-    result = {**facts, "rows": [row.to_dict() for row in rows]}
+    result = {**facts, "rows": rows}
     if spec.figures:
         progress.enter("figures")
         records, folder = context.predictions.folder, context.artifacts / "figures"

@@ -182,7 +182,6 @@ class BootstrapMetric:
             are distinct and ascending; of [U, V] the rows are distinct.
         chance: exact value of a random prediction; None where there is none.
         majority: value of predicting the most frequent training answers.
-        spread: standard deviation over repetitions of the whole task.
         groups: [Q] group of each unit, such as its concept; a bootstrap draws whole groups. Empty: the unit is one by
             itself; None: each is.
     """
@@ -193,7 +192,6 @@ class BootstrapMetric:
     statistic: Statistic
     chance: float | None = None
     majority: float | None = None
-    spread: float | None = None
     groups: Sequence[str] | None = None
 
     @property

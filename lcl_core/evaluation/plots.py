@@ -20,7 +20,7 @@ from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_fig
 from lcl_core.data import Corpus
 from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
-from lcl_core.evaluation.vlm.questions import BenchmarkQuestion
+from lcl_core.evaluation.vlm.questions import LabelQuestion
 
 log = logging.getLogger(__name__)
 ROWS = 6  # samples in a column of a grid
@@ -58,7 +58,7 @@ def _figures(
     records: Path, curves: Sequence[dict[str, Any]], corpus: Corpus, seed: int
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """The name of each figure with the function that draws it into a file."""
-    drawn = PredictionStore(records).read(lambda file: file.encoder == "trained" and file.kind in CELLS_BY_KIND)
+    drawn = PredictionStore(records).read(lambda file: file.encoder == "trained")
     for name, file, samples in drawn:
         stem = Path(name).stem
         words = (file.task, file.variant, file.part.replace("_", " "), file.transfer, f"on {file.split}")
@@ -121,17 +121,11 @@ def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
 def answer_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
     """An image with a question, the model's answer and the correct one."""
     return [
-        SampleCell(
-            (each.image,),
-            (each.text, f"“{each.answer}”; right: {each.options.get(each.truth, each.truth)}"),
-            float(each.is_right),
-            each.is_right,
-        )
-        for each in (BenchmarkQuestion(**sample) for sample in samples)
+        SampleCell((each.image,), (each.text, f"“{each.answer}”; right: {each.truth}"), each.is_right, each.is_right)
+        for each in (LabelQuestion(**sample) for sample in samples)
     ]
 
 
-# Other kinds of prediction files have no grid.
 CELLS_BY_KIND: dict[str, Callable[[PredictionFile, Samples], list[SampleCell]]] = {
     "ranks": rank_cells,
     "captions": caption_cells,

@@ -53,7 +53,7 @@ class PredictionFile:
         task: a name in ``EvaluateSpec.tasks``.
         variant: for retrieval which captions, for classification the label key.
         transfer: ``zero_shot``, ``frozen`` or ``full``.
-        kind: how the samples are scored: ``ranks``, ``draws``, ``captions`` or ``answers``.
+        kind: how the samples are scored: ``ranks``, ``captions`` or ``answers``.
         encoder: ``trained`` or ``untrained``.
         part: which of the variant's questions, where there are several (``image_to_text``, ``text_to_image``).
         facts: JSON values that scoring needs beside the samples, and ``left_out``: images without a prediction, by
@@ -182,78 +182,32 @@ def sample_groups(samples: Samples) -> list[str] | None:
     return groups if 1 < number < len(groups) else None
 
 
-def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
-    """Accuracies over several draws; a sample has ``query``, ``label`` and ``ranks`` (of the true class in each draw).
-
-    The unit is an image with its mean over the draws, so intervals cover the images alone; ``spread`` covers the draws.
-    """
-    ranks = np.array([sample["ranks"] for sample in samples], np.int64)  # [Q, draws]
-    units, groups = [sample["query"] for sample in samples], sample_groups(samples)
-    metrics = []
-    for k in ACCURACIES:
-        correct = ranks <= k
-        chance = min(k / file.facts["candidates"], 1.0)
-        spread = float(correct.mean(axis=0).std(ddof=1))
-        values = correct.mean(axis=1)
-        metrics.append(BootstrapMetric(f"acc@{k}", units, values, mean_of, chance, spread=spread, groups=groups))
-    return metrics
-
-
 def metrics_of_file(file: PredictionFile, samples: Samples, *, baselines: bool = True) -> list[BootstrapMetric]:
     """The metrics of a prediction file, ``baselines`` that take another scoring included."""
     if file.kind == "ranks":
         return rank_metrics(file, samples)
-    if file.kind == "draws":
-        return few_shot_metrics(file, samples)
     if file.kind == "captions":
         return caption_metrics(file.facts, samples, baselines=baselines)
-    return answer_metrics(file.facts, samples, baselines=baselines)
+    return answer_metrics(samples, baselines=baselines)
 
 
 # ---- rows of the table
 
+Row = dict[str, Any]
 
-@dataclass(frozen=True)
-class MetricRow:
-    """One number of the table.
 
-    Attributes:
-        transfer: ``zero_shot``, ``frozen`` or ``full``.
-        metric: ``TR@k`` and ``IR@k`` (image → text, text → image), ``TR median rank`` …, ``acc@k``, …
-        value: of the trained encoder; shares lie in [0, 1].
-        interval: 95 % bootstrap interval of ``value`` over the units, or their groups.
-        chance, majority, spread: as in :class:`BootstrapMetric`.
-        untrained, untrained_interval: the same architecture with random weights; None if the spec leaves it out.
-        count: units: queries, images, questions.
-        candidates: candidates of each query; None where answers are free.
-        left_out: images without a prediction, by reason.
+def score_predictions(folder: Path, *, seed: int) -> list[Row]:
+    """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap.
+
+    A row is one number: ``transfer`` is ``zero_shot``, ``frozen`` or ``full``; ``value`` that of the trained encoder, a
+    share in [0, 1] unless it is a rank, ``interval`` its 95 % bootstrap interval over the units or their groups;
+    ``chance`` and ``majority`` are as in :class:`BootstrapMetric`; ``untrained`` is the same architecture with random
+    weights; ``count`` are units (queries, images, questions), ``candidates`` those of each query, ``left_out`` images
+    without a prediction, by reason.
     """
-
-    task: str
-    split: str
-    variant: str
-    transfer: str
-    metric: str
-    value: float
-    interval: tuple[float, float]
-    chance: float | None
-    majority: float | None
-    untrained: float | None
-    untrained_interval: tuple[float, float] | None
-    spread: float | None
-    count: int
-    candidates: int | None
-    left_out: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "interval": list(self.interval)}
-
-
-def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
-    """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap."""
     store = PredictionStore(folder)
     baselines = {
-        (*file.question, metric.metric): (metric.value, metric.interval(seed))
+        (*file.question, metric.metric): (metric.value, list(metric.interval(seed)))
         for _, file, samples in store.read(lambda file: file.encoder == "untrained")
         for metric in metrics_of_file(file, samples)
     }
@@ -262,79 +216,48 @@ def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
         for metric in metrics_of_file(file, samples):
             untrained, untrained_interval = baselines.get((*file.question, metric.metric), (None, None))
             rows.append(
-                MetricRow(
-                    task=file.task,
-                    split=file.split,
-                    variant=file.variant,
-                    transfer=file.transfer,
-                    metric=metric.metric,
-                    value=metric.value,
-                    interval=metric.interval(seed),
-                    chance=metric.chance,
-                    majority=metric.majority,
-                    untrained=untrained,
-                    untrained_interval=untrained_interval,
-                    spread=metric.spread,
-                    count=len(metric.units),
-                    candidates=file.facts.get("candidates"),
-                    left_out=file.facts.get("left_out", {}),
-                )
+                {
+                    "task": file.task,
+                    "split": file.split,
+                    "variant": file.variant,
+                    "transfer": file.transfer,
+                    "metric": metric.metric,
+                    "value": metric.value,
+                    "interval": list(metric.interval(seed)),
+                    "chance": metric.chance,
+                    "majority": metric.majority,
+                    "untrained": untrained,
+                    "untrained_interval": untrained_interval,
+                    "count": len(metric.units),
+                    "candidates": file.facts.get("candidates"),
+                    "left_out": file.facts.get("left_out", {}),
+                }
             )
     return rows
 
 
 # ---- tables
 
-
-def write_tables(folder: Path, facts: dict[str, Any], rows: list[MetricRow]) -> None:
-    """Write ``table.json``, ``table.csv`` and ``table.md``; ``facts`` name the encoder and the dataset."""
-    write_json_atomically(folder / "table.json", {**facts, "rows": [row.to_dict() for row in rows]})
-    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for row in rows:
-            writer.writerow(
-                [
-                    *(row.task, row.split, row.variant, row.transfer, row.metric, row.value, *row.interval, row.spread),
-                    *(row.untrained, *(row.untrained_interval or (None, None)), row.chance, row.majority),
-                    *(row.count, row.candidates, json.dumps(row.left_out) if row.left_out else ""),
-                ]
-            )
-    (folder / "table.md").write_text(markdown_table(facts, rows), encoding="utf-8")
-
-
-def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
-    """A line with the encoder and the dataset, the table, and what was left out."""
-    lines = [
-        f"Encoder `{facts['encoder']}` ({facts['encoder_hash'][:12]}) on `{facts['dataset']}` "
-        f"({facts['dataset_hash'][:12]}), lcl {facts['version']}, seed {facts['seed']}.",
-        "",
-        "| task | split | variant | transfer | metric | value | 95 % | untrained | chance | majority | n | of |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        digits = 1 if row.metric.endswith("median rank") else 3
-        value, low, high, spread, *baselines = (
-            "" if number is None else f"{number:.{digits}f}"
-            for number in (row.value, *row.interval, row.spread, row.untrained, row.chance, row.majority)
-        )
-        numbers = [value + (f" ± {spread}" if spread else ""), f"{low} – {high}", *baselines]
-        counts = [str(row.count), "" if row.candidates is None else str(row.candidates)]
-        words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
-        lines.append(f"| {' | '.join(word.replace('|', '&#124;') for word in words)} |")
-    left_out = (
-        f"{count} images of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
-        for row in rows
-        for reason, count in row.left_out.items()
-    )
-    lines += [f"\nLeft out: {text}." for text in dict.fromkeys(left_out)]
-    return "\n".join(lines) + "\n"
-
-
 _COLUMNS = (
-    *("task", "split", "variant", "transfer", "metric", "value", "low", "high", "spread"),
+    *("task", "split", "variant", "transfer", "metric", "value", "low", "high"),
     *("untrained", "untrained_low", "untrained_high", "chance", "majority", "count", "candidates", "left_out"),
 )
+
+
+def write_tables(folder: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Write ``table.json`` and ``table.csv``; ``facts`` name the encoder and the dataset."""
+    write_json_atomically(folder / "table.json", {**facts, "rows": rows})
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            low, high = row["interval"]
+            untrained_low, untrained_high = row["untrained_interval"] or (None, None)
+            left_out = json.dumps(row["left_out"]) if row["left_out"] else ""
+            bounds = {"untrained_low": untrained_low, "untrained_high": untrained_high, "low": low, "high": high}
+            writer.writerow({**row, **bounds, "left_out": left_out})
+
+
 CLASS_COLUMNS = ("label", "count", "acc1", "acc5", "taken_for", "times")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,37 +34,12 @@ DRAWS = 10_000
 _EQUAL_WITHIN = 1e-12  # two differences this close are equal
 
 
-@dataclass(frozen=True)
-class MetricComparison:
-    """One metric of two runs, over the units that both answered.
-
-    Attributes:
-        difference: right minus left.
-        interval: 95 % bootstrap interval of the difference.
-        p: two-sided p-value of one metric, not corrected for the number of metrics.
-        count: units in common.
-    """
-
-    task: str
-    split: str
-    variant: str
-    transfer: str
-    metric: str
-    left: float
-    right: float
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    count: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "interval": list(self.interval)}
-
-
-def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) -> list[MetricComparison]:
+def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) -> list[dict[str, Any]]:
     """Compare the trained encoders' records in two folders, metric by metric, where both have the question.
 
-    Ranks among different numbers of candidates are not compared. Other settings of the two runs should be equal, too.
+    ``difference`` is right minus left, ``interval`` its 95 % bootstrap interval, ``p`` the two-sided p-value of one
+    metric, not corrected for their number, ``count`` the units that both answered. Ranks among different numbers of
+    candidates are not compared. Other settings of the two runs should be equal, too.
 
     Args:
         draws: of the bootstrap and of the permutations.
@@ -78,11 +53,20 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
             continue
         before, after = pairs.values()
         comparisons.append(
-            MetricComparison(
-                task, split, variant, transfer, metric, before, after, after - before,
-                pairs.interval(seed, draws), pairs.p_value(seed, draws), int(pairs.counts.sum()),
-            )
-        )  # fmt: skip
+            {
+                "task": task,
+                "split": split,
+                "variant": variant,
+                "transfer": transfer,
+                "metric": metric,
+                "left": before,
+                "right": after,
+                "difference": after - before,
+                "interval": list(pairs.interval(seed, draws)),
+                "p": pairs.p_value(seed, draws),
+                "count": int(pairs.counts.sum()),
+            }
+        )
     return comparisons
 
 
@@ -201,7 +185,7 @@ def compare_selected(
     }
 
 
-# file, sample (of a split, a direction, a benchmark), number of candidates and group → contribution to the mean
+# file, sample (of a split and a direction), number of candidates and group → contribution to the mean
 _Outcomes = dict[tuple[tuple[str, ...], tuple[str, ...], int | None, str], float]
 
 
@@ -215,7 +199,7 @@ def _selected_outcomes(metric: MetricSpec, records: Path) -> _Outcomes:
         for each in metrics_of_file(file, samples, baselines=False):
             if each.metric != metric.metric or each.statistic is not mean_of:
                 continue
-            about = (file.split, file.part, str(file.facts.get("benchmark", "")))
+            about = (file.split, file.part)
             for unit, group, value in zip(each.units, each.groups or [""] * len(each.units), each.values, strict=True):
                 outcomes[file.question, (*about, unit), file.facts.get("candidates"), group] = float(value)
     return outcomes

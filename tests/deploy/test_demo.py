@@ -35,7 +35,7 @@ RESULTS = {
             {**ROW, "metric": "IR@5", "value": 0.12, "count": 590, "candidates": 590},
             {**ROW, "metric": "IR@10", "value": 0.77777, "count": 590, "candidates": 590},
             {**CLASSES, "task": "classification", "variant": "subgroup", "transfer": "full"},
-            {**CLASSES, "task": "few_shot", "variant": "subgroup, 16 shots", "transfer": "frozen"},
+            {**CLASSES, "task": "zero_shot_classification", "variant": "subgroup", "transfer": "zero_shot"},
         ]
     },
     "index": {"collection": {"name": "sample", "images": 5900, "texts": 5900}},
@@ -130,5 +130,5 @@ def test_the_table_fits_a_terminal():
     on = Console(file=io.StringIO(), width=80)
     on.print(result_table(RESULTS["evaluate"]))
     printed = on.file.getvalue()  # type: ignore[attr-defined]
-    for cell in ("text → image, R@5", "subgroup, full", "few-shot, top-1", "subgroup, 16 shots"):
+    for cell in ("text → image, R@5", "subgroup, full", "named class, top-1"):
         assert cell in printed, "no cell is wrapped"

@@ -27,13 +27,12 @@ from lcl_core.evaluation.features import (
     patch_features_fit,
 )
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.results import PredictionStore
-from lcl_core.specs.evaluate import CaptioningSpec, DialogueSpec, EvaluateSpec, ProbeSpec, TunedRetrievalSpec
+from lcl_core.evaluation.results import PredictionFile, PredictionStore
+from lcl_core.specs.evaluate import CaptioningSpec, ClassificationSpec, DialogueSpec, EvaluateSpec, TunedRetrievalSpec
 
-T = TypeVar("T")
+T = TypeVar("T", "Ints", "LabeledImages")  # of images that teach or are tested
 
-HeldOutSpec = ProbeSpec | TunedRetrievalSpec | CaptioningSpec
-TrainedSpec = HeldOutSpec | DialogueSpec
+HeldOutSpec = ClassificationSpec | TunedRetrievalSpec | CaptioningSpec
 
 VALIDATION_SHARE = 0.1  # of the training images, where the spec names no validation split
 _PROGRESS_SECONDS = 0.5
@@ -94,14 +93,18 @@ def nonempty_captions(image: EvalImage) -> list[str]:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The images of a split that have a known class.
+    """The images of a split that have a known class of a label.
 
     Attributes:
+        names: [C] the classes.
         rows: [Q] rows in the split.
         classes: [Q] class numbers.
         left_out: number of other images: ``unlabelled``, and ``unseen`` (their class is not in training).
     """
 
+    split: SplitImages
+    label: str
+    names: tuple[str, ...]
     rows: Ints
     classes: Ints
     left_out: dict[str, int]
@@ -109,14 +112,9 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def choose(self, picks: Ints) -> LabeledImages:
+    def __getitem__(self, picks: Ints) -> LabeledImages:
         """Those at ``picks``, in that order."""
-        return LabeledImages(self.rows[picks], self.classes[picks], self.left_out)
-
-    def cut(self, split: SplitImages) -> tuple[SplitImages, LabeledImages]:
-        """The split without all other images, and these labelled images as rows of what remains."""
-        images = [split.images[row] for row in self.rows]
-        return replace(split, images=images), LabeledImages(np.arange(len(self)), self.classes, self.left_out)
+        return replace(self, rows=self.rows[picks], classes=self.classes[picks])
 
 
 def classes_of(label: str, split: SplitImages, *, field: str) -> tuple[str, ...]:
@@ -132,14 +130,19 @@ def classes_of(label: str, split: SplitImages, *, field: str) -> tuple[str, ...]
     return classes
 
 
-def select_labeled(images: list[EvalImage], label: str, classes: tuple[str, ...]) -> LabeledImages:
-    """The images whose ``label`` is one of ``classes``."""
-    number = {name: position for position, name in enumerate(classes)}
-    values = [image.labels.get(label) for image in images]
+def select_labeled(split: SplitImages, label: str, names: tuple[str, ...]) -> LabeledImages:
+    """The images whose ``label`` is one of the classes ``names``."""
+    number = {name: position for position, name in enumerate(names)}
+    values = [image.labels.get(label) for image in split.images]
     known = [(row, number[value]) for row, value in enumerate(values) if value in number]
     reasons = Counter("unlabelled" if value is None else "unseen" for value in values if value not in number)
-    rows, numbers = np.array(known, np.int64).reshape(-1, 2).T
-    return LabeledImages(rows, numbers, dict(reasons))
+    rows, classes = np.array(known, np.int64).reshape(-1, 2).T
+    return LabeledImages(split, label, names, rows, classes, dict(reasons))
+
+
+def captioned_rows(split: SplitImages) -> Ints:
+    """[n] rows of the images with a caption that holds a word."""
+    return np.flatnonzero([bool(nonempty_captions(image)) for image in split.images])
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,11 @@ class Holdout(Generic[T]):
         source: where the held-out images come from.
         test: the held-out ones, as labelled images or rows of ``source``.
         train: the training images to use meanwhile, as labelled images or rows.
-        split_size: number of the split's images, also of those that are not in ``source``.
     """
 
     source: SplitImages
     test: T
     train: T
-    split_size: int
 
 
 def split_validation(count: int, seed: int, minimum: int = 1) -> tuple[Ints, Ints]:
@@ -200,11 +201,10 @@ class EvaluationData:
             for split in dict.fromkeys(self.spec.splits)
         }
 
-    def train_images(self, own: TrainedSpec, *, field: str, tested: bool = True) -> SplitImages:
+    def train_images(self, own: HeldOutSpec | DialogueSpec, field: str, *, tested: bool = True) -> SplitImages:
         """The images that a task learns from: of the dataset that ``own`` names, else of the evaluated one.
 
-        Args:
-            tested: the task is tested on the spec's splits of the evaluated dataset.
+        ``tested``: the task is tested on the spec's splits of the evaluated dataset.
         """
         split, corpus = own.train_split, self._train_corpus(own, field)
         if corpus.path == self.corpus.path and tested and split in self.spec.splits:
@@ -215,11 +215,15 @@ class EvaluationData:
             )  # fmt: skip
         return self._read(corpus, split, f"{field}.train_split")
 
-    def validation_images(self, own: HeldOutSpec, *, field: str) -> SplitImages | None:
-        """The images of the named validation split of the corpus to learn from; None where none is named."""
+    def make_holdout(
+        self, own: HeldOutSpec, field: str, train: SplitImages, learnt: T, select: Callable[[SplitImages], T],
+        minimum: int = 1,
+    ) -> Holdout[T]:  # fmt: skip
+        """What ``select`` finds in the named validation split, else a seeded tenth of what is learnt."""
         split, corpus = own.validation_split, self._train_corpus(own, field)
         if split is None:
-            return None
+            test, rest = split_validation(len(learnt), self.spec.seed, minimum)
+            return Holdout(train, learnt[test], learnt[rest])
         tested = corpus.path == self.corpus.path and split in self.spec.splits
         if tested or split == own.train_split:
             use = "examined" if tested else "learnt from"
@@ -228,9 +232,10 @@ class EvaluationData:
                 "or none for a tenth of the training images",
                 field=f"{field}.validation_split",
             )  # fmt: skip
-        return self._read(corpus, split, f"{field}.validation_split")
+        validation = self._read(corpus, split, f"{field}.validation_split")
+        return Holdout(validation, select(validation), learnt)
 
-    def _train_corpus(self, own: TrainedSpec, field: str) -> Corpus:
+    def _train_corpus(self, own: HeldOutSpec | DialogueSpec, field: str) -> Corpus:
         if own.train_dataset in (None, self.spec.dataset):
             return self.corpus
         path = self._find(self._datasets, str(own.train_dataset), "dataset", f"{field}.train_dataset")
@@ -336,11 +341,18 @@ class EvalContext:
     needs_patch_features: bool
     choices: list[dict[str, Any]] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
-    _features: dict[tuple[str, Path, tuple[str, ...], bool], ImageFeatures] = field(default_factory=dict)
 
     def enter(self, phase: str) -> None:
         """Name the next phase of the encoder's evaluation."""
         self.progress.enter(f"{self.encoder.role} encoder: {phase}")
+
+    def fit_labels(self, task: str, variant: str, transfer: str) -> dict[str, str]:
+        """What names a fit in the logs of choices and losses."""
+        return {"task": task, "variant": variant, "transfer": transfer, "encoder": self.encoder.role}
+
+    def store(self, samples: Iterable[dict[str, Any]], **about: Any) -> None:
+        """Store predictions of the encoder; ``about``: the other fields of :class:`PredictionFile`."""
+        self.predictions.add(PredictionFile(encoder=self.encoder.role, **about), samples)
 
     def get_pooled_latents(self, split: SplitImages) -> NDArray[np.float32]:
         """Pooled latents of a split's images, computed once."""
@@ -361,18 +373,11 @@ class EvalContext:
         return self._get_features(split, patches=True).patches
 
     def _get_features(self, split: SplitImages, *, patches: bool) -> ImageFeatures:
-        names = tuple(image.name for image in split.images)
-        key = (self.encoder.weights_hash, split.corpus.path, names, patches)
-        if key not in self._features:
-            self.enter(f"images of {split.split}")
-            self._features[key] = image_features(
-                self.encoder, split.corpus, names, self.cache, patches=patches, heartbeat=self.progress.heartbeat
-            )
-        found = self._features[key]
-        # a mapped array occupies the disk after the eviction of its entry, too
-        while len(self._features) > 1 and sum(each.bytes for each in self._features.values()) > self.cache.max_bytes:
-            del self._features[next(iter(self._features))]
-        return found
+        self.enter(f"images of {split.split}")
+        names = [image.name for image in split.images]
+        return image_features(
+            self.encoder, split.corpus, names, self.cache, patches=patches, heartbeat=self.progress.heartbeat
+        )
 
 
 class Task(ABC):

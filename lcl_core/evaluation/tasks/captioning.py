@@ -14,9 +14,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.caption_metrics import score_captions
-from lcl_core.evaluation.heads.training import choose, search_candidates
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.results import PredictionFile, loss_curve
+from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalImage,
@@ -24,11 +23,11 @@ from lcl_core.evaluation.tasks.base import (
     Holdout,
     SplitImages,
     Task,
+    captioned_rows,
     nonempty_captions,
-    split_validation,
 )
-from lcl_core.evaluation.vlm.chat_format import caption_sequence
-from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, resolve_language_model
+from lcl_core.evaluation.training import FeatureSource, choose, search_candidates
+from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, caption_tokens, resolve_language_model
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
@@ -45,10 +44,6 @@ def caption_examples(images: Sequence[EvalImage], position: int | None) -> list[
         for caption in (image.captions if position is None else image.captions[position : position + 1])
         if caption.strip()
     ]
-
-
-def _captioned_rows(images: SplitImages) -> Ints:
-    return np.flatnonzero([bool(nonempty_captions(image)) for image in images.images])
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Captioning(Task):
         if own.language_model is None:
             return cls(own, transfer, None, None, images, left_out)
         files = resolve_language_model(own.language_model, field=f"{FIELD}.language_model")
-        train = data.train_images(own, field=FIELD)
+        train = data.train_images(own, FIELD)
         if not caption_examples(train.images, own.caption):
             raise UserError(
                 f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another "
@@ -97,18 +92,12 @@ class Captioning(Task):
             )  # fmt: skip
         holdout = None
         if own.search:
-            all_rows, validation = np.arange(len(train)), data.validation_images(own, field=FIELD)
-            captioned = _captioned_rows(train if validation is None else validation)
-            if not len(captioned):
+            holdout = data.make_holdout(own, FIELD, train, captioned_rows(train), captioned_rows)
+            if not len(holdout.test):
                 raise UserError(
-                    f"split {own.validation_split!r} has no captions to choose by",
+                    f"split {holdout.source.split!r} has no captions to choose by",
                     code="no_data", field=f"{FIELD}.validation_split",
                 )  # fmt: skip
-            if validation is None:
-                test = captioned[split_validation(len(captioned), spec.seed)[0]]
-                holdout = Holdout(train, test, np.setdiff1d(all_rows, test), len(train))
-            else:
-                holdout = Holdout(validation, captioned, all_rows, len(validation))
         return cls(own, transfer, files, train, images, left_out, holdout)
 
     @property
@@ -129,35 +118,30 @@ class Captioning(Task):
 
     def _run_zero_shot(self, context: EvalContext, split: str, images: SplitImages) -> None:
         """Captions of the encoder's own decoder; an encoder without one has none."""
-        context.enter(f"its text tower captions {split}")
         decoding, model = self.spec.decoding, context.encoder.model
+        if not isinstance(model, Captioner):
+            return
+        context.enter(f"its text tower captions {split}")
 
         def load(start: int) -> Tensor:
             batch = images.images[start : start + decoding.batch_size]
             return model.preprocess([images.corpus.read_image(image.name) for image in batch])
 
         captions: list[str] = []
-        starts = range(0, len(images), decoding.batch_size)
-        for start, pixels in zip(starts, prefetch_map(load, starts), strict=True):
-            # each image has its own seed, whatever the size of a batch
-            texts = (
-                model.captions(pixels, decoding, context.spec.seed + start) if isinstance(model, Captioner) else None
-            )
+        for pixels in prefetch_map(load, range(0, len(images), decoding.batch_size)):
+            captions += model.captions(pixels, decoding)
             context.progress.heartbeat()
-            if texts is None:
-                return
-            captions += texts
         self._store(context, split, "zero_shot", captions)
 
     def _run_transfer(self, context: EvalContext, transfer: Transfer) -> None:
-        labels = {"task": FIELD, "variant": "all", "transfer": transfer, "encoder": context.encoder.role}
+        labels = context.fit_labels(FIELD, "all", transfer)
 
         def attempt(candidate: CaptioningSpec, holdout: Holdout[Ints]) -> float:
             """CIDEr on the held-out images."""
             learnt = set(holdout.train.tolist())
             vlm, _ = self._train(context, transfer, candidate, [each for each in self.examples if each[0] in learnt])
             test = [holdout.source.images[row] for row in holdout.test]
-            captions = self._caption(context, vlm, candidate, holdout.source, holdout.test)
+            captions = self._caption(vlm, holdout.source, holdout.test)
             hypotheses = dict(zip([image.name for image in test], captions, strict=True))
             references = {image.name: nonempty_captions(image) for image in test}
             return score_captions(hypotheses, references).values["CIDEr"]
@@ -168,56 +152,32 @@ class Captioning(Task):
         context.curves.append({**labels, **loss_curve(losses)})
         if context.encoder.role == "trained":
             assert spec.language_model is not None
-            save_vlm(
-                context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, context.encoder.model, spec.language_model
-            )
+            save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, spec.language_model)
         for split, images in self.images.items():
             context.enter(f"{transfer} transfer captions {split}")
-            captions = self._caption(context, vlm, spec, images, np.arange(len(images)))
-            self._store(context, split, transfer, captions)
+            self._store(context, split, transfer, self._caption(vlm, images, np.arange(len(images))))
 
     def _train(
-        self,
-        context: EvalContext,
-        transfer: Transfer,
-        spec: CaptioningSpec,
-        examples: Sequence[CaptionExample],
+        self, context: EvalContext, transfer: Transfer, spec: CaptioningSpec, examples: Sequence[CaptionExample]
     ) -> tuple[VisionLanguageModel, list[float]]:
         """A model with a new projector, trained on ``examples``; and the loss of each step."""
         assert self.files is not None
         assert self.train is not None
         assert spec.language_model is not None
-        vlm = build_vlm(
-            context, transfer, self.files, spec.language_model,
-            augmentation=spec.augmentation, precision=spec.precision, field=f"{FIELD}.language_model",
-        )  # fmt: skip
-        max_tokens = spec.language_model.max_tokens
+        source = FeatureSource(context, transfer, spec.augmentation)
+        vlm = build_vlm(source, transfer, self.files, spec.language_model, f"{FIELD}.language_model")
+        language, max_tokens = vlm.llava.language, spec.language_model.max_tokens
         sequences = [
-            VLMExample(caption_sequence(vlm.llava.language, spec, caption).cut(max_tokens), row)
+            VLMExample(caption_tokens(language, caption, spec.question).cut(max_tokens), row)
             for row, caption in examples
         ]
-        batches = vlm.source.batches(self.train)
         context.enter(f"{transfer} transfer to captions")
-        losses = vlm.train(
-            batches, sequences, spec, seed=context.spec.seed, field=FIELD,
-            heartbeat=context.progress.heartbeat,
-        )  # fmt: skip
-        return vlm, losses
+        return vlm, vlm.train(self.train, sequences, spec, FIELD)
 
-    @staticmethod
-    def _caption(
-        context: EvalContext,
-        vlm: VisionLanguageModel,
-        spec: CaptioningSpec,
-        images: SplitImages,
-        rows: Ints,
-    ) -> list[str]:
+    def _caption(self, vlm: VisionLanguageModel, images: SplitImages, rows: Ints) -> list[str]:
         """A caption of each of the ``images`` at ``rows``."""
-        prompt = caption_sequence(vlm.llava.language, spec, None)
-        return vlm.generate(
-            vlm.source.batches(images), rows, [prompt] * len(rows), spec.decoding,
-            seed=context.spec.seed, heartbeat=context.progress.heartbeat,
-        )  # fmt: skip
+        prompt = caption_tokens(vlm.llava.language, None, self.spec.question)
+        return vlm.generate(images, rows, [prompt] * len(rows), self.spec.decoding)
 
     def _store(self, context: EvalContext, split: str, transfer: str, captions: Sequence[str]) -> None:
         """A prediction file of all images and, where the spec says so, one of each source."""
@@ -232,7 +192,8 @@ class Captioning(Task):
         sources = sorted({image.source for image in images if image.source}) if self.spec.by_source else []
         for variant in ("all", *sources):
             left_out = {"left_out": self.left_out[split]} if variant == "all" else {}
-            file = PredictionFile(
-                self.name, split, variant, transfer, "captions", context.encoder.role, facts={**facts, **left_out}
-            )
-            context.predictions.add(file, [sample for source, sample in samples if variant in ("all", source)])
+            context.store(
+                [sample for source, sample in samples if variant in ("all", source)],
+                task=FIELD, split=split, variant=variant, transfer=transfer, kind="captions",
+                facts={**facts, **left_out},
+            )  # fmt: skip

@@ -9,7 +9,8 @@ the spec names one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,20 +19,10 @@ import numpy as np
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.base import TextEncoder
 from lcl_core.encoders.registry import TEXTS, detect_encoder, load_text_encoder
+from lcl_core.evaluation.contrastive_head import FittedMatcher, fit_matcher, frozen_captions, trainable_captions
 from lcl_core.evaluation.features import check_reads_texts, text_features
-from lcl_core.evaluation.heads.contrastive_head import (
-    FittedMatcher,
-    fit_matcher,
-    frozen_captions,
-    trainable_captions,
-)
-from lcl_core.evaluation.heads.training import (
-    FeatureSource,
-    choose,
-    search_candidates,
-)
 from lcl_core.evaluation.metrics import Floats, Ints, rank_bidirectional
-from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile, loss_curve
+from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, loss_curve
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalImage,
@@ -39,10 +30,11 @@ from lcl_core.evaluation.tasks.base import (
     Holdout,
     SplitImages,
     Task,
+    captioned_rows,
     nonempty_captions,
     normalized_text,
-    split_validation,
 )
+from lcl_core.evaluation.training import FeatureSource, choose, search_candidates
 from lcl_core.specs.evaluate import Transfer, TunedRetrievalSpec
 
 MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones count under "all" alone
@@ -114,11 +106,11 @@ def all_texts(variants: Sequence[CaptionVariant]) -> list[str]:
 
 def store_rankings(
     context: EvalContext,
-    file: PredictionFile,
-    images: list[EvalImage],
+    split: SplitImages,
     variants: Sequence[CaptionVariant],
     image_features: Floats,
     embed_texts: Callable[[list[str]], Floats],
+    **about: str,
 ) -> None:
     """Rank in both directions and store the predictions of each variant.
 
@@ -126,39 +118,39 @@ def store_rankings(
     caption at the variant's position is a candidate and no query.
 
     Args:
-        file: task, split, transfer and encoder of all files.
-        image_features: [N, E] features of ``images``, L2-normalised.
+        image_features: [N, E] features of the split's images, L2-normalised.
         embed_texts: texts → features [M, E], L2-normalised.
+        about: task and transfer.
     """
     texts = all_texts(variants)
     features, row_of = embed_texts(texts), {text: row for row, text in enumerate(texts)}
-    names, groups = [image.name for image in images], [image.group() for image in images]
+    names, groups = [image.name for image in split.images], [image.group() for image in split.images]
     for variant in variants:
         left, right = image_features, features[[row_of[text] for text in variant.texts]]
         if left.shape[0] * right.shape[0] <= _FLOAT64_LIMIT:
             left, right = left.astype(np.float64), right.astype(np.float64)
         of_images, of_texts = rank_bidirectional(left, right, variant.pairs, on_block=context.progress.heartbeat)
-        without = len(images) - len(of_images.query)
+        without = len(names) - len(of_images.query)
         left_out: dict[str, Any] = {"left_out": {"no_caption": without} if without else {}}
         ungrouped: list[dict[str, str]] = [{}] * len(variant.texts)  # a text is one query, whichever images have it
         for part, ranks, queries, own_groups, answers, facts in (
             (IMAGE_TO_TEXT, of_images, names, groups, variant.texts, left_out),
             (TEXT_TO_IMAGE, of_texts, variant.texts, ungrouped, names, {}),
         ):
-            facts = {"candidates": ranks.candidates, **facts}
-            context.predictions.add(
-                replace(file, variant=variant.name, part=part, facts=facts),
-                (
-                    {
-                        "query": queries[query],
-                        **own_groups[query],
-                        "rank": int(rank),
-                        "right": int(right),
-                        "top": [answers[answer] for answer in top],
-                    }
-                    for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True)
-                ),
+            samples = (
+                {
+                    "query": queries[query],
+                    **own_groups[query],
+                    "rank": int(rank),
+                    "right": int(right),
+                    "top": [answers[answer] for answer in top],
+                }
+                for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True)
             )
+            context.store(
+                samples, split=split.split, variant=variant.name, kind="ranks", part=part,
+                facts={"candidates": ranks.candidates, **facts}, **about,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,8 +185,7 @@ class Retrieval(Task):
                     heartbeat=context.progress.heartbeat,
                 )  # fmt: skip
 
-            file = PredictionFile(self.name, split, "", "zero_shot", "ranks", context.encoder.role)
-            store_rankings(context, file, images.images, self.variants[split], pooled, embed)
+            store_rankings(context, images, self.variants[split], pooled, embed, task=self.name, transfer="zero_shot")
 
 
 FIELD = "tuned_retrieval"
@@ -226,17 +217,12 @@ class TunedRetrieval(Task):
         spec = data.spec
         own, images = spec.tuned_retrieval, data.test_images()
         variants = plan_variants(images)
-        train = data.train_images(own, field=FIELD)
-        train_rows = _rows_with_captions(train, "train_split")
+        train = data.train_images(own, FIELD)
+        train_rows = _rows_to_match(train, "train_split")
         holdout = None
         if own.search:
-            validation = data.validation_images(own, field=FIELD)
-            if validation is None:
-                test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
-                holdout = Holdout(train, train_rows[test], train_rows[rest], len(train))
-            else:
-                rows = _rows_with_captions(validation, "validation_split")
-                holdout = Holdout(validation, rows, train_rows, len(validation))
+            select = partial(_rows_to_match, field="validation_split")
+            holdout = data.make_holdout(own, FIELD, train, train_rows, select, minimum=2)
         field = f"{FIELD}.text_encoder"
         text_encoder = None if own.text_encoder is None else data.encoder(own.text_encoder, field)
         if TEXTS not in detect_encoder(text_encoder or data.encoder(spec.encoder)).reads:
@@ -259,33 +245,27 @@ class TunedRetrieval(Task):
             self._run_transfer(context, transfer, text_encoder)
 
     def _run_transfer(self, context: EvalContext, transfer: Transfer, text_encoder: TextEncoder) -> None:
-        labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": context.encoder.role}
+        labels = context.fit_labels(self.name, "captions", transfer)
 
         def attempt(candidate: TunedRetrievalSpec, holdout: Holdout[Ints]) -> float:
             """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
-            source, matcher = self._fit(context, transfer, text_encoder, candidate, holdout.train)
-            batches = source.batches(holdout.source)
+            matcher = self._fit(context, transfer, text_encoder, candidate, holdout.train)
             texts, pairs = unique_texts([holdout.source.images[row] for row in holdout.test], None)
-            features = matcher.images(batches, holdout.test, context.progress.heartbeat)
-            texts_features = matcher.texts(texts, context.progress.heartbeat)
-            of_images, of_texts = rank_bidirectional(features, texts_features, pairs)
+            features = matcher.images(holdout.source, holdout.test)
+            of_images, of_texts = rank_bidirectional(features, matcher.texts(texts), pairs)
             return float(np.mean(of_images.rank == 1) + np.mean(of_texts.rank == 1)) / 2
 
         candidates, metric = search_candidates(self.spec.for_protocol(transfer)), "mean of TR@1 and IR@1"
         spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric=metric)
         context.enter(f"{transfer} transfer to retrieval")
-        source, matcher = self._fit(context, transfer, text_encoder, spec, self.train_rows)
+        matcher = self._fit(context, transfer, text_encoder, spec, self.train_rows)
         context.curves.append({**labels, **loss_curve(matcher.losses)})
-
-        def embed(texts: list[str]) -> Floats:
-            return matcher.texts(texts, context.progress.heartbeat)
-
         for split, images in self.images.items():
             context.enter(f"{transfer} retrieval on {split}")
-            batches = source.batches(images)
-            features = matcher.images(batches, np.arange(len(images)), context.progress.heartbeat)
-            file = PredictionFile(self.name, split, "", transfer, "ranks", context.encoder.role)
-            store_rankings(context, file, images.images, self.variants[split], features, embed)
+            features = matcher.images(images, np.arange(len(images)))
+            store_rankings(
+                context, images, self.variants[split], features, matcher.texts, task=self.name, transfer=transfer
+            )
 
     def _fit(
         self,
@@ -294,19 +274,14 @@ class TunedRetrieval(Task):
         text_encoder: TextEncoder,
         spec: TunedRetrievalSpec,
         rows: Ints,
-    ) -> tuple[FeatureSource, FittedMatcher]:
+    ) -> FittedMatcher:
         """A new head and text encoder, and in full transfer a new copy of the image encoder."""
-        source = FeatureSource(context, transfer, spec.augmentation)
         if self.spec.text_lr > 0:
             captions = trainable_captions(text_encoder)
         else:
-            captions = frozen_captions(text_encoder, self._all_texts, context.cache, context.progress.heartbeat)
-        matcher = fit_matcher(
-            source, source.batches(self.train), self.train.images, rows, captions, spec,
-            seed=context.spec.seed, field=FIELD,
-            heartbeat=context.progress.heartbeat,
-        )  # fmt: skip
-        return source, matcher
+            captions = frozen_captions(text_encoder, self._all_texts, context)
+        source = FeatureSource(context, transfer, spec.augmentation)
+        return fit_matcher(source, self.train, rows, captions, spec, FIELD)
 
     @property
     def _all_texts(self) -> list[str]:
@@ -315,11 +290,11 @@ class TunedRetrieval(Task):
         return tested + [caption for image in (*self.train.images, *held_out) for caption in nonempty_captions(image)]
 
 
-def _rows_with_captions(images: SplitImages, field: str) -> Ints:
-    rows = np.flatnonzero([bool(nonempty_captions(image)) for image in images.images])
+def _rows_to_match(split: SplitImages, field: str) -> Ints:
+    rows = captioned_rows(split)
     if len(rows) < 2:
         raise UserError(
-            f"split {images.split!r} has {len(rows)} images with captions, and matching needs at least two",
+            f"split {split.split!r} has {len(rows)} images with captions, and matching needs at least two",
             code="no_data", field=f"{FIELD}.{field}",
         )  # fmt: skip
     return rows

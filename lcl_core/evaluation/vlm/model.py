@@ -29,28 +29,23 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 from transformers import GenerationConfig, GenerationMixin
 
-from lcl_core.common.device import Precision, compute_dtype
+from lcl_core.common.device import compute_dtype
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import Heartbeat
-from lcl_core.evaluation.heads.training import (
-    FeatureSource,
-    ImageBatchSource,
-    count_steps,
-    train_head,
-)
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.tasks.base import EvalContext
-from lcl_core.evaluation.vlm.chat_format import TokenBatch, TokenSequence, collate
+from lcl_core.evaluation.tasks.base import SplitImages
+from lcl_core.evaluation.training import FeatureSource, train_head
 from lcl_core.evaluation.vlm.language_model import (
     LanguageModel,
     LanguageModelFiles,
+    TokenBatch,
+    TokenSequence,
+    collate,
     load_language_model,
     resolve_language_model,
 )
-from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import DecodingSpec, LanguageModelSpec, TuningSpec
 
 _GELU_MEAN_SQUARE = 0.4252  # of gelu(z) for a standard normal z
@@ -123,39 +118,29 @@ class LlavaModel:
         return texts.flatten(0, 1).index_copy(0, batch.slots, images).view_as(texts)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[TokenSequence], patches: Tensor, spec: DecodingSpec, seed: int) -> list[str]:
+    def generate(self, prompts: Sequence[TokenSequence], patches: Tensor, spec: DecodingSpec) -> list[str]:
         """An answer to each prompt. ``patches``: [n, N, W] of their n images, in order."""
         batch = collate(prompts, self.image_tokens, left=True).to(self.language.device)
-        return generate_answers(self.language, self.embed(batch, patches), batch.present, spec, seed)
+        return generate_answers(self.language, self.embed(batch, patches), batch.present, spec)
 
 
 @torch.inference_mode()
-def generate_answers(
-    language: LanguageModel, prompts: Tensor, present: Tensor, spec: DecodingSpec, seed: int
-) -> list[str]:
-    """One answer a row by transformers' decoding, deterministic by ``seed``.
+def generate_answers(language: LanguageModel, prompts: Tensor, present: Tensor, spec: DecodingSpec) -> list[str]:
+    """One answer a row by transformers' decoding.
 
     Args:
         prompts: [B, L, D] embeddings, padded on the left.
         present: [B, L] false at padding.
     """
-    nucleus = spec.top_p is not None
     config = GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
         num_beams=spec.beams,
-        do_sample=nucleus,
-        top_p=spec.top_p,
-        top_k=0 if nucleus else None,
-        temperature=spec.temperature if nucleus else None,
         eos_token_id=list(language.ends),
         pad_token_id=language.ends[0],
     )
-    devices = [language.device] if language.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        ids = cast(GenerationMixin, language.model).generate(
-            inputs_embeds=prompts, attention_mask=present.long(), generation_config=config
-        )
+    ids = cast(GenerationMixin, language.model).generate(
+        inputs_embeds=prompts, attention_mask=present.long(), generation_config=config
+    )
     return [language.decode(row) for row in ids.tolist()]
 
 
@@ -179,19 +164,11 @@ class VisionLanguageModel:
     llava: LlavaModel
     language_lr: float | None
 
-    def train(
-        self,
-        batches: ImageBatchSource,
-        examples: Sequence[VLMExample],
-        spec: TuningSpec,
-        *,
-        seed: int,
-        field: str,
-        heartbeat: Heartbeat,
-    ) -> list[float]:
-        """Train the projector, and what the protocol adds, deterministic by ``seed``; the loss of each step."""
+    def train(self, split: SplitImages, examples: Sequence[VLMExample], spec: TuningSpec, field: str) -> list[float]:
+        """Train the projector, and what the protocol adds, on images of a split; the loss of each step."""
         llava, language = self.llava, self.llava.language.model
         language.requires_grad_(self.language_lr is not None)
+        batches, seed = self.source.batches(split), self.source.context.spec.seed
         lengths = np.array([len(example.tokens.ids) for example in examples])
 
         def order(epoch: int) -> list[np.ndarray]:
@@ -208,54 +185,36 @@ class VisionLanguageModel:
             patches = torch.empty(0) if images is None else batches.patches(images)
             return llava.loss(tokens, patches)
 
-        return train_head(
-            llava.projector, order, load, loss, spec, steps=count_steps(spec, len(examples)), seed=seed, field=field,
-            encoder=self.source.trained_encoder,
-            extra=[] if self.language_lr is None else [(language, self.language_lr)],
-            heartbeat=heartbeat,
-        )  # fmt: skip
+        extra = [] if self.language_lr is None else [(language, self.language_lr)]
+        return train_head(self.source, llava.projector, order, load, loss, spec, len(examples), field, extra=extra)
 
     @torch.inference_mode()
     def generate(
-        self,
-        batches: ImageBatchSource,
-        rows: Ints,
-        prompts: Sequence[TokenSequence],
-        spec: DecodingSpec,
-        *,
-        seed: int,
-        heartbeat: Heartbeat,
+        self, split: SplitImages, rows: Ints, prompts: Sequence[TokenSequence], spec: DecodingSpec
     ) -> list[str]:
         """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch."""
+        batches = self.source.batches(split)
         order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
         parts = [order[start : start + spec.batch_size] for start in range(0, len(order), spec.batch_size)]
         answers = [""] * len(prompts)
-        for number, loaded in enumerate(prefetch_map(lambda picks: batches.load(rows[picks]), parts)):
-            picks = parts[number]
-            texts = self.llava.generate([prompts[pick] for pick in picks], batches.patches(loaded), spec, seed + number)
+        for picks, loaded in zip(parts, prefetch_map(lambda picks: batches.load(rows[picks]), parts), strict=True):
+            texts = self.llava.generate([prompts[pick] for pick in picks], batches.patches(loaded), spec)
             for pick, text in zip(picks, texts, strict=True):
                 answers[pick] = text
-            heartbeat()
+            self.source.context.progress.heartbeat()
         return answers
 
 
 def build_vlm(
-    context: EvalContext,
-    transfer: str,
-    files: LanguageModelFiles,
-    spec: LanguageModelSpec,
-    *,
-    augmentation: AugmentationSpec,
-    precision: Precision,
-    field: str,
+    source: FeatureSource, transfer: str, files: LanguageModelFiles, spec: LanguageModelSpec, field: str
 ) -> VisionLanguageModel:
-    """A new projector, the stored language model, and in full transfer a copy of the encoder."""
-    source = FeatureSource(context, transfer, augmentation)
+    """A new projector behind the encoder of ``source``, and the stored language model."""
+    context = source.context
     trains_language = transfer == "full" and spec.train
-    dtype = compute_dtype(source.device, "fp32" if trains_language else precision)
+    dtype = compute_dtype(source.device, "fp32" if trains_language else "auto")
     cache = context.cache.root.parent / "language_models"
     language = load_language_model(files, cache, dtype=dtype, device=source.device, field=field)
-    llava = LlavaModel(language, source.width, context.encoder.model.tokens, context.spec.seed)
+    llava = LlavaModel(language, source.width, source.model.tokens, context.spec.seed)
     return VisionLanguageModel(source, llava, spec.lr if trains_language else None)
 
 
@@ -273,13 +232,9 @@ def _batches_of_similar_length(lengths: np.ndarray, batch_size: int, seed: int, 
 _METADATA, _PROJECTOR, _ENCODER, _LANGUAGE = "bridge.json", "bridge.safetensors", "encoder.safetensors", "language"
 
 
-def save_vlm(folder: Path, vlm: VisionLanguageModel, encoder: ImageEncoder, spec: LanguageModelSpec) -> None:
-    """Write the folder anew.
-
-    Args:
-        encoder: with its weights before the training.
-        spec: names the language model.
-    """
+def save_vlm(folder: Path, vlm: VisionLanguageModel, spec: LanguageModelSpec) -> None:
+    """Write the folder anew. ``spec``: names the language model."""
+    encoder = vlm.source.model  # with its weights before the training
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     llava, tuned = vlm.llava, vlm.source.trained_encoder
@@ -300,11 +255,9 @@ def load_vlm(
     folder: Path,
     encoder: ImageEncoder,
     cache: Path,
-    *,
     language_model: str | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[LlavaModel, ImageEncoder, LanguageModelSpec]:
-    """The projector with its language model, its image encoder, and the spec of the language model.
+) -> tuple[LlavaModel, ImageEncoder]:
+    """The projector with its language model, and its image encoder.
 
     Args:
         encoder: as it was before the training; a fine-tuned copy is returned where there is one.
@@ -323,7 +276,7 @@ def load_vlm(
     trained = (folder / _LANGUAGE).is_dir()
     own = spec.model_copy(update={"path": str(folder / _LANGUAGE)}) if trained else spec
     files = resolve_language_model(own, field="language_model")
-    language = load_language_model(files, cache, dtype=dtype, device=encoder.device, field="language_model")
+    language = load_language_model(files, cache, dtype=torch.float32, device=encoder.device, field="language_model")
     if not trained and language.weights_hash != metadata["language"]:
         raise _unreadable(folder, "was taught before another language model; name that one")
     llava = LlavaModel(language, metadata["width"], metadata["tokens"], seed=0)
@@ -335,7 +288,7 @@ def load_vlm(
             encoder.module.requires_grad_(False)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, f"cannot be read ({error}); evaluate again") from error
-    return llava, encoder, spec
+    return llava, encoder
 
 
 def _unreadable(folder: Path, problem: str) -> UserError:

@@ -75,10 +75,10 @@ def test_figures_of_a_head_are_compared_whatever_the_other_heads_were(monkeypatc
 
     heads = ["attentive", "linear", "knn"]
     found = {
-        "l": [evaluation("run_1", "l", {"heads": heads, "knn": {"k": [20]}, "lr": 0.01})],
-        "r": [evaluation("run_2", "r", {"heads": heads, "knn": {"k": [10, 20]}, "linear": {"l2": [1.0]}})],
+        "l": [evaluation("run_1", "l", {"heads": heads, "neighbours": [20], "lr": 0.01})],
+        "r": [evaluation("run_2", "r", {"heads": heads, "neighbours": [10, 20], "l2": [1.0]})],
     }
     monkeypatch.setattr(runs, "list_evaluations", lambda session, encoder: found[encoder])
     rows = compare_figures(*(evaluated_figures(None, side) for side in found))
     different = "evaluated with different settings: classification."
-    assert [row["reason"] for row in rows] == [f"{different}lr", f"{different}linear", None]
+    assert [row["reason"] for row in rows] == [f"{different}lr", f"{different}l2", None]

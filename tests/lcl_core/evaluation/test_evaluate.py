@@ -51,7 +51,7 @@ def test_answers_are_stored_and_scores_follow_from_them(new_run):
     run_dir = new_run()
     result = evaluate(run_dir)
     records = run_dir.artifacts / "records"
-    assert [row.to_dict() for row in score_predictions(records, seed=0)] == result["rows"]
+    assert score_predictions(records, seed=0) == result["rows"]
     lines = [
         json.loads(line) for line in (records / "classification-test-colour-image_to_class-frozen-trained.jsonl").open()
     ]
@@ -71,10 +71,9 @@ def test_predictions_of_images_name_their_concept_unless_it_is_predicted(new_run
         line["labels"]["concept"] = f"Square {number // 2 % 8}"
     (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tuning = {"epochs": 1, "batch_size": 16, "labels": ["colour", "concept"]}
-    few_shot = {"labels": ["colour"], "shots": [1], "draws": 2, "steps": 2, "batch_size": 8}
     run_dir = new_run(
-        corpus=corpus, classification=tuning, few_shot=few_shot, untrained_baseline=False,
-        tasks=["retrieval", "classification", "zero_shot_classification", "few_shot"],
+        corpus=corpus, classification=tuning, untrained_baseline=False,
+        tasks=["retrieval", "classification", "zero_shot_classification"],
         zero_shot_classification={"labels": ["colour"]},
     )  # fmt: skip
     evaluate(run_dir)
@@ -87,7 +86,7 @@ def test_predictions_of_images_name_their_concept_unless_it_is_predicted(new_run
     for name, groups in grouped.items():
         expected = {None} if "-concept-" in name or "text_to_image" in name else images
         assert groups <= expected, name
-    assert sum(None not in groups for groups in grouped.values()) >= 6
+    assert sum(None not in groups for groups in grouped.values()) >= 5
 
 
 def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run, tmp_path):
@@ -244,6 +243,5 @@ def test_the_process_examines_the_sample_corpus(new_run, sample_zip):
     assert rows["captions[1]", "IR@5"]["count"] == 539
     assert rows["subgroup", "acc@1"]["candidates"] == 48
     assert rows["subgroup", "acc@1"]["value"] > rows["subgroup", "acc@1"]["chance"]
-    assert (run_dir.artifacts / "table.md").read_text().count("| retrieval |") == 24
     last = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
     assert (last["phase"], last["seconds_left"], last["step"]) == ("done", 0, last["total_steps"])

@@ -16,7 +16,7 @@ from lcl_core.evaluation.metrics import (
     median_of,
     rank_bidirectional,
 )
-from lcl_core.evaluation.results import PredictionFile, few_shot_metrics, rank_metrics
+from lcl_core.evaluation.results import PredictionFile, rank_metrics
 
 
 def unit(rows, dtype=np.float64):
@@ -186,16 +186,6 @@ def test_a_class_mean_of_draws_leaves_out_classes_that_are_not_drawn():
         for draw, classes in ((draw, [rows[:, 0] == number for number in range(5)]) for draw in counts)
     ]
     assert class_mean(rows, counts).tolist() == pytest.approx(expected)
-
-
-def test_few_shot_metrics_by_hand():
-    samples = [{"query": "a", "label": "x", "ranks": [1, 1]}, {"query": "b", "label": "y", "ranks": [1, 6]}]
-    file = PredictionFile("few_shot", "t", "kind", "frozen", "draws", "trained", facts={"candidates": 8})
-    first, fifth = few_shot_metrics(file, samples)
-    assert (first.metric, first.value, first.chance) == ("acc@1", 0.75, 1 / 8)
-    assert first.spread == pytest.approx(0.5 / 2**0.5)  # draws reach 1 and .5
-    assert first.values.tolist() == [1.0, 0.5]
-    assert (fifth.value, fifth.chance) == (0.75, 5 / 8)
 
 
 def test_a_statistic_of_rows_is_given_rows():

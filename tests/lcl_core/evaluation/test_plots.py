@@ -22,7 +22,7 @@ from lcl_core.evaluation.plots import (
     rank_cells,
 )
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
-from lcl_core.evaluation.vlm.questions import BenchmarkQuestion
+from lcl_core.evaluation.vlm.questions import LabelQuestion
 
 FIELDS = {"figures": True, "untrained_baseline": False}
 CONFUSION = "confusion-classification-test-colour-image_to_class-frozen-trained.png"
@@ -126,8 +126,8 @@ def test_the_words_of_each_kind_of_sample():
     first, second, _ = caption_cells(PredictionFile("captioning", *about, "captions", "trained"), samples)
     assert first.quality > second.quality == 0
     assert second.words == ("“a dog” (0.00)", "own: two red cars")
-    question = BenchmarkQuestion("1", "1.png", "Which?", "B", {"A": "red", "B": "blue"}, answer="B")
-    asked = PredictionFile("dialogue", *about, "answers", "trained", facts={"benchmark": "seed-bench"})
+    question = LabelQuestion("1", "1.png", "Red?", "yes", answer="Yes.")
+    asked = PredictionFile("dialogue", *about, "answers", "trained")
     assert answer_cells(asked, [question.to_dict()]) == [
-        SampleCell(("1.png",), ("Which?", "“B”; right: blue"), 1.0, True)
+        SampleCell(("1.png",), ("Red?", "“Yes.”; right: yes"), 1.0, True)
     ]

@@ -55,8 +55,6 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run):
     assert rows["derived pope", "accuracy"]["count"] == 2 * 10
     assert rows["derived pope", "accuracy"]["chance"] == 0.5
     assert rows["derived pope", "F1"]["majority"] == pytest.approx(2 / 3)  # "yes" to everything
-    assert rows["derived seed-bench", "accuracy"]["count"] == 10
-    assert rows["derived seed-bench", "accuracy"]["chance"] == 0.25
     assert all(low <= row["value"] <= high for row in rows.values() for low, high in [row["interval"]])
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
     assert len(stored) == 20
@@ -70,11 +68,11 @@ def test_stage_two_goes_on_from_stage_one(talk_run, monkeypatch):
     seen: list[tuple[str, torch.Tensor, set[int]]] = []
     train = VisionLanguageModel.train
 
-    def watched(vlm, batches, examples, spec, **kwargs):
+    def watched(vlm, split, examples, spec, field):
         before = vlm.llava.projector.leave.weight.detach().clone()
-        losses = train(vlm, batches, examples, spec, **kwargs)
+        losses = train(vlm, split, examples, spec, field)
         after = vlm.llava.projector.leave.weight.detach().clone()
-        seen.append((kwargs["field"], torch.stack([before, after]), {len(each.tokens.ids) for each in examples}))
+        seen.append((field, torch.stack([before, after]), {len(each.tokens.ids) for each in examples}))
         return losses
 
     monkeypatch.setattr(VisionLanguageModel, "train", watched)
@@ -113,7 +111,7 @@ def test_conversations_of_a_file_replace_the_derived_and_questions_may_be_left_o
     entries = [{"id": n, "image": f"{n}.png", "conversations": talk * 2} for n in range(3)]
     (tmp_path / "mix.json").write_text(json.dumps([*entries, {"id": 9, "conversations": talk}]))
     fields = {
-        "instructions": [{"path": str(tmp_path / "mix.json"), "images": str(folder)}],
+        "instructions": {"path": str(tmp_path / "mix.json"), "images": str(folder)},
         "language_model": {"path": str(taught_language_model_dir), "train": True, "lr": 1e-2},
         "instruct": {**STAGE, "epochs": 10, "batch_size": 4},
         "spec": {"transfer": ["full"]},

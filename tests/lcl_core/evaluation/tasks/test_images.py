@@ -1,10 +1,7 @@
-"""Images and texts of a split: every image once, every text once; few images of each class."""
-
-import numpy as np
+"""Images and texts of a split: every image once, every text once."""
 
 from lcl_core.data import CaptionPair
-from lcl_core.evaluation.tasks.base import EvalImage, LabeledImages, group_captions_by_image, split_validation
-from lcl_core.evaluation.tasks.classification import sample_orders, subset
+from lcl_core.evaluation.tasks.base import EvalImage, group_captions_by_image, split_validation
 from lcl_core.evaluation.tasks.retrieval import MAX_POSITIONS, caption_variants, unique_texts
 
 
@@ -59,26 +56,3 @@ def test_a_seeded_tenth_of_the_training_images_is_held_out():
     assert test.tolist() == split_validation(40, seed=1)[0].tolist() != split_validation(40, seed=2)[0].tolist()
     assert [len(part) for part in split_validation(3, seed=0)] == [1, 2]
     assert [len(part) for part in split_validation(3, seed=0, minimum=2)] == [2, 1]
-
-
-TRAIN = LabeledImages(np.arange(100, 160), np.repeat([0, 1, 2], (30, 28, 2)), {})
-
-
-def drawn(draw, shots, *, draws=3, seed=7):
-    return set(subset(TRAIN, sample_orders(TRAIN, draws, seed)[draw], shots).rows.tolist())
-
-
-def test_each_class_gives_as_many_as_it_can():
-    chosen = subset(TRAIN, sample_orders(TRAIN, 1, 0)[0], 4)
-    assert np.bincount(chosen.classes).tolist() == [4, 4, 2]
-    assert (chosen.classes == TRAIN.classes[chosen.rows - 100]).all()
-
-
-def test_fewer_shots_are_among_more():
-    assert drawn(1, 1) < drawn(1, 4) < drawn(1, 16)
-
-
-def test_draws_differ_and_do_not_depend_on_how_many_there_are():
-    assert drawn(0, 4) != drawn(1, 4)
-    assert drawn(1, 4) == drawn(1, 4, draws=9)
-    assert drawn(1, 4) != drawn(1, 4, seed=8)

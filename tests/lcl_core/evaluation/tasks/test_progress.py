@@ -6,8 +6,8 @@ import pytest
 
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.heads.training import ImageBatchSource
 from lcl_core.evaluation.tasks.base import EvalProgress
+from lcl_core.evaluation.training import ImageBatches
 
 
 class Clock:
@@ -60,7 +60,7 @@ def test_a_stop_request_is_honoured_between_steps(tmp_path):
 )  # fmt: skip
 def test_a_stop_is_honoured_between_batches_of_tested_images(new_run, monkeypatch, task):
     run_dir = new_run(**task)
-    test_batches = ImageBatchSource.test_batches
+    test_batches = ImageBatches.test_batches
 
     def stopped(self, rows):
         self.batch_size = 4
@@ -69,6 +69,6 @@ def test_a_stop_is_honoured_between_batches_of_tested_images(new_run, monkeypatc
             run_dir._stop.set()
             yield patches
 
-    monkeypatch.setattr(ImageBatchSource, "test_batches", stopped)
+    monkeypatch.setattr(ImageBatches, "test_batches", stopped)
     with pytest.raises(JobCancelled):
         evaluate(run_dir)

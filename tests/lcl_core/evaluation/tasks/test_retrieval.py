@@ -8,8 +8,8 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.evaluation.contrastive_head import ContrastiveHead
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.heads.contrastive_head import ContrastiveHead
 
 FAST = {"epochs": 8, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}
 
@@ -111,10 +111,10 @@ def test_an_encoder_that_reads_no_texts_needs_another_that_does(new_run, tmp_pat
 
 
 def test_the_loss_is_symmetric_cross_entropy_without_false_rivals():
-    head = ContrastiveHead(8, 2, 0.5, torch.Generator().manual_seed(0))
+    head = ContrastiveHead(8, 2, torch.Generator().manual_seed(0))
     images = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), dim=-1)
     texts = torch.nn.functional.normalize(torch.tensor([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]]), dim=-1)
-    scores = (images @ texts.T / 0.5).double()
+    scores = (images @ texts.T / 0.07).double()
 
     def entropy(rows, rivals):
         found = [torch.logsumexp(rows[i, [i, *rivals[i]]], 0) - rows[i, i] for i in range(3)]

@@ -18,8 +18,7 @@ PROBE: dict[str, Any] = {
 }  # fmt: skip
 CASES = {
     "classification": PROBE
-    | {"heads": ["attentive", "linear", "knn"], "linear": {"l2": [1e4, 1.0]}, "knn": {"k": [5]}},
-    "few_shot": PROBE | {"shots": [1], "draws": 2, "steps": 3},
+    | {"heads": ["attentive", "linear", "knn"], "l2": [1e4, 1.0], "neighbours": [5]},
     "tuned_retrieval": {"epochs": 1, "batch_size": 16, "search": {"lr": [1e-5, 5e-3]}, "validation_split": "val"},
 }  # fmt: skip
 

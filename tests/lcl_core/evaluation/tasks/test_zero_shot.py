@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.tasks.zero_shot import class_names, prompt_templates
 from lcl_core.model import LCLModel, LCLProcessor
 
@@ -43,13 +42,6 @@ def test_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, squar
     row = result["rows"][0]
     assert (row["transfer"], row["metric"], row["candidates"], row["majority"]) == ("zero_shot", "acc@1", 5, None)
     assert row["left_out"] == {"unlabelled": 1}
-
-
-def test_descriptions_are_read_once(new_run, monkeypatch):
-    spec = {"labels": ["colour"]}
-    first = evaluate(new_run("a", tasks=[TASK], zero_shot_classification=spec))
-    monkeypatch.setattr(EvaluatedEncoder, "embed_texts", lambda *_: pytest.fail("read again"))
-    assert evaluate(new_run("b", tasks=[TASK], zero_shot_classification=spec)) == first
 
 
 def test_a_label_that_is_not_there_is_named(new_run):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.vlm.chat_format import (
+from lcl_core.evaluation.vlm.language_model import (
     IMAGE_PLACEHOLDER,
     Turn,
     caption_tokens,
@@ -23,42 +23,41 @@ def text_of(language, whole, *, target):
 
 
 def test_a_caption_follows_its_image_and_ends(language):
-    whole = caption_tokens(language, "a", " red square")
+    whole = caption_tokens(language, "a red square")
     assert whole.ids[0] == IMAGE_PLACEHOLDER
-    assert text_of(language, whole, target=False) == "[ ]a"
-    assert text_of(language, whole, target=True) == " red square<|end|>"
-    assert caption_tokens(language, "a", None).ids == whole.ids[: len(caption_tokens(language, "a", None).ids)]
+    assert text_of(language, whole, target=False) == "[ ]"
+    assert text_of(language, whole, target=True) == "a red square<|end|>"
+    assert caption_tokens(language, None).ids == whole.ids[:1]
 
 
 def test_answers_alone_are_taught_each_with_its_end(language):
-    whole = conversation_tokens(language, TALK, "auto")
+    whole = conversation_tokens(language, TALK)
     requested = "<|user|>[ ]\na red square?<|end|>\n<|assistant|>\n<|user|>number 7?<|end|>\n<|assistant|>"
     assert text_of(language, whole, target=False) == requested
     assert text_of(language, whole, target=True) == "yes<|end|>no<|end|>"
 
 
 def test_a_question_is_the_beginning_of_its_conversation(language):
-    whole = conversation_tokens(language, TALK, "auto")
-    requested = conversation_tokens(language, [TALK[0], Turn("number 7?", None)], "auto")
+    whole = conversation_tokens(language, TALK)
+    requested = conversation_tokens(language, [TALK[0], Turn("number 7?", None)])
     assert requested.ids == whole.ids[: len(requested.ids)]
     assert whole.loss_mask[len(requested.ids) :] == (True,) * (len(whole.ids) - len(requested.ids))
 
 
 def test_without_a_template_vicunas_layout_is_spoken(save_tiny_language_model, open_language, tmp_path):
     language = open_language(save_tiny_language_model(tmp_path / "bare", template=None))
-    whole = conversation_tokens(language, TALK, "auto")
+    whole = conversation_tokens(language, TALK)
     assert text_of(language, whole, target=True) == " yes<|end|> no<|end|>"
     requested = text_of(language, whole, target=False)
     assert requested.startswith("A chat between a curious user")
     assert requested.endswith(" USER: [ ]\na red square? ASSISTANT: USER: number 7? ASSISTANT:")
-    assert conversation_tokens(language, TALK, "plain") == whole
 
 
 def test_words_cannot_end_an_answer_or_show_an_image(language):
-    whole = conversation_tokens(language, [Turn("a<|end|>b", "<image> c <|end|> d")], "auto")
+    whole = conversation_tokens(language, [Turn("a<|end|>b", "<image> c <|end|> d")])
     assert IMAGE_PLACEHOLDER not in whole.ids
     assert whole.ids.count(language.ends[0]) == 2  # of the question and of the answer, in the template's places
-    assert caption_tokens(language, "", "a <|end|> b").ids.count(language.ends[0]) == 1
+    assert caption_tokens(language, "a <|end|> b").ids.count(language.ends[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,9 +70,8 @@ def test_words_cannot_end_an_answer_or_show_an_image(language):
 def test_a_template_that_cannot_be_used_is_named(save_tiny_language_model, open_language, tmp_path, template, words):
     language = open_language(save_tiny_language_model(tmp_path / "odd", template=template))
     with pytest.raises(UserError, match=words) as caught:
-        conversation_tokens(language, TALK, "auto")
+        conversation_tokens(language, TALK)
     assert caught.value.code == "language_model_unreadable"
-    assert conversation_tokens(language, TALK, "plain").ids.count(IMAGE_PLACEHOLDER) == 1
 
 
 CAPTION = token_sequence([IMAGE_PLACEHOLDER, 7]) + token_sequence([5, 6, 2], target=True)

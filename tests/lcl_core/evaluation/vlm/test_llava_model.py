@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, TokenSequence, collate, token_sequence
+from lcl_core.evaluation.vlm.language_model import IMAGE_PLACEHOLDER, TokenSequence, collate, token_sequence
 from lcl_core.evaluation.vlm.model import LlavaModel
 
 WIDTH, PATCHES = 12, 4

@@ -9,7 +9,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import load_evaluated_encoder
-from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, collate, token_sequence
+from lcl_core.evaluation.vlm.language_model import IMAGE_PLACEHOLDER, collate, token_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, load_vlm
 
 
@@ -25,8 +25,9 @@ def trained_vlm(new_run, taught_language_model_dir, monkeypatch):
             return found[-1]
 
         monkeypatch.setattr("lcl_core.evaluation.tasks.captioning.build_vlm", watched)
+        monkeypatch.setattr("lcl_core.evaluation.vlm.model.compute_dtype", lambda *_: torch.float32)  # as it is loaded
         model = {"path": str(taught_language_model_dir), "train": train, "lr": 1e-3}
-        own = {"language_model": model, "steps": 2, "batch_size": 8, "zero_shot": False, "precision": "fp32"}
+        own = {"language_model": model, "steps": 2, "batch_size": 8, "zero_shot": False}
         run_dir = new_run(tasks=["captioning"], captioning=own, transfer=[transfer], untrained_baseline=False)
         evaluate(run_dir)
         return run_dir.artifacts / "bridges" / f"captioning-{transfer}", found[0]
@@ -38,7 +39,7 @@ def trained_vlm(new_run, taught_language_model_dir, monkeypatch):
 def test_it_says_the_same_after_it_was_saved(trained_vlm, encoder_dir, tmp_path, transfer, train):
     folder, vlm = trained_vlm(transfer, train)
     tower = load_evaluated_encoder(encoder_dir).model
-    llava, seen_by, _ = load_vlm(folder, tower, tmp_path)
+    llava, seen_by = load_vlm(folder, tower, tmp_path)
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rows = collate([token_sequence([IMAGE_PLACEHOLDER]) + token_sequence([5, 6, 1], target=True)] * 2, 4)
     before = vlm.source.trained_encoder or tower

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core.encoders.base import TextEncoder
-from lcl_core.evaluation.features import FeatureCache, Heartbeat, text_features
-from lcl_core.evaluation.heads.linear_probe import AttentiveProbe
-from lcl_core.evaluation.heads.training import FeatureSource, ImageBatchSource, count_steps, train_head
+from lcl_core.evaluation.classifiers import AttentiveProbe
+from lcl_core.evaluation.features import text_features
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.tasks.base import EvalImage, nonempty_captions, normalized_text
+from lcl_core.evaluation.tasks.base import EvalContext, SplitImages, nonempty_captions, normalized_text
+from lcl_core.evaluation.training import FeatureSource, train_head
 from lcl_core.specs.evaluate import TunedRetrievalSpec
 
+INITIAL_TEMPERATURE = 0.07
 _MAX_LOG_SCALE = math.log(100)  # of the inverse temperature, as CLIP's
 _TEXT_BATCH = 256
 
@@ -50,9 +51,7 @@ def trainable_captions(encoder: TextEncoder) -> CaptionEncoder:
     return CaptionEncoder(copy.features, encoder.width, copy.module)
 
 
-def frozen_captions(
-    encoder: TextEncoder, texts: Sequence[str], cache: FeatureCache, heartbeat: Heartbeat
-) -> CaptionEncoder:
+def frozen_captions(encoder: TextEncoder, texts: Sequence[str], context: EvalContext) -> CaptionEncoder:
     """Features of ``texts``, all that will be encoded, computed once."""
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
 
@@ -60,7 +59,7 @@ def frozen_captions(
     def embed(batch: Sequence[str]) -> Tensor:
         return F.normalize(encoder.features(batch).float(), dim=-1).cpu()
 
-    features = text_features(encoder.identity, embed, list(row_of), cache, heartbeat=heartbeat)
+    features = text_features(encoder.identity, embed, list(row_of), context.cache, heartbeat=context.progress.heartbeat)
 
     def encode(wanted: Sequence[str]) -> Tensor:
         return torch.from_numpy(features[[row_of[text] for text in wanted]]).to(encoder.device)
@@ -73,10 +72,10 @@ class ContrastiveHead(nn.Module):
 
     undecayed = tuple(f"probe.{name}" for name in AttentiveProbe.undecayed)
 
-    def __init__(self, width: int, shared: int, temperature: float, generator: torch.Generator) -> None:
+    def __init__(self, width: int, shared: int, generator: torch.Generator) -> None:
         super().__init__()
         self.probe = AttentiveProbe(width, shared, generator)
-        self.sharpness = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.sharpness = nn.Parameter(torch.tensor(-math.log(INITIAL_TEMPERATURE)))
 
     def forward(self, patches: Tensor) -> Tensor:
         """[B, N, W] → [B, E], L2-normalised."""
@@ -99,57 +98,45 @@ class ContrastiveHead(nn.Module):
 
 @dataclass(frozen=True)
 class FittedMatcher:
-    """A trained head with its text side.
+    """A trained head on the features of ``source``, with its text side.
 
     Attributes:
         losses: of each step.
     """
 
+    source: FeatureSource
     head: ContrastiveHead
     captions: CaptionEncoder
     losses: list[float]
 
     @torch.inference_mode()
-    def images(self, batches: ImageBatchSource, rows: Ints, heartbeat: Heartbeat) -> NDArray[np.float32]:
-        """[n, E] features of the images ``rows`` of ``batches``, L2-normalised."""
-        parts = []
-        for patches in batches.test_batches(rows):
-            parts.append(self.head(patches).cpu())
-            heartbeat()
-        return torch.cat(parts).numpy()
+    def images(self, split: SplitImages, rows: Ints) -> NDArray[np.float32]:
+        """[n, E] features of the images ``rows`` of a split, L2-normalised."""
+        batches = self.source.batches(split).test_batches(rows)
+        return torch.cat([self.head(patches).cpu() for patches in batches]).numpy()
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str], heartbeat: Heartbeat) -> NDArray[np.float32]:
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[n, E] features of ``texts``, L2-normalised."""
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(F.normalize(self.captions.encode(batch).float(), dim=-1).cpu())
-            heartbeat()
+            self.source.context.progress.heartbeat()
         return torch.cat(parts).numpy()
 
 
 def fit_matcher(
-    source: FeatureSource,
-    batches: ImageBatchSource,
-    images: list[EvalImage],
-    rows: Ints,
-    captions: CaptionEncoder,
-    spec: TunedRetrievalSpec,
-    *,
-    seed: int,
+    source: FeatureSource, split: SplitImages, rows: Ints, captions: CaptionEncoder, spec: TunedRetrievalSpec,
     field: str,
-    heartbeat: Heartbeat,
-) -> FittedMatcher:
+) -> FittedMatcher:  # fmt: skip
     """Contrastive training on the images ``rows``, each with one of its captions, drawn anew every epoch.
 
-    Deterministic by ``seed``.
-
-    Args:
-        images: those of ``batches``; the ones at ``rows`` have captions.
+    ``rows``: those of ``split`` that have captions.
     """
+    seed, batches = source.context.spec.seed, source.batches(split)
     generator = torch.Generator().manual_seed(seed)
-    head = ContrastiveHead(source.width, captions.width, spec.temperature, generator).to(source.device)
+    head = ContrastiveHead(source.width, captions.width, generator).to(source.device)
 
     def order(epoch: int) -> Sequence[Tensor]:
         parts = torch.randperm(len(rows), generator=generator).split(spec.batch_size)
@@ -157,7 +144,7 @@ def fit_matcher(
 
     def load(picks: Tensor, rng: random.Random) -> tuple[Tensor, list[str]]:
         chosen = rows[picks.numpy()]
-        texts = [rng.choice(nonempty_captions(images[row])) for row in chosen]
+        texts = [rng.choice(nonempty_captions(split.images[row])) for row in chosen]
         return batches.load(chosen, rng), texts
 
     def loss(batch: tuple[Tensor, list[str]]) -> Tensor:
@@ -168,9 +155,8 @@ def fit_matcher(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # a text encoder may have dropout
         losses = train_head(
-            head, order, load, loss, spec, steps=count_steps(spec, len(rows)), seed=seed, field=field,
-            encoder=source.trained_encoder,
-            extra=[(captions.module, spec.text_lr)] if captions.module is not None else [],
-            precision=source.precision, heartbeat=heartbeat,
+            source, head, order, load, loss, spec, len(rows), field,
+            extra=[] if captions.module is None else [(captions.module, spec.text_lr)],
+            precision=source.precision, threads=batches.threads,
         )  # fmt: skip
-    return FittedMatcher(head, captions, losses)
+    return FittedMatcher(source, head, captions, losses)

@@ -8,12 +8,8 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.vlm.chat_format import Turn
-from lcl_core.evaluation.vlm.instruction_data import (
-    derived_instructions,
-    parse_conversations,
-    read_conversations,
-)
+from lcl_core.evaluation.tasks.dialogue import derived_instructions, read_conversations
+from lcl_core.evaluation.vlm.language_model import Turn
 from lcl_core.specs.evaluate import InstructionsSpec
 
 FIELD = "dialogue.instructions"
@@ -44,34 +40,27 @@ def test_several_turns_with_the_image_at_the_head(tmp_path):
             "conversations": messages("Hello!", "<image>\nColour?", "Grey", first="gpt"),
         },
     ]
-    found = read_conversations([source(tmp_path, "mix", entries, "coco/a.png")], field=FIELD)
-    assert [each.turns for each in found.conversations] == [
-        (Turn("<image>\nWhat?", "A cat."), Turn("Sure?", "Yes.")),
-        (Turn("2 + 2?", "4"),),
-        (Turn("<image>\nColour?", "Grey"),),
+    found = read_conversations(source(tmp_path, "mix", entries, "coco/a.png"), field=FIELD)
+    assert found.turns == [
+        [Turn("<image>\nWhat?", "A cat."), Turn("Sure?", "Yes.")],
+        [Turn("2 + 2?", "4")],
+        [Turn("<image>\nColour?", "Grey")],
     ]
     assert found.rows == [0, None, 0]
-    assert [image.name for image in found.source.images] == ["0/coco/a.png"]
+    assert [image.name for image in found.source.images] == ["coco/a.png"]
 
 
-def test_several_files_keep_their_images_apart(tmp_path):
+def test_images_that_are_missing_are_left_out_and_changed_ones_are_noticed(tmp_path):
     talk = messages("<image>\nWhat?", "That.")
-    sources = [
-        source(tmp_path, "one", [{"id": 1, "image": "a.png", "conversations": talk}], "a.png"),
-        source(
-            tmp_path, "two",
-            [{"id": 1, "image": name, "conversations": talk} for name in ("b.png", "a.png", "gone.png")],
-            "b.png", "a.png",
-        ),
-    ]  # fmt: skip
-    found = read_conversations(sources, field=FIELD)
+    entries = [{"id": 1, "image": name, "conversations": talk} for name in ("b.png", "a.png", "gone.png")]
+    given = source(tmp_path, "two", entries, "b.png", "a.png")
+    found = read_conversations(given, field=FIELD)
     shades = [found.source.corpus.read_image(image.name).getpixel((0, 0)) for image in found.source.images]
-    assert shades == [(0, 0, 0), (0, 0, 0), (1, 0, 0)]
-    assert found.rows == [0, 1, 2], "without the one whose image is missing"
+    assert (shades, found.rows) == ([(0, 0, 0), (1, 0, 0)], [0, 1])
     before = found.source.corpus.content_hash()
-    assert read_conversations(sources, field=FIELD).source.corpus.content_hash() == before
+    assert read_conversations(given, field=FIELD).source.corpus.content_hash() == before
     Image.new("RGB", (9, 9)).save(tmp_path / "two" / "b.png")
-    assert read_conversations(sources, field=FIELD).source.corpus.content_hash() != before
+    assert read_conversations(given, field=FIELD).source.corpus.content_hash() != before
 
 
 @pytest.mark.parametrize(
@@ -92,36 +81,30 @@ def test_several_files_keep_their_images_apart(tmp_path):
 )
 def test_what_is_wrong_with_an_entry_is_said(tmp_path, entry, words):
     with pytest.raises(UserError, match=words) as caught:
-        read_conversations([source(tmp_path, "odd", [entry], "a.png")], field=FIELD)
+        read_conversations(source(tmp_path, "odd", [entry], "a.png"), field=FIELD)
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(tmp_path / "odd.json"))
 
 
-def test_images_that_are_missing_or_outside_their_folder_are_named(tmp_path):
+def test_a_folder_without_the_images_is_named_and_links_out_of_it_are_refused(tmp_path):
     entries = [{"id": 1, "image": "a.png", "conversations": messages("x", "y")}]
     one = source(tmp_path, "one", entries)
-    with pytest.raises(UserError, match="none of the images") as caught:
-        read_conversations([one], field=FIELD)
-    assert caught.value.field == f"{FIELD}.0.images"
-    with pytest.raises(UserError) as caught:
-        read_conversations([InstructionsSpec(path=one.path, images=str(tmp_path / "nowhere"))], field=FIELD)
-    assert caught.value.field == f"{FIELD}.0.images"
+    for images, words in ((one.images, "none of the images"), (str(tmp_path / "nowhere"), "no such folder")):
+        with pytest.raises(UserError, match=words) as caught:
+            read_conversations(InstructionsSpec(path=one.path, images=images), field=FIELD)
+        assert caught.value.field == f"{FIELD}.images"
     Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
     Path(tmp_path / "one" / "a.png").symlink_to(tmp_path / "secret.png")
+    linked = read_conversations(one, field=FIELD)
     with pytest.raises(UserError) as caught:
-        read_conversations([one], field=FIELD)
-    assert (caught.value.code, caught.value.field) == ("bad_path", f"{FIELD}.0.images")
+        linked.source.corpus.read_image("a.png")
+    assert caught.value.code == "bad_path"
 
 
-def test_conversations_balance_yes_no_and_letters():
-    own = {f"{kind}/{n}.png": kind for kind in ("birds", "bugs", "fish", "tools", "chairs") for n in range(6)}
+def test_derived_conversations_have_a_yes_and_a_no_of_each_image():
+    own = {f"{kind}/{n}.png": kind for kind in ("birds", "bugs", "fish") for n in range(6)}
     entries = derived_instructions(own, sorted(set(own.values())), seed=0)
-    read = parse_conversations(json.dumps(entries).encode(), Path("instructions.json"))
-    assert len(read) == 2 * len(own)
-    answers = Counter(each.turns[0].answer for each in read)
-    assert answers["Yes"] == answers["No"] == len(read) / 3
-    for each in read:
-        kind, (turn,) = own[each.image], each.turns
-        if turn.answer in ("Yes", "No"):
-            assert (f'"{kind}"' in turn.question) == (turn.answer == "Yes")
-        else:
-            assert f"\n{turn.answer}. {kind}\n" in turn.question
+    answers = Counter(entry["conversations"][1]["value"] for entry in entries)
+    assert answers == {"Yes": len(own), "No": len(own)}
+    for entry in entries:
+        question, answer = (message["value"] for message in entry["conversations"])
+        assert (f'"{own[entry["image"]]}"' in question) == (answer == "Yes")

@@ -11,18 +11,18 @@ from torch import nn
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.evaluation.heads.training import (
+from lcl_core.evaluation.tasks.base import SplitImages
+from lcl_core.evaluation.training import (
     choose,
-    count_steps,
     encoder_groups,
     lr_factor,
     parameter_groups,
     search_candidates,
     train_head,
 )
-from lcl_core.specs.evaluate import ProbeSpec
+from lcl_core.specs.evaluate import ClassificationSpec
 
-SPEC = ProbeSpec(lr=0.1, weight_decay=0.5, warmup=0.0, precision="fp32")
+SPEC = ClassificationSpec(lr=0.1, weight_decay=0.5, warmup=0.0)
 
 
 class Line(nn.Module):
@@ -38,7 +38,7 @@ class Line(nn.Module):
         return self.linear(x)
 
 
-def train(spec=SPEC, steps=3, factor=1.0):
+def train(spec=SPEC, factor=1.0, **steps):
     line, passes = Line(), []
     points = torch.tensor([[1.0], [2.0]])
 
@@ -49,7 +49,12 @@ def train(spec=SPEC, steps=3, factor=1.0):
     def loss(x):
         return factor * (line(x) - 3 * x).square().mean()
 
-    losses = train_head(line, order, lambda x, rng: x, loss, spec, steps=steps, seed=0, field="classification")
+    context = SimpleNamespace(spec=SimpleNamespace(seed=0), progress=SimpleNamespace(heartbeat=lambda: None))
+    source = SimpleNamespace(trained_encoder=None, context=context)
+    losses = train_head(
+        source, line, order, lambda x, rng: x, loss, spec.with_values(batch_size=1, **steps), 2, "classification",
+        precision="fp32",
+    )  # fmt: skip
     return line, losses, passes
 
 
@@ -59,12 +64,6 @@ def test_a_step_is_adamw_s_own():
     # The first step of Adam is the rate against the gradient's sign; the weight decays first, the bias does not.
     assert line.linear.weight.item() == pytest.approx(0.1, abs=1e-6)
     assert line.linear.bias.item() == pytest.approx(0.1, abs=1e-6)
-
-
-def test_passes_follow_each_other_until_the_steps_are_done():
-    _, losses, passes = train(steps=5)
-    assert len(losses) == 5
-    assert passes == [0, 1, 2]
 
 
 def test_modules_are_left_as_they_are_asked_about():
@@ -87,7 +86,7 @@ def test_a_long_gradient_is_clipped():
 
 def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir):
     tower = load_image_encoder(encoder_dir).copy()
-    spec = ProbeSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
+    spec = ClassificationSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
     groups = encoder_groups(tower, spec)
     found = {id(each): group for group in groups for each in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found) == len(list(tower.module.parameters()))
@@ -125,15 +124,14 @@ def test_a_loss_that_is_no_number_names_the_rate(bad):
     assert (caught.value.code, caught.value.field) == ("diverged", "classification.lr")
 
 
-@pytest.mark.parametrize(
-    ("fields", "steps"), [({"epochs": 3, "batch_size": 4}, 9), ({"epochs": 3, "batch_size": 4, "steps": 2}, 2)]
-)
+@pytest.mark.parametrize(("fields", "steps"), [({"epochs": 3}, 6), ({"epochs": 3, "steps": 5}, 5)])
 def test_steps_are_the_spec_s_or_those_of_its_epochs(fields, steps):
-    assert count_steps(ProbeSpec(**fields), 10) == steps
+    _, losses, passes = train(**fields)
+    assert (len(losses), passes) == (steps, [0, 1, 2])
 
 
-SEARCH = ProbeSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
-HOLDOUT = SimpleNamespace(source=SimpleNamespace(split="val"), test=range(4), split_size=9)
+SEARCH = ClassificationSpec(search={"lr": (0.1, 0.2), "epochs": (1, 3)})
+HOLDOUT = SimpleNamespace(source=SplitImages(None, "val", [None] * 9), test=range(4))
 
 
 def search(spec, attempt, holdout=HOLDOUT):
@@ -141,7 +139,7 @@ def search(spec, attempt, holdout=HOLDOUT):
     context = Mock(choices=[])
     chosen = choose(
         context, search_candidates(spec), lambda spec, _: attempt(spec), holdout,
-        {"encoder": "trained", "transfer": "frozen"}, field="few_shot", metric="acc@1",
+        {"encoder": "trained", "transfer": "frozen"}, field="classification", metric="acc@1",
     )  # fmt: skip
     return chosen, context.choices
 
@@ -166,8 +164,8 @@ def test_what_diverges_loses_and_if_all_diverge_the_search_is_named():
     assert chosen.lr == 0.2
     assert [trial["score"] for trial in log["tried"]] == [None, None, 0.0, 0.0]
     with pytest.raises(UserError) as caught:
-        search(ProbeSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
-    assert (caught.value.code, caught.value.field) == ("diverged", "few_shot.search")
+        search(ClassificationSpec(search={"lr": (0.1,), "epochs": (1, 3)}), diverging)
+    assert (caught.value.code, caught.value.field) == ("diverged", "classification.search")
 
 
 def test_other_errors_are_not_swallowed():

@@ -9,9 +9,8 @@ import torch
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
+from lcl_core.evaluation.classifiers import fit_probe
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder
-from lcl_core.evaluation.heads.linear_probe import fit_probe
-from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, FrozenImageBatches
 from lcl_core.evaluation.results import PredictionStore
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
@@ -23,6 +22,7 @@ from lcl_core.evaluation.tasks.base import (
     select_labeled,
 )
 from lcl_core.evaluation.tasks.retrieval import Retrieval
+from lcl_core.evaluation.training import FeatureSource
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
 
@@ -60,9 +60,9 @@ def test_only_a_copy_learns_and_only_in_full_transfer(context, encoder, images, 
     before = weights(encoder)
     source = FeatureSource(context, transfer, PLAIN)
     classes = classes_of("colour", images, field="labels")
-    train_set = select_labeled(images.images, "colour", classes)
+    train_set = select_labeled(images, "colour", classes)
     spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
-    fit_probe(source, source.batches(images), train_set, len(classes), spec, seed=0, field="classification")
+    fit_probe(source, train_set, spec, "classification")
     assert all(torch.equal(old, new) for old, new in zip(before, weights(encoder), strict=True))
     assert not any(each.requires_grad for each in encoder.model.module.parameters())
     if transfer == "frozen":
@@ -76,8 +76,7 @@ def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_sam
     cached = FeatureSource(context, "frozen", PLAIN).batches(images)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
     fresh = FeatureSource(small, "frozen", PLAIN).batches(images)
-    assert isinstance(cached, CachedFeatureBatches)
-    assert isinstance(fresh, FrozenImageBatches)
+    assert (cached.threads, fresh.threads) == (0, None)
     rows = np.array([3, 17, 4])
     draw = random.Random(0)
     torch.testing.assert_close(
@@ -107,19 +106,6 @@ def test_pooled_latents_and_patch_features_that_fit_are_one_entry(context, encod
     assert context.get_pooled_latents(images) is not None
     assert context.get_patch_features(images) is not None
     assert cached_arrays(context) == [{"pooled.npy", "patches.npy"}]
-
-
-def test_a_run_maps_no_more_features_than_the_cache_may_hold(context, encoder, images):
-    """Mapped arrays occupy the disk after the eviction of their entry."""
-
-    def nine(first):
-        return replace(images, images=images.images[first : first + 9])
-
-    one = context.get_patch_features(nine(0)).nbytes
-    small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=2 * one + one // 2), _features={})
-    for first in range(4):
-        assert small.get_patch_features(nine(first)) is not None
-    assert sum(each.bytes for each in small._features.values()) <= small.cache.max_bytes
 
 
 def test_images_are_augmented_while_learning_alone(context, encoder, images):

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import math
 import random
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice, product
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lcl_core.common.device import autocast
-from lcl_core.common.disk_cache import no_progress
+from lcl_core.common.device import Precision, autocast
 from lcl_core.common.errors import UserError
 from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import Heartbeat
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages
+from lcl_core.evaluation.tasks.base import EvalContext, Holdout, SplitImages, T
 from lcl_core.specs.data import AugmentationSpec
 from lcl_core.specs.evaluate import SearchSpec, TuningSpec
 
@@ -33,35 +28,9 @@ B = TypeVar("B")
 C = TypeVar("C")
 P = TypeVar("P")
 S = TypeVar("S", bound=SearchSpec)
-T = TypeVar("T", bound=Sized)
 
 
-# ---- feature sources
-
-
-class ImageBatchSource(ABC):
-    """The images of a split as patch features, in two steps: loading, which threads may do ahead, and encoding.
-
-    Attributes:
-        batch_size: images a batch at test time.
-        threads: that load ahead; None: as many as there are cores.
-    """
-
-    batch_size: int
-    threads: int | None = None
-
-    @abstractmethod
-    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
-        """Inputs of the images at ``rows`` on the CPU; with ``rng`` augmented for training."""
-
-    @abstractmethod
-    def patches(self, loaded: Tensor) -> Tensor:
-        """Patch features [B, N, W] of loaded inputs, on the head's device."""
-
-    def test_batches(self, rows: Ints) -> Iterator[Tensor]:
-        """Patch features of the images at ``rows``, batch by batch."""
-        parts = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
-        return (self.patches(loaded) for loaded in prefetch_map(self.load, parts, threads=self.threads))
+# ---- patch features as batches
 
 
 class FeatureSource:
@@ -74,91 +43,79 @@ class FeatureSource:
         width: W of the patch features.
         device: of the heads.
         trained_encoder: the copy of the encoder that is trained along; None where it is frozen.
-        precision: of training; None: the spec's. Heads on frozen features are trained in fp32.
+        precision: of heads: fp32 on frozen features.
     """
 
     def __init__(self, context: EvalContext, transfer: str, augmentation: AugmentationSpec) -> None:
-        model = context.encoder.model
-        self.width, self.device = model.width, model.device
-        self.trained_encoder: ImageEncoder | None = model.copy() if transfer == "full" else None
-        self.precision: Literal["fp32"] | None = "fp32" if transfer == "frozen" else None
-        self._context, self._augmentation = context, augmentation
+        self.context, self.augmentation = context, augmentation
+        self.model = context.encoder.model
+        self.width, self.device = self.model.width, self.model.device
+        self.trained_encoder: ImageEncoder | None = self.model.copy() if transfer == "full" else None
+        self.precision: Precision = "fp32" if transfer == "frozen" else "auto"
 
-    def batches(self, split: SplitImages) -> ImageBatchSource:
+    def batches(self, split: SplitImages) -> ImageBatches:
         """The images of a split."""
-        if self.trained_encoder is not None:
-            return ImageBatches(self.trained_encoder, split, self._augmentation)
-        patches = self._context.get_patch_features(split)
-        if patches is not None:
-            return CachedFeatureBatches(patches, self.device)
-        return FrozenImageBatches(self._context.encoder.model, split, AugmentationSpec())
+        return ImageBatches(self, split)
 
 
-class CachedFeatureBatches(ImageBatchSource):
-    """Rows of a memory-mapped array of patch features [n, N, W]."""
+class ImageBatches:
+    """The images of a split as patch features, in two steps: loading, which threads may do ahead, and encoding.
 
-    batch_size = 1024
-    threads = 0  # copying numbers is not worth a thread
+    Attributes:
+        batch_size: images a batch at test time.
+        threads: that load ahead; None: as many as there are cores. Copying numbers is not worth a thread.
+    """
 
-    def __init__(self, patches: NDArray[np.float16], device: torch.device) -> None:
-        self._patches, self._device = patches, device
-
-    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
-        return torch.from_numpy(self._patches[rows])
-
-    def patches(self, loaded: Tensor) -> Tensor:
-        return loaded.to(self._device).float()
-
-
-class ImageBatches(ImageBatchSource):
-    """Images of a corpus, encoded with the encoder's current weights."""
-
-    batch_size = 64
-
-    def __init__(self, encoder: ImageEncoder, split: SplitImages, augmentation: AugmentationSpec) -> None:
-        self._encoder, self._split, self._augmentation = encoder, split, augmentation
+    def __init__(self, source: FeatureSource, split: SplitImages) -> None:
+        self.source, self._split = source, split
+        self._cached = source.context.get_patch_features(split) if source.trained_encoder is None else None
+        self.batch_size, self.threads = (64, None) if self._cached is None else (1024, 0)
 
     def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
+        """Inputs of the images at ``rows`` on the CPU; with ``rng`` augmented, where the encoder is trained."""
+        if self._cached is not None:
+            return torch.from_numpy(self._cached[rows])
         images = [self._split.corpus.read_image(self._split.images[row].name) for row in rows]
-        if rng is None:
-            return self._encoder.preprocess(images)
-        return self._encoder.training_pixels(images, self._augmentation, rng)
+        if rng is None or self.source.trained_encoder is None:
+            return self.source.model.preprocess(images)
+        return self.source.trained_encoder.training_pixels(images, self.source.augmentation, rng)
 
     def patches(self, loaded: Tensor) -> Tensor:
-        return self._encoder.patches(loaded.to(self._encoder.device))
+        """Patch features [B, N, W] of loaded inputs, on the head's device; frozen ones as the cache rounds them."""
+        loaded = loaded.to(self.source.device)
+        if self._cached is not None:
+            return loaded.float()
+        if self.source.trained_encoder is not None:
+            return self.source.trained_encoder.patches(loaded)
+        with torch.no_grad():
+            return self.source.model.patches(loaded).half().float()
 
-
-class FrozenImageBatches(ImageBatches):
-    """Frozen features without a cache: never augmented, rounded as cached ones are."""
-
-    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
-        return super().load(rows)
-
-    @torch.no_grad()
-    def patches(self, loaded: Tensor) -> Tensor:
-        return super().patches(loaded).half().float()
+    def test_batches(self, rows: Ints) -> Iterator[Tensor]:
+        """Patch features of the images at ``rows``, batch by batch."""
+        parts = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
+        for loaded in prefetch_map(self.load, parts, threads=self.threads):
+            yield self.patches(loaded)
+            self.source.context.progress.heartbeat()
 
 
 # ---- training loop
 
 
 def train_head(
+    source: FeatureSource,
     head: nn.Module,
     order: Callable[[int], Sequence[P]],
     load: Callable[[P, random.Random], B],
     loss: Callable[[B], Tensor],
     spec: TuningSpec,
-    *,
-    steps: int,
-    seed: int,
+    examples: int,
     field: str,
-    threads: int | None = None,
-    encoder: ImageEncoder | None = None,
+    *,
     extra: Sequence[tuple[nn.Module, float]] = (),
-    precision: str | None = None,
-    heartbeat: Heartbeat = no_progress,
+    precision: Precision = "auto",
+    threads: int | None = None,
 ) -> list[float]:
-    """Train ``head``, and ``encoder`` where one is given, and return the loss of each step.
+    """Train ``head``, and in full transfer the source's copy of the encoder, and return the loss of each step.
 
     Everything random is in ``order`` and ``load``. Modules are left in evaluation mode.
 
@@ -166,10 +123,12 @@ def train_head(
         order: what each batch of an epoch holds, given the number of the epoch from 0.
         load: that → a batch; called ahead in ``threads``, with random numbers of its own.
         loss: a batch → scalar; called under autocast.
-        encoder: full transfer: a copy of the encoder; its layers learn at their own rates.
+        examples: in an epoch.
+        field: of the spec, for messages.
         extra: further modules, each with its own peak rate.
-        precision: replaces the spec's.
     """
+    encoder, seed = source.trained_encoder, source.context.spec.seed
+    steps = spec.steps or spec.epochs * math.ceil(examples / spec.batch_size)
     groups = parameter_groups(head, spec.lr, spec.weight_decay)
     if encoder is not None:
         groups += encoder_groups(encoder, spec)
@@ -190,7 +149,7 @@ def train_head(
             yield from prefetch_map(lambda job: load(*job), jobs, threads=threads)
 
     for batch in islice(batches(), steps):
-        with autocast(device, precision or spec.precision):  # type: ignore[arg-type]
+        with autocast(device, precision):
             batch_loss = loss(batch)
         losses.append(float(batch_loss.detach()))
         if not math.isfinite(losses[-1]):
@@ -204,15 +163,10 @@ def train_head(
             torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
         optimizer.step()
         schedule.step()
-        heartbeat()
+        source.context.progress.heartbeat()
     for each in modules:
         each.eval()
     return losses
-
-
-def count_steps(spec: TuningSpec, examples: int) -> int:
-    """Optimiser steps: the spec's, or those of its epochs over ``examples``."""
-    return spec.steps or spec.epochs * math.ceil(examples / spec.batch_size)
 
 
 def lr_factor(step: int, steps: int, warmup: float) -> float:
@@ -301,7 +255,7 @@ def choose(
         {**values, "score": None if score == -math.inf else score}
         for (values, _), score in zip(candidates, scores, strict=True)
     ]
-    held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": holdout.split_size}
+    held_out = {"split": holdout.source.split, "pictures": len(holdout.test), "of": len(holdout.source)}
     context.choices.append(
         {**labels, "held_out": held_out, "metric": metric, "tried": tried, "chosen": candidates[best][0]}
     )

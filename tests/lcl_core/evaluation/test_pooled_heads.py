@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.evaluation.heads import pooled_latents
-from lcl_core.evaluation.heads.pooled_latents import (
+from lcl_core.evaluation import classifiers
+from lcl_core.evaluation.classifiers import (
     fit_logistic_regression,
     nearest_neighbours,
     predict_by_neighbours,
@@ -51,7 +51,7 @@ def test_it_agrees_with_scikit_learn(l2):
 def test_single_precision_blocks_and_scale_change_no_prediction(monkeypatch):
     rows, classes = clusters(300)
     exact = fit_logistic_regression(rows, classes, CLASSES, 0.1, iterations=1000).logits(rows).softmax(dim=1)
-    monkeypatch.setattr(pooled_latents, "_BLOCK_NUMBERS", 64 * CLASSES)
+    monkeypatch.setattr(classifiers, "_BLOCK_NUMBERS", 64 * CLASSES)
     single = fit_logistic_regression(rows.float(), classes, CLASSES, 0.1, iterations=1000)
     np.testing.assert_allclose(single.logits(rows.float()).softmax(dim=1), exact, atol=1e-3)
     larger = fit_logistic_regression(100 * rows, classes, CLASSES, 0.1 * 100**2, iterations=1000)
@@ -86,7 +86,7 @@ def test_votes_by_hand():
     cosines = [math.cos(math.radians(angle)) for angle in (1, 9, 19)]
     np.testing.assert_allclose(similarity, [cosines], atol=1e-6)
     first, second, third = (math.exp(cosine / 0.07) for cosine in cosines)
-    found = predict_by_neighbours(similarity, classes[rows], np.array([1]), 4, 0.07, field="classification.knn")
+    found = predict_by_neighbours(similarity, classes[rows], np.array([1]), 4, field="classification.knn")
     assert (found.rank[0], found.top[0, 0]) == (1, 1)  # the nearest image is of class 0, two others outvote it
     assert found.probability[0] == pytest.approx((second + third) / (first + second + third), abs=1e-5)
 
@@ -94,7 +94,7 @@ def test_votes_by_hand():
 def test_one_neighbour_decides_and_classes_without_votes_tie():
     classes = torch.tensor([0, 1, 1, 2, 3])
     similarity, rows = nearest_neighbours(at_degrees(1, 1), at_degrees(0, 10, 20, 90, 180), np.arange(5), 1, device=CPU)
-    found = predict_by_neighbours(similarity, classes[rows], np.array([0, 2]), 4, 0.07, field="classification.knn")
+    found = predict_by_neighbours(similarity, classes[rows], np.array([0, 2]), 4, field="classification.knn")
     assert found.rank.tolist() == [1, 4]
     assert found.probability.tolist() == [1, 0]
 
@@ -111,9 +111,3 @@ def test_blocks_change_nothing():
         )  # fmt: skip
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(similarity, np.take_along_axis(tested @ units.T, expected, 1), atol=1e-6)
-
-
-def test_a_small_temperature_overflows_nothing():
-    similarity, votes = torch.tensor([[1.0, 0.5]]), torch.tensor([[0, 1]])
-    found = predict_by_neighbours(similarity, votes, np.array([0]), 2, 1e-4, field="classification.knn")
-    assert found.probability.tolist() == [1.0]

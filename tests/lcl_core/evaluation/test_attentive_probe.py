@@ -1,6 +1,5 @@
 """A head that learns classes: the attention that it says it is, and it learns what is there and nothing that is not."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import AttentiveProbe, fit_probe, predict_with_each
-from lcl_core.evaluation.heads.training import CachedFeatureBatches
-from lcl_core.evaluation.tasks.base import LabeledImages
+from lcl_core.evaluation.classifiers import AttentiveProbe, fit_probe, predict_by_probe
+from lcl_core.evaluation.tasks.base import LabeledImages, SplitImages
+from lcl_core.evaluation.training import FeatureSource
 from lcl_core.specs.evaluate import ClassificationSpec
 
 SPEC = ClassificationSpec(epochs=12, batch_size=64, lr=2e-3)
@@ -28,34 +27,29 @@ def planted(images, seed):
     return patches.astype(np.float16), classes
 
 
-SOURCE = SimpleNamespace(width=WIDTH, device=torch.device("cpu"), trained_encoder=None, precision="fp32")
+def rows(patches, classes, chosen=None):
+    """Images of which only the patch features are known: their corpus is an array."""
+    chosen = np.arange(len(classes)) if chosen is None else chosen
+    split = SplitImages(patches, "train", [])
+    return LabeledImages(split, "kind", tuple("abcdef"), chosen, classes[chosen], {})
 
 
-@dataclass(frozen=True)
-class Rows:
-    patches: np.ndarray
-    rows: np.ndarray
-    classes: np.ndarray
-
-    @property
-    def view(self):
-        return CachedFeatureBatches(self.patches, torch.device("cpu"))
-
-    @property
-    def labeled(self):
-        return LabeledImages(self.rows, self.classes, {})
-
-
-def rows(patches, classes):
-    return Rows(patches, np.arange(len(classes)), classes)
+def source(seed=0):
+    context = SimpleNamespace(
+        encoder=SimpleNamespace(model=SimpleNamespace(width=WIDTH, device=torch.device("cpu"))),
+        get_patch_features=lambda split: split.corpus,
+        spec=SimpleNamespace(seed=seed),
+        progress=SimpleNamespace(heartbeat=lambda: None),
+    )
+    return FeatureSource(context, "frozen", None)
 
 
 def train_probe(train, seed=0):
-    return fit_probe(SOURCE, train.view, train.labeled, CLASSES, SPEC, seed=seed, field="classification")
+    return fit_probe(source(seed), train, SPEC, "classification")[0]
 
 
 def fit_and_predict(train, test, seed=0):
-    return predict_with_each([train_probe(train, seed)], test.view, test.labeled)[0]
+    return predict_by_probe(source(seed), train_probe(train, seed), test, "classification")
 
 
 def accuracy(predictions):
@@ -95,10 +89,9 @@ def test_only_the_chosen_rows_are_seen():
     chosen = np.arange(1, 200, 2)
     spoiled = patches.copy()
     spoiled[::2] = 1000
-    spoiled_rows = Rows(spoiled, chosen, classes[chosen])
     test = rows(*planted(50, 1))
-    clean_rows = Rows(patches, chosen, classes[chosen])
-    assert fit_and_predict(spoiled_rows, test).top.tolist() == fit_and_predict(clean_rows, test).top.tolist()
+    found, expected = (fit_and_predict(rows(each, classes, chosen), test) for each in (spoiled, patches))
+    assert found.top.tolist() == expected.top.tolist()
 
 
 def test_top_answers_are_ordered_and_agree_with_the_rank():
