@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path, present_tree, regular_files, remove_tree, sha256_file
+from lcl_core.common.files import fsync_path, regular_files, remove_tree, sha256_file
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints
@@ -168,8 +168,8 @@ class CheckpointMirror:
             copy.truncate_metrics(step)
         if self._run_dir.tokenizer_file.exists():
             _link_or_copy(self._run_dir.tokenizer_file, folder / _TOKENIZER)
-        best = present_tree(self._run_dir.best_encoder)
-        if best is not None:  # the job replaces the whole folder
+        best = self._run_dir.best_encoder
+        if best.is_dir():  # the job replaces the whole folder
             before = best.stat().st_ino
             for name, _ in regular_files(best):
                 _link_or_copy(best / name, folder / _BEST / name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import remove_tree, restore_trees, stage
+from lcl_core.common.files import remove_tree, stage
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
@@ -101,8 +101,6 @@ def locked_run_dir(attempt: Attempt) -> Iterator[None]:
         time.sleep(settings.watch_seconds)
     try:
         attempt.lease.check()
-        for folder in (run_dir.checkpoints, run_dir.artifacts):
-            restore_trees(folder)
         yield
     finally:
         run_dir.unlock()

@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -27,20 +27,15 @@ BLOCK = 1 << 20  # bytes that are unpacked at a time
 # Text shrinks to a tenth or so; what grows more than this on unpacking is made to fill a disk or memory, or waste time.
 MAX_EXPANSION = 200
 MIN_ALLOWANCE_BYTES = 256 << 20  # that a small archive may unpack to
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1024
 MAX_NAME_PARTS = 32  # each but the last becomes a folder
+# a seek to where a damaged list of members says; a name that is too long for a file
+_ERRORS_OF_CONTENT = (errno.EINVAL, errno.ENAMETOOLONG)
 _MEMBER_BYTES, _LEAST_DIRECTORY_BYTES = 128, 1 << 20  # allowed for the list of members; one has at least 46
 
 
 class Unpacked(NamedTuple):
-    """What was unpacked.
-
-    Attributes:
-        files: number of them. ``bytes``: of all.
-    """
-
-    files: int
-    bytes: int
+    files: int  # number of them
+    bytes: int  # of all
 
 
 def is_system_file(name: str) -> bool:
@@ -53,11 +48,8 @@ def open_zip(source: Path | BinaryIO) -> zipfile.ZipFile:
 
     Raises: DIRECTORY_ERRORS, also for a longer list, which is not parsed; OSError.
     """
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            size = _directory_bytes(file)
-    else:
-        size = _directory_bytes(source)
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        size = _directory_bytes(file)
     if size > MAX_DIRECTORY_BYTES:
         message = f"its list of members has {size:,} bytes, of {MAX_DIRECTORY_BYTES:,} that it may"
         raise zipfile.BadZipFile(f"{message}; unpack it into a folder, and name the folder")
@@ -65,11 +57,7 @@ def open_zip(source: Path | BinaryIO) -> zipfile.ZipFile:
 
 
 def check_directory(path: Path, max_bytes: int) -> None:
-    """Check the size of an archive's list of members, before it is parsed.
-
-    Raises:
-        UserError for a file that is no zip, or whose list has more than ``max_bytes``. OSError.
-    """
+    """Check the size of an archive's list of members, before it is parsed. Raises: UserError; OSError."""
     try:
         with path.open("rb") as file:
             size = _directory_bytes(file)
@@ -87,16 +75,10 @@ def _directory_bytes(file: BinaryIO) -> int:
     return int(end[zipfile._ECD_SIZE])  # type: ignore[attr-defined]
 
 
-def unpack_zip(
-    path: Path, target: Path, *, max_bytes: int, max_files: int, on_member: Callable[[int, int], None] | None = None
-) -> Unpacked:
+def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> Unpacked:
     """Unpack the files of an archive below ``target``, which must not exist.
 
     Hidden files, links and empty folders are left out.
-
-    Args:
-        max_files: of files, and of the folders that they need.
-        on_member: receives how many members are done, and how many there are.
 
     Raises:
         UserError for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
@@ -106,25 +88,27 @@ def unpack_zip(
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
     target.mkdir(mode=0o700)
     files = size = 0
-    folders: set[PurePosixPath] = set()
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            for done, member in enumerate(members):
-                if on_member is not None:
-                    on_member(done, len(members))
+            for member in archive.infolist():
                 relative = _member_path(member)
                 if relative is None:
                     continue
                 files += 1
                 if files > max_files:
                     raise _too_large(f"more than {max_files:,} files")
-                folders.update(relative.parents)
-                if len(folders) - 1 > max_files:  # one is the target
-                    raise _too_large(f"more than {max_files:,} folders")
-                size = _unpack_member(archive, member, target / relative, size, max_bytes)
+                out = target / relative
+                out.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, out.open("xb") as file:
+                    while block := source.read(BLOCK):
+                        size += len(block)
+                        if size > max_bytes:
+                            raise _too_large(f"more than {max_bytes / 2**20:,.0f} MiB unpacked")
+                        file.write(block)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise _bad_archive(f"the archive has {member.filename[:200]!r} twice, or as a file and a folder") from error
     except (*ARCHIVE_ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek to where a damaged list of members says
+        if isinstance(error, OSError) and error.errno not in _ERRORS_OF_CONTENT:
             raise
         raise _bad_archive(f"the archive cannot be unpacked; it may be damaged or encrypted ({error})") from error
     return Unpacked(files, size)
@@ -134,36 +118,14 @@ def _member_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
     """Where a member belongs; None: it is left out."""
     name = member.filename.replace("\\", "/")
     path = PurePosixPath(name)
-    if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_system_file(part) for part in path.parts):
-        if ".." in path.parts:
-            raise _bad_archive(f"the name of {name[:200]!r} leads out of the archive's folder")
-        return None
-    if path.is_absolute() or not path.parts or "\0" in name or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or ":" in path.parts[0]:
         raise _bad_archive(f"the name of {name[:200]!r} leads out of the archive's folder")
-    parts = [part.encode("utf-8", "replace") for part in path.parts]
-    if max(map(len, parts)) > MAX_NAME_BYTES or sum(map(len, parts)) + len(parts) > MAX_PATH_BYTES:
-        raise _bad_archive(f"the name {name[:80]!r}… is too long")
-    if len(parts) > MAX_NAME_PARTS:
-        message = (
-            f"the name {name[:80]!r}… has {len(parts)} parts, of {MAX_NAME_PARTS} that it may; nest the files less"
-        )
-        raise _bad_archive(message)
+    if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_system_file(part) for part in path.parts):
+        return None
+    if len(path.parts) > MAX_NAME_PARTS:
+        what = f"the name {name[:80]!r}… has {len(path.parts)} parts, of {MAX_NAME_PARTS} that it may"
+        raise _bad_archive(f"{what}; nest the files less")
     return path
-
-
-def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, size: int, max_bytes: int) -> int:
-    """Returns: ``size`` and the bytes of this member."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(member) as source, target.open("xb") as out:
-            while block := source.read(BLOCK):
-                size += len(block)
-                if size > max_bytes:
-                    raise _too_large(f"more than {max_bytes / 2**20:,.0f} MiB unpacked")
-                out.write(block)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise _bad_archive(f"the archive has {member.filename[:200]!r} twice, or as a file and a folder") from error
-    return size
 
 
 def _bad_archive(message: str) -> UserError:

@@ -179,34 +179,23 @@ def as_exception(error: BaseException) -> Exception:
         raise error
     if isinstance(error, Exception):
         return error
-    return tokenizer_error(error) if type(error).__name__ == "PanicException" else RuntimeError(repr(error)[:500])
+    return _tokenizer_error(error) if type(error).__name__ == "PanicException" else RuntimeError(repr(error)[:500])
 
 
-def tokenizer_error(error: BaseException) -> UserError:
+def _tokenizer_error(error: BaseException) -> UserError:
     reason = str(error).strip().partition("\n")[0][:200]
-    return UserError(
-        f"the encoder's tokenizer cannot read this text ({reason}); its owner should import it again",
-        code="bad_tokenizer",
-    )
+    message = f"the encoder's tokenizer cannot read this text ({reason}); its owner should import it again"
+    return UserError(message, code="bad_tokenizer")
 
 
 @contextlib.contextmanager
-def tokenizer_errors() -> Iterator[None]:
-    """Convert whatever a tokenizer raises to a UserError ``bad_tokenizer``."""
+def tokenizer_errors(*, only_panics: bool = False) -> Iterator[None]:
+    """Convert whatever a tokenizer raises to a UserError ``bad_tokenizer``; ``only_panics``: Exceptions pass."""
     try:
         yield
     except (UserError, *TERMINATIONS):
         raise
     except BaseException as error:
-        raise tokenizer_error(error) from error
-
-
-@contextlib.contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Convert a Rust panic to a UserError ``bad_tokenizer``; Exceptions pass."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as error:
-        raise as_exception(error) from error
+        if only_panics and isinstance(error, Exception):
+            raise
+        raise _tokenizer_error(error) from error

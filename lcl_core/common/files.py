@@ -1,6 +1,6 @@
 """Files and folders: SHA-256, atomic writes, copies that are renamed into place, replacement, removal, flush to disk.
 
-Also a JSON parser that rejects what parsers disagree about: duplicate names, NaN, Infinity, huge integers.
+Also a JSON parser that rejects what parsers disagree about.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
@@ -17,9 +16,7 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +111,7 @@ class Staged:
 
     def publish(self) -> None:
         """Rename to the target. An existing target was left unregistered by an interrupted attempt."""
-        if self.target.exists():
-            remove_tree(self.target)
-        self.hidden.rename(self.target)
-        fsync_path(self.target.parent)
+        replace_tree(self.hidden, self.target)
 
     def discard(self) -> None:
         """Remove the copy if it was not published."""
@@ -143,57 +137,18 @@ def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
     return Staged(hidden, target)
 
 
-_REPLACED = ".replaced"
-
-
 def replace_tree(new: Path, target: Path) -> None:
     """Rename the folder ``new``, which has been flushed to disk, to ``target``, and remove an older ``target``.
 
-    If this is interrupted, :func:`present_tree` finds the old folder or the new one, and :func:`restore_tree` restores
-    ``target``. One process at a time may replace a target. Raises: OSError.
+    One process at a time may replace a target. Raises: OSError.
     """
-    restore_tree(target)
-    aside = _aside(target)
-    with suppress(FileNotFoundError):
-        target.rename(aside)
+    old = target.with_name(f".{target.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed
+    if target.exists():
+        target.rename(old)
     new.rename(target)
     fsync_path(target.parent)  # before the old folder is removed
-    _remove_aside(aside)
-
-
-def present_tree(target: Path) -> Path | None:
-    """The folder ``target``, or the older one while :func:`replace_tree` runs or was interrupted; None: neither."""
-    found = (target, _aside(target), target)  # the last one: the replacement ended between the two checks before
-    return next((path for path in found if path.is_dir()), None)
-
-
-def restore_tree(target: Path) -> None:
-    """Undo or finish an interrupted :func:`replace_tree`: ``target`` is there, and nothing else. Raises: OSError."""
-    aside = _aside(target)
-    if not target.exists():
-        with suppress(FileNotFoundError):
-            aside.rename(target)
-    _remove_aside(aside)
-
-
-def restore_trees(folder: Path) -> None:
-    """Call :func:`restore_tree` for each interrupted replacement in ``folder``. Raises: OSError."""
-    for path in list(folder.glob(f".*{_REPLACED}*")):
-        restore_tree(folder / path.name.removeprefix(".").partition(_REPLACED)[0])
-
-
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}{_REPLACED}")
-
-
-def _remove_aside(aside: Path) -> None:
-    """Rename first, so that a folder of which a part has been removed is never restored."""
-    away = aside.with_name(f"{aside.name}.tmp")
-    with suppress(FileNotFoundError):  # of a removal that was interrupted
-        shutil.rmtree(away)
-    with suppress(FileNotFoundError):
-        aside.rename(away)
-        shutil.rmtree(away)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_tree(path: Path) -> None:
@@ -235,22 +190,12 @@ def fsync_tree(folder: Path) -> None:
     fsync_path(folder)
 
 
-MAX_DIGITS = 20  # of a whole number: more than 64 bits
+def parse_strict_json(body: bytes | str) -> Any:
+    """Parse JSON, but neither what parsers disagree about (a name that is twice in an object) nor NaN and Infinity.
 
-
-def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
-    """Parse a document.
-
-    Raises: ValueError where parsers differ, JSONDecodeError (a ValueError) for
-        invalid JSON, RecursionError for a too deep nesting.
+    Raises: ValueError, of invalid JSON JSONDecodeError; RecursionError for a too deep nesting.
     """
-    return json.loads(
-        body,
-        object_pairs_hook=_unique_names,
-        parse_constant=_reject_constant,
-        parse_float=_finite_float,
-        parse_int=partial(_bounded_int, max_digits),
-    )
+    return json.loads(body, object_pairs_hook=_unique_names, parse_constant=_reject_constant)
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -263,16 +208,3 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _reject_constant(word: str) -> Any:
     raise ValueError(f"{word} is no number in JSON")
-
-
-def _finite_float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return number
-
-
-def _bounded_int(max_digits: int, text: str) -> int:
-    if len(text) > max_digits:
-        raise ValueError(f"a number has more than {max_digits} digits")
-    return int(text)

@@ -47,7 +47,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import IO, Any
 
-from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError, failure_code
 from lcl_core.common.files import write_atomically, write_json_atomically
 
@@ -95,7 +94,6 @@ class RunDir:
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()
         self._lock: IO[str] | None = None
-        self._input_locks: list[IO[str]] = []
         self._stack_file: IO[str] | None = None
 
     def prepare(self, run: dict[str, Any]) -> None:
@@ -172,24 +170,6 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
-    def lock_inputs(self) -> None:
-        """Lock the inputs that were fetched into the cache of artifacts, until the end of this process.
-
-        The worker has locked them too, but this process may go on without it, on another machine.
-
-        Raises: UserError ``file_missing`` where one is not there any more; OSError.
-        """
-        run = self.read_run()
-        folder = Path(run.get("cache", "")) / "artifacts"
-        collections = [entry["path"] for entry in run.get("collections", {}).values()]
-        paths = map(Path, {*run.get("datasets", {}).values(), *run.get("encoders", {}).values(), *collections})
-        for name in sorted({path.relative_to(folder).parts[0] for path in paths if folder in path.parents}):
-            try:
-                self._input_locks.append(DiskCache(folder, None).lock_entry(name))
-            except FileNotFoundError as error:
-                message = "the input was removed from the cache before the run began; resume the run to fetch it again"
-                raise UserError(message, code="file_missing", file=folder / name) from error
-
     def watch_signals(self) -> None:
         """Turn SIGTERM and the supervisor's death into ``stop_requested``, and STACK_SIGNAL into stacks."""
         self.stacks.mkdir(exist_ok=True)
@@ -235,7 +215,6 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
     try:
         if main:
             run_dir.lock()
-            run_dir.lock_inputs()
         run_dir.watch_signals()
         result = work(run_dir)
         if main:

@@ -26,7 +26,7 @@ import structlog
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.disk_cache import DiskCache, no_progress
+from lcl_core.common.disk_cache import FolderCache, no_progress
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import fsync_path, read_or_create, regular_files, sha256_file
 from lcl_core.common.settings import Settings
@@ -150,7 +150,7 @@ class Artifacts:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.home = settings.home.resolve()
-        self._cache = DiskCache(self.home / "cache" / "artifacts", settings.artifacts_cache_bytes)
+        self._cache = FolderCache(self.home / "cache" / "artifacts", settings.artifacts_cache_bytes)
 
     @property
     def holder(self) -> str | None:

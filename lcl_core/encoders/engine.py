@@ -25,7 +25,7 @@ from lcl_core.common.device import (
     limit_onednn_cache,
     pick_device,
 )
-from lcl_core.common.errors import UserError, panics_as_errors, tokenizer_errors
+from lcl_core.common.errors import UserError, tokenizer_errors
 from lcl_core.encoders.captioning import AttentionMaps, Captioner, FinishedTexts, GenerationConfig, StreamListener
 from lcl_core.encoders.files import Hashes, check_unchanged, hash_files, tensor_sizes
 from lcl_core.encoders.lcl import is_precast
@@ -141,7 +141,7 @@ class EncoderEngine:
 
         Raises: UserError ``no_text_encoder``.
         """
-        with autocast(self.device, self.precision), panics_as_errors():
+        with autocast(self.device, self.precision), tokenizer_errors(only_panics=True):
             return self._concatenated([self._embed_text_batch(batch) for batch in _batches(texts)])
 
     def _embed_text_batch(self, texts: Sequence[str]) -> np.ndarray:

@@ -18,7 +18,6 @@ RELEVANT_SUFFIXES = (".json", ".safetensors", ".txt")  # files that may decide a
 SUFFIXES = (*RELEVANT_SUFFIXES, ".md")  # of data files: neither pickles nor code; a model card is for people
 MAX_CONFIG = 2 << 20  # bytes
 MAX_VOCABULARY = 64 << 20  # bytes: a tokenizer of 256,000 words and 580,000 merges has 34 million
-MAX_DIGITS = 40  # transformers writes 10^30 for "no limit" in tokenizer_config.json
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 Hashes = Mapping[str, str]
 
@@ -60,7 +59,7 @@ def read_json(path: Path) -> Any:
             body = file.read(most + 1)
         if len(body) > most:
             raise ValueError(f"it has more than {most:,} bytes")
-        return parse_strict_json(body.decode("utf-8"), MAX_DIGITS)
+        return parse_strict_json(body.decode("utf-8"))
     except OSError as error:
         raise unreadable(path, f"{path.name} cannot be read ({error.strerror})") from error
     except (JSONDecodeError, UnicodeDecodeError) as error:

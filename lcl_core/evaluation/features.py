@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lcl_core.common.disk_cache import DiskCache, no_progress
+from lcl_core.common.disk_cache import FolderCache, no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.processes import prefetch_map, usable_cores
@@ -79,14 +79,14 @@ def random_init_baseline(encoder: EvaluatedEncoder) -> EvaluatedEncoder:
 
 
 class FeatureCache:
-    """Folders of ``.npy`` files in a ``DiskCache``, named by the hash of everything that the numbers depend on.
+    """Folders of ``.npy`` files in a ``FolderCache``, named by the hash of everything that the numbers depend on.
 
     Arrays that a caller still has mapped stay readable after the eviction of their entry.
     """
 
     def __init__(self, root: Path, max_bytes: int = 20 * 2**30) -> None:
         self.root, self.max_bytes = root, max_bytes
-        self._cache = DiskCache(root, max_bytes)
+        self._cache = FolderCache(root, max_bytes)
 
     def get_or_make(
         self,
@@ -108,7 +108,7 @@ class FeatureCache:
             make(folder)
             write_json_atomically(folder / "facts.json", text)
 
-        with self._cache.open(_hash(text), write, size, progress, durable=True) as entry:
+        with self._cache.open(_hash(text), write, size, progress) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 

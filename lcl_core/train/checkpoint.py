@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.common.files import fsync_path, replace_tree, restore_trees, sha256_file
+from lcl_core.common.files import fsync_path, replace_tree, sha256_file
 from lcl_core.train.distributed import RankGroup
 
 Groups = Mapping[str, Mapping[str, Tensor]]  # tensors by group and name; a group is a file
@@ -128,7 +128,6 @@ class CheckpointManager:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         if self._ranks.rank == 0:
-            restore_trees(folder)
             for path in folder.glob(f".{_NAME}*.tmp"):  # of an attempt that ended meanwhile
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lcl_core.common.disk_cache import DiskCache, data_cache_bytes
+from lcl_core.common.disk_cache import FolderCache, data_cache_bytes
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.run_dir import RunDir
@@ -72,7 +72,7 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
 
         def decode() -> None:
             sources = resident_sources(spec.data, spec.model.image_size, corpora, hashes)
-            disk = DiskCache(Path(run.get("cache") or run_dir.path / "cache") / "resident", data_cache_bytes())
+            disk = FolderCache(Path(run.get("cache") or run_dir.path / "cache") / "resident", data_cache_bytes())
             advance = progress_line(spec, run_dir, ranks, "decoding images")
             folders.update(stack.enter_context(open_resident_images(sources, disk, advance)))
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from lcl_core.common.device import autocast, tf32_matmul
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_tree, replace_tree, restore_tree, sha256_file, write_json_atomically
+from lcl_core.common.files import fsync_tree, replace_tree, sha256_file, write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.loader import DocumentBatch
 from lcl_core.data.sampling.sources import Sample
@@ -123,7 +123,6 @@ class HeldOutMonitor:
     def best(self) -> dict[str, Any] | None:
         """Step, value, numbers and folder of the best weights so far; None: there are none yet."""
         folder = self.run_dir.best_encoder
-        restore_tree(folder)
         try:
             training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

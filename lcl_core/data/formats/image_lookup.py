@@ -24,9 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
 
-from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
+from lcl_core.common.disk_cache import FolderCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, has_file
 from lcl_core.data.formats.base import (
@@ -94,7 +93,7 @@ class ImageFinder:
             raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=path)
         self._where = "the images at hand" if path is None else path.name
         self._store = FolderStore(path) if path is not None and path.is_dir() else None
-        self._index, self._lock = _open_index(path, subfolders)
+        self._index = _open_index(path, subfolders)
         self.problems = [BadItem(*row) for row in self._index.execute("SELECT * FROM problems")]
 
     def find(self, name: str, url: str | None = None, image_name: str | None = None) -> RecordImage:
@@ -134,22 +133,25 @@ class ImageFinder:
         return None
 
 
-def _open_index(path: Path | None, subfolders: bool) -> tuple[sqlite3.Connection, IO[str] | None]:
-    """The index of what there is at ``path``; one that several processes share where it is large, and its lock."""
+def _open_index(path: Path | None, subfolders: bool) -> sqlite3.Connection:
+    """The index of what there is at ``path``; one that several processes share where it is large.
+
+    Its file stays readable after the eviction of its entry.
+    """
     if path is not None:
         key, size = _fingerprint(path, subfolders)
         if size >= SHARED_BYTES:
-            cache = DiskCache(data_cache_folder() / "files", data_cache_bytes())
+            cache = FolderCache(data_cache_folder() / "files", data_cache_bytes())
 
             def make(folder: Path) -> None:
                 _IndexBuilder(sqlite3.connect(folder / INDEX_FILE)).build(path, subfolders).close()
 
-            with contextlib.suppress(OSError, sqlite3.Error), cache.open(key, make, durable=True) as folder:
+            with contextlib.suppress(OSError, sqlite3.Error), cache.open(key, make) as folder:
                 place = f"{(folder / INDEX_FILE).resolve().as_uri()}?mode=ro&immutable=1"
-                return sqlite3.connect(place, uri=True, check_same_thread=False), cache.lock_entry(key)
+                return sqlite3.connect(place, uri=True, check_same_thread=False)
     # a small one; or the disk is full or read-only, and each process has its own
     builder = _IndexBuilder(sqlite3.connect(":memory:", check_same_thread=False))
-    return builder.build(path, subfolders), None
+    return builder.build(path, subfolders)
 
 
 class _IndexBuilder:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
+from lcl_core.common.disk_cache import FolderCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import safe_name
@@ -43,7 +43,7 @@ class RemoteFiles:
     def __init__(self, url: str, format: str, options: ReaderOptions) -> None:
         self.url, self.format, self.options = url, format, options
         self._storage = Storage(url)
-        self._cache = DiskCache(data_cache_folder() / "files", data_cache_bytes())
+        self._cache = FolderCache(data_cache_folder() / "files", data_cache_bytes())
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, ReaderOptions]]:
         return type(self), (self.url, self.format, self.options)

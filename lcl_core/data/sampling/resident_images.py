@@ -5,7 +5,7 @@
     FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}}}
 
 An image keeps its aspect ratio and gets the smallest size in which no crop has fewer pixels than the model's input; a
-smaller one stays as it is. A folder is an entry of a ``DiskCache``, named by the hash of everything that its bytes
+smaller one stays as it is. A folder is an entry of a ``FolderCache``, named by the hash of everything that its bytes
 depend on: made once, shared by runs, ranks and loader processes, and made again with the same bytes after an eviction.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from lcl_core.common.disk_cache import DiskCache, no_progress
+from lcl_core.common.disk_cache import FolderCache, no_progress
 from lcl_core.common.errors import StoreError, UserError, item_errors_suppressed
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.processes import usable_cores
@@ -214,17 +214,15 @@ def resident_sources(
 
 @contextlib.contextmanager
 def open_resident_images(
-    sources: Mapping[str, ResidentSource], cache: DiskCache, progress: Callable[[], None] = no_progress
+    sources: Mapping[str, ResidentSource], cache: FolderCache, progress: Callable[[], None] = no_progress
 ) -> Iterator[dict[str, Path]]:
     """The folder of each dataset, made where it is missing or incomplete; none is evicted before the block's end.
 
     Raises (on entry): UserError ``too_large``; OSError; what ``progress`` raises.
     """
-    limit = cache.max_bytes
-    assert limit is not None
     with contextlib.ExitStack() as stack:
         folders = {}
         for name, source in sources.items():
-            write = partial(write_resident_images, source, max_bytes=limit, progress=progress)
-            folders[name] = stack.enter_context(cache.open(source.name, write, progress=progress, durable=True))
+            write = partial(write_resident_images, source, max_bytes=cache.max_bytes, progress=progress)
+            folders[name] = stack.enter_context(cache.open(source.name, write, progress=progress))
         yield folders

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from lcl_core.common.disk_cache import DiskCache, data_cache_bytes, data_cache_folder
+from lcl_core.common.disk_cache import FileCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file
 from lcl_core.common.storage import Storage
@@ -62,13 +62,7 @@ def open_shard_storage(path: str | Path) -> ShardStorage:
         return LocalShardStorage(Path(path))
     if scheme == "file":
         return LocalShardStorage(Path(rest))
-    return RemoteShardStorage(Storage(str(path)), range_cache(data_cache_folder(), data_cache_bytes()))
-
-
-def range_cache(folder: Path, max_bytes: int) -> DiskCache:
-    """Ranges of remote files on the local disk. ``max_bytes`` 0 keeps nothing."""
-    # evicting a little more than needed spares a scan for every new entry
-    return DiskCache(folder, max_bytes, entries="??/*.range", low_water=0.9)
+    return RemoteShardStorage(Storage(str(path)), FileCache(data_cache_folder(), data_cache_bytes()))
 
 
 def damaged_shard_error(name: str, what: str) -> UserError:
@@ -139,7 +133,7 @@ class RemoteShardStorage:
 
     concurrent_reads = 16  # at 40 ms a request, 400 documents a second
 
-    def __init__(self, storage: Storage, cache: DiskCache) -> None:
+    def __init__(self, storage: Storage, cache: FileCache) -> None:
         self.name = storage.url
         self._storage, self._cache = storage, cache
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import FileCache, FolderCache
 
 
 def writer(size=100, calls=None):
@@ -34,16 +34,15 @@ def opened(cache, name, size=100):
 
 def test_an_entry_is_made_once(tmp_path):
     calls: list[str] = []
-    cache = DiskCache(tmp_path / "cache", 1000)
+    cache = FolderCache(tmp_path / "cache", 1000)
     with cache.open("a", writer(100, calls)) as first:
         stamp = first.stat().st_mtime_ns
-    with DiskCache(tmp_path / "cache", 1000).open("a", writer(100, calls)) as again:
+    with FolderCache(tmp_path / "cache", 1000).open("a", writer(100, calls)) as again:
         assert (again, again.stat().st_mtime_ns) == (first, stamp), "the folder keeps the time of its making"
     assert len(calls) == 1
-    assert cache.total_bytes() == 100
 
 
-def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path, monkeypatch):
+def test_an_entry_is_on_disk_before_it_appears(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
@@ -57,19 +56,15 @@ def test_a_durable_entry_is_on_disk_before_it_appears(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(Path, "rename", recorded_rename)
-    cache = DiskCache(tmp_path, 1000)
-    with cache.open("a", writer(), durable=True):
+    cache = FolderCache(tmp_path, 1000)
+    with cache.open("a", writer()):
         pass
     assert sorted(events[:-1]) == ["", "file", "inner"]  # the entry's folder, which has a temporary name, is ""
     assert events[-1] == "rename"
-    events.clear()
-    with cache.open("b", writer()):
-        pass
-    assert events == ["rename"]
 
 
 def test_a_maker_that_fails_leaves_no_entry(tmp_path):
-    cache = DiskCache(tmp_path, 1000)
+    cache = FolderCache(tmp_path, 1000)
 
     def fail(folder):
         (folder / "file").write_bytes(bytes(10))
@@ -77,7 +72,7 @@ def test_a_maker_that_fails_leaves_no_entry(tmp_path):
 
     with pytest.raises(RuntimeError, match="no"), cache.open("a", fail, 10):
         pass
-    assert (folders(cache), cache.total_bytes()) == (set(), 0)
+    assert folders(cache) == set()
     opened(cache, "a")
 
 
@@ -92,7 +87,7 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path):
         writer(100, calls)(folder)
 
     def work():
-        with DiskCache(tmp_path, 1000).open("a", slow, progress=lambda: waits.append(1)) as path:
+        with FolderCache(tmp_path, 1000).open("a", slow, progress=lambda: waits.append(1)) as path:
             assert (path / "inner" / "file").exists()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -106,7 +101,7 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path):
 
 
 def test_what_progress_raises_ends_the_wait(tmp_path):
-    cache = DiskCache(tmp_path, 1000)
+    cache = FolderCache(tmp_path, 1000)
 
     class Stop(Exception):
         pass
@@ -115,7 +110,7 @@ def test_what_progress_raises_ends_the_wait(tmp_path):
         raise Stop
 
     def wait_for_it(_folder):
-        with pytest.raises(Stop), DiskCache(tmp_path, 1000).open("a", writer(), progress=stop):
+        with pytest.raises(Stop), FolderCache(tmp_path, 1000).open("a", writer(), progress=stop):
             pass
 
     with cache.open("a", wait_for_it):
@@ -123,7 +118,7 @@ def test_what_progress_raises_ends_the_wait(tmp_path):
 
 
 def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path):
-    cache = DiskCache(tmp_path, 250)
+    cache = FolderCache(tmp_path, 250)
     with cache.open("a", writer(), 100):
         os.utime(tmp_path / "a.lock", (1, 1))  # the oldest, but in use
         opened(cache, "b")
@@ -132,11 +127,10 @@ def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path)
         assert folders(cache) == {"a", "c"}
     opened(cache, "d")
     assert folders(cache) == {"c", "d"}
-    assert cache.total_bytes() == 200
 
 
 def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path):
-    cache = DiskCache(tmp_path, 150)
+    cache = FolderCache(tmp_path, 150)
     opened(cache, "a")
     os.utime(tmp_path / "a.lock", (1, 1))
     with cache.open("b", writer(100)):
@@ -145,56 +139,34 @@ def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path):
         assert path.is_dir(), "an entry above the bound can still be used"
 
 
-def test_leftovers_of_killed_processes_are_removed_and_entries_without_a_total_are_counted(tmp_path):
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".a.0badcafe").mkdir()
     (tmp_path / ".a.0badcafe" / "file").write_bytes(bytes(10_000))
-    (tmp_path / "old").mkdir()  # of a version that wrote neither total nor locks
-    (tmp_path / "old" / "file").write_bytes(bytes(120))
-    os.utime(tmp_path / "old", (1, 1))
-    cache = DiskCache(tmp_path, 200)
-    assert cache.total_bytes() == 120
-    opened(cache, "b")
-    assert folders(cache) == {"b"}
-
-
-def files_of(folder):
-    return DiskCache(folder, 20_000, entries="??/*.bin", low_water=0.9)
+    opened(FolderCache(tmp_path, 200), "b")
+    assert folders(FolderCache(tmp_path, 200)) == {"b"}
 
 
 def _fill(folder, process):
-    cache, wrong = files_of(folder), 0
+    cache, wrong = FileCache(folder, 20_000), 0
     for number in range(150):
         key = f"{(number * (process + 1)) % 60:02}"
-        data = cache.read(f"{key}/{key}.bin")
+        data = cache.read(f"{key}/{key}.range")
         if data is None:
-            cache.write(f"{key}/{key}.bin", key.encode() * 500)
+            cache.write(f"{key}/{key}.range", key.encode() * 500)
         else:
             wrong += data != key.encode() * 500
     return wrong
 
 
-def test_processes_share_the_bound_of_file_entries(tmp_path):
+def test_processes_share_the_bound_of_files(tmp_path):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
-    size = sum(path.stat().st_size for path in tmp_path.glob("??/*.bin"))
-    assert 0 < size <= 20_000
-    assert files_of(tmp_path).total_bytes() == size
+    size = sum(path.stat().st_size for path in tmp_path.glob("??/*.range"))
+    assert 0 < size <= 20_000 + 4 * 2000
 
 
-def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path):
+def test_a_disk_that_cannot_be_written_is_no_error_for_files(tmp_path):
     (tmp_path / "file").touch()
-    cache = files_of(tmp_path / "file")
-    cache.write("aa/a.bin", b"x")
-    assert cache.read("aa/a.bin") is None
-
-
-def test_an_entry_that_is_locked_is_not_evicted_until_its_file_is_closed(tmp_path):
-    cache = DiskCache(tmp_path, 150)
-    opened(cache, "a")
-    with DiskCache(tmp_path, None).lock_entry("a"), cache.lock_entry("a"):
-        opened(cache, "b")
-        assert folders(cache) == {"a", "b"}
-    opened(cache, "c")
-    assert folders(cache) == {"c"}
-    with pytest.raises(FileNotFoundError):
-        cache.lock_entry("a")
+    cache = FileCache(tmp_path / "file", 20_000)
+    cache.write("aa/a.range", b"x")
+    assert cache.read("aa/a.range") is None

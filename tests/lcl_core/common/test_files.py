@@ -1,7 +1,6 @@
 """Atomic writes and hashes of files."""
 
 import os
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,15 +9,11 @@ import pytest
 
 from lcl_core.common.files import (
     file_age,
-    present_tree,
     read_or_create,
     replace_tree,
-    restore_tree,
-    restore_trees,
     write_atomically,
     write_json_atomically,
 )
-from tests.interruptions import interrupted_everywhere
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
@@ -87,43 +82,18 @@ def folder(path, content):
 
 
 def content(path):
-    assert path is not None
     return {(path / name).read_text() for name in ("one", "two")}
 
 
-def test_a_folder_is_replaced_or_kept_whenever_its_replacement_is_interrupted(tmp_path):
+def test_a_folder_is_replaced_and_its_rest_removed(tmp_path):
     target = tmp_path / "target"
-    folder(target, "0")
-    found = set()
-    for number, interrupted in enumerate(interrupted_everywhere(), start=1):
-        new, before = folder(tmp_path / "new", str(number)), content(target)
-        with interrupted:
-            replace_tree(new, target)
-        left = content(present_tree(target))
-        assert left in (before, {str(number)})
-        found.add(left == before)
-        restore = (lambda: restore_trees(tmp_path)) if number % 2 else (lambda: restore_tree(target))
-        restore()
-        assert content(target) == left
-        assert {path.name for path in tmp_path.iterdir()} <= {"target", "new"}
-        shutil.rmtree(new, ignore_errors=True)
-    assert content(target) == {str(number)}
-    assert found == {True, False}
-    assert present_tree(tmp_path / "other") is None
-
-
-def test_a_folder_of_which_a_part_has_been_removed_is_not_restored(tmp_path):
-    target = tmp_path / "target"
-    for interrupted in interrupted_everywhere():
-        replace_tree(folder(tmp_path / "first", "first"), target)
-        new = folder(tmp_path / "second", "second")
-        with interrupted:
-            replace_tree(new, target)
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        restore_trees(tmp_path)
-        assert not target.exists() or content(target) == {"first"}
-        assert {path.name for path in tmp_path.iterdir()} <= {"target"}
+    for number in ("0", "1"):
+        replace_tree(folder(tmp_path / "new", number), target)
+        folder(tmp_path / ".target.old.tmp", "of a process that was killed")
+        assert content(target) == {number}
+    replace_tree(folder(tmp_path / "new", "2"), target)
+    assert content(target) == {"2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_the_age_of_a_file_is_by_the_clock_of_its_folder(tmp_path):

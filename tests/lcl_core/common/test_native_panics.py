@@ -6,7 +6,7 @@ import json
 import pytest
 import tokenizers
 
-from lcl_core.common.errors import UserError, as_exception, panics_as_errors, tokenizer_errors
+from lcl_core.common.errors import UserError, as_exception, tokenizer_errors
 from lcl_core.data.tokenizer import Tokenizer, train_bpe
 from lcl_core.serving.dynamic_batcher import DynamicBatcher
 
@@ -51,38 +51,12 @@ def test_the_owner_thread_outlives_a_panic():
     batcher.close()
 
 
-def test_a_panic_in_a_step_fails_its_batch_alone():
-    def run(key, items):
-        if EVIL in items:
-            raise Panicking("in Rust")
-        yield list(enumerate(items))
-
-    batcher = DynamicBatcher(run, in_steps=lambda key: True, max_wait=0.05)
-    with pytest.raises((UserError, RuntimeError)):
-        batcher.submit("captions", [EVIL])[0].result(SECONDS)
-    assert batcher.submit("captions", ["abcd"])[0].result(SECONDS) == "abcd"
-    batcher.close()
-
-
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_what_ends_a_thread_still_does(ending):
-    for guard in (tokenizer_errors, panics_as_errors):
-        with pytest.raises(ending), guard():
-            raise ending
+    with pytest.raises(ending), tokenizer_errors():
+        raise ending
     with pytest.raises(ending):
         as_exception(ending())
-
-
-def test_a_panic_is_reported_from_an_error():
-    named = type("PanicException", (BaseException,), {})
-    assert isinstance(as_exception(named("x")), UserError)
-    assert isinstance(as_exception(Panicking("x")), RuntimeError)
-    error = ValueError("x")
-    assert as_exception(error) is error
-    with pytest.raises(UserError), panics_as_errors():
-        raise named("x")
-    with pytest.raises(ValueError, match="x"), panics_as_errors():
-        raise error
 
 
 def test_a_served_encoder_answers_on_after_a_panic(tmp_path):

@@ -7,12 +7,10 @@ import subprocess
 import sys
 import tracemalloc
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from lcl_core.common import run_dir as run_dir_module
-from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, JobProgress, RunDir, run_main
 
@@ -79,36 +77,6 @@ def test_two_processes_never_share_a_directory(run_dir):
     run_dir.lock()
     with pytest.raises(UserError, match="another process"):
         RunDir(run_dir.path).lock()
-
-
-@pytest.mark.parametrize("kind", ["datasets", "encoders", "collections"])
-def test_a_process_keeps_the_inputs_that_its_worker_has_fetched(run_dir, tmp_path, kind):
-    """The worker's own locks end with it."""
-    cache = DiskCache(tmp_path / "cache" / "artifacts", 1)
-
-    def fetch(folder):
-        (folder / "file").write_bytes(b"12")
-
-    with cache.open("one", fetch) as entry:
-        found: Any = str(entry) if kind != "collections" else {"path": str(entry)}
-    local = {"datasets": {"local": "/data/one"}, "encoders": {}, "collections": {}}
-    inputs = {**local, kind: {**local[kind], "fetched": found}}
-    run_dir.prepare({"run_id": "run_1", "cache": str(tmp_path / "cache"), **inputs})
-
-    def fetch_another(_):
-        with cache.open("two", fetch, size=2):
-            return {"kept": entry.is_dir()}
-
-    assert run_main(fetch_another, [str(run_dir.path)]) == ExitCode.OK
-    assert json.loads(run_dir.result_file.read_text()) == {"kept": True}
-
-
-def test_an_input_that_is_gone_before_the_process_begins_is_named(run_dir, tmp_path):
-    folder = tmp_path / "cache" / "artifacts"
-    folder.mkdir(parents=True)
-    run_dir.prepare({"run_id": "run_1", "cache": str(folder.parent), "datasets": {"sample": f"{folder}/one"}})
-    assert run_main(lambda _: {}, [str(run_dir.path)]) == ExitCode.USER_ERROR
-    assert json.loads(run_dir.error_file.read_text())["code"] == "file_missing"
 
 
 def test_truncating_metrics_drops_later_and_torn_lines(run_dir):

@@ -7,9 +7,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lcl_core.common.disk_cache import FileCache
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.storage import Storage, redact_credentials
-from lcl_core.data.shards.storage import RemoteShardStorage, range_cache
+from lcl_core.data.shards.storage import RemoteShardStorage
 
 
 class Flaky:
@@ -91,7 +92,7 @@ def test_a_full_local_disk_is_no_error_of_the_store(tmp_path):
 
 def test_a_short_answer_is_not_taken_for_the_document(tmp_path):
     with pytest.raises(UserError) as caught:
-        RemoteShardStorage(behind(Flaky(0, ValueError())), range_cache(tmp_path, 1000)).read_range("a", 98, 5, "0" * 64)
+        RemoteShardStorage(behind(Flaky(0, ValueError())), FileCache(tmp_path, 1000)).read_range("a", 98, 5, "0" * 64)
     assert caught.value.code == "corpus_unreadable"
 
 

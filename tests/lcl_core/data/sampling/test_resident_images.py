@@ -2,16 +2,14 @@
 
 import io
 import itertools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.common.disk_cache import DiskCache
+from lcl_core.common.disk_cache import FolderCache
 from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, open_corpus
 from lcl_core.data.formats import open_reader
@@ -67,7 +65,7 @@ def opened(corpus, tokenizer, tmp_path):
     def call(max_bytes=1 << 20, **fields):
         data = DataSpec(sources=SOURCES, resident=True, **fields)
         sources = resident_sources(data, SIZE, {"d": corpus}, {"d": corpus.content_hash()})
-        with open_resident_images(sources, DiskCache(tmp_path / "cache", max_bytes)) as folders:
+        with open_resident_images(sources, FolderCache(tmp_path / "cache", max_bytes)) as folders:
             stream = SampleStream(data, {"d": corpus}, tokenizer, 4, SIZE, 120, seed=0, resident=folders)
         return stream, folders["d"], data
 
@@ -155,25 +153,6 @@ def test_the_folder_is_made_once_and_again_to_the_same_bytes(opened, tmp_path):
     assert {file.name: file.read_bytes() for file in opened()[1].iterdir()} == first
 
 
-def test_the_files_are_on_disk_before_others_see_them(opened, monkeypatch):
-    flushed = set()
-    fsync, rename = os.fsync, Path.rename
-    before = []
-
-    def recorded_fsync(handle):
-        flushed.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
-        fsync(handle)
-
-    def recorded_rename(path, target):
-        before.append(set(flushed))
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(Path, "rename", recorded_rename)
-    opened()
-    assert {"levels.u8", "index.npy", "images.json"} <= before[-1]
-
-
 def test_a_corpus_beyond_the_limit_names_the_field_and_the_way_out(opened, tmp_path):
     with pytest.raises(UserError, match=r"data\.resident.*LCL_DATA_CACHE_BYTES") as caught:
         opened(max_bytes=1000)
@@ -187,7 +166,7 @@ def test_a_corpus_of_shards_gives_what_its_folder_gives(kit, corpus, tokenizer, 
     for each in (corpus, open_corpus(tmp_path / "shards")):
         data = DataSpec(sources=SOURCES)
         sources = resident_sources(data, SIZE, {"d": each}, {"d": each.content_hash()})
-        with open_resident_images(sources, DiskCache(tmp_path / "cache", 1 << 20)) as folders:
+        with open_resident_images(sources, FolderCache(tmp_path / "cache", 1 << 20)) as folders:
             stream = SampleStream(data, {"d": each}, tokenizer, 4, SIZE, 120, seed=0, resident=folders)
         samples = [sample for position in range(24) if isinstance(sample := stream[position], Sample)]
         seen.append({sample.levels.shape[0] for sample in samples})
