@@ -22,7 +22,7 @@ from api.cli.output import (
 from api.cli.runs import download_artifacts, watch_run
 from api.client import Client, UserError
 from api.client.payloads import Json
-from lcl_core.common.names import check_name
+from lcl_core.common.paths import check_name
 
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
 # duplicates, and what readers of web pages leave out

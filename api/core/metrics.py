@@ -22,7 +22,7 @@ from lcl_core.db import runs
 from lcl_core.db.artifacts import pending_uploads
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.webhooks import pending_deliveries
-from lcl_core.db.workers import gpu_usage, longest_capacity_wait, lost_runs, queue_depths, worker_stats
+from lcl_core.db.workers import gpu_usage, lost_runs, queue_depths, worker_stats
 from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -145,8 +145,6 @@ def _queues(session: Session) -> Iterator[Metric]:
         depth.add_metric(key, runs_queued)
         oldest.add_metric(key, seconds)
     yield from (depth, oldest)
-    words = "Time for which a run has been waiting for capacity of Ray, Slurm or Kubernetes"
-    yield GaugeMetricFamily("lcl_no_capacity_oldest_seconds", words, value=longest_capacity_wait(session))
 
 
 def _workers(session: Session) -> Iterator[Metric]:

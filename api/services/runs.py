@@ -43,8 +43,7 @@ class RunView(RowView):
     spec: dict[str, Any] = Field(description="with the preset and all defaults filled in")
     reason: dict[str, Any] | None = Field(description="why it failed: code, message, field")
     interruption: dict[str, Any] | None = Field(
-        description="why its last attempt ended unfinished, and what the present one found damaged: code, message. "
-        "no_capacity_since: since when it waits for its engine's capacity, in seconds since 1970"
+        description="why its last attempt ended unfinished, and what the present one found damaged: code, message"
     )
     progress: dict[str, Any] | None = Field(description="its last line of metrics")
     obstacle: dict[str, Any] | None = Field(None, description="why no worker can take it: code, message")

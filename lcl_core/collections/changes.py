@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.names import storable_text
+from lcl_core.common.paths import storable_text
 
 _FILE = "changes.sqlite"
 _CREATE = "CREATE TABLE changes (number, item PRIMARY KEY, record, vector, text_vectors, keeps_image, image)"

@@ -24,7 +24,7 @@ from lcl_core.collections.labels import LabelIndexBuilder, choose_types
 from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
-from lcl_core.common.names import storable_text
+from lcl_core.common.paths import storable_text
 from lcl_core.specs.corpus_jobs import LabelType
 
 

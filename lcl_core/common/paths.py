@@ -1,4 +1,4 @@
-"""Allowed data roots and the home folder.
+"""Names of objects, texts that can be stored, allowed data roots, and the home folder.
 
 A root is a folder or a URL prefix of object storage; a path or URL of a request is resolved inside them. A URL is
 compared as text, so it must be in a form with one meaning: no chained protocols, user, query or dot segments.
@@ -21,6 +21,8 @@ from urllib.parse import unquote
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import read_or_create
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NAME_RULE = "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
 Root = Path | str  # a folder, or a URL without a slash at its end
 ROOTS_SETTING = "LCL_DATA_ROOTS"
 _LOCAL = ("file", "local")
@@ -182,3 +184,18 @@ def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
     return secret
+
+
+def check_name(name: str) -> None:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(f"{name[:120]!r}: {NAME_RULE}", field="name")
+
+
+def replace_surrogates(text: str) -> str:
+    """``text`` with U+FFFD for surrogates that have lost their other half: no file and no database can store them."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def storable_text(text: str) -> str:
+    """As ``replace_surrogates``, and U+FFFD for NUL, which PostgreSQL cannot store."""
+    return replace_surrogates(text).replace("\0", "\ufffd")

@@ -1,5 +1,5 @@
-"""Child processes: their environment without secrets, their threads, and their end with their parent. Work that threads
-do ahead, and a clock that goes on while the machine sleeps.
+"""Child processes: environment without secrets, threads, end with their parent, and where the ranks of a training meet.
+Work that threads do ahead, and a clock that goes on while the machine sleeps.
 
 OpenMP starts a thread per core of the machine, whatever a container's CPU quota is, and a thread that reaches a barrier
 first polls for milliseconds. Where another process has one of the cores, that thread polls on a core that the other
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -174,3 +176,80 @@ def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | N
         finally:
             for future in pending:
                 future.cancel()
+
+
+MEETING_SECONDS = 300.0  # in which the ranks of a run must have connected to each other, unless a worker says otherwise
+ADDRESS_VARIABLE, SECONDS_VARIABLE = "LCL_MEETING", "LCL_MEETING_SECONDS"
+COUNT_VARIABLE, NUMBER_VARIABLE = "LCL_NODES", "LCL_NODE"
+
+
+def reserve_port(host: str = "") -> socket.socket:
+    """A socket that reserves a free TCP port of ``host`` (empty: all addresses) until it is closed. Raises: OSError.
+
+    It does not listen. Rank 0 binds the port a second time (``SO_REUSEPORT``, which the system grants to processes of
+    one user only) and listens, so that nothing else gets the port in between.
+    """
+    return _bind(host, 0)
+
+
+def listen_on_reserved(port: int, host: str = "") -> socket.socket:
+    """A socket that listens on a port that a process of the same user has reserved. Raises: OSError."""
+    listener = _bind(host, port)
+    listener.listen(1024)
+    return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    dual = not host and socket.has_dualstack_ipv6()
+    bound = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+    try:
+        if dual:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """This machine's number among those of the run, and the rendezvous address of their ranks.
+
+    Attributes:
+        seconds: in which all ranks must have connected to it.
+    """
+
+    number: int
+    count: int
+    host: str
+    port: int
+    seconds: float = MEETING_SECONDS
+
+    @classmethod
+    def at(cls, address: str, number: int, count: int, seconds: float) -> Self:
+        """``address``: HOST:PORT, an IPv6 host in brackets."""
+        host, _, port = address.rpartition(":")
+        return cls(number, count, host.strip("[]"), int(port), seconds)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def to_env(self) -> dict[str, str]:
+        """Environment variables for the job process of this node."""
+        values = {
+            COUNT_VARIABLE: self.count,
+            NUMBER_VARIABLE: self.number,
+            ADDRESS_VARIABLE: self.address,
+            SECONDS_VARIABLE: self.seconds,
+        }
+        return {name: str(value) for name, value in values.items()}
+
+
+def meeting_seconds() -> float | None:
+    """Seconds in which the ranks must have met at the reserved port; None: torchrun started them."""
+    value = os.environ.get(SECONDS_VARIABLE)
+    return None if value is None else float(value)

@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.names import replace_surrogates
+from lcl_core.common.paths import replace_surrogates
 
 MAX_JSON_DEPTH = 64
 

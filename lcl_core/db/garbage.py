@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import Text, cast, delete, or_, select, union
@@ -41,11 +42,7 @@ from lcl_core.db.models import (
 )
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
-from lcl_core.db.studies import study_spec
 from lcl_core.specs.base import slug
-from lcl_core.specs.parsing import AnySpec, parse_spec
-from lcl_core.specs.study import StudySpec
-from lcl_core.studies.trials import evaluate_spec, expand_study
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 ROUND_SECONDS = 3600.0  # between two rounds
@@ -68,8 +65,8 @@ def delete_encoder(
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
         raise Conflict(message)
-    users = _encoder_users(session, row, {row.id, row.name}, visible_to)
     names = session.scalars(select(CollectionRow.name).where(CollectionRow.encoder_id == row.id))
+    users = _users(session, {row.id, row.name}, visible_to, row.run_id)
     _raise_if_used("encoder", row.name, [*users, *(f"collection {name!r}" for name in names)])
     discard_folder(session, row.path)
     session.delete(row)
@@ -79,21 +76,7 @@ def delete_encoder(
 
 def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
     """Check that no unfinished run or study refers to the encoder by its name, which is about to change."""
-    _raise_if_used("encoder", row.name, _encoder_users(session, row, {row.name}, visible_to))
-
-
-def _encoder_users(session: Session, row: EncoderRow, names: set[str], visible_to: str | None) -> list[str]:
-    """What needs the encoder under one of ``names``, or under the name of a run that becomes one of them."""
-
-    def is_used(references: Iterable[str]) -> bool:
-        return any(reference in names or slug(reference) in names for reference in references)
-
-    def study_uses(spec: StudySpec) -> bool:
-        trained = (name for cell in expand_study(spec) for name in cell.spec.references().encoders.values())
-        return is_used(trained) or is_used(evaluate_spec(spec).references().further_encoders.values())
-
-    runs = _unfinished_runs_using(session, lambda spec: is_used(spec.references().encoders.values()), visible_to)
-    return runs + _active_studies_using(session, study_uses, row.run_id, visible_to)
+    _raise_if_used("encoder", row.name, _users(session, {row.name}, visible_to, row.run_id))
 
 
 def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None) -> list[str]:
@@ -104,13 +87,7 @@ def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None
     if row.name == SAMPLE_DATASET:
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
         raise Conflict(message)
-
-    def study_uses(spec: StudySpec) -> bool:
-        trained = {name for cell in expand_study(spec) for name in cell.spec.references().datasets.values()}
-        return row.name in trained | set(evaluate_spec(spec).references().datasets.values())
-
-    runs = _unfinished_runs_using(session, lambda spec: row.name in spec.references().datasets.values(), visible_to)
-    _raise_if_used("dataset", row.name, runs + _active_studies_using(session, study_uses, None, visible_to))
+    _raise_if_used("dataset", row.name, _users(session, {row.name}, visible_to))
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
     for path in paths:
         discard_folder(session, path)
@@ -127,31 +104,32 @@ def _raise_if_used(noun: str, name: str, users: Sequence[str]) -> None:
         raise Conflict(f"{message}; cancel it, wait for its end, or delete the collection")
 
 
-def _described(noun: str, object_id: str, owner: str, visible_to: str | None) -> str:
-    return f"{noun} {object_id}" if visible_to in (None, owner) else f"a {noun} of another owner"
+def _users(session: Session, names: set[str], visible_to: str | None, made_by: str | None = None) -> list[str]:
+    """Unfinished runs and active studies whose specs have one of ``names`` anywhere as a value; and the studies that
+    will evaluate the encoder that the run ``made_by`` has made.
+    """
+
+    def described(noun: str, object_id: str, owner: str) -> str:
+        return f"{noun} {object_id}" if visible_to in (None, owner) else f"a {noun} of another owner"
+
+    def is_used(spec: Any) -> bool:
+        return any(text in names or slug(text) in names for text in _texts(spec))
+
+    query = select(Run.id, Run.owner, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
+    runs = [described("run", id_, owner) for id_, owner, spec in session.execute(query).tuples() if is_used(spec)]
+    cells = select(StudyCell.study_id).where(StudyCell.evaluation_id.is_(None), StudyCell.run_id == made_by)
+    to_evaluate = set(session.scalars(cells))
+    studies = [study for study in _active_studies(session) if study.id in to_evaluate or is_used(study.spec)]
+    return runs + [described("study", study.id, study.owner) for study in studies]
 
 
-def _unfinished_runs_using(session: Session, uses: Callable[[AnySpec], bool], visible_to: str | None) -> list[str]:
-    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
-    return [
-        _described("run", run_id, owner, visible_to)
-        for run_id, owner, kind, spec in session.execute(query).tuples()
-        if uses(parse_spec(kind, spec))
-    ]
-
-
-def _active_studies_using(
-    session: Session, uses: Callable[[StudySpec], bool], made_by: str | None, visible_to: str | None
-) -> list[str]:
-    """Active studies whose spec uses the object, or that will evaluate the run ``made_by``."""
-    cells = select(StudyCell.study_id).join(Run, Run.id == StudyCell.run_id)
-    to_evaluate = cells.where(StudyCell.evaluation_id.is_(None), Run.state == State.SUCCEEDED.value)
-    evaluated = set(session.scalars(to_evaluate.where(StudyCell.run_id == made_by)))
-    return [
-        _described("study", study.id, study.owner, visible_to)
-        for study in _active_studies(session)
-        if study.id in evaluated or uses(study_spec(study))
-    ]
+def _texts(value: Any) -> Iterator[str]:
+    """The texts among the values of a JSON document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _active_studies(session: Session) -> Sequence[Study]:

@@ -38,8 +38,6 @@ COUNTED, REATTACHED = "attempts", "reattached"
 REATTACH_SECONDS = 300.0
 REATTACHMENTS = 10
 NO_CAPACITY = "no_capacity"  # cause: the engine has not enough free resources for the whole run
-# key in an interruption: since when a run has been waiting for an engine's capacity, in seconds since 1970
-NO_CAPACITY_SINCE = "no_capacity_since"
 UNWANTED = "unwanted"  # key in a handle: the run does not continue with these processes, and they are to end
 CLAIM_FIELDS = (
     *("kind", "spec", "attempt", "max_attempts", "from_scratch", "restarts", "ran_seconds", "resource"),
@@ -99,18 +97,10 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
         run.ready_at += timedelta(seconds=REATTACH_SECONDS)  # for other workers than those of its engine
     elif run.handle is not None and target not in LEASED:
         run.handle = {**run.handle, UNWANTED: True}
-    if target not in (State.QUEUED, State.RUNNING):
-        _end_wait(run)
     session = object_session(run)
     if target in NOTIFIED_STATES and session is not None:
         enqueue_webhooks(session, run)
     return run
-
-
-def _end_wait(run: Run) -> None:
-    """The run does not wait for an engine's capacity any more."""
-    if run.interruption is not None and NO_CAPACITY_SINCE in run.interruption:
-        run.interruption = {key: value for key, value in run.interruption.items() if key != NO_CAPACITY_SINCE}
 
 
 def lock_with_lease(session: Session, claim: Claim) -> Run:
@@ -136,8 +126,6 @@ def renew_lease(session: Session, claim: Claim, lease_seconds: float = 30.0, ran
     run = lock_with_lease(session, claim)
     run.lease_expires_at = now(session) + timedelta(seconds=lease_seconds)
     if ran_seconds is not None:
-        if ran_seconds > run.ran_seconds:  # its processes have been started
-            _end_wait(run)
         run.ran_seconds = ran_seconds
     return State(run.state)
 
@@ -165,11 +153,8 @@ def release_lease(
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
-    # since it was queued, or had no capacity for the first time
-    since = (run.interruption or {}).get(NO_CAPACITY_SINCE) or run.ready_at.timestamp()
-    waited = {NO_CAPACITY_SINCE: since} if code == NO_CAPACITY else {}
     later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
-    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}", **waited}
+    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}"}
     if not keep_handle:
         run.handle = None
     if uses_attempt or run.state == State.CANCELLING:

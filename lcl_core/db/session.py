@@ -38,7 +38,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError, suggestion
-from lcl_core.common.names import replace_surrogates
+from lcl_core.common.paths import replace_surrogates
 
 MAX_NAMES = 1000  # among which a similar one is searched
 # raised while a database is unreachable, restarts or is overloaded; a later attempt may succeed

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
 from lcl_core.common.logging import log_database_error
-from lcl_core.db.leases import NO_CAPACITY_SINCE, Claim
+from lcl_core.db.leases import Claim
 from lcl_core.db.models import DeviceRow, Run, Worker
 from lcl_core.db.session import UNREACHABLE, dialect_insert, now
 from lcl_core.db.states import LEASED, State
@@ -193,15 +193,6 @@ def queue_depths(session: Session) -> dict[tuple[str, str], tuple[int, float]]:
     query = select(Run.kind, Run.resource, func.count(), ready).where(Run.state == State.QUEUED.value)
     rows = session.execute(query.group_by(Run.kind, Run.resource)).tuples()
     return {(kind, resource): (depth, _seconds(oldest, moment)) for kind, resource, depth, oldest in rows}
-
-
-def longest_capacity_wait(session: Session) -> float:
-    """Seconds for which a run has been waiting for capacity of the engine that runs it. 0: none does."""
-    query = select(func.min(Run.interruption[NO_CAPACITY_SINCE].as_float())).where(
-        Run.state.in_([State.QUEUED.value, State.RUNNING.value]), Run.interruption.is_not(None)
-    )
-    since = session.scalars(query).one()
-    return 0.0 if since is None else max(0.0, now(session).timestamp() - since)
 
 
 def lost_runs(session: Session) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from lcl_core.common.names import NAME_PATTERN
+from lcl_core.common.paths import NAME_PATTERN
 
 
 def _json_leaves(value: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lcl_core.common.errors import NotFound, UserError, suggestion
-from lcl_core.common.names import NAME_PATTERN, NAME_RULE
+from lcl_core.common.paths import NAME_PATTERN, NAME_RULE
 from lcl_core.jobs import JOBS
 from lcl_core.specs.base import PRINTABLE, RUN_ID_PATTERN, TAG_PATTERN, Spec
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec, ValidateSpec

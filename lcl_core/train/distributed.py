@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
+from lcl_core.common.processes import listen_on_reserved, meeting_seconds
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RendezvousFailed
 from lcl_core.model import LCLModel
 

@@ -15,15 +15,16 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from lcl_core.common.processes import thread_env, threads_per_process
-from lcl_core.common.rendezvous import (
+from lcl_core.common.processes import (
     ADDRESS_VARIABLE,
     COUNT_VARIABLE,
-    DEFAULT_SECONDS,
+    MEETING_SECONDS,
     NUMBER_VARIABLE,
     SECONDS_VARIABLE,
     NodeInfo,
     reserve_port,
+    thread_env,
+    threads_per_process,
 )
 from lcl_core.common.run_dir import ExitCode, RunDir
 
@@ -41,7 +42,7 @@ def node_from_env() -> NodeInfo | None:
     if count == 1:
         return None
     address, number = os.environ[ADDRESS_VARIABLE], int(os.environ[NUMBER_VARIABLE])
-    return NodeInfo.at(address, number, count, float(os.environ.get(SECONDS_VARIABLE, DEFAULT_SECONDS)))
+    return NodeInfo.at(address, number, count, float(os.environ.get(SECONDS_VARIABLE, MEETING_SECONDS)))
 
 
 def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcl_core.common.names import NAME_PATTERN
+from lcl_core.common.paths import NAME_PATTERN
 from lcl_core.specs.base import slug
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lcl_core.common.files import file_age
 from lcl_core.common.gpus import visible_devices_env
-from lcl_core.common.rendezvous import NodeInfo, reserve_port
+from lcl_core.common.processes import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from workers.executors.base import node_log_name, node_stacks_name
 from workers.executors.job_folder import JobCommand, JobFolder

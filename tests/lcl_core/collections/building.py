@@ -6,7 +6,7 @@ import numpy as np
 
 from lcl_core.collections.writer import CollectionWriter
 from lcl_core.common.errors import UserError
-from lcl_core.common.names import storable_text
+from lcl_core.common.paths import storable_text
 
 
 def build_collection(directory, items, image_vectors, text_vectors, **header):

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from lcl_core.common.rendezvous import listen_on_reserved, reserve_port
+from lcl_core.common.processes import listen_on_reserved, reserve_port
 
 
 def test_nobody_else_gets_a_reserved_port():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lcl_core.common.rendezvous import NodeInfo, reserve_port
+from lcl_core.common.processes import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode
 from lcl_core.train.launch import node_from_env, rank_env
 

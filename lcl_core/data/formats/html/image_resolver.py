@@ -13,7 +13,7 @@ from functools import partial
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.names import replace_surrogates
+from lcl_core.common.paths import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, has_file
 from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, read_image_size

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.common.names import replace_surrogates
+from lcl_core.common.paths import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, ZipStore
 from lcl_core.data.formats.base import FormatReader, ReaderOptions
 from lcl_core.data.formats.html.chunking import ChunkUnit, chunk_units, image_units, split_sentences, text_units
