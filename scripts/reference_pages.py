@@ -33,7 +33,6 @@ SETTING_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 COMPUTED_DEFAULTS = {
     "LCL_DOCS_DIR": "`build/site` of the checkout",
     "LCL_HOME": "`~/.lcl`",
-    "LCL_KUBERNETES_POD": "",
     "LCL_LEASE_SECONDS": "240 with PostgreSQL, else 60",
 }
 

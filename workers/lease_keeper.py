@@ -3,11 +3,11 @@
 The renewal thread extends the lease every ``heartbeat_seconds``. The deadline thread reads the boot clock alone.
 Without a confirmed renewal it sends the job SIGTERM after half of the lease, so that it writes a checkpoint, and
 SIGKILL after .8 of it: whatever the database connection does, the job has ended before another worker gets the run.
+A job whose machine slept for so long is killed when it wakes.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,8 +67,6 @@ class Attempt:
     stopping: threading.Event
 
 
-# a thread that was not scheduled for this share of a lease was suspended, with its machine or its process
-GAP_SHARE = 0.25
 _JOIN_SECONDS = 15.0
 _MAX_TICK_SECONDS = 1.0
 
@@ -102,9 +100,8 @@ class LeaseKeeper:
         self._lock = threading.Lock()  # of the process and of what follows about it
         self._process: Job | None = None
         self._kill_at = float("inf")  # monotonic clock
-        self._suspended_at: float | None = None  # boot clock; the process is stopped until a renewal
         self._renewed = float("-inf")  # boot clock, from before the last confirmed renewal was sent
-        self._renewal_due, self._renewal_ended, self._released = (threading.Event() for _ in range(3))
+        self._released = threading.Event()
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for name, target in (("lease", self._keep_renewing), ("deadline", self._enforce))
@@ -120,7 +117,6 @@ class LeaseKeeper:
 
     def __exit__(self, *_: object) -> None:
         self._released.set()
-        self._renewal_due.set()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)  # a renewal may wait for a reply that never comes
 
@@ -133,8 +129,7 @@ class LeaseKeeper:
         """Wait until a renewal is fresh enough to start a process. Raises: StaleLease, AttemptInterrupted."""
         while boot_time() > self._renewed + TERMINATE_SHARE * self._seconds:
             self.raise_if_interrupted()
-            self._renewal_ended.wait(self._settings.watch_seconds)
-            self._renewal_ended.clear()
+            time.sleep(self._settings.watch_seconds)
         self.check()
 
     def raise_if_interrupted(self) -> None:
@@ -184,16 +179,12 @@ class LeaseKeeper:
                 self._process.terminate()
 
     def _keep_renewing(self) -> None:
-        while not self._released.is_set():
-            self._renewal_due.clear()
-            # a failed renewal is repeated several times before the job is asked to leave
-            retry = min(self._settings.watch_seconds, self._seconds / 20)
+        # a failed renewal is repeated several times before the job is asked to leave
+        retry = min(self._settings.watch_seconds, self._seconds / 20)
+        while not self.lost:
             wait = self._settings.heartbeat_seconds if self._renew_once() else retry
-            self._renewal_ended.set()
-            if self.lost:
+            if self._released.wait(wait):
                 return
-            if not self._released.is_set():
-                self._renewal_due.wait(wait)
 
     def _renew_once(self) -> bool:
         sent = boot_time()
@@ -215,46 +206,20 @@ class LeaseKeeper:
 
     def _enforce(self) -> None:
         tick = min(_MAX_TICK_SECONDS, self._settings.watch_seconds, self._seconds / 20)
-        before = boot_time()
         while not self._released.wait(tick):
-            moment = boot_time()
             with self._lock:
                 if self._process is not None:
-                    self._enforce_on(self._process, moment, moment - before - tick > GAP_SHARE * self._seconds)
-            before = moment
+                    self._enforce_on(self._process)
 
-    def _enforce_on(self, process: Job, moment: float, after_gap: bool) -> None:
-        age = moment - self._renewed
-        if self.lost:
-            self._kill(process)
-        elif time.monotonic() > self._kill_at:
-            log.warning("grace_exceeded")
-            self._kill(process)
-        elif self._suspended_at is not None:
-            self._await_renewal(process, moment, self._suspended_at)
-        elif age > TERMINATE_SHARE * self._seconds and after_gap:
-            log.warning("clock_gap", seconds=round(age, 1))
-            process.signal_group(signal.SIGSTOP)  # until it is known that no other worker has the run
-            self._suspended_at = moment
-            self._renewal_due.set()
-        elif age > KILL_SHARE * self._seconds:
-            log.warning("lease_not_renewed", action="kill", seconds=round(age, 1))
-            self.ended_process = True
-            self._kill(process)
+    def _enforce_on(self, process: Job) -> None:
+        age = boot_time() - self._renewed
+        expiring, exceeded = age > KILL_SHARE * self._seconds, time.monotonic() > self._kill_at
+        if self.lost or expiring or exceeded:
+            log.warning("job_killed", lease_lost=self.lost, lease_age=round(age, 1), grace_exceeded=exceeded)
+            self.ended_process |= expiring
+            process.kill()
+            self._process = None  # its id may soon be that of another process group
         elif age > TERMINATE_SHARE * self._seconds and not self.ended_process:
-            log.warning("lease_not_renewed", action="terminate", seconds=round(age, 1))
+            log.warning("lease_not_renewed", lease_age=round(age, 1))
             self.ended_process = True
             process.terminate()
-
-    def _await_renewal(self, process: Job, moment: float, suspended_at: float) -> None:
-        if moment < self._renewed + TERMINATE_SHARE * self._seconds:
-            process.signal_group(signal.SIGCONT)
-            self._suspended_at = None
-        elif moment > suspended_at + TERMINATE_SHARE * self._seconds:
-            self.ended_process = True
-            self._kill(process)
-
-    def _kill(self, process: Job) -> None:
-        """Once: after the process has been waited for, its id may become that of another process group."""
-        process.kill()
-        self._process = None

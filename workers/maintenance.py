@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -21,12 +20,10 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.db import garbage
 from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
-from lcl_core.db.queue import unclaimed_runs, unclaimed_since
-from lcl_core.db.session import UNREACHABLE, Database, now
-from lcl_core.db.states import State
+from lcl_core.db.queue import has_ready_runs
+from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
-from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import (
     PeriodicTask,
     WorkerIdentity,
@@ -39,165 +36,99 @@ from workers.claim_loop import ClaimLoop
 from workers.executors.base import EngineUnreachable, Executor, Handle, MachineLost
 from workers.settings import WorkerSettings
 
-_WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
 _JOBS_AT_ONCE = 8  # that are ended in parallel: each has its grace for a checkpoint
 log = structlog.get_logger(__name__)
 
 
-class Continuity:
-    """Whether this process has run, and the database has answered it, for a whole lease without a gap.
-
-    Only then is a lease that ran out a sign of a lost worker: after an outage of the database, a suspended machine or a
-    changed wall clock, live workers have had a lease's time to renew theirs.
-    """
-
-    def __init__(self, lease_seconds: float, round_seconds: float) -> None:
-        self._lease = lease_seconds
-        # after a shorter gap every live worker still has time to renew: there are four heartbeats per lease
-        self._longest_gap = max(lease_seconds / 2, 3 * round_seconds)
-        self._began = self._ticked = boot_time()
-        self._offset = time.time() - self._ticked  # SQLite's leases are times of the wall clock
-
-    def tick(self) -> None:
-        """To be called in each round."""
-        moment, gap = boot_time(), self._longest_gap
-        offset = time.time() - moment
-        if moment - self._ticked > gap or abs(offset - self._offset) > gap:
-            log.warning("clock_gap", seconds=round(moment - self._ticked, 1), wall=round(offset - self._offset, 1))
-            self._began = moment
-        self._ticked, self._offset = moment, offset
-
-    def interrupt(self) -> None:
-        """The database did not answer."""
-        self._began = boot_time()
-
-    @property
-    def lasts(self) -> bool:
-        return boot_time() >= self._began + self._lease
-
-
 class QueueMaintenance:
-    """Sends heartbeats and queries for queued runs. The maintainer's also requeues runs with an expired lease, releases
-    dependents, submits what studies need, and announces runs that wait longer than their wake-up takes.
+    """Sends heartbeats, and notifies this worker's claim loop of queued runs. The maintainer also requeues runs with an
+    expired lease, releases dependents, and submits what studies need.
 
-    A waiting run is offered to this worker's own claim loop without the broker, and to the others through it. The other
-    workers query by themselves every ``scan_seconds``, or every ``reap_seconds`` while the broker cannot wake them.
-
-    Args:
-        always_scans: what this worker can run changes without a message.
+    A lease that ran out is a sign of a lost worker only if this process has run, and the database has answered it, for
+    a whole lease without a gap: after an outage of the database, or when a machine has slept, live workers have had a
+    lease's time to renew theirs.
     """
 
     def __init__(
         self,
         database: Database,
-        wakeups: WakeupProducer,
         claim_loop: ClaimLoop,
         identity: WorkerIdentity,
         settings: WorkerSettings,
         gpus: Sequence[Gpu] = (),
-        *,
-        always_scans: bool = False,
     ) -> None:
-        self._database = database
-        self._wakeups = wakeups
-        self._claim_loop = claim_loop
-        self._identity = identity
-        self._settings = settings
-        self._gpus = gpus
+        self._database, self._claim_loop, self._identity = database, claim_loop, identity
+        self._settings, self._gpus = settings, gpus
         self._seconds = min(settings.ping_seconds, settings.reap_seconds)
-        self._continuity = Continuity(settings.lease_seconds, self._seconds)
-        self._next_heartbeat = self._next_scan = self._next_round = 0.0
+        # after a shorter gap every live worker still has time to renew: there are four heartbeats per lease
+        self._longest_gap = max(settings.lease_seconds / 2, 3 * self._seconds)
+        self._answered_since = self._answered_at = boot_time()
+        self._next_heartbeat = self._next_round = 0.0
         self._maintainer_until = 0.0
-        self._always_scans = always_scans
-        self._hears = False  # the broker can wake this worker
-        self._announced_until: datetime | None = None
 
     @property
     def is_maintainer(self) -> bool:
         return time.monotonic() < self._maintainer_until
 
     def task(self) -> PeriodicTask:
-        """A heartbeat every ``ping_seconds``, a scan when it is due, the maintainer's round every ``reap_seconds``."""
+        """A heartbeat every ``ping_seconds``, a look at the queue and the maintainer's round every ``reap_seconds``."""
         return PeriodicTask("queue", self._heartbeat_and_round, self._seconds)
+
+    def _heartbeat_and_round(self) -> bool:
+        """Returns: whether the next call is due at once. Raises: UNREACHABLE."""
+        try:
+            if time.monotonic() >= self._next_heartbeat:
+                self._heartbeat()
+            self._check_clock()
+            if time.monotonic() < self._next_round:
+                return False
+            self._next_round = time.monotonic() + self._settings.reap_seconds
+            more = self.round() if self.is_maintainer else False
+            with self._database.reading() as session:
+                waiting = has_ready_runs(session)
+        except UNREACHABLE:
+            self._answered_since = boot_time()
+            raise
+        if waiting:
+            self._claim_loop.notify()
+        if more:
+            self._next_round = 0.0
+        return more
+
+    def _heartbeat(self) -> None:
+        self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
+        gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
+        began, seconds = time.monotonic(), _heard_within(self._settings)
+        with self._database.session() as session:
+            record_heartbeat(session, self._identity, gpus)
+            elected = is_first_worker(session, self._identity.id, seconds)
+        self._maintainer_until = began + seconds if elected else 0.0
+
+    def _check_clock(self) -> None:
+        moment = boot_time()
+        if moment - self._answered_at > self._longest_gap:
+            log.warning("clock_gap", seconds=round(moment - self._answered_at, 1))
+            self._answered_since = moment
+        self._answered_at = moment
 
     def round(self) -> bool:
         """One round of the maintainer. Returns: whether more dependents are to be released. Raises: UNREACHABLE."""
-        self._continuity.tick()
-        with self._database.reading() as session:
-            lasts = self._continuity.lasts
-            expired = lasts and (has_expired_leases(session) or has_expired_serving_leases(session))
-            before = now(session) - timedelta(seconds=self._settings.reap_seconds)
-            unclaimed = unclaimed_since(session, self._announced_until, before)
-        if unclaimed is None or self._announce(unclaimed):
-            self._announced_until = before
-        queued = self._expire_leases() if expired else []
-        released, more = schedule_dependents(self._database)
-        queued += released
-        queued += schedule_studies(self._database)
-        for run_id in queued[:_WAKEUPS_PER_ROUND]:
-            if not self._wakeups.wake(run_id):
-                break  # the broker is down
-        if queued:
-            self._claim_loop.notify()
+        if boot_time() >= self._answered_since + self._settings.lease_seconds:
+            self._expire_leases()
+        more = schedule_dependents(self._database)
+        schedule_studies(self._database)
         return more
 
-    def _announce(self, run_id: str) -> bool:
-        """Wake all workers for a run that the one that was woken did not claim. False: the broker is down.
-
-        Each run is announced once: a worker that is busy then queries the queue when it has a free slot.
-        """
-        self._claim_loop.notify()
-        return self._wakeups.wake_all(run_id)
-
-    def _scan(self) -> None:
-        """Look for runs that this worker could claim, without a message, if that is due. Raises: UNREACHABLE."""
-        if time.monotonic() < self._next_scan:
-            return
-        settings, worker = self._settings, self._identity
-        waits = self._hears and not self._always_scans
-        self._next_scan = time.monotonic() + (settings.scan_seconds if waits else settings.reap_seconds)
+    def _expire_leases(self) -> None:
         with self._database.reading() as session:
-            before = now(session) - timedelta(seconds=settings.reap_seconds)
-            unclaimed = unclaimed_runs(session, before, worker.offers, worker.gpu_ids)
-        if unclaimed:
-            self._claim_loop.notify()
-
-    def _expire_leases(self) -> list[str]:
-        """Ids of the runs that are queued again."""
+            if not has_expired_leases(session) and not has_expired_serving_leases(session):
+                return
         with self._database.session() as session:
             expired = expire_leases(session)
             for device in expire_serving_leases(session):
                 log.warning("device_serves_no_more", device=device)
         for run in expired:
             log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
-        return [run.id for run in expired if run.state == State.QUEUED]
-
-    def _heartbeat_and_round(self) -> bool:
-        """Returns: whether the next call is due at once."""
-        try:
-            self._heartbeat()
-            self._continuity.tick()
-            self._scan()
-            if self.is_maintainer and time.monotonic() >= self._next_round:
-                self._next_round = time.monotonic() + self._settings.reap_seconds
-                if self.round():
-                    self._next_round = 0.0  # a heartbeat may be due before
-                    return True
-        except UNREACHABLE:
-            self._continuity.interrupt()
-            raise
-        return False
-
-    def _heartbeat(self) -> None:
-        if time.monotonic() >= self._next_heartbeat:
-            self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
-            gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
-            began, seconds = time.monotonic(), _heard_within(self._settings)
-            with self._database.session() as session:
-                record_heartbeat(session, self._identity, gpus)
-                elected = is_first_worker(session, self._identity.id, seconds)
-            self._maintainer_until = began + seconds if elected else 0.0
-            self._hears = self._wakeups.ping(self._identity.id)
 
 
 def _heard_within(settings: WorkerSettings) -> float:
@@ -205,33 +136,28 @@ def _heard_within(settings: WorkerSettings) -> float:
     return 3 * max(settings.ping_seconds, settings.reap_seconds)
 
 
-def schedule_dependents(database: Database) -> tuple[list[str], bool]:
+def schedule_dependents(database: Database) -> bool:
     """Queue or cancel some of the runs whose predecessors have ended, in one short transaction.
 
-    Returns: ids of the queued ones, and whether there may be more to release. Raises: UNREACHABLE.
+    Returns: whether there may be more to release. Raises: UNREACHABLE.
     """
     with database.reading() as session:
         if not has_releasable(session):
-            return [], False
+            return False
     with database.session() as session:
-        return release_dependents(session)
+        return release_dependents(session)[1]
 
 
-def schedule_studies(database: Database) -> list[str]:
-    """Submit the next runs of all studies. Returns: ids of the queued runs. Raises: UNREACHABLE.
-
-    A study whose spec this version no longer understands is logged and left out.
-    """
-    queued: list[str] = []
+def schedule_studies(database: Database) -> None:
+    """Submit the next runs of all studies. Raises: UNREACHABLE."""
     with database.reading() as session:
         due = due_studies(session)
     for study_id in due:
         try:
             with database.session() as session:
-                queued += advance_study(session, study_id)
-        except UserError as error:
+                advance_study(session, study_id)
+        except UserError as error:  # of its spec; others go on
             log.error("study_is_stuck", study=study_id, error=str(error))
-    return queued
 
 
 def unwanted_job_tasks(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, ConfigDict, Field, FilePath, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from lcl_core.common.files import parse_strict_json
@@ -17,40 +15,9 @@ from lcl_core.db.workers import ALIVE_WITHIN
 # shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
 TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
 _DNS_NAME = r"^([a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?)?$"
-_SLURM_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.,@+-]*)?$"
 
 
-class _PodPart(BaseModel):
-    """Under the names that a pod has for it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
-
-
-class Toleration(_PodPart):
-    """As in the spec of a pod."""
-
-    key: str = ""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    toleration_seconds: int | None = None
-
-
-class PullSecret(_PodPart):
-    """As in ``imagePullSecrets``."""
-
-    name: str = Field(min_length=1, pattern=_DNS_NAME)
-
-
-class PodPlacement(_PodPart):
-    """What an administrator may add to the pods of runs."""
-
-    node_selector: dict[str, str] = {}
-    tolerations: list[Toleration] = []
-    priority_class_name: str = Field("", min_length=1, pattern=_DNS_NAME)
-    image_pull_secrets: list[PullSecret] = []
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+PodField = Literal["nodeSelector", "tolerations", "priorityClassName", "imagePullSecrets", "labels", "annotations"]
 
 
 class NodeResources(BaseModel):
@@ -99,14 +66,6 @@ class WorkerSettings(Settings):
         "lcl", pattern="^[a-z0-9][a-z0-9-]{0,31}$", description="one a service, where several share a Ray cluster"
     )
     ray_detach: bool = Field(True, description="runs go on while their worker is stopped and started again")
-    slurm_partition: str = Field("", pattern=_SLURM_NAME, description="of the Slurm jobs; empty: the cluster's default")
-    slurm_account: str = Field("", pattern=_SLURM_NAME, description="that the Slurm jobs are charged to")
-    slurm_qos: str = Field("", pattern=_SLURM_NAME, description="quality of service of the Slurm jobs")
-    slurm_time: str = Field(
-        "",
-        pattern=r"^([0-9]+(-[0-9]+)?(:[0-9]{1,2}){0,2})?$",
-        description="limit of each Slurm job, as sbatch --time; the run goes on in another one. Empty: the partition's",
-    )
     slurm_queue: bool = Field(
         False, description="runs wait in Slurm's queue, however long; else what fits now is claimed"
     )
@@ -117,15 +76,15 @@ class WorkerSettings(Settings):
     kubernetes_queue: str = Field("", pattern=_DNS_NAME, description="LocalQueue of Kueue; empty: without Kueue")
     kubernetes_claim: str = Field("home", pattern=_DNS_NAME, description="PersistentVolumeClaim of LCL_HOME")
     kubernetes_data_claims: Annotated[dict[str, str], NoDecode] = Field(
-        {}, description="further claims, read-only: CLAIM:/PATH, parted by commas"
+        {}, description="further claims, read-only, as a JSON object: {claim: path}"
     )
     kubernetes_secret: str = Field("", pattern=_DNS_NAME, description="Secret with credentials of object storage")
     kubernetes_service_account: str = Field("lcl", pattern=_DNS_NAME, description="of these pods; they get no token")
     kubernetes_gpu_resource: str = Field(
         "nvidia.com/gpu", description="by which pods ask for GPUs; empty: the cluster has none"
     )
-    kubernetes_pod: Annotated[PodPlacement, NoDecode] = Field(
-        PodPlacement(), description="what their pods have besides, as a JSON object or the path of a file with it"
+    kubernetes_pod: Annotated[dict[PodField, Any], NoDecode] = Field(
+        {}, description="what their pods have besides, as a JSON object"
     )
     kubernetes_url: str = Field(
         "", pattern=r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?)?$", description="of the API server"
@@ -133,7 +92,7 @@ class WorkerSettings(Settings):
     kubernetes_token_file: Path | None = Field(
         None, description="with the token for it; none: that of the worker's pod"
     )
-    kubernetes_ca_file: Path | None = Field(
+    kubernetes_ca_file: FilePath | None = Field(
         None, description="with the certificates of its authority; none: that of the worker's pod, else the system's"
     )
     rendezvous_seconds: float = Field(
@@ -147,9 +106,6 @@ class WorkerSettings(Settings):
     )
     watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two checks of a running process")
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
-    scan_seconds: float = Field(
-        30.0, gt=0, le=86_400, description="between two looks for queued runs of a worker that the broker can wake"
-    )
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
 
     @model_validator(mode="after")
@@ -185,37 +141,9 @@ class WorkerSettings(Settings):
             )
         return self
 
-    @field_validator("kubernetes_data_claims", mode="before")
+    @field_validator("node_resources", "kubernetes_data_claims", "kubernetes_pod", mode="before")
     @classmethod
-    def _split_claims(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        claims = dict(part.strip().partition(":")[::2] for part in value.split(",") if part.strip())
-        if not all(re.fullmatch(_DNS_NAME, name) and path.startswith("/") for name, path in claims.items()):
-            raise ValueError("must be CLAIM:/PATH, parted by commas")
-        return claims
-
-    @field_validator("kubernetes_pod", mode="before")
-    @classmethod
-    def _read_pod(cls, value: object) -> object:
-        """A message names the part that is wrong."""
-        text = value.strip() if isinstance(value, str) else ""
-        try:
-            if text and not text.startswith("{"):
-                text = Path(text).read_text(encoding="utf-8")
-            found: Any = parse_strict_json(text or "{}") if isinstance(value, str) else value
-            return PodPlacement.model_validate(found)
-        except OSError as error:
-            raise ValueError(f"must be a JSON object, or the path of a file with it ({error.strerror})") from error
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")) from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"must be a JSON object, or the path of a file with it: {error}") from error
-
-    @field_validator("node_resources", mode="before")
-    @classmethod
-    def _read_resources(cls, value: object) -> object:
+    def _read_json(cls, value: object) -> object:
         return parse_strict_json(value or "{}") if isinstance(value, str) else value
 
     def resources_of(self, kind: str, gpus: int) -> NodeResources:

@@ -1,7 +1,7 @@
 """Worker process: Celery consumer, claim loop and maintenance threads, from start to orderly shutdown.
 
-The Celery application takes JSON only, acknowledges early, keeps no results and has no remote control. Its two tasks
-take milliseconds: runs do not depend on messages, so none is lost with one.
+The Celery application takes JSON only, acknowledges early, keeps no results and has no remote control. Its one task
+takes milliseconds: runs do not depend on messages, so none is lost with one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import structlog
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from kombu import Queue
-from kombu.common import Broadcast
 
 from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.logging import configure_logging as configure_shared_logging
@@ -28,14 +27,8 @@ from lcl_core.common.logging import log_database_error
 from lcl_core.common.processes import usable_cores
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.wakeup import PING, QUEUE, TO_ALL, WAKE, WakeupProducer, producer_app
-from lcl_core.db.workers import (
-    PeriodicTask,
-    WorkerIdentity,
-    deregister,
-    engine_device,
-    record_wakeup,
-)
+from lcl_core.db.wakeup import QUEUE, WAKE, producer_app
+from lcl_core.db.workers import PeriodicTask, WorkerIdentity, deregister, engine_device
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
@@ -65,23 +58,18 @@ def _skip_celery_setup(**_: Any) -> None:
 
 
 def consumer_app(broker_url: str, slots: int) -> Celery:
-    """Celery application of a worker; one thread more than slots, for the two short tasks."""
+    """Celery application of a worker; one thread more than slots, for the short task."""
     app = producer_app(broker_url)
     app.conf.update(
-        task_queues=[Queue(QUEUE), Broadcast(TO_ALL, routing_key=TO_ALL)],
-        enable_utc=True,
-        timezone="UTC",
-        result_backend=None,
+        task_queues=[Queue(QUEUE)],
         task_acks_late=False,
         worker_pool="threads",
         worker_concurrency=slots + 1,
         worker_prefetch_multiplier=1,
-        worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # forever
         broker_channel_error_retry=True,  # a broker that accepts no writes for a while, as one that is full
@@ -90,27 +78,6 @@ def consumer_app(broker_url: str, slots: int) -> Celery:
 
 
 log = structlog.get_logger(__name__)
-
-
-def register_tasks(app: Celery, claim_loop: ClaimLoop, database: Database, worker_id: str) -> None:
-    """Register the two messages that a worker understands."""
-
-    @app.task(name=WAKE)
-    def wake(run_id: str | None) -> None:
-        """Something is queued. Which run is next is decided in the database."""
-        log.debug("woken", run=run_id)
-        claim_loop.notify()
-
-    @app.task(name=PING)
-    def ping(sender: str) -> None:
-        """Record that this worker consumes messages."""
-        try:
-            with database.session() as session:
-                record_wakeup(session, worker_id)
-        except UNREACHABLE as error:
-            log_database_error(error, sender=sender)
-
-
 _RETRY_SECONDS = 1.0
 
 
@@ -125,7 +92,6 @@ class WorkerProcess:
         self._settings = settings
         self._modules = modules
         self._database = Database(settings.resolved_database_url)
-        self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._executor = create_executor(settings)
         gpus = [] if self._executor.places_nodes else _gpus(settings)
         self._identity = _identity(settings, gpus, self._executor)
@@ -133,19 +99,10 @@ class WorkerProcess:
         self._claim_loop = ClaimLoop(
             self._identity, self._database, settings.lease_seconds, self._supervisor.run, self._executor
         )
-        self._queue = QueueMaintenance(
-            self._database,
-            self._wakeups,
-            self._claim_loop,
-            self._identity,
-            settings,
-            gpus,
-            # what an executor's cluster has free changes without a message
-            always_scans=self._executor.places_nodes,
-        )
+        queue = QueueMaintenance(self._database, self._claim_loop, self._identity, settings, gpus)
         self._tasks: list[PeriodicTask | WebhookSender] = [
-            self._queue.task(),
-            WebhookSender(self._database, settings, lambda: self._queue.is_maintainer),
+            queue.task(),
+            WebhookSender(self._database, settings, lambda: queue.is_maintainer),
             *unwanted_job_tasks(self._database, settings, self._executor, self._identity.id),
             *upload_tasks(self._database, settings),
             garbage_task(self._database, settings),
@@ -203,7 +160,13 @@ class WorkerProcess:
     def _consume_once(self) -> int:
         """Returns: the exit status of Celery's worker, not 0 after an error."""
         app = consumer_app(self._settings.resolved_broker_url, self._settings.worker_slots)
-        register_tasks(app, self._claim_loop, self._database, self._identity.id)
+
+        @app.task(name=WAKE)
+        def wake(run_id: str | None) -> None:
+            """Something is queued. Which run is next is decided in the database."""
+            log.debug("woken", run=run_id)
+            self._claim_loop.notify()
+
         worker = app.Worker(
             hostname=f"lcl@{self._identity.id}",
             loglevel="WARNING",
@@ -227,10 +190,8 @@ class WorkerProcess:
         try:
             with self._database.session() as session:
                 deregister(session, self._identity.id)
-            self._wakeups.wake_all(None)  # for the runs that were just requeued
         except UNREACHABLE as error:
             log_database_error(error)
-        self._wakeups.close()
         self._database.dispose()
         log.info("worker_ended", worker=self._identity.id)
 

@@ -152,9 +152,6 @@ def _workers(session: Session) -> Iterator[Metric]:
     yield GaugeMetricFamily("lcl_workers", "Workers that gave a sign of life lately", value=found.workers)
     yield GaugeMetricFamily("lcl_worker_slots", "Runs that they can be at together", value=found.slots)
     yield GaugeMetricFamily("lcl_worker_slots_used", "Runs that some worker holds", value=found.slots_used)
-    if found.consumed_seconds is not None:
-        words = "Time since a worker last took a message off the broker"
-        yield GaugeMetricFamily("lcl_broker_consumed_seconds", words, value=found.consumed_seconds)
 
 
 def _gpus(session: Session) -> Iterator[Metric]:

@@ -192,7 +192,7 @@ class WorkerView(RowView):
     gpus: list[GpuUsageView]
 
 
-WORKER_COLUMNS = "id host pid slots devices offers started_at seen_at consumed_at current_run"
+WORKER_COLUMNS = "id host pid slots devices offers started_at seen_at current_run"
 
 
 @workers_router.get("", summary="List workers", response_model=list_of(row_view(Worker, WORKER_COLUMNS, WorkerView)))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 import lcl_core
@@ -22,9 +21,8 @@ from api.deps import StateDep, Viewer, in_thread_pool
 from api.services.state import AppState
 from lcl_core.common.errors import failure_code
 from lcl_core.db import runs
-from lcl_core.db.models import Run
 from lcl_core.db.session import now
-from lcl_core.db.states import LEASED
+from lcl_core.db.workers import live_workers
 
 
 class CheckView(BaseModel):
@@ -48,7 +46,6 @@ class ReadinessView(BaseModel):
     loading: int = Field(0, description="encoders that are being loaded; does not count for ready")
 
 
-CONSUMED_WITHIN = timedelta(seconds=60)
 READINESS_SECONDS = 1.0  # for which checks are kept: each writes files and publishes a message
 
 
@@ -61,14 +58,13 @@ def check_readiness(state: AppState) -> dict[str, CheckView]:
 
 
 def _run_checks(state: AppState) -> dict[str, CheckView]:
-    """Publishes a ping, whose consumption the next call sees."""
     try:
         worker = _check_worker(state)
         database = CheckView(ok=True, detail="answers")
     except SQLAlchemyError as error:
         database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")
         worker = CheckView(ok=False, detail="cannot be known without the database")
-    published = state.wakeup_producer.ping("api")
+    published = state.wakeup_producer.wake(None)
     broker = CheckView(ok=published, detail="takes messages" if published else "does not answer")
     return {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
 
@@ -98,18 +94,9 @@ def _check_disk(state: AppState) -> CheckView:
 
 
 def _check_worker(state: AppState) -> CheckView:
-    """A worker consumed a message within the last minute, or holds a live lease."""
     with state.database.reading() as session:
-        moment = now(session)
-        live = select(Run.id).where(Run.state.in_([leased.value for leased in LEASED]), Run.lease_expires_at > moment)
-        if session.scalars(live.limit(1)).first() is not None:
-            return CheckView(ok=True, detail="at work on a run")
-        workers = runs.list_workers(session)
-        if any(row.consumed_at and moment - row.consumed_at < CONSUMED_WITHIN for row in workers):
-            return CheckView(ok=True, detail="consumes messages")
-        if workers:
-            return CheckView(ok=False, detail="took no message within the last minute; ask again in a few seconds")
-        return CheckView(ok=False, detail="none has registered; start one")
+        alive = bool(live_workers(session, now(session)))
+    return CheckView(ok=alive, detail="gave a sign of life" if alive else "none gave a sign of life lately; start one")
 
 
 router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
@@ -124,7 +111,7 @@ async def alive() -> dict[str, str]:
 @router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
 @in_thread_pool("slow")
 def ready(state: StateDep) -> JSONResponse:
-    """200 when database and disk work, the broker takes messages and a worker consumes them; else 503.
+    """200 when database and disk work, the broker takes messages and a worker is alive; else 503.
 
     The checks are made at most once a second.
     """

@@ -233,7 +233,6 @@ class Worker(Base):
     gpu_ids: Mapped[list[Any]] = mapped_column(default=list)  # devices that it may lease to runs
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
-    consumed_at: Mapped[datetime | None]  # when it last received a message from the broker
 
     # derived from the leases, so the two cannot disagree
     current_run: Mapped[str | None] = column_property(

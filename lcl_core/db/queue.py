@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import cast
 
 from sqlalchemy import Float, Table, and_, bindparam, case, false, func, literal_column, null, or_, select, update
@@ -23,7 +23,6 @@ from lcl_core.db.session import now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
-_LISTED = 100
 _LOCKED_AT_ONCE = 50  # more than there are claims at one moment
 # spelled out: with a parameter the partial index of queued runs would not be read
 _QUEUED = Run.state == literal_column(f"'{State.QUEUED.value}'")
@@ -193,23 +192,6 @@ def _lease(session: Session, run_id: str, worker: str, lease_seconds: float, dev
     return Claim.of(run, token, worker, waited_seconds=waited, devices=devices)
 
 
-def unclaimed_runs(
-    session: Session, before: datetime, offers: Sequence[str] = RESOURCES, devices: Sequence[str] = ()
-) -> list[str]:
-    """Ids of queued runs that a worker with these resources could have claimed ``before`` that time; at most 100."""
-    query = (
-        select(Run.id)
-        .where(_QUEUED, Run.ready_at < before, Run.nodes == 1, _FITS)
-        .order_by(Run.priority.desc(), Run.queued_at, Run.id)
-        .limit(_LISTED)
-    )
-    size = workers.capacity(devices)
-    return list(session.scalars(query, {"resources": _resources(offers), "devices": size, "room": size}))
-
-
-def unclaimed_since(session: Session, after: datetime | None, before: datetime) -> str | None:
-    """Id of a queued run that could first be claimed between these times (``after`` None: at any time before)."""
-    query = select(Run.id).where(_QUEUED, Run.ready_at < before)
-    if after is not None:
-        query = query.where(Run.ready_at >= after)
-    return session.scalars(query.limit(1)).one_or_none()
+def has_ready_runs(session: Session) -> bool:
+    """Whether a queued run may be claimed now, by some worker."""
+    return session.scalars(select(Run.id).where(_QUEUED, Run.ready_at <= now(session)).limit(1)).first() is not None

@@ -1,7 +1,7 @@
 """Wake-up messages over the broker. A message has the id of a run and no state: the database is authoritative.
 
-Each message of the queue reaches one worker, which suffices for a run that any worker can claim. A run that the worker
-did not claim, because it has no free slot or does not offer what the run needs, is announced to all workers.
+Each message reaches one worker, which suffices for a run that any worker can claim. All workers query the queue every
+few seconds besides.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 QUEUE = "lcl"
-TO_ALL = "lcl.all"  # fan-out exchange: a message reaches every worker that listens, and is not kept
 WAKE = "lcl.wake"
-PING = "lcl.ping"
 _CONNECT_SECONDS = 2.0
 # one immediate retry: a pooled connection may be older than a restart of the broker
 _RETRY: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -51,29 +49,14 @@ class WakeupProducer:
     def _app(self) -> Celery:
         return producer_app(self.broker_url)
 
-    def wake(self, run_id: str) -> bool:
-        """Announce a queued run to the workers. False: the broker cannot be reached."""
-        return self._send(WAKE, run_id, expires=3600)
-
-    def wake_all(self, run_id: str | None) -> bool:
-        """Announce a queued run, or that some may be queued, to every worker. False: the broker cannot be reached."""
-        from kombu import Exchange
-
-        target = {"exchange": TO_ALL, "routing_key": TO_ALL, "declare": [Exchange(TO_ALL, type="fanout")]}
-        return self._send(WAKE, run_id, expires=60, **target)
-
-    def ping(self, sender: str) -> bool:
-        """Send a message whose receipt proves that workers consume messages."""
-        return self._send(PING, sender, expires=60)
-
-    def _send(self, task: str, argument: str | None, expires: float, **target: Any) -> bool:
+    def wake(self, run_id: str | None) -> bool:
+        """Announce a queued run to a worker; None: some may be queued. False: the broker cannot be reached."""
         from kombu.exceptions import OperationalError
 
         try:
-            self._app.send_task(task, [argument], expires=expires, retry=True, retry_policy=_RETRY, **target)
+            self._app.send_task(WAKE, [run_id], expires=3600 if run_id else 60, retry=True, retry_policy=_RETRY)
         except (OperationalError, OSError) as error:
-            details = {"run": argument} if task == WAKE and argument else {}
-            log.warning("broker_unreachable", task=task, error=str(error), **details)
+            log.warning("broker_unreachable", run=run_id, error=str(error))
             return False
         return True
 

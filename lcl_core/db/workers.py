@@ -108,11 +108,6 @@ def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[di
     session.execute(delete(Worker).where(Worker.seen_at < moment - FORGET_AFTER))
 
 
-def record_wakeup(session: Session, worker_id: str) -> None:
-    """Record that the worker has just received a message from the broker."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=now(session)))
-
-
 def deregister(session: Session, worker_id: str) -> None:
     """Delete the row of a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.id == worker_id))
@@ -184,7 +179,6 @@ class WorkerStats:
     workers: int
     slots: int
     slots_used: int  # leased runs
-    consumed_seconds: float | None  # since a worker last received a message, or started; None: there is none
 
 
 def queue_depths(session: Session) -> dict[tuple[str, str], tuple[int, float]]:
@@ -204,16 +198,12 @@ def lost_runs(session: Session) -> int:
 
 def worker_stats(session: Session) -> WorkerStats:
     """Number of workers that are alive, and their load."""
-    moment = now(session)
-    # one that has never received a message counts from its start: a broker may never have worked
-    consumed = func.max(func.coalesce(Worker.consumed_at, Worker.started_at), type_=Worker.consumed_at.type)
-    alive = select(func.count(), func.coalesce(func.sum(Worker.slots), 0), consumed).where(
-        Worker.seen_at >= moment - ALIVE_WITHIN
+    alive = select(func.count(), func.coalesce(func.sum(Worker.slots), 0)).where(
+        Worker.seen_at >= now(session) - ALIVE_WITHIN
     )
-    workers, slots, consumed_at = session.execute(alive).tuples().one()
+    workers, slots = session.execute(alive).tuples().one()
     leased = select(func.count()).select_from(Run).where(Run.state.in_([state.value for state in LEASED]))
-    used = session.scalars(leased).one()
-    return WorkerStats(workers, slots, used, None if consumed_at is None else _seconds(consumed_at, moment))
+    return WorkerStats(workers, slots, session.scalars(leased).one())
 
 
 def gpu_usage(session: Session) -> list[tuple[str, int, dict[str, Any]]]:

@@ -48,7 +48,7 @@ def exposed(tmp_path_factory):
     moment = datetime.now(UTC)
     with context.database.session() as session:
         facts = {"host": "h", "pid": 1, "devices": [], "started_at": moment, "seen_at": moment}
-        session.add(Worker(id="w", consumed_at=moment, **facts))
+        session.add(Worker(id="w", **facts))
     text = generate_latest(context.metrics.registry).decode()
     context.close()
     kinds = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)

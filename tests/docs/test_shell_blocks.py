@@ -26,7 +26,7 @@ from PIL import Image
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 from deploy.embedded_redis import EmbeddedBroker
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat, record_wakeup
+from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from lcl_core.pretrained import pretrained_encoders
 from tests.api.conftest import _logs  # noqa: F401
 from tests.api.service_fixture import Json, ServiceFixture, do_claim, serve_app
@@ -208,8 +208,6 @@ def test_shell_blocks_run(world: World, tmp_path: Path, page: str) -> None:
         service.work(
             service.admin.submit("index", {"encoder": "tiny", "collection": "drawings", "dataset": "little"})["id"]
         )
-    with service.context.database.session() as session:
-        record_wakeup(session, "worker-1")
     Terminal(service, tmp_path, small_spec).run(script, page.replace("/", "-"))
     for run in service.admin.runs(state="queued", limit=100)["items"]:
         service.admin.cancel(run["id"])

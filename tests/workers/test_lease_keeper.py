@@ -28,9 +28,6 @@ class RecordedProcess:
         self.received.append("kill")
         return -9
 
-    def signal_group(self, number):
-        self.received.append(number.name)
-
 
 class Renewals:
     """Renewals that succeed, fail, block, or find the lease lost."""
@@ -120,10 +117,9 @@ def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals
         with lease.protect(process):
             renewals.mode = "block"
             eventually(lambda: renewals.blocked, "a renewal without a reply")
-            for _ in range(2):  # less at a time than what counts as a suspended machine
-                clock(200.0)
-                before = clock.rounds
-                eventually(lambda before=before: clock.rounds > before + 1, "a round of the deadline thread")
+            clock(400.0)
+            before = clock.rounds
+            eventually(lambda: clock.rounds > before + 1, "a round of the deadline thread")
             assert process.received == []
             renewals.mode, renewed = "fail", renewals.count
             renewals.unblocked.set()
@@ -154,16 +150,14 @@ def test_a_lost_lease_kills_the_job(keep, renewals, eventually):
             lease.check()
 
 
-def test_after_a_gap_of_the_boot_clock_the_job_stops_until_the_lease_is_renewed(keep, renewals, eventually, clock):
+def test_a_job_whose_machine_slept_for_a_lease_is_killed_when_it_wakes(keep, renewals, eventually, clock):
     process = RecordedProcess()
     with keep(lease=60.0, heartbeat=15.0) as lease:
         lease.confirm()
         with lease.protect(process):
-            before = renewals.count
             clock(600.0)
-            eventually(lambda: "SIGCONT" in process.received, "the continuation")
-        assert renewals.count == before + 1, "at once, not at the next heartbeat"
-    assert process.received == ["SIGSTOP", "SIGCONT"]
+            eventually(lambda: process.received, "the end")
+    assert (process.received, lease.ended_process) == (["kill"], True)
 
 
 def test_a_job_that_does_not_leave_within_the_grace_is_killed_whatever_blocks_the_database(keep, renewals, eventually):

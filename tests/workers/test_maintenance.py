@@ -1,153 +1,148 @@
-"""Queue maintenance: wakes workers for waiting runs, requeues runs with an expired lease, sends heartbeats."""
+"""Queue maintenance: heartbeats, one maintainer, leases that run out, and jobs that no run goes on with."""
 
 from __future__ import annotations
 
-import time
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, studies
-from lcl_core.db.session import now
-from lcl_core.db.workers import PeriodicTask, WorkerIdentity
+from lcl_core.db.models import Run
+from lcl_core.db.session import Database
+from lcl_core.db.workers import (
+    PeriodicTask,
+    WorkerIdentity,
+    engine_device,
+    lease_for_serving,
+    record_heartbeat,
+    serving_devices,
+)
 from workers import maintenance
-from workers.maintenance import QueueMaintenance
+from workers.executors.base import EngineUnreachable, MachineLost
+from workers.maintenance import QueueMaintenance, end_unwanted_jobs
+
+BOTH = pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
+TICK = 0.25  # between two rounds, and between two heartbeats
+TAKEOVER = 3 * TICK
 
 
-class RecordedWakeups:
-    """Records wake-ups and pings."""
+class Team:
+    """Workers on one database, whose clock is the test's."""
 
-    def __init__(self):
-        self.woken: list[str] = []
-        self.pings: list[str] = []
+    def __init__(self, url, settings, monkeypatch):
+        self.seconds = 0.0
+        self.database = Database(url, clock=lambda: datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds))
+        self.notified: list[str] = []
+        self.settings = settings.model_copy(update={"reap_seconds": TICK, "ping_seconds": TICK})
+        self.members: dict[str, QueueMaintenance] = {}
+        monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: self.seconds))
+        monkeypatch.setattr(maintenance, "boot_time", lambda: self.seconds)
 
-    def wake(self, run_id):
-        self.woken.append(run_id)
-        return True
+    def add(self, *names):
+        for name in names:
+            claim_loop = SimpleNamespace(notify=lambda name=name: self.notified.append(name))
+            identity = WorkerIdentity(name, "host", 1, 1, ("cpu",))
+            self.members[name] = QueueMaintenance(self.database, claim_loop, identity, self.settings)
 
-    def wake_all(self, run_id):
-        return self.wake(str(run_id))
+    def rounds(self, seconds):
+        for _ in range(round(seconds / TICK)):
+            self.seconds += TICK
+            for member in self.members.values():
+                member._heartbeat_and_round()
 
-    def ping(self, sender):
-        self.pings.append(sender)
-        return True
-
-
-class CountedNotifications:
-    """Counts notifications."""
-
-    notified = 0
-
-    def notify(self):
-        self.notified += 1
-
-
-@pytest.fixture
-def wakeups():
-    return RecordedWakeups()
-
-
-@pytest.fixture
-def claim_loop():
-    return CountedNotifications()
+    def maintainers(self):
+        return [name for name, member in self.members.items() if member.is_maintainer]
 
 
 @pytest.fixture
-def queue_maintenance(database, wakeups, claim_loop, settings):
-    return QueueMaintenance(database, wakeups, claim_loop, WorkerIdentity("worker-1", "host", 7, 1, ("cpu",)), settings)
+def team(database, settings, monkeypatch):
+    team = Team(database.url, settings, monkeypatch)
+    yield team
+    team.database.dispose()
 
 
-def age(database, run_id):
-    with database.session() as session:
-        runs.get_run(session, run_id).ready_at = now(session) - timedelta(minutes=1)
+@BOTH
+def test_another_one_takes_over_within_a_few_heartbeats(team):
+    team.add("first", "second", "third")
+    team.rounds(5)
+    lost = team.members.pop("first")
+    team.rounds(TAKEOVER + 2 * TICK)
+    assert team.maintainers() == ["second"]
+    assert not lost.is_maintainer, "it knows without the database"
+    team.members["first"] = lost
+    team.rounds(5)
+    assert team.maintainers() == ["first"]
 
 
-def test_a_run_that_nobody_claimed_wakes_workers(queue_maintenance, wakeups, claim_loop, database, queue):
-    waiting = queue()
-    age(database, waiting)
-    queue()  # has only just come: its own wake-up is on its way
-    queue_maintenance.round()
-    assert (wakeups.woken, claim_loop.notified) == ([waiting], 1)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Move the boot clock ahead, and the wall clock with it or not."""
-    ahead = {"boot": 0.0, "wall": 0.0}
-    real_boot, real_wall = maintenance.boot_time, time.time
-    monkeypatch.setattr(maintenance, "boot_time", lambda: real_boot() + ahead["boot"])
-    monkeypatch.setattr(maintenance.time, "time", lambda: real_wall() + ahead["wall"])
-
-    def advance(boot=0.0, wall=0.0):
-        ahead["boot"] += boot
-        ahead["wall"] += wall
-
-    return advance
-
-
-def pass_a_lease(clock, rounds):
-    """Rounds every fifth of a lease."""
-    for _ in range(6):
-        clock(boot=4.0, wall=4.0)
-        rounds()
-
-
-@pytest.mark.parametrize("what", ["start", "outage", "suspension", "wall clock"])
-def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(
-    clock, queue_maintenance, database, queue, run_of, monkeypatch, what
-):
-    if what != "start":
-        pass_a_lease(clock, queue_maintenance.round)
+@BOTH
+def test_every_worker_looks_for_runs_that_may_be_claimed(team, queue):
+    team.add("first", "second")
+    team.rounds(2 * TICK)
+    assert team.notified == []
     run_id = queue()
-    with database.session() as session:
+    with team.database.session() as session:
+        runs.get_run(session, run_id).ready_at = datetime(2030, 1, 1, 0, 0, 2, tzinfo=UTC)
+    team.rounds(1)
+    assert team.notified == [], "it is to be started later"
+    team.rounds(1)
+    assert set(team.notified) == {"first", "second"}
+
+
+@pytest.mark.parametrize("what", ["start", "outage", "sleep"])
+def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(team, queue, run_of, monkeypatch, what):
+    team.add("first")
+    run_id, lease = queue(), team.settings.lease_seconds
+    if what != "start":
+        team.rounds(lease + 1)
+    with team.database.session() as session:
+        runs.get_run(session, run_id).ready_at = datetime(2029, 1, 1, tzinfo=UTC)
         db_queue.claim_next(session, "a worker that may renew it", lease_seconds=-1.0)
+        lease_for_serving(session, "GPU-1", -1.0)
     if what == "outage":
         with monkeypatch.context() as patched:
-            patched.setattr(queue_maintenance, "_heartbeat", away)
+            patched.setattr(team.members["first"], "_heartbeat", away)
             with pytest.raises(OperationalError):
-                queue_maintenance._heartbeat_and_round()
-    elif what == "suspension":
-        clock(boot=3600.0, wall=3600.0)
-    elif what == "wall clock":
-        clock(wall=3600.0)
-    for _ in range(4):
-        queue_maintenance.round()
-        assert run_of(run_id).state == "running"
-        clock(boot=4.0, wall=4.0)
-    pass_a_lease(clock, queue_maintenance.round)
+                team.rounds(TICK)
+    elif what == "sleep":
+        team.seconds += 3600
+    team.rounds(lease - 1)
+    assert run_of(run_id).state == "running"
+    with team.database.reading() as session:
+        assert serving_devices(session) == {"GPU-1"}
+    team.rounds(2)
     assert run_of(run_id).state == "queued"
+    with team.database.reading() as session:
+        assert serving_devices(session) == set()
 
 
 def away():
     raise OperationalError("heartbeat", None, ConnectionError("away"))
 
 
-def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
-    queue_maintenance, wakeups, claim_loop, database, study
-):
+def test_what_a_study_needs_next_is_queued(team, study):
     study_id = study()
-    with database.session() as session:
+    with team.database.session() as session:
         run = runs.get_run(session, studies.study_cells(session, study_id)[0].run.id)
         run.state, run.encoder_id = "succeeded", "enc_1"
-    queue_maintenance.round()
-    queue_maintenance.round()
-    with database.reading() as session:
+    team.add("first")
+    team.rounds(1)
+    with team.database.reading() as session:
         (evaluation,) = runs.list_runs(session, kind="evaluate").items
-    assert (wakeups.woken, claim_loop.notified) == ([evaluation.id], 1)
     assert (evaluation.state, evaluation.spec["encoder"]) == ("queued", "enc_1")
 
 
-def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
-    queue_maintenance, wakeups, claim_loop, database, queue, run_of
-):
+def test_a_run_whose_predecessor_has_ended_is_released_or_cancelled(team, queue, run_of):
     good, bad = queue(), queue()
     after_good, after_bad = queue(after=[good]), queue(after=[bad])
-    with database.session() as session:
+    with team.database.session() as session:
         runs.get_run(session, good).state, runs.get_run(session, bad).state = "succeeded", "failed"
-    queue_maintenance.round()
-    assert (wakeups.woken, claim_loop.notified) == ([after_good], 1)
+    team.add("first")
+    team.rounds(1)
     assert (run_of(after_good).state, run_of(after_bad).state) == ("queued", "cancelled")
 
 
@@ -166,3 +161,78 @@ def test_a_failed_round_ends_no_periodic_task(eventually):
     eventually(lambda: len(done) >= 4, "a fourth round")
     task.stop()
     assert done[1] is True
+
+
+class EngineStub:
+    """Jobs by their name: how long after SIGTERM each ends by itself, or what its engine says of it."""
+
+    def __init__(self, jobs):
+        self._jobs = jobs
+        self.history: list[tuple[str, str]] = []
+
+    @contextmanager
+    def attach(self, handle, run_dir):
+        job = self._jobs[handle["name"]]
+        if isinstance(job, Exception):
+            raise job
+        yield StoppedJob(self, handle["name"], ends=job)
+        self.history.append((handle["name"], "killed"))
+
+
+class StoppedJob:
+    def __init__(self, engine, name, ends):
+        self._engine, self._name, self._ends = engine, name, ends
+
+    def terminate(self):
+        self._engine.history.append((self._name, "terminated"))
+
+    def wait(self, seconds):
+        self._ends -= 1
+        if self._ends > 0:
+            return None
+        self._engine.history.append((self._name, "ended"))
+        return 75
+
+
+@pytest.fixture
+def cancelled(database, queue, settings):
+    """A cancelled run with an unwanted job of that name."""
+    settings.executor, settings.cancel_grace_seconds = "slurm", 0.2
+    with database.session() as session:
+        for name, executor in (("local", "local"), ("worker-1", "slurm"), ("worker-2", "slurm")):
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, (engine_device(executor),)))
+
+    def prepare(name):
+        run_id = queue()
+        handle = {"executor": "slurm", "name": name, "nodes": 1, "unwanted": True}
+        with database.session() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(state="cancelled", handle=handle))
+        return run_id
+
+    return prepare
+
+
+def test_what_has_ended_is_forgotten_and_what_may_run_is_found_again(database, settings, cancelled, run_of):
+    jobs: dict[str, float | Exception] = {
+        "orderly": 2.0,
+        "hung": float("inf"),
+        "gone": MachineLost("unknown"),
+        "away": EngineUnreachable("no answer"),
+        "broken": ValueError("an error of ours"),
+    }
+    engine, found = EngineStub(jobs), {name: cancelled(name) for name in jobs}
+    assert end_unwanted_jobs(database, settings, engine, "worker-1") == 3  # type: ignore[arg-type]
+    assert [what for name, what in engine.history if name == "orderly"] == ["terminated", "ended", "killed"]
+    assert [what for name, what in engine.history if name == "hung"] == ["terminated", "killed"], "after the grace"
+    kept = {name for name, run_id in found.items() if run_of(run_id).handle is not None}
+    assert kept == {"away", "broken"}
+    jobs["away"] = MachineLost("unknown")
+    assert end_unwanted_jobs(database, settings, engine, "worker-1") == 1  # type: ignore[arg-type]
+    assert run_of(found["away"]).handle is None
+
+
+def test_one_worker_ends_them_at_a_time(database, settings, cancelled, run_of):
+    run_id, engine = cancelled("orderly"), EngineStub({"orderly": 1.0})
+    assert end_unwanted_jobs(database, settings, engine, "worker-2") == 0  # type: ignore[arg-type]
+    assert engine.history == []
+    assert run_of(run_id).handle is not None

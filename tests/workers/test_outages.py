@@ -110,6 +110,6 @@ def test_a_suspended_machine_does_not_take_its_own_run_away(
     os.kill(worker.pid, signal.SIGCONT)
     eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
     run = run_of(run_id)
-    assert (run.state, run.attempt, run.interruption) == ("succeeded", 1, None)
-    assert [span.pid for span in read_activity(activity)] == [job]
+    assert (run.state, run.attempt) == ("succeeded", 1), "the job was killed, and its attempt not counted"
+    assert overlaps(read_activity(activity)) == []
     assert steps_of(run_id) == list(range(1, 121))

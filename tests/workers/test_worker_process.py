@@ -8,55 +8,53 @@ import subprocess
 import sys
 
 import pytest
+import redis
 
 from lcl_core.db import runs as db_runs
+from lcl_core.db.wakeup import QUEUE
 from tests.fake_nvidia_smi import gpu_id, install, listing
 
 
 @pytest.fixture
-def consuming(database, eventually):
-    """Wait until so many workers have proved that they consume messages."""
+def alive_workers(database, eventually):
+    """Wait until so many workers have registered."""
 
     def wait(count):
-        def proved():
+        def registered():
             with database.reading() as session:
-                return sum(worker.consumed_at is not None for worker in db_runs.list_workers(session)) >= count
+                return len(db_runs.list_workers(session)) >= count
 
-        eventually(proved, f"{count} consuming workers")
+        eventually(registered, f"{count} workers")
 
     return wait
 
 
-def test_wake_ups_once_twice_and_never(worker_processes, wakeup_producer, queue, run_of, eventually, consuming):
+def test_wake_ups_once_twice_and_never(worker_processes, wakeup_producer, queue, run_of, eventually, alive_workers):
     worker_processes.start()
-    consuming(1)
+    alive_workers(1)
     runs = [queue() for _ in range(4)]
     for run_id in (runs[0], runs[1], runs[1], runs[1], "run_unknown"):
         assert wakeup_producer.wake(run_id)
-    unrung = queue()
-    for run_id in (*runs, unrung):
+    unannounced = queue()
+    for run_id in (*runs, unannounced):
         eventually(lambda run_id=run_id: run_of(run_id).state == "succeeded")
         assert run_of(run_id).attempt == 1
 
 
 @pytest.mark.extended
 def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
-    worker_processes, broker, wakeup_producer, database, queue, run_of, eventually, consuming
+    worker_processes, broker, wakeup_producer, queue, run_of, eventually, alive_workers
 ):
-    worker_processes.start()
-    consuming(1)
+    worker_processes.start(LCL_REAP_SECONDS="5", LCL_PING_SECONDS="1")
+    alive_workers(1)
     broker.stop()
     run_id = queue()
     assert wakeup_producer.wake(run_id) is False
     eventually(lambda: run_of(run_id).state == "succeeded")
-
-    def consumed_at():
-        with database.reading() as session:
-            return db_runs.list_workers(session)[0].consumed_at
-
-    before = consumed_at()
     broker.start()
-    eventually(lambda: consumed_at() > before, "consumption after the broker's return")
+    assert wakeup_producer.wake(None)
+    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
+        eventually(lambda: server.llen(QUEUE) == 0, "consumption after the broker's return")
 
 
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
@@ -80,14 +78,14 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 
 def test_a_worker_that_ends_in_order_hands_its_run_to_another(
-    worker_processes, wakeup_producer, database, queue, run_of, steps_of, eventually, consuming
+    worker_processes, wakeup_producer, database, queue, run_of, steps_of, eventually, alive_workers
 ):
     first = worker_processes.start(LCL_TOY_SECONDS="1")
     run_id = queue(steps=100, max_attempts=1)
     wakeup_producer.wake(run_id)
     eventually(lambda: steps_of(run_id))
     worker_processes.start()
-    consuming(2)
+    alive_workers(2)
     first.send_signal(signal.SIGTERM)
     assert first.wait(180) == 0
     eventually(lambda: run_of(run_id).state == "succeeded")

@@ -7,7 +7,6 @@ on a file system that all these machines share. ``LCL_EXECUTOR`` names one; docs
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -100,9 +99,6 @@ class Job(Protocol):
 
     def terminate(self) -> None:
         """SIGTERM to the main process of each node, which writes a checkpoint and exits. Does not wait."""
-
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to all processes."""
 
     def kill(self) -> int:
         """Kill all processes. Returns: the exit status."""

@@ -18,8 +18,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -31,18 +30,18 @@ import structlog
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.leases import REATTACH_SECONDS
-from lcl_core.db.queue import EngineCapacity
 from lcl_core.train.launch import combined_status
 from workers.executors.base import (
     EngineRefused,
     EngineUnreachable,
+    Executor,
     Handle,
     JobRequest,
     MachineLost,
     NoCapacity,
     node_log_name,
 )
-from workers.executors.job_folder import JobCommand, JobFolder, StartOrder, read_reports
+from workers.executors.job_folder import JobFolder, StartOrder
 from workers.settings import WorkerSettings
 
 _FOLDER = "agent"  # below RUN_DIR; has one folder for the job of this attempt
@@ -78,7 +77,6 @@ class JobState:
         detail: why it waits.
         loss: why the engine, or somebody by it, has ended the job; empty: it has ended by itself, or not at all.
         is_paused: it is suspended, and will continue some time: no deadline counts meanwhile.
-        asked_at: when the engine was asked (``time.monotonic``), where answers are shared; else always now.
     """
 
     phase: JobPhase
@@ -86,15 +84,15 @@ class JobState:
     loss: str = ""
     is_paused: bool = False
     out_of_memory: bool = False
-    asked_at: float = float("inf")
 
 
-class FolderExecutor(ABC):
+class FolderExecutor(Executor, ABC):
     """An executor whose engine runs a node agent on each node.
 
     Attributes:
         name: in ``LCL_EXECUTOR`` and in handles.
         title: in messages.
+        wait_seconds: for a place for the job.
         start_seconds: from a place for the job until its processes run.
         query_seconds: between two queries about a job that runs.
         detaches: jobs go on while their worker is stopped and started again.
@@ -107,15 +105,9 @@ class FolderExecutor(ABC):
     query_seconds: float = 5.0
     detaches = True
 
-    def __init__(self, settings: WorkerSettings, *, wait_seconds: float) -> None:
-        self.settings, self.wait_seconds = settings, wait_seconds
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings, self.wait_seconds = settings, settings.engine_wait_seconds
         self.orphan_seconds = settings.lease_seconds + REATTACH_SECONDS  # a lost lease has to expire first
-
-    @abstractmethod
-    def serving(self, modules: Collection[str]) -> AbstractContextManager[None]: ...
-
-    @abstractmethod
-    def capacity(self) -> EngineCapacity | None: ...
 
     @abstractmethod
     def submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
@@ -129,20 +121,12 @@ class FolderExecutor(ABC):
         """Id of the job of that name; None: there is none. Raises: EngineUnreachable."""
 
     @abstractmethod
-    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
-        """None: the engine does not know the job. Raises: EngineUnreachable, EngineRefused, NoCapacity.
-
-        Args:
-            fresh: the job is about to end; else the answer may be some seconds old.
-        """
+    def read_state(self, job_id: str, name: str) -> JobState | None:
+        """None: the engine does not know the job. Raises: EngineUnreachable, EngineRefused."""
 
     @abstractmethod
-    def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
-        """Kill the processes of a job, and wait until it has ended, as far as the engine answers.
-
-        Args:
-            ends: its processes have ended, and the job is about to do so by itself.
-        """
+    def remove(self, job_id: str, name: str) -> None:
+        """Kill what is left of a job, and wait until it has ended, as far as the engine answers."""
 
     def gpus_of(self, request: JobRequest) -> int:
         """Of each node; where the cluster has none, runs that may run anywhere use CPUs."""
@@ -195,7 +179,7 @@ class FolderExecutor(ABC):
             folder.attach(owner)  # after the queries, since it counts as a heartbeat
         except OSError as error:
             raise MachineLost(f"the folder of its {self.title} job is gone: {error}") from error
-        reports = read_reports(folder, handle["nodes"])
+        reports = folder.read_reports(handle["nodes"])
         if job_id is None or (state is None and any(report.status is None for report in reports)):
             raise MachineLost(f"{self.title} does not know its job any more")
         if state is not None and state.phase is JobPhase.PENDING:
@@ -210,7 +194,7 @@ class FolderExecutor(ABC):
 
         Raises: EngineUnreachable after ``patience``, by default PATIENCE_SECONDS; what ``query`` and ``check`` raise.
         """
-        patience = PATIENCE_SECONDS if patience is None else patience
+        patience = patience or PATIENCE_SECONDS
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -281,7 +265,7 @@ class FolderExecutor(ABC):
 
 
 def _all_started(folder: JobFolder, nodes: int) -> bool:
-    return all(report.log_start is not None for report in read_reports(folder, nodes))
+    return all(report.log_start is not None for report in folder.read_reports(nodes))
 
 
 class FolderJob:
@@ -292,12 +276,12 @@ class FolderJob:
     ) -> None:
         self._engine, self._job_id, self._owner, self._folder = engine, job_id, owner, folder
         self._run_dir, self._nodes = run_dir, nodes
-        self._started_at = time.monotonic()
-        self._renew_at = self._query_at = self._read_at = 0.0
+        self._renew_at = self._read_at = 0.0
+        # an answer that the engine's jobs share may be from before the start
+        self._query_at = self._first_query_at = time.monotonic() + engine.query_seconds
         self._state: JobState | None = None  # as the engine answered last
         self._loss = ""  # as it has said
-        self._all_ended_at: float | None = None
-        self._ending_at: float | None = None  # since when the engine ends the job
+        self._ended_at = self._ending_at = float("inf")  # when all processes had ended; since when the engine ends them
         # for a checkpoint of processes that the engine ends; those of a node that is cut off never do
         self._ending_seconds = 2 * engine.settings.cancel_grace_seconds + END_SECONDS
         self._statuses: dict[int, int] = {}  # in the order in which they were seen
@@ -344,14 +328,16 @@ class FolderJob:
         """Exit status of the job, or None. Raises: MachineLost."""
         self._renew()
         self._read_statuses()
-        if len(self._statuses) == self._nodes:
+        if self._is_complete:
             if self._stopped or not any(self._statuses.values()):
                 return self._combined()
-            if self._all_ended_at is None:
-                self._all_ended_at, self._query_at = time.monotonic(), 0.0
-        if time.monotonic() < self._query_at:
-            return None
-        return self._conclude()
+            if self._ended_at == float("inf"):
+                self._ended_at, self._query_at = time.monotonic(), self._first_query_at
+        return None if time.monotonic() < self._query_at else self._conclude()
+
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._statuses) == self._nodes
 
     def _read_statuses(self) -> None:
         if time.monotonic() < self._read_at:
@@ -364,28 +350,25 @@ class FolderJob:
 
     def _conclude(self) -> int | None:
         """What the engine's state and the statuses say together. Raises: MachineLost."""
-        moment, ends = time.monotonic(), self._all_ended_at is not None
-        self._query_at = moment + (POLL_SECONDS if ends else self._engine.query_seconds)
-        give_up_at = float("inf") if self._all_ended_at is None else self._all_ended_at + END_SECONDS
+        moment = time.monotonic()
+        overdue = moment > self._ended_at + END_SECONDS
         try:
-            self._state = self._engine.read_state(self._job_id, self._folder.path.name, fresh=ends)
+            state = self._state = self._engine.read_state(self._job_id, self._folder.path.name)
         except (EngineUnreachable, EngineRefused) as error:
             log.warning("engine_unreachable", problem=str(error))
             self._query_at = moment + _UNREACHABLE_SECONDS
-            return None if moment < give_up_at else self._combined()
-        state = self._state
-        if state is not None and state.asked_at < self._started_at:  # it may still have been waiting
-            return None if moment < give_up_at else self._combined()
-        self._loss = (state.loss if state is not None else "") or self._loss
+            return self._combined() if overdue else None
+        self._query_at = moment + (POLL_SECONDS if self._is_complete else self._engine.query_seconds)
         if state is not None and state.phase is JobPhase.ENDING:
-            self._ending_at = self._ending_at or moment
-            give_up_at = min(give_up_at, self._ending_at + self._ending_seconds)
-        running = state is not None and state.phase in (JobPhase.RUNNING, JobPhase.ENDING)
-        return None if running and moment < give_up_at else self._decide(state)
+            self._ending_at = min(self._ending_at, moment)
+            overdue |= moment > self._ending_at + self._ending_seconds
+        self._loss = (state.loss if state is not None else "") or self._loss
+        lasts = state is not None and state.phase in (JobPhase.RUNNING, JobPhase.ENDING)
+        return None if lasts and not overdue else self._decide(state)
 
     def _decide(self, state: JobState | None) -> int:
         """Exit status of the job when the engine has ended it, or its processes have ended. Raises: MachineLost."""
-        complete, status = len(self._statuses) == self._nodes, self._combined()
+        complete, status = self._is_complete, self._combined()
         if self._stopped:
             return status if complete else -signal.SIGKILL
         job = f"{self._engine.title} job {self._job_id}"
@@ -399,17 +382,13 @@ class FolderJob:
             return ExitCode.OUT_OF_MEMORY
         if status != ExitCode.OK or complete:
             return status
-        if any(report.log_start is not None for report in read_reports(self._folder, self._nodes)):
+        if any(report.log_start is not None for report in self._folder.read_reports(self._nodes)):
             return -signal.SIGKILL  # together with the process that would have reported its status
         raise MachineLost(f"{job} did not start its processes: {self._folder.last_output()}")
 
     def terminate(self) -> None:
         self._stopped = True
-        self._command(JobCommand(int(signal.SIGTERM)))
-
-    def signal_group(self, number: signal.Signals) -> None:
-        self._stopped |= number == signal.SIGKILL
-        self._command(JobCommand(int(number), group=True))
+        self._command("terminate")
 
     def kill(self) -> int:
         """Kill all processes and remove the job, unless another worker is the owner by now."""
@@ -417,20 +396,23 @@ class FolderJob:
             self._stopped = True
             if not self._removed and self._folder.owner() in (self._owner, ""):
                 self._removed = True
-                self._command(JobCommand(int(signal.SIGKILL), group=True))
-                ends = len(self._statuses) == self._nodes
-                self._engine.remove(self._job_id, self._folder.path.name, ends=ends)
-        return self._combined() if len(self._statuses) == self._nodes else -signal.SIGKILL
+                self._command("kill")
+                deadline = time.monotonic() + KILL_SECONDS
+                while not self._is_complete and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
+                    self._read_statuses()
+                self._engine.remove(self._job_id, self._folder.path.name)
+        return self._combined() if self._is_complete else -signal.SIGKILL
 
     def dump_stacks(self) -> str:
-        name, deadline = secrets.token_hex(4), time.monotonic() + _DUMP_SECONDS
-        self._command(JobCommand(stacks=name))
+        command, deadline = f"stacks {secrets.token_hex(4)}", time.monotonic() + _DUMP_SECONDS
+        self._command(command)
         answers: list[str] = []
         while len(answers) < self._nodes and time.monotonic() < deadline:
             self._renew()
             time.sleep(POLL_SECONDS)
-            reports = read_reports(self._folder, self._nodes)
-            answers = [report.stacks for report in reports if report.stacks_command == name]
+            reports = self._folder.read_reports(self._nodes)
+            answers = [report.stacks for report in reports if report.stacks_command == command]
         missing = [f"{self._nodes - len(answers)} nodes did not answer"] if len(answers) < self._nodes else []
         return "; ".join(dict.fromkeys(answers + missing))
 
@@ -452,6 +434,6 @@ class FolderJob:
                 if self._folder.owner() == self._owner:
                     self._folder.renew()
 
-    def _command(self, command: JobCommand) -> None:
+    def _command(self, command: str) -> None:
         with contextlib.suppress(OSError):  # the folder is gone, and with it the job
             self._folder.command(self._owner, command)

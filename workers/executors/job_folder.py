@@ -16,8 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ class NodeReport:
         address: HOST:PORT where the ranks of the run connect; of node 0 alone.
         log_start: byte offset in the node's log of the output of its process, which has started.
         status: exit status of the process.
-        stacks: what came of the command to write stacks whose name is ``stacks_command``.
+        stacks: what came of the command ``stacks_command``.
     """
 
     host: str = ""
@@ -69,15 +68,6 @@ class NodeReport:
     stacks_command: str = ""
 
 
-@dataclass(frozen=True)
-class JobCommand:
-    """What a worker wants of each node: ``signal`` to the process or to its whole ``group``, or ``stacks``."""
-
-    signal: int = 0
-    group: bool = False
-    stacks: str = ""
-
-
 @dataclass
 class CommandReader:
     """Reads the commands of the worker that attached last, each once."""
@@ -86,15 +76,15 @@ class CommandReader:
     owner: str = ""
     _offset: int = field(default=0)
 
-    def read(self) -> list[JobCommand]:
-        """New commands. Raises: FileNotFoundError when a later attempt has removed the folder."""
+    def read(self) -> list[str]:
+        """New commands: ``terminate``, ``kill``, ``stacks ID``. Raises: FileNotFoundError if the folder is gone."""
         lines, self._offset = _read_lines(self.path, self._offset)
         commands = []
         for line in lines:
-            if line.get("command") == _ATTACH:
+            if line["command"] == _ATTACH:
                 self.owner = line["owner"]
             elif line["owner"] == self.owner:
-                commands.append(JobCommand(**line["command"]))
+                commands.append(line["command"])
         return commands
 
 
@@ -118,22 +108,19 @@ class JobFolder:
 
     def attach(self, owner: str) -> None:
         """Make ``owner`` the only one whose commands are executed. Raises: FileNotFoundError."""
-        _append_line(self.control_file, {"owner": owner, "command": _ATTACH})
+        self.command(owner, _ATTACH)
 
-    def command(self, owner: str, command: JobCommand) -> None:
+    def command(self, owner: str, command: str) -> None:
         """Raises: FileNotFoundError."""
-        _append_line(self.control_file, {"owner": owner, "command": asdict(command)})
+        _append_line(self.control_file, {"owner": owner, "command": command})
 
     def renew(self) -> None:
         """A heartbeat of the worker. Raises: FileNotFoundError."""
         os.utime(self.control_file)
 
-    def commands(self) -> CommandReader:
-        return CommandReader(self.control_file)
-
     def owner(self) -> str:
         """The worker that attached last; '' when the folder is gone."""
-        reader = self.commands()
+        reader = CommandReader(self.control_file)
         with contextlib.suppress(FileNotFoundError):
             reader.read()
         return reader.owner
@@ -143,12 +130,14 @@ class JobFolder:
 
     def read_report(self, number: int) -> NodeReport:
         """Empty until the node has reported, and when the folder is gone."""
-        known = {each.name for each in fields(NodeReport)}
         merged: dict[str, Any] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in _read_lines(self._node_file(number), 0)[0]:
-                merged |= {name: value for name, value in line.items() if name in known}
+                merged |= line
         return NodeReport(**merged)
+
+    def read_reports(self, nodes: int) -> list[NodeReport]:
+        return [self.read_report(number) for number in range(nodes)]
 
     def last_output(self) -> str:
         """The last line that the engine's programs wrote; '' if there is none."""
@@ -159,10 +148,6 @@ class JobFolder:
 
     def _node_file(self, number: int) -> Path:
         return self.path / f"node-{number}.jsonl"
-
-
-def read_reports(folder: JobFolder, nodes: int) -> Sequence[NodeReport]:
-    return [folder.read_report(number) for number in range(nodes)]
 
 
 def _append_line(path: Path, value: Any) -> None:
@@ -181,12 +166,4 @@ def _read_lines(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
         file.seek(offset)
         content = file.read(_REPORTED_ENOUGH)
     complete = content[: content.rfind(b"\n") + 1]
-    return list(_parse(complete)), offset + len(complete)
-
-
-def _parse(content: bytes) -> Iterator[dict[str, Any]]:
-    for line in content.splitlines():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
+    return [json.loads(line) for line in complete.splitlines()], offset + len(complete)

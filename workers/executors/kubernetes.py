@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
+import ssl
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import structlog
 
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
@@ -26,16 +27,114 @@ from lcl_core.db.queue import EngineCapacity
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
 from workers.executors.job_folder import JobFolder
-from workers.executors.kubernetes_client import (
-    ACCOUNT,
-    CONFLICT,
-    NOT_FOUND,
-    KubernetesClient,
-    KubernetesError,
-    Object,
-    collection_path,
-)
 from workers.settings import NodeResources, WorkerSettings
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # of the pod in which this process runs
+CONFLICT, NOT_FOUND = 409, 404
+_BUSY = {408, 429, 500, 502, 503, 504}
+_ANSWER_SECONDS = 5.0
+Object = dict[str, Any]
+log = structlog.get_logger(__name__)
+
+
+class KubernetesError(EngineRefused):
+    """The API server has refused a request, and would refuse it again."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{message} (HTTP status {status})")
+        self.status = status
+
+
+class _FileToken(httpx.Auth):
+    """Reads the token again for each request, since the kubelet renews it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        try:
+            request.headers["Authorization"] = f"Bearer {self._path.read_text(encoding='ascii').strip()}"
+        except OSError as error:
+            raise httpx.ConnectError(f"the token of the service account cannot be read: {error}") from error
+        yield request
+
+
+class KubernetesClient:
+    """Thread-safe. Two kinds of objects are enough here, so this is httpx and not the official client.
+
+    Raises: UserError ``executor_unreachable``; OSError for a file without certificates.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        url, ca_file = settings.kubernetes_url, settings.kubernetes_ca_file
+        if ca_file is None and (ACCOUNT / "ca.crt").is_file():
+            ca_file = ACCOUNT / "ca.crt"
+        if not url:
+            host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+            if not host or ca_file is None:
+                raise UserError(
+                    "this worker is in no pod with a service account's token; set automountServiceAccountToken of its "
+                    "pod, or LCL_KUBERNETES_URL and LCL_KUBERNETES_TOKEN_FILE",
+                    code="executor_unreachable",
+                )
+            url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        self.url = url
+        tls = ssl.create_default_context(cafile=ca_file)
+        # Python 3.13 demands key identifiers of every certificate, which those of many clusters lack, as of Amazon EKS.
+        # Chain, dates and host name are checked without that flag too.
+        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        self._http = httpx.Client(
+            base_url=url,
+            auth=_FileToken(settings.kubernetes_token_file or ACCOUNT / "token"),
+            verify=tls,
+            trust_env=False,  # no proxy: the token is for the API server alone
+            timeout=_ANSWER_SECONDS,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+            headers={"Accept": "application/json", "User-Agent": "lcl-worker"},
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> Object:
+        """Raises: KubernetesError, EngineUnreachable."""
+        try:
+            answer = self._http.request(method, path, json=body, params=params)
+            found: Object = answer.json()
+        except (httpx.TransportError, ValueError) as error:
+            raise EngineUnreachable(f"{self.url}: {error or type(error).__name__}") from error
+        if answer.is_success:
+            return found
+        message = found.get("message") or "no message"
+        if answer.status_code in _BUSY:
+            raise EngineUnreachable(f"{self.url}: {message} (HTTP status {answer.status_code})")
+        raise KubernetesError(answer.status_code, message)
+
+    def find(self, path: str) -> Object | None:
+        """One object; None: there is none. Raises: KubernetesError, EngineUnreachable."""
+        try:
+            return self.request("GET", path)
+        except KubernetesError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    def list_items(self, path: str, **selectors: str) -> list[Object]:
+        """Raises: KubernetesError, EngineUnreachable."""
+        found: list[Object] = self.request("GET", path, params=selectors)["items"]
+        return found
+
+
+def collection_path(version: str, namespace: str, kind: str) -> str:
+    root = "api" if version == "v1" else "apis"
+    return f"/{root}/{version}/namespaces/{namespace}/{kind}"
+
 
 API_VERSION = "jobset.x-k8s.io/v1alpha2"
 JOB_LABEL = "lcl/job"  # on JobSet, Job and pods: the JobSet's name
@@ -66,7 +165,7 @@ def build_jobset(
     """
     labels = {**_MANAGER_LABELS, "app.kubernetes.io/part-of": "lcl", JOB_LABEL: name}
     queue = {_QUEUE_LABEL: settings.kubernetes_queue} if settings.kubernetes_queue else {}
-    added = _added(settings)  # its labels come before ours, by which pods are found
+    added = settings.kubernetes_pod  # its labels come before ours, by which pods are found
     metadata: dict[str, Any] = {"labels": {**added.get("labels", {}), **labels, "app.kubernetes.io/name": "run"}}
     if "annotations" in added:
         metadata["annotations"] = added["annotations"]
@@ -106,13 +205,8 @@ def build_jobset(
     }
 
 
-def _added(settings: WorkerSettings) -> dict[str, Any]:
-    """What the administrator adds to the pods."""
-    return settings.kubernetes_pod.model_dump(by_alias=True, exclude_unset=True)
-
-
 def _pod_spec(settings: WorkerSettings, request: JobRequest, name: str, gpus: int, folder: Path) -> dict[str, Any]:
-    added, needed = _added(settings), settings.resources_of(request.kind, gpus)
+    added, needed = settings.kubernetes_pod, settings.resources_of(request.kind, gpus)
     lost = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -217,11 +311,8 @@ def _cache_gibibytes() -> int:
 
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
-_READ_SECONDS = 4.0  # for an answer, while the run's state is watched in the same thread
 _REMOVE_SECONDS = 20.0  # in which the pods must have ended; those of a node that is cut off never do
 _NO_LIMIT = 1_000_000  # what is free in the cluster is not known: its scheduler or Kueue decides
-_REFUSAL = re.compile(r"forbidden|denied|not found|Invalid value|is invalid", re.IGNORECASE)
-log = structlog.get_logger(__name__)
 
 
 class KubernetesExecutor(FolderExecutor):
@@ -229,23 +320,22 @@ class KubernetesExecutor(FolderExecutor):
 
     name, title = "kubernetes", "Kubernetes"
     start_seconds = 900.0  # the image has to be there
-    query_seconds = 20.0
+    query_seconds = 10.0
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings, wait_seconds=settings.engine_wait_seconds)
-        self._client = KubernetesClient(
-            settings.kubernetes_url, settings.kubernetes_token_file, settings.kubernetes_ca_file
-        )
+        super().__init__(settings)
+        self._client = KubernetesClient(settings)
         self._namespace = settings.kubernetes_namespace or _own_namespace()
         self._jobsets = collection_path(API_VERSION, self._namespace, "jobsets")
         self._pods = collection_path("v1", self._namespace, "pods")
+        self._events = collection_path("v1", self._namespace, "events")
 
     @contextlib.contextmanager
     def serving(self, modules: Collection[str]) -> Iterator[None]:
         """Raises (on entry): UserError ``executor_unreachable``, and ``bad_setting`` for what every pod needs."""
         data_cache_bytes()
         try:
-            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_CONNECT_SECONDS)
+            self.answer(self._ping, patience=_CONNECT_SECONDS)
         except EngineUnreachable as error:
             way_out = "run the worker in a pod of the cluster, or set LCL_KUBERNETES_URL"
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -264,10 +354,13 @@ class KubernetesExecutor(FolderExecutor):
         finally:
             self._client.close()
 
+    def _ping(self) -> None:
+        self._client.request("GET", self._jobsets, params={"limit": 1})
+
     def capacity(self) -> EngineCapacity | None:
         """Anything, as long as the API server answers: the cluster decides when a run is scheduled."""
         try:
-            self._client.request("GET", self._jobsets, params={"limit": 1}, seconds=_READ_SECONDS)
+            self._ping()
         except (EngineUnreachable, EngineRefused) as error:
             log.warning("engine_unreachable", problem=str(error))
             return None
@@ -286,7 +379,7 @@ class KubernetesExecutor(FolderExecutor):
 
         def create() -> str:
             try:
-                created = self._client.request("POST", self._jobsets, jobset, seconds=_READ_SECONDS)
+                created = self._client.request("POST", self._jobsets, jobset)
             except KubernetesError as error:
                 known = self.find(name) if error.status == CONFLICT else None
                 if known is None:
@@ -297,60 +390,48 @@ class KubernetesExecutor(FolderExecutor):
         try:
             return self.answer(create, request.check)
         except KubernetesError as error:
-            raise _refusal(str(error)) from error
+            if "exceeded quota" in str(error):
+                raise NoCapacity(f"the quota of the namespace has no room: {error}") from error
+            raise
 
     def find(self, name: str) -> str | None:
-        jobset = self._client.find(f"{self._jobsets}/{name}", _READ_SECONDS)
+        jobset = self._client.find(f"{self._jobsets}/{name}")
         return None if jobset is None else str(jobset["metadata"]["uid"])
 
-    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+    def read_state(self, job_id: str, name: str) -> JobState | None:
         # before the JobSet: pods of one that has just been resumed must not seem to be those of a suspended one
-        pods = self._client.list_items(self._pods, f"{JOB_LABEL}={name}", _READ_SECONDS)
-        jobset = self._client.find(f"{self._jobsets}/{name}", _READ_SECONDS)
+        pods = self._client.list_items(self._pods, labelSelector=f"{JOB_LABEL}={name}")
+        jobset = self._client.find(f"{self._jobsets}/{name}")
         if jobset is None or jobset["metadata"]["uid"] != job_id:
             return None
         state = job_state(jobset, pods)
         if state.phase is JobPhase.PENDING and not pods and not state.is_paused:
-            self._check_refusal(name)
+            selector = f"involvedObject.kind=Job,involvedObject.name={name}-{GROUP}-0,reason=FailedCreate"
+            events = self._client.list_items(self._events, fieldSelector=selector)
+            if events:  # its pods are refused
+                return JobState(JobPhase.PENDING, str(events[-1].get("message", "")))
         return state
 
-    def _check_refusal(self, name: str) -> None:
-        """Raises: NoCapacity, EngineRefused where the newest event of a Job says that its pods are refused."""
-        selector = f"involvedObject.kind=Job,involvedObject.name={name}-{GROUP}-0,reason=FailedCreate"
-        events = collection_path("v1", self._namespace, "events")
-        found = self._client.request("GET", events, params={"fieldSelector": selector}, seconds=_READ_SECONDS)
-        messages = [str(event.get("message", "")) for event in found.get("items", [])]
-        for message in reversed(messages):
-            if _REFUSAL.search(message):
-                raise _refusal(message)
-
-    def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
-        path, started = f"{self._jobsets}/{name}", time.monotonic()
-        kill_at = started + KILL_SECONDS
+    def remove(self, job_id: str, name: str) -> None:
+        path, started, killed = f"{self._jobsets}/{name}", time.monotonic(), False
         while (moment := time.monotonic()) < started + _REMOVE_SECONDS:
             try:
-                jobset = self._client.find(path, _READ_SECONDS)
+                jobset = self._client.find(path)
                 if jobset is None or jobset["metadata"]["uid"] != job_id:
                     return
                 if "deletionTimestamp" not in jobset["metadata"]:
                     options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job_id}}
-                    self._client.request("DELETE", path, options, seconds=_READ_SECONDS)
-                if moment > kill_at:
-                    kill_at = float("inf")
+                    self._client.request("DELETE", path, options)
+                if moment > started + KILL_SECONDS and not killed:
                     # a second, and not none: none removes a pod without asking whether its processes have ended
-                    at_once, selector = {"gracePeriodSeconds": 1}, {"labelSelector": f"{JOB_LABEL}={name}"}
-                    self._client.request("DELETE", self._pods, at_once, params=selector, seconds=_READ_SECONDS)
+                    selector = {"labelSelector": f"{JOB_LABEL}={name}"}
+                    self._client.request("DELETE", self._pods, {"gracePeriodSeconds": 1}, selector)
+                    killed = True
             except (EngineUnreachable, EngineRefused) as error:
                 log.warning("jobset_not_deleted", jobset=name, problem=str(error))
                 if time.monotonic() > started + KILL_SECONDS:
                     return  # the command in the folder, or the folder's removal, ends the processes
             time.sleep(POLL_SECONDS)
-
-
-def _refusal(message: str) -> Exception:
-    if "exceeded quota" in message:
-        return NoCapacity(f"the quota of the namespace has no room: {message}")
-    return EngineRefused(message)
 
 
 def job_state(jobset: Object, pods: Sequence[Object]) -> JobState:

@@ -85,14 +85,10 @@ class JobProcess:
         """SIGTERM to the process alone: it needs its data workers until the checkpoint is written."""
         self._process.send_signal(signal.SIGTERM)
 
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the whole group."""
-        with contextlib.suppress(ProcessLookupError):  # the group is empty
-            os.killpg(self._process.pid, number)
-
     def kill(self) -> int:
         """Kill the whole group. Returns: the exit status."""
-        self.signal_group(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the group is empty
+            os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
     def dump_stacks(self, name: str = "stacks.txt") -> str:

@@ -23,7 +23,7 @@ from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.processes import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from workers.executors.base import node_log_name, node_stacks_name
-from workers.executors.job_folder import JobCommand, JobFolder
+from workers.executors.job_folder import CommandReader, JobFolder
 from workers.executors.local import JobProcess
 
 _POLL_SECONDS = 0.25
@@ -43,7 +43,7 @@ class NodeAgent:
 
     def __init__(self, folder: JobFolder, number: int, host: str, terminated: threading.Event) -> None:
         self._folder, self._number, self._host, self._terminated = folder, number, host, terminated
-        self._start, self._commands = folder.read_start(), folder.commands()
+        self._start, self._commands = folder.read_start(), CommandReader(folder.control_file)
         self._renewed: tuple[int, int] = (0, 0)  # time and size of the control file
         self._renewed_at = time.monotonic()
         self._terminated_at = float("-inf")
@@ -99,7 +99,7 @@ class NodeAgent:
                 self._execute(command, process)
             control = self._folder.control_file.stat()
         except FileNotFoundError:  # a later attempt has begun
-            process.signal_group(signal.SIGKILL)
+            process.kill()
             return
         if (renewed := (control.st_mtime_ns, control.st_size)) != self._renewed:
             self._renewed, self._renewed_at = renewed, moment
@@ -109,19 +109,19 @@ class NodeAgent:
             print("no worker has shown itself: the process saves its state and ends", flush=True)  # noqa: T201
             self._kill_at = moment + self._start.grace_seconds
         if moment > self._kill_at:
-            process.signal_group(signal.SIGKILL)
+            process.kill()
         elif (orphaned or self._terminated.is_set()) and moment > self._terminated_at + _REPEAT_SECONDS:
             self._terminated_at = moment
             process.terminate()
 
-    def _execute(self, command: JobCommand, process: JobProcess) -> None:
-        if command.stacks:
-            answer = process.dump_stacks(node_stacks_name(self._number))
-            self._folder.report(self._number, stacks=answer, stacks_command=command.stacks)
-        elif command.group:
-            process.signal_group(signal.Signals(command.signal))
-        elif command.signal == signal.SIGTERM:
+    def _execute(self, command: str, process: JobProcess) -> None:
+        if command == "terminate":
             process.terminate()
+        elif command == "kill":
+            process.kill()
+        else:
+            answer = process.dump_stacks(node_stacks_name(self._number))
+            self._folder.report(self._number, stacks=answer, stacks_command=command)
 
 
 def run_agent(folder: JobFolder, number: int, host: str, terminated: threading.Event) -> int:

@@ -27,7 +27,7 @@ from lcl_core.common.run_dir import ExitCode
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.part_runners import RAY_ADDRESS
 from workers.executors.base import EngineUnreachable, JobRequest
-from workers.executors.folder_job import KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
+from workers.executors.folder_job import POLL_SECONDS, FolderExecutor, JobPhase, JobState
 from workers.executors.job_folder import JobFolder
 from workers.executors.node_agent import run_agent
 from workers.settings import WorkerSettings
@@ -69,7 +69,7 @@ class RayExecutor(FolderExecutor):
     query_seconds = 1.0
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings, wait_seconds=settings.engine_wait_seconds)
+        super().__init__(settings)
         self.detaches = settings.ray_detach
         self._nodes: dict[str, dict[int, str]] = {}  # {job: Ray's node of each bundle}
         self._ended: dict[str, float] = {}  # {job: when one of its actors was seen to have ended}
@@ -139,7 +139,7 @@ class RayExecutor(FolderExecutor):
     def find(self, name: str) -> str | None:
         return None if _find_group(name) is None else name
 
-    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
+    def read_state(self, job_id: str, name: str) -> JobState | None:
         if (found := _find_group(name)) is None:
             return None
         group, state, nodes = found
@@ -153,16 +153,12 @@ class RayExecutor(FolderExecutor):
         loss = "a node of the run was lost" if lost else ""
         return JobState(JobPhase.ENDED if ended or loss else JobPhase.RUNNING, loss=loss)
 
-    def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
-        deadline = time.monotonic() + (0.0 if ends else KILL_SECONDS)
+    def remove(self, job_id: str, name: str) -> None:
         self._ended.pop(name, None)
         self._nodes.pop(name, None)
         try:
-            while (group := _find_group(name)) is not None:
-                if group[1] != "CREATED" or time.monotonic() > deadline:
-                    ray.util.remove_placement_group(group[0])
-                    return
-                time.sleep(POLL_SECONDS)
+            if (group := _find_group(name)) is not None:
+                ray.util.remove_placement_group(group[0])
         except (EngineUnreachable, RayError) as error:  # the command in the folder ends the processes
             log.warning("engine_unreachable", problem=str(error))
 

@@ -2,6 +2,7 @@
 
 Slurm allocates all nodes of the job or none. The job outlives the worker, and is found again by its name, which the
 run's row has. Column formats of its commands are the same in all versions, and need no plugin, which ``--json`` does.
+Partition, account, quality of service and time limit are those of sbatch's own variables, such as ``SBATCH_PARTITION``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import structlog
 
@@ -27,23 +27,22 @@ from lcl_core.db.queue import EngineCapacity
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import END_SECONDS, KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
 from workers.executors.job_folder import JobFolder
-from workers.settings import NodeResources, WorkerSettings
+from workers.settings import WorkerSettings
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo")
 # for a command; Slurm's own MessageTimeout is 10 s, and it tries again. A job that is submitted twice is found
 _ANSWER_SECONDS = 30.0
-_RETRY_SECONDS = 2.0
+_CONNECT_SECONDS = 60.0  # for a controller that starts together with the worker
 WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm may signal so much sooner
 # The first node runs srun, which starts one process on each node. Arguments come after the script's name.
 BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
 _SEPARATOR = "|"
 _QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
-_QUEUE_SECONDS = 15.0  # for which an answer of squeue counts while jobs wait or run
-_ENDING_SECONDS = 1.0  # the same for a job that is about to end
-_UNKNOWN_SECONDS = 2.0  # the same for a job that it does not have
+_QUEUE_SECONDS = 3.0  # for which an answer of squeue counts; less than between two queries about one job
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
 _FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
+# a limit that other jobs use up at present
 _POLICY = re.compile(r"violates accounting/QOS policy|\w+Limit\b|temporarily unable to accept")
 _UNREACHABLE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection refused|Connection timed out|Zero Bytes"
@@ -51,11 +50,6 @@ _UNREACHABLE = re.compile(
     r"|backup controller|Unable to establish|Protocol authentication error|Resource temporarily"
 )
 log = structlog.get_logger(__name__)
-
-
-def is_transient(refusal: EngineRefused) -> bool:
-    """Whether Slurm has refused a job by a limit that other jobs use up at present."""
-    return _POLICY.search(str(refusal)) is not None
 
 
 _PHASES = {
@@ -101,99 +95,52 @@ class NodeCapacity:
     free_gpus: int
 
 
-class SlurmCommands:
-    """Runs the commands of one cluster, that of the worker's ``slurm.conf``. Thread-safe."""
+class SlurmExecutor(FolderExecutor):
+    """Submits jobs to the cluster of the worker's ``slurm.conf``."""
+
+    name, title = "slurm", "Slurm"
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
+        if settings.slurm_queue:
+            self.wait_seconds = float("inf")
+        self.query_seconds = max(5.0, settings.watch_seconds)
         self._lock = threading.Lock()  # of the answer of squeue, which all jobs of the worker share
-        self._queue: dict[str, tuple[str, JobState]] = {}
-        self._queued_at = self._failed_at = float("-inf")
-        self._failure = ""
+        self._answer: dict[str, tuple[str, JobState]] | EngineUnreachable = {}
+        self._asked_at = float("-inf")
 
-    def submit(
-        self,
-        name: str,
-        nodes: int,
-        gpus: int,
-        needed: NodeResources,
-        folder: Path,
-        env: Mapping[str, str],
-        command: Sequence[str],
-    ) -> str:
-        """Submit a job that runs ``command`` once on each of its nodes, in ``folder``. Returns: its id.
-
-        Slurm stores the environment, where administrators can read it: it has no secrets.
-
-        Raises: EngineUnreachable, EngineRefused.
-        """
-        script = folder / "batch.sh"
-        script.write_text(BATCH_SCRIPT, encoding="ascii")
-        arguments = self._job_options(name, nodes, gpus, needed, folder)
-        step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
-        step += [f"--cpus-per-task={needed.cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
-        answer = self._run(["sbatch", *arguments, str(script), "srun", *step, *command], env)
-        self._queued_at = float("-inf")
-        return answer.strip().splitlines()[-1].partition(";")[0]
-
-    def _job_options(self, name: str, nodes: int, gpus: int, needed: NodeResources, folder: Path) -> list[str]:
-        settings = self._settings
-        warning = max(WARNING_SECONDS, round(settings.cancel_grace_seconds))
-        chosen = {
-            "--partition": settings.slurm_partition,
-            "--account": settings.slurm_account,
-            "--qos": settings.slurm_qos,
-            "--time": settings.slurm_time,
-            "--mem": f"{needed.memory}G" if needed.memory else "",
-            "--gpus-per-node": str(gpus) if gpus else "",
-        }
-        return [
-            *("--parsable", f"--job-name={name}", f"--nodes={nodes}", "--ntasks-per-node=1"),
-            *(f"--cpus-per-task={needed.cpus}", f"--chdir={folder}", f"--output={folder / 'output.txt'}"),
-            # SIGTERM to the processes of the step, without the batch script: srun would end the step at once
-            *("--open-mode=append", f"--signal=TERM@{warning}", "--requeue", "--export=ALL"),
-            *(f"{option}={value}" for option, value in chosen.items() if value),
-        ]
-
-    def find(self, name: str) -> str | None:
-        """Id of the newest job of that name; None: Slurm knows none. Raises: EngineUnreachable."""
-        lines = self._query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
-        return lines[-1].strip() if lines else None
-
-    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
-        """State of a job; None: Slurm does not know it, or another one has its id. Raises: EngineUnreachable.
-
-        One ``squeue`` answers for all jobs of the worker.
-        """
-        with self._lock:
-            age = time.monotonic() - self._queued_at
-            if age > (_ENDING_SECONDS if fresh else _QUEUE_SECONDS) or (
-                job_id not in self._queue and age > _UNKNOWN_SECONDS
-            ):
-                self._read_queue()
-            found_name, state = self._queue.get(job_id, ("", None))
-            asked_at = self._queued_at
-        return None if state is None or found_name != name else replace(state, asked_at=asked_at)
-
-    def _read_queue(self) -> None:
-        """Raises: EngineUnreachable, for some seconds without asking again."""
-        if time.monotonic() < self._failed_at + _RETRY_SECONDS:
-            raise EngineUnreachable(self._failure)
-        asked_at = time.monotonic()
+    @contextlib.contextmanager
+    def serving(self, modules: Collection[str]) -> Iterator[None]:
+        """Raises (on entry): UserError ``executor_missing``, ``executor_unreachable``."""
+        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+            raise UserError(
+                f"LCL_EXECUTOR is slurm, but this machine has no {', '.join(missing)}; install Slurm's client "
+                "programs, or leave LCL_EXECUTOR at local",
+                code="executor_missing",
+            )
         try:
-            lines = self._query(["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"])
-        except EngineUnreachable as error:
-            self._failed_at, self._failure = time.monotonic(), str(error)
-            raise
-        self._queue, self._queued_at = parse_queue(lines), asked_at
+            nodes = self.answer(self.nodes, patience=_CONNECT_SECONDS)
+        except (EngineUnreachable, EngineRefused) as error:
+            raise UserError(
+                f"Slurm does not answer ({error}); is slurmctld running?", code="executor_unreachable"
+            ) from error
+        if not nodes:
+            log.warning("slurm_has_no_nodes")
+        yield
 
-    def cancel(self, job_id: str) -> None:
-        """Remove a job: SIGTERM, and SIGKILL after Slurm's ``KillWait``. Raises: EngineUnreachable."""
-        self._signal([job_id])
-
-    def kill_step(self, job_id: str) -> None:
-        """SIGKILL to all processes of a job but its batch script, which ends then. Raises: EngineUnreachable."""
-        self._signal(["--signal=KILL", f"{job_id}.0"])
+    def capacity(self) -> EngineCapacity | None:
+        """Nodes that can take a part of a run now; where runs wait in Slurm's queue, all that ever can."""
+        try:
+            nodes = self.nodes()
+        except (EngineUnreachable, EngineRefused) as error:
+            log.warning("engine_unreachable", problem=str(error))
+            return None
+        cpus, queued = self.settings.least_cpus, self.settings.slurm_queue
+        free = [(node.cpus, node.gpus) if queued else (node.free_cpus, node.free_gpus) for node in nodes]
+        free = [(free_cpus, gpus) for free_cpus, gpus in free if free_cpus >= cpus]
+        has_gpus = any(node.gpus for node in nodes)
+        total_cpus, total_gpus = sum(cpus for cpus, _ in free), sum(gpus for _, gpus in free)
+        return EngineCapacity("slurm", len(free), float(total_cpus), float(total_gpus), has_gpus, float(cpus))
 
     def nodes(self) -> list[NodeCapacity]:
         """Nodes that take jobs, of the partitions to which jobs are submitted.
@@ -201,44 +148,125 @@ class SlurmCommands:
         Partition and reservation may be those of the worker's environment, which sbatch reads too.
         """
         columns = ",".join(f"{column}:{_SEPARATOR}" for column in _NODE_COLUMNS)
-        partition = self._settings.slurm_partition or os.environ.get("SBATCH_PARTITION", "")
+        partition = os.environ.get("SBATCH_PARTITION", "")
         chosen = [f"--partition={partition}"] if partition else []
-        lines = self._query(["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns}"])
+        lines = _query(["sinfo", "--noheader", "--Node", *chosen, f"--Format={columns}"])
         return parse_nodes(lines, chosen=bool(partition), reserved=bool(os.environ.get("SBATCH_RESERVATION")))
 
-    def _signal(self, arguments: Sequence[str]) -> None:
-        self._queued_at = float("-inf")
-        try:
-            self._run(["scancel", *arguments])
-        except EngineRefused as error:  # it has ended
-            log.debug("scancel_refused", problem=str(error))
+    def gpus_of(self, request: JobRequest) -> int:
+        nodes = self.answer(self.nodes, request.check)
+        return request.gpus if any(node.gpus for node in nodes) else 0
 
-    def _query(self, arguments: Sequence[str]) -> list[str]:
-        return [line for line in self._run(arguments).splitlines() if line.strip()]
+    def submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
+        """Slurm stores the environment, where administrators can read it: it has no secrets."""
+        script = folder.path / "batch.sh"
+        script.write_text(BATCH_SCRIPT, encoding="ascii")
+        needed, nodes = self.settings.resources_of(request.kind, gpus), request.nodes
+        warning = max(WARNING_SECONDS, round(self.settings.cancel_grace_seconds))
+        job = [
+            *("--parsable", f"--job-name={name}", f"--nodes={nodes}", "--ntasks-per-node=1"),
+            *(f"--cpus-per-task={needed.cpus}", f"--chdir={folder.path}", f"--output={folder.output_file}"),
+            # SIGTERM to the processes of the step, without the batch script: srun would end the step at once
+            *("--open-mode=append", f"--signal=TERM@{warning}", "--requeue", "--export=ALL"),
+            *([f"--mem={needed.memory}G"] if needed.memory else []),
+            *([f"--gpus-per-node={gpus}"] if gpus else []),
+        ]
+        step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--input=none"]
+        step += [f"--cpus-per-task={needed.cpus}", "--kill-on-bad-exit=1", "--wait=0", "--label"]
+        agent = [sys.executable, "-P", "-m", "workers.executors.node_agent", str(folder.path)]
+        environment, tried = job_environment(os.environ, request.env), False
 
-    def _run(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-        """Raises: EngineUnreachable, EngineRefused; FileNotFoundError without the program."""
-        cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
-        environment = command_environment(os.environ) if env is None else env
+        def submit() -> str:
+            nonlocal tried
+            if tried and (known := self.find(name)) is not None:
+                return known
+            tried = True
+            answer = _run(["sbatch", *job, str(script), "srun", *step, *agent], environment)
+            return answer.strip().splitlines()[-1].partition(";")[0]
+
         try:
-            done = subprocess.run(
-                arguments,
-                env={**environment, **cluster},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_ANSWER_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise EngineUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
-        if done.returncode == 0:
-            return done.stdout
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        problem = "; ".join(lines) or f"{arguments[0]} ended with status {done.returncode}"
-        if _UNKNOWN_JOB in done.stderr or not (arguments[0] == "squeue" or _UNREACHABLE.search(done.stderr)):
-            raise EngineRefused(problem)
-        raise EngineUnreachable(problem)
+            job_id = self.answer(submit, request.check)
+        except EngineRefused as error:
+            if _POLICY.search(str(error)):
+                raise NoCapacity(f"Slurm does not accept a job at present: {error}") from error
+            raise
+        self._asked_at = float("-inf")
+        return job_id
+
+    def find(self, name: str) -> str | None:
+        lines = _query(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i"])
+        return lines[-1].strip() if lines else None
+
+    def read_state(self, job_id: str, name: str) -> JobState | None:
+        """One ``squeue`` answers for all jobs of the worker. None also where another job has the id."""
+        with self._lock:
+            if time.monotonic() > self._asked_at + _QUEUE_SECONDS:
+                try:
+                    arguments = ["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"]
+                    self._answer = parse_queue(_query(arguments))
+                except EngineUnreachable as error:
+                    self._answer = error
+                self._asked_at = time.monotonic()
+            if isinstance(self._answer, EngineUnreachable):
+                raise EngineUnreachable(str(self._answer))
+            found_name, state = self._answer.get(job_id, ("", None))
+        return state if found_name == name else None
+
+    def remove(self, job_id: str, name: str) -> None:
+        """A job that ends by itself gets the time to do so, and is no cancelled one in Slurm's accounts then."""
+        started, cancelled = time.monotonic(), False
+        while (moment := time.monotonic()) < started + END_SECONDS:
+            try:
+                state = self.read_state(job_id, name)
+                if state is None or state.phase is JobPhase.ENDED:
+                    return
+                if not cancelled and (state.phase is JobPhase.PENDING or moment > started + KILL_SECONDS):
+                    _cancel(["--signal=KILL", f"{job_id}.0"])
+                    _cancel([job_id])
+                    cancelled = True
+            except EngineUnreachable as error:
+                log.warning("engine_unreachable", problem=str(error))
+                if time.monotonic() > started + KILL_SECONDS:
+                    return  # the command in the folder, or the folder's removal, ends the processes
+            time.sleep(POLL_SECONDS)
+        log.warning("slurm_job_not_ended", job=job_id)
+
+
+def _cancel(arguments: Sequence[str]) -> None:
+    """Raises: EngineUnreachable."""
+    try:
+        _run(["scancel", *arguments])
+    except EngineRefused as error:  # it has ended
+        log.debug("scancel_refused", problem=str(error))
+
+
+def _query(arguments: Sequence[str]) -> list[str]:
+    return [line for line in _run(arguments).splitlines() if line.strip()]
+
+
+def _run(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """Raises: EngineUnreachable, EngineRefused; FileNotFoundError without the program."""
+    cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
+    environment = command_environment(os.environ) if env is None else env
+    try:
+        done = subprocess.run(
+            arguments,
+            env={**environment, **cluster},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineUnreachable(f"{arguments[0]} did not answer within {_ANSWER_SECONDS:g} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    problem = "; ".join(lines) or f"{arguments[0]} ended with status {done.returncode}"
+    if _UNKNOWN_JOB in done.stderr or not (arguments[0] == "squeue" or _UNREACHABLE.search(done.stderr)):
+        raise EngineRefused(problem)
+    raise EngineUnreachable(problem)
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -293,104 +321,3 @@ def parse_nodes(lines: Collection[str], *, chosen: bool = False, reserved: bool 
 def _count_gpus(gres: str) -> int:
     """``gpu:2``, ``gpu:a100:4(S:0-1),nic:1``, ``gpu:a100:2(IDX:0-1)``, ``gpu:(null):3(IDX:0-2)``, ``(null)``."""
     return sum(int(count) for count in _GPUS.findall(gres))
-
-
-_CONNECT_SECONDS = 60.0  # for a controller that starts together with the worker
-log = structlog.get_logger(__name__)
-
-
-class SlurmExecutor(FolderExecutor):
-    """Submits jobs to the cluster of the worker's ``slurm.conf``."""
-
-    name, title = "slurm", "Slurm"
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        wait = float("inf") if settings.slurm_queue else settings.engine_wait_seconds
-        super().__init__(settings, wait_seconds=wait)
-        self._commands = SlurmCommands(settings)
-        self.query_seconds = max(5.0, settings.watch_seconds)
-
-    @contextlib.contextmanager
-    def serving(self, modules: Collection[str]) -> Iterator[None]:
-        """Raises (on entry): UserError ``executor_missing``, ``executor_unreachable``."""
-        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-            raise UserError(
-                f"LCL_EXECUTOR is slurm, but this machine has no {', '.join(missing)}; install Slurm's client "
-                "programs, or leave LCL_EXECUTOR at local",
-                code="executor_missing",
-            )
-        try:
-            nodes = self.answer(self._commands.nodes, patience=_CONNECT_SECONDS)
-        except (EngineUnreachable, EngineRefused) as error:
-            raise UserError(
-                f"Slurm does not answer ({error}); is slurmctld running?", code="executor_unreachable"
-            ) from error
-        if not nodes:
-            log.warning("slurm_has_no_nodes", partition=self.settings.slurm_partition or "that of sbatch")
-        yield
-
-    def capacity(self) -> EngineCapacity | None:
-        """Nodes that can take a part of a run now; where runs wait in Slurm's queue, all that ever can."""
-        try:
-            nodes = self._commands.nodes()
-        except (EngineUnreachable, EngineRefused) as error:
-            log.warning("engine_unreachable", problem=str(error))
-            return None
-        cpus, queued = self.settings.least_cpus, self.settings.slurm_queue
-        free = [(node.cpus, node.gpus) if queued else (node.free_cpus, node.free_gpus) for node in nodes]
-        free = [(free_cpus, gpus) for free_cpus, gpus in free if free_cpus >= cpus]
-        has_gpus = any(node.gpus for node in nodes)
-        total_cpus, total_gpus = sum(cpus for cpus, _ in free), sum(gpus for _, gpus in free)
-        return EngineCapacity("slurm", len(free), float(total_cpus), float(total_gpus), has_gpus, float(cpus))
-
-    def gpus_of(self, request: JobRequest) -> int:
-        nodes = self.answer(self._commands.nodes, request.check)
-        return request.gpus if any(node.gpus for node in nodes) else 0
-
-    def submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
-        env = job_environment(os.environ, request.env)
-        needed = self.settings.resources_of(request.kind, gpus)
-        command = [sys.executable, "-P", "-m", "workers.executors.node_agent", str(folder.path)]
-        tried = False
-
-        def submit() -> str:
-            nonlocal tried
-            if tried and (known := self._commands.find(name)) is not None:
-                return known
-            tried = True
-            return self._commands.submit(name, request.nodes, gpus, needed, folder.path, env, command)
-
-        try:
-            return self.answer(submit, request.check)
-        except EngineRefused as error:
-            if is_transient(error):
-                raise NoCapacity(f"Slurm does not accept a job at present: {error}") from error
-            raise
-
-    def find(self, name: str) -> str | None:
-        return self._commands.find(name)
-
-    def read_state(self, job_id: str, name: str, *, fresh: bool = False) -> JobState | None:
-        return self._commands.read_state(job_id, name, fresh=fresh)
-
-    def remove(self, job_id: str, name: str, *, ends: bool = False) -> None:
-        commands, started = self._commands, time.monotonic()
-        kill_at = started + (KILL_SECONDS if ends else 0.0)
-        cancel_at = kill_at + KILL_SECONDS
-        while (moment := time.monotonic()) < started + END_SECONDS:
-            try:
-                state = commands.read_state(job_id, name, fresh=True)
-                if state is None or state.phase is JobPhase.ENDED:
-                    return
-                if state.phase is JobPhase.PENDING or moment > cancel_at:
-                    commands.cancel(job_id)
-                    cancel_at = float("inf")
-                elif moment > kill_at:
-                    commands.kill_step(job_id)
-                    kill_at = float("inf")
-            except EngineUnreachable as error:
-                log.warning("engine_unreachable", problem=str(error))
-                if time.monotonic() > started + KILL_SECONDS:
-                    return  # the command in the folder, or the folder's removal, ends the processes
-            time.sleep(POLL_SECONDS)
-        log.warning("slurm_job_not_ended", job=job_id)

@@ -62,13 +62,12 @@ def test_workers_and_their_slots(live_service, http):
     moment = datetime.now(UTC)
     with live_service.context.database.session() as session:
         facts = {"host": "here", "pid": 7, "slots": 3, "devices": ["cpu"]}
-        session.add(Worker(id="w-m", started_at=moment, seen_at=moment, consumed_at=moment, **facts))
+        session.add(Worker(id="w-m", started_at=moment, seen_at=moment, **facts))
     claim = live_service.claim(live_service.submit())
     found = scrape(http)
     assert one(found["lcl_workers"], "lcl_workers") == 1
     assert one(found["lcl_worker_slots"], "lcl_worker_slots") == 3
     assert one(found["lcl_worker_slots_used"], "lcl_worker_slots_used") == 1
-    assert 0 <= one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
     live_service.settle(claim, complete_run.RunCancelled())
 
 
@@ -148,24 +147,6 @@ def test_the_free_space_of_each_disk_is_reported(tmp_path):
     free = one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path))
     assert 0 < free < usage.total
     assert math.isnan(one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path / "gone")))
-
-
-def test_a_broker_that_never_worked_is_seen(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
-    database.migrate()
-    assert "lcl_broker_consumed_seconds" not in of_database(database), "without workers nobody consumes"
-    facts = {"host": "here", "pid": 7, "slots": 3, "devices": ["cpu"]}
-    moment = datetime.now(UTC)
-    with database.session() as session:
-        session.add(Worker(id="w-1", started_at=moment - timedelta(hours=2), seen_at=moment, **facts))
-        session.add(Worker(id="w-2", started_at=moment - timedelta(hours=1), seen_at=moment, **facts))
-    found = of_database(database)
-    assert one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") == pytest.approx(3600, abs=300)
-    with database.session() as session:
-        session.get_one(Worker, "w-1").consumed_at = moment
-    found = of_database(database)
-    assert one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
-    database.dispose()
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from deploy.embedded_redis import EmbeddedBroker
-from lcl_core.db.wakeup import PING, QUEUE, WAKE, WakeupProducer
+from lcl_core.db.wakeup import QUEUE, WAKE, WakeupProducer
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def messages(broker):
 def test_a_ring_is_a_small_json_message(broker):
     wakeup_producer = WakeupProducer(broker.url)
     assert wakeup_producer.wake("run_1")
-    assert wakeup_producer.ping("worker-1")
-    assert messages(broker) == [(WAKE, ["run_1"]), (PING, ["worker-1"])]
+    assert wakeup_producer.wake(None)
+    assert messages(broker) == [(WAKE, ["run_1"]), (WAKE, [None])]
     wakeup_producer.close()
 
 
@@ -52,7 +52,7 @@ def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker, problem):
             server.config_set("maxmemory", "1")
         else:
             server.replicaof("127.0.0.1", "1")
-        assert wakeup_producer.wake("run_1") is wakeup_producer.ping("worker-1") is False
+        assert wakeup_producer.wake("run_1") is wakeup_producer.wake(None) is False
         server.config_set("maxmemory", "0")
         server.replicaof("NO", "ONE")
     assert wakeup_producer.wake("run_2") is True

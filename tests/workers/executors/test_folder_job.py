@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 
@@ -24,10 +22,10 @@ class AnsweringEngine(FolderExecutor):
     """It knows one job, in this state."""
 
     name = title = "Slurm"
-    query_seconds = 0.1
+    query_seconds = 0.0
 
     def __init__(self, settings, state=None):
-        super().__init__(settings, wait_seconds=1.0)
+        super().__init__(settings)
         self.state = state
 
     def serving(self, modules):
@@ -42,12 +40,12 @@ class AnsweringEngine(FolderExecutor):
     def find(self, name):
         return "7"
 
-    def read_state(self, job_id, name, *, fresh=False):
+    def read_state(self, job_id, name):
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
 
-    def remove(self, job_id, name, *, ends=False):
+    def remove(self, job_id, name):
         self.state = None
 
 
@@ -107,11 +105,6 @@ def test_a_job_that_its_engine_suspends_is_paused(job_in, state, paused):
     job = job_in(state, {})
     assert not job.is_paused
     assert (job.wait(0), job.is_paused) == (None, paused)
-
-
-def test_an_answer_from_before_the_start_says_nothing(job_in):
-    """Of Slurm's queue, which all jobs of a worker share: the job was still waiting then."""
-    assert job_in(replace(job_state("PENDING"), asked_at=time.monotonic()), {}).wait(0.2) is None
 
 
 def test_the_log_is_that_of_the_process_that_failed(job_in):

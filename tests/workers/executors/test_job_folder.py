@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import signal
 
 import pytest
 
-from workers.executors.job_folder import JobCommand, JobFolder, NodeReport, StartOrder
+from workers.executors.job_folder import CommandReader, JobFolder, NodeReport, StartOrder
 
 START = StartOrder("module", "/run", "title", ["s3"], 2, 0, "", 60.0, 300.0, 30.0)
 
@@ -19,42 +18,44 @@ def folder(tmp_path):
     return folder
 
 
-def test_commands_of_the_last_owner_alone_are_executed_once(folder):
-    reader = folder.commands()
+@pytest.fixture
+def reader(folder):
+    return CommandReader(folder.control_file)
+
+
+def test_commands_of_the_last_owner_alone_are_executed_once(folder, reader):
     folder.attach("first")
-    folder.command("first", JobCommand(int(signal.SIGTERM)))
-    assert reader.read() == [JobCommand(15)]
+    folder.command("first", "terminate")
+    assert reader.read() == ["terminate"]
     folder.attach("second")
-    folder.command("first", JobCommand(9, group=True))
-    folder.command("second", JobCommand(stacks="a1"))
-    assert reader.read() == [JobCommand(stacks="a1")]
+    folder.command("first", "kill")
+    folder.command("second", "stacks a1")
+    assert reader.read() == ["stacks a1"]
     assert reader.read() == []
     assert folder.owner() == "second"
 
 
-def test_an_incomplete_line_is_read_when_it_is_complete(folder):
-    reader = folder.commands()
+def test_an_incomplete_line_is_read_when_it_is_complete(folder, reader):
     folder.attach("first")
     with folder.control_file.open("a") as file:
-        file.write('{"owner": "first", "command": {"sig')
+        file.write('{"owner": "first", "comm')
     assert reader.read() == []
     with folder.control_file.open("a") as file:
-        file.write('nal": 15}}\nno JSON\n')
-    assert reader.read() == [JobCommand(15)]
+        file.write('and": "kill"}\n')
+    assert reader.read() == ["kill"]
 
 
 def test_later_lines_of_a_report_add_to_earlier_ones(folder):
     assert folder.read_start() == START
     assert folder.read_report(1) == NodeReport()
-    folder.report(1, host="n2", a_later_version=True)
+    folder.report(1, host="n2")
     folder.report(1, log_start=5)
     folder.report(1, status=0)
     assert folder.read_report(1) == NodeReport(host="n2", log_start=5, status=0)
     assert folder.read_report(0) == NodeReport()
 
 
-def test_a_later_attempt_removes_the_folder(folder):
-    reader = folder.commands()
+def test_a_later_attempt_removes_the_folder(folder, reader):
     folder.output_file.write_text("one\ntwo\n\n")
     assert folder.last_output() == "two"
     shutil.rmtree(folder.path)

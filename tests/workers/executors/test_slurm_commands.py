@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from pydantic import ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from workers.executors import slurm as slurm_module
-from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest
+from workers.executors.base import EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import JobPhase
+from workers.executors.job_folder import JobFolder
 from workers.executors.slurm import (
     NodeCapacity,
-    SlurmCommands,
     SlurmExecutor,
-    is_transient,
     job_environment,
     job_state,
     parse_nodes,
 )
-from workers.settings import NodeResources, WorkerSettings
+from workers.settings import WorkerSettings
 
 # sinfo --noheader --Node --Format=NodeList:|,Partition:|,StateLong:|,CPUsState:|,Gres:|,GresUsed:|
 NODES = """
@@ -102,8 +99,8 @@ def answer(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def commands():
-    return SlurmCommands(WorkerSettings())
+def executor():
+    return SlurmExecutor(WorkerSettings())
 
 
 def test_nodes_that_take_jobs_and_what_is_free():
@@ -117,48 +114,41 @@ def test_nodes_that_take_jobs_and_what_is_free():
 
 
 @pytest.mark.parametrize(
-    ("setting", "environment", "asked", "counted"),
+    ("environment", "asked", "counted"),
     [
-        ("", {}, None, ["n1", "n2", "n5", "n7", "n9"]),
-        ("", {"SBATCH_PARTITION": "main,urgent"}, "main,urgent", ["n1", "n2", "n5", "n7", "n9", "n10"]),
-        ("urgent", {"SBATCH_PARTITION": "main"}, "urgent", ["n1", "n2", "n5", "n7", "n9", "n10"]),
-        ("", {"SBATCH_RESERVATION": "team"}, None, ["n1", "n2", "n5", "n7", "n9", "n11", "n12", "n14"]),
+        ({}, None, ["n1", "n2", "n5", "n7", "n9"]),
+        ({"SBATCH_PARTITION": "main,urgent"}, "main,urgent", ["n1", "n2", "n5", "n7", "n9", "n10"]),
+        ({"SBATCH_RESERVATION": "team"}, None, ["n1", "n2", "n5", "n7", "n9", "n11", "n12", "n14"]),
     ],
 )
-def test_nodes_are_those_to_which_sbatch_submits(answer, monkeypatch, setting, environment, asked, counted):
+def test_nodes_are_those_to_which_sbatch_submits(executor, answer, monkeypatch, environment, asked, counted):
     """sinfo answers here as if it did not select."""
     called = answer("sinfo", "nodes")
     for name in ("SBATCH_PARTITION", "SBATCH_RESERVATION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = SlurmCommands(WorkerSettings(slurm_partition=setting)).nodes()
-    assert [node.name for node in found] == counted
+    assert [node.name for node in executor.nodes()] == counted
     arguments, _ = json.loads(called.read_text())
     assert [each for each in arguments if "partition" in each] == ([f"--partition={asked}"] if asked else [])
 
 
-def test_one_squeue_answers_for_all_jobs_of_a_worker(commands, answer, tmp_path, monkeypatch):
+def test_one_squeue_answers_for_all_jobs_of_a_worker(executor, answer, monkeypatch):
     called, clock = answer("squeue", "jobs"), SimpleNamespace(now=100.0)
     monkeypatch.setattr(slurm_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-
-    def queries():
-        return called.unlink() or 1 if called.exists() else 0
-
-    assert commands.read_state("7", "lcl-run_1-0a1b") == replace(job_state("RUNNING", "None", "n1"), asked_at=100)
-    assert queries() == 1
-    assert commands.read_state("9", "a|b") == replace(job_state("CANCELLED", "Resources", ""), asked_at=100)
-    assert commands.read_state("7", "lcl-run_3-0a1b") is None, "its id is another job's by now"
-    assert commands.read_state("10", "unknown") is None
-    assert queries() == 0
-    clock.now += 3
-    assert commands.read_state("10", "submitted meanwhile, perhaps") is None
-    assert queries() == 1
-    clock.now += 3
-    commands.read_state("8", "lcl-run_2-0a1b")
-    assert queries() == 0
-    commands.read_state("8", "lcl-run_2-0a1b", fresh=True)
-    assert queries() == 1
+    assert executor.read_state("7", "lcl-run_1-0a1b") == job_state("RUNNING", "None", "n1")
+    called.unlink()
+    assert executor.read_state("9", "a|b") == job_state("CANCELLED", "Resources", "")
+    assert executor.read_state("7", "lcl-run_3-0a1b") is None, "its id is another job's by now"
+    assert executor.read_state("10", "unknown") is None
+    assert not called.exists()
+    clock.now += 4
+    answer("squeue", "away")
+    for _ in range(2):
+        with pytest.raises(EngineUnreachable, match="Unable to contact"):
+            executor.read_state("7", "lcl-run_1-0a1b")
+        called.unlink(missing_ok=True)
+    assert not called.exists(), "a controller that is away is asked once for all jobs too"
 
 
 @pytest.mark.parametrize(
@@ -185,24 +175,21 @@ def test_states(state, phase, lost):
 
 def test_a_job_is_submitted_with_arguments_alone(answer, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
+    monkeypatch.setenv("SBATCH_PARTITION", "gpu")
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql+psycopg://lcl:secret@db/lcl")
-    called = answer("sbatch", "submitted")
-    settings = WorkerSettings(slurm_partition="gpu", slurm_time="1-12:00:00")
-    needed = NodeResources(cpus_per_gpu=4, memory_per_gpu=8).of_node(8)
-    env = job_environment(os.environ, {"MORE": "x"})
-    command = ["python", "-m", "module", "$(a folder)"]
-    assert SlurmCommands(settings).submit("lcl-run_1-0a1b", 2, 8, needed, tmp_path, env, command) == "11"
+    called, folder = answer("sbatch", "submitted"), tmp_path / "$(a folder)"
+    folder.mkdir()
+    executor = SlurmExecutor(WorkerSettings(node_resources={"pretrain": {"cpus_per_gpu": 4, "memory_per_gpu": 8}}))
+    request = JobRequest("m", RunDir(tmp_path), "title", env={"MORE": "x"}, nodes=2, gpus=8, kind="pretrain")
+    assert executor.submit(request, "lcl-run_1-0a1b", 8, JobFolder(folder)) == "11"
     arguments, environment = json.loads(called.read_text())
-    script = arguments.index(str(tmp_path / "batch.sh"))
-    assert {"--parsable", "--nodes=2", "--gpus-per-node=8", "--partition=gpu", "--requeue"} <= {*arguments[:script]}
-    assert {"--time=1-12:00:00", "--mem=64G", "--cpus-per-task=32", "--signal=TERM@60", "--export=ALL"} <= {
-        *arguments[:script]
-    }
-    assert not [each for each in arguments if each.startswith(("--account", "--qos", "--comment"))]
+    script = arguments.index(str(folder / "batch.sh"))
+    assert {"--parsable", "--nodes=2", "--gpus-per-node=8", "--requeue"} <= {*arguments[:script]}
+    assert {"--mem=64G", "--cpus-per-task=32", "--signal=TERM@60", "--export=ALL"} <= {*arguments[:script]}
     assert arguments[script + 1] == "srun"
-    assert arguments[-4:] == command
-    assert "$(a folder)" not in (tmp_path / "batch.sh").read_text()
-    assert (environment["SLURM_CONF"], environment["MORE"]) == ("/etc/other.conf", "x")
+    assert arguments[-2:] == ["workers.executors.node_agent", str(folder)]
+    assert "$(a folder)" not in (folder / "batch.sh").read_text()
+    assert [environment[name] for name in ("SLURM_CONF", "MORE", "SBATCH_PARTITION")] == ["/etc/other.conf", "x", "gpu"]
     assert "secret" not in called.read_text()
 
 
@@ -227,25 +214,22 @@ def test_what_is_true_of_the_workers_machine_alone_stays_there():
 
 
 @pytest.mark.parametrize(
-    ("name", "transient"), [("partition", False), ("limit", True), ("at most", True), ("time", False)]
+    ("name", "error", "words"),
+    [
+        ("partition", UserError, "Invalid partition name"),
+        ("time", UserError, "Requested time limit is invalid"),
+        ("limit", NoCapacity, "violates accounting/QOS policy"),
+        ("at most", NoCapacity, "QOSMaxSubmitJobPerUserLimit"),
+    ],
 )
-def test_a_refused_job(commands, answer, tmp_path, name, transient):
-    answer("sbatch", name)
-    with pytest.raises(EngineRefused) as caught:
-        commands.submit("name", 1, 0, NodeResources(), tmp_path, os.environ, ["true"])
-    assert is_transient(caught.value) is transient
+def test_a_refused_job(executor, answer, tmp_path, name, error, words):
+    for program, said in (("sbatch", name), ("squeue", "nothing"), ("sinfo", "nodes")):
+        answer(program, said)
+    with pytest.raises(error, match=words):
+        executor.start(JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1"), lambda handle: None)
 
 
-def test_a_refusal_fails_the_run_with_the_words_of_slurm(answer, tmp_path):
-    for program, name in (("sbatch", "time"), ("squeue", "nothing"), ("sinfo", "nodes")):
-        answer(program, name)
-    request = JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1")
-    with pytest.raises(UserError, match="Requested time limit is invalid") as caught:
-        SlurmExecutor(WorkerSettings()).start(request, lambda handle: None)
-    assert caught.value.code == "engine_refused"
-
-
-def test_a_query_is_repeated_until_the_controller_answers(settings):
+def test_a_query_is_repeated_until_the_controller_answers(executor):
     answers = [EngineUnreachable("away"), EngineUnreachable("away"), None]
 
     def query():
@@ -254,17 +238,7 @@ def test_a_query_is_repeated_until_the_controller_answers(settings):
             raise problem
         return "answer"
 
-    executor = SlurmExecutor(settings)
     assert executor.answer(query, patience=0.5) == "answer"
     answers[:] = [EngineUnreachable("away")] * 100
     with pytest.raises(EngineUnreachable):
         executor.answer(query, patience=0.1)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"slurm_partition": "--wrap=x"}, {"slurm_time": "1; reboot"}, {"node_resources": {"pretrain": {"cpus": 0}}}],
-)
-def test_settings_are_checked(changes):
-    with pytest.raises(ValidationError, match=next(iter(changes))):
-        WorkerSettings(**changes)
