@@ -10,7 +10,8 @@ from lcl_core import __version__
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.encoders.files import check_unchanged, hash_files
-from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder, random_init_baseline
+from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache
 from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import PredictionStore, score_predictions, write_class_tables, write_tables
 from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress, EvaluationData, Task
@@ -43,8 +44,10 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     tasks = [TASKS[name].plan(data) for name in dict.fromkeys(spec.tasks)]
     for name, files in run.get("encoder_files", {}).items():
         check_unchanged(files, hash_files(data.encoder(name)))
-    encoder = load_evaluated_encoder(data.encoder(spec.encoder))
-    encoders = [encoder, random_init_baseline(encoder)] if spec.untrained_baseline else [encoder]
+    encoder = EvaluatedEncoder("trained", load_image_encoder(data.encoder(spec.encoder)))
+    encoders = [encoder]
+    if spec.untrained_baseline:
+        encoders.append(EvaluatedEncoder("untrained", encoder.model.random_init()))
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
     progress.start(len(encoders) * len(tasks))
     context = EvalContext(

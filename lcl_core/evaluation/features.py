@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from lcl_core.common.files import write_json_atomically
 from lcl_core.common.processes import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.registry import TEXTS, detect_image_encoder, load_image_encoder
+from lcl_core.encoders.registry import TEXTS, detect_image_encoder
 
 Arrays = Mapping[str, NDArray[np.floating]]
 Heartbeat = Callable[[], None]
@@ -31,6 +32,7 @@ Heartbeat = Callable[[], None]
 _CACHE_VERSION = 2  # of an entry's layout and of the meaning of its numbers
 _MAX_SHARE = 0.5  # of the cache that the patch features of one split may fill
 _IMAGE_BATCH = 64
+FP16_BYTES = 2
 _TEXT_BATCH = 256
 
 
@@ -68,16 +70,6 @@ def check_reads_texts(directory: Path) -> None:
         )  # fmt: skip
 
 
-def load_evaluated_encoder(directory: str | Path) -> EvaluatedEncoder:
-    """Load a saved encoder onto the GPU when there is one."""
-    return EvaluatedEncoder("trained", load_image_encoder(Path(directory)))
-
-
-def random_init_baseline(encoder: EvaluatedEncoder) -> EvaluatedEncoder:
-    """The same architecture and transform with random weights at a fixed seed."""
-    return EvaluatedEncoder("untrained", encoder.model.random_init())
-
-
 class FeatureCache:
     """Folders of ``.npy`` files in a ``FolderCache``, named by the hash of everything that the numbers depend on.
 
@@ -113,8 +105,7 @@ class FeatureCache:
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
 
-@dataclass(frozen=True)
-class ImageFeatures:
+class ImageFeatures(NamedTuple):
     """Features of n images.
 
     Attributes:
@@ -125,18 +116,11 @@ class ImageFeatures:
     pooled: NDArray[np.float32] | None
     patches: NDArray[np.float16] | None
 
-    @property
-    def bytes(self) -> int:
-        return sum(each.nbytes for each in (self.pooled, self.patches) if each is not None)
-
 
 def patch_features_fit(encoder: EvaluatedEncoder, count: int, cache: FeatureCache) -> bool:
     """Whether the patch features of ``count`` images leave room for others in the cache."""
-    return _patches_size(encoder.model, count) <= cache.max_bytes * _MAX_SHARE
-
-
-def _patches_size(model: ImageEncoder, count: int) -> int:
-    return count * model.tokens * model.width * np.dtype(np.float16).itemsize
+    model = encoder.model
+    return count * model.tokens * model.width * FP16_BYTES <= cache.max_bytes * _MAX_SHARE
 
 
 def image_features(
@@ -157,29 +141,29 @@ def image_features(
         patches: also compute patch features, N·W numbers an image.
     """
     model = encoder.model
-    size = len(names) * (model.embed_dim or 0) * np.dtype(np.float32).itemsize
-    size += _patches_size(model, len(names)) if patches else 0
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {}
+    if model.embed_dim is not None:
+        shapes["pooled"] = np.float32, (len(names), model.embed_dim)
+    if patches:
+        shapes["patches"] = np.float16, (len(names), model.tokens, model.width)
+    size = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in shapes.values())
     key = {
         "kind": "images", "patches": patches, "encoder": model.identity, "transform": model.transform,
         "corpus": corpus.content_hash(), "images": _hash(names),
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        pooled = tokens = None
-        if model.embed_dim is not None:
-            pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), model.embed_dim))
-        if patches:
-            tokens = _create_npy(folder / "patches.npy", np.float16, (len(names), model.tokens, model.width))
         images = prefetch_map(corpus.read_image, names, threads=max(corpus.concurrent_reads, min(8, usable_cores())))
-        for start in range(0, len(names), _IMAGE_BATCH):
-            batch = list(islice(images, _IMAGE_BATCH))
-            rows = slice(start, start + len(batch))
-            latents, grid = encoder.embed_images(batch)
-            if pooled is not None and latents is not None:
-                pooled[rows] = check_finite(latents.numpy())
-            if tokens is not None:
-                tokens[rows] = check_finite(grid.half().numpy())
-            heartbeat()
+        with ExitStack() as opened:
+            files = {name: opened.enter_context((folder / f"{name}.npy").open("wb")) for name in shapes}
+            for name, (dtype, shape) in shapes.items():
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(files[name], header)
+            while batch := list(islice(images, _IMAGE_BATCH)):
+                found = dict(zip(("pooled", "patches"), encoder.embed_images(batch), strict=True))
+                for name, (dtype, _) in shapes.items():
+                    files[name].write(check_finite(found[name].numpy().astype(dtype)).tobytes())
+                heartbeat()
 
     arrays = cache.get_or_make(key, make, size, heartbeat)
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
@@ -211,19 +195,6 @@ def text_features(
     key = {"kind": "texts", "encoder": dict(identity), "texts": _hash(texts)}
     arrays = cache.get_or_make(key, make, progress=heartbeat)
     return np.asarray(arrays["texts"], np.float32)
-
-
-def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A new memory-mapped file whose blocks are reserved: on a full disk, writing to others ends the process by SIGBUS.
-
-    macOS cannot reserve them. Raises: OSError on a full disk.
-    """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if not hasattr(os, "posix_fallocate"):
-        return array
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
 
 
 def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:

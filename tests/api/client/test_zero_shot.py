@@ -21,8 +21,9 @@ from api.client.zero_shot import (
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.formats import open_reader
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.features import load_evaluated_encoder
+from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.tasks.zero_shot import class_scores, zero_shot_classifier
 from lcl_core.specs.zero_shot import LOGIT_SCALE
 from tests.api.sample_assets import png
@@ -78,7 +79,7 @@ def test_the_numbers_are_those_of_the_evaluation(client, encoder, encoder_dir, s
     images = [(Path(CLASSES[n % 4].replace(" ", "-")) / f"{n}.png", noise(n)) for n in range(20)]
     result = client.zero_shot("tiny", iter(images), CLASSES, TEMPLATES, batch=8)
     row, records = evaluated(tmp_path / "run", squares, encoder_dir)
-    corpus, direct = open_corpus(squares), load_evaluated_encoder(encoder_dir)
+    corpus, direct = open_corpus(squares), EvaluatedEncoder("trained", load_image_encoder(encoder_dir))
     pooled, _ = direct.embed_images([corpus.read_image(pair.image) for pair in corpus.pairs("test")])
     assert pooled is not None
     logits = class_scores(pooled, zero_shot_classifier(direct.embed_texts, CLASSES, TEMPLATES)).double()

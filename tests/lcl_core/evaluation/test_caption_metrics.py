@@ -18,8 +18,9 @@ from lcl_core.evaluation.caption_metrics import (
     mismatched_captions,
     rouge_l,
     score_captions,
+    tokenize_all,
+    treebank_tokens,
 )
-from lcl_core.evaluation.treebank import tokenize_all, treebank_tokens
 
 # Pairs of a caption and the tokens that Stanford's PTBTokenizer (CoreNLP 3.4.1) printed, punctuation removed.
 RECORDED = json.loads((Path(__file__).parent / "treebank.json").read_text(encoding="utf-8"))

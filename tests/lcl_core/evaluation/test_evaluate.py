@@ -147,7 +147,7 @@ def test_bad_requests_say_where_and_what_instead(new_run, fields, code, field, w
 @pytest.mark.parametrize("task", ["retrieval", "zero_shot_classification"])
 def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(new_run, tmp_path, monkeypatch, task):
     weights = save_huggingface(tmp_path / "vit", "vit")
-    monkeypatch.setattr("lcl_core.evaluation.evaluate.load_evaluated_encoder", None)
+    monkeypatch.setattr("lcl_core.evaluation.evaluate.load_image_encoder", None)
     with pytest.raises(UserError, match="reads no texts") as caught:
         evaluate(new_run(weights=weights, tasks=[task], zero_shot_classification={"labels": ["colour"]}))
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")

@@ -9,8 +9,9 @@ import torch
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.classifiers import fit_probe
-from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder
+from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache
 from lcl_core.evaluation.results import PredictionStore
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
@@ -31,7 +32,7 @@ PLAIN = AugmentationSpec()
 
 @pytest.fixture
 def encoder(encoder_dir):
-    return load_evaluated_encoder(encoder_dir)
+    return EvaluatedEncoder("trained", load_image_encoder(encoder_dir))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Frozen features: what they are of, and what makes the cache compute them again."""
 
-import errno
-import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +15,11 @@ from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
 from lcl_core.encoders.lcl import LCLEncoder
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.features import (
     EvaluatedEncoder,
     FeatureCache,
     image_features,
-    load_evaluated_encoder,
-    random_init_baseline,
     text_features,
 )
 
@@ -31,7 +28,7 @@ NAMES = [f"{number}.png" for number in range(6)]
 
 @pytest.fixture(scope="module")
 def encoder(encoder_dir):
-    return load_evaluated_encoder(encoder_dir)
+    return EvaluatedEncoder("trained", load_image_encoder(encoder_dir))
 
 
 def look(encoder, corpus, cache, *, patches=True):
@@ -56,27 +53,6 @@ def test_they_are_the_model_s_own(encoder, squares, tmp_path):
     assert look(encoder, squares, tmp_path, patches=False).patches is None
 
 
-def test_a_full_disk_is_an_error_before_anything_is_computed(encoder, squares, tmp_path, monkeypatch):
-    """Without it the first write to a block that the disk lacks would end the process by a signal."""
-    reserved: dict[str, int] = {}
-
-    def reserve(handle, start, size):
-        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
-        reserved[name] = size
-        if name == "patches.npy":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", reserve)
-    monkeypatch.setattr(EvaluatedEncoder, "embed_images", None)
-    with pytest.raises(OSError, match="No space left"):
-        look(encoder, squares, tmp_path)
-    model = encoder.model
-    assert model.embed_dim is not None
-    assert reserved["pooled.npy"] >= len(NAMES) * model.embed_dim * 4
-    assert reserved["patches.npy"] >= len(NAMES) * model.tokens * model.width * 2
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-
-
 def test_a_changed_image_is_looked_at_again(encoder, squares, tmp_path):
     before = look(encoder, squares, tmp_path / "cache")
     changed = Path(shutil.copytree(squares, tmp_path / "changed"))
@@ -89,7 +65,8 @@ def test_a_changed_image_is_looked_at_again(encoder, squares, tmp_path):
 
 def test_another_encoder_or_transform_has_features_of_its_own(encoder, save_tiny_encoder, squares, tmp_path):
     first = look(encoder, squares, tmp_path / "cache")
-    other = look(load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)), squares, tmp_path / "cache")
+    stranger = EvaluatedEncoder("trained", load_image_encoder(save_tiny_encoder(tmp_path / "other", seed=1)))
+    other = look(stranger, squares, tmp_path / "cache")
     assert not np.allclose(first.pooled, other.pooled)
     tower = encoder.model
     assert isinstance(tower, LCLEncoder)
@@ -103,7 +80,7 @@ def test_another_encoder_or_transform_has_features_of_its_own(encoder, save_tiny
 
 
 def test_a_copy_of_an_encoder_shares_its_features(encoder, encoder_dir, tmp_path):
-    copy = load_evaluated_encoder(shutil.copytree(encoder_dir, tmp_path / "copy"))
+    copy = EvaluatedEncoder("trained", load_image_encoder(shutil.copytree(encoder_dir, tmp_path / "copy")))
     assert copy.model.identity == encoder.model.identity
 
 
@@ -152,8 +129,8 @@ def test_a_wait_for_features_of_another_run_can_be_stopped(encoder, squares, tmp
 
 
 def test_the_twin_has_fresh_weights_and_the_same_processor(save_tiny_encoder, tmp_path):
-    trained = load_evaluated_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3))
-    twin, again = random_init_baseline(trained).model, random_init_baseline(trained).model
+    trained = EvaluatedEncoder("trained", load_image_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3)))
+    twin, again = trained.model.random_init(), trained.model.random_init()
     assert twin.identity == again.identity
     assert twin.identity["weights"] != trained.weights_hash
     assert twin.identity["config"] == trained.model.identity["config"]

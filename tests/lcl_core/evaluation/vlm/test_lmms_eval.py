@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lcl_core.evaluation.features import load_evaluated_encoder
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.vlm import lmms_eval as adapter
 from lcl_core.evaluation.vlm.language_model import load_language_model, resolve_language_model
 from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, save_vlm
@@ -57,7 +57,7 @@ def bridge(tmp_path):
     files = resolve_language_model(spec, field="language_model")
     cpu = torch.device("cpu")
     language = load_language_model(files, tmp_path, dtype=torch.float32, device=cpu, field="language_model")
-    tower = load_evaluated_encoder(encoder).model
+    tower = load_image_encoder(encoder)
     source: Any = SimpleNamespace(trained_encoder=None, model=tower)
     save_vlm(
         tmp_path / "bridge",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.features import load_evaluated_encoder
 from lcl_core.evaluation.vlm.language_model import IMAGE_PLACEHOLDER, collate, token_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, load_vlm
 
@@ -38,7 +38,7 @@ def trained_vlm(new_run, taught_language_model_dir, monkeypatch):
 @pytest.mark.parametrize(("transfer", "train"), [("frozen", False), ("full", False), ("full", True)])
 def test_it_says_the_same_after_it_was_saved(trained_vlm, encoder_dir, tmp_path, transfer, train):
     folder, vlm = trained_vlm(transfer, train)
-    tower = load_evaluated_encoder(encoder_dir).model
+    tower = load_image_encoder(encoder_dir)
     llava, seen_by = load_vlm(folder, tower, tmp_path)
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rows = collate([token_sequence([IMAGE_PLACEHOLDER]) + token_sequence([5, 6, 1], target=True)] * 2, 4)
@@ -52,8 +52,8 @@ def test_it_says_the_same_after_it_was_saved(trained_vlm, encoder_dir, tmp_path,
 
 def test_other_models_are_refused(trained_vlm, encoder_dir, tmp_path, save_tiny_encoder, save_tiny_language_model):
     folder, _ = trained_vlm("frozen", False)
-    other = load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)).model
-    tower = load_evaluated_encoder(encoder_dir).model
+    other = load_image_encoder(save_tiny_encoder(tmp_path / "other", seed=1))
+    tower = load_image_encoder(encoder_dir)
     with pytest.raises(UserError, match="another encoder"):
         load_vlm(folder, other, tmp_path)
     anonymous = save_tiny_language_model(tmp_path / "stranger", seed=5)
