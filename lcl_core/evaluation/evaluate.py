@@ -13,7 +13,7 @@ from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache
 from lcl_core.evaluation.plots import make_figures
-from lcl_core.evaluation.results import PredictionStore, score_predictions, write_class_tables, write_tables
+from lcl_core.evaluation.results import PredictionStore, score_predictions, write_tables
 from lcl_core.evaluation.tasks.base import EvalContext, EvalProgress, EvaluationData, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
 from lcl_core.evaluation.tasks.classification import Classification
@@ -75,7 +75,6 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
     }  # fmt: skip
     write_tables(context.artifacts, facts, rows)
-    write_class_tables(context.predictions.folder, context.artifacts / "classes")
     result = {**facts, "rows": rows}
     if spec.figures:
         progress.enter("figures")

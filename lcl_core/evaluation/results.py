@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,7 +37,6 @@ Samples = Sequence[dict[str, Any]]
 IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image", "image_to_class"
 RECALLS = (1, 5, 10)
 ACCURACIES = (1, 5)
-_CURVE_POINTS = 400
 _MAX_NAME = 180  # characters in the name of a file
 
 
@@ -118,13 +116,6 @@ class PredictionStore:
     def _samples(self, name: str) -> list[dict[str, Any]]:
         with (self.folder / name).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
-
-
-def loss_curve(losses: Sequence[float]) -> dict[str, Any]:
-    """The loss of each step as an entry of ``curves.json``, thinned by averaging neighbours."""
-    every = max(1, -(-len(losses) // _CURVE_POINTS))
-    points = [round(float(np.mean(losses[start : start + every])), 5) for start in range(0, len(losses), every)]
-    return {"steps_a_point": every, "loss": points}
 
 
 # ---- metrics of a prediction file
@@ -256,37 +247,3 @@ def write_tables(folder: Path, facts: dict[str, Any], rows: Sequence[Row]) -> No
             left_out = json.dumps(row["left_out"]) if row["left_out"] else ""
             bounds = {"untrained_low": untrained_low, "untrained_high": untrained_high, "low": low, "high": high}
             writer.writerow({**row, **bounds, "left_out": left_out})
-
-
-CLASS_COLUMNS = ("label", "count", "acc1", "acc5", "taken_for", "times")
-
-
-def class_rows(samples: Samples) -> list[dict[str, Any]]:
-    """A row a true class, by name, from the samples of a class-rank file.
-
-    ``taken_for``: the class most often predicted instead, of equals the first by name, ``times`` times.
-    """
-    by_label: dict[str, list[dict[str, Any]]] = {}
-    for sample in samples:
-        by_label.setdefault(sample["label"], []).append(sample)
-    rows = []
-    for label, own in sorted(by_label.items()):
-        wrong = Counter(sample["top"][0] for sample in own if sample["top"][0] != label)
-        taken_for, times = min(wrong.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
-        first, five = (sum(sample["rank"] <= k for sample in own) / len(own) for k in ACCURACIES)
-        rows.append(dict(zip(CLASS_COLUMNS, (label, len(own), first, five, taken_for, times), strict=True)))
-    return rows
-
-
-def write_class_tables(records: Path, folder: Path) -> None:
-    """``FOLDER/NAME.csv`` for every class-rank file of the trained encoder."""
-
-    def has_classes(file: PredictionFile) -> bool:
-        return file.kind == "ranks" and file.part == IMAGE_TO_CLASS and file.encoder == "trained"
-
-    for name, _, samples in PredictionStore(records).read(has_classes):
-        folder.mkdir(exist_ok=True)
-        with (folder / name).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, CLASS_COLUMNS)
-            writer.writeheader()
-            writer.writerows(class_rows(samples))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -36,6 +36,7 @@ HeldOutSpec = ClassificationSpec | TunedRetrievalSpec | CaptioningSpec
 
 VALIDATION_SHARE = 0.1  # of the training images, where the spec names no validation split
 _PROGRESS_SECONDS = 0.5
+_CURVE_POINTS = 400
 
 
 # ---- images of a split
@@ -349,6 +350,12 @@ class EvalContext:
     def fit_labels(self, task: str, variant: str, transfer: str) -> dict[str, str]:
         """What names a fit in the logs of choices and losses."""
         return {"task": task, "variant": variant, "transfer": transfer, "encoder": self.encoder.role}
+
+    def log_losses(self, labels: dict[str, str], losses: Sequence[float]) -> None:
+        """The loss of each step as an entry of ``curves.json``, thinned by averaging neighbours."""
+        every = max(1, -(-len(losses) // _CURVE_POINTS))
+        points = [round(float(np.mean(losses[start : start + every])), 5) for start in range(0, len(losses), every)]
+        self.curves.append({**labels, "steps_a_point": every, "loss": points})
 
     def store(self, samples: Iterable[dict[str, Any]], **about: Any) -> None:
         """Store predictions of the encoder; ``about``: the other fields of :class:`PredictionFile`."""

@@ -15,7 +15,6 @@ from lcl_core.common.processes import prefetch_map
 from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvalImage,
@@ -28,7 +27,7 @@ from lcl_core.evaluation.tasks.base import (
 )
 from lcl_core.evaluation.training import FeatureSource, choose, search_candidates
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, caption_tokens, resolve_language_model
-from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, save_vlm
+from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
 FIELD = "captioning"
@@ -149,7 +148,7 @@ class Captioning(Task):
         candidates = search_candidates(self.spec.for_protocol(transfer))
         spec = choose(context, candidates, attempt, self.holdout, labels, field=FIELD, metric="CIDEr")
         vlm, losses = self._train(context, transfer, spec, self.examples)
-        context.curves.append({**labels, **loss_curve(losses)})
+        context.log_losses(labels, losses)
         if context.encoder.role == "trained":
             assert spec.language_model is not None
             save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, spec.language_model)
@@ -168,8 +167,7 @@ class Captioning(Task):
         vlm = build_vlm(source, transfer, self.files, spec.language_model, f"{FIELD}.language_model")
         language, max_tokens = vlm.llava.language, spec.language_model.max_tokens
         sequences = [
-            VLMExample(caption_tokens(language, caption, spec.question).cut(max_tokens), row)
-            for row, caption in examples
+            (caption_tokens(language, caption, spec.question).cut(max_tokens), row) for row, caption in examples
         ]
         context.enter(f"{transfer} transfer to captions")
         return vlm, vlm.train(self.train, sequences, spec, FIELD)

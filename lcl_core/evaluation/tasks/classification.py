@@ -26,7 +26,6 @@ from lcl_core.evaluation.classifiers import (
     predict_by_probe,
     store_predictions,
 )
-from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import (
     EvalContext,
     EvaluationData,
@@ -142,7 +141,7 @@ class Classification(Task):
         context.enter(f"{transfer} transfer to {key.label}")
         source = FeatureSource(context, transfer, spec.augmentation)
         probe, losses = fit_probe(source, key.train, spec, FIELD)
-        context.curves.append({**labels, **loss_curve(losses)})
+        context.log_losses(labels, losses)
         for test in key.tests:
             yield key.label, test, predict_by_probe(source, probe, test, FIELD)
 
@@ -170,7 +169,7 @@ class Classification(Task):
         candidates = [({"l2": l2}, l2) for l2 in self.spec.l2]
         l2 = choose(context, candidates, attempt, key.holdout, labels, field=FIELD, metric="acc@1")
         model = fit(key.train, l2)
-        context.curves.append({**labels, **loss_curve(model.losses)})
+        context.log_losses(labels, model.losses)
         for test in key.tests:
             yield variant, test, model.predict(latents(test), test.classes, field=FIELD)
 

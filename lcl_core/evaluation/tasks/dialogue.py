@@ -28,7 +28,6 @@ from lcl_core.data.corpus.base import CaptionPairs, Documents
 from lcl_core.data.corpus.file_store import has_file, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.evaluation.metrics import Ints
-from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvaluationData, SplitImages, Task
 from lcl_core.evaluation.tasks.captioning import CaptionExample, caption_examples
 from lcl_core.evaluation.training import FeatureSource
@@ -321,13 +320,13 @@ class Dialogue(Task):
         ) -> None:
             context.enter(f"{transfer} transfer to dialogue, {stage}")
             losses = vlm.train(split, examples, own, f"{FIELD}.{stage}")
-            context.curves.append({**context.fit_labels(FIELD, stage, transfer), **loss_curve(losses)})
+            context.log_losses(context.fit_labels(FIELD, stage, transfer), losses)
 
         frozen = FeatureSource(context, "frozen", spec.align.augmentation)
-        aligned = [VLMExample(caption_tokens(model, text).cut(max_tokens), row) for row, text in self.captions]
+        aligned = [(caption_tokens(model, text).cut(max_tokens), row) for row, text in self.captions]
         train_stage(replace(vlm, source=frozen, language_lr=None), self.train, aligned, spec.align, "align")
         instructed = [
-            VLMExample(conversation_tokens(model, turns).cut(max_tokens), row)
+            (conversation_tokens(model, turns).cut(max_tokens), row)
             for turns, row in zip(conversations.turns, conversations.rows, strict=True)
             if row is not None or vlm.language_lr is not None
         ]

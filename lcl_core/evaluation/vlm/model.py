@@ -144,12 +144,7 @@ def generate_answers(language: LanguageModel, prompts: Tensor, present: Tensor, 
     return [language.decode(row) for row in ids.tolist()]
 
 
-@dataclass(frozen=True)
-class VLMExample:
-    """A text to learn and the row of its image; None where it has no image."""
-
-    tokens: TokenSequence
-    row: int | None
+VLMExample = tuple[TokenSequence, int | None]  # a text to learn, and the row of its image, if it has one
 
 
 @dataclass(frozen=True)
@@ -169,16 +164,16 @@ class VisionLanguageModel:
         llava, language = self.llava, self.llava.language.model
         language.requires_grad_(self.language_lr is not None)
         batches, seed = self.source.batches(split), self.source.context.spec.seed
-        lengths = np.array([len(example.tokens.ids) for example in examples])
+        lengths = np.array([len(tokens.ids) for tokens, _ in examples])
 
         def order(epoch: int) -> list[np.ndarray]:
             return _batches_of_similar_length(lengths, spec.batch_size, seed, epoch)
 
         def load(picks: np.ndarray, rng: random.Random) -> tuple[TokenBatch, Tensor | None]:
             chosen = [examples[pick] for pick in picks]
-            rows = np.array([example.row for example in chosen if example.row is not None], np.int64)
-            tokens = collate([example.tokens for example in chosen], llava.image_tokens)
-            return tokens, batches.load(rows, rng) if len(rows) else None
+            rows = np.array([row for _, row in chosen if row is not None], np.int64)
+            batch = collate([tokens for tokens, _ in chosen], llava.image_tokens)
+            return batch, batches.load(rows, rng) if len(rows) else None
 
         def loss(batch: tuple[TokenBatch, Tensor | None]) -> Tensor:
             tokens, images = batch

@@ -12,10 +12,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.evaluation.results import (
     PredictionFile,
     PredictionStore,
-    class_rows,
     sample_groups,
     score_predictions,
-    write_class_tables,
     write_tables,
 )
 
@@ -169,32 +167,3 @@ def test_samples_of_one_concept_are_a_group_unless_all_are():
     assert sample_groups([*grouped[:2], sample(1), sample(2)]) == ["a", "a", "", ""]
     assert sample_groups(grouped[:2]) is None
     assert sample_groups(grouped[1:]) is None
-
-
-def class_sample(label, first, rank):
-    return {"query": "q", "label": label, "rank": rank, "right": 1, "top": [first], "probability": 0.5}
-
-
-CLASSES = [class_sample(*each) for each in (("ant", "ant", 1), ("ant", "bee", 4), ("ant", "cat", 9), ("bee", "bee", 1))]
-
-
-def test_accuracy_by_class_by_hand():
-    assert [tuple(row.values()) for row in class_rows(CLASSES)] == [
-        ("ant", 3, 1 / 3, 2 / 3, "bee", 1),  # bee and cat once each: the first by name
-        ("bee", 1, 1.0, 1.0, "", 0),
-    ]
-
-
-def test_the_trained_encoders_classes_have_tables(tmp_path):
-    """Also where two labels give one name, ``a-b`` and ``a_b``; other files are not read."""
-    store = PredictionStore(tmp_path / "records")
-    store.start()
-    for label, samples in (("a-b", CLASSES), ("a_b", [class_sample("cow", "cow", 1)])):
-        store.add(PredictionFile("c", "t", label, "frozen", "ranks", "trained", part="image_to_class"), samples)
-    for encoder, part in (("untrained", "image_to_class"), ("trained", "image_to_text")):
-        store.add(PredictionFile("r", "t", "all", "zero_shot", "ranks", encoder, part=part), CLASSES)
-    write_class_tables(store.folder, tmp_path / "classes")
-    labels = {
-        file.name: [row["label"] for row in csv.DictReader(file.open())] for file in (tmp_path / "classes").iterdir()
-    }
-    assert sorted(labels.values()) == [["ant", "bee"], ["cow"]]

@@ -72,7 +72,7 @@ def test_stage_two_goes_on_from_stage_one(talk_run, monkeypatch):
         before = vlm.llava.projector.leave.weight.detach().clone()
         losses = train(vlm, split, examples, spec, field)
         after = vlm.llava.projector.leave.weight.detach().clone()
-        seen.append((field, torch.stack([before, after]), {len(each.tokens.ids) for each in examples}))
+        seen.append((field, torch.stack([before, after]), {len(tokens.ids) for tokens, _ in examples}))
         return losses
 
     monkeypatch.setattr(VisionLanguageModel, "train", watched)

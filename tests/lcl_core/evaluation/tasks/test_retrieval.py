@@ -8,8 +8,8 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.evaluation.contrastive_head import ContrastiveHead
 from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.tasks.retrieval import ContrastiveHead
 
 FAST = {"epochs": 8, "batch_size": 20, "lr": 5e-3, "text_lr": 1e-3}
 
