@@ -1,24 +1,28 @@
-"""A JSON-lines file as a sequence: line offsets are in memory, a line is read and parsed on access.
+"""JSON-lines files as a sequence: line offsets are in memory, a line is read and parsed on access.
 
 JSON of foreign files is bounded in depth.
-A file is not mapped: an access beyond the end of one that was cut short meanwhile would end the process.
 Halves of surrogate pairs, which JSON can write as escapes, become U+FFFD: no file, database or response can have them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import replace_surrogates
+from lcl_core.data.corpus.file_store import PreadFile
 
 MAX_JSON_DEPTH = 64
+_SCAN_BYTES = 1 << 20
+_LINE_DIGITS = 18  # of the number of a line, at most
+T = TypeVar("T")
 
 
 class BadValue(Exception):
@@ -78,207 +82,99 @@ def to_json_safe(value: Any, depth: int = 0) -> Any:
 
 
 MAX_LINE_BYTES = 16 << 20
-MAX_LINES = 50_000_000  # of all files of a corpus, 20 bytes each; shards have no such bound
-_SCAN_BYTES = 4 << 20
-_CALL_BYTES = 1 << 30  # of one call, which reads at most 2 GiB
-_NEWLINE, _RETURN = b"\n\r"
 
 
-class FileBytes:
-    """A file's bytes, read as slices of them are taken. Safe from several threads and after a fork.
+class JsonLines(Generic[T]):
+    """Objects of JSON-lines files, one file after another, parsed on access; blank lines are left out.
 
     Args:
-        descriptor: of the open file, which is closed with this object.
-        name: of the file, for messages.
-
-    Slicing (not from the end) raises UserError ``file_unreadable``, also where the file is shorter than it was when it
-    was opened.
-    """
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        self._descriptor, self._name = descriptor, name
-        self._size = os.fstat(descriptor).st_size
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, part: slice) -> bytes:
-        start, end = part.start or 0, self._size if part.stop is None else min(part.stop, self._size)
-        parts = list[bytes]()
-        try:
-            while start < end and (data := os.pread(self._descriptor, min(end - start, _CALL_BYTES), start)):
-                parts.append(data)
-                start += len(data)
-        except OSError as error:
-            message = f"the file cannot be read: {error.strerror}"
-            raise UserError(message, code="file_unreadable", file=self._name) from error
-        if start < end:
-            message = "the file became shorter while it was read; write a new file and rename it to the old one's name"
-            raise UserError(message, code="file_unreadable", file=self._name)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def __bytes__(self) -> bytes:
-        return self[:]
-
-
-class JsonLines(Sequence[dict[str, Any]]):
-    """Objects of a JSON-lines file, blank lines left out.
-
-    Args:
-        buffer: the file, in memory or read as it is needed.
-        name: its name, for messages.
+        files: content of each by its name, in memory or read as it is needed.
         check: returns the problem of an object, or None.
-        max_lines: that are not blank.
+        make: what an object becomes.
+        lines: of each object the number of its file, its 1-based line, where that starts and its bytes; None: all.
 
-    Raises: UserError ``corpus_unreadable`` for more lines; those of ``buffer``.
-
-    Indexing raises UserError ``bad_document`` with file and line for a line that is no valid object.
+    Raises: UserError that reading a file raises. Indexing raises UserError ``bad_document`` with file and line for a
+    line that is no valid object.
     """
 
     def __init__(
         self,
-        buffer: bytes | FileBytes,
-        name: str,
+        files: Mapping[str, bytes | PreadFile],
         check: Callable[[dict[str, Any]], str | None],
-        max_lines: int = MAX_LINES,
+        make: Callable[[dict[str, Any]], T],
+        lines: tuple[np.ndarray, ...] | None = None,
     ) -> None:
-        self.name = name
-        self._buffer = buffer
-        self._check = check
-        self._starts, self._lengths, self._numbers = _find_lines(buffer, name, max_lines)
+        self._files, self._check, self._make = files, check, make
+        self._names = list(files)
+        self._lines = _find_lines(files.values()) if lines is None else lines
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._lines[0])
 
-    def line_number(self, index: int) -> int:
-        """1-based line of the object at ``index``."""
-        return int(self._numbers[index])
-
-    def find_line(self, number: int) -> int | None:
-        """Index of the object in a 1-based line; None: the line is blank, or the file has fewer."""
-        if not len(self) or number > self.line_number(-1):
-            return None
-        index = int(np.searchsorted(self._numbers, number))
-        return index if self.line_number(index) == number else None
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        start, length = int(self._starts[index]), int(self._lengths[index])
-        if length > MAX_LINE_BYTES:
-            raise self._bad(index, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    def __getitem__(self, index: int) -> T:
+        file, number, start, length = (int(column[index]) for column in self._lines)
+        name = self._names[file]
         try:
-            value = parse_json(
-                self._buffer[start : start + length], keep_nan=True
-            )  # a similarity of NaN leaves out its image alone
+            if length > MAX_LINE_BYTES:
+                raise BadValue(f"longer than {MAX_LINE_BYTES:,} bytes")
+            # a similarity of NaN leaves out its image alone
+            value = parse_json(self._files[name][start : start + length], keep_nan=True)
+            if not isinstance(value, dict):
+                raise BadValue("not a JSON object")
+            problem = self._check(value)
         except BadValue as error:
-            raise self._bad(index, f"the line is {error}") from error
-        problem = self._check(value) if isinstance(value, dict) else "the line is not a JSON object"
+            problem = f"the line is {error}"
         if problem is not None:
-            raise self._bad(index, problem)
-        return value
+            message = f"{problem}; mend the line or remove it"
+            raise UserError(message, code="bad_document", file=name, line=number)
+        return self._make(value)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[T]:
         return (self[index] for index in range(len(self)))
 
-    def _bad(self, index: int, problem: str) -> UserError:
-        message = f"{problem}; mend the line or remove it"
-        return UserError(message, code="bad_document", file=self.name, line=self.line_number(index))
-
-
-class ConcatenatedLines(Sequence[dict[str, Any]]):
-    """Several JSON-lines files as one sequence."""
-
-    def __init__(self, parts: Sequence[JsonLines]) -> None:
-        self._parts = parts
-        self._length = sum(len(part) for part in parts)
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        part, offset = self._find(index)
-        return part[offset]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (value for part in self._parts for value in part)
-
-    def describe(self, index: int) -> dict[str, Any]:
+    def describe(self, index: int) -> T:
         """As indexing: no line holds an image."""
         return self[index]
 
+    def choose(self, indices: Sequence[int]) -> JsonLines[T]:
+        """Those at ``indices``, which ascend."""
+        chosen = np.asarray(indices, np.int64)
+        return JsonLines(self._files, self._check, self._make, tuple(column[chosen] for column in self._lines))
+
+    def line_number(self, index: int) -> int:
+        return int(self._lines[1][index])
+
     def location(self, index: int) -> str:
         """``file:line`` of an item, for messages and ids."""
-        part, offset = self._find(index)
-        return f"{part.name}:{part.line_number(offset)}"
+        return f"{self._names[int(self._lines[0][index])]}:{self.line_number(index)}"
 
     def find(self, location: str) -> int | None:
-        """Index of the item at ``location``; None: there is no such item."""
+        """Index of the item at ``location``; None: it is not among these."""
         name, _, line = location.rpartition(":")
-        before = 0
-        for part in self._parts:
-            if part.name == name and line.isdecimal() and (offset := part.find_line(int(line))) is not None:
-                return before + offset
-            before += len(part)
-        return None
-
-    def _find(self, index: int) -> tuple[JsonLines, int]:
-        offset = index + self._length if index < 0 else index
-        if not 0 <= offset < self._length:
-            raise IndexError(index)
-        for part in self._parts:
-            if offset < len(part):
-                return part, offset
-            offset -= len(part)
-        raise IndexError(index)
+        if name not in self._files or not line.isdecimal() or len(line) > _LINE_DIGITS:
+            return None
+        first, end = np.searchsorted(self._lines[0], np.array([0, 1], np.uint32) + self._names.index(name))
+        index = int(first + np.searchsorted(self._lines[1][first:end], int(line)))
+        return index if index < end and self.line_number(index) == int(line) else None
 
 
-def _find_lines(buffer: bytes | FileBytes, name: str, max_lines: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of all lines that are not blank: starts, lengths without the newline (``MAX_LINE_BYTES`` + 1: longer), numbers.
-
-    Blank lines take memory only while their part of the file is scanned. Raises: UserError ``corpus_unreadable``.
-    """
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    begin, first, lines, kept_lines = 0, _NEWLINE, 0, 0  # of the line that the scan is in: its start and first byte
-    for offset in range(0, len(buffer), _SCAN_BYTES):
-        data = np.frombuffer(buffer[offset : offset + _SCAN_BYTES], np.uint8)
-        if begin == offset:
-            first = int(data[0])
-        ends = np.flatnonzero(data == _NEWLINE) + offset
-        if offset + len(data) == len(buffer):
-            ends = np.append(ends, len(buffer))
-        if not len(ends):
-            continue
-        starts = np.concatenate(([begin], ends[:-1] + 1))
-        firsts = data[np.clip(starts - offset, 0, len(data) - 1)]
-        firsts[0] = first
-        lengths = ends - starts
-        kept = (lengths > 1) | ((lengths == 1) & (firsts != _RETURN))
-        clipped = np.minimum(lengths[kept], MAX_LINE_BYTES + 1).astype(np.uint32)
-        found.append((starts[kept], clipped, np.flatnonzero(kept) + lines + 1))
-        lines, kept_lines = lines + len(ends), kept_lines + len(clipped)
-        if kept_lines > max_lines:
-            message = f"the corpus has more than {MAX_LINES:,} lines; convert it to shards in smaller parts"
-            raise UserError(message, code="corpus_unreadable", file=name)
-        begin = int(ends[-1]) + 1
-        if begin - offset < len(data):
-            first = int(data[begin - offset])
-    if not found:
-        return np.empty(0, np.int64), np.empty(0, np.uint32), np.empty(0, np.int64)
-    starts, lengths, numbers = (np.concatenate(column) for column in zip(*found, strict=True))
-    return starts, lengths, numbers
+def _find_lines(files: Iterable[bytes | PreadFile]) -> tuple[np.ndarray, ...]:
+    """File, number, start and length without the newline (``MAX_LINE_BYTES`` + 1: longer) of all lines not blank."""
+    columns = (array("I"), array("Q"), array("Q"), array("I"))
+    for number, content in enumerate(files):
+        file: Any = io.BytesIO(content) if isinstance(content, bytes) else io.BufferedReader(content, _SCAN_BYTES)
+        line = start = 0
+        while piece := file.readline(MAX_LINE_BYTES + 2):
+            blank, length = piece in (b"\n", b"\r\n", b"\r"), len(piece)
+            while len(piece) == MAX_LINE_BYTES + 2 and not piece.endswith(b"\n"):
+                piece = file.readline(MAX_LINE_BYTES + 2)
+                length += len(piece)
+            line += 1
+            if not blank:
+                kept = min(length - piece.endswith(b"\n"), MAX_LINE_BYTES + 1)
+                for column, value in zip(columns, (number, line, start, kept), strict=True):
+                    column.append(value)
+            start += length
+        if not isinstance(content, bytes):
+            file.detach()
+    return tuple(np.frombuffer(column, column.typecode) for column in columns)

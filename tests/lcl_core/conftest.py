@@ -131,4 +131,4 @@ def encoder(encoders):
 @pytest.fixture(scope="session")
 def drawings(sample):
     """Twelve images of the sample corpus."""
-    return [sample.read_image(pair.image) for pair in sample.pairs("val")[:12]]
+    return [sample.read_image(pair.image) for pair in list(sample.pairs("val"))[:12]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -42,15 +42,7 @@ class Items(Protocol[T_co]):
 # In MMC4's layout, as dictionaries. One with ``segments`` ([{"text"} | {"image"}, …]) is a sequence whose texts and
 # images keep that order.
 Documents = Items[dict[str, Any]]
-
-
-class CaptionPairs(Items[CaptionPair], Protocol):
-    """Captioned images, of which slices can be taken."""
-
-    @overload
-    def __getitem__(self, index: int, /) -> CaptionPair: ...
-    @overload
-    def __getitem__(self, index: slice, /) -> Sequence[CaptionPair]: ...
+CaptionPairs = Items[CaptionPair]
 
 
 def usable_image_counts(documents: Documents, data: DataSpec) -> Iterator[int]:

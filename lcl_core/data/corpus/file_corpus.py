@@ -15,21 +15,20 @@ The other form, for corpora of any size, is ``lcl_core.data.shards``.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from lcl_core.common.archive import BLOCK
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
-from lcl_core.data.corpus.file_store import FileStore, open_store
+from lcl_core.data.corpus.file_store import FileStore, PreadFile, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
-from lcl_core.data.jsonl import MAX_LINES, ConcatenatedLines, FileBytes, JsonLines
+from lcl_core.data.jsonl import JsonLines
 from lcl_core.data.records import (
     DEFAULT_SPLIT,
     PAIR_FIELDS,
@@ -40,44 +39,6 @@ from lcl_core.data.records import (
     document_split,
     is_held_out,
 )
-
-
-class PairList(Sequence[CaptionPair]):
-    """Selected lines of captioned images, parsed on access."""
-
-    def __init__(self, lines: ConcatenatedLines, indices: Sequence[int]) -> None:
-        self._lines, self._indices = lines, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> CaptionPair: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[CaptionPair]: ...
-
-    def __getitem__(self, index: int | slice) -> CaptionPair | Sequence[CaptionPair]:
-        if isinstance(index, slice):
-            return PairList(self._lines, self._indices[index])
-        return _to_pair(self._lines[self._indices[index]])
-
-    def describe(self, index: int) -> CaptionPair:
-        """As indexing: no line holds an image."""
-        return self[index]
-
-    def choose(self, indices: Sequence[int]) -> PairList:
-        """Those at ``indices``, in that order."""
-        return PairList(self._lines, [self._indices[index] for index in indices])
-
-    def location(self, index: int) -> str:
-        """``file:line`` of a pair."""
-        return self._lines.location(self._indices[index])
-
-    def find(self, location: str) -> int | None:
-        """Index of the pair at ``location``; None: it is not among these."""
-        line = self._lines.find(location)
-        index = len(self) if line is None else bisect_left(self._indices, line)
-        return index if index < len(self) and self._indices[index] == line else None
 
 
 class FileCorpus(Corpus):
@@ -106,20 +67,19 @@ class FileCorpus(Corpus):
         return FileCorpus.open, (self.path,)
 
     @cached_property
-    def documents(self) -> ConcatenatedLines:
+    def documents(self) -> JsonLines[dict[str, Any]]:
         """Indexing raises UserError ``bad_document``."""
-        return self._lines(self._document_files, check_document)
+        return JsonLines(self._buffers(self._document_files), check_document, dict)
 
     @cached_property
-    def held_out_documents(self) -> ConcatenatedLines:
+    def held_out_documents(self) -> JsonLines[dict[str, Any]]:
         """Likewise, of the held-out splits."""
-        return self._lines(self._held_out_files, check_document)
+        return JsonLines(self._buffers(self._held_out_files), check_document, dict)
 
     @cached_property
-    def all_pairs(self) -> PairList:
+    def all_pairs(self) -> JsonLines[CaptionPair]:
         """Indexing raises UserError ``bad_document``; ``pairs`` does so for any line at once."""
-        lines = self._lines(self._pair_files, check_pair)
-        return PairList(lines, range(len(lines)))
+        return JsonLines(self._buffers(self._pair_files), check_pair, _to_pair)
 
     @cached_property
     def _pair_groups(self) -> list[tuple[str, str]]:
@@ -128,7 +88,7 @@ class FileCorpus(Corpus):
         keys = ((pair.split, pair.source) for pair in self.all_pairs)
         return [groups.setdefault(key, key) for key in keys]
 
-    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> PairList:
+    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> JsonLines[CaptionPair]:
         """Raises: UserError ``bad_document`` with the first malformed line."""
         splits = (split,) if isinstance(split, str) else split
         return self.all_pairs.choose(
@@ -183,15 +143,11 @@ class FileCorpus(Corpus):
                 total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
         return total.hexdigest()
 
-    def _lines(self, files: Sequence[str], check: Any) -> ConcatenatedLines:
-        parts, left = list[JsonLines](), MAX_LINES
-        for name in files:
-            parts.append(JsonLines(self._store.buffer(name), name, check, left))
-            left -= len(parts[-1])
-        return ConcatenatedLines(parts)
+    def _buffers(self, files: Sequence[str]) -> dict[str, bytes | PreadFile]:
+        return {name: self._store.buffer(name) for name in files}
 
 
-def _sha256(buffer: bytes | FileBytes) -> str:
+def _sha256(buffer: bytes | PreadFile) -> str:
     digest = hashlib.sha256()
     for start in range(0, len(buffer), BLOCK):
         digest.update(buffer[start : start + BLOCK])

@@ -13,13 +13,68 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, Any, BinaryIO, Protocol, cast
 
 from lcl_core.common.archive import ARCHIVE_ERRORS, DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.common.errors import UserError
-from lcl_core.data.jsonl import FileBytes
 
 MAX_TEXT_BYTES = 2 << 30  # of one file of a zip, and of its JSON lines together: they are in memory while it is open
+
+
+class PreadFile(io.RawIOBase):
+    """A file whose position belongs to this object alone, also after a fork.
+
+    It is not mapped: an access beyond the end of a file that was cut short meanwhile would end the process. Slices
+    leave the position alone, and raise UserError ``file_unreadable``.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name = descriptor, name
+        self._size, self._at = os.fstat(descriptor).st_size, 0
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "before the start of the file")
+        self._at = at
+        return at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)  # no more is allocated, whatever a directory says
+        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end = part.start, min(part.stop, self._size)
+        try:
+            data = os.pread(self._descriptor, end - start, start) if start < end else b""
+        except OSError as error:
+            message = f"the file cannot be read: {error.strerror}"
+            raise UserError(message, code="file_unreadable", file=self._name) from error
+        if len(data) < end - start:
+            message = "the file became shorter while it was read; write a new file and rename it to the old one's name"
+            raise UserError(message, code="file_unreadable", file=self._name)
+        return data
 
 
 class FileStore(Protocol):
@@ -35,7 +90,7 @@ class FileStore(Protocol):
     def read(self, name: str, max_bytes: int) -> bytes:
         """The whole file. Raises: UserError when it is missing, unsafe, damaged or larger than ``max_bytes``."""
 
-    def buffer(self, name: str) -> bytes | FileBytes:
+    def buffer(self, name: str) -> bytes | PreadFile:
         """The whole file, of a folder read as it is needed. Raises: as :meth:`read`; ``corpus_unreadable``."""
 
 
@@ -117,9 +172,9 @@ class FolderStore:
             raise _too_large_error(name, max_bytes)
         return data
 
-    def buffer(self, name: str) -> bytes | FileBytes:
+    def buffer(self, name: str) -> bytes | PreadFile:
         with self._open(name) as file:
-            return FileBytes(os.dup(file.fileno()), name)
+            return PreadFile(os.dup(file.fileno()), name)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
@@ -134,45 +189,14 @@ class FolderStore:
             raise UserError(f"the file cannot be read: {detail}", code="file_unreadable", file=name) from error
 
 
-class _PreadFile(io.RawIOBase):
-    """A file whose position belongs to this object alone, also after a fork."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._size, self._at = os.fstat(self._descriptor).st_size, 0
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        if at < 0:
-            raise OSError(errno.EINVAL, "before the start of the file")
-        self._at = at
-        return at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)  # no more is allocated, whatever a directory says
-        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._at)
-        self._at += len(data)
-        return data
-
-
 class ZipStore:
     """Files in a zip, stored or deflated. A single folder that wraps everything in the zip is seen through."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._archive = open_zip(cast(BinaryIO, _PreadFile(path)))
+            file = PreadFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path.name)
+            self._archive = open_zip(cast(BinaryIO, file))
             entries = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
         except (*DIRECTORY_ERRORS, OSError) as error:
             raise UserError(f"the zip cannot be read ({error})", code="corpus_unreadable", file=path) from error

@@ -65,7 +65,7 @@ class NativeReader(FormatReader[ReaderOptions]):
 
     def _section(self, key: str) -> Iterator[Record | BadItem]:
         try:
-            lines = JsonLines(self._store.buffer(key), key, lambda value: None)
+            lines = JsonLines({key: self._store.buffer(key)}, lambda value: None, dict)
         except UserError as error:
             yield BadItem(key, 0, "unreadable file", error.message)
             return

@@ -88,7 +88,7 @@ class RemoteBlocks:
     ) -> None:
         self._sources, self._corpora, self._window, self._max_bytes = sources, corpora, window, max_bytes
         self.lead = window * _LEAD_TURNS
-        self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()  # the last used ones last
+        self._blocks: OrderedDict[tuple[int, int, int], _Block] = OrderedDict()  # the last used ones last
         self._bytes = 0
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_REQUESTS, "blocks")
@@ -98,10 +98,11 @@ class RemoteBlocks:
         if at.source not in self._corpora:
             return None
         source, corpus, number = self._sources[at.source], self._corpora[at.source], at.index // BLOCK_RECORDS
+        key = (at.source, at.epoch, number)
         with self._lock:
             while self._blocks and position - next(iter(self._blocks.values())).used > self.lead + 2 * self._window:
                 self._bytes -= self._blocks.popitem(last=False)[1].bytes  # other readers have read the rest
-            if (at.source, number) not in self._blocks:
+            if key not in self._blocks:
                 items = range(number * BLOCK_RECORDS, min((number + 1) * BLOCK_RECORDS, len(source)))
                 left = Counter(record for item in items if (record := source.record(item)) is not None)
                 size = sum(corpus.index.row(record).length for record in left)
@@ -109,24 +110,24 @@ class RemoteBlocks:
                     return None
                 self._bytes += size
                 records = self._threads.submit(corpus.read_records, list(left))
-                self._blocks[at.source, number] = _Block(records, left, size)
-            block = self._blocks[at.source, number]
+                self._blocks[key] = _Block(records, left, size)
+            block = self._blocks[key]
             block.used = max(block.used, position)
-            self._blocks.move_to_end((at.source, number))
+            self._blocks.move_to_end(key)
             return block
 
-    def hold(self, at: SampleIndex, position: int) -> None:
+    def load_record(self, at: SampleIndex, position: int) -> None:
         """Wait for the record of an item, and give it to the corpus, whose next reads in this thread take it."""
         block, record = self.fetch(at, position), self._sources[at.source].record(at.index)
         if block is None or record is None:
             return
         try:
             data = block.records.result().get(record)
+            if data is None:
+                return
+            self._corpora[at.source].keep_record(record, data)
         except UserError:
             return  # the record is read by itself, and says what is wrong with it
-        if data is None:
-            return
-        self._corpora[at.source].hold(record, data)
         with self._lock:
             block.left[record] -= 1
             if block.left[record] == 0 and block.records.result().pop(record, None) is not None:
@@ -235,7 +236,7 @@ class SampleStream:
         index = self._locate(position)
         if self._blocks is not None:
             self._blocks.fetch(self._locate(position + self._blocks.lead), position + self._blocks.lead)
-            self._blocks.hold(index, position)
+            self._blocks.load_record(index, position)
         sample = self._sources[index.source].sample(index.index, index.epoch)
         return replace(sample, position=position) if isinstance(sample, Sample) else sample
 

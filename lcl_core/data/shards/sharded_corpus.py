@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.errors import StoreError, UserError
@@ -49,7 +49,7 @@ T = TypeVar("T")
 _MAX_GAP_BYTES = 1 << 20  # between records of one range: to fetch them takes about as long as another request
 
 
-class SelectedRecords(Sequence[T], Generic[T]):
+class SelectedRecords(Generic[T]):
     """Selected records, read on access in one range read each. Iterating over them reads no images."""
 
     def __init__(self, corpus: ShardedCorpus, selection: RecordSelection, make: Callable[[Json, int], T]) -> None:
@@ -58,14 +58,7 @@ class SelectedRecords(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.selection)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> T:
         record = self.selection[index]
         return self._make(self._corpus.description(record), record)
 
@@ -195,7 +188,7 @@ class ShardedCorpus(Corpus):
                 found[number] = data[start : start + row.length]
         return found
 
-    def hold(self, record: int, data: bytes) -> None:
+    def keep_record(self, record: int, data: bytes) -> None:
         """Let this thread's next reads of a record take it from ``data``. Raises: UserError ``shard_damaged``."""
         self._last.record = (record, self._split(record, data))
 

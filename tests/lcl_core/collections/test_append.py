@@ -20,7 +20,7 @@ def write_corpus(place, sample, numbers):
     """Images ``N.webp`` of the sample, each with its captions."""
     (place / "images").mkdir(parents=True)
     lines = []
-    for number, pair in zip(numbers, sample.pairs("val")[numbers.start : numbers.stop], strict=True):
+    for number, pair in zip(numbers, list(sample.pairs("val"))[numbers.start : numbers.stop], strict=True):
         (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
         lines.append({"image": f"{number}.webp", "captions": list(pair.captions), "labels": pair.labels})
     (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -37,7 +37,7 @@ def corpus(tmp_path_factory, sample):
     place = tmp_path_factory.mktemp("corpus")
     (place / "images").mkdir()
     lines = []
-    for number, pair in enumerate(sample.pairs("train")[: IMAGES - 2]):
+    for number, pair in enumerate(list(sample.pairs("train"))[: IMAGES - 2]):
         (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
         captions = [*pair.captions, f"number {number % 40}"]
         lines.append({"image": f"{number}.webp", "captions": captions, "labels": pair.labels})

@@ -37,7 +37,7 @@ def write_corpus(place, sample, broken):
     """A folder corpus: four images of the sample, the first one on two lines, and ``broken`` ones."""
     (place / "images").mkdir(parents=True)
     lines = []
-    for number, pair in enumerate(sample.pairs("val")[:4]):
+    for number, pair in enumerate(list(sample.pairs("val"))[:4]):
         (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
         lines.append({"image": f"{number}.webp", "captions": list(pair.captions), "labels": pair.labels})
     lines.append({"image": "0.webp", "captions": ["seen twice"]})

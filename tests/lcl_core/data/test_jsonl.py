@@ -7,11 +7,12 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import jsonl as lines_module
-from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
+from lcl_core.data.jsonl import JsonLines
 
 
-def lines(data, name="x.jsonl"):
-    return JsonLines(data, name, lambda value: None if "bad" not in value else "bad is not allowed")
+def lines(data="", **files):
+    files = files or {"x.jsonl": data}
+    return JsonLines(files, lambda value: None if "bad" not in value else "bad is not allowed", dict)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,6 @@ def lines(data, name="x.jsonl"):
 def test_line_ends_and_blank_lines(data):
     assert [row["n"] for row in lines(data)] == [0, 1]
     assert lines(data)[-1] == {"n": 1}
-    assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
 
 
 @pytest.mark.parametrize(
@@ -80,57 +80,47 @@ def test_a_bad_line_is_named_and_the_others_are_read(line, message):
     assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_document", "x.jsonl", 3)
 
 
-def test_a_huge_line_is_refused_unparsed(monkeypatch):
-    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 10)
-    with pytest.raises(UserError, match="longer than 10 bytes"):
-        lines(b'{"text": "long"}\n')[0]
-
-
-def test_newlines_are_found_across_scan_borders(monkeypatch):
-    data = b"".join(b'{"n": %d}\n' % n for n in range(100))
-    for border in (1, 7, 9, 10, 64):
-        monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
-        assert [row["n"] for row in lines(data)] == list(range(100))
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 10, 11, 12, 13, 100])
+@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"n": 1}\n'])
+def test_a_huge_line_is_refused_unparsed(monkeypatch, length, end):
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 16)
+    rows = lines(b'{"t": "' + b"x" * length + b'"}' + end)
+    if length + 9 <= 16:
+        assert rows[0] == {"t": "x" * length}
+    else:
+        with pytest.raises(UserError, match="longer than 16 bytes"):
+            rows[0]
+    assert list(rows)[1:] == [{"n": 1}] * (len(end) > 1) if length + 9 <= 16 else len(rows) == 1 + (len(end) > 1)
+    assert len(end) < 2 or rows.line_number(1) == 2
 
 
 def test_several_files_are_one_sequence():
-    both = ConcatenatedLines([lines(b'{"n": 0}\n', "a"), lines(b"", "b"), lines(b'\n{"n": 1}\n{"n": 2}\n', "c")])
+    both = lines(a=b'{"n": 0}\n', b=b"", c=b'\n{"n": 1}\n{"n": 2}\n')
     assert [row["n"] for row in both] == [both[n]["n"] for n in range(3)] == [0, 1, 2]
     assert [both.location(n) for n in range(3)] == ["a:1", "c:2", "c:3"]
     assert [both.find(location) for location in ("a:1", "c:2", "c:3")] == [0, 1, 2]
     assert [both.find(absent) for absent in ("c:1", "a:2", "b:1", "d:1", "c:x", "c:", "c", "")] == [None] * 8
     assert both.find("c:" + "9" * 290) is None
     assert both[-1]["n"] == 2
-    assert [row["n"] for row in both[1:]] == [1, 2]
+    last = both.choose([0, 2])
+    assert [last[1]["n"], last.location(1), last.find("c:3"), last.find("c:2")] == [2, "c:3", 1, None]
     for outside in (3, -4):
         with pytest.raises(IndexError):
             both[outside]
 
 
-def test_lines_are_numbered_across_scan_borders(monkeypatch):
-    data = b'\n\r\n{"n": 0}\n\r\n\n{"n": 1}\r\n\n{"n": 2}'
-    for border in range(1, len(data) + 2):
-        monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
-        rows = lines(data)
-        assert [row["n"] for row in rows] == [0, 1, 2]
-        assert [rows.line_number(index) for index in range(3)] == [3, 6, 8]
+def test_lines_are_numbered_with_the_blank_ones():
+    rows = lines(b'\n\r\n{"n": 0}\n\r\n\n{"n": 1}\r\n\n{"n": 2}')
+    assert [row["n"] for row in rows] == [0, 1, 2]
+    assert [rows.line_number(index) for index in range(3)] == [3, 6, 8]
 
 
-def test_blank_lines_take_no_memory(monkeypatch):
-    data = b"\n" * (4 << 20) + b'{"n": 0}'
-    monkeypatch.setattr(lines_module, "_SCAN_BYTES", 1 << 16)
+def test_blank_lines_take_no_memory():
+    data = b"\n" * (1 << 16) + b'{"n": 0}'
     tracemalloc.start()
     try:
         rows = lines(data)
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20, "of two bytes a line"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 17
     finally:
         tracemalloc.stop()
-    assert (len(rows), rows.line_number(0)) == (1, (4 << 20) + 1)
-
-
-def test_more_lines_than_a_corpus_may_have_are_refused():
-    data = b"{}\n" * 11
-    assert len(JsonLines(data, "x.jsonl", lambda value: None, max_lines=11)) == 11
-    with pytest.raises(UserError, match="convert it to shards") as caught:
-        JsonLines(data, "x.jsonl", lambda value: None, max_lines=10)
-    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "x.jsonl")
+    assert (len(rows), rows.line_number(0)) == (1, (1 << 16) + 1)

@@ -11,7 +11,7 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled
 from lcl_core.data import Corpus, open_corpus
-from lcl_core.data.corpus.file_corpus import PairList
+from lcl_core.data.jsonl import JsonLines
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.results import score_predictions
@@ -202,7 +202,7 @@ def test_a_stop_is_honoured_while_the_splits_are_read(new_run, monkeypatch):
         run_dir._stop.set()
         return self[index]
 
-    monkeypatch.setattr(PairList, "describe", describe)
+    monkeypatch.setattr(JsonLines, "describe", describe)
     with pytest.raises(JobCancelled):
         evaluate(run_dir)
     (line,) = map(json.loads, run_dir.metrics_file.open())

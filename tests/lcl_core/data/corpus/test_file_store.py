@@ -52,7 +52,7 @@ def test_names_and_contents(store):
     for name, data in FILES.items():
         assert store.has(name)
         assert store.read(name, 10_000) == data
-        assert bytes(store.buffer(name)) == data
+        assert store.buffer(name)[0 : len(data) + 1] == data
 
 
 def test_missing_and_too_large(store):

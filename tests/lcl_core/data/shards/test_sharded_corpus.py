@@ -48,7 +48,7 @@ def test_documents_come_in_mmc4s_layout(corpus):
     assert [corpus.documents.find(f"{record:09d}") for record in range(4)] == [0, None, 1, None]
     assert [corpus.documents.find(absent) for absent in ("", "x", "interleaved.jsonl:1", "999999999")] == [None] * 4
     assert corpus.documents[-1] == sequence
-    assert corpus.documents[0:2] == [matched, sequence]
+    assert list(corpus.documents)[0:2] == [matched, sequence]
 
 
 def test_pairs_by_split_and_source(corpus):
