@@ -193,5 +193,6 @@ def _lease(session: Session, run_id: str, worker: str, lease_seconds: float, dev
 
 
 def has_ready_runs(session: Session) -> bool:
-    """Whether a queued run may be claimed now, by some worker."""
-    return session.scalars(select(Run.id).where(_QUEUED, Run.ready_at <= now(session)).limit(1)).first() is not None
+    """Whether a queued run may be claimed now, by some worker; those whose processes go on wait for no time."""
+    ready = or_(Run.ready_at <= now(session), Run.handle.is_not(None))
+    return session.scalars(select(Run.id).where(_QUEUED, ready).limit(1)).first() is not None
