@@ -1,11 +1,13 @@
 """``python -m workers``: one worker, configured by ``LCL_*`` environment variables.
 
 Exit status 2: wrong settings; 1: the database or the home folder is unusable. Standard error says which in one line.
+With ``--check``: 0 while a worker of this host sends heartbeats.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from argparse import ArgumentParser
 
@@ -17,18 +19,24 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.processes import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
+from lcl_core.db.runs import list_workers
+from lcl_core.db.session import Database, now
+from lcl_core.db.workers import ALIVE_WITHIN
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess, configure_logging
 
 _UNUSABLE = ("home_unusable", "executor_unreachable", "database_newer")  # no setting is wrong
 
 
-def main() -> int:
+def main(*, check: bool) -> int:
     forbid_downloads()
     try:
         for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
         settings = WorkerSettings()
+        if check:
+            alive = has_live_worker(Database(settings.resolved_database_url), socket.gethostname())
+            return 0 if alive else _print_error("no worker of this host has been seen lately", 1)
         configure_logging(settings.log_format)
         prepare_home(settings.home)
         return WorkerProcess(settings).run()
@@ -42,13 +50,21 @@ def main() -> int:
         return _print_error(str(error), 1)
 
 
+def has_live_worker(database: Database, host: str) -> bool:
+    """Raises: UNREACHABLE."""
+    with database.reading() as session:
+        oldest = now(session) - ALIVE_WITHIN
+        return any(worker.host == host and worker.seen_at >= oldest for worker in list_workers(session))
+
+
 def _print_error(message: str, status: int) -> int:
     print(f"error: {message.splitlines()[0]}", file=sys.stderr)  # noqa: T201
     return status
 
 
 if __name__ == "__main__":
-    # it takes settings alone: an argument is a mistake, and --help no start
-    ArgumentParser("python -m workers", description=__doc__).parse_args()
+    parser = ArgumentParser("python -m workers", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether a worker of this host is alive")
+    check = parser.parse_args().check
     private_umask()
-    sys.exit(main())
+    sys.exit(main(check=check))

@@ -213,18 +213,6 @@ def _exception_chains(lines: Sequence[str]) -> Iterator[list[str]]:
     yield from chains
 
 
-def as_markdown() -> str:
-    """The table of docs/runs.md."""
-    rows = [f"| `{rule.cause}` | {rule.evidence} | {_follows(rule)} |" for rule in _TABLE]
-    return "\n".join(["| cause | the evidence | what follows |", "|---|---|---|", *rows])
-
-
-def _follows(rule: FailureRule) -> str:
-    if rule.retries is None:
-        return rule.policy.value
-    return f"{rule.policy.value}, {'once' if rule.retries == 1 else f'{rule.retries} times'} without a new checkpoint"
-
-
 log = structlog.get_logger(__name__)
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500

@@ -1,4 +1,4 @@
-"""Periodic work of workers: heartbeats, expired leases, dependents, studies, unwanted jobs, artifact uploads, garbage.
+"""Periodic work of workers: heartbeats, expired leases, dependents, studies and unwanted jobs.
 
 One worker, the maintainer, does what needs to be done once: the live one with the lowest id. Two workers that both
 consider themselves the maintainer do no harm: the database decides which of them changes a row.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import structlog
 
@@ -17,8 +16,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.common.processes import boot_time
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import garbage
-from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import has_ready_runs
 from lcl_core.db.session import UNREACHABLE, Database
@@ -160,16 +157,6 @@ def schedule_studies(database: Database) -> None:
             log.error("study_is_stuck", study=study_id, error=str(error))
 
 
-def unwanted_job_tasks(
-    database: Database, settings: WorkerSettings, executor: Executor, worker_id: str
-) -> list[PeriodicTask]:
-    """:func:`end_unwanted_jobs` every ``reap_seconds``; none where no job outlives its worker."""
-    if not executor.places_nodes:
-        return []
-    work = partial(end_unwanted_jobs, database, settings, executor, worker_id)
-    return [PeriodicTask("unwanted jobs", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
-
-
 def end_unwanted_jobs(database: Database, settings: WorkerSettings, executor: Executor, worker_id: str) -> int:
     """End the unwanted jobs of this executor, if this is the first of its workers.
 
@@ -213,21 +200,3 @@ def _end_job(settings: WorkerSettings, executor: Executor, run_id: str, handle: 
         log.exception("unwanted_job_not_ended", run=run_id)
         return False
     return True
-
-
-def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicTask]:
-    """Uploads of artifacts to the store; none where there is no store. Raises: OSError for an unwritable home.
-
-    An upload in progress gets the time at shutdown that a run would; else another round starts it again.
-    """
-    artifacts = Artifacts(settings)
-    if artifacts.holder is None:
-        return []
-    work = partial(upload_next, database, artifacts)
-    return [PeriodicTask("uploads", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
-
-
-def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:
-    """A round of garbage collection every hour; one that is interrupted continues in a later round."""
-    work = partial(garbage.collect_garbage, database, settings, Artifacts(settings))
-    return PeriodicTask("garbage", work, garbage.ROUND_SECONDS, delayed=True, join_seconds=0.0)

@@ -26,7 +26,6 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, regular_files, remove_tree, sha256_file
-from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints
 from lcl_core.db.leases import StaleLease, lock_with_lease
@@ -61,7 +60,7 @@ class CheckpointMirror:
         self._enabled = self._settings.checkpoints == "store" and self._claim.kind == "pretrain"
         self._links = self._run_dir.path / "uploading" / self._claim.attempt_id
         self._stored: dict[int, str] | None = None  # {step: hash of the checkpoint's manifest}; None: not read yet
-        self._sent: dict[str, set[tuple[str, str]]] = {}  # {key: (name, SHA-256) of its files}
+        self._keys: set[str] = set()  # of this attempt
         self._ending, self._abandoned = threading.Event(), threading.Event()
 
     @contextmanager
@@ -93,14 +92,11 @@ class CheckpointMirror:
         failures = 0
         try:
             while not self._abandoned.is_set():
-                last = self._ending.is_set()
+                last, copied = self._ending.is_set(), False
                 try:
                     copied, failures = self.copy_next(), 0
-                except UNREACHABLE as error:
-                    log_database_error(error)
-                    copied, failures = False, failures + 1
-                except (UserError, OSError) as error:
-                    copied, failures = False, failures + 1
+                except (UserError, OSError, *UNREACHABLE) as error:
+                    failures += 1
                     log.warning("checkpoint_not_copied", tries=failures, error=str(error))
                 if not copied:
                     if last:
@@ -143,16 +139,13 @@ class CheckpointMirror:
             for name, status in regular_files(folder)
         }
         key = f"checkpoints/{self._claim.run_id}/{checkpoint.name}/{self._claim.attempt_id}"
-        sent = self._sent.setdefault(key, set())
-        for name, entry in files.items():
+        self._keys.add(key)
+        for name in files:
             if self._abandoned.is_set():
                 return
-            if (name, entry["sha256"]) not in sent:
-                store.send_file(key, name, folder / name)
-                sent.add((name, entry["sha256"]))
+            store.send_file(key, name, folder / name)
         self._record(StoredCheckpoint(step, self._claim.attempt, key, files))
-        size = sum(entry["bytes"] for entry in files.values())
-        log.info("checkpoint_copied", step=step, files=len(files), bytes=size)
+        log.info("checkpoint_copied", step=step, files=len(files))
 
     def _link(self, step: int, checkpoint: Path, folder: Path) -> dict[str, str]:
         """Link a checkpoint, which the job may remove meanwhile, and what a resumed run needs beside it, as it is now.
@@ -187,14 +180,14 @@ class CheckpointMirror:
             unnamed = record_stored_checkpoint(session, self._claim.run_id, holder, stored, newest, keep, every)
             named = stored_checkpoints(session, self._claim.run_id)
         self._stored = {each.step: each.content for each in named}
-        for key in {*unnamed, *self._sent} - {each.key for each in named}:
+        for key in {*unnamed, *self._keys} - {each.key for each in named}:
             self._artifacts.store.remove(key)
-            self._sent.pop(key, None)
+            self._keys.discard(key)
 
     def fetch(self) -> None:
         """Fetch what this attempt starts from, where this home lacks it: its newest checkpoint, or one of another run.
 
-        Damaged copies are skipped, with a line in the run's log. RUN_DIR is locked.
+        Damaged copies are skipped. RUN_DIR is locked.
 
         Raises: UserError ``store_unreachable``; AttemptInterrupted, StaleLease, UNREACHABLE, OSError.
         """
@@ -205,18 +198,14 @@ class CheckpointMirror:
             self._fetch_newest(run_dir)
             if local_checkpoints(run_dir.checkpoints):
                 return
-        if branch:
-            self._fetch_from(branch["run"], branch["step"])
-
-    def _fetch_from(self, run_id: str, step: int) -> None:
-        """Fetch into the folder of another run, unless a job uses it, which has the newest checkpoint."""
-        parent = RunDir(self._run_dir.path.parent / run_id)
-        parent.path.mkdir(parents=True, exist_ok=True)
-        if parent.try_lock():
-            try:
-                self._fetch_newest(parent, step)
-            finally:
-                parent.unlock()
+        if branch:  # into the folder of that run, unless a job uses it, which has the newest checkpoint
+            parent = RunDir(run_dir.path.parent / branch["run"])
+            parent.path.mkdir(parents=True, exist_ok=True)
+            if parent.try_lock():
+                try:
+                    self._fetch_newest(parent, branch["step"])
+                finally:
+                    parent.unlock()
 
     def _fetch_newest(self, run_dir: RunDir, step: int | None = None) -> None:
         """Fetch the newest whole checkpoint of a run, or that of ``step``, if its folder is behind."""
@@ -231,34 +220,22 @@ class CheckpointMirror:
             if not _is_behind(run_dir, stored, only=step is not None):
                 return
             name = f"step_{stored.step:08d}"
+            folder = run_dir.path / "fetching"
+            shutil.rmtree(folder, ignore_errors=True)
             try:
-                folder = self._download(stored, run_dir)
+                for file, entry in stored.files.items():
+                    self._artifacts.store.download(
+                        stored.key, file, entry, folder / file, self._lease.raise_if_interrupted
+                    )
             except UserError as error:
+                shutil.rmtree(folder, ignore_errors=True)
                 if error.code not in ("artifact_damaged", "file_missing"):
                     raise
                 log.warning("stored_checkpoint_damaged", step=stored.step, key=stored.key, error=str(error))
-                self._append_to_log(f"checkpoint {name} in the store is passed over: {error}")
                 continue
             _publish(folder, run_dir, name, alone=step is None)
             log.info("checkpoint_fetched", step=stored.step, key=stored.key)
-            self._append_to_log(f"checkpoint {name} was fetched from the store")
             return
-
-    def _download(self, stored: StoredCheckpoint, run_dir: RunDir) -> Path:
-        """Raises: as :meth:`fetch`; UserError ``artifact_damaged``, ``file_missing``."""
-        store, folder = self._artifacts.store, run_dir.path / "fetching"
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            for name, entry in stored.files.items():
-                store.download(stored.key, name, entry, folder / name, self._lease.raise_if_interrupted)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return folder
-
-    def _append_to_log(self, line: str) -> None:
-        with self._run_dir.log_file.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
 
 
 def _is_behind(run_dir: RunDir, stored: StoredCheckpoint, *, only: bool) -> bool:

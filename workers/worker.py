@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,19 +26,16 @@ from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.logging import configure_logging as configure_shared_logging
 from lcl_core.common.logging import log_database_error
 from lcl_core.common.processes import usable_cores
+from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.datasets import register_sample
+from lcl_core.db.garbage import ROUND_SECONDS, collect_garbage
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import QUEUE, WAKE, producer_app
 from lcl_core.db.workers import PeriodicTask, WorkerIdentity, deregister, engine_device
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.executors.base import Executor, create_executor
-from workers.maintenance import (
-    QueueMaintenance,
-    garbage_task,
-    unwanted_job_tasks,
-    upload_tasks,
-)
+from workers.maintenance import QueueMaintenance, end_unwanted_jobs
 from workers.settings import WorkerSettings
 from workers.supervisor import Supervisor
 from workers.webhook_delivery import WebhookSender
@@ -100,13 +98,26 @@ class WorkerProcess:
             self._identity, self._database, settings.lease_seconds, self._supervisor.run, self._executor
         )
         queue = QueueMaintenance(self._database, self._claim_loop, self._identity, settings, gpus)
+        seconds, grace = settings.reap_seconds, settings.cancel_grace_seconds
+        artifacts = Artifacts(settings)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             queue.task(),
             WebhookSender(self._database, settings, lambda: queue.is_maintainer),
-            *unwanted_job_tasks(self._database, settings, self._executor, self._identity.id),
-            *upload_tasks(self._database, settings),
-            garbage_task(self._database, settings),
+            # a round that is interrupted continues in a later one
+            PeriodicTask(
+                "garbage",
+                lambda: collect_garbage(self._database, settings, artifacts),
+                ROUND_SECONDS,
+                delayed=True,
+                join_seconds=0.0,
+            ),
         ]
+        if self._executor.places_nodes:
+            unwanted = partial(end_unwanted_jobs, self._database, settings, self._executor, self._identity.id)
+            self._tasks.append(PeriodicTask("unwanted jobs", unwanted, seconds, join_seconds=grace))
+        if artifacts.holder is not None:
+            uploads = partial(upload_next, self._database, artifacts)
+            self._tasks.append(PeriodicTask("uploads", uploads, seconds, join_seconds=grace))
 
     def run(self) -> int:
         """Serve. Returns: the exit status. At shutdown its runs are requeued, for another worker to resume."""

@@ -1,7 +1,8 @@
-"""Deadlines of a job: what counts against them, by a clock that the test moves."""
+"""What a job reports: metrics.jsonl while it grows and when it is cut back, checkpoints, and the deadlines of a job."""
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db.leases import Claim, transition
 from lcl_core.db.models import Run
 from lcl_core.db.states import State
+from lcl_core.parts import CompletionLog
 from tests.workers.in_process_worker import attempt_at
-from workers import job_output, lease_keeper
+from workers import lease_keeper
 from workers import monitor as monitor_module
 from workers.executors.base import Job
 from workers.failure_table import StopReason
-from workers.monitor import JobMonitor
+from workers.monitor import JobMonitor, MetricsTail, ProgressDeadline, newest_checkpoint
 
 TIMEOUT, HUNG = 400.0, 100.0
 CHECK_SECONDS = 5.0
@@ -73,12 +75,11 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def monitor(database, settings, queue, tmp_path):
+def monitor(database, settings, queue, run_dir):
     queue(spec={"timeout_seconds": TIMEOUT})
     with database.session() as session:
         claim = db_queue.claim_next(session, "worker", 60.0)
     assert isinstance(claim, Claim)
-    run_dir = RunDir(tmp_path / "run")
     run_dir.prepare({})
     settings.hung_seconds = HUNG
     lease = SimpleNamespace(
@@ -121,7 +122,7 @@ class TestLongHistory:
     @pytest.fixture(autouse=True)
     def parts(self, monkeypatch):
         """Number of lines in each transaction."""
-        monkeypatch.setattr(job_output, "LINES_A_READ", 10)
+        monkeypatch.setattr(monitor_module, "LINES_A_READ", 10)
         sizes: list[int] = []
         record = monitor_module.record_metrics
 
@@ -133,9 +134,7 @@ class TestLongHistory:
         return sizes
 
     @pytest.fixture
-    def run_dir(self, tmp_path):
-        run_dir = RunDir(tmp_path / "run")
-        run_dir.path.mkdir(exist_ok=True)
+    def run_dir(self, run_dir):
         for step in range(1, 96):
             run_dir.append_metrics(step=step)
         return run_dir
@@ -164,3 +163,133 @@ class TestLongHistory:
             (run_id,) = session.scalars(select(Run.id)).all()
         monitor(SilentJob(clock, 1, range(0))).until_exit()
         assert steps_of(run_id) == list(range(1, 83))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    return run_dir
+
+
+@pytest.fixture
+def steps(run_dir):
+    """New steps, and whether they are the first of another file."""
+    tail = MetricsTail(run_dir.metrics_file)
+
+    def read():
+        tail.read()
+        found = [line["step"] for line in tail.lines], tail.rewound
+        tail.clear()
+        return found
+
+    return read
+
+
+def test_new_lines_come_once_also_after_the_file_was_cut_back(run_dir, steps):
+    assert steps() == ([], False)
+    run_dir.append_metrics(step=1)
+    with run_dir.metrics_file.open("a") as file:
+        file.write('{"st')
+    assert steps() == ([1], True)
+    assert steps() == ([], False)
+    with run_dir.metrics_file.open("a") as file:
+        file.write('ep": 2}\n')
+    assert steps() == ([2], False)
+    run_dir.truncate_metrics(1)
+    assert steps() == ([1], True)
+    run_dir.metrics_file.unlink()
+    assert steps() == ([], False)
+    run_dir.append_metrics(step=5)
+    assert steps() == ([5], True)
+
+
+def test_lines_that_are_no_metric_are_left_out(run_dir, steps):
+    run_dir.metrics_file.write_bytes(
+        b'nonsense\n[1]\n{"loss": 1}\n\n{"step": "x"}\n\xff\xfe\n{"step": 5}\n{"step": 1%s}\n' % (b"0" * 20)
+    )
+    assert steps() == ([5], True)
+
+
+class TestProgressDeadline:
+    """When a job counts as hung, by a clock that the test moves."""
+
+    @pytest.fixture
+    def run_dir(self, run_dir):
+        run_dir.prepare({})
+        run_dir.log_file.write_text("")
+        return run_dir
+
+    def silent_until_exceeded(self, clock, deadline, lines, run_dir, limit=100000.0):
+        began = clock[0]
+        while not deadline.exceeded and clock[0] < began + limit:
+            clock[0] += 0.5
+            deadline.observe(lines, run_dir)
+        return clock[0] - began
+
+    def test_the_floor_counts_for_quick_steps_and_the_pace_for_slow_ones(self, clock, run_dir):
+        quick, slow = ProgressDeadline(60.0), ProgressDeadline(60.0)
+        for deadline, seconds in ((quick, 0.5), (slow, 20.0)):
+            for line in range(1, 6):
+                for _ in range(int(seconds / 0.5)):
+                    clock[0] += 0.5
+                    deadline.observe(line - 1, run_dir)
+                deadline.observe(line, run_dir)
+        assert self.silent_until_exceeded(clock, quick, 5, run_dir) == pytest.approx(60.0, abs=6)
+        assert self.silent_until_exceeded(clock, slow, 5, run_dir) == pytest.approx(400.0, abs=25)
+        assert "after metric line 5" in slow.describe()
+
+    def test_before_the_first_line_the_log_is_progress(self, clock, run_dir):
+        deadline = ProgressDeadline(60.0)
+        for _ in range(10):
+            assert self.silent_until_exceeded(clock, deadline, 0, run_dir, limit=100.0) >= 100.0
+            with run_dir.log_file.open("a") as log:
+                log.write("reading the corpus\n")
+            clock[0] += 6.0
+            deadline.observe(0, run_dir)
+        assert self.silent_until_exceeded(clock, deadline, 0, run_dir) == pytest.approx(120.0, abs=6)
+
+    def test_a_checkpoint_is_progress(self, clock, run_dir):
+        deadline = ProgressDeadline(60.0)
+        deadline.observe(1, run_dir)
+        self.silent_until_exceeded(clock, deadline, 1, run_dir, limit=50.0)
+        (run_dir.checkpoints / "step_00000010").mkdir()
+        clock[0] += 6.0
+        deadline.observe(1, run_dir)
+        assert self.silent_until_exceeded(clock, deadline, 1, run_dir, limit=50.0) >= 50.0
+
+    def test_time_in_which_the_worker_was_away_is_not_counted(self, clock, run_dir):
+        deadline = ProgressDeadline(60.0)
+        deadline.observe(1, run_dir)
+        clock[0] += 3600.0
+        deadline.observe(1, run_dir)
+        assert not deadline.exceeded
+
+
+def test_the_newest_checkpoint_is_the_greatest_name(tmp_path):
+    assert newest_checkpoint(tmp_path / "none") == ""
+    for step in (90, 100):
+        (tmp_path / f"step_{step:08d}").mkdir()
+    (tmp_path / ".step_00000110.tmp").mkdir()
+    assert newest_checkpoint(tmp_path) == "step_00000100"
+    (tmp_path / "small").mkdir()
+    state = tmp_path / "small" / "state.json"
+    state.write_text("1")
+    before = newest_checkpoint(state.parent)
+    os.utime(state, ns=(state.stat().st_atime_ns, state.stat().st_mtime_ns + 1))
+    assert newest_checkpoint(state.parent) > before
+
+
+def test_a_completed_part_is_a_newer_checkpoint(tmp_path):
+    """And nothing else that happens to the log, such as an attempt that begins anew and completes none."""
+    folder = tmp_path / "parts"
+    with CompletionLog(folder, "input") as log:
+        log.append(kind="part", result={})
+        first = newest_checkpoint(tmp_path)
+        log.append(kind="part", result={})
+        second = newest_checkpoint(tmp_path)
+    assert "" < first < second
+    with CompletionLog(folder, "input"):
+        assert newest_checkpoint(tmp_path) == second
+    with CompletionLog(folder, "other"):
+        assert newest_checkpoint(tmp_path) < first

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import redis
 
 from lcl_core.db import runs as db_runs
+from lcl_core.db.models import Worker
+from lcl_core.db.session import now
 from lcl_core.db.wakeup import QUEUE
 from tests.fake_nvidia_smi import gpu_id, install, listing
 
@@ -116,11 +120,23 @@ def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
     assert run_of(choosy).attempt == 1
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(1, 0), (60, 1)])
+def test_its_health_is_that_of_a_worker_of_its_host_seen_lately(database, settings, seconds, status):
+    with database.session() as session:
+        moment = now(session) - timedelta(seconds=seconds)
+        facts = {"pid": 1, "devices": [], "started_at": moment, "seen_at": moment}
+        session.add(Worker(id="w", host=socket.gethostname(), **facts))
+        session.add(Worker(id="v", host="elsewhere", **facts | {"seen_at": now(session)}))
+    command = [sys.executable, "-m", "workers", "--check"]
+    environment = {**os.environ, "LCL_HOME": str(settings.home), "LCL_DATABASE_URL": database.url}
+    assert subprocess.run(command, env=environment, check=False).returncode == status
+
+
 def test_the_worker_process_never_imports_torch():
     code = "import workers.__main__, sys; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'celery'" in loaded
-    assert not [name for name in ("'torch'", "'transformers'", "'numpy'", "'fastapi'") if name in loaded]
+    assert not [name for name in ("'torch'", "'transformers'", "'numpy'", "'fastapi'", "'ray'") if name in loaded]
 
 
 @pytest.mark.parametrize(

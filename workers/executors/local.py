@@ -10,18 +10,20 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 from lcl_core.common.fork_server import ForkServer, start_module
 from lcl_core.common.processes import thread_env, without_secrets
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
 from lcl_core.jobs import JOBS
 from workers.executors.base import Handle, JobRequest, MachineLost
-from workers.job_output import dump_stacks
 from workers.settings import WorkerSettings
 
+_DUMP_SECONDS = 5.0
 FORKED = {kind.module: kind.imports for kind in JOBS.values() if kind.imports}
 
 
@@ -93,7 +95,26 @@ class JobProcess:
 
     def dump_stacks(self, name: str = "stacks.txt") -> str:
         """Have its processes write their stacks to the artifact ``name``. Returns: what came of it."""
-        return dump_stacks(self._run_dir, self.pid, name)
+        files = {path: path.stat().st_size for path in self._run_dir.stacks.glob("*.txt") if self._is_of_job(path)}
+        for path in files:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.stem), STACK_SIGNAL)
+        deadline = time.monotonic() + _DUMP_SECONDS
+        while any(path.stat().st_size == size for path, size in files.items()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.05 if files else 0.0)  # a stack is written in several parts
+        written = sorted(path for path, size in files.items() if path.stat().st_size > size)
+        if not written:
+            return "none of its processes wrote its stacks"
+        parts = [f"=== {path.read_text(encoding='utf-8', errors='replace')}" for path in written]
+        (self._run_dir.artifacts / name).write_text("\n".join(parts), encoding="utf-8")
+        return f"the artifact {name} has the stacks of {len(written)} of its processes"
+
+    def _is_of_job(self, stacks: Path) -> bool:
+        """By the process id in the name of a file, and the group of that process."""
+        with contextlib.suppress(ProcessLookupError):
+            return stacks.stem.isdecimal() and os.getpgid(int(stacks.stem)) == self.pid
+        return False
 
     def detach(self) -> bool:
         """Never: a job ends with the process that started it."""

@@ -149,7 +149,7 @@ def test_a_queue_of_kueue_says_when_a_run_starts_and_when_it_is_preempted(
     worker, executor, kubernetes_settings, cluster, database, queue, run_of, steps_of, eventually
 ):
     kubernetes_settings.kubernetes_queue = "team"
-    executor.wait_seconds = 0.1
+    executor.wait_seconds = 1.0
     run_id = queue(steps=100_000, checkpoint_every=100_000)
     worker.start()
     eventually(lambda: cluster.names(JOBSETS), "the JobSet")
