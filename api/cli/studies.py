@@ -53,7 +53,7 @@ def show(
     context: typer.Context,
     study_id: StudyId,
     watch: Annotated[bool, typer.Option("--watch", help="follow it to its end; status 1 unless it succeeded")] = False,
-    kind: Annotated[str | None, typer.Option("--format", help="the table alone, as md, csv or json")] = None,
+    kind: Annotated[str | None, typer.Option("--format", help="the table alone, as csv or json")] = None,
     out: Annotated[Path | None, typer.Option(help="file for that table; default standard output")] = None,
 ) -> None:
     """The table of a study: each row with the states of its cells, and its metrics so far.
@@ -61,7 +61,7 @@ def show(
     Example: lcl study show ID --format csv --out table.csv
     """
     if out is not None and kind is None:
-        raise UserError("--out: say the --format, too: md, csv or json")
+        raise UserError("--out: say the --format, too: csv or json")
     options = global_options(context)
     with options.client() as client:
         if kind is not None:

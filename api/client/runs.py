@@ -167,7 +167,7 @@ class RunCalls(Transport):
         self.remove(v1("studies", study_id))
 
     def study_table(self, study_id: str, kind: str = "json") -> str:
-        """The table as ``json``, ``csv`` or ``md``, as text."""
+        """The table as ``json`` or ``csv``, as text."""
         return self.send("GET", v1("studies", study_id, f"table.{kind}")).text
 
     def study_curves(self, study_id: str, value: str = "loss") -> Json:

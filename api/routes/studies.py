@@ -296,7 +296,7 @@ def _view(session: Session, study: Study) -> StudyView:
 )
 def table_file(
     study_id: StudyId,
-    kind: Annotated[Literal["json", "csv", "md"], Path(description="format")],
+    kind: Annotated[Literal["json", "csv"], Path(description="format")],
     _: Viewer,
     session: ReadSessionDep,
 ) -> Response:

@@ -113,17 +113,11 @@ SELECTORS = ("task", "split", "variant", "transfer", "metric")
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A metric's value for one cell.
-
-    Attributes:
-        chance, untrained: baselines of the evaluation; none for a value of the training.
-        rows: number of evaluation rows of which it is the mean.
-    """
+    """A metric's value for one cell, with the baselines of the evaluation; a value of the training has none."""
 
     value: float
     chance: float | None = None
     untrained: float | None = None
-    rows: int = 1
 
 
 def metric_value(metric: MetricSpec, cell: CellRecord) -> MetricValue | None:
@@ -141,9 +135,7 @@ def metric_value(metric: MetricSpec, cell: CellRecord) -> MetricValue | None:
     ]
     if not rows:
         return None
-    return MetricValue(
-        fmean(row["value"] for row in rows), _mean_field(rows, "chance"), _mean_field(rows, "untrained"), len(rows)
-    )
+    return MetricValue(fmean(row["value"] for row in rows), _mean_field(rows, "chance"), _mean_field(rows, "untrained"))
 
 
 def _mean_field(rows: list[dict[str, Any]], key: str) -> float | None:

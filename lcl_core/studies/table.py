@@ -1,4 +1,4 @@
-"""Table of a study: one row a combination, figures over the seeds, comparisons, notes; as JSON, CSV and Markdown."""
+"""Table of a study: one row a combination, figures over the seeds, comparisons, notes; as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -20,35 +19,17 @@ from lcl_core.studies.results import (
     SUCCEEDED,
     CellRecord,
     MetricValue,
-    RunRecord,
     count_states,
     group_by_row,
     mean_costs,
     metric_value,
 )
-from lcl_core.studies.trials import sample_settings
 
 # ---- statistics
 
 LEVEL = 0.95
+Json = dict[str, Any]
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """Right minus left, pair by pair (Student's paired test).
-
-    Attributes:
-        interval: 95 % of the mean difference; None for fewer than two pairs.
-        t, p: None for fewer than two pairs, and when all differences are the same.
-        p: two-sided.
-    """
-
-    count: int
-    difference: float
-    interval: Interval | None
-    t: float | None
-    p: float | None
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -65,41 +46,35 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     """Student's 95 % interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # here: slow to import
 
     half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 
-def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
-    """Compare values of the same seeds, or of the same samples."""
-    differences = [after - before for before, after in zip(left, right, strict=True)]
-    if not differences:
-        raise ValueError("there is no pair to compare")
-    from scipy.special import stdtr  # here: slow to import
+def paired_test(left: Sequence[float], right: Sequence[float]) -> Json:
+    """Right minus left over values of the same seeds (Student's paired test, two-sided).
 
-    spread = sample_deviation(differences)
-    difference, interval = fmean(differences), t_interval(differences)
-    if spread is None or spread <= 1e-12 * max(map(abs, differences)):
-        return PairedTest(len(differences), difference, interval, None, None)
-    t = difference * math.sqrt(len(differences)) / spread
-    return PairedTest(len(differences), difference, interval, t, 2 * float(stdtr(len(differences) - 1, -abs(t))))
-
-
-def holm_adjust(values: Sequence[float | None], tests: int | None = None) -> list[float | None]:
-    """p-values adjusted by Holm's step-down method; None stays None.
-
-    Args:
-        tests: number of tests that were planned, those without a p-value included; None: those with one.
+    ``interval``, ``t`` and ``p`` are None for fewer than two pairs, and the latter where all differences are the same.
     """
+    differences = [after - before for before, after in zip(left, right, strict=True)]
+    spread, t, p = sample_deviation(differences), None, None
+    if spread is not None and spread > 1e-12 * max(map(abs, differences)):
+        from scipy.special import stdtr
+
+        t = fmean(differences) * math.sqrt(len(differences)) / spread
+        p = 2 * float(stdtr(len(differences) - 1, -abs(t)))
+    interval = t_interval(differences)
+    return {"count": len(differences), "difference": fmean(differences), "interval": interval, "t": t, "p": p}
+
+
+def holm_adjust(values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted by Holm's step-down method; None stays None."""
     ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
-    planned = len(ranked) if tests is None else tests
-    if planned < len(ranked):
-        raise ValueError(f"{len(ranked)} p-values are more than the {planned} tests that were planned")
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
     for rank, (p, index) in enumerate(ranked):
-        highest = max(highest, min(1.0, p * (planned - rank)))
+        highest = max(highest, min(1.0, p * (len(ranked) - rank)))
         adjusted[index] = highest
     return adjusted
 
@@ -119,47 +94,34 @@ def pareto_front(points: Sequence[tuple[float, float]], better: Literal["higher"
 
 # ---- notes below the table
 
-MAX_LISTED = 6
-SHOWN_DIGITS = 12  # of the hash of a dataset
-
 
 def table_notes(study: StudySpec, cells: Sequence[CellRecord]) -> list[str]:
     """Notes below the table, a sentence each."""
-    notes = contents_notes(cells)
-    if not isinstance(study.search, GridSearch):
-        drawn, different = study.search.trials, len(sample_settings(study.search))
-        if different < drawn:
-            notes.insert(0, f"Of {drawn} settings drawn {different} differ; equal ones are tried once.")
-    return notes + [note for metric in study.metrics if (note := _empty_column_note(metric, cells))]
+    return contents_notes(cells) + [note for metric in study.metrics if (note := _empty_column_note(metric, cells))]
 
 
 def contents_notes(cells: Sequence[CellRecord]) -> list[str]:
-    """Notes about the datasets whose contents are not the same for all runs of these cells, a sentence each."""
-    notes = [
-        _contents_note("Pre-trainings", [cell.run for cell in cells]),
-        _contents_note("Evaluations", [cell.evaluation for cell in cells if cell.evaluation]),
-    ]
-    return [note for note in notes if note]
-
-
-def _contents_note(subject: str, runs: Sequence[RunRecord]) -> str:
-    """Datasets whose contents, as far as they are known, are not the same for all of the runs that count."""
-    contents: dict[str, set[str]] = {}
-    for run in runs:
-        if run.state not in (FAILED, CANCELLED):
-            for name, digest in run.inputs.get("datasets", {}).items():
-                contents.setdefault(name, set()).update([digest] if digest else [])
-    different = [
-        f"{name} ({', '.join(digest[:SHOWN_DIGITS] for digest in sorted(digests))})"
-        for name, digests in sorted(contents.items())
-        if len(digests) > 1
-    ]
-    if not different:
-        return ""
-    return (
-        f"{subject} read different contents of {', '.join(different)}: the dataset changed during the study, and "
-        "figures over one of its contents do not compare with those over another. A new study reads the present ones."
-    )
+    """Notes about the datasets whose contents, as far as they are known, are not the same for all runs that count."""
+    evaluations = [cell.evaluation for cell in cells if cell.evaluation]
+    notes = []
+    for subject, runs in (("Pre-trainings", [cell.run for cell in cells]), ("Evaluations", evaluations)):
+        contents: dict[str, set[str]] = {}
+        for run in runs:
+            if run.state not in (FAILED, CANCELLED):
+                for name, digest in run.inputs.get("datasets", {}).items():
+                    contents.setdefault(name, set()).update([digest] if digest else [])
+        different = [
+            f"{name} ({', '.join(digest[:12] for digest in sorted(digests))})"
+            for name, digests in sorted(contents.items())
+            if len(digests) > 1
+        ]
+        if different:
+            notes.append(
+                f"{subject} read different contents of {', '.join(different)}: the dataset changed during the study, "
+                "and figures over one of its contents do not compare with those over another. A new study reads the "
+                "present ones."
+            )
+    return notes
 
 
 def _empty_column_note(metric: MetricSpec, cells: Sequence[CellRecord]) -> str:
@@ -172,13 +134,10 @@ def _empty_column_note(metric: MetricSpec, cells: Sequence[CellRecord]) -> str:
     else:
         rows = [row for cell in ended if cell.evaluation for row in cell.evaluation.result.get("rows", ())]
         there = sorted({" ".join(str(row[key]) for key in SELECTORS if row.get(key)) for row in rows})
-    words = "; ".join(there[:MAX_LISTED]) + (f" and {len(there) - MAX_LISTED} more" if len(there) > MAX_LISTED else "")
-    return f"No result has a figure for {metric.name}. There are: {words or 'none'}."
+    return f"No result has a figure for {metric.name}. There are: {'; '.join(there[:6]) or 'none'}."
 
 
 # ---- the table
-
-Json = dict[str, Any]
 
 
 def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: bool = False) -> Json:
@@ -243,7 +202,6 @@ def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
         "values": {str(seed): figure.value for seed, figure in known.items()},
         "chance": mean([figure.chance for figure in known.values() if figure.chance is not None]),
         "untrained": mean([figure.untrained for figure in known.values() if figure.untrained is not None]),
-        "averaged": max(figure.rows for figure in known.values()),
     }
 
 
@@ -265,7 +223,7 @@ def compare_rows(name: str, left: Json, right: Json) -> Json | None:
     """``right`` minus ``left`` over the seeds of both; None without any."""
     ours, theirs = (row["figures"].get(name, {}).get("values", {}) for row in (left, right))
     shared = [seed for seed in ours if seed in theirs]
-    return asdict(paired_test([ours[seed] for seed in shared], [theirs[seed] for seed in shared])) if shared else None
+    return paired_test([ours[seed] for seed in shared], [theirs[seed] for seed in shared]) if shared else None
 
 
 def _pareto_rows(study: StudySpec, metric: MetricSpec, rows: Sequence[Json]) -> list[int]:
@@ -293,10 +251,6 @@ DIGITS = 10  # of numbers in a spreadsheet: the last digits of a sum are roundin
 SUMMARY = ("mean", "sd", "low", "high", "count", "chance", "untrained")
 
 
-def as_json(table: Json, title: str) -> str:
-    return json.dumps({"title": title, **table}, indent=1, ensure_ascii=False) + "\n"
-
-
 def as_csv(table: Json, title: str) -> str:
     """One line a row and metric; unknown values are empty."""
     out = io.StringIO()
@@ -315,70 +269,11 @@ def as_csv(table: Json, title: str) -> str:
     return out.getvalue()
 
 
-def as_markdown(table: Json, title: str) -> str:
-    """The figures as mean ± sd, then the comparisons with the baseline."""
-    names = [metric["name"] for metric in table["metrics"]]
-    rows = []
-    for row in table["rows"]:
-        labels = [row["labels"].get(axis, "") for axis in table["axes"]]
-        drawn = [_format_number(row["parameters"].get(name)) for name in table["parameters"]]
-        seen = row["compute"]["images_seen"]
-        facts = [str(len(row["seeds"])), "" if seen is None else f"{seen:,.0f}"]
-        rows.append([*labels, *drawn, *facts, *(_format_figure(row["figures"].get(name)) for name in names)])
-    heads = [*table["axes"], *table["parameters"], "seeds", "images seen", *names]
-    lines = [f"**{title}**", "", *_markdown_table(heads, rows), ""]
-    lines += ["Mean ± standard deviation over seeds, and in brackets Student's 95 % interval of the mean.", ""]
-    for name, comparisons in table["comparisons"].items():
-        if any(comparison["t"] is not None for comparison in comparisons):
-            lines += _comparison_lines(table, name, comparisons)
-    known = table["provenance"]
-    if known["versions"]:
-        lines.append(f"lcl {', '.join(known['versions'])}, examined on {'; '.join(known['datasets'])}.")
-    return "\n".join(lines) + "\n"
-
-
-def _format_figure(figure: Json | None) -> str:
-    if figure is None:
-        return ""
-    words = _format_number(figure["mean"])
-    if figure["sd"] is not None:
-        low, high = figure["interval"]
-        words += f" ± {_format_number(figure['sd'])} ({_format_number(low)} – {_format_number(high)})"
-    return words
-
-
-def _comparison_lines(table: Json, name: str, comparisons: Sequence[Json]) -> list[str]:
-    def row_name(number: int) -> str:
-        return " ".join(table["rows"][number]["labels"].values()) or "all"
-
-    rows = [
-        [
-            row_name(comparison["row"]),
-            _format_number(comparison["difference"]),
-            " – ".join(map(_format_number, comparison["interval"] or ())),
-            _format_number(comparison["p"]),
-            _format_number(comparison["p_holm"]),
-            str(comparison["count"]),
-        ]
-        for comparison in comparisons
-    ]
-    heads = ["row", "difference", "95 %", "p", "p (Holm)", "pairs"]
-    about = f"{name} against {row_name(table['baselines'][name])}, paired over seeds:"
-    return [about, "", *_markdown_table(heads, rows), ""]
-
-
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)]
-
-
-def _format_number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def as_json(table: Json, title: str) -> str:
+    return json.dumps({"title": title, **table}, indent=1, ensure_ascii=False) + "\n"
 
 
 FORMATS: dict[str, tuple[Callable[[Json, str], str], str]] = {
     "json": (as_json, "application/json"),
     "csv": (as_csv, "text/csv; charset=utf-8"),
-    "md": (as_markdown, "text/markdown; charset=utf-8"),
 }

@@ -195,24 +195,19 @@ def _parse_overlaid(base: Setting, *overlays: Setting) -> PretrainSpec:
 
 
 def _locate_error(study: StudySpec, base: Setting, row: StudyRow, error: UserError) -> UserError:
-    """``error`` with its field in the study: the base, or the variant that causes it alone, else the row."""
-    if _spec_error(base) is not None:
-        return _prefix_field("pretrain", error)
+    """``error`` with its field in the study: the base, or the overlay that causes it alone, else the row."""
+    fields = {"pretrain": {}, "search.parameters": row.parameters}
     for a, axis in enumerate(study.axes):
         for v, variant in enumerate(axis.variants):
-            if variant.name == row.labels[axis.name] and _spec_error(base, variant.spec) == error.message:
-                return _prefix_field(f"axes.{a}.variants.{v}.spec", error)
-    if _spec_error(base, row.parameters) == error.message:
-        return _prefix_field("search.parameters", error)
+            if variant.name == row.labels[axis.name]:
+                fields[f"axes.{a}.variants.{v}.spec"] = variant.spec
+    for field, overlay in fields.items():
+        try:
+            _parse_overlaid(base, overlay)
+        except UserError as alone:
+            if alone.message == error.message or field == "pretrain":
+                return _prefix_field(field, error)
     return UserError(f"{format_labels(row.labels)}: {error.message}", code=error.code, field="axes")
-
-
-def _spec_error(base: Setting, *overlays: Setting) -> str | None:
-    try:
-        _parse_overlaid(base, *overlays)
-    except UserError as error:
-        return error.message
-    return None
 
 
 def _prefix_field(field: str, error: UserError) -> UserError:

@@ -143,8 +143,8 @@ def test_a_corpus_image_that_cannot_be_had_leaves_a_sign_in_its_place(
 
 def test_a_study_is_downloaded_and_never_shown_as_a_page(http: Callable[..., TestClient], away: Exception) -> None:
     files = http(study_table=lambda study, kind: f"{study} {kind}")
-    table = files.get("/study/study_1/table.md")
-    assert (table.text, table.headers["content-disposition"]) == ("study_1 md", 'attachment; filename="table.md"')
+    table = files.get("/study/study_1/table.csv")
+    assert (table.text, table.headers["content-disposition"]) == ("study_1 csv", 'attachment; filename="table.csv"')
     assert table.headers["content-type"] == "application/octet-stream"
     assert http(study_table=away).get("/study/study_1/table.csv").status_code == 502
 

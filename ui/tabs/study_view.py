@@ -24,7 +24,7 @@ from ui.html import (
 Json = Mapping[str, Any]
 NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
 NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
-TABLE_FORMATS = ("md", "csv", "json")
+TABLE_FORMATS = ("csv", "json")
 
 
 def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
