@@ -407,15 +407,12 @@ def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str |
     """Newest first. A run of the class "any device" is assumed to have had a GPU if a worker has one."""
     classes = {device} if has_gpu and device == "cpu" else {device, ANY_DEVICE}
     query = (
-        select(Run.id, Run.spec, Run.result, Run.ran_seconds, Run.attempt)
+        select(Run.id, Run.spec, Run.result)
         .where(Run.kind == "pretrain", Run.resource.in_(classes), Run.state == State.SUCCEEDED.value)
         .order_by(Run.id.desc())
     )
     if owner is not None:
         query = query.where(Run.owner == owner)
-    measured = []
-    for run_id, spec, result, ran, attempt in session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples():
-        seconds = ran if attempt == 1 and not spec.get("branch") else None
-        if (run := measured_run(run_id, spec, result or {}, seconds)) is not None:
-            measured.append(run)
-    return measured
+    rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
+    measured = (measured_run(run_id, spec, result or {}) for run_id, spec, result in rows)
+    return [run for run in measured if run is not None]

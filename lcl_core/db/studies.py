@@ -108,16 +108,17 @@ def plan_study(
     different: dict[str, list[PretrainSpec]] = defaultdict(list)  # evaluations are not estimated
     for each in (spec.model_copy(update={"seed": 0}) for spec in new):
         different[each.model_dump_json()].append(each)
-    time = None
+    seconds = certainty = None
     if 0 < len(different) <= MAX_ESTIMATED:
         estimates = estimate_pretrainings(session, [alike[0] for alike in different.values()], owner=visible_to)
-        time = add_estimates(estimates, [len(alike) for alike in different.values()])
+        seconds, certainty = add_estimates(estimates, [len(alike) for alike in different.values()])
     return {
         "rows": len({frozenset(cell.labels.items()) for cell in cells}),
         "seeds": len(spec.seeds),
         "cells": len(cells),
         "reused": len(reusable),
-        **({"seconds": None, "certainty": None} if time is None else asdict(time)),
+        "seconds": seconds and asdict(seconds),
+        "certainty": certainty,
     }
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Protocol
+from types import SimpleNamespace
+from typing import NamedTuple, Protocol, cast
 
 from lcl_core.specs.pretrain import (
     IMAGE_MASK_RATIO,
@@ -48,37 +49,20 @@ class Sizes(Protocol):
     def num_image_tokens(self) -> int: ...
 
 
-@dataclass
-class ModelSizes:
-    """Sizes without a model."""
-
-    vision: str
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    text_width: int
-    text_layers: int
-    context_length: int
-    vocab_size: int
-    num_image_tokens: int
-
-
-def model_sizes(spec: PretrainSpec) -> ModelSizes:
+def model_sizes(spec: PretrainSpec) -> Sizes:
     """Sizes of a spec's model, whose vocabulary is as large as the spec allows."""
     vocabulary = CLIP_TOKENS if spec.tokenizer.kind == "clip" else spec.tokenizer.vocab_size + SPECIALS
-    sizes = {name: getattr(spec.model, name) for name in ModelSizes.__annotations__ if name != "vocab_size"}
-    return ModelSizes(**sizes, vocab_size=vocabulary)
+    sizes = {**spec.model.model_dump(), "num_image_tokens": spec.model.num_image_tokens, "vocab_size": vocabulary}
+    return cast(Sizes, SimpleNamespace(**sizes))
 
 
 # ---- vision towers
 
 
-@dataclass(frozen=True)
-class TowerCounts:
+class TowerCounts(NamedTuple):
     """Counts of a vision tower for one image, without the ViT's transformer.
 
-    Attributes:
-        outputs: numbers that its layers with weights compute.
+    ``outputs``: numbers that its layers with weights compute.
     """
 
     parameters: int
@@ -228,10 +212,6 @@ def _blocks_flops(width: int, layers: int, lengths: Sequence[float], attended: f
     return layers * (products + attended * attention)
 
 
-def _blip2_flops(config: Sizes, load: Workload) -> float:
-    return lcl_flops(config, load) + _blocks_flops(config.text_width, config.text_layers, load.matched)
-
-
 def _beit3_flops(config: Sizes, load: Workload) -> float:
     restoring = load.restored * 2 * config.text_width * 3 * config.patch_size**2
     return lcl_flops(config, load, latents=False, causal=False) + restoring
@@ -245,7 +225,9 @@ FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
     "lcl": lcl_flops,
     "clip": lambda config, load: lcl_flops(config, load, tokens=False),
     "coca": lcl_flops,
-    "blip2": _blip2_flops,
+    "blip2": lambda config, load: (
+        lcl_flops(config, load) + _blocks_flops(config.text_width, config.text_layers, load.matched)
+    ),
     "beit3": _beit3_flops,
     "flamingo": lambda config, load: lcl_flops(config, load, latents=False),
     "emu": _emu_flops,

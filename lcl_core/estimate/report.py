@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Literal, cast
 
 from lcl_core.estimate import flops
-from lcl_core.estimate.flops import DELIMITERS, ModelSizes, Workload
+from lcl_core.estimate.flops import DELIMITERS, Sizes, Workload
 from lcl_core.specs.data import VIEW_ITEMS
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
@@ -26,14 +26,14 @@ MIN_STEPS, MIN_SECONDS = 50, 600.0  # of a run that counts: in fewer, or less ti
 PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without a measurement
 # Useful FLOP/s of a process without a measurement: about what two cores of a server or one large GPU do.
 ASSUMED_RATE = {"cpu": 1e11, "gpu": 5e13}
-ASSUMED_START = 15.0  # seconds
+START_SECONDS = 15.0  # before the first step
+SETUP = ("model", "objective", "batch", "engine", "precision")  # fields of a spec that decide a step's time
 PROCESS_BYTES = {"cpu": round(0.8 * GIB), "gpu": round(0.25 * GIB)}  # libraries, kernels, holes in the heap
 FP32, HALF = 4, 2
 _MOMENTS = 2  # of AdamW
 _RECOMPUTED = 0.25  # share of the activations that checkpointing keeps
 _LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # bytes of logits at once
 _TIME_FACTOR = {"measured": 1.15, "scaled": 1.5, "assumed": 4.0}  # by which a rate may be wrong
-_MEMORY_FACTOR = {"measured": 1.1, "assumed": 1.5}
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,7 @@ class RunEstimate:
 
     Attributes:
         certainty: measured: by runs of the same setup; scaled: from runs of another size; assumed: without a run.
-        parameters: of the model, as its encoder counts them.
-        flops_per_step, flops: useful floating-point operations, as the trainer counts them.
-        memory_bytes: at its peak; of the GPU's memory with a GPU. ``memory_parts``: its parts.
-        checkpoint_bytes, disk_bytes: one checkpoint; all that are kept at the end, with the encoder.
+        disk_bytes: all checkpoints that are kept at the end, with the encoder.
         basis: where the figures come from, a sentence each. ``runs``: ids of the runs with measured rates.
     """
 
@@ -90,9 +87,7 @@ class RunEstimate:
 class MeasuredRun:
     """Counts of a run that has ended, of all its processes, over ``seconds`` of steps.
 
-    Attributes:
-        memory: peak of a process, bytes; 0: unknown.
-        overhead: seconds beside its steps, such as its start; None: unknown.
+    ``memory``: peak of a process, bytes; 0: unknown.
     """
 
     run_id: str
@@ -104,7 +99,6 @@ class MeasuredRun:
     documents: float
     flops: float
     memory: float
-    overhead: float | None
 
     @property
     def flops_per_step(self) -> float:
@@ -112,25 +106,15 @@ class MeasuredRun:
         return self.flops / self.steps / _processes(self.spec)
 
 
-def measured_run(
-    run_id: str, spec: Mapping[str, Any], result: Mapping[str, Any], ran_seconds: float | None = None
-) -> MeasuredRun | None:
-    """From the row of a run that has ended; None when figures are missing.
-
-    Args:
-        ran_seconds: of a single attempt from the first step to the end; None: it had several, or the first steps are
-            those of another run, whose seconds ``result`` counts too.
-    """
+def measured_run(run_id: str, spec: Mapping[str, Any], result: Mapping[str, Any]) -> MeasuredRun | None:
+    """From the row of a run that has ended; None when figures are missing."""
     encoder = result.get("encoder") or {}
     names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen", "flops")
     counts = [float(encoder.get(name) or 0.0) for name in names]
-    steps, seconds, images, tokens, documents, flops = counts
-    if not all(counts) or (steps < MIN_STEPS and seconds < MIN_SECONDS):
+    if not all(counts) or (counts[0] < MIN_STEPS and counts[1] < MIN_SECONDS):
         return None
     memory = float((result.get("final") or {}).get("memory_gib") or 0.0) * GIB
-    overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
-    parsed = cast(PretrainSpec, parse_spec("pretrain", dict(spec)))
-    return MeasuredRun(run_id, parsed, steps, seconds, images, tokens, documents, flops, memory, overhead)
+    return MeasuredRun(run_id, cast(PretrainSpec, parse_spec("pretrain", dict(spec))), *counts, memory)
 
 
 def _processes(spec: PretrainSpec) -> int:
@@ -138,40 +122,32 @@ def _processes(spec: PretrainSpec) -> int:
 
 
 def _mean_batch(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> tuple[Counts, str]:
-    """What one process reads in a micro-batch, until either budget is used; and where that comes from.
-
-    Documents are as the newest run over the same data, or over the same sources, measured them; else an assumption.
-    """
+    """What one process reads in a micro-batch, until either budget is used; and where that comes from."""
 
     def sources(spec: PretrainSpec) -> set[tuple[str, str, float]]:
         return {(source.dataset, source.view, source.weight) for source in spec.data.sources}
 
-    same = [run for run in runs if sources(run.spec) == sources(spec)]
-    same.sort(key=lambda run: (run.spec.data, run.spec.tokenizer) != (spec.data, spec.tokenizer))
-    if same:
-        run = same[0]
+    image_tokens = spec.model.num_image_tokens + DELIMITERS
+    if run := next((run for run in runs if sources(run.spec) == sources(spec)), None):
         images = run.images / run.documents
         words = max(run.tokens / run.documents - images * (run.spec.model.num_image_tokens + DELIMITERS), 1.0)
-        because = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {run.run_id} read them."
+        basis = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {run.run_id} read them."
     else:
         total = sum(source.weight for source in spec.data.sources)
         pairs = sum(source.weight for source in spec.data.sources if VIEW_ITEMS[source.view] == "pairs") / total
         most = min(DOCUMENT_IMAGES, spec.data.max_images, spec.data.piece_images or spec.data.max_images)
         images, words = pairs + (1 - pairs) * most, pairs * PAIR_WORDS + (1 - pairs) * DOCUMENT_WORDS
-        because = (
-            f"Documents: assumed to hold {images:.2g} images and {words:.0f} tokens of text each; no run that you may "
-            "see has read these sources."
-        )
-    tokens = min(words + images * (spec.model.num_image_tokens + DELIMITERS), float(spec.model.context_length))
+        basis = f"Documents: assumed to hold {images:.2g} images and {words:.0f} tokens of text each."
+    tokens = min(words + images * image_tokens, float(spec.model.context_length))
     fit = max(1.0, min(spec.batch.tokens / tokens, spec.batch.images / max(images, 1e-9)))
-    return Counts(fit, fit * images, fit * tokens), because
+    return Counts(fit, fit * images, fit * tokens), basis
 
 
 # ---- memory and disk
 
 
 def training_memory(
-    spec: PretrainSpec, sizes: ModelSizes, load: Workload, parameters: int, frozen: int, device: Device
+    spec: PretrainSpec, sizes: Sizes, load: Workload, parameters: int, frozen: int, device: Device
 ) -> dict[str, int]:
     """Bytes of one process at the peak of a step, by part.
 
@@ -201,7 +177,7 @@ def training_memory(
     }
 
 
-def _activation_bytes(spec: PretrainSpec, sizes: ModelSizes, load: Workload, item: int) -> float:
+def _activation_bytes(spec: PretrainSpec, sizes: Sizes, load: Workload, item: int) -> float:
     """As the blocks save them (:mod:`lcl_core.ops.recompute`): the two inputs of their norms in fp32, and in the
     precision of the products q, k, v, the attention output and, in the vision tower, the MLP's pre-activation.
     """
@@ -223,20 +199,6 @@ def state_bytes(parameters: int, frozen: int) -> int:
 # ---- the estimate
 
 
-def _similar_runs(
-    spec: PretrainSpec, flops_per_step: float, runs: Sequence[MeasuredRun]
-) -> tuple[list[MeasuredRun], Certainty]:
-    """The newest runs of the same setup, else those nearest in operations a step."""
-
-    def setup(spec: PretrainSpec) -> tuple[Any, ...]:
-        return spec.model, spec.objective, spec.batch, spec.engine, spec.precision
-
-    if same := [run for run in runs if setup(run.spec) == setup(spec)]:
-        return same[:MAX_SIMILAR], "measured"
-    nearest = sorted(runs, key=lambda run: abs(math.log(run.flops_per_step / flops_per_step)))
-    return nearest[:MAX_SIMILAR], "scaled" if runs else "assumed"
-
-
 def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device: Device = "cpu") -> RunEstimate:
     """Time, memory, operations and disk of a run of ``spec`` on ``device``.
 
@@ -252,28 +214,28 @@ def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device
     encoder = flops.model_parameters(sizes)
     parameters = encoder + flops.method_parameters(objective, sizes) + targets
     frozen = targets + sum(flops.part_parameters(sizes)[part] for part in spec.model.freeze)
-    similar, certainty = _similar_runs(spec, step, runs)
+    # the newest runs of the same setup, else those nearest in operations a step
+    similar = [run for run in runs if all(getattr(run.spec, name) == getattr(spec, name) for name in SETUP)]
+    certainty: Certainty = "measured" if similar else "scaled" if runs else "assumed"
+    similar = similar or sorted(runs, key=lambda run: abs(math.log(run.flops_per_step / step)))
+    similar = similar[:MAX_SIMILAR]
     first, ranks = 0 if spec.branch is None else spec.branch.step, _processes(spec)
-    steps, factor = spec.steps - first, _TIME_FACTOR[certainty]
-
-    scale = {run.run_id: 1.0 if certainty == "measured" else step / run.flops_per_step for run in similar}
-    paces = [run.seconds / run.steps * scale[run.run_id] for run in similar] or [step / ASSUMED_RATE[device]]
-    start = median([run.overhead for run in similar if run.overhead is not None] or [ASSUMED_START])
-    pace, names = f"{median(paces):.3g} s a step", ", ".join(run.run_id for run in similar)
+    steps = spec.steps - first
+    scale = [1.0 if certainty == "measured" else step / run.flops_per_step for run in similar]
+    paces = [run.seconds / run.steps * share for run, share in zip(similar, scale, strict=True)]
+    paces = paces or [step / ASSUMED_RATE[device]]
+    bounds = median(paces), min(paces) / _TIME_FACTOR[certainty], max(paces) * _TIME_FACTOR[certainty]
+    names = ", ".join(run.run_id for run in similar)
     time_basis = {
-        "measured": f"{pace}, as measured by {names}, of this very setup",
-        "scaled": f"{pace}, by the operations and the rates of {names}, of other setups",
-        "assumed": f"{pace}, assumed at {ASSUMED_RATE[device] / 1e9:,.0f} GFLOP/s a process ({device}); no "
-        f"pre-training of {MIN_STEPS} steps or more that you may see has ended here yet",
+        "measured": f"as measured by {names}, of this very setup",
+        "scaled": f"by the operations and the rates of {names}, of other setups",
+        "assumed": f"assumed at {ASSUMED_RATE[device] / 1e9:,.0f} GFLOP/s a process ({device})",
     }[certainty]
 
     memory = training_memory(spec, sizes, one.times(documents), parameters, frozen, device)
     peak = next((run for run in similar if run.memory), None) if certainty == "measured" else None
-    bytes_used = peak.memory if peak else float(sum(memory.values()))
-    doubt = _MEMORY_FACTOR["measured" if peak else "assumed"]
-    memory_basis = "weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
-    if peak:
-        memory_basis = f"the peak of {peak.run_id}"
+    used, doubt = (peak.memory, 1.1) if peak else (float(sum(memory.values())), 1.5)
+    memory_basis = f"the peak of {peak.run_id}" if peak else "counted from the sizes of weights and activations"
 
     per_step = batch.times(ranks * spec.engine.accumulate)
     checkpoint = state_bytes(parameters, frozen)
@@ -283,8 +245,8 @@ def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device
     return RunEstimate(
         certainty=certainty,
         device=device,
-        seconds=Range(*(start + steps * each for each in (median(paces), min(paces) / factor, max(paces) * factor))),
-        memory_bytes=Range(bytes_used, bytes_used / doubt, bytes_used * doubt),
+        seconds=Range(*(START_SECONDS + steps * pace for pace in bounds)),
+        memory_bytes=Range(used, used / doubt, used * doubt),
         memory_parts=memory,
         parameters=encoder,
         flops_per_step=step * ranks,
@@ -293,24 +255,16 @@ def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device
         samples=per_step.times(steps),
         checkpoint_bytes=checkpoint,
         disk_bytes=kept * checkpoint + FP32 * encoder * (1 if spec.monitor is None else 2),
-        basis=[f"Time: {time_basis}.", documents_basis, f"Memory: {memory_basis}."],
+        basis=[f"Time: {median(paces):.3g} s a step, {time_basis}.", documents_basis, f"Memory: {memory_basis}."],
         runs=[run.run_id for run in similar],
     )
 
 
-@dataclass(frozen=True)
-class TrainingTime:
-    """Of several pre-trainings, one after another. ``certainty``: the least certain of the estimates."""
-
-    seconds: Range
-    certainty: Certainty
-
-
-def add_estimates(estimates: Sequence[RunEstimate], counts: Sequence[int]) -> TrainingTime:
-    """``counts``: for each estimate the number of pre-trainings like it; at least one estimate."""
+def add_estimates(estimates: Sequence[RunEstimate], counts: Sequence[int]) -> tuple[Range, Certainty]:
+    """Seconds of several pre-trainings, one after another, and the least certainty; ``counts``: of each estimate."""
     expected, low, high = (
         sum(count * getattr(each.seconds, bound) for each, count in zip(estimates, counts, strict=True))
         for bound in ("expected", "low", "high")
     )
     certainty = max((each.certainty for each in estimates), key=("measured", "scaled", "assumed").index)
-    return TrainingTime(Range(expected, low, high), certainty)
+    return Range(expected, low, high), certainty

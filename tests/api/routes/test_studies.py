@@ -155,7 +155,7 @@ def test_pages_continue(http, refused):
     refused(http.get("/v1/studies", params={"limit": 0}), 422, field="limit")
 
 
-def test_a_table_in_three_forms(http, finished):
+def test_a_table_in_both_forms(http, finished):
     study = finished(VALUES)
     assert study["state"] == "succeeded"
     path = f"/v1/studies/{study['id']}/table"
@@ -168,9 +168,6 @@ def test_a_table_in_three_forms(http, finished):
     csv = http.get(f"{path}.csv")
     assert csv.headers["content-type"].startswith("text/csv")
     assert csv.text.splitlines()[1].startswith("both,11,IR@5,0.21,")
-    text = http.get(f"{path}.md")
-    assert text.headers["content-type"].startswith("text/markdown")
-    assert "| both | 2 | 1,408 | 0.21 ± 0.0141" in text.text
     assert http.get(f"{path}.exe").status_code == 422
 
 
