@@ -3,7 +3,7 @@
 from lcl_core.data.corpus.base import SAMPLE_CORPUS, Corpus
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, Document, ImageSegment, TextSegment
-from lcl_core.data.sampling.document_plan import render_mmc4, render_pair
+from lcl_core.data.sampling.document_plan import render_pair
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.tokenizer import SpecialTokens, Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
@@ -23,7 +23,6 @@ __all__ = [
     "clip_tokenizer",
     "load_tokenizer",
     "open_corpus",
-    "render_mmc4",
     "render_pair",
     "train_bpe",
 ]

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from lcl_core.common.archive import ARCHIVE_ERRORS, DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.common.errors import UserError
@@ -125,7 +125,7 @@ def _missing_error(name: str, store: Path) -> UserError:
     return UserError(f"the file is not in {store.name}", code="file_missing", file=name)
 
 
-def _too_large_error(name: str, max_bytes: int) -> UserError:
+def too_large_error(name: str, max_bytes: int) -> UserError:
     return UserError(f"the file is larger than {max_bytes:,} bytes", code="too_large", file=name)
 
 
@@ -166,22 +166,26 @@ class FolderStore:
         return os.path.isfile(self._root / safe_name(name))
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        with self._open(name) as file:
+        with self.errors(name), confined_file(self._root, name).open("rb") as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise _too_large_error(name, max_bytes)
+            raise too_large_error(name, max_bytes)
         return data
 
     def buffer(self, name: str) -> bytes | PreadFile:
-        with self._open(name) as file:
-            return PreadFile(os.dup(file.fileno()), name)
+        with self.errors(name):
+            return PreadFile(os.open(confined_file(self._root, name), os.O_RDONLY | os.O_CLOEXEC), name)
+
+    def file(self, name: str) -> Path:
+        """The real path of a file. Raises: UserError."""
+        with self.errors(name):
+            return confined_file(self._root, name)
 
     @contextmanager
-    def _open(self, name: str) -> Iterator[IO[bytes]]:
-        """Raises: UserError, also for what fails while the file is open."""
+    def errors(self, name: str) -> Iterator[None]:
+        """Let what fails for a file be a UserError that names it."""
         try:
-            with confined_file(self._root, name).open("rb") as file:
-                yield file
+            yield
         except FileNotFoundError as error:
             raise _missing_error(name, self.path) from error
         except (OSError, RuntimeError, UnicodeEncodeError) as error:  # also a loop of links, half a surrogate pair
@@ -217,7 +221,7 @@ class ZipStore:
         if info is None:
             raise _missing_error(name, self.path)
         if info.file_size > max_bytes:
-            raise _too_large_error(name, max_bytes)
+            raise too_large_error(name, max_bytes)
         if info.file_size > max(MIN_ALLOWANCE_BYTES, MAX_EXPANSION * info.compress_size):
             message = f"the file unpacks to more than {MAX_EXPANSION} times its size; unpack the zip into a folder"
             raise UserError(message, code="corpus_unreadable", file=name)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.records import Document, ImageSegment, Segment, TextSegment, check_document, parse_segments
+from lcl_core.data.records import Document, ImageSegment, Segment, TextSegment, parse_segments
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.specs.data import DataSpec
 
@@ -32,62 +32,12 @@ class Placement:
     name: str
 
 
-def render_mmc4(
-    doc: dict[str, Any],
-    tok: Tokenizer,
-    num_image_tokens: int,
-    context_length: int,
-    similarity_threshold: float = 0.24,
-    max_images: int = 6,
-    min_images: int = 1,
-    picks: Sequence[int] | None = None,
-    before: Sequence[bool] | None = None,
-    readable: Callable[[str], bool] = lambda name: True,
-    numerics: Numerics = "fixed",
-    image_first_probability: float = 0.5,
-    draw: random.Random | None = None,
-) -> tuple[list[int], list[str]] | None:
-    """Lay an MMC4 document out as token ids.
-
-    Args:
-        picks: for each sentence with images, ascending, which of them to keep; None: drawn.
-        before: for each image kept and readable, whether it stands before its sentence; None: drawn.
-        readable: whether the image of that name can be read; others are left out.
-        draw: source of the random choices; None: a fresh one.
-
-    Returns:
-        (ids without padding, names of the images in order), or None when the document is dropped.
-
-    Raises:
-        UserError: ``bad_document`` for a malformed document.
-    """
-    problem = check_document(doc)
-    if problem is not None:
-        raise UserError(problem, code="bad_document")
-    draw = draw or random.Random()  # noqa: S311 - a data order, not a secret
-    placements = choose_images(doc, similarity_threshold, max_images, draw, picks)
-    placements = [placement for placement in placements if readable(placement.name)]
-    document = place_images(
-        doc["text_list"], placements, draw_image_sides(draw, image_first_probability, len(placements), before)
-    )
-    return encode_document(document, tok, num_image_tokens, context_length, min_images, numerics)
-
-
-def draw_image_sides(
-    draw: random.Random, probability: float, count: int, scripted: Sequence[bool] | None = None
-) -> Sequence[bool]:
-    """For each image at random: does it stand before its sentence?"""
-    return scripted if scripted is not None else [draw.random() < probability for _ in range(count)]
-
-
-def choose_images(
-    doc: dict[str, Any], threshold: float, max_images: int, draw: random.Random, picks: Sequence[int] | None = None
-) -> list[Placement]:
+def choose_images(doc: dict[str, Any], threshold: float, max_images: int, draw: random.Random) -> list[Placement]:
     """Rules 1-4: similar enough, one a sentence, the first ``max_images`` in document order."""
-    groups = images_by_sentence(doc, threshold)
-    if picks is None:
-        picks = [draw.randrange(len(names)) if len(names) > 1 else 0 for names in groups.values()]
-    chosen = [Placement(sentence, names[pick]) for (sentence, names), pick in zip(groups.items(), picks, strict=True)]
+    chosen = [
+        Placement(sentence, names[draw.randrange(len(names)) if len(names) > 1 else 0])
+        for sentence, names in images_by_sentence(doc, threshold).items()
+    ]
     return chosen[:max_images]
 
 
@@ -307,8 +257,8 @@ class MatchedPlan:
 
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
         placements = [placement for placement in self.placements if placement.name in readable]
-        sides = draw_image_sides(draw, image_first, len(placements))
-        return place_images(self.sentences, placements, sides, self.start)
+        before = [draw.random() < image_first for _ in placements]
+        return place_images(self.sentences, placements, before, self.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The offset index: a header, memory-mapped columns as long as the corpus, and selections over them.
 
-Rows are read with ``pread``: through a mapping, every record touched would count 64 KB of the index as resident
-memory of every worker. Selections by kind, split and source are rank and select over block counts, and chunks of
+Selections by kind, split and source are rank and select over block counts, and chunks of
 documents are counted a block at a time; neither lists records.
 """
 
@@ -9,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -238,26 +235,22 @@ class IndexHeader:
 
 
 class ShardIndex:
-    """Opened with a header and three mapped files, however many records there are. Safe from threads and forks."""
+    """A header and mapped files, however many records there are. Safe from threads and forks.
+
+    Attributes:
+        rows: of all records.
+        similarities: likewise; ``rows`` says how many each record has.
+    """
 
     def __init__(self, storage: ShardStorage) -> None:
         self.header = IndexHeader.from_json(_read_header(storage), storage.name)
         groups, records = len(self.header.groups), self.header.records
         blocks = -(-records // BLOCK)
-        sizes = {
-            ROWS: records * ROW.itemsize,
-            GROUPS: records * CODE.itemsize,
-            BLOCKS: blocks * groups * CODE.itemsize,
-            STARTS: (blocks + 1) * START.itemsize,
-        }
-        self._paths = {name: self._local_file(storage, name, size) for name, size in sizes.items()}
-        self._starts = np.memmap(self._paths[STARTS], START, "r")
-        similarities = int(self._starts[-1]) * SIMILARITY.itemsize
-        self._paths[SIMILARITIES] = self._local_file(storage, SIMILARITIES, similarities)
-        self._rows = self._paths[ROWS].open("rb", buffering=0)
-        self._similarities = self._paths[SIMILARITIES].open("rb", buffering=0)
-        self._codes = self._mapped(GROUPS, (records,))
-        self._blocks = self._mapped(BLOCKS, (blocks, groups))
+        self._starts = self._map(storage, STARTS, START, blocks + 1)
+        self._codes = self._map(storage, GROUPS, CODE, records)
+        self._blocks = self._map(storage, BLOCKS, CODE, blocks * groups).reshape(blocks, groups)
+        self.rows = self._map(storage, ROWS, ROW, records)
+        self.similarities = self._map(storage, SIMILARITIES, SIMILARITY, int(self._starts[-1]))
 
     def __len__(self) -> int:
         return self.header.records
@@ -266,31 +259,19 @@ class ShardIndex:
         """Raises: IndexError; UserError ``corpus_unreadable`` for a record longer than any that is written."""
         if not 0 <= record < len(self):
             raise IndexError(record)
-        data = os.pread(self._rows.fileno(), ROW.itemsize, record * ROW.itemsize)
-        row = IndexRow(*np.frombuffer(data, ROW)[0].item())
+        row = IndexRow(*self.rows[record].item())
         if not row.json <= row.length <= MAX_RECORD_BYTES:
             raise damaged_shard_error(ROWS, f"record {record} has {row.json:,} of {row.length:,} bytes without images")
         return row
 
     def usable(self, block: int, threshold: float) -> np.ndarray:
         """Sentences with a similar enough image, or images of a sequence, of each record of a block."""
-        rows = np.frombuffer(_read_items(self._rows, ROW, block * BLOCK, (block + 1) * BLOCK), ROW)
+        rows = self.rows[block * BLOCK : (block + 1) * BLOCK]
         start, end = (int(each) for each in self._starts[block : block + 2])
-        similar = np.frombuffer(_read_items(self._similarities, SIMILARITY, start, end), SIMILARITY)
+        similar = np.asarray(self.similarities[start:end])
         passed = np.concatenate(([0], np.cumsum(similar >= SIMILARITY.type(threshold))))
         ends = np.cumsum(rows["matches"], dtype=np.int64)
         return np.diff(passed[ends], prepend=0)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """All rows, mapped: for figures of the whole corpus."""
-        return np.memmap(self._paths[ROWS], ROW, "r") if len(self) else np.empty(0, ROW)
-
-    @cached_property
-    def similarities(self) -> np.ndarray:
-        """All similarities, mapped; ``rows`` says how many each record has."""
-        path = self._paths[SIMILARITIES]
-        return np.memmap(path, SIMILARITY, "r") if path.stat().st_size else np.empty(0, SIMILARITY)
 
     def select(
         self, kinds: Collection[str], splits: Collection[str] | None = None, source: str | None = None
@@ -305,17 +286,13 @@ class ShardIndex:
         ]
         return RecordSelection(self._codes, self._blocks, selected)
 
-    def _local_file(self, storage: ShardStorage, name: str, size: int) -> Path:
-        """Raises: UserError ``corpus_unreadable`` where the corpus itself has a file of another size; StoreError."""
-        path = storage.local_file(name, self.header.files[name], size)
-        if (found := path.stat().st_size) != size:
-            raise damaged_shard_error(name, f"it has {found:,} bytes for {self.header.records:,} records, not {size:,}")
-        return path
-
-    def _mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if 0 in shape:
-            return np.empty(shape, CODE)
-        return np.memmap(self._paths[name], CODE, "r").reshape(shape)
+    def _map(self, storage: ShardStorage, name: str, item: np.dtype[Any], count: int) -> np.ndarray:
+        """Raises: UserError ``corpus_unreadable`` for a file of another size; StoreError."""
+        path = storage.local_file(name, self.header.files[name])
+        if (found := path.stat().st_size) != count * item.itemsize:
+            size = f"{found:,} bytes for {self.header.records:,} records, not {count * item.itemsize:,}"
+            raise damaged_shard_error(name, f"it has {size}")
+        return np.memmap(path, item, "r") if count else np.empty(0, item)  # no empty file can be mapped
 
 
 def _read_header(storage: ShardStorage) -> bytes:
@@ -327,11 +304,6 @@ def _read_header(storage: ShardStorage) -> bytes:
             raise
         message = f"there is no {HEADER} here, so no finished corpus of shards; lcl data convert makes one"
         raise UserError(message, code="not_found", file=storage.name) from error
-
-
-def _read_items(file: IO[bytes], item: np.dtype[Any], start: int, end: int) -> bytes:
-    """Items ``start`` to ``end`` of a file of such, or to its own end."""
-    return os.pread(file.fileno(), (end - start) * item.itemsize, start * item.itemsize)
 
 
 def write_index(

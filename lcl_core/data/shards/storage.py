@@ -8,21 +8,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from lcl_core.common.disk_cache import FileCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file
 from lcl_core.common.storage import Storage
-from lcl_core.data.corpus.file_store import confined_file
+from lcl_core.data.corpus.file_store import FolderStore, too_large_error
 
 MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of ``format.MAX_SHARDS`` shards
-
-
-T = TypeVar("T")
 
 
 class ShardStorage(Protocol):
@@ -36,8 +31,7 @@ class ShardStorage(Protocol):
     concurrent_reads: int
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable`` for a larger
-        one; StoreError."""
+        """The whole file. Raises: UserError ``file_missing``, ``file_unreadable`` or ``too_large``; StoreError."""
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         """Exactly these bytes. ``digest``: sha256 of the file in the index.
@@ -45,11 +39,8 @@ class ShardStorage(Protocol):
         Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable``; StoreError.
         """
 
-    def local_file(self, name: str, digest: str, size: int) -> Path:
-        """A local file with these contents, to be mapped. ``digest``: its sha256. ``size``: its bytes.
-
-        Only what is fetched is compared with them.
-        """
+    def local_file(self, name: str, digest: str) -> Path:
+        """A local file with these contents, to be mapped; only what is fetched is compared with its sha256."""
 
 
 def open_shard_storage(path: str | Path) -> ShardStorage:
@@ -70,13 +61,6 @@ def damaged_shard_error(name: str, what: str) -> UserError:
     return UserError(message, code="corpus_unreadable", file=name)
 
 
-def _checked_size(data: bytes, name: str) -> bytes:
-    if len(data) > MAX_FILE_BYTES:
-        message = f"the file is larger than {MAX_FILE_BYTES:,} bytes; convert the corpus again, into fewer shards"
-        raise UserError(message, code="corpus_unreadable", file=name)
-    return data
-
-
 class LocalShardStorage:
     """A folder, whose links may not lead out of it.
 
@@ -86,46 +70,29 @@ class LocalShardStorage:
     concurrent_reads = 1
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.name = str(folder)
-        self._files: dict[str, Path] = {}  # those that were checked: ranges of a shard are read many times
+        self._store = FolderStore(folder)
+        self._paths: dict[str, Path] = {}  # those that were checked: ranges of a shard are read many times
 
     def read(self, name: str) -> bytes:
-        def read() -> bytes:
-            with self._checked(name).open("rb") as file:
-                return file.read(MAX_FILE_BYTES + 1)
-
-        return _checked_size(self._tried(name, read), name)
+        return self._store.read(name, MAX_FILE_BYTES)
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
-        def read() -> bytes:
-            descriptor = os.open(self._checked(name), os.O_RDONLY | os.O_CLOEXEC)
+        path = self.local_file(name, digest)
+        with self._store.errors(name):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return os.pread(descriptor, length, start)
+                data = os.pread(descriptor, length, start)
             finally:
                 os.close(descriptor)
-
-        data = self._tried(name, read)
         if len(data) != length:
             raise damaged_shard_error(name, "the shard ends too early")
         return data
 
-    def local_file(self, name: str, digest: str, size: int) -> Path:
-        return self._tried(name, lambda: self._checked(name))
-
-    def _checked(self, name: str) -> Path:
-        if name not in self._files:
-            self._files[name] = confined_file(self.folder.resolve(), name)
-        return self._files[name]
-
-    def _tried(self, name: str, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except FileNotFoundError as error:
-            raise UserError(f"the file is not in {self.name}", code="file_missing", file=name) from error
-        except (OSError, RuntimeError) as error:
-            detail = getattr(error, "strerror", None) or "a loop of links"
-            raise UserError(f"the file cannot be read: {detail}", code="file_unreadable", file=name) from error
+    def local_file(self, name: str, digest: str) -> Path:
+        if name not in self._paths:
+            self._paths[name] = self._store.file(name)
+        return self._paths[name]
 
 
 class RemoteShardStorage:
@@ -138,7 +105,10 @@ class RemoteShardStorage:
         self._storage, self._cache = storage, cache
 
     def read(self, name: str) -> bytes:
-        return _checked_size(self._storage.read(name, 0, MAX_FILE_BYTES + 1), name)
+        data = self._storage.read(name, 0, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise too_large_error(name, MAX_FILE_BYTES)
+        return data
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         # with the digest: other contents under the same URL are not those in the cache
@@ -153,42 +123,21 @@ class RemoteShardStorage:
         self._cache.write(entry, data)
         return data
 
-    def local_file(self, name: str, digest: str, size: int) -> Path:
-        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``home_unusable``.
-
-        One of another size is fetched again: a crash of the machine may have cut it short.
-        """
+    def local_file(self, name: str, digest: str) -> Path:
+        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``home_unusable``."""
         target = self._cache.folder / "index" / digest
         try:
-            if not _has_size(target, size):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.with_name(f"{digest}.lock").open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
-                    if not _has_size(target, size):  # else another process has fetched it meanwhile
-                        self._fetch(name, target, digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.with_name(f"{digest}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+                if not target.exists():  # else another process has fetched it
+                    partial = target.with_name(f"{digest}.partial")
+                    self._storage.download(name, partial)
+                    if sha256_file(partial) != digest:
+                        raise damaged_shard_error(name, "its sha256 is another")
+                    fsync_path(partial)
+                    partial.replace(target)
         except OSError as error:
             message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
             raise UserError(message, code="home_unusable", file=target) from error
         return target
-
-    def _fetch(self, name: str, target: Path, digest: str) -> None:
-        """Raises: OSError of the local disk; UserError."""
-        for left in target.parent.glob(f".{digest}.*"):  # of a process that was killed: the lock is ours
-            left.unlink(missing_ok=True)
-        partial = target.with_name(f".{digest}.{secrets.token_hex(8)}")
-        try:
-            self._storage.download(name, partial)
-            if sha256_file(partial) != digest:
-                raise damaged_shard_error(name, "its sha256 is another")
-            fsync_path(partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    """Raises: OSError."""
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False

@@ -10,9 +10,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lcl_core.common.errors import UserError
-from lcl_core.data import render_mmc4, train_bpe
+from lcl_core.data import train_bpe
 from lcl_core.model import LCLConfig, LCLOutput
 from lcl_core.train.factory import build_model
+from tests.lcl_core.data.mmc4_rendering import render_mmc4
 from tests.reference_model import ReferenceLCL
 
 BOTH = ("fixed", "official")

@@ -110,9 +110,9 @@ def test_pieces_are_what_a_list_would_be():
 def test_a_header_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(storage_module, "MAX_FILE_BYTES", 1000)
     (tmp_path / "index.json").write_bytes(b" " * 1001)
-    with pytest.raises(UserError, match="larger than 1,000 bytes; convert the corpus again") as caught:
+    with pytest.raises(UserError, match="larger than 1,000 bytes") as caught:
         ShardIndex(LocalShardStorage(tmp_path))
-    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", "index.json")
+    assert (caught.value.code, caught.value.file) == ("too_large", "index.json")
 
 
 def test_a_header_of_as_many_shards_as_may_be_is_read():
