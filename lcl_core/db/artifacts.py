@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property, partial
-from importlib import resources
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+import lcl_core
 from lcl_core.common.disk_cache import FolderCache, no_progress
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.files import fsync_path, read_or_create, regular_files, sha256_file
@@ -60,13 +60,8 @@ def bundled_path(stored: str) -> Path | None:
     A row has the path of the installation whose api started last; another machine may have the same file elsewhere.
     """
     _, package, rest = stored.rpartition(_PACKAGE_FOLDER)
-    path = _installation() / rest
+    path = Path(lcl_core.__file__).resolve().parent / rest
     return path if package and rest.startswith(_BUNDLED_FOLDERS) and path.exists() else None
-
-
-@cache
-def _installation() -> Path:
-    return Path(str(resources.files("lcl_core"))).resolve()
 
 
 def home_id(home: Path) -> str:
@@ -163,7 +158,6 @@ class Artifacts:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The store."""
         return ArtifactStore(self._settings.artifacts)
 
     def find_remote_copy(self, session: Session, stored: str) -> ArtifactUpload | None:
@@ -180,8 +174,7 @@ class Artifacts:
     ) -> Iterator[Path]:
         """The uploaded folder, or the folder ``below`` in it, in the cache; not evicted before the end of the block.
 
-        Args:
-            progress: called repeatedly while this or another process fetches; what it raises ends the call.
+        ``progress`` is called repeatedly while this or another process fetches; what it raises ends the call.
         """
         key, prefix = require_uploaded(row), f"{below}/" if below else ""
         files = {name: entry for name, entry in (row.files or {}).items() if name.startswith(prefix)}
@@ -203,23 +196,19 @@ class Artifacts:
             yield path
 
     @contextmanager
-    def open_folder(self, session: Session, stored: str) -> Iterator[Path]:
-        """A folder in this home or in the cache, until the end of the block. Closes ``session``, which only reads."""
+    def open_folder(self, session: Session, stored: str, below: str = "") -> Iterator[Path]:
+        """A folder in this home, or in the cache until the end of the block. Closes ``session`` before it fetches."""
         row = self.find_remote_copy(session, stored)
-        session.close()
         if row is None:
-            yield absolute_path(self.home, stored)
+            yield absolute_path(self.home, stored) / below
             return
-        with self.open_cached(row) as path:
+        session.close()
+        with self.open_cached(row, below) as path:
             yield path
 
     def folder(self, session: Session, stored: str, below: str = "") -> Path:
-        """``open_folder`` for a use that ends at once. Closes ``session`` only if files are fetched."""
-        row = self.find_remote_copy(session, stored)
-        if row is None:
-            return absolute_path(self.home, stored) / below
-        session.close()
-        with self.open_cached(row, below) as path:
+        """``open_folder`` for a use that ends at once."""
+        with self.open_folder(session, stored, below) as path:
             return path
 
 
@@ -234,27 +223,19 @@ def enqueue_upload(session: Session, path: str, attempt: int, holder: str) -> No
     session.flush()
 
 
-def _next_upload(session: Session, holder: str) -> Select[ArtifactUpload]:
-    """The upload of the home ``holder`` that is due, those of runs last."""
-    due = _PENDING, ArtifactUpload.holder == holder, ArtifactUpload.next_at <= now(session)
-    order = ArtifactUpload.path.startswith("runs/"), ArtifactUpload.next_at, ArtifactUpload.path
-    return select(ArtifactUpload).where(*due).order_by(*order).limit(1)
-
-
 def upload_next(database: Database, artifacts: Artifacts) -> bool:
-    """Upload one folder of this home that is due. Several processes may call it at once.
-
-    Returns: whether there was one. Raises: UNREACHABLE.
-    """
+    """Upload one folder of this home that is due, those of runs last; False: none is. Raises: UNREACHABLE."""
     holder = artifacts.holder
     if holder is None:
         return False
-    with database.reading() as session:
-        if session.scalars(_next_upload(session, holder)).first() is None:
+    order = ArtifactUpload.path.startswith("runs/"), ArtifactUpload.next_at, ArtifactUpload.path
+    with database.reading() as session:  # an idle round opens no write transaction
+        due = _PENDING, ArtifactUpload.holder == holder, ArtifactUpload.next_at <= now(session)
+        query = select(ArtifactUpload).where(*due).order_by(*order).limit(1)
+        if session.scalars(query).first() is None:
             return False
     with database.session() as session:
-        query = _next_upload(session, holder).with_for_update(of=ArtifactUpload, skip_locked=True)
-        claimed = session.scalars(query).one_or_none()
+        claimed = session.scalars(query.with_for_update(of=ArtifactUpload, skip_locked=True)).one_or_none()
         if claimed is None or claimed.pending is None:
             return False
         claimed.attempts += 1
@@ -334,7 +315,7 @@ def discard_folder(session: Session, path: str) -> None:
 
 
 def discard(session: Session, home: str, path: str) -> None:
-    """Record a folder to remove. ``home``: the id of its home, ``STORE``, ``SERVER`` or ``ANY_HOME``."""
+    """Record a folder to remove. ``home``: id of its home, ``STORE``, ``SERVER`` or ``ANY_HOME``."""
     moment = now(session)
     row = dialect_insert(session, Garbage).values(home=home, path=path, seen_at=moment)
     session.execute(row.on_conflict_do_update(index_elements=["home", "path"], set_={"seen_at": moment}))
@@ -368,21 +349,15 @@ def stored_checkpoints(session: Session, run_id: str) -> list[StoredCheckpoint]:
 def record_stored_checkpoint(
     session: Session, run_id: str, holder: str, stored: StoredCheckpoint, newest: int, keep: int, every: int | None
 ) -> list[str]:
-    """Name a checkpoint that has been copied; of all up to step ``newest``, keep the last ``keep`` and the milestones.
+    """Name a checkpoint that has been copied; of all up to step ``newest``, keep the last ``keep`` and each ``every``.
 
-    Later ones are damaged, or an attempt that has lost its lease made them: this attempt began before them. The caller
-    has locked the run under its lease, so that no such attempt replaces a newer one's copy.
-
-    Args:
-        newest: step of the newest checkpoint that this attempt has.
-        every: steps between two milestones.
-
-    Returns: keys that no row names any more.
+    ``newest`` is the newest that this attempt has: later ones are damaged, or of an attempt that has lost its lease.
+    The caller has locked the run under its lease. Returns: keys that no row names any more.
     """
     rows = _checkpoint_rows(session, run_id)
     before = {row.key for row in rows.values() if row.key is not None}
     if stored.step not in rows:
-        path, moment = f"{_checkpoint_prefix(run_id)}{stored.step:08d}", now(session)
+        path, moment = f"checkpoints/{run_id}/step_{stored.step:08d}", now(session)
         rows[stored.step] = ArtifactUpload(path=path, enqueued_at=moment, next_at=moment)
         session.add(rows[stored.step])
     row = rows[stored.step]
@@ -400,11 +375,7 @@ def forget_checkpoints(session: Session, run_id: str) -> None:
     session.execute(delete(ArtifactUpload).where(of_run))
 
 
-def _checkpoint_prefix(run_id: str) -> str:
-    return f"checkpoints/{run_id}/step_"
-
-
 def _checkpoint_rows(session: Session, run_id: str) -> dict[int, ArtifactUpload]:
-    prefix = _checkpoint_prefix(run_id)
+    prefix = f"checkpoints/{run_id}/step_"
     query = select(ArtifactUpload).where(ArtifactUpload.path.startswith(prefix, autoescape=True))
     return {int(row.path.removeprefix(prefix)): row for row in session.scalars(query)}

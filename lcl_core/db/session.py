@@ -38,7 +38,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from lcl_core.common.errors import UserError, suggestion
-from lcl_core.common.paths import replace_surrogates
+from lcl_core.common.paths import storable_text
 
 MAX_NAMES = 1000  # among which a similar one is searched
 # raised while a database is unreachable, restarts or is overloaded; a later attempt may succeed
@@ -133,7 +133,7 @@ class Database:
     def _file_lock(self) -> Iterator[None]:
         """On SQLite a lock file guards even the first connection, which switches the journal mode."""
         path = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
-        if not path or path == ":memory:":
+        if path is None:
             yield
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -159,22 +159,17 @@ def create_engines(url: str) -> tuple[Engine, Engine]:
         return _create_postgres_engine(parsed, limits), _create_postgres_engine(parsed, writing)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
-    if parsed.database:
-        event.listen(engine, "handle_error", partial(_explain_sqlite_error, parsed.database), retval=True)
+    event.listen(engine, "handle_error", partial(_explain_sqlite_error, parsed.database), retval=True)
     _WriteLock(engine)
     return engine, engine.execution_options(writes=True)
 
 
 def storable_json(value: Any) -> Any:
-    """``value`` as JSON that every database stores.
-
-    Non-finite numbers become null, NUL characters are left out, and half a surrogate pair, which JSON can write as an
-    escape, becomes U+FFFD.
-    """
+    """``value`` as JSON that every database stores: null for numbers that are not finite, ``storable_text``."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return replace_surrogates(value.replace("\x00", ""))
+        return storable_text(value)
     if isinstance(value, dict):
         return {storable_json(str(key)): storable_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -212,11 +207,7 @@ class CursorPage(Generic[Item]):
 
 
 def read_page(session: Session, query: Select[Item], limit: int, cursor_of: Callable[[Item], Any]) -> CursorPage[Item]:
-    """The first ``limit`` rows of an ordered query.
-
-    Args:
-        cursor_of: the cursor that a row is, for the page after it.
-    """
+    """The first ``limit`` rows of an ordered query. ``cursor_of``: the cursor that a row is, for the page after it."""
     if not 1 <= limit <= PAGE_LIMIT:
         raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", field="limit")
     rows = list(session.scalars(query.limit(limit + 1)))
@@ -276,27 +267,29 @@ class _WriteLock:
             self._lock.release()
 
 
-class DatabaseUnusable(OperationalError):
-    """SQLite's file cannot be written. Its text is one line; the statement and its values, which may be private, are
-    left out."""
+class _ExplainedError(DatabaseError):
+    """Its text is one line; the statement and its values, which may be private, are left out."""
 
-    explanation = ""
+    def __init__(self, explanation: str, cause: BaseException) -> None:
+        super().__init__(None, None, cause)  # ``orig`` is the driver's error, which tells a full disk
+        self.explanation = explanation
 
     def __str__(self) -> str:
         return self.explanation
 
 
-class DatabaseDamaged(DatabaseError):
-    """The file is no database, or some of its pages are damaged: retrying does not help."""
+class DatabaseUnusable(_ExplainedError, OperationalError):
+    """SQLite's file cannot be written."""
 
-    __str__ = DatabaseUnusable.__str__
-    explanation = ""
+
+class DatabaseDamaged(_ExplainedError):
+    """The file is no database, or some of its pages are damaged: retrying does not help."""
 
 
 _FULL = "no space left on the disk that holds {path} ({cause}); make room there, then try again"
 _DAMAGED = "{path} is damaged ({cause}); stop the service and restore a backup (docs/operations.md, Backup)"
 _UNUSABLE = "{path} cannot be opened and written ({cause}); see to the rights of the file and its folder"
-_SQLITE_ERRORS = {  # by a part of SQLite's message
+_SQLITE_ERRORS: dict[str, tuple[type[_ExplainedError], str]] = {  # by a part of SQLite's message
     "database or disk is full": (DatabaseUnusable, _FULL),
     "file is not a database": (DatabaseDamaged, _DAMAGED),
     "malformed": (DatabaseDamaged, _DAMAGED),
@@ -306,14 +299,12 @@ _SQLITE_ERRORS = {  # by a part of SQLite's message
 }
 
 
-def _explain_sqlite_error(path: str, context: ExceptionContext) -> DBAPIError | None:
+def _explain_sqlite_error(path: str | None, context: ExceptionContext) -> DBAPIError | None:
     """Handler of the event ``handle_error`` of an engine on the file ``path``; None: the error stays as it is."""
     cause = context.original_exception
     for part, (kind, message) in _SQLITE_ERRORS.items():
         if part in str(cause).lower():
-            error: Any = kind(None, None, cause)  # ``orig`` stays the driver's, which tells a full disk
-            error.explanation = message.format(path=path, cause=cause)
-            return error
+            return kind(message.format(path=path, cause=cause), cause)
     return None
 
 
