@@ -70,19 +70,13 @@ def add_items(
     *,
     replace: bool = False,
 ) -> tuple[list[str], CollectionRow]:
-    """Add all items or none. An item that has been added before, with the same record and thumbnail, is left as it is.
+    """Add all items or none; ``replace`` those of the same name. An item that has been added before, with the same
+    record and thumbnail, is left as it is.
 
-    Args:
-        items: no item twice.
-        encoder_hash: hash of the encoder that computed the vectors.
-        replace: an item replaces an existing one of the same name.
+    ``encoder_hash`` is that of the encoder that computed the vectors.
 
-    Returns: ids of the items, and the collection.
-
-    Raises:
-        CollectionReplaced.
-        UserError: ``not_found``, ``encoder_mismatch``; ``conflict`` for an item that exists, with the field
-            ``items.INDEX.name``, and for a full collection.
+    Returns: ids of the items, and the collection. Raises: CollectionReplaced; UserError, for an item that exists with
+    the field ``items.INDEX.name``.
     """
     row = _lock_collection(session, opened)
     if row.encoder_hash != encoder_hash:
@@ -109,14 +103,9 @@ def replace_records(
     items: Sequence[ItemAddition],
     last_change: int,
 ) -> None:
-    """Replace the records of items that the collection has: all of them, or none.
+    """Replace the records of items that the collection has, all or none. They keep their vectors and thumbnails.
 
-    Args:
-        items: no item twice, with the vectors and thumbnails that they have; no bytes where the directory has them.
-        last_change: number of the last change that the caller has read the items with.
-
-    Raises: CollectionReplaced, also if one of the items has changed since; UserError ``not_found``,
-        ``conflict``.
+    Raises: CollectionReplaced, also if one of the items has changed after ``last_change``; UserError.
     """
     row = _lock_collection(session, opened)
     ids = [item.change.item for item in items]
@@ -147,14 +136,17 @@ def changes_since(session: Session, collection_id: str, path: str, number: int) 
         .where(_Change.collection_id == collection_id, _Change.number > number)
         .order_by(_Change.number)
     )
-    changes = [
-        ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image)
-        for number, item, record, vector, texts, keeps_image in session.execute(query).tuples()
-    ]
+    changes = [_change_record(*columns) for columns in session.execute(query).tuples()]
     # rows are deleted only together with a change of the path: if the path is still the same, none were missing
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == collection_id)).one_or_none() != path:
         raise CollectionReplaced
     return changes
+
+
+def _change_record(
+    number: int, item: str, record: Any, vector: bytes | None, texts: bytes | None, keeps_image: bool
+) -> ChangeRecord:
+    return ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image)
 
 
 def item_image(session: Session, collection_id: str, item: str) -> bytes | None:
@@ -171,10 +163,7 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
     columns = (*_CHANGE_COLUMNS, _KEEPS_IMAGE, _Change.picture)
     query = select(*columns).where(_Change.collection_id == row.id).order_by(_Change.number)
     rows = session.execute(query.execution_options(yield_per=100)).tuples()
-    changes = (
-        (ChangeRecord(number, item, record, vector or b"", texts or b"", keeps_image), thumbnail or b"")
-        for number, item, record, vector, texts, keeps_image, thumbnail in rows
-    )
+    changes = ((_change_record(*columns), thumbnail or b"") for *columns, thumbnail in rows)
     number = write_snapshot(directory, changes)
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == row.id)).one_or_none() != row.path:
         raise CollectionReplaced
@@ -189,11 +178,7 @@ def delete_compacted_changes(session: Session, row: CollectionRow, through: int)
 
 
 def delete_collection(session: Session, row: CollectionRow) -> None:
-    """Delete a collection with its changes. The caller removes its folder and index after the commit.
-
-    Args:
-        row: has the present folder and index afterwards, which another transaction may have replaced.
-    """
+    """Delete a collection with its changes; ``row`` gets the folder and index to be removed after the commit."""
     _lock_row(session, row.id)
     discard_folder(session, row.path)
     session.delete(row)
@@ -258,13 +243,10 @@ def prepare_collection_snapshots(
 ) -> dict[str, dict[str, Any]]:
     """Write the changes of the collections that an index run adds to into the directory ``changes``.
 
-    Args:
-        fetched: {stored path: local path} of folders that another home has.
+    ``fetched`` is {stored path: local path} of folders that another home has.
 
     Returns: {name: {"id", "stored": stored path, "path": local path, "changes": the directory, "through": number of its
         last change, "index": as in a spec}}.
-
-    Raises: UserError ``not_found``, ``collection_changed``; OSError.
     """
     snapshots = {}
     for name in spec.references().collections.values():

@@ -80,10 +80,7 @@ def complete_run(
     """Write the final state under the claim's token, and register the output of a succeeded run.
 
     The index of a collection on a server is written before it is registered; the caller keeps the lease meanwhile.
-
-    Args:
-        holder: id of the home, if its folders are to be uploaded to an artifact store.
-        settings: name the servers of indexes.
+    ``holder``: id of the home, if its folders are to be uploaded to an artifact store.
 
     Returns: the final state. Raises: StaleLease; nothing is changed then.
     """
@@ -189,17 +186,6 @@ def _supersede_index(session: Session, previous: str | None, vectors: str | None
         session.execute(delete(Garbage).where(Garbage.home == SERVER, Garbage.path == vectors))
 
 
-def _index_of(noun: str, metadata: dict[str, Any], collection_id: str) -> str | None:
-    """Name of the index that the row of a collection gets; None: it has only its files.
-
-    It is derived from the run's id: another attempt replaces the index that an interrupted one has left on a server.
-    """
-    name = str(metadata.get("index", FILES))
-    if noun != "collection" or name not in INDEXES:
-        return None
-    return f"{name}_{collection_id.rpartition('_')[2]}"
-
-
 def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float) -> None:
     changes: dict[str, Any] = {"finished_at": now(session), "ran_seconds": ran_seconds, **NO_LEASE}
     if not (isinstance(outcome, RunFailed) and outcome.keeps_processes):
@@ -215,10 +201,8 @@ def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float)
 
 def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
     """The hashes that the job computed replace the registered ones, which may be None."""
-    computed = {run.spec.get("dataset"): result.get("dataset_hash")}
-    several = result.get("dataset_hashes")  # of a pre-training
-    computed |= several if isinstance(several, dict) else {}
-    hashes = {name: value for name, value in computed.items() if isinstance(name, str) and isinstance(value, str)}
+    computed = {run.spec.get("dataset"): result.get("dataset_hash"), **(result.get("dataset_hashes") or {})}
+    hashes = {name: value for name, value in computed.items() if name and value}
     if hashes:
         inputs = run.inputs or {}
         run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
@@ -246,7 +230,10 @@ def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Pat
         raise UserError(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
         )
-    vectors = _index_of(noun, metadata, target.name)
+    index, vectors = str(metadata.get("index", FILES)), None
+    if noun == "collection" and index in INDEXES:
+        # from the run's id: another attempt replaces the index that an interrupted one has left on a server
+        vectors = f"{index}_{target.name.rpartition('_')[2]}"
     return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, vectors, files)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, or_, select
+from sqlalchemy import BigInteger, Text, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -47,7 +47,7 @@ _REMEDIES = {
 def get_run(session: Session, run_id: str) -> Run:
     run = session.get(Run, run_id)
     if run is None:
-        raise unknown_run(run_id)
+        raise NotFound(f"there is no run {run_id!r}")
     return run
 
 
@@ -70,10 +70,6 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
         similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
         raise NotFound(f"there is no {noun} {reference!r}{similar}")
     return session.get_one(table, ids[0])
-
-
-def unknown_run(run_id: str) -> UserError:
-    return NotFound(f"there is no run {run_id!r}")
 
 
 def list_runs(
@@ -109,30 +105,22 @@ def list_runs(
     return read_page(session, query, limit, lambda run: run.id)
 
 
-def metrics_after(
-    session: Session, run_id: str, after: int = 0, limit: int | None = None, *, step: int | None = None
-) -> Sequence[Metric]:
-    """Metric rows with an id above ``after`` and a step above ``step``, by id."""
-    query = select(Metric).where(*_newer_lines(run_id, after, step)).order_by(Metric.id)
+def metrics_after(session: Session, run_id: str, after: int = 0, limit: int | None = None) -> Sequence[Metric]:
+    """Metric rows with an id above ``after``, by id."""
+    query = select(Metric).where(Metric.run_id == run_id, Metric.id > after).order_by(Metric.id)
     return session.scalars(query.limit(limit)).all()
 
 
 def metric_texts(
     session: Session, run_id: str, after: int = 0, limit: int | None = None, *, step: int | None = None
 ) -> Iterator[tuple[int, str]]:
-    """(id, values as JSON text) of the rows of ``metrics_after``, fetched in parts: a run may have 100,000."""
-    query = select(Metric.id, cast(Metric.values, Text)).where(*_newer_lines(run_id, after, step)).order_by(Metric.id)
-    yield from session.execute(query.limit(limit).execution_options(yield_per=_FETCHED_LINES)).tuples()
-
-
-def _newer_lines(run_id: str, after: int, step: int | None) -> list[ColumnElement[bool]]:
-    newer = [Metric.run_id == run_id, Metric.id > after]
-    return newer if step is None else [*newer, Metric.step > step]
-
-
-def measures_held_out() -> ColumnElement[bool]:
-    """Whether a metric line has numbers of held-out data."""
-    return cast(Metric.values, Text).contains(f'"{HELD_OUT}', autoescape=True)
+    """(id, values as JSON text) of rows with an id above ``after`` and a step above ``step``, fetched in parts: a run
+    may have 100,000.
+    """
+    query = select(Metric.id, cast(Metric.values, Text)).where(Metric.run_id == run_id, Metric.id > after)
+    query = query if step is None else query.where(Metric.step > step)
+    query = query.order_by(Metric.id).limit(limit)
+    yield from session.execute(query.execution_options(yield_per=_FETCHED_LINES)).tuples()
 
 
 def thinned_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -> dict[str, list[dict[str, Any]]]:
@@ -142,10 +130,11 @@ def thinned_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -
     further the line of the last step of a training that has come to it.
     """
     of_steps = Metric.run_id.in_(run_ids), Metric.phase == ""
+    measures_held_out = cast(Metric.values, Text).contains(f'"{HELD_OUT}', autoescape=True)
     steps = 1 + (session.scalar(select(func.max(Metric.step)).where(*of_steps)) or 0)
     interval = cast(Metric.step, BigInteger) * most // steps
     number = func.row_number().over(
-        partition_by=(Metric.run_id, measures_held_out(), interval), order_by=(Metric.step, Metric.id)
+        partition_by=(Metric.run_id, measures_held_out, interval), order_by=(Metric.step, Metric.id)
     )
     columns = Metric.run_id, Metric.id, Metric.step, Metric.values, number.label("number")
     numbered = select(*columns).where(*of_steps).subquery()
@@ -282,30 +271,23 @@ def delete_run(session: Session, run_id: str) -> None:
     study = session.scalars(select(StudyCell.study_id).where(in_study).limit(1)).one_or_none()
     if study is not None:
         raise Conflict(f"run {run_id} stands in the table of study {study}; delete the study first")
-    _check_no_dependents(session, run_id)
+    # a dependent that waits or is paused still needs the final state of its predecessor
+    dependents = select(Run.id).join(Predecessor, Predecessor.run_id == Run.id).where(Predecessor.after_id == run_id)
+    waits = Run.state.in_([State.WAITING.value, State.PAUSED.value])
+    if (waiting := session.scalars(dependents.where(waits).limit(1)).first()) is not None:
+        raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first")
+    # a run that starts from a checkpoint of this one needs it until it has one of its own
+    unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
+    starts_from_it = Run.spec[("branch", "run")].as_string() == run_id
+    starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
+    if starting is not None:
+        message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
+        raise Conflict(f"{message}; cancel that first, or wait for its first checkpoint")
     session.delete(run)
     forget_checkpoints(session, run_id)
     discard(session, STORE, f"checkpoints/{run_id}")
     for path in (f"runs/{run_id}", *output_paths(run_id)):  # an output that no row names was not registered
         discard_folder(session, path)
-
-
-def _check_no_dependents(session: Session, run_id: str) -> None:
-    """A dependent that waits or is paused still needs the final state of its predecessor.
-
-    An unfinished run that starts from a checkpoint of this one needs it until it has one of its own.
-    """
-    query = select(Run.id).join(Predecessor, Predecessor.run_id == Run.id).where(Predecessor.after_id == run_id)
-    waits = Run.state.in_([State.WAITING.value, State.PAUSED.value])
-    waiting = session.scalars(query.where(waits).limit(1)).one_or_none()
-    if waiting is not None:
-        raise Conflict(f"run {waiting} comes after {run_id} and still waits; cancel that first")
-    starts_from_it = Run.spec[("branch", "run")].as_string() == run_id
-    unfinished = Run.state.not_in(FINISHED), Run.kind == "pretrain", Run.checkpoint.is_(None)
-    starting = session.scalars(select(Run.id).where(*unfinished, starts_from_it).order_by(Run.id).limit(1)).first()
-    if starting is not None:
-        message = f"run {starting} starts from a checkpoint of {run_id} and has none of its own yet"
-        raise Conflict(f"{message}; cancel that first, or wait for its first checkpoint")
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:
@@ -334,9 +316,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
 
 def _lock_run(session: Session, run_id: str) -> Run:
     run = session.scalars(select(Run).where(Run.id == run_id).with_for_update(of=Run)).one_or_none()
-    if run is None:
-        raise unknown_run(run_id)
-    return run
+    return run or get_run(session, run_id)
 
 
 def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str, str]]:
@@ -349,8 +329,8 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
         return {}
     workers = live_workers(session, now(session))
     taken = set(leased_devices(session)) if any(worker.devices for worker in workers) else set()
-    found = {run.id: _blocked_reason(run, workers, taken) for run in queued}
-    return {run_id: dict(zip(("code", "message"), reason, strict=True)) for run_id, reason in found.items() if reason}
+    reasons = {run.id: _blocked_reason(run, workers, taken) for run in queued}
+    return {run_id: {"code": reason[0], "message": reason[1]} for run_id, reason in reasons.items() if reason}
 
 
 def _blocked_reason(run: Run, workers: Sequence[LiveWorker], taken: set[str]) -> tuple[str, str] | None:

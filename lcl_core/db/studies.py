@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import Conflict, NotFound, UserError
@@ -82,25 +82,21 @@ def find_repeated_study(
     session: Session, spec: StudySpec, name: str | None, owner: str, idempotency_key: str | None
 ) -> Study | None:
     """The study that an earlier request with this key has created, whatever its names refer to now."""
-    body_hash = _hash_submission(resolve_presets(spec), name)
-    return find_by_idempotency_key(session, Study, owner, idempotency_key, body_hash)
+    return find_by_idempotency_key(session, Study, owner, idempotency_key, _hash_submission(spec, name))
 
 
 def _hash_submission(spec: StudySpec, name: str | None) -> str:
-    """``spec``: without presets; its names are not pinned."""
-    return hash_body({"spec": storable_json(spec.model_dump(mode="json")), "name": name})
+    """Of the spec without presets, before its names are pinned."""
+    return hash_body({"spec": storable_json(resolve_presets(spec).model_dump(mode="json")), "name": name})
 
 
 def plan_study(
     session: Session, spec: StudySpec, owner: str = "local", visible_to: str | None = None
 ) -> dict[str, Any]:
-    """Size of the study that ``create_study`` would insert, and time of the pre-trainings that it would queue.
+    """``rows``, ``seeds``, ``cells`` and ``reused`` (runs of ``owner``) of the study that ``create_study`` would insert.
+    ``seconds`` and ``certainty`` of the pre-trainings that it would queue; None where there are none, or too many.
 
-    Args:
-        visible_to: owner of the runs that the estimate may use; None: all owners.
-
-    Returns: ``rows``, ``seeds``, ``cells``, ``reused`` (runs of ``owner``); ``seconds`` and ``certainty``, None where
-        nothing is to be trained, or too many different things.
+    ``visible_to``: owner of the runs that the estimate may use; None: all owners.
     """
     cells = expand_study(_pin_encoders(session, resolve_presets(spec)))
     reusable = find_reusable_runs(session, "pretrain", [cell.spec for cell in cells], owner)
@@ -177,12 +173,22 @@ def study_cells(session: Session, study_id: str) -> list[CellRecord]:
 
 
 def study_statuses(session: Session, studies: Sequence[Study]) -> dict[str, StudyStatus]:
-    """{study id: status}."""
-    counts = _count_cells(session, studies)
+    """{study id: status}, in one query."""
+    evaluation = aliased(Run)
+    query = (
+        select(StudyCell.study_id, Run.state, evaluation.state, func.count())
+        .join(Run, Run.id == StudyCell.run_id)
+        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
+        .where(StudyCell.study_id.in_([study.id for study in studies]))
+        .group_by(StudyCell.study_id, Run.state, evaluation.state)
+    )
+    cancelled = {study.id for study in studies if study.cancelled_at is not None}
+    counts: dict[str, dict[str, int]] = {study.id: defaultdict(int) for study in studies}
+    for study_id, run, evaluated, count in session.execute(query).tuples():
+        counts[study_id][cell_state(run, evaluated, cancelled=study_id in cancelled)] += count
     return {
-        study.id: StudyStatus(study_state(found, cancelled=study.cancelled_at is not None), found)
-        for study in studies
-        for found in [counts.get(study.id, {})]
+        study_id: StudyStatus(study_state(found, cancelled=study_id in cancelled), dict(found))
+        for study_id, found in counts.items()
     }
 
 
@@ -193,7 +199,9 @@ def cancel_study(session: Session, study: Study) -> Study:
         raise ForbiddenTransition(study.id, status.state, "cancelled", noun="study")
     study.cancelled_at = now(session)
     session.flush()
-    query = select(Run).where(Run.id.in_(_exclusive_runs(session, study))).order_by(Run.id).with_for_update(of=Run)
+    active = select(Study.id).where(Study.id != study.id, Study.cancelled_at.is_(None))
+    own = _study_runs(session, StudyCell.study_id == study.id) - _study_runs(session, StudyCell.study_id.in_(active))
+    query = select(Run).where(Run.id.in_(own), Run.study_id.is_not(None)).order_by(Run.id).with_for_update(of=Run)
     for run in session.scalars(query.execution_options(populate_existing=True)):
         if run.state not in FINISHED and run.state != State.CANCELLING:
             cancel_locked_run(session, run)
@@ -210,7 +218,11 @@ def resume_study(session: Session, study: Study) -> tuple[list[str], dict[str, U
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
-    query = select(Run.id).where(Run.id.in_(_study_runs(session, study)), Run.state.in_(again)).order_by(Run.id)
+    query = (
+        select(Run.id)
+        .where(Run.id.in_(_study_runs(session, StudyCell.study_id == study.id)), Run.state.in_(again))
+        .order_by(Run.id)
+    )
     queued, refused = list[str](), dict[str, UserError]()
     for run_id in session.scalars(query).all():
         try:
@@ -316,23 +328,6 @@ def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(words))[-100:].lstrip("._-")
 
 
-def _count_cells(session: Session, studies: Sequence[Study]) -> dict[str, dict[str, int]]:
-    """{study id: {state: number of cells}}, in one query."""
-    evaluation = aliased(Run)
-    query = (
-        select(StudyCell.study_id, Run.state, evaluation.state, func.count())
-        .join(Run, Run.id == StudyCell.run_id)
-        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
-        .where(StudyCell.study_id.in_([study.id for study in studies]))
-        .group_by(StudyCell.study_id, Run.state, evaluation.state)
-    )
-    cancelled = {study.id for study in studies if study.cancelled_at is not None}
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for study_id, run, evaluated, count in session.execute(query).tuples():
-        counts[study_id][cell_state(run, evaluated, cancelled=study_id in cancelled)] += count
-    return {study_id: dict(by_state) for study_id, by_state in counts.items()}
-
-
 def _run_record(run: Run) -> RunRecord:
     filled = {"result": run.result or {}, "inputs": run.inputs or {}}
     return RunRecord(id=run.id, state=run.state, spec=run.spec, reason=run.reason, progress=run.progress, **filled)
@@ -351,26 +346,10 @@ def _lock_with_status(session: Session, study: Study) -> StudyStatus:
     return study_statuses(session, [study])[study.id]
 
 
-def _study_runs(session: Session, study: Study) -> set[str]:
-    query = select(StudyCell.run_id, StudyCell.evaluation_id).where(StudyCell.study_id == study.id)
-    return _run_ids(session.execute(query).tuples())
-
-
-def _exclusive_runs(session: Session, study: Study) -> set[str]:
-    """Runs of the study that some study submitted and that no other active study uses."""
-    runs = _study_runs(session, study)
-    others = (
-        select(StudyCell.run_id, StudyCell.evaluation_id)
-        .join(Study, Study.id == StudyCell.study_id)
-        .where(Study.id != study.id, Study.cancelled_at.is_(None))
-        .where(or_(StudyCell.run_id.in_(runs), StudyCell.evaluation_id.in_(runs)))
-    )
-    ours = select(Run.id).where(Run.id.in_(runs), Run.study_id.is_not(None))
-    return set(session.scalars(ours)) - _run_ids(session.execute(others).tuples())
-
-
-def _run_ids(rows: Iterable[tuple[str, str | None]]) -> set[str]:
-    return {run_id for row in rows for run_id in row if run_id is not None}
+def _study_runs(session: Session, *conditions: ColumnElement[bool]) -> set[str]:
+    """Runs of the cells that meet the conditions."""
+    cells = session.execute(select(StudyCell.run_id, StudyCell.evaluation_id).where(*conditions)).tuples()
+    return {run_id for cell in cells for run_id in cell if run_id is not None}
 
 
 def _pin_encoders(session: Session, spec: StudySpec) -> StudySpec:

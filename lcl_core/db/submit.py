@@ -97,7 +97,16 @@ def submit(
         tag_rows=[RunTag(tag=tag, owner=owner) for tag in sorted(set(tags))],
         after_rows=[Predecessor(after_id=run_id) for run_id in dict.fromkeys(after)],
     )
-    return _insert(session, run)
+    try:
+        with session.begin_nested():  # another process may have inserted the same key meanwhile
+            session.add(run)
+            session.flush()
+    except IntegrityError:
+        repeated = find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash)
+        if repeated is None:
+            raise
+        return repeated
+    return run
 
 
 def _check_engine(session: Session, nodes: int) -> None:
@@ -139,24 +148,6 @@ def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: i
     else:
         message = f"a run of kind {kind} uses one GPU; set gpus to 1, or leave it out"
     raise UserError(f"gpus: {message} (got {gpus})", field="gpus")
-
-
-def _insert(session: Session, run: Run) -> Run:
-    """With an idempotency key in a savepoint: another process may have inserted the same key meanwhile."""
-    if run.idempotency_key is None:
-        session.add(run)
-        session.flush()
-        return run
-    try:
-        with session.begin_nested():
-            session.add(run)
-            session.flush()
-    except IntegrityError:
-        repeated = find_by_idempotency_key(session, Run, run.owner, run.idempotency_key, run.body_hash)
-        if repeated is None:
-            raise
-        return repeated
-    return run
 
 
 def find_by_idempotency_key(
@@ -218,7 +209,8 @@ def release_dependents(session: Session) -> tuple[list[str], bool]:
     while left and (runs := session.scalars(query.limit(left)).all()):
         left -= len(runs)
         for run in runs:
-            predecessor = _unsuccessful_predecessor(session, run.id)
+            failed = Run.id.in_(run.after), Run.state.in_(_UNSUCCESSFUL)
+            predecessor = session.scalars(select(Run).where(*failed).order_by(Run.id).limit(1)).first()
             if predecessor is None:
                 transition(run, State.QUEUED, ready_at=moment)
                 queued.append(run.id)
@@ -244,16 +236,6 @@ def _releasable() -> ColumnElement[bool]:
     failed = has_predecessor(after.state.in_(_UNSUCCESSFUL))
     not_succeeded = has_predecessor(after.state != State.SUCCEEDED.value)
     return and_(Run.state == State.WAITING.value, or_(failed, ~not_succeeded))
-
-
-def _unsuccessful_predecessor(session: Session, run_id: str) -> Run | None:
-    query = (
-        select(Run)
-        .join(Predecessor, Predecessor.after_id == Run.id)
-        .where(Predecessor.run_id == run_id, Run.state.in_(_UNSUCCESSFUL))
-        .order_by(Run.id)
-    )
-    return session.scalars(query.limit(1)).first()
 
 
 def find_reusable_runs(session: Session, kind: str, specs: Iterable[AnySpec], owner: str) -> dict[str, Run]:

@@ -125,12 +125,10 @@ def is_first_worker(session: Session, worker_id: str, seconds: float, executor: 
 
 
 class PeriodicTask:
-    """Calls ``work`` in a separate thread, ``seconds`` apart. A failure is logged and ends only its own round.
+    """Calls ``work`` in a separate thread, ``seconds`` apart, and again at once when it returns True.
 
-    Args:
-        work: returns True when the next round is due at once.
-        delayed: wait once before the first round.
-        join_seconds: how long ``stop`` waits for a round at work; None: until it has ended.
+    A failure is logged and ends only its own round. ``delayed``: wait once before the first. ``join_seconds``: how long
+    ``stop`` waits for a round at work; None: until it has ended.
     """
 
     def __init__(
