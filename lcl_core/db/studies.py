@@ -93,7 +93,7 @@ def _hash_submission(spec: StudySpec, name: str | None) -> str:
 def plan_study(
     session: Session, spec: StudySpec, owner: str = "local", visible_to: str | None = None
 ) -> dict[str, Any]:
-    """``rows``, ``seeds``, ``cells`` and ``reused`` (runs of ``owner``) of the study that ``create_study`` would insert.
+    """``rows``, ``seeds``, ``cells`` and ``reused`` (runs of ``owner``) of the study that would be inserted;
     ``seconds`` and ``certainty`` of the pre-trainings that it would queue; None where there are none, or too many.
 
     ``visible_to``: owner of the runs that the estimate may use; None: all owners.
@@ -218,11 +218,8 @@ def resume_study(session: Session, study: Study) -> tuple[list[str], dict[str, U
         raise ForbiddenTransition(study.id, status.state, "resumed", noun="study")
     study.cancelled_at = None
     again = (State.FAILED.value, State.CANCELLED.value)
-    query = (
-        select(Run.id)
-        .where(Run.id.in_(_study_runs(session, StudyCell.study_id == study.id)), Run.state.in_(again))
-        .order_by(Run.id)
-    )
+    own = _study_runs(session, StudyCell.study_id == study.id)
+    query = select(Run.id).where(Run.id.in_(own), Run.state.in_(again)).order_by(Run.id)
     queued, refused = list[str](), dict[str, UserError]()
     for run_id in session.scalars(query).all():
         try:

@@ -70,12 +70,8 @@ def test_many_lines_at_once(database, claimed, record):
 
 def test_what_json_in_the_database_cannot_hold(database, claimed, record):
     record({"step": 1, "loss": float("nan"), "norms": [float("inf"), 1.5], "note": "a\x00b"})
-    assert rows(database, claimed.run_id)[0].values == {
-        "step": 1,
-        "loss": None,
-        "norms": [None, 1.5],
-        "note": "a\ufffdb",
-    }
+    stored = {"step": 1, "loss": None, "norms": [None, 1.5], "note": "a\ufffdb"}
+    assert rows(database, claimed.run_id)[0].values == stored
 
 
 def test_an_attempt_that_starts_over_forgets_the_metrics(database, claimed, record):
