@@ -1,7 +1,7 @@
 """How an attempt ended, and what follows: one table of causes, evidence and policies.
 
 The outcome is classified from result, error file, stop reason, exit status and log, in that order. The supervisor acts
-on the policy, and docs/runs.md shows the table.
+on the policy.
 """
 
 from __future__ import annotations
@@ -34,29 +34,26 @@ INFRASTRUCTURE_RETRIES = 10
 
 
 class Policy(Enum):
-    """What follows; the value is what docs/runs.md says."""
-
     COUNTED = "queued; the attempt is counted"
     AT_ONCE = "queued at once, or paused; not counted"
     DELAYED = "queued with a delay that doubles; not counted"
     WAITING = "queued again after 10 s, however often; not counted"
-    FINAL = "failed at once"
 
 
 @dataclass(frozen=True)
 class FailureRule:
-    """One row.
+    """A cause after which a run is queued again. After any other one it has failed: docs/runs.md has all.
 
     Attributes:
         cause: code in the run's row.
-        evidence: how it is recognised, for docs/runs.md.
+        meaning: of ``pattern``, for the run's reason.
         pattern: of the line of an exception, or of the last line of a log.
         retries: without a new checkpoint between them, if fewer than the policy has.
     """
 
     cause: str
-    evidence: str
     policy: Policy
+    meaning: str = ""
     pattern: re.Pattern[str] | None = None
     retries: int | None = None
 
@@ -91,51 +88,30 @@ def _words(*alternatives: str) -> re.Pattern[str]:
 
 
 _TABLE = (
-    FailureRule("worker_lost", "the lease ran out: the worker was killed, hung or cut off", Policy.COUNTED),
-    FailureRule(
-        "killed",
-        "the process was ended from outside: SIGKILL by the system's memory guard, SIGTERM",
-        Policy.COUNTED,
-    ),
-    FailureRule(
-        "hung",
-        "no progress until its deadline; artifact `stacks.txt` has the stacks of all its processes",
-        Policy.COUNTED,
-        retries=1,
-    ),
-    FailureRule("interrupted", "the worker is leaving, or the run is being paused", Policy.AT_ONCE),
-    FailureRule("database_away", "the lease could not be renewed: the run was stopped at a checkpoint", Policy.AT_ONCE),
-    FailureRule(
-        "machine_lost",
-        "the engine of the executor has lost a machine of the run, or does not answer a worker that re-attaches",
-        Policy.DELAYED,
-    ),
-    FailureRule(NO_CAPACITY, "the engine has not enough free resources for the whole run at present", Policy.WAITING),
-    FailureRule(
-        "artifacts_pending",
-        "the files of an input are still on the way to the artifact store",
-        Policy.WAITING,
-    ),
-    FailureRule("run_dir_busy", "another process still has the lock of the run's folder", Policy.DELAYED),
+    FailureRule("worker_lost", Policy.COUNTED),
+    FailureRule("killed", Policy.COUNTED),
+    FailureRule("hung", Policy.COUNTED, retries=1),
+    FailureRule("interrupted", Policy.AT_ONCE),
+    FailureRule("database_away", Policy.AT_ONCE),
+    FailureRule("machine_lost", Policy.DELAYED),
+    FailureRule(NO_CAPACITY, Policy.WAITING),
+    FailureRule("artifacts_pending", Policy.WAITING),
+    FailureRule("run_dir_busy", Policy.DELAYED),
     FailureRule(
         "store_unreachable",
-        "object storage did not answer",
         Policy.DELAYED,
+        "object storage did not answer",
         _words(
             r"\b(EndpointConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionClosedError)\b",
             r"\b(ServiceUnavailable|SlowDown|RequestTimeout|InternalError)\b.*\boperation\b",
             r"aiohttp\.client_exceptions\.(ClientConnector|ServerDisconnected|ServerTimeout)",
         ),
     ),
-    FailureRule(
-        "checkpoint_unreadable",
-        "the storage of the run's checkpoints did not answer, or did not permit to read them",
-        Policy.DELAYED,
-    ),
+    FailureRule("checkpoint_unreadable", Policy.DELAYED),
     FailureRule(
         "gpu_fault",
-        "an error of the GPU: ECC, fallen off the bus",
         Policy.DELAYED,
+        "an error of the GPU: ECC, fallen off the bus",
         _words(
             r"uncorrectable (NVLink |ECC )?error",
             r"\bECC error",
@@ -146,8 +122,8 @@ _TABLE = (
     ),
     FailureRule(
         "nccl",
-        "an error of NCCL: network, a collective operation that timed out",
         Policy.DELAYED,
+        "an error of NCCL: network, a collective operation that timed out",
         _words(
             r"\bNCCL (error|communicator was aborted|watchdog)",
             r"\bnccl(System|Remote|Internal|UnhandledCuda)Error",
@@ -156,21 +132,11 @@ _TABLE = (
     ),
     FailureRule(
         "address_in_use",
-        "the port of the rendezvous was taken by another process (`EADDRINUSE`)",
         Policy.DELAYED,
+        "the port of the rendezvous was taken by another process",
         _words(r"\bEADDRINUSE\b", r"Address already in use"),
     ),
-    FailureRule(
-        "rendezvous_failed",
-        "the processes of the run did not connect to each other within `LCL_RENDEZVOUS_SECONDS`",
-        Policy.DELAYED,
-    ),
-    FailureRule("out_of_memory", "the process ran out of memory, or the GPU did", Policy.FINAL),
-    FailureRule("disk_full", "no space is left; make room, then `lcl runs resume ID`", Policy.FINAL),
-    FailureRule("read_only", "the folder is read-only; make it writable, then `lcl runs resume ID`", Policy.FINAL),
-    FailureRule("timeout", "the run took longer than its `timeout_seconds`; resume it with a higher one", Policy.FINAL),
-    FailureRule("crash", "any other exception, signal or exit status", Policy.FINAL),
-    FailureRule("no_result", "the process ended in order, without a result", Policy.FINAL),
+    FailureRule("rendezvous_failed", Policy.DELAYED),
 )
 RULES: Mapping[str, FailureRule] = {rule.cause: rule for rule in _TABLE}
 _CHAINED = (
@@ -385,7 +351,7 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         return _failed("no_result", f"the process ended without a result{where}")
     rule = infrastructure_cause(_log_lines(log_file, exited.log_start))
     if rule is not None:
-        return Requeue.by(rule.cause, f"{rule.evidence} ({line})", f"{rule.evidence}: {line}{where}")
+        return Requeue.by(rule.cause, f"{rule.meaning} ({line})", f"{rule.meaning}: {line}{where}")
     if exited.status < 0:
         name = signal.Signals(-exited.status).name
         return _failed("crash", f"the process was ended by {name}: {line or 'its log is empty'}{where}")

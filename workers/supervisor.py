@@ -189,16 +189,11 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
             "Choose one of them, or train the trunk with milestone_every",
             field="branch.step",
         )
-    _copy_history(parent, child)
-    child.truncate_metrics(step)
-    stage(parent.checkpoints / name, child.checkpoints / name, link=True).publish()
-
-
-def _copy_history(parent: RunDir, child: RunDir) -> None:
-    """Metrics, and the tokenizer that the weights belong to."""
     for source, target in ((parent.metrics_file, child.metrics_file), (parent.tokenizer_file, child.tokenizer_file)):
         if source.exists():
             shutil.copyfile(source, target)
+    child.truncate_metrics(step)
+    stage(parent.checkpoints / name, child.checkpoints / name, link=True).publish()
 
 
 log = structlog.get_logger(__name__)
@@ -312,29 +307,27 @@ def _conclude(attempt: Attempt, outcome: RunOutcome | Requeue) -> None:
             return
         outcome = replace(requeue.failure, keeps_processes=requeue.keeps_processes)
     shutil.rmtree(attempt.run_dir.changes, ignore_errors=True)  # of this attempt alone
-    try:
-        state = _complete(attempt, outcome)
-    except OSError as error:
-        state = _complete(attempt, os_error_failure(error, attempt.run_dir.path))
-    log.info("completed", state=state)
-    schedule_dependents(attempt.database)  # of very many the maintainer does the rest
-    schedule_studies(attempt.database)  # now, so that an evaluation runs before the study's next pre-training
 
-
-def _complete(attempt: Attempt, outcome: RunOutcome) -> State:
-    """Raises: OSError."""
-    return attempt.lease.persist(
-        lambda: complete_run(
+    def complete(final: RunOutcome) -> State:
+        return complete_run(
             attempt.database,
             attempt.claim,
-            outcome,
+            final,
             attempt.run_dir.path,
             attempt.settings.home,
             attempt.clock.seconds,
             attempt.artifacts.holder,
             attempt.settings,
         )
-    )
+
+    try:
+        state = attempt.lease.persist(lambda: complete(outcome))
+    except OSError as error:
+        failure = os_error_failure(error, attempt.run_dir.path)
+        state = attempt.lease.persist(lambda: complete(failure))
+    log.info("completed", state=state)
+    schedule_dependents(attempt.database)  # of very many the maintainer does the rest
+    schedule_studies(attempt.database)  # now, so that an evaluation runs before the study's next pre-training
 
 
 def _requeue(attempt: Attempt, requeue: Requeue) -> State | None:

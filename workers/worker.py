@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -151,21 +150,12 @@ class WorkerProcess:
 
         Celery waits for a broker that is down or accepts no writes, but ends its consumer with an error when the broker
         dies between the delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed
-        connection). Runs do not depend on messages, so the worker keeps them and continues with a new consumer. A
-        failure before any consumer was ready has a cause that lasts, and ends the worker.
+        connection). Runs do not depend on messages, so the worker keeps them and continues with a new consumer.
         """
-        stopping, ready = self._claim_loop.stopping, threading.Event()
-
-        def on_ready(**_: Any) -> None:
-            ready.set()
-
-        signals.worker_ready.connect(on_ready)
         while status := self._consume_once():
-            if stopping.is_set() or not ready.is_set():
-                return status
             log.warning("consumer_lost", effect="another follows; runs go on", seconds=_RETRY_SECONDS)
-            if stopping.wait(_RETRY_SECONDS):
-                break
+            if self._claim_loop.stopping.wait(_RETRY_SECONDS):
+                return status
         return 0
 
     def _consume_once(self) -> int:

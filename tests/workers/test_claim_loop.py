@@ -103,16 +103,6 @@ def test_a_fault_of_the_supervisor_does_not_cost_the_slot(database, queue, event
     slots.join()
 
 
-def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(database, queue, run_of, eventually):
-    seen: list[str] = []
-    slots = ClaimLoop(worker(1), database, 30.0, lambda claim, stopping: seen.append(claim.run_id))
-    for_a_gpu, for_anybody = queue(resource="gpu", priority=9), queue()
-    slots.notify()
-    eventually(lambda: seen == [for_anybody])
-    slots.join()
-    assert run_of(for_a_gpu).state == "queued"
-
-
 def test_a_claim_that_fails_loses_no_notification(database, work, queue, eventually, monkeypatch):
     """One that came while the only slot was at it, as a row that another worker has just removed was to be written."""
     loop, failures = ClaimLoop(worker(1), database, 30.0, work), [RuntimeError("the row is gone")]

@@ -9,7 +9,7 @@ import pytest
 from lcl_core.common.gpus import VISIBLE_DEVICES
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
+from tests.fake_nvidia_smi import gpu_id, install, listing
 
 pytestmark = pytest.mark.extended
 
@@ -70,12 +70,6 @@ def test_processes_of_two_workers_share_no_device(submit, start, ended):
     assert [len(devices_of(run)) for run in rows] == needs
 
 
-def test_a_worker_gives_out_the_devices_of_its_own_environment(submit, start, ended):
-    start(listing(3, instances=[2]), CUDA_VISIBLE_DEVICES=f"{MIG_ID.format(1)},2")
-    ids = [submit() for _ in range(4)]
-    assert {device for run in ended(ids) for device in devices_of(run)} <= {MIG_ID.format(1), gpu_id(2)}
-
-
 def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(submit, start, ended, run_of, eventually):
     first = submit(2)
     worker = start(listing(2), LCL_TOY_SECONDS="600", LCL_LEASE_SECONDS="5")
@@ -89,10 +83,3 @@ def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(su
         ("succeeded", 2, [gpu_id(0), gpu_id(1)]),
         ("succeeded", 1, [gpu_id(0), gpu_id(1)]),
     ]
-
-
-def test_a_run_of_the_processor_sees_no_device(database, start, ended):
-    with database.session() as session:
-        run_id = db_submit.submit(session, "pretrain", {"steps": 1}, resource="cpu").id
-    start(listing(1), TOY_MODULE="toy_run")
-    assert ended([run_id])[0].result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == ""

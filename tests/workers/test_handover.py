@@ -65,14 +65,3 @@ def test_the_directory_and_what_has_changed_since(database, settings, modules, r
     assert [change.record for change in changes] == [record]
     assert pictures == [b"bytes"]
     assert not Path(handed["changes"]).exists(), "it was for this attempt alone"
-
-
-def test_a_collection_that_is_gone_ends_the_run_with_a_word(database, settings, modules, run_of):
-    with database.session() as session:
-        (settings.home / "encoders" / "enc_1").mkdir(parents=True)
-        facts: dict[str, Any] = {"owner": "ada", "created_at": now(session), "info": {}}
-        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, identity="e" * 64, **facts))
-        spec = {"encoder": "enc_1", "collection": "few", "mode": "add", "dataset": None}
-        run_id = submit.submit(session, "index", spec).id
-    InProcessWorker(database, settings, modules).work()
-    assert run_of(run_id).reason["code"] == "not_found"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -132,12 +130,6 @@ def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals
     assert process.received == ["terminate", "kill"]
 
 
-def test_the_clock_of_leases_counts_the_time_in_which_the_machine_slept(monkeypatch):
-    slept = {time.CLOCK_MONOTONIC: 100.0, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC): 700.0}
-    monkeypatch.setattr(time, "clock_gettime", slept.__getitem__)
-    assert lease_keeper.boot_time() == 700.0
-
-
 def test_a_lost_lease_kills_the_job(keep, renewals, eventually):
     process = RecordedProcess()
     with keep() as lease:
@@ -201,19 +193,6 @@ def test_a_preparation_is_interrupted_when_the_run_is_stopped(keep, renewals, ev
         eventually(lambda: lease.state is state, "the news")
         with pytest.raises(AttemptInterrupted):
             lease.raise_if_interrupted()
-
-
-def test_a_write_is_repeated_until_the_database_answers(keep):
-    results: list[Any] = [OperationalError("write", None, ConnectionError()), "written"]
-
-    def write():
-        result = results.pop(0)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    with keep() as lease:
-        assert lease.persist(write) == "written"
 
 
 def test_a_stopping_worker_repeats_a_write_for_its_grace_alone(keep, settings, stopping):

@@ -28,33 +28,6 @@ def activity(tmp_path):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-def test_an_outage_shorter_than_half_a_lease_stops_no_run(
-    worker_processes, database, queue, run_of, steps_of, activity, eventually
-):
-    steps = int(20 * (2 * OUTAGE_SECONDS + 5))
-    run_id = queue(steps=steps)
-    lease = {
-        "LCL_LEASE_SECONDS": f"{OUTAGE_SECONDS * 240 / 90:g}",
-        "LCL_HEARTBEAT_SECONDS": f"{OUTAGE_SECONDS * 10 / 90:g}",
-    }
-    with TcpProxy(database.url) as proxy:
-        for _ in range(2):
-            worker_processes.start(
-                LCL_DATABASE_URL=proxy.url, LCL_TOY_ACTIVITY=str(activity), LCL_TOY_SECONDS="0.05", **lease
-            )
-        eventually(lambda: steps_of(run_id), "the first steps")
-        proxy.refuse()
-        time.sleep(OUTAGE_SECONDS)
-        proxy.accept()
-        eventually(lambda: run_of(run_id).state == "succeeded", "the end", 120 + 4 * OUTAGE_SECONDS)
-    run = run_of(run_id)
-    assert (run.attempt, run.setbacks, run.interruption) == (1, None, None)
-    assert len(read_activity(activity)) == 1, "the process was never stopped"
-    assert steps_of(run_id) == list(range(1, steps + 1))
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_uncounted(
     worker_processes, database, queue, run_of, steps_of, activity, eventually
 ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -60,22 +59,6 @@ def test_a_failure_says_why_and_is_not_tried_again(in_process_worker, queue, run
         assert (run.reason["field"], run.reason["file"], run.reason["line"]) == ("data", "corpus.jsonl", 3)
     else:
         assert run_id in run.reason["message"]
-
-
-@pytest.mark.extended
-def test_a_damaged_checkpoint_is_told_in_the_row(in_process_worker, queue, run_of, steps_of, monkeypatch):
-    run_id = queue(steps=9, checkpoint_every=5)
-    monkeypatch.setenv("LCL_TOY", "killed@6")
-    in_process_worker.work()
-    first = run_of(run_id).interruption["message"]
-    assert "ended from outside by SIGKILL" in first
-    (in_process_worker.run_dir(run_id).checkpoints / "state.json").write_text("torn")
-    monkeypatch.delenv("LCL_TOY")
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.result["final"]["start"], steps_of(run_id)) == ("succeeded", 0, list(range(1, 10)))
-    told = f"{first}; the toy's checkpoint is damaged; the run began anew"
-    assert run.interruption == {"code": "checkpoint_damaged", "message": told}
 
 
 def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
@@ -143,20 +126,6 @@ def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them
     assert attempts == [1] * 5 + [2] * 4
 
 
-def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
-    in_process_worker, queue, run_of, steps_of, eventually, monkeypatch
-):
-    monkeypatch.setenv("LCL_TOY", "stubborn@2")
-    in_process_worker.settings.cancel_grace_seconds = 0.2
-    run_id = queue()
-    in_process_worker.start()
-    eventually(lambda: len(steps_of(run_id)) == 2)
-    with in_process_worker.database.session() as session:
-        runs.cancel_run(session, run_id)
-    in_process_worker.join()
-    assert run_of(run_id).state == "cancelled"
-
-
 def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(in_process_worker, queue, run_of, monkeypatch):
     monkeypatch.setenv("LCL_TOY", "hang")
     run_id = queue(steps=8, spec={"timeout_seconds": 0.5})
@@ -177,17 +146,6 @@ def test_a_run_that_took_too_long_goes_on_with_a_higher_limit(in_process_worker,
     assert (run.state, run.result["final"]["start"], run.spec["timeout_seconds"]) == ("succeeded", 5, 600.0)
 
 
-def test_a_process_killed_from_outside_is_resumed_while_attempts_last(in_process_worker, queue, run_of, monkeypatch):
-    monkeypatch.setenv("LCL_TOY", "killed@6")
-    run_id = queue(steps=8, max_attempts=2)
-    in_process_worker.work()
-    assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 1)
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.reason["code"]) == ("failed", 2, "killed")
-    assert "memory" in run.reason["message"]
-
-
 def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
     in_process_worker, queue, run_of, steps_of, eventually, alive
 ):
@@ -201,20 +159,6 @@ def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
     assert not alive(pid)
     run = run_of(run_id)
     assert (run.state, run.lease_token, run.result) == ("running", "somebody else's", None)
-
-
-def test_helpers_of_the_process_leave_with_it(in_process_worker, queue, run_of, eventually, monkeypatch):
-    monkeypatch.setenv("LCL_TOY", "helper@99")
-    run_id = queue()
-    in_process_worker.work()
-    assert run_of(run_id).state == "succeeded"
-
-    def helpers():
-        group = str(run_of(run_id).progress["pid"])
-        stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
-        return [stat for stat in stats if stat.rpartition(")")[2].split()[2] == group]
-
-    eventually(lambda: not helpers(), "the end of the group")
 
 
 def test_a_new_attempt_waits_for_the_old_process_to_leave(in_process_worker, queue, run_of, steps_of, eventually):

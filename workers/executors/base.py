@@ -47,16 +47,15 @@ class NoCapacity(Exception):
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What to start.
+    """What to start. ``name``, ``nodes``, ``gpus`` and ``kind`` are used where the executor ``places_nodes``.
 
     Attributes:
-        name: unique among the jobs of the service that may exist at the same time.
         title: line of the log that precedes the output of this attempt.
         protocols: of object storage whose credentials the processes get.
-        env: further environment variables.
-        nodes: on which the module runs, each on a machine of its own; more than one only where ``places_nodes``.
-        gpus: of each node; used where ``places_nodes``.
-        kind: of the run, by which a node gets processors and memory; used likewise.
+        name: unique among the jobs of the service that may exist at the same time.
+        nodes: on which the module runs, each on a machine of its own.
+        gpus: of each node.
+        kind: of the run, by which a node gets processors and memory.
         check: called while the executor waits; what it raises ends the start.
     """
 
@@ -121,10 +120,9 @@ class Executor(Protocol):
     places_nodes: bool
 
     def serving(self, modules: Collection[str]) -> AbstractContextManager[None]:
-        """Context of all that it needs while the worker serves. Raises (on entry): UserError ``executor_unreachable``.
+        """Context of all that it needs while the worker serves jobs of these modules.
 
-        Args:
-            modules: that run jobs.
+        Raises (on entry): UserError ``executor_unreachable``.
         """
 
     def capacity(self) -> EngineCapacity | None:

@@ -60,7 +60,6 @@ class NodeReport:
         stacks: what came of the command ``stacks_command``.
     """
 
-    host: str = ""
     address: str = ""
     log_start: int | None = None
     status: int | None = None

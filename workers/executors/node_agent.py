@@ -55,7 +55,6 @@ class NodeAgent:
         A job may have waited in the engine's queue since its worker was lost: it does not start then.
         """
         start, number = self._start, self._number
-        self._folder.report(number, host=socket.gethostname())
         if file_age(self._folder.control_file) > start.orphan_seconds:
             print("no worker has shown itself since long before the start: nothing is started", flush=True)  # noqa: T201
             self._folder.report(number, status=int(ExitCode.CANCELLED))

@@ -38,7 +38,7 @@ WARNING_SECONDS = 60  # before the time limit for a checkpoint, at least; Slurm 
 BATCH_SCRIPT = '#!/bin/sh\nexec "$@"\n'
 _SEPARATOR = "|"
 _QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
-_QUEUE_SECONDS = 3.0  # for which an answer of squeue counts; less than between two queries about one job
+_QUEUE_SHARE = 0.6  # of the time between two queries about one job, for which an answer of squeue counts
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
 _FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
@@ -200,7 +200,7 @@ class SlurmExecutor(FolderExecutor):
     def read_state(self, job_id: str, name: str) -> JobState | None:
         """One ``squeue`` answers for all jobs of the worker. None also where another job has the id."""
         with self._lock:
-            if time.monotonic() > self._asked_at + _QUEUE_SECONDS:
+            if time.monotonic() > self._asked_at + _QUEUE_SHARE * self.query_seconds:
                 try:
                     arguments = ["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"]
                     self._answer = parse_queue(_query(arguments))

@@ -26,7 +26,6 @@ from workers.executors.kubernetes import GROUP
 TOKEN = "token-of-the-worker"
 NAMESPACE = "lcl"
 JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
-JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 Object = dict[str, Any]
@@ -56,16 +55,14 @@ class ApiServer:
     Attributes:
         answers: statuses of the next answers, before any other; 0: the connection is closed without an answer.
         is_away: every connection is closed without an answer.
-        lost_answers: of creations that take place; the connection is closed then.
         requests: method and path of each.
     """
 
     def __init__(self):
-        self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, JOBS: {}, PODS: {}, EVENTS: {}}
+        self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, PODS: {}, EVENTS: {}}
         self.changed = threading.RLock()
         self.answers: list[int] = []
-        self.is_away = self.is_closed = False
-        self.lost_answers = 0
+        self.is_away = False
         self.requests: list[tuple[str, str]] = []
         self._uid = 0
 
@@ -119,11 +116,7 @@ class ApiServer:
             if method == "POST" and body is not None:
                 if body["metadata"]["name"] in self.objects[path]:
                     raise Refused(409, "it exists")
-                created = self.put(path, copy.deepcopy(body))
-                if self.lost_answers:
-                    self.lost_answers -= 1
-                    raise Refused(0, "lost")
-                return copy.deepcopy(created)
+                return copy.deepcopy(self.put(path, copy.deepcopy(body)))
             items = [found for found in self.objects[path].values() if _matches(found, params.get("labelSelector", ""))]
             if method == "DELETE":
                 for found in items:
@@ -204,16 +197,14 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve_http(api, tls=None):
+def serve_http(api):
     """Its address, on a free port of this machine."""
     server = _HttpServer(("127.0.0.1", 0), _Handler)
     server.api = api
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -235,6 +226,8 @@ class ProcessCluster(ApiServer):
         self.has_room, self.refusal = True, ""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._kill_at: dict[str, float] = {}
+        self._started: set[str] = set()  # JobSets whose pods were created, or refused
+        self.is_closed = False
         self._thread = threading.Thread(target=self._reconcile_for_ever)
         self._thread.start()
 
@@ -265,21 +258,17 @@ class ProcessCluster(ApiServer):
             for pod in pods:
                 if "deletionTimestamp" not in pod["metadata"]:
                     self.delete(PODS, pod["metadata"]["name"], {})
-            if not pods and not jobset["spec"]["suspend"]:
-                self.remove(JOBS, f"{name}-node-0")
-                self.remove(JOBSETS, name)
-            elif not pods and "deletionTimestamp" in jobset["metadata"]:
+            if (not pods and not jobset["spec"]["suspend"]) or (not pods and "deletionTimestamp" in jobset["metadata"]):
                 self.remove(JOBSETS, name)
             return
-        if f"{name}-node-0" not in self.objects[JOBS]:
+        if name not in self._started:
+            self._started.add(name)
             self._create_pods(name, group["template"])
         elif "conditions" not in jobset.get("status", {}):
             self._conclude(name, pods)
 
     def _create_pods(self, name, template):
         spec = template["spec"]
-        job = {"metadata": {"name": f"{name}-node-0", "labels": template["metadata"]["labels"]}, "spec": spec}
-        self.put(JOBS, copy.deepcopy(job))
         if self.refusal:
             about = {"kind": "Job", "name": f"{name}-node-0"}
             event = {"metadata": {"name": f"{name}.1"}, "involvedObject": about, "reason": "FailedCreate"}
@@ -293,15 +282,11 @@ class ProcessCluster(ApiServer):
     def _conclude(self, name, pods):
         phases = [pod["status"]["phase"] for pod in pods]
         if "Failed" in phases:
-            disrupted = any(each["type"] == "DisruptionTarget" for pod in pods for each in pod["status"]["conditions"])
-            reason = "PodFailurePolicy" if disrupted else "BackoffLimitExceeded"
-            self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Failed", reason)]})
             self.change(JOBSETS, name, status={"conditions": [condition("Failed", "FailedJobs")]})
             for pod in pods:
                 if pod["status"]["phase"] == "Running":
                     self.delete(PODS, pod["metadata"]["name"], {})
         elif phases and set(phases) == {"Succeeded"}:
-            self.change(JOBS, f"{name}-node-0", status={"conditions": [condition("Complete")]})
             self.change(JOBSETS, name, status={"conditions": [condition("Completed", "AllJobsCompleted")]})
 
     def _run_pod(self, pod):

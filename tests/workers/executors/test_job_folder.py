@@ -48,10 +48,10 @@ def test_an_incomplete_line_is_read_when_it_is_complete(folder, reader):
 def test_later_lines_of_a_report_add_to_earlier_ones(folder):
     assert folder.read_start() == START
     assert folder.read_report(1) == NodeReport()
-    folder.report(1, host="n2")
+    folder.report(1, address="n2:1")
     folder.report(1, log_start=5)
     folder.report(1, status=0)
-    assert folder.read_report(1) == NodeReport(host="n2", log_start=5, status=0)
+    assert folder.read_report(1) == NodeReport(address="n2:1", log_start=5, status=0)
     assert folder.read_report(0) == NodeReport()
 
 

@@ -16,7 +16,6 @@ from lcl_core.db import runs
 from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 from tests.workers.executors.kubernetes_cluster import (
     EVENTS,
-    JOBS,
     JOBSETS,
     NAMESPACE,
     PODS,
@@ -79,7 +78,7 @@ def executor(kubernetes_settings, cluster):
 
 def permission(method, path):
     """Resource and verb, by which a role allows a request."""
-    is_one = path not in (JOBSETS, JOBS, PODS, EVENTS)
+    is_one = path not in (JOBSETS, PODS, EVENTS)
     resource = path.split("/")[-2 if is_one else -1]
     verbs = {"POST": "create"}
     verbs |= {"GET": "get", "DELETE": "delete"} if is_one else {"GET": "list", "DELETE": "deletecollection"}
@@ -244,24 +243,6 @@ def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
     saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
     assert saved["step"] >= 3, "it had time for a checkpoint"
     assert (run_of(run_id).state, run_of(run_id).handle) == ("cancelled", None)
-
-
-def test_a_real_worker_that_is_killed_loses_no_attempt_and_cancels_with_a_checkpoint(
-    kubernetes_settings, cluster, address, eventually, kill_worker_of_run
-):
-    chosen = {
-        "LCL_EXECUTOR": "kubernetes",
-        "LCL_KUBERNETES_URL": address,
-        "LCL_KUBERNETES_NAMESPACE": NAMESPACE,
-        "LCL_KUBERNETES_IMAGE": kubernetes_settings.kubernetes_image,
-        "LCL_KUBERNETES_TOKEN_FILE": str(kubernetes_settings.kubernetes_token_file),
-        "LCL_LEASE_SECONDS": "8",
-        "LCL_HEARTBEAT_SECONDS": "0.5",
-    }
-    run_id, reached = kill_worker_of_run(chosen)
-    saved = json.loads((kubernetes_settings.runs_dir / run_id / "checkpoints" / "state.json").read_text())
-    assert saved["step"] >= reached
-    eventually(lambda: not cluster.names(JOBSETS), "the JobSet's removal")
 
 
 def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):

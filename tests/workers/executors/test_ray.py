@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.run_dir import RunDir
 from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.part_runners import RAY_ADDRESS
-from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors.base import JobRequest, MachineLost
@@ -120,61 +119,6 @@ def test_a_process_that_is_killed_counts_and_its_machine_does_not(
         runs.cancel_run(session, run_id)
 
 
-def test_a_training_that_loses_its_node_ends_with_the_bits_of_one_on_this_machine(
-    trainer, connected, database, settings, monkeypatch, queue, run_of, steps_of, eventually
-):
-    spec = {**SMALL_PRETRAIN, "steps": 600, "checkpoint_every": 40}  # it lives on for seconds after its raylet
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as on the nodes: sums in another order differ in the last bit
-    whole = queue(spec=spec)
-    InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}).work()
-    assert run_of(whole).state == "succeeded", run_of(whole).reason
-    broken = queue(spec=spec)
-    trainer.start()
-    eventually(lambda: len(steps_of(broken)) >= 45, "steps")
-    connected.kill_raylet(node_of(run_of(broken)))
-    trainer.join()
-    run = run_of(broken)
-    assert (run.state, run.attempt) == ("queued", 0), run.reason
-    assert run.checkpoint >= "step_00000040"
-
-    def claimed():
-        claim = trainer.try_claim()
-        if claim is not None:
-            trainer.supervise(claim)
-        return claim is not None
-
-    eventually(claimed, "the end of the delay")
-    run = run_of(broken)
-    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
-    folders = [trainer.run_dir(run_id) for run_id in (whole, broken)]
-    assert weights(folders[0]) == weights(folders[1])
-    assert curve(folders[0]) == curve(folders[1])
-
-
-def test_a_worker_that_leaves_lets_its_run_go_on(
-    worker, database, settings, modules, executor, queue, run_of, steps_of, eventually
-):
-    run_id = queue(steps=150)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    pid = run_of(run_id).progress["pid"]
-    worker.stopping.set()
-    worker.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
-    assert run.handle["executor"] == "ray"
-    reached = steps_of(run_id)[-1]
-    successor = InProcessWorker(database, settings, modules, executor)
-    assert successor.start().attempt == 1
-    successor.join()
-    run = run_of(run_id)
-    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
-    assert run.progress["pid"] == pid, "the process of the beginning"
-    assert reached < 150
-    assert steps_of(run_id) == list(range(1, 151))
-    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
-
-
 def test_a_worker_that_is_killed_loses_no_attempt(quick, connected, executor, kill_worker_of_run):
     path = f"{quick}:{os.environ['PYTHONPATH']}"
     chosen = {"LCL_EXECUTOR": "ray", "LCL_RAY_ADDRESS": connected.address, "PYTHONPATH": path}
@@ -198,23 +142,6 @@ def test_a_job_is_told_where_its_parts_can_be_executed(executor, connected, tmp_
     assert node_environment(request)[RAY_ADDRESS] == connected.address
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # no job gets the token
     assert RAY_ADDRESS not in node_environment(request)
-
-
-def test_who_has_lost_a_job_cannot_stop_it(executor, tmp_path, eventually):
-    run_dir, handles = prepared(tmp_path / "run"), []
-    with executor.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
-        eventually(run_dir.metrics_file.exists, "a step")
-        with executor.attach(json.loads(json.dumps(handles[0])), run_dir) as second:
-            first.terminate()
-            first.kill()
-            assert second.wait(1.0) is None, "it goes on"
-            assert second.log_start == first.log_start
-            second.terminate()
-            while (status := second.wait(0.2)) is None:
-                pass
-            assert status == ExitCode.CANCELLED
-    with pytest.raises(MachineLost, match="does not know its job"):
-        executor.attach(handles[0], run_dir)
 
 
 @pytest.mark.parametrize("found", [True, False])

@@ -11,7 +11,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import datasets, runs
 from lcl_core.db.queue import EngineCapacity
-from tests.lcl_core.train.small_runs import curve, weights
 from tests.small_spec import SMALL_PRETRAIN
 from tests.workers.executors.slurm_cluster import slurm_cluster
 from tests.workers.in_process_worker import InProcessWorker
@@ -62,18 +61,6 @@ def job_of(run):
     return str(run.handle["job_id"])
 
 
-def finish(trainer, eventually):
-    """Work on the run as soon as the delay after its interruption is over."""
-
-    def claimed():
-        claim = trainer.try_claim()
-        if claim is not None:
-            trainer.supervise(claim)
-        return claim is not None
-
-    eventually(claimed, "the end of the delay")
-
-
 def test_a_run_ends_as_on_this_machine(worker, queue, run_of, steps_of, monkeypatch):
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://lcl:secret@db/lcl")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -106,24 +93,7 @@ def test_slurm_chooses_the_gpus_of_a_run(settings, modules, tmp_path, monkeypatc
     assert result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-def test_a_drained_node_ends_its_job_and_gets_no_other(worker, executor, cluster, queue, run_of, steps_of, eventually):
-    run_id = queue(steps=60)
-    worker.start()
-    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
-    node = next(line.split()[2] for line in cluster.jobs())
-    try:
-        cluster.update(node, "DRAIN")
-        free = executor.capacity()
-        assert free is not None
-        assert (free.executor, free.nodes, free.cpus, free.has_gpus) == ("slurm", NODES - 1, NODES - 1.0, False)
-        worker.join()
-        run = run_of(run_id)
-        assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None), run.reason
-    finally:
-        cluster.resume(node)
-
-
-@pytest.mark.parametrize("cause", ["node", "scancel", "preemption"])
+@pytest.mark.parametrize("cause", ["node", "scancel", "requeue", "preemption"])
 def test_a_job_that_slurm_ends_is_handed_back(worker, cluster, database, queue, run_of, steps_of, eventually, cause):
     """With a checkpoint, unless the machine has gone."""
     run_id = queue(steps=100_000, checkpoint_every=100_000)
@@ -134,6 +104,8 @@ def test_a_job_that_slurm_ends_is_handed_back(worker, cluster, database, queue, 
         cluster.update(node, "DOWN")
     elif cause == "scancel":
         cluster.run("scancel", job_of(run_of(run_id)))
+    elif cause == "requeue":
+        cluster.run("scontrol", "requeue", job_of(run_of(run_id)))
     else:
         options = ("--partition=urgent", f"--nodes={NODES}", "--output=/dev/null", "--wrap=true")
         assert cluster.run("sbatch", *options).returncode == 0
@@ -148,32 +120,6 @@ def test_a_job_that_slurm_ends_is_handed_back(worker, cluster, database, queue, 
     assert saved["step"] >= 3
     with database.session() as session:
         runs.cancel_run(session, run_id)
-
-
-def test_a_training_that_slurm_requeues_ends_with_the_bits_of_one_on_this_machine(
-    trainer, cluster, database, settings, queue, run_of, steps_of, eventually
-):
-    spec = {**SMALL_PRETRAIN, "steps": 20, "checkpoint_every": 4}
-    whole = queue(spec=spec)
-    InProcessWorker(database, settings, {"pretrain": "lcl_core.train"}).work()
-    assert run_of(whole).state == "succeeded", run_of(whole).reason
-    broken = queue(spec=spec)
-    trainer.start()
-    eventually(lambda: len(steps_of(broken)) >= 6, "steps")
-    job = job_of(run_of(broken))
-    assert cluster.run("scontrol", "requeue", job).returncode == 0
-    trainer.join()
-    run = run_of(broken)
-    assert (run.state, run.attempt) == ("queued", 0), run.reason
-    assert run.setbacks == {"machine_lost": 1}
-    assert run.checkpoint >= "step_00000006", "it was written when Slurm asked for it"
-    assert not cluster.jobs(), "Slurm does not start it again by itself"
-    finish(trainer, eventually)
-    run = run_of(broken)
-    assert (run.state, run.attempt) == ("succeeded", 1), run.reason
-    folders = [trainer.run_dir(run_id) for run_id in (whole, broken)]
-    assert weights(folders[0]) == weights(folders[1])
-    assert curve(folders[0]) == curve(folders[1])
 
 
 def test_a_worker_that_is_killed_loses_no_attempt(cluster, executor, kill_worker_of_run):
