@@ -22,7 +22,6 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.workers import (
-    PeriodicTask,
     WorkerIdentity,
     expire_serving_leases,
     has_expired_serving_leases,
@@ -56,31 +55,21 @@ class QueueMaintenance:
     ) -> None:
         self._database, self._claim_loop, self._identity = database, claim_loop, identity
         self._settings, self._gpus = settings, gpus
-        self._seconds = min(settings.ping_seconds, settings.reap_seconds)
         # after a shorter gap every live worker still has time to renew: there are four heartbeats per lease
-        self._longest_gap = max(settings.lease_seconds / 2, 3 * self._seconds)
+        self._longest_gap = max(settings.lease_seconds / 2, 3 * settings.reap_seconds)
         self._answered_since = self._answered_at = boot_time()
-        self._next_heartbeat = self._next_round = 0.0
         self._maintainer_until = 0.0
 
     @property
     def is_maintainer(self) -> bool:
         return time.monotonic() < self._maintainer_until
 
-    def task(self) -> PeriodicTask:
-        """A heartbeat every ``ping_seconds``, a look at the queue and the maintainer's round every ``reap_seconds``."""
-        return PeriodicTask("queue", self._heartbeat_and_round, self._seconds)
-
-    def _heartbeat_and_round(self) -> bool:
-        """Returns: whether the next call is due at once. Raises: UNREACHABLE."""
+    def round(self) -> bool:
+        """To be called every ``reap_seconds``. Returns: whether the next call is due at once. Raises: UNREACHABLE."""
         try:
-            if time.monotonic() >= self._next_heartbeat:
-                self._heartbeat()
+            self._heartbeat()
             self._check_clock()
-            if time.monotonic() < self._next_round:
-                return False
-            self._next_round = time.monotonic() + self._settings.reap_seconds
-            more = self.round() if self.is_maintainer else False
+            more = self._maintain() if self.is_maintainer else False
             with self._database.reading() as session:
                 waiting = has_ready_runs(session)
         except UNREACHABLE:
@@ -88,12 +77,9 @@ class QueueMaintenance:
             raise
         if waiting:
             self._claim_loop.notify()
-        if more:
-            self._next_round = 0.0
         return more
 
     def _heartbeat(self) -> None:
-        self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
         gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
         began, seconds = time.monotonic(), _heard_within(self._settings)
         with self._database.session() as session:
@@ -108,8 +94,8 @@ class QueueMaintenance:
             self._answered_since = moment
         self._answered_at = moment
 
-    def round(self) -> bool:
-        """One round of the maintainer. Returns: whether more dependents are to be released. Raises: UNREACHABLE."""
+    def _maintain(self) -> bool:
+        """Returns: whether more dependents are to be released."""
         if boot_time() >= self._answered_since + self._settings.lease_seconds:
             self._expire_leases()
         more = schedule_dependents(self._database)
@@ -130,7 +116,7 @@ class QueueMaintenance:
 
 def _heard_within(settings: WorkerSettings) -> float:
     """Seconds since the last heartbeat of a worker that counts as alive."""
-    return 3 * max(settings.ping_seconds, settings.reap_seconds)
+    return 5 * settings.reap_seconds
 
 
 def schedule_dependents(database: Database) -> bool:

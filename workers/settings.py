@@ -10,7 +10,6 @@ from pydantic_settings import NoDecode
 
 from lcl_core.common.files import parse_strict_json
 from lcl_core.common.settings import Settings
-from lcl_core.db.workers import ALIVE_WITHIN
 
 # shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
 TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
@@ -105,36 +104,20 @@ class WorkerSettings(Settings):
         1800.0, gt=0, le=86_400, description="without progress that a run's process is allowed at least"
     )
     watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two checks of a running process")
-    reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
-    ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
+    reap_seconds: float = Field(
+        3.0, gt=0, le=15, description="between two signs of life of a worker, and two looks for queued runs"
+    )
 
     @model_validator(mode="after")
-    def _pings_keep_the_worker_alive(self) -> Self:
-        if self.ping_seconds > ALIVE_WITHIN.total_seconds() / 2:
-            raise ValueError(
-                f"LCL_PING_SECONDS ({self.ping_seconds:g}) must be at most {ALIVE_WITHIN.total_seconds() / 2:g}: "
-                f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lease_outlives_checks(self) -> Self:
+    def _check_together(self) -> Self:
         if self.heartbeat_seconds + self.watch_seconds >= KILL_SHARE * self.lease_seconds:
             raise ValueError(
                 f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) and LCL_WATCH_SECONDS ({self.watch_seconds:g}) "
                 f"together must be less than {KILL_SHARE:g} of LCL_LEASE_SECONDS ({self.lease_seconds:g}): a run is "
                 "killed after that share of it without a sign of life"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _checkpoints_have_a_store(self) -> Self:
         if self.checkpoints == "store" and not self.artifacts:
             raise ValueError("LCL_CHECKPOINTS is store, so LCL_ARTIFACTS must name the store")
-        return self
-
-    @model_validator(mode="after")
-    def _pods_have_an_image(self) -> Self:
         if self.executor == "kubernetes" and not self.kubernetes_image:
             raise ValueError(
                 "LCL_KUBERNETES_IMAGE must name the image of the runs' pods where LCL_EXECUTOR is kubernetes"

@@ -100,7 +100,7 @@ class WorkerProcess:
         seconds, grace = settings.reap_seconds, settings.cancel_grace_seconds
         artifacts = Artifacts(settings)
         self._tasks: list[PeriodicTask | WebhookSender] = [
-            queue.task(),
+            PeriodicTask("queue", queue.round, settings.reap_seconds),
             WebhookSender(self._database, settings, lambda: queue.is_maintainer),
             # a round that is interrupted continues in a later one
             PeriodicTask(

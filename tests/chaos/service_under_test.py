@@ -24,7 +24,6 @@ FAST_SETTINGS = {
     "LCL_HEARTBEAT_SECONDS": "0.5",
     "LCL_WATCH_SECONDS": "0.1",
     "LCL_REAP_SECONDS": "0.4",
-    "LCL_PING_SECONDS": "1",
     "LCL_WORKER_SLOTS": "2",  # so that somebody is free to take over what a frozen worker still works on
     "LCL_CANCEL_GRACE_SECONDS": "10",
     "LCL_WELCOME": "false",

@@ -42,7 +42,6 @@ def settings(request, tmp_path):
         cancel_grace_seconds=20.0,
         watch_seconds=0.05,
         reap_seconds=0.2,
-        ping_seconds=0.2,
     )
 
 

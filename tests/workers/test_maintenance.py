@@ -27,8 +27,8 @@ from workers.executors.base import EngineUnreachable, MachineLost
 from workers.maintenance import QueueMaintenance, end_unwanted_jobs
 
 BOTH = pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
-TICK = 0.25  # between two rounds, and between two heartbeats
-TAKEOVER = 3 * TICK
+TICK = 0.25  # between two rounds
+TAKEOVER = 5 * TICK
 
 
 class Team:
@@ -38,7 +38,7 @@ class Team:
         self.seconds = 0.0
         self.database = Database(url, clock=lambda: datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds))
         self.notified: list[str] = []
-        self.settings = settings.model_copy(update={"reap_seconds": TICK, "ping_seconds": TICK})
+        self.settings = settings.model_copy(update={"reap_seconds": TICK})
         self.members: dict[str, QueueMaintenance] = {}
         monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         monkeypatch.setattr(maintenance, "boot_time", lambda: self.seconds)
@@ -53,7 +53,7 @@ class Team:
         for _ in range(round(seconds / TICK)):
             self.seconds += TICK
             for member in self.members.values():
-                member._heartbeat_and_round()
+                member.round()
 
     def maintainers(self):
         return [name for name, member in self.members.items() if member.is_maintainer]

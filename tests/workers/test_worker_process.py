@@ -49,7 +49,7 @@ def test_wake_ups_once_twice_and_never(worker_processes, wakeup_producer, queue,
 def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     worker_processes, broker, wakeup_producer, queue, run_of, eventually, alive_workers
 ):
-    worker_processes.start(LCL_REAP_SECONDS="5", LCL_PING_SECONDS="1")
+    worker_processes.start(LCL_REAP_SECONDS="5")
     alive_workers(1)
     broker.stop()
     run_id = queue()

@@ -32,7 +32,6 @@ class WorkerProcesses:
             "LCL_HEARTBEAT_SECONDS": "0.3",
             "LCL_WATCH_SECONDS": "0.05",
             "LCL_REAP_SECONDS": "0.3",
-            "LCL_PING_SECONDS": "0.3",
         }
         self._logs = logs
         self.started: list[subprocess.Popen[bytes]] = []

@@ -113,8 +113,8 @@ def test_no_known_name_is_taken_for_another():
 
 
 def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start():
-    with pytest.raises(ValidationError, match="LCL_PING_SECONDS"):
-        WorkerSettings(ping_seconds=60)
+    with pytest.raises(ValidationError, match="reap_seconds"):
+        WorkerSettings(reap_seconds=60)
 
 
 def test_a_worker_whose_checks_would_outlast_a_lease_does_not_start():
