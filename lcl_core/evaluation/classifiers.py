@@ -40,7 +40,7 @@ NEIGHBOUR_TEMPERATURE = 0.07  # DINO's
 _HEAD_WIDTH = 64
 _BLOCK_NUMBERS = 2**23  # logits of a block
 _PASSES = 2  # over the images, in an iteration at most: its line search may take several
-_TRAIN_BLOCK, _QUERY_BLOCK = 16_384, 512
+_QUERY_BLOCK = 64  # tested images that are compared with all training images at once
 _VOTE_NUMBERS = 2**22  # votes of a block of tested images
 
 
@@ -269,43 +269,29 @@ def fit_logistic_regression(
 def nearest_neighbours(
     queries: NDArray[np.float32],
     train: NDArray[np.float32],
-    rows: Ints,
     k: int,
     *,
     device: torch.device,
-    train_block: int = _TRAIN_BLOCK,
-    query_block: int = _QUERY_BLOCK,
+    block: int = _QUERY_BLOCK,
     heartbeat: Heartbeat = no_progress,
 ) -> tuple[Tensor, Tensor]:
-    """The ``k`` most similar training images of each tested one, the most similar first.
-
-    Memory is that of the queries, of the result and of one block: ``train`` is read once, in parts.
+    """The ``k`` most similar of the training images of each tested one, the most similar first.
 
     Args:
         queries: [Q, E].
-        train: latents of a split; may be memory-mapped.
-        rows: [n] those of ``train`` that teach, ascending; n is at least k.
+        train: [n, E]; n is at least k.
 
     Returns:
-        Cosine similarities [Q, k] and indices [Q, k] into ``rows``, on the CPU.
+        Cosine similarities [Q, k] and indices [Q, k] into ``train``, on the CPU.
     """
-    units = F.normalize(torch.from_numpy(queries).to(device), dim=1)
-    best = torch.empty(len(units), 0, device=device)
-    found = torch.empty(len(units), 0, dtype=torch.int64, device=device)
-    for start in range(0, len(rows), train_block):
-        part = torch.from_numpy(train[rows[start : start + train_block]]).to(device)
-        columns = F.normalize(part, dim=1).T
-        numbers = torch.arange(start, start + len(part), device=device)
-        merged = []
-        for first in range(0, len(units), query_block):
-            block = slice(first, first + query_block)
-            similarity = torch.cat([best[block], units[block] @ columns], dim=1)
-            index = torch.cat([found[block], numbers.expand(len(similarity), -1)], dim=1)
-            nearest = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            merged.append((nearest.values, index.gather(1, nearest.indices)))
-            heartbeat()
-        best, found = (torch.cat(parts) for parts in zip(*merged, strict=True))
-    return best.cpu(), found.cpu()
+    columns = F.normalize(torch.from_numpy(train).to(device), dim=1).T
+    best, found = [], []
+    for part in torch.from_numpy(queries).split(block):
+        nearest = (F.normalize(part.to(device), dim=1) @ columns).topk(k, dim=1)
+        best.append(nearest.values.cpu())
+        found.append(nearest.indices.cpu())
+        heartbeat()
+    return torch.cat(best), torch.cat(found)
 
 
 def predict_by_neighbours(

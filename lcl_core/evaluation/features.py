@@ -20,7 +20,6 @@ from torch import Tensor
 
 from lcl_core.common.disk_cache import FolderCache, no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_json_atomically
 from lcl_core.common.processes import prefetch_map, usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
@@ -94,13 +93,8 @@ class FeatureCache:
             make: writes ``NAME.npy`` files into a folder; called on a miss only.
             size: bytes that ``make`` is going to write, if known: room is made before.
         """
-        text = {"layout": _CACHE_VERSION, **key}
-
-        def write(folder: Path) -> None:
-            make(folder)
-            write_json_atomically(folder / "facts.json", text)
-
-        with self._cache.open(_hash(text), write, size, progress) as entry:
+        name = _hash({"layout": _CACHE_VERSION, **key})
+        with self._cache.open(name, make, size, progress) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 

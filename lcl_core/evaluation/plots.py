@@ -7,10 +7,9 @@ import random
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +72,11 @@ def _figures(
 # ---- sample grids
 
 
-@dataclass(frozen=True)
-class SampleCell:
+class SampleCell(NamedTuple):
     """One sample in a grid.
 
     Attributes:
-        images: names in the corpus.
-        words: lines under them.
+        images: names in the corpus; ``words``: lines under them.
         quality: the higher the better.
         correct: None where there is no such thing.
     """
@@ -90,10 +87,23 @@ class SampleCell:
     correct: bool | None
 
 
-def rank_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
-    """An image with its predicted class, an image with the texts found for it, or a text with the images."""
+def sample_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
+    """An image with its class, the texts found for it, its caption or an answer; or a text with the images found."""
+    if file.kind == "captions":
+        captions = {sample["query"]: sample["caption"] for sample in samples}
+        references = {sample["query"]: sample["references"] for sample in samples}
+        scores = score_captions(captions, references).per_image["CIDEr"]
+        return [
+            SampleCell((name,), (f"“{caption}” ({score:.2f})", f"own: {references[name][0]}"), float(score), None)
+            for (name, caption), score in zip(captions.items(), scores, strict=True)
+        ]
     cells = []
     for sample in samples:
+        if file.kind == "answers":
+            asked = LabelQuestion(**sample)
+            words = (asked.text, f"“{asked.answer}”; right: {asked.truth}")
+            cells.append(SampleCell((asked.image,), words, asked.is_right, asked.is_right))
+            continue
         query, rank, top = sample["query"], sample["rank"], sample["top"]
         images, quality = (query,), float(-rank)
         if file.part == IMAGE_TO_CLASS:
@@ -107,32 +117,6 @@ def rank_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
     return cells
 
 
-def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
-    """An image with its generated caption and its first reference; CIDEr is the quality."""
-    captions = {sample["query"]: sample["caption"] for sample in samples}
-    references = {sample["query"]: sample["references"] for sample in samples}
-    scores = score_captions(captions, references).per_image["CIDEr"]
-    return [
-        SampleCell((name,), (f"“{caption}” ({score:.2f})", f"own: {references[name][0]}"), float(score), None)
-        for (name, caption), score in zip(captions.items(), scores, strict=True)
-    ]
-
-
-def answer_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
-    """An image with a question, the model's answer and the correct one."""
-    return [
-        SampleCell((each.image,), (each.text, f"“{each.answer}”; right: {each.truth}"), each.is_right, each.is_right)
-        for each in (LabelQuestion(**sample) for sample in samples)
-    ]
-
-
-CELLS_BY_KIND: dict[str, Callable[[PredictionFile, Samples], list[SampleCell]]] = {
-    "ranks": rank_cells,
-    "captions": caption_cells,
-    "answers": answer_cells,
-}
-
-
 def pick_samples(cells: Sequence[SampleCell], count: int, seed: int) -> dict[str, list[SampleCell]]:
     """``best`` first, ``worst`` first, and a seeded ``random`` draw, ``count`` of each; of equals the earlier ones."""
     best = sorted(cells, key=lambda cell: -cell.quality)
@@ -143,7 +127,7 @@ def pick_samples(cells: Sequence[SampleCell], count: int, seed: int) -> dict[str
 
 def _draw_examples(file: PredictionFile, samples: Samples, corpus: Corpus, title: str, seed: int, path: Path) -> None:
     """Three columns of images with words."""
-    columns = pick_samples(CELLS_BY_KIND[file.kind](file, samples), ROWS, seed)
+    columns = pick_samples(sample_cells(file, samples), ROWS, seed)
     size = (_GAP + len(columns) * (_CELL + _GAP), 2 * _HEADING + ROWS * _HEIGHT)
     grid = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(grid)

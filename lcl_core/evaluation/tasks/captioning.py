@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from lcl_core.evaluation.tasks.base import (
     nonempty_captions,
 )
 from lcl_core.evaluation.training import FeatureSource, choose, search_candidates
-from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, caption_tokens, resolve_language_model
+from lcl_core.evaluation.vlm.language_model import caption_tokens, resolve_language_model
 from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
@@ -61,7 +62,7 @@ class Captioning(Task):
 
     spec: CaptioningSpec
     transfer: tuple[Transfer, ...]
-    files: LanguageModelFiles | None
+    files: Path | None
     train: SplitImages | None
     images: dict[str, SplitImages]
     left_out: dict[str, dict[str, int]]

@@ -174,13 +174,13 @@ class Classification(Task):
             yield variant, test, model.predict(latents(test), test.classes, field=FIELD)
 
     def _compare_neighbours(self, context: EvalContext, key: LabelKey) -> HeadPredictions:
-        k, train = self.spec.neighbours, context.get_pooled_latents(key.train.split)
+        k, train = self.spec.neighbours, context.get_pooled_latents(key.train.split)[key.train.rows]
         classes = torch.from_numpy(key.train.classes)
         for test in key.tests:
             latents = context.get_pooled_latents(test.split)
             context.enter(f"nearest neighbours for {key.label} on {test.split.split}")
             similarity, rows = nearest_neighbours(
-                latents[test.rows], train, key.train.rows, k[-1], device=context.encoder.model.device,
+                latents[test.rows], train, k[-1], device=context.encoder.model.device,
                 heartbeat=context.progress.heartbeat,
             )  # fmt: skip
             for each in k:

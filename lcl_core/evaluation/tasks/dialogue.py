@@ -27,13 +27,11 @@ from lcl_core.data import Corpus
 from lcl_core.data.corpus.base import CaptionPairs, Documents
 from lcl_core.data.corpus.file_store import has_file, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
-from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvaluationData, SplitImages, Task
 from lcl_core.evaluation.tasks.captioning import CaptionExample, caption_examples
 from lcl_core.evaluation.training import FeatureSource
 from lcl_core.evaluation.vlm.language_model import (
     IMAGE_MARK,
-    LanguageModelFiles,
     Turn,
     caption_tokens,
     conversation_tokens,
@@ -188,21 +186,12 @@ def derived_instructions(own: Mapping[str, str], values: Sequence[str], seed: in
 # ---- questions
 
 
-@dataclass(frozen=True)
-class QuestionSet:
-    """Questions about the images of one split.
-
-    Attributes:
-        source: the images, each once.
-        rows: [Q] row in ``source`` of each question's image.
-    """
-
-    source: SplitImages
-    questions: list[LabelQuestion]
-    rows: Ints
+LabelQuestions = tuple[SplitImages, list[LabelQuestion]]  # about images of one split, each of which is there once
 
 
-def plan_questions(spec: EvaluateSpec, derived: DerivedSpec, images: SplitImages, values: Sequence[str]) -> QuestionSet:
+def plan_questions(
+    spec: EvaluateSpec, derived: DerivedSpec, images: SplitImages, values: Sequence[str]
+) -> LabelQuestions:
     """Questions about the images of a split whose label has one of ``values``."""
     labeled = [image for image in images.images if image.labels.get(derived.label) in values]
     if not labeled:
@@ -213,11 +202,9 @@ def plan_questions(spec: EvaluateSpec, derived: DerivedSpec, images: SplitImages
     if derived.questions < len(labeled):
         rng = np.random.default_rng(spec.seed)
         labeled = [labeled[row] for row in np.sort(rng.choice(len(labeled), derived.questions, replace=False))]
-    row_of = {image.name: row for row, image in enumerate(labeled)}
     own = {image.name: image.labels[derived.label] for image in labeled}
     questions = derived_questions(own, values, np.random.default_rng([spec.seed, 2]))
-    rows = np.array([row_of[each.image] for each in questions], np.int64)
-    return QuestionSet(replace(images, images=labeled), questions, rows)
+    return replace(images, images=labeled), questions
 
 
 # ---- the task
@@ -237,10 +224,10 @@ class Dialogue(Task):
 
     spec: DialogueSpec
     transfer: tuple[Transfer, ...]
-    files: LanguageModelFiles
+    files: Path
     train: SplitImages
     conversations: Conversations
-    questions: list[QuestionSet]
+    questions: list[LabelQuestions]
     entries: list[Json]
 
     @classmethod
@@ -292,17 +279,17 @@ class Dialogue(Task):
             vlm = self._train(context, transfer)
             if context.encoder.role == "trained":
                 save_vlm(context.artifacts / "bridges" / f"{FIELD}-{transfer}", vlm, self.spec.language_model)
-            for asked in self.questions:
-                context.enter(f"{transfer} transfer answers questions on {asked.source.split}")
-                prompts = [
-                    conversation_tokens(vlm.llava.language, [Turn(_with_image(each.prompt), None)])
-                    for each in asked.questions
-                ]
-                answers = vlm.generate(asked.source, asked.rows, prompts, self.spec.decoding)
-                answered = zip(asked.questions, answers, strict=True)
+            for split, questions in self.questions:
+                context.enter(f"{transfer} transfer answers questions on {split.split}")
+                row_of = {image.name: row for row, image in enumerate(split.images)}
+                rows = np.array([row_of[each.image] for each in questions], np.int64)
+                turns = [Turn(f"{IMAGE_MARK}\n{each.prompt.replace(IMAGE_MARK, ' ')}", None) for each in questions]
+                prompts = [conversation_tokens(vlm.llava.language, [turn]) for turn in turns]
+                answers = vlm.generate(split, rows, prompts, self.spec.decoding)
+                answered = zip(questions, answers, strict=True)
                 context.store(
                     [replace(question, answer=answer).to_dict() for question, answer in answered],
-                    task=FIELD, split=asked.source.split, variant="derived pope", transfer=transfer, kind="answers",
+                    task=FIELD, split=split.split, variant="derived pope", transfer=transfer, kind="answers",
                 )  # fmt: skip
 
     def _train(self, context: EvalContext, transfer: Transfer) -> VisionLanguageModel:
@@ -332,7 +319,3 @@ class Dialogue(Task):
         ]
         train_stage(vlm, conversations.source, instructed, spec.instruct, "instruct")
         return vlm
-
-
-def _with_image(question: str) -> str:
-    return f"{IMAGE_MARK}\n{question.replace(IMAGE_MARK, ' ')}"

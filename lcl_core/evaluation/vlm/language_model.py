@@ -48,23 +48,8 @@ _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImp
 # ---- the model
 
 
-@dataclass(frozen=True)
-class LanguageModelFiles:
-    """The files of a language model.
-
-    Attributes:
-        directory: holds ``config.json``, weights and tokenizer; or the GGUF file that holds all three.
-        weights: safetensors files, or the one GGUF file.
-        gguf: are the weights in a GGUF file?
-    """
-
-    directory: Path
-    weights: tuple[Path, ...]
-    gguf: bool
-
-
-def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageModelFiles:
-    """The files that a spec names."""
+def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> Path:
+    """The folder that a spec names, with ``config.json``, safetensors and tokenizer; or its GGUF file."""
     if spec.path is not None:
         path, field = Path(spec.path), f"{field}.path"
         if not path.exists():
@@ -80,11 +65,10 @@ def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageMo
             )  # fmt: skip
         path, field = Path(folders[0]), f"{field}.package"
     gguf = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
-    weights = tuple(sorted(path.glob("*.safetensors")))
     problem = ""
     if (path / "config.json").is_file():
-        if weights:
-            return LanguageModelFiles(path, weights, gguf=False)
+        if any(path.glob("*.safetensors")):
+            return path
         problem = "the weights are in no safetensors file; pickled ones are never read, save them again"
     elif len(gguf) != 1:
         problem = f"expected config.json and *.safetensors, or one GGUF file, and found {len(gguf)} GGUF files"
@@ -92,7 +76,7 @@ def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageMo
         problem = f"reading a GGUF file takes more packages; pip install {' '.join(_GGUF_PACKAGES)}"
     if problem:
         raise UserError(problem, code="language_model_unreadable", field=field, file=path)
-    return LanguageModelFiles(gguf[0].parent, (gguf[0],), gguf=True)
+    return gguf[0]
 
 
 class LanguageModel:
@@ -180,7 +164,7 @@ class LanguageModel:
 
 
 def load_language_model(
-    files: LanguageModelFiles, cache: Path, *, dtype: torch.dtype, device: torch.device, field: str
+    path: Path, cache: Path, *, dtype: torch.dtype, device: torch.device, field: str
 ) -> LanguageModel:
     """The model on ``device``, frozen, and its tokenizer. Code that lies beside the weights is never run.
 
@@ -188,28 +172,26 @@ def load_language_model(
         cache: folder where the unpacked weights of GGUF files are kept, in full precision.
         dtype: of the weights.
     """
-    hashes = [sha256_file(file) for file in files.weights]
+    is_gguf = path.suffix == ".gguf"
+    hashes = [sha256_file(file) for file in ([path] if is_gguf else sorted(path.glob("*.safetensors")))]
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     try:
-        directory = files.directory
-        if files.gguf:
-            directory = _unpack_gguf(files, cache / f"{digest[:32]}-{transformers.__version__}")
+        directory = _unpack_gguf(path, cache / f"{digest[:32]}-{transformers.__version__}") if is_gguf else path
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True, **_LOCAL_ONLY)
         tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL_ONLY)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"the language model cannot be read: {error}", code="language_model_unreadable", field=field,
-            file=files.directory,
+            file=path,
         ) from error  # fmt: skip
     model.to(device)  # type: ignore[arg-type]
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, digest, field=field)
 
 
-def _unpack_gguf(files: LanguageModelFiles, entry: Path) -> Path:
+def _unpack_gguf(file: Path, entry: Path) -> Path:
     """The folder with the model as safetensors; built in a temporary folder and renamed, so it is always complete."""
     if entry.is_dir():
         return entry
-    file = files.weights[0]
     packed = {"gguf_file": file.name, **_LOCAL_ONLY}
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **packed

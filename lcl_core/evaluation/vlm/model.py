@@ -39,7 +39,6 @@ from lcl_core.evaluation.tasks.base import SplitImages
 from lcl_core.evaluation.training import FeatureSource, train_head
 from lcl_core.evaluation.vlm.language_model import (
     LanguageModel,
-    LanguageModelFiles,
     TokenBatch,
     TokenSequence,
     collate,
@@ -201,7 +200,7 @@ class VisionLanguageModel:
 
 
 def build_vlm(
-    source: FeatureSource, transfer: str, files: LanguageModelFiles, spec: LanguageModelSpec, field: str
+    source: FeatureSource, transfer: str, files: Path, spec: LanguageModelSpec, field: str
 ) -> VisionLanguageModel:
     """A new projector behind the encoder of ``source``, and the stored language model."""
     context = source.context

@@ -12,14 +12,12 @@ from lcl_core.evaluation import plots
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.plots import (
     SampleCell,
-    answer_cells,
-    caption_cells,
     confusion_matrix,
     draw_curves,
     make_figures,
     most_confused_classes,
     pick_samples,
-    rank_cells,
+    sample_cells,
 )
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.evaluation.vlm.questions import LabelQuestion
@@ -117,17 +115,17 @@ def test_the_words_of_each_kind_of_sample():
     about = ("t", "v", "frozen")
     classes = PredictionFile("c", *about, "ranks", "trained", part="image_to_class")
     sample = {"query": "q.png", "label": "ant", "rank": 2, "top": ["bee", "ant"], "probability": 0.25}
-    assert rank_cells(classes, [sample]) == [SampleCell(("q.png",), ("is ant (25%)", "seen as bee"), 0.25, False)]
+    assert sample_cells(classes, [sample]) == [SampleCell(("q.png",), ("is ant (25%)", "seen as bee"), 0.25, False)]
     texts = PredictionFile("r", *about, "ranks", "trained", part="text_to_image")
-    (found,) = rank_cells(texts, [{"query": "an ant", "rank": 1, "top": ["a.png", "b.png"]}])
+    (found,) = sample_cells(texts, [{"query": "an ant", "rank": 1, "top": ["a.png", "b.png"]}])
     assert (found.images, found.correct) == (("a.png", "b.png"), True)
     captions = [("a cat on a mat", ["a cat on a mat"]), ("a dog", ["two red cars", "cars"]), ("birds", ["a tree"])]
     samples = [{"query": f"{n}", "caption": own, "references": true} for n, (own, true) in enumerate(captions)]
-    first, second, _ = caption_cells(PredictionFile("captioning", *about, "captions", "trained"), samples)
+    first, second, _ = sample_cells(PredictionFile("captioning", *about, "captions", "trained"), samples)
     assert first.quality > second.quality == 0
     assert second.words == ("“a dog” (0.00)", "own: two red cars")
     question = LabelQuestion("1", "1.png", "Red?", "yes", answer="Yes.")
     asked = PredictionFile("dialogue", *about, "answers", "trained")
-    assert answer_cells(asked, [question.to_dict()]) == [
+    assert sample_cells(asked, [question.to_dict()]) == [
         SampleCell(("1.png",), ("Red?", "“Yes.”; right: yes"), 1.0, True)
     ]

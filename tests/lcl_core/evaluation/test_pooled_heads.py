@@ -81,7 +81,7 @@ def at_degrees(*angles):
 def test_votes_by_hand():
     train = at_degrees(0, 10, 20, 90, 180)
     classes = torch.tensor([0, 1, 1, 2, 3])
-    similarity, rows = nearest_neighbours(at_degrees(1), train, np.arange(5), 3, device=CPU)
+    similarity, rows = nearest_neighbours(at_degrees(1), train, 3, device=CPU)
     assert rows.tolist() == [[0, 1, 2]]
     cosines = [math.cos(math.radians(angle)) for angle in (1, 9, 19)]
     np.testing.assert_allclose(similarity, [cosines], atol=1e-6)
@@ -93,7 +93,7 @@ def test_votes_by_hand():
 
 def test_one_neighbour_decides_and_classes_without_votes_tie():
     classes = torch.tensor([0, 1, 1, 2, 3])
-    similarity, rows = nearest_neighbours(at_degrees(1, 1), at_degrees(0, 10, 20, 90, 180), np.arange(5), 1, device=CPU)
+    similarity, rows = nearest_neighbours(at_degrees(1, 1), at_degrees(0, 10, 20, 90, 180), 1, device=CPU)
     found = predict_by_neighbours(similarity, classes[rows], np.array([0, 2]), 4, field="classification.knn")
     assert found.rank.tolist() == [1, 4]
     assert found.probability.tolist() == [1, 0]
@@ -101,13 +101,10 @@ def test_one_neighbour_decides_and_classes_without_votes_tie():
 
 def test_blocks_change_nothing():
     rng = np.random.default_rng(0)
-    train, queries = (rng.standard_normal((count, 8)).astype("float32") for count in (101, 23))
-    rows = np.arange(1, 101, 2)
-    units, tested = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (train[rows], queries))
+    train, queries = (rng.standard_normal((count, 8)).astype("float32") for count in (50, 23))
+    units, tested = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (train, queries))
     expected = np.argsort(-(tested @ units.T), axis=1)[:, :7]
-    for train_block, query_block in ((1000, 1000), (5, 4), (3, 23)):
-        similarity, found = nearest_neighbours(
-            queries, train, rows, 7, device=CPU, train_block=train_block, query_block=query_block,
-        )  # fmt: skip
+    for block in (1000, 4, 23):
+        similarity, found = nearest_neighbours(queries, train, 7, device=CPU, block=block)
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(similarity, np.take_along_axis(tested @ units.T, expected, 1), atol=1e-6)

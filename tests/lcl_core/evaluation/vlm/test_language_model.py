@@ -47,8 +47,7 @@ def test_a_package_is_found_without_being_run(tmp_path, monkeypatch, save_tiny_l
     (package / "__init__.py").write_text("raise SystemExit('was imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    files = resolve_language_model(LanguageModelSpec(package="some_model_package"), field=FIELD)
-    assert (files.directory, files.gguf) == (package, False)
+    assert resolve_language_model(LanguageModelSpec(package="some_model_package"), field=FIELD) == package
 
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -88,7 +87,7 @@ def test_a_gguf_file_is_unpacked_once_and_speaks(tmp_path, monkeypatch):
     from lcl_core.evaluation.vlm import language_model
 
     files = resolve_language_model(LanguageModelSpec(), field=FIELD)
-    assert files.gguf
+    assert files.suffix == ".gguf"
 
     def read():
         return language_model.load_language_model(
