@@ -291,7 +291,7 @@ def _too_large(sample: Sample, budget: BatchSpec) -> str | None:
 
 _CHUNK = 4  # documents in a message, where reading does not wait
 _AHEAD = 4  # messages that wait for each process, at least
-_AHEAD_BYTES = 256 << 20  # of images that wait in all processes
+_AHEAD_BYTES = 256 << 20  # of samples of one image that wait in all processes
 _MAX_WORKERS = 8
 _GPU_CORES_KEPT, _CPU_CORES_A_LOADER = 1, 8
 _EXIT_SECONDS = 5.0
@@ -305,19 +305,6 @@ def default_workers(ranks: int, gpu: bool) -> int:
     """
     share = usable_cores() // ranks
     return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
-
-
-def read_ahead(budget: BatchSpec, image_size: int, images_per_sample: int = 1) -> int:
-    """Samples to make while a step computes: those of a whole batch, as far as their images fit into memory.
-
-    With fewer, the trainer waits for the rest of each batch while the loaders idle during the step.
-
-    Args:
-        image_size: side of an image, pixels.
-        images_per_sample: most images that a sample has. It only lowers the bound of the memory: how many samples
-            fill a batch is not known, and it may be one per image.
-    """
-    return max(1, min(budget.images, _AHEAD_BYTES // (3 * image_size**2 * images_per_sample)))
 
 
 class LoaderPool:
@@ -447,7 +434,8 @@ def load_batches(
     """
     cursor = Cursor(start) if isinstance(start, int) else start
     positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
-    ahead = read_ahead(budget, stream.options["image_size"], stream.images_per_sample)
+    # those of a whole batch, or the trainer would wait for the rest of each while the loaders idle during the step
+    ahead = max(1, min(budget.images, _AHEAD_BYTES // (3 * stream.options["image_size"] ** 2)))
     if isinstance(workers, int):
         samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, stride)
     else:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -48,6 +49,7 @@ from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, no
 from lcl_core.specs.data import DataSpec, SourceSpec
 
 SampleSize = tuple[int, int]  # images, tokens
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +167,14 @@ class StreamContext:
         return (text, ids) if len(ids) > self.num_image_tokens + PAIR_SPECIALS else None
 
 
-class SampleSource(ABC):
-    """Numbered items of one entry of the mixture.
+class SampleSource(ABC, Generic[T]):
+    """Numbered items of one entry of the mixture. ``T`` is what an item is before its images are read."""
 
-    Attributes:
-        images_per_sample: most images that a sample has.
-    """
-
-    images_per_sample = 1
-
-    def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
+    def __init__(
+        self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus, rows: Documents | CaptionPairs
+    ) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
+        self._rows: Any = rows
         self._captions = spec.captions
         own = spec.image_first_probability
         self._image_first = context.data.image_first_probability if own is None else own
@@ -185,15 +184,44 @@ class SampleSource(ABC):
         """Items in an epoch."""
 
     @abstractmethod
-    def sample(self, item: int, epoch: int) -> Sample | SkippedSample: ...
+    def _locate(self, item: int) -> tuple[int, int | None]:
+        """The row of an item, and the number of its chunk where documents are cut."""
 
     @abstractmethod
+    def _read(self, row: int, chunk: int | None, epoch: int, with_images: bool) -> T | str:
+        """An item, or why it gives no sample. ``with_images``: they are read next, so along with it."""
+
+    @abstractmethod
+    def _make(self, name: str, found: T) -> Sample | SkippedSample: ...
+
+    @abstractmethod
+    def _size(self, found: T) -> SampleSize | None: ...
+
+    def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
+        row, chunk = self._locate(item)
+        suffix = "" if chunk is None else f"#{chunk + 1}"
+        name = f"{self._dataset}:{self._rows.location(row)}{suffix}"
+        try:
+            found = self._read(row, chunk, epoch, True)
+        except StoreError:
+            raise
+        except UserError as error:
+            return SkippedSample(name, "unreadable line", str(error))
+        return SkippedSample(name, found) if isinstance(found, str) else self._make(name, found)
+
     def measure(self, item: int) -> SampleSize | None:
         """Images and tokens of an item, its images not read and assumed readable; None: it gives no sample."""
+        try:
+            found = self._read(*self._locate(item), 0, False)
+        except StoreError:
+            raise
+        except UserError:
+            return None
+        return None if isinstance(found, str) else self._size(found)
 
-    @abstractmethod
     def record(self, item: int) -> int | None:
         """Number of the record that holds an item, in a corpus of shards; None in any other."""
+        return self._rows.selection[self._locate(item)[0]] if isinstance(self._rows, SelectedRecords) else None
 
     def labels(self, item: int) -> Mapping[str, str]:
         """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
@@ -202,12 +230,9 @@ class SampleSource(ABC):
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)
 
-    def _plan(
-        self, index: int, epoch: int, chunk: DocumentChunk | None = None, with_images: bool = True
-    ) -> DocumentPlan | None:
-        """The layout of a document. ``with_images``: they are read next, so along with it. Raises: UserError."""
-        documents = self._corpus.documents
-        document = documents[index] if with_images else documents.describe(index)
+    def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None, with_images: bool) -> DocumentPlan | None:
+        """The layout of a document. Raises: UserError."""
+        document = self._rows[index] if with_images else self._rows.describe(index)
         composed = self._captions != "as_written"
         captions: dict[Placement, str] = {}
         if composed or self._context.concepts:
@@ -219,198 +244,139 @@ class SampleSource(ABC):
             return replace(plan, concepts=concepts_by_image(document, captions))
         return plan
 
-    def _pair_sample(
-        self, name: str, image: str, subject: ImageSubject, texts: list[str], draw: random.Random
-    ) -> Sample | SkippedSample:
-        encoded = self._context.encode_pair(texts, draw, self._image_first)
-        if encoded is None:
-            return SkippedSample(name, "no caption")
-        text, ids = encoded
-        images, problems = self._context.read(self._dataset, self._corpus, [image])
-        if problems:
-            return SkippedSample(name, "unreadable image", *_describe(problems))
-        cropped = self._context.crop([images[image]], draw)
-        concepts, terms = (hash_term(captioned_concept(subject, text)),), term_hashes(subject, text)
-        return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
 
-    def _pair_size(self, texts: list[str], draw: random.Random) -> SampleSize | None:
-        encoded = self._context.encode_pair(texts, draw, self._image_first)
-        return None if encoded is None else (1, len(encoded[1]))
+@dataclass(frozen=True, slots=True)
+class _LaidOut:
+    plan: DocumentPlan
+    draw: random.Random
 
 
-class DocumentSource(SampleSource):
+class DocumentSource(SampleSource[_LaidOut]):
     """The documents of a corpus, whole or cut into chunks."""
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        super().__init__(context, number, spec, corpus)
+        super().__init__(context, number, spec, corpus, corpus.documents)
         self._max_images = context.data.piece_images
-        self.images_per_sample = min(context.data.max_images, self._max_images or context.data.max_images)
         self._chunks = None if self._max_images is None else corpus.chunks(context.data, self._max_images)
 
     def __len__(self) -> int:
-        return len(self._corpus.documents) if self._chunks is None else len(self._chunks)
+        return len(self._rows) if self._chunks is None else len(self._chunks)
 
-    def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
-        index, chunk = self._locate(item)
-        suffix = "" if chunk is None else f"#{chunk + 1}"
-        name = f"{self._dataset}:{self._corpus.documents.location(index)}{suffix}"
-        try:
-            plan = self._plan_chunk(index, chunk, epoch)
-        except StoreError:
-            raise
-        except UserError as error:
-            return SkippedSample(name, "unreadable line", str(error))
+    def _locate(self, item: int) -> tuple[int, int | None]:
+        return (item, None) if self._chunks is None else self._chunks[item]
+
+    def _read(self, row: int, chunk: int | None, epoch: int, with_images: bool) -> _LaidOut | str:
+        part, context = None, self._context
+        if chunk is not None and self._max_images is not None:
+            part = DocumentChunk(chunk, self._max_images, context.context_length - 2, context.tokens)
+        plan = self._plan(row, epoch, part, with_images)
         if plan is None:
-            return SkippedSample(name, "too few usable images")
-        draw = self._draw(epoch, index, 1 if chunk is None else chunk + 2)
-        images, problems = self._context.read(self._dataset, self._corpus, plan.images)
-        encoded = self._encode(plan, images, draw, chunk)
+            return "too few usable images"
+        return _LaidOut(plan, self._draw(epoch, row, 1 if chunk is None else chunk + 2))
+
+    def _make(self, name: str, found: _LaidOut) -> Sample | SkippedSample:
+        images, problems = self._context.read(self._dataset, self._corpus, found.plan.images)
+        encoded = self._encode(found, images)
         detail, codes = _describe(problems)
         if encoded is None:
             reason = "too few readable images" if problems else "too few images fit the context"
             return SkippedSample(name, reason, detail, codes)
         ids, kept = encoded
-        cropped = self._context.crop([images[image] for image in kept], draw)
-        concepts = tuple(hash_term(plan.concepts.get(image, "")) for image in kept)
+        cropped = self._context.crop([images[image] for image in kept], found.draw)
+        concepts = tuple(hash_term(found.plan.concepts.get(image, "")) for image in kept)
         return Sample(name, self._number, np.array(ids, np.int32), *cropped, codes, concepts=concepts)
 
-    def measure(self, item: int) -> SampleSize | None:
-        index, chunk = self._locate(item)
-        try:
-            plan = self._plan_chunk(index, chunk, 0, with_images=False)
-        except StoreError:
-            raise
-        except UserError:
-            return None
-        encoded = None if plan is None else self._encode(plan, plan.images, self._draw(0, index), chunk)
+    def _size(self, found: _LaidOut) -> SampleSize | None:
+        encoded = self._encode(found, found.plan.images)
         return None if encoded is None else (len(encoded[1]), len(encoded[0]))
 
-    def record(self, item: int) -> int | None:
-        return _record_number(self._corpus.documents, self._locate(item)[0])
-
-    def _locate(self, item: int) -> tuple[int, int | None]:
-        """Document and chunk."""
-        return (item, None) if self._chunks is None else self._chunks[item]
-
-    def _plan_chunk(self, index: int, chunk: int | None, epoch: int, with_images: bool = True) -> DocumentPlan | None:
-        part, context = None, self._context
-        if chunk is not None and self._max_images is not None:
-            part = DocumentChunk(chunk, self._max_images, context.context_length - 2, context.tokens)
-        return self._plan(index, epoch, part, with_images)
-
-    def _encode(
-        self, plan: DocumentPlan, readable: Container[str], draw: random.Random, chunk: int | None
-    ) -> tuple[list[int], list[str]] | None:
+    def _encode(self, found: _LaidOut, readable: Container[str]) -> tuple[list[int], list[str]] | None:
         context = self._context
-        return encode_document(
-            plan.to_document(readable, draw, self._image_first),
-            context.tokenizer,
-            context.num_image_tokens,
-            context.context_length,
-            numerics=context.numerics,
-        )
+        document = found.plan.to_document(readable, found.draw, self._image_first)
+        layout = context.tokenizer, context.num_image_tokens, context.context_length
+        return encode_document(document, *layout, numerics=context.numerics)
 
 
-class PairSource(SampleSource):
+@dataclass(frozen=True, slots=True)
+class _Captioned:
+    """An image with texts of which one is drawn."""
+
+    image: str
+    texts: list[str]
+    subject: ImageSubject
+    draw: random.Random
+
+
+class CaptionSource(SampleSource[_Captioned]):
+    """Images, each with one text."""
+
+    def _make(self, name: str, found: _Captioned) -> Sample | SkippedSample:
+        encoded = self._context.encode_pair(found.texts, found.draw, self._image_first)
+        if encoded is None:
+            return SkippedSample(name, "no caption")
+        text, ids = encoded
+        images, problems = self._context.read(self._dataset, self._corpus, [found.image])
+        if problems:
+            return SkippedSample(name, "unreadable image", *_describe(problems))
+        cropped = self._context.crop([images[found.image]], found.draw)
+        concepts, terms = (hash_term(captioned_concept(found.subject, text)),), term_hashes(found.subject, text)
+        return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=concepts, terms=terms)
+
+    def _size(self, found: _Captioned) -> SampleSize | None:
+        encoded = self._context.encode_pair(found.texts, found.draw, self._image_first)
+        return None if encoded is None else (1, len(encoded[1]))
+
+
+class PairSource(CaptionSource):
     """The captioned or labelled images of one split; of several captions one is drawn each time.
 
     With ``captions: drawn`` or ``keyword`` that of an image with keywords is composed each time (:func:`draw_caption`).
     """
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        super().__init__(context, number, spec, corpus)
-        self._pairs = corpus.pairs(spec.split)
+        super().__init__(context, number, spec, corpus, corpus.pairs(spec.split))
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._rows)
 
-    def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
-        name = f"{self._dataset}:{self._pairs.location(item)}"
-        try:
-            pair = self._pairs[item]
-        except StoreError:
-            raise
-        except UserError as error:
-            return SkippedSample(name, "unreadable line", str(error))
-        texts = self._texts(pair, item, epoch)
-        if not texts:
-            return SkippedSample(name, "no caption")
-        return self._pair_sample(name, pair.image, pair.subject, texts, self._draw(epoch, item))
+    def _locate(self, item: int) -> tuple[int, int | None]:
+        return item, None
 
-    def measure(self, item: int) -> SampleSize | None:
-        try:
-            texts = self._texts(self._pairs.describe(item), item, 0)
-        except StoreError:
-            raise
-        except UserError:
-            return None
-        return self._pair_size(texts, self._draw(0, item)) if texts else None
-
-    def record(self, item: int) -> int | None:
-        return _record_number(self._pairs, item)
-
-    def _texts(self, pair: CaptionPair, item: int, epoch: int) -> list[str]:
-        """Texts of which one is drawn; a single one where it has been composed."""
-        written = caption_candidates(pair)
-        if self._captions == "as_written" or not pair.subject.keywords:
-            return written
-        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject, self._captions)]
+    def _read(self, row: int, chunk: int | None, epoch: int, with_images: bool) -> _Captioned | str:
+        pair: CaptionPair = self._rows[row] if with_images else self._rows.describe(row)
+        texts = caption_candidates(pair)
+        if self._captions != "as_written" and pair.subject.keywords:
+            texts = [draw_caption(self._draw(epoch, row, 1), texts, pair.subject, self._captions)]
+        return _Captioned(pair.image, texts, pair.subject, self._draw(epoch, row)) if texts else "no caption"
 
     def labels(self, item: int) -> Mapping[str, str]:
-        return self._pairs.describe(item).labels
+        pair: CaptionPair = self._rows.describe(item)
+        return pair.labels
 
 
-class MatchedPairSource(SampleSource):
+class MatchedPairSource(CaptionSource):
     """MMC4-Pair: every image that the rules for interleaved documents would choose, with its own sentence."""
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        super().__init__(context, number, spec, corpus)
-        self._items = corpus.chunks(context.data, 1)
+        super().__init__(context, number, spec, corpus, corpus.documents)
+        self._chunks = corpus.chunks(context.data, 1)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._chunks)
 
-    def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
-        index, number = self._items[item]
-        name = f"{self._dataset}:{self._corpus.documents.location(index)}#{number + 1}"
-        try:
-            pair = self._pair(index, number, epoch)
-        except StoreError:
-            raise
-        except UserError as error:
-            return SkippedSample(name, "unreadable line", str(error))
-        if pair is None:
-            return SkippedSample(name, "too few usable images")
-        image, text, concept = pair
-        subject, draw = ImageSubject(concept=concept), self._draw(epoch, index, number + 1)
-        return self._pair_sample(name, image, subject, [text], draw)
+    def _locate(self, item: int) -> tuple[int, int | None]:
+        return self._chunks[item]
 
-    def measure(self, item: int) -> SampleSize | None:
-        index, number = self._items[item]
-        try:
-            pair = self._pair(index, number, 0, with_images=False)
-        except StoreError:
-            raise
-        except UserError:
-            return None
-        return None if pair is None else self._pair_size([pair[1]], self._draw(0, index, number + 1))
-
-    def record(self, item: int) -> int | None:
-        return _record_number(self._corpus.documents, self._items[item][0])
-
-    def _pair(self, index: int, number: int, epoch: int, with_images: bool = True) -> tuple[str, str, str] | None:
-        """The image, its sentence and concept; None for a sequence, whose images have no sentence."""
-        plan = self._plan(index, epoch, with_images=with_images)
-        if not isinstance(plan, MatchedPlan):
-            return None
-        if number >= len(plan.placements):  # an index of shards rounds similarities up: it may count an image too many
-            return None
-        placement = plan.placements[number]
-        return placement.name, plan.sentences[placement.sentence], plan.concepts.get(placement.name, "")
-
-
-def _record_number(items: Documents | CaptionPairs, index: int) -> int | None:
-    return items.selection[index] if isinstance(items, SelectedRecords) else None
+    def _read(self, row: int, chunk: int | None, epoch: int, with_images: bool) -> _Captioned | str:
+        """Images of a sequence have no sentence; an index of shards rounds up, so it may count an image too many."""
+        plan = self._plan(row, epoch, None, with_images)
+        assert chunk is not None
+        if not isinstance(plan, MatchedPlan) or chunk >= len(plan.placements):
+            return "too few usable images"
+        placement = plan.placements[chunk]
+        subject = ImageSubject(concept=plan.concepts.get(placement.name, ""))
+        text = plan.sentences[placement.sentence]
+        return _Captioned(placement.name, [text], subject, self._draw(epoch, row, chunk + 1))
 
 
 def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:
@@ -418,7 +384,7 @@ def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:
     return "; ".join(map(str, problems)), tuple(problem.code for problem in problems)
 
 
-VIEWS: dict[str, type[SampleSource]] = {
+VIEWS: dict[str, type[DocumentSource | PairSource | MatchedPairSource]] = {
     "interleaved": DocumentSource,
     "pairs": PairSource,
     "matched_pairs": MatchedPairSource,

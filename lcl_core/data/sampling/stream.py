@@ -39,7 +39,9 @@ _REQUESTS = 8  # for blocks, under way at once
 _LEAD_TURNS = 8  # times that each block of a window is read while the blocks of the next one are fetched
 
 
-def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
+def weights_by_documents(
+    sources: Sequence[SampleSource[Any]], weights: Sequence[float], unit: WeightUnit
+) -> list[float]:
     """Weights by documents that give the sources these shares of ``unit``.
 
     Raises: UserError where none of the documents measured can be used.
@@ -53,7 +55,7 @@ def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[floa
     ]
 
 
-def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_ITEMS) -> tuple[float, float]:
+def mean_sample_size(source: SampleSource[Any], field: str, at_most: int = _MEASURED_ITEMS) -> tuple[float, float]:
     """Mean images and tokens of an item, over items that give no sample too, since they take positions as well.
 
     Raises: UserError ``no_data`` where no item gives a sample.
@@ -84,7 +86,7 @@ class RemoteBlocks:
     """
 
     def __init__(
-        self, sources: Sequence[SampleSource], corpora: Mapping[int, ShardedCorpus], window: int, max_bytes: int
+        self, sources: Sequence[SampleSource[Any]], corpora: Mapping[int, ShardedCorpus], window: int, max_bytes: int
     ) -> None:
         self._sources, self._corpora, self._window, self._max_bytes = sources, corpora, window, max_bytes
         self.lead = window * _LEAD_TURNS
@@ -226,11 +228,6 @@ class SampleStream:
         """Items in one pass over every source."""
         return sum(self.source_items)
 
-    @property
-    def images_per_sample(self) -> int:
-        """Most images that a sample of any source has."""
-        return max(source.images_per_sample for source in self._sources)
-
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0), or why there is none."""
         index = self._locate(position)
@@ -270,7 +267,9 @@ class SampleStream:
         return self._mixture[position]
 
 
-def _open_source(context: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]) -> SampleSource:
+def _open_source(
+    context: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]
+) -> SampleSource[Any]:
     field = f"data.sources.{number}"
     corpus = corpora.get(spec.dataset)
     if corpus is None:
