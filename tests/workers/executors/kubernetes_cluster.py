@@ -10,18 +10,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-
-from workers.executors.kubernetes import GROUP
 
 TOKEN = "token-of-the-worker"
 NAMESPACE = "lcl"
@@ -90,10 +84,6 @@ class ApiServer:
                     added["conditions"] = [*kept, *values["conditions"]]
             self.put(collection, found)
 
-    def remove(self, collection, name):
-        with self.changed:
-            self.objects[collection].pop(name, None)
-
     def names(self, collection):
         with self.changed:
             return sorted(self.objects[collection])
@@ -147,9 +137,12 @@ class ApiServer:
         self.on_delete(collection, name)
 
     def on_delete(self, collection, name):
-        """Without pods nothing holds an object back."""
-        if collection == JOBSETS and not self.objects[PODS]:
-            self.remove(collection, name)
+        """A pod ends within its second; a JobSet is removed after its pods."""
+        if collection == PODS:
+            self.objects[PODS].pop(name)
+        for jobset in [*self.objects[JOBSETS].values()]:
+            if "deletionTimestamp" in jobset["metadata"] and not self.objects[PODS]:
+                self.objects[JOBSETS].pop(jobset["metadata"]["name"])
 
 
 def _matches(found, selector):
@@ -209,129 +202,3 @@ def serve_http(api):
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-class ProcessCluster(ApiServer):
-    """Runs the pods of JobSets that are not suspended as processes of this machine.
-
-    Attributes:
-        has_room: pods get a node.
-        refusal: why the API server accepts no pods; empty: it does.
-        processes: of the pods, by their names.
-    """
-
-    def __init__(self, environment, logs):
-        super().__init__()
-        self._environment, self._logs = environment, logs
-        self.has_room, self.refusal = True, ""
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._kill_at: dict[str, float] = {}
-        self._started: set[str] = set()  # JobSets whose pods were created, or refused
-        self.is_closed = False
-        self._thread = threading.Thread(target=self._reconcile_for_ever)
-        self._thread.start()
-
-    def close(self):
-        self.is_closed = True
-        self._thread.join()
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-
-    def on_delete(self, collection, name):
-        """The loop below does what is to do."""
-
-    def _reconcile_for_ever(self):
-        while not self.is_closed:
-            with self.changed:
-                for jobset in [*self.objects[JOBSETS].values()]:
-                    self._reconcile(jobset)
-                for pod in [*self.objects[PODS].values()]:
-                    self._run_pod(pod)
-            time.sleep(0.02)
-
-    def _reconcile(self, jobset):
-        name = jobset["metadata"]["name"]
-        (group,) = jobset["spec"]["replicatedJobs"]
-        pods = [found for found in self.objects[PODS].values() if found["metadata"]["labels"]["lcl/job"] == name]
-        if "deletionTimestamp" in jobset["metadata"] or jobset["spec"]["suspend"]:
-            for pod in pods:
-                if "deletionTimestamp" not in pod["metadata"]:
-                    self.delete(PODS, pod["metadata"]["name"], {})
-            if (not pods and not jobset["spec"]["suspend"]) or (not pods and "deletionTimestamp" in jobset["metadata"]):
-                self.remove(JOBSETS, name)
-            return
-        if name not in self._started:
-            self._started.add(name)
-            self._create_pods(name, group["template"])
-        elif "conditions" not in jobset.get("status", {}):
-            self._conclude(name, pods)
-
-    def _create_pods(self, name, template):
-        spec = template["spec"]
-        if self.refusal:
-            about = {"kind": "Job", "name": f"{name}-node-0"}
-            event = {"metadata": {"name": f"{name}.1"}, "involvedObject": about, "reason": "FailedCreate"}
-            self.put(EVENTS, {**event, "message": self.refusal})
-            return
-        for index in range(spec["completions"]):
-            labels = {**spec["template"]["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
-            pod = {"metadata": {"name": f"{name}-node-0-{index}-abcde", "labels": labels}}
-            self.put(PODS, {**copy.deepcopy(pod), "spec": spec["template"]["spec"], "status": {"phase": "Pending"}})
-
-    def _conclude(self, name, pods):
-        phases = [pod["status"]["phase"] for pod in pods]
-        if "Failed" in phases:
-            self.change(JOBSETS, name, status={"conditions": [condition("Failed", "FailedJobs")]})
-            for pod in pods:
-                if pod["status"]["phase"] == "Running":
-                    self.delete(PODS, pod["metadata"]["name"], {})
-        elif phases and set(phases) == {"Succeeded"}:
-            self.change(JOBSETS, name, status={"conditions": [condition("Completed", "AllJobsCompleted")]})
-
-    def _run_pod(self, pod):
-        name, process = pod["metadata"]["name"], self.processes.get(pod["metadata"]["name"])
-        deleted = "deletionTimestamp" in pod["metadata"]
-        if process is None:
-            if deleted:
-                self.remove(PODS, name)
-            elif self.has_room:
-                self._start_pod(pod)
-            elif not pod["status"].get("conditions"):
-                message = "0/3 nodes are available: 3 Insufficient cpu."
-                where = [condition("PodScheduled", "Unschedulable", message, status="False")]
-                self.change(PODS, name, status={"conditions": where})
-            return
-        status = process.poll()
-        if status is None and deleted:
-            grace = pod["metadata"]["deletionGracePeriodSeconds"]
-            if name not in self._kill_at:
-                process.send_signal(signal.SIGTERM)
-            self._kill_at[name] = min(self._kill_at.get(name, float("inf")), time.monotonic() + grace)
-            if time.monotonic() >= self._kill_at[name]:
-                os.killpg(process.pid, signal.SIGKILL)
-        elif status is not None and pod["status"]["phase"] == "Running":
-            code = status if status >= 0 else 128 - status
-            ended = {"terminated": {"exitCode": code, "finishedAt": moment()}}
-            phase = "Failed" if code else "Succeeded"
-            self.change(PODS, name, status={"phase": phase, "containerStatuses": [{"name": GROUP, "state": ended}]})
-        elif status is not None and deleted:
-            self.remove(PODS, name)
-
-    def _start_pod(self, pod):
-        name = pod["metadata"]["name"]
-        (container,) = pod["spec"]["containers"]
-        given = {each["name"]: each["value"] for each in container["env"]}
-        index = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
-        with (self._logs / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *container["command"][1:]],
-                env={**self._environment, **given, "JOB_COMPLETION_INDEX": index},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running = [{"name": GROUP, "state": {"running": {"startedAt": moment()}}}]
-        status = {"phase": "Running", "conditions": [condition("PodScheduled")], "containerStatuses": running}
-        self.change(PODS, name, status=status)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 from contextlib import nullcontext
 
 import pytest
 
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.db import runs
+from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
 from tests.workers.executors.kubernetes_cluster import condition
+from tests.workers.executors.process_engine import ProcessEngine
+from tests.workers.in_process_worker import InProcessWorker
 from workers.executors import folder_job
-from workers.executors.base import EngineUnreachable, MachineLost
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
 from workers.executors.folder_job import FolderExecutor, FolderJob, JobPhase
 from workers.executors.job_folder import JobFolder, StartOrder
 from workers.executors.kubernetes import GROUP
 from workers.executors.kubernetes import job_state as state_of_jobset
 from workers.executors.slurm import job_state
+from workers.maintenance import end_unwanted_jobs
 
 
 class AnsweringEngine(FolderExecutor):
@@ -189,3 +196,136 @@ def test_a_container_that_was_ended_for_its_memory_is_told():
     killed = pod("Failed", "terminated", reason="OOMKilled", exitCode=137)
     jobset = {"metadata": {}, "spec": {"replicatedJobs": [{"template": {"spec": {"completions": 1}}}]}}
     assert state_of_jobset(jobset, [killed]).out_of_memory
+
+
+@pytest.fixture
+def engine(settings, modules, monkeypatch):
+    """Jobs are processes of this machine. After the test none is left."""
+    monkeypatch.setenv("LCL_TOY_SECONDS", "0.05")
+    monkeypatch.setattr(folder_job, "KILL_SECONDS", 0.5)
+    engine = ProcessEngine(settings)
+    yield engine
+    assert not engine.jobs
+
+
+@pytest.fixture
+def worker(database, settings, modules, engine):
+    return InProcessWorker(database, settings, modules, engine)
+
+
+def prepared(path):
+    """For a toy that goes on until it is stopped."""
+    path.mkdir()
+    run_dir = RunDir(path)
+    spec = {"steps": 100_000, "checkpoint_every": 100_000}
+    run_dir.prepare({"run_id": "r", "kind": "pretrain", "spec": spec, "datasets": {}, "encoders": {}, "attempt": 1})
+    return run_dir
+
+
+def until_exit(job):
+    while (status := job.wait(0.2)) is None:
+        pass
+    return status
+
+
+def test_a_worker_that_leaves_lets_its_run_go_on(
+    worker, database, settings, modules, engine, queue, run_of, steps_of, eventually
+):
+    run_id = queue(steps=60)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    pid = run_of(run_id).progress["pid"]
+    worker.stopping.set()
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
+    assert run.handle["executor"] == "process"
+    successor = InProcessWorker(database, settings, modules, engine)
+    assert successor.start().attempt == 1
+    successor.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks, run.handle) == ("succeeded", 1, None, None)
+    assert run.progress["pid"] == pid, "the process of the beginning"
+    assert steps_of(run_id) == list(range(1, 61))
+    assert worker.run_dir(run_id).log_file.read_text().count("=== attempt") == 1
+
+
+def test_a_run_that_is_cancelled_without_a_worker_is_ended_by_the_next_one(
+    worker, database, settings, engine, queue, run_of, steps_of, eventually
+):
+    settings.executor = "process"
+    run_id = queue(steps=100_000, checkpoint_every=100_000)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    worker.stopping.set()
+    worker.join()
+    with database.session() as session:
+        record_heartbeat(session, WorkerIdentity("next", "host", 1, 1, (engine_device("process"),)))
+    assert end_unwanted_jobs(database, settings, engine, "next") == 0, "it waits for a worker"
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    assert end_unwanted_jobs(database, settings, engine, "next") == 1
+    saved = json.loads((worker.run_dir(run_id).checkpoints / "state.json").read_text())
+    assert saved["step"] >= 3, "it had time for a checkpoint"
+    assert (run_of(run_id).state, run_of(run_id).handle) == ("cancelled", None)
+
+
+def test_a_run_survives_an_engine_that_is_away(worker, engine, monkeypatch, queue, run_of, steps_of, eventually):
+    monkeypatch.setattr(folder_job, "_UNREACHABLE_SECONDS", 0.1)
+    run_id = queue(steps=40)
+    worker.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3, "steps")
+    engine.is_away = True
+    eventually(worker.run_dir(run_id).result_file.exists, "the result")
+    engine.is_away = False
+    worker.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("succeeded", 1, None)
+
+
+def test_a_job_is_ended_by_its_owner_alone_and_without_its_engine_too(engine, tmp_path, eventually):
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with engine.start(JobRequest("toy_run", run_dir, "title", name="fenced"), handles.append) as first:
+        assert ["job_id" in handle for handle in handles] == [False, True]
+        eventually(run_dir.metrics_file.exists, "a step")
+        with pytest.raises(MachineLost, match="does not know its job"):
+            engine.attach({**handles[0], "job_id": "of-another"}, run_dir)
+        with engine.attach(handles[0], run_dir) as second:  # by its name alone
+            first.terminate()
+            first.kill()
+            assert second.wait(1.0) is None, "it goes on"
+            engine.is_away = True
+            assert second.kill() == -signal.SIGKILL
+        engine.is_away = False
+    engine.remove(handles[1]["job_id"], handles[1]["name"])
+
+
+def test_without_a_worker_a_job_saves_its_state_and_ends(engine, tmp_path, eventually):
+    engine.orphan_seconds = 2.0
+    run_dir, handles = prepared(tmp_path / "run"), []
+    with engine.start(JobRequest("toy_run", run_dir, "title", name="orphan"), handles.append) as job:
+        eventually(run_dir.metrics_file.exists, "a step")
+        assert job.detach()
+    eventually((run_dir.checkpoints / "state.json").exists, "the checkpoint")
+    with engine.attach(handles[-1], run_dir) as job, pytest.raises(MachineLost, match="was asked to end"):
+        until_exit(job)
+
+
+def test_the_nodes_of_a_run_meet_and_the_log_is_that_of_the_one_that_failed(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    (tmp_path / "second_node_fails.py").write_text(
+        "import os, sys, time\n"
+        "print('node', os.environ['LCL_NODE'], 'of', os.environ['LCL_NODES'], 'at', os.environ['LCL_MEETING'])\n"
+        "sys.stdout.flush()\n"
+        "time.sleep(600 if os.environ['LCL_NODE'] == '0' else 1)\n"
+        "sys.exit(65)\n"
+    )
+    run_dir = prepared(tmp_path / "run")
+    request = JobRequest("second_node_fails", run_dir, "title", name="run_gang", nodes=2)
+    with engine.start(request, lambda handle: None) as job:
+        assert until_exit(job) == ExitCode.USER_ERROR
+        assert job.log_file == run_dir.artifacts / "log-1.txt"
+        written = job.log_file.read_bytes()[job.log_start :].decode()
+    assert written.startswith("node 1 of 2 at 127.0.0.1:")
+    assert "=== title, node 1 of 2, " in job.log_file.read_text()
+    assert "node 0 of 2" in run_dir.log_file.read_text()
