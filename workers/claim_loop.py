@@ -40,13 +40,11 @@ class ClaimLoop:
         self._executor = executor
         self.stopping = threading.Event()
         self._lock = threading.Lock()
-        self._notifications = 0
         self._threads: set[threading.Thread] = set()
 
     def notify(self) -> None:
-        """Try to claim if a slot is free. Returns at once."""
+        """Try to claim if a slot is free. Returns at once. It may come too late for a claim that is just failing."""
         with self._lock:
-            self._notifications += 1
             if len(self._threads) >= self._worker.slots or self.stopping.is_set():
                 return
             thread = threading.Thread(target=self._serve, name="slot")
@@ -66,16 +64,7 @@ class ClaimLoop:
 
     def _serve(self) -> None:
         try:
-            while not self.stopping.is_set():
-                with self._lock:
-                    seen = self._notifications
-                claim = self._claim()
-                if claim is None:
-                    with self._lock:
-                        if self._notifications == seen:  # nobody called notify since the claim
-                            self._threads.discard(threading.current_thread())
-                            return
-                    continue
+            while not self.stopping.is_set() and (claim := self._claim()) is not None:
                 self.notify()  # another slot may find work too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
                     self._supervise(claim)

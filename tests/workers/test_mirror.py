@@ -11,8 +11,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db import garbage, leases, queue, runs, submit
-from lcl_core.db.artifacts import Artifacts, ArtifactStore, stored_checkpoints
+from lcl_core.db import leases, queue, runs, submit
+from lcl_core.db.artifacts import ArtifactStore, stored_checkpoints
 from tests.workers.in_process_worker import attempt_at
 from workers.mirror import CheckpointMirror
 
@@ -83,16 +83,6 @@ class Team:
         files.invalidate_cache()
         found = files.find(path, detail=True) if files.exists(path) else {}
         return {name[len(path) :].strip("/"): facts["size"] for name, facts in found.items()}
-
-    def delete(self, claim):
-        with self.database.session() as session:
-            leases.transition(runs.get_run(session, claim.run_id), leases.State.FAILED, **leases.NO_LEASE)
-            runs.delete_run(session, claim.run_id)
-
-    def collect(self):
-        """Remove what no row names any more, without a grace."""
-        settings = self.settings.model_copy(update={"gc_grace_seconds": 0.0})
-        garbage.collect_garbage(self.database, settings, Artifacts(settings))
 
     def change(self, name, data):
         """Overwrite or remove an object behind the service's back."""
@@ -293,28 +283,3 @@ def test_a_checkpoint_that_the_job_removes_meanwhile_is_copied_whole(team, monke
     assert list(team.stored(run_id)) == [1]
     team.hand_back(claim)
     assert contents(team.fetch(team.claim(), "b").checkpoints / path.name) == expected
-
-
-def test_a_retry_does_not_continue_from_them_and_they_go_with_the_run(team):
-    run_id = team.submit()
-    claim = team.claim()
-    save(team.run_dir(claim, "a"), 1)
-    team.copy(claim, "a")
-    with team.database.session() as session:
-        leases.transition(runs.get_run(session, run_id), leases.State.FAILED, **leases.NO_LEASE)
-        runs.retry_run(session, run_id)
-    claim = team.claim()
-    assert not list(team.fetch(claim, "b").checkpoints.iterdir())
-    with team.database.session() as session:
-        leases.begin_attempt(session, claim, encoder_id=None, from_scratch=True)
-    assert team.stored(run_id) == {}
-    save(team.run_dir(claim, "b"), 2)
-    team.copy(claim, "b")
-    team.collect()
-    team.hand_back(claim)
-    claim = team.claim()
-    assert [path.name for path in team.fetch(claim, "c").checkpoints.iterdir()] == ["step_00000002"]
-    team.delete(claim)
-    assert team.stored(run_id) == {}
-    team.collect()
-    assert team.objects() == {}
