@@ -166,29 +166,25 @@ def training_memory(
         copies += HALF * (text + flops.part_parameters(sizes)["vision"])
     if spec.monitor is not None:
         copies += FP32 * parameters
+    # What the blocks save (lcl_core.ops.recompute): the two inputs of their norms in fp32, and in the precision of the
+    # products q, k, v, the attention output and, in the vision tower, the MLP's pre-activation.
+    words, patches = float(sum(load.lengths) + sum(load.matched)), load.images * (load.patches + 1)
+    blocks = words * sizes.text_width * sizes.text_layers * (2 * FP32 + 4 * item)
+    blocks += load.images * flops.convolution_counts(sizes).outputs * FP32
+    if tower_kind(sizes.vision).patchwise:
+        blocks += patches * sizes.vision_width * sizes.vision_layers * (2 * FP32 + item * (4 + flops.MLP_RATIO))
+    if spec.engine.activation_checkpointing:
+        blocks *= _RECOMPUTED
+    pooled = load.images * load.patches * (2 * sizes.vision_width + 3 * sizes.text_width) * FP32
     trained = FP32 * (parameters - frozen) // shards
     return {
         "weights": FP32 * parameters // shards,
         "gradients": trained,
         "moments": _MOMENTS * trained,
         "copies": copies,
-        "activations": round(_activation_bytes(spec, sizes, load, item) + _LOGITS[item] * (load.labels > 0)),
+        "activations": round(blocks + pooled + _LOGITS[item] * (load.labels > 0)),
         "process": PROCESS_BYTES[device],
     }
-
-
-def _activation_bytes(spec: PretrainSpec, sizes: Sizes, load: Workload, item: int) -> float:
-    """As the blocks save them (:mod:`lcl_core.ops.recompute`): the two inputs of their norms in fp32, and in the
-    precision of the products q, k, v, the attention output and, in the vision tower, the MLP's pre-activation.
-    """
-    words, patches = float(sum(load.lengths) + sum(load.matched)), load.images * (load.patches + 1)
-    text = words * sizes.text_width * sizes.text_layers * (2 * FP32 + 4 * item)
-    vision = load.images * flops.convolution_counts(sizes).outputs * FP32
-    if tower_kind(sizes.vision).patchwise:
-        kept = 2 * FP32 + item * (4 + flops.MLP_RATIO)
-        vision += patches * sizes.vision_width * sizes.vision_layers * kept
-    pooled = load.images * load.patches * (2 * sizes.vision_width + 3 * sizes.text_width) * FP32
-    return (text + vision) * (_RECOMPUTED if spec.engine.activation_checkpointing else 1) + pooled
 
 
 def state_bytes(parameters: int, frozen: int) -> int:

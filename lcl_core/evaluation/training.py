@@ -180,28 +180,24 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and the names in the module's attribute ``undecayed`` do not."""
     spared = getattr(module, "undecayed", ())
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups[parameter.ndim >= 2 and name not in spared].append(parameter)
-    return _groups(groups[True], groups[False], lr, weight_decay)
+    decays = {each: each.ndim >= 2 and name not in spared for name, each in module.named_parameters()}
+    return _groups({each: own for each, own in decays.items() if each.requires_grad}, lr, weight_decay)
 
 
 def encoder_groups(encoder: ImageEncoder, spec: TuningSpec) -> list[dict[str, Any]]:
     """The encoder's layers: ``encoder_lr`` for the last, times ``layer_decay`` for each layer below."""
-    groups: list[dict[str, Any]] = []
-    for depth, parameters in enumerate(reversed(encoder.layers())):
-        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-        others = [parameter for parameter in parameters if parameter.ndim < 2]
-        groups += _groups(matrices, others, spec.encoder_lr * spec.layer_decay**depth, spec.weight_decay)
-    return groups
+    return [
+        group
+        for depth, layer in enumerate(reversed(encoder.layers()))
+        for group in _groups(
+            {each: each.ndim >= 2 for each in layer}, spec.encoder_lr * spec.layer_decay**depth, spec.weight_decay
+        )
+    ]
 
 
-def _groups(
-    decayed: Sequence[nn.Parameter], others: Sequence[nn.Parameter], lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    both = ((decayed, weight_decay), (others, 0.0))
-    return [{"params": part, "lr": lr, "weight_decay": decay} for part, decay in both if part]
+def _groups(decays: dict[nn.Parameter, bool], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    groups = (([each for each, own in decays.items() if own is decay], decay) for decay in (True, False))
+    return [{"params": part, "lr": lr, "weight_decay": weight_decay * decay} for part, decay in groups if part]
 
 
 # ---- search of hyper-parameters

@@ -154,14 +154,13 @@ def mean_costs(cells: Sequence[CellRecord]) -> dict[str, float | None]:
 
 
 NO_CURVES = ("step", "total_steps", "id", "time")
-MAX_POINTS = 200
 Line = Mapping[str, Any]
 
 
 def training_curves(
     cells: Sequence[CellRecord], lines: Mapping[str, Sequence[Line]], value: str
 ) -> list[dict[str, Any]]:
-    """One curve a row: {"labels", "points": [[step, mean, lowest, highest] over the seeds]}, at most ``MAX_POINTS``.
+    """One curve a row: {"labels", "points": [[step, mean, lowest, highest] over the seeds]}.
 
     Args:
         lines: by run id, its metric lines in order.
@@ -174,9 +173,6 @@ def training_curves(
             if is_number(number := line.get(value)):
                 at.setdefault(line["step"], []).append(float(number))
         points = [[step, fmean(values), min(values), max(values)] for step, values in sorted(at.items())]
-        if len(points) > MAX_POINTS:  # evenly spaced, with the first and the last
-            stride = (len(points) - 1) / (MAX_POINTS - 1)
-            points = [points[round(index * stride)] for index in range(MAX_POINTS)]
         curves.append({"labels": row[0].labels, "points": points})
     return curves
 

@@ -172,12 +172,7 @@ def split_validation(count: int, seed: int, minimum: int = 1) -> tuple[Ints, Int
 
 
 class EvaluationData:
-    """The evaluated corpus, further datasets and encoders by the name in the spec; each split is read once.
-
-    Args:
-        datasets, encoders: paths by name.
-        heartbeat: called for every description that is read.
-    """
+    """The evaluated corpus, and paths of further datasets and encoders by name; each split is read once."""
 
     def __init__(
         self,
@@ -192,7 +187,6 @@ class EvaluationData:
         self._train_corpora: dict[str, Corpus] = {}
 
     def encoder(self, name: str, field: str = "encoder") -> Path:
-        """Raises: UserError ``not_found``."""
         return Path(self._find(self._encoders, name, "encoder", field))
 
     def test_images(self) -> dict[str, SplitImages]:

@@ -80,14 +80,9 @@ def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> Path:
 
 
 class LanguageModel:
-    """A causal language model with its tokenizer. B rows of L positions, D dimensions, V tokens.
+    """A causal language model that accepts ``inputs_embeds``, with its tokenizer.
 
-    Args:
-        model: of any architecture that accepts ``inputs_embeds``.
-        weights_hash: sha256 of its weights.
-
-    Attributes:
-        ends: token ids that end an answer; the first is what answers are taught to end with.
+    ``ends``: token ids that end an answer; the first is what answers are taught to end with.
     """
 
     def __init__(
@@ -100,13 +95,11 @@ class LanguageModel:
         ends = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
         self.ends = tuple(dict.fromkeys(token for token in ends if token is not None))
         known = inspect.signature(model.forward).parameters
-        problem = ""
-        if not self.ends:
-            problem = "has no token to end an answer with; its tokenizer needs an eos_token"
-        elif lacking := [name for name in ("inputs_embeds", "logits_to_keep") if name not in known]:
-            problem = f"of type {model.config.model_type!r} does not take {lacking[0]}; choose another"
-        if problem:
-            raise UserError(f"the language model {problem}", code="language_model_unreadable", field=field)
+        if not self.ends or not {"inputs_embeds", "logits_to_keep"} <= known.keys():
+            raise UserError(
+                "the language model has no token to end an answer with, or does not take embeddings; choose another",
+                code="language_model_unreadable", field=field,
+            )  # fmt: skip
         # Whatever else a checkpoint came with must not change an examination.
         model.generation_config = GenerationConfig(eos_token_id=list(self.ends), pad_token_id=self.ends[0])
         # The last position of a prompt is a strided slice, for which a CPU would copy the whole head once a row.
@@ -117,18 +110,9 @@ class LanguageModel:
         return self.model.device
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.embeddings.dtype
-
-    @property
     def embeddings(self) -> Tensor:
         """[V, D]."""
         return cast(nn.Embedding, self.model.get_input_embeddings()).weight
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.embeddings.shape[1]
 
     @property
     def begin(self) -> tuple[int, ...]:

@@ -96,7 +96,9 @@ class LlavaModel:
         sample = torch.arange(min(_SAMPLED_EMBEDDINGS, len(language.embeddings)), device=language.device)
         with torch.no_grad():
             mean_square = float(language.embed(sample).float().square().mean())
-        self.projector = MultimodalProjector(width, language.width, mean_square, generator).to(language.device)
+        self.projector = MultimodalProjector(width, language.embeddings.shape[1], mean_square, generator).to(
+            language.device
+        )
 
     def loss(self, batch: TokenBatch, patches: Tensor) -> Tensor:
         """Mean cross-entropy over the target tokens.

@@ -4,11 +4,9 @@ import pytest
 
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.results import (
-    MAX_POINTS,
     CellRecord,
     RunRecord,
     cell_state,
-    count_states,
     curve_metrics,
     mean_costs,
     metric_value,
@@ -56,10 +54,6 @@ def test_a_cell_between_its_two_runs_is_running(run, evaluation, cancelled, stat
 )
 def test_a_study_stands_as_its_cells_do(counts, cancelled, state):
     assert study_state(counts, cancelled=cancelled) == state
-
-
-def test_states_are_counted_in_one_order():
-    assert list(count_states(["failed", "queued", "failed"]).items()) == [("queued", 1), ("failed", 2)]
 
 
 ROWS = [
@@ -132,13 +126,6 @@ def test_the_seeds_of_a_row_are_one_curve(cell_of):
     assert both["points"] == [[10, 5.0, 4.0, 6.0], [20, 2.0, 2.0, 2.0]]
     assert (both["labels"], other["labels"], other["points"]) == ({"loss": "both"}, {"loss": "other"}, [])
     assert training_curves(cells, lines, "absent")[0]["points"] == []
-
-
-def test_long_curves_are_thinned_and_keep_their_ends(cell_of):
-    lines = {"run_0": [{"step": step, "loss": 1.0} for step in range(1, 5001)]}
-    (curve,) = training_curves([cell_of(0)], lines, "loss")
-    assert len(curve["points"]) == MAX_POINTS
-    assert (curve["points"][0][0], curve["points"][-1][0]) == (1, 5000)
 
 
 def test_what_can_be_drawn():

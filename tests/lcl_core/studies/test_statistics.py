@@ -8,18 +8,10 @@ from scipy import stats
 
 from lcl_core.studies.table import (
     holm_adjust,
-    mean,
     paired_test,
     pareto_front,
-    sample_deviation,
     t_interval,
 )
-
-
-def test_mean_and_deviation():
-    assert (mean([]), mean([2.0]), mean([1.0, 2.0, 6.0])) == (None, 2.0, 3.0)
-    assert (sample_deviation([]), sample_deviation([2.0])) == (None, None)
-    assert sample_deviation([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == pytest.approx(math.sqrt(32 / 7))
 
 
 def test_students_interval():
@@ -29,16 +21,6 @@ def test_students_interval():
     assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - quantile / math.sqrt(3), 2 + quantile / math.sqrt(3)))
     assert t_interval([0.0, 1.0]) == pytest.approx((0.5 - 12.7062 / 2, 0.5 + 12.7062 / 2), abs=1e-4)
     assert (t_interval([5.0]), t_interval([])) == (None, None)
-
-
-def test_a_paired_test_by_hand():
-    """Differences 1, 2, 3: t = 2 sqrt 3, and with two degrees of freedom p = 1 - t / sqrt(t ** 2 + 2)."""
-    found = paired_test([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
-    t = 2 * math.sqrt(3)
-    assert (found["count"], found["difference"]) == (3, 2.0)
-    assert found["t"] == pytest.approx(t)
-    assert found["p"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
-    assert found["interval"] == pytest.approx(t_interval([1.0, 2.0, 3.0]))
 
 
 def test_a_paired_test_agrees_with_scipys():
@@ -84,14 +66,3 @@ def test_the_front_by_hand():
     assert pareto_front(points) == [1, 2, 4]
     assert pareto_front(points, "lower") == [1, 3]
     assert pareto_front([]) == []
-
-
-def test_the_front_is_what_nothing_beats():
-    rng = random.Random(2)
-    points = [(rng.random(), rng.random()) for _ in range(60)]
-    beaten = {
-        place
-        for place, (cost, quality) in enumerate(points)
-        if any(other[0] <= cost and other[1] >= quality and other != (cost, quality) for other in points)
-    }
-    assert set(pareto_front(points)) == set(range(60)) - beaten

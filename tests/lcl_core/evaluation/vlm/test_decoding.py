@@ -12,7 +12,7 @@ LENGTH = 6
 def prompts(language, lengths):
     """Random prompts, padded on the left with noise that must not matter."""
     generator = torch.Generator().manual_seed(3)
-    embedded = torch.randn(len(lengths), max(lengths), language.width, generator=generator)
+    embedded = torch.randn(len(lengths), max(lengths), language.embeddings.shape[1], generator=generator)
     places = torch.arange(max(lengths))
     return embedded, torch.stack([places >= max(lengths) - length for length in lengths])
 

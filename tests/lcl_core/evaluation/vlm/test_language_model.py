@@ -25,7 +25,7 @@ def test_a_saved_model_is_read_frozen(language_model_dir, language):
     stored = load_file(language_model_dir / "model.safetensors")
     assert torch.equal(language.embeddings, stored["model.embed_tokens.weight"])
     assert not any(parameter.requires_grad for parameter in language.model.parameters())
-    assert (language.width, language.ends, language.begin) == (32, (1,), ())
+    assert (language.embeddings.shape[1], language.ends, language.begin) == (32, (1,), ())
 
 
 def test_what_cannot_be_read_is_named(tmp_path, language_model_dir):
