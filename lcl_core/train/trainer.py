@@ -71,8 +71,6 @@ from lcl_core.train.optimizer import (
 from lcl_core.train.train_step import Collator, GlobalBatchCounts, StepInput, TrainingStep, prefetch, step_inputs
 from lcl_core.train.warm_start import start_from_encoder
 
-LOOKAHEAD = 16  # documents that may wait for a batch that they fill
-
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
     """Run this rank of a pre-training in a process of its own; the result as of ``Trainer.run``.
@@ -251,7 +249,7 @@ class Trainer:
     def _train(self) -> None:
         spec = self.spec
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
-        documents = load_batches(self.stream, self.cursor, spec.batch, self.loaders, LOOKAHEAD, self.ranks.size)
+        documents = load_batches(self.stream, self.cursor, spec.batch, self.loaders, self.ranks.size)
         steps = step_inputs(documents, spec.engine.accumulate, self.collator)
         with prefetch(steps, self.device) as inputs:
             while self.progress.step < spec.steps:

@@ -3,10 +3,9 @@
 Loader processes make samples, the trainer packs them in the order of the stream. A sample is a function of its position
 alone, so batches do not depend on how many processes and threads there are, and the number may change between attempts.
 
-A batch has a budget of tokens and images. In order (``lookahead=0``), documents are taken until one no longer fits,
-which opens the next batch. With a look-ahead, that many documents may wait, and those are chosen that fill the batch
-best; the one that has waited longest always goes first. The state of a rank is one position and the positions of those
-that wait, a few dozen integers: a :class:`Cursor`. Positions are those of the stream that all ranks share, so a
+A batch has a budget of tokens and images. A few documents may wait, of which those are chosen that fill the batch best;
+the one that has waited longest always goes first. The state of a rank is one position and the positions of those that
+wait, a few dozen integers: a :class:`Cursor`. Positions are those of the stream that all ranks share, so a
 different number of ranks can continue from them: :func:`redistribute_cursors`.
 """
 
@@ -41,6 +40,7 @@ from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
 
+LOOKAHEAD = 16  # documents that may wait for a batch that they fill
 _BEST_FIT_TOKENS = 8192  # room that is filled by choice; before that the oldest documents are added in order
 _IMPOSSIBLE = np.int32(1 << 30)
 
@@ -136,7 +136,7 @@ def pack_documents(
     start: int | Cursor,
     budget: BatchSpec,
     patience: int = 10_000,
-    lookahead: int = 0,
+    lookahead: int = LOOKAHEAD,
     stride: int = 1,
 ) -> Iterator[DocumentBatch]:
     """Batches from the items at ``start.held``, then those at every ``stride``-th position from ``start.position`` on.
@@ -145,8 +145,7 @@ def pack_documents(
         UserError: ``patience`` documents in a row were left out; the reasons are named.
     """
     cursor = Cursor(start) if isinstance(start, int) else start
-    reader = _SampleReader(stream, cursor, budget, patience, stride)
-    return _best_fit(reader, budget, lookahead) if lookahead else _in_order(reader, budget)
+    return _best_fit(_SampleReader(stream, cursor, budget, patience, stride), budget, lookahead)
 
 
 class _SampleReader:
@@ -184,12 +183,6 @@ class _SampleReader:
         """``waiting``: positions that were read and are in no batch yet."""
         return Cursor(self._position, (*waiting, *reversed(self._held)))
 
-    def cursor_before(self, position: int) -> Cursor:
-        """The cursor of a batch that begins with ``position``, the last one read."""
-        if position == self._position - self._stride:
-            return Cursor(position)
-        return self.cursor([position])
-
     def batch(self, samples: list[Sample], cursor: Cursor) -> DocumentBatch:
         """Close a batch: what was left out since the last one is counted in it."""
         for sample in samples:
@@ -197,20 +190,6 @@ class _SampleReader:
         batch = DocumentBatch(samples, cursor, self.skipped, self.left_out)
         self.skipped, self.left_out = Counter(), Counter()
         return batch
-
-
-def _in_order(reader: _SampleReader, budget: BatchSpec) -> Iterator[DocumentBatch]:
-    """Next fit: a batch is a pure function of the cursor at which it starts."""
-    samples: list[Sample] = []
-    tokens = images = 0
-    while (item := reader.next()) is not None:
-        position, sample = item
-        if samples and (tokens + len(sample.token_ids) > budget.tokens or images + len(sample.levels) > budget.images):
-            yield reader.batch(samples, reader.cursor_before(position))
-            samples, tokens, images = [], 0, 0
-        samples.append(sample)
-        tokens += len(sample.token_ids)
-        images += len(sample.levels)
 
 
 def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Iterator[DocumentBatch]:
@@ -420,16 +399,13 @@ def load_batches(
     start: int | Cursor,
     budget: BatchSpec,
     workers: int | LoaderPool,
-    lookahead: int = 0,
     stride: int = 1,
 ) -> Iterator[DocumentBatch]:
     """Endless batches from ``start`` on; the same whatever ``workers`` is (0: in this process).
 
     Args:
-        start: a position, or the cursor of the last batch. With a look-ahead the position alone would lose the
-            documents that wait.
+        start: a position, or the cursor of the last batch, which has those that wait too.
         workers: a number of loader processes, which end with the iterator, or a pool.
-        lookahead: documents that may wait for a batch that they fill; 0: none, in order.
         stride: number of ranks that share the stream.
     """
     cursor = Cursor(start) if isinstance(start, int) else start
@@ -440,7 +416,7 @@ def load_batches(
         samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers, ahead, stride)
     else:
         samples = workers.samples(stream, positions, ahead, stride)
-    return pack_documents(samples, cursor, budget, lookahead=lookahead, stride=stride)
+    return pack_documents(samples, cursor, budget, stride=stride)
 
 
 def _samples_of_own_pool(

@@ -136,7 +136,7 @@ def test_a_stream_in_block_order_reads_each_document_once_an_epoch(open_stream):
 
 
 def read(stream, cursor, ranks, workers, batches):
-    loaded = load_batches(stream, cursor, BUDGET, workers, 4, ranks)
+    loaded = load_batches(stream, cursor, BUDGET, workers, ranks)
     positions = []
     for batch in itertools.islice(loaded, batches):
         positions += [sample.position for sample in batch.samples]

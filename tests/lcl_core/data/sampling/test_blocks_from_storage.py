@@ -9,15 +9,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lcl_core.data import SampleStream, open_corpus
-from lcl_core.data.sampling.loader import Cursor, first_cursors, load_batches
+from lcl_core.data.sampling.loader import Cursor, LoaderPool, first_cursors
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.data import DataSpec
-from lcl_core.specs.pretrain import BatchSpec
 from tests.lcl_core.data.shards.conftest import Make
 
 DOCUMENTS, PAIRS = 768, 96
-BUDGET = BatchSpec(tokens=256, images=16)
 BLOCKS = {"order": "blocks", "window_blocks": 12}
 
 
@@ -65,11 +63,10 @@ def read(url, tokenizer, cursor, count, workers, ranks=1, memory=1 << 30, **data
     """The first samples: position, id, levels."""
     spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
     stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0, block_bytes=memory)
-    batches = load_batches(stream, cursor, BUDGET, workers, 0, ranks)
-    samples = (sample for batch in batches for sample in batch.samples)
-    found = [(each.position, each.id, each.levels.tobytes()) for each in itertools.islice(samples, count)]
-    batches.close()
-    return found
+    positions = itertools.chain(cursor.held, itertools.count(cursor.position, ranks))
+    with LoaderPool(stream.corpora, workers) as pool:
+        samples = itertools.islice(pool.samples(stream, positions, 16, ranks), count)
+        return [(each.position, each.id, each.levels.tobytes()) for each in samples]
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 2), (1, 0)])

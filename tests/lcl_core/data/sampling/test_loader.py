@@ -46,26 +46,24 @@ def first(count, *arguments, **named):
     return [reported(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
 
 
-@pytest.mark.parametrize("lookahead", [0, 8])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(open_stream, lookahead, workers):
-    expected = first(12, open_stream(), 0, BUDGET, 0, lookahead)
-    assert first(12, open_stream(), 0, BUDGET, workers, lookahead) == expected
+def test_workers_change_nothing(open_stream, workers):
+    expected = first(12, open_stream(), 0, BUDGET, 0)
+    assert first(12, open_stream(), 0, BUDGET, workers) == expected
 
 
-@pytest.mark.parametrize("lookahead", [0, 8])
 @pytest.mark.parametrize(("workers", "stop"), [(0, 1), (0, 9), (2, 9)])
-def test_a_resumed_loader_gives_the_same_batches(open_stream, lookahead, workers, stop):
-    whole = first(16, open_stream(), 0, BUDGET, 0, lookahead)
+def test_a_resumed_loader_gives_the_same_batches(open_stream, workers, stop):
+    whole = first(16, open_stream(), 0, BUDGET, 0)
     cursor = whole[stop - 1][1]
-    assert bool(cursor.held) == bool(lookahead)
-    again = first(16 - stop, open_stream(), Cursor.from_json(cursor.to_json()), BUDGET, workers, lookahead)
+    assert cursor.held
+    again = first(16 - stop, open_stream(), Cursor.from_json(cursor.to_json()), BUDGET, workers)
     assert again == whole[stop:]
 
 
 def test_a_rank_resumes_where_it_was(open_stream):
-    whole = first(10, open_stream(), Cursor(1), BUDGET, 0, 4, stride=2)
-    again = first(5, open_stream(), whole[4][1], BUDGET, 2, 4, stride=2)
+    whole = first(10, open_stream(), Cursor(1), BUDGET, 0, stride=2)
+    again = first(5, open_stream(), whole[4][1], BUDGET, 2, stride=2)
     assert again == whole[5:]
 
 
