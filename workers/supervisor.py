@@ -136,7 +136,7 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
     Raises: UserError for unknown names and a missing milestone, StaleLease, UNREACHABLE, OSError.
     """
     claim, run_dir, settings = attempt.claim, attempt.run_dir, attempt.settings
-    scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
+    scratch = not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
     spec = parse_spec(claim.kind, claim.spec)
     with attempt.database.session() as session:
         inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
@@ -147,8 +147,6 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
         begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
     if scratch:
         _remove_output(run_dir)
-        if claim.from_scratch:
-            run_dir.tokenizer_file.unlink(missing_ok=True)
         if isinstance(spec, PretrainSpec) and (branch := spec.branch) is not None:
             copy_milestone(RunDir(run_dir.path.parent / branch.run), run_dir, branch.step)
     run_dir.prepare(

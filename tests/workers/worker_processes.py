@@ -13,7 +13,7 @@ from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 configure_logging("json")
-toy = os.environ.get("TOY_MODULE", "toy_run")
+toy = "toy_run"
 WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), toy)).run()
 """
 _SHOWN_LOG = 8000
@@ -40,7 +40,7 @@ class WorkerProcesses:
         """Start a worker.
 
         Args:
-            toy: the process of every run is that of ``TOY_MODULE``, by default ``toy_run``; else the real one.
+            toy: the process of every run is ``toy_run``; else the real one.
             before: code that the worker with the toy executes first.
         """
         command = ("-c", before + TOY_WORKER) if toy else ("-m", "workers")
