@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from lcl_core.common.archive import ARCHIVE_ERRORS, DIRECTORY_ERRORS, MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.common.errors import UserError
@@ -75,23 +75,6 @@ class PreadFile(io.RawIOBase):
             message = "the file became shorter while it was read; write a new file and rename it to the old one's name"
             raise UserError(message, code="file_unreadable", file=self._name)
         return data
-
-
-class FileStore(Protocol):
-    """Files of a corpus: a folder or a zip."""
-
-    path: Path
-
-    def names(self) -> Iterator[str]:
-        """Every file, as a relative path with forward slashes, sorted."""
-
-    def has(self, name: str) -> bool: ...
-
-    def read(self, name: str, max_bytes: int) -> bytes:
-        """The whole file. Raises: UserError when it is missing, unsafe, damaged or larger than ``max_bytes``."""
-
-    def buffer(self, name: str) -> bytes | PreadFile:
-        """The whole file, of a folder read as it is needed. Raises: as :meth:`read`; ``corpus_unreadable``."""
 
 
 def open_store(path: str | Path) -> FileStore:
@@ -156,6 +139,7 @@ class FolderStore:
         self._root = path.resolve()
 
     def names(self) -> Iterator[str]:
+        """Every file, as a relative path with forward slashes, sorted."""
         names = []
         for folder, folders, files in os.walk(self._root):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -166,13 +150,15 @@ class FolderStore:
         return os.path.isfile(self._root / safe_name(name))
 
     def read(self, name: str, max_bytes: int) -> bytes:
+        """The whole file. Raises: UserError when it is missing, unsafe, damaged or larger than ``max_bytes``."""
         with self.errors(name), confined_file(self._root, name).open("rb") as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise too_large_error(name, max_bytes)
         return data
 
-    def buffer(self, name: str) -> bytes | PreadFile:
+    def buffer(self, name: str) -> PreadFile:
+        """A file that is read as it is needed. Raises: as :meth:`read`; of a zip also ``corpus_unreadable``."""
         with self.errors(name):
             return PreadFile(os.open(confined_file(self._root, name), os.O_RDONLY | os.O_CLOEXEC), name)
 
@@ -247,6 +233,9 @@ class ZipStore:
             message = f"the JSON lines of the zip unpack to {lines:,} bytes, of {MAX_TEXT_BYTES:,} that they may"
             raise UserError(f"{message}; unpack the zip into a folder", code="corpus_unreadable", file=self.path)
         return self.read(name, MAX_TEXT_BYTES)
+
+
+FileStore = FolderStore | ZipStore
 
 
 def _wrapping_folder(names: dict[str, zipfile.ZipInfo]) -> str:

@@ -210,21 +210,6 @@ class ChunkIndex:
         return document, item - (int(self._ends[document - 1]) if document else 0)
 
 
-class DocumentPlan(Protocol):
-    """A layout without two choices: which images can be read, and on which side of their sentences they stand."""
-
-    @property
-    def images(self) -> Sequence[str]:
-        """Names of the images to read."""
-
-    @property
-    def concepts(self) -> Mapping[str, str]:
-        """Concepts of images by name, where they are known."""
-
-    def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
-        """The document with the readable images. ``image_first``: probability to stand before the sentence."""
-
-
 @dataclass(frozen=True, slots=True)
 class DocumentChunk:
     """One chunk of a document.
@@ -244,7 +229,12 @@ class DocumentChunk:
 
 @dataclass(frozen=True, slots=True)
 class MatchedPlan:
-    """Sentences and the images assigned to them. ``start``: number of the first sentence."""
+    """Sentences and the images assigned to them, without two choices: which can be read, and on which side they stand.
+
+    Attributes:
+        start: number of the first sentence.
+        concepts: of images by name, where they are known.
+    """
 
     sentences: Sequence[str]
     placements: Sequence[Placement]
@@ -253,9 +243,11 @@ class MatchedPlan:
 
     @property
     def images(self) -> list[str]:
+        """Names of the images to read."""
         return [placement.name for placement in self.placements]
 
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
+        """The document with the readable images. ``image_first``: probability to stand before the sentence."""
         placements = [placement for placement in self.placements if placement.name in readable]
         before = [draw.random() < image_first for _ in placements]
         return place_images(self.sentences, placements, before, self.start)
@@ -275,6 +267,9 @@ class SequencePlan:
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
         kept = (each for each in self.segments if isinstance(each, TextSegment) or each.name in readable)
         return Document("", tuple(kept))
+
+
+DocumentPlan = MatchedPlan | SequencePlan
 
 
 def plan_document(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +148,6 @@ class ShardChunkIndex:
         return np.maximum(1, -(-2 * images // (self._piece_images + 1)))
 
 
-_BLOCKS_AT_ONCE = 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -292,7 +291,7 @@ class ShardIndex:
         if (found := path.stat().st_size) != count * item.itemsize:
             size = f"{found:,} bytes for {self.header.records:,} records, not {count * item.itemsize:,}"
             raise damaged_shard_error(name, f"it has {size}")
-        return np.memmap(path, item, "r") if count else np.empty(0, item)  # no empty file can be mapped
+        return _map_file(path, item)
 
 
 def _read_header(storage: ShardStorage) -> bytes:
@@ -330,11 +329,11 @@ def write_index(
             records += len(rows)
             images += int(rows["images"].sum(dtype=np.int64))
             text_bytes += int(rows["text"].sum(dtype=np.int64))
-    counts = np.concatenate(
-        [np.empty((0, len(known)), CODE), *(count_blocks(codes, len(known)) for codes in _runs(folder / GROUPS, CODE))]
-    )
+    counts = count_blocks(_map_file(folder / GROUPS, CODE), len(known))
+    matches = _map_file(folder / ROWS, ROW)["matches"]
+    in_blocks = [matches[start : start + BLOCK].sum(dtype=np.int64) for start in range(0, records, BLOCK)]
     (folder / BLOCKS).write_bytes(counts.tobytes())
-    (folder / STARTS).write_bytes(_similarity_starts(folder / ROWS).tobytes())
+    (folder / STARTS).write_bytes(np.cumsum([0, *in_blocks]).astype(START).tobytes())
     numbers = counts.sum(axis=0, dtype=np.int64).tolist()
     header = IndexHeader(
         records,
@@ -349,18 +348,6 @@ def write_index(
     return header
 
 
-def _runs(path: Path, item: np.dtype[Any]) -> Iterator[np.ndarray]:
-    """A file's items, whole blocks at a time: of a mapped file, each page read would count as resident memory."""
-    with path.open("rb") as file:
-        while len(found := np.fromfile(file, item, _BLOCKS_AT_ONCE * BLOCK)):
-            yield found
-
-
-def _similarity_starts(rows_file: Path) -> np.ndarray:
-    """Where the similarities of each block start, and where the last one's end."""
-    counts = [
-        rows["matches"][start : start + BLOCK].sum(dtype=np.int64)
-        for rows in _runs(rows_file, ROW)
-        for start in range(0, len(rows), BLOCK)
-    ]
-    return np.concatenate(([0], np.cumsum(counts))).astype(START)
+def _map_file(path: Path, item: np.dtype[Any]) -> np.ndarray:
+    """The items of a file; no empty one can be mapped."""
+    return np.memmap(path, item, "r") if path.stat().st_size else np.empty(0, item)

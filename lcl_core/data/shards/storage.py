@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
-from typing import Protocol
 
 from lcl_core.common.disk_cache import FileCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
@@ -18,29 +17,6 @@ from lcl_core.common.storage import Storage
 from lcl_core.data.corpus.file_store import FolderStore, too_large_error
 
 MAX_FILE_BYTES = 64 << 20  # of a file that is read whole: the header of ``format.MAX_SHARDS`` shards
-
-
-class ShardStorage(Protocol):
-    """What a sharded corpus needs of where it lies.
-
-    Attributes:
-        concurrent_reads: ranges that a process should read at once.
-    """
-
-    name: str
-    concurrent_reads: int
-
-    def read(self, name: str) -> bytes:
-        """The whole file. Raises: UserError ``file_missing``, ``file_unreadable`` or ``too_large``; StoreError."""
-
-    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
-        """Exactly these bytes. ``digest``: sha256 of the file in the index.
-
-        Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable``; StoreError.
-        """
-
-    def local_file(self, name: str, digest: str) -> Path:
-        """A local file with these contents, to be mapped; only what is fetched is compared with its sha256."""
 
 
 def open_shard_storage(path: str | Path) -> ShardStorage:
@@ -67,7 +43,7 @@ class LocalShardStorage:
     No descriptor is kept, so nothing is shared between threads or after a fork.
     """
 
-    concurrent_reads = 1
+    concurrent_reads = 1  # ranges that a process should read at once
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
@@ -75,9 +51,14 @@ class LocalShardStorage:
         self._paths: dict[str, Path] = {}  # those that were checked: ranges of a shard are read many times
 
     def read(self, name: str) -> bytes:
+        """The whole file. Raises: UserError ``file_missing``, ``file_unreadable`` or ``too_large``."""
         return self._store.read(name, MAX_FILE_BYTES)
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        """Exactly these bytes. ``digest``: sha256 of the file in the index.
+
+        Raises: UserError ``file_missing``, ``file_unreadable`` or ``corpus_unreadable``.
+        """
         path = self.local_file(name, digest)
         with self._store.errors(name):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -90,13 +71,14 @@ class LocalShardStorage:
         return data
 
     def local_file(self, name: str, digest: str) -> Path:
+        """A local file with these contents, to be mapped; only what is fetched is compared with its sha256."""
         if name not in self._paths:
             self._paths[name] = self._store.file(name)
         return self._paths[name]
 
 
 class RemoteShardStorage:
-    """A folder behind a URL, and a cache of ranges on the local disk."""
+    """A folder behind a URL, and a cache of ranges on the local disk. Methods also raise StoreError."""
 
     concurrent_reads = 16  # at 40 ms a request, 400 documents a second
 
@@ -141,3 +123,6 @@ class RemoteShardStorage:
             message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
             raise UserError(message, code="home_unusable", file=target) from error
         return target
+
+
+ShardStorage = LocalShardStorage | RemoteShardStorage
