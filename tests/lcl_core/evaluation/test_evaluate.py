@@ -11,7 +11,6 @@ import torch
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled
 from lcl_core.data import Corpus, open_corpus
-from lcl_core.data.jsonl import JsonLines
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.results import score_predictions
@@ -153,14 +152,6 @@ def test_an_encoder_of_images_alone_is_refused_before_anything_is_computed(new_r
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")
 
 
-def test_a_directory_that_is_no_encoder_is_named(new_run, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(UserError, match=r"there is no config\.json of its own") as caught:
-        evaluate(new_run(weights=empty))
-    assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
-
-
 def test_an_encoder_that_gives_nan_is_refused(new_run, monkeypatch):
     embed = EvaluatedEncoder.embed_images
 
@@ -191,22 +182,6 @@ def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(new_run, m
     assert again == evaluate(new_run("other"))
     steps = [json.loads(line)["step"] for line in run_dir.metrics_file.open()]
     assert steps == sorted(steps)
-
-
-def test_a_stop_is_honoured_while_the_splits_are_read(new_run, monkeypatch):
-    run_dir = new_run()
-    read: list[int] = []
-
-    def describe(self, index):
-        read.append(index)
-        run_dir._stop.set()
-        return self[index]
-
-    monkeypatch.setattr(JsonLines, "describe", describe)
-    with pytest.raises(JobCancelled):
-        evaluate(run_dir)
-    (line,) = map(json.loads, run_dir.metrics_file.open())
-    assert (read, line["phase"], "total_steps" in line) == ([0], "reading the splits", False)
 
 
 def test_the_ranks_are_those_of_the_model_asked_directly(new_run, encoder_dir, squares):

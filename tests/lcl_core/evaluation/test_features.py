@@ -1,9 +1,6 @@
 """Frozen features: what they are of, and what makes the cache compute them again."""
 
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,6 @@ import torch
 from PIL import Image
 
 from lcl_core.common.disk_cache import no_progress
-from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
@@ -79,11 +75,6 @@ def test_another_encoder_or_transform_has_features_of_its_own(encoder, save_tiny
     assert not np.allclose(first.pooled, look(brighter, squares, tmp_path / "cache").pooled)
 
 
-def test_a_copy_of_an_encoder_shares_its_features(encoder, encoder_dir, tmp_path):
-    copy = EvaluatedEncoder("trained", load_image_encoder(shutil.copytree(encoder_dir, tmp_path / "copy")))
-    assert copy.model.identity == encoder.model.identity
-
-
 def test_texts_are_computed_once(encoder, tmp_path):
     cache, done = FeatureCache(tmp_path), []
     text_encoder = encoder.model.identity, encoder.embed_texts
@@ -94,38 +85,6 @@ def test_texts_are_computed_once(encoder, tmp_path):
     assert not np.allclose(first[0], first[1], atol=1e-3)
     np.testing.assert_array_equal(first, again)
     assert len(done) == 2
-
-
-def stop():
-    raise JobCancelled
-
-
-def test_a_wait_for_features_of_another_run_can_be_stopped(encoder, squares, tmp_path, monkeypatch):
-    begun, release = threading.Barrier(3, timeout=60), threading.Event()
-
-    def slow(self, inputs, *, embed):
-        begun.wait()
-        assert release.wait(60)
-        return embed(self, inputs)
-
-    for name in ("embed_images", "embed_texts"):
-        monkeypatch.setattr(EvaluatedEncoder, name, partialmethod(slow, embed=getattr(EvaluatedEncoder, name)))
-    cache, corpus = FeatureCache(tmp_path), open_corpus(squares)
-
-    def images(heartbeat):
-        return image_features(encoder, corpus, NAMES, cache, patches=True, heartbeat=heartbeat)
-
-    def texts(heartbeat):
-        return text_features(encoder.model.identity, encoder.embed_texts, ["a"], cache, heartbeat=heartbeat)
-
-    with ThreadPoolExecutor(2) as other_runs:
-        made = [other_runs.submit(each, no_progress) for each in (images, texts)]
-        begun.wait()
-        for each in (images, texts):
-            with pytest.raises(JobCancelled):
-                each(stop)
-        release.set()
-        assert [len(made[0].result().pooled), len(made[1].result())] == [len(NAMES), 1]
 
 
 def test_the_twin_has_fresh_weights_and_the_same_processor(save_tiny_encoder, tmp_path):

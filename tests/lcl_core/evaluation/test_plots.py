@@ -68,21 +68,6 @@ def test_a_figure_that_cannot_be_drawn_is_left_out_and_a_full_disk_fails_the_run
         make_figures(store.folder, [{}], corpus, folder, seed=0)
 
 
-def test_labels_that_give_one_name_have_figures_each(tmp_path, squares):
-    store = PredictionStore(tmp_path / "records")
-    store.start()
-    samples = [
-        {"query": f"{number}.png", "label": label, "rank": 1, "right": 1, "top": [label], "probability": 0.5}
-        for number, label in enumerate(("red", "green"))
-    ]
-    for label in ("a-b", "a_b"):
-        store.add(PredictionFile("c", "test", label, "frozen", "ranks", "trained", part="image_to_class"), samples)
-    assert make_figures(store.folder, [], open_corpus(str(squares)), tmp_path / "figures", seed=0) is None
-    stems = {file.stem for file in store.folder.glob("*.jsonl")}
-    drawn = {file.stem for file in (tmp_path / "figures").iterdir()}
-    assert drawn == {f"{kind}-{stem}" for kind in ("examples", "confusion") for stem in stems}
-
-
 def test_each_task_and_protocol_has_a_panel_of_curves(tmp_path):
     def size(*panels):
         about = {"variant": "v", "encoder": "trained", "steps_a_point": 2, "loss": [3.0, 1.0]}

@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-import weakref
-from typing import Any
 
 import pytest
 
@@ -120,26 +118,6 @@ def test_names_of_files_are_safe_short_and_distinct(tmp_path):
     for name, _, _ in read:
         assert re.fullmatch(r"([0-9]+-)?zero_shot-[A-Za-z0-9._-]+\.jsonl", name)
         assert len(f"confusion-{name}") <= 240
-
-
-def test_the_samples_of_all_files_are_never_in_memory(folder, monkeypatch):
-    class Samples(list[dict[str, Any]]):
-        """A list to which weak references are possible."""
-
-    alive: list[weakref.ref[Samples]] = []
-    most = 0
-    read = PredictionStore._samples
-
-    def counted(self, name):
-        nonlocal most
-        samples = Samples(read(self, name))
-        alive.append(weakref.ref(samples))
-        most = max(most, sum(each() is not None for each in alive))
-        return samples
-
-    monkeypatch.setattr(PredictionStore, "_samples", counted)
-    score_predictions(folder, seed=0)
-    assert (len(alive), most) == (6, 2)  # the one that is left and the one that is reached
 
 
 def test_missing_records_are_an_error_of_the_user(tmp_path):

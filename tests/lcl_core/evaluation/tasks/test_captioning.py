@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import JobCancelled
 from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.tasks.base import EvaluationData
 from lcl_core.evaluation.tasks.captioning import Captioning
@@ -124,22 +123,6 @@ def test_sources_are_scored_by_themselves(caption_run):
     rows = numbers(evaluate(caption_run(epochs=1, by_source=True)))
     assert {variant for variant, *_ in rows} == {"all", "even", "odd"}
     assert [rows[variant, "frozen", "CIDEr"]["count"] for variant in ("all", "even", "odd")] == [12, 6, 6]
-
-
-def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(caption_run, monkeypatch):
-    run_dir = caption_run()
-    loss = vlm_model.LlavaModel.loss
-
-    def stop(self, *args):
-        run_dir._stop.set()
-        return loss(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(vlm_model.LlavaModel, "loss", stop)
-        with pytest.raises(JobCancelled):
-            evaluate(run_dir)
-    run_dir._stop.clear()
-    assert evaluate(run_dir) == evaluate(caption_run("other"))
 
 
 def captions_elsewhere(folder, squares):

@@ -1,7 +1,6 @@
 """What is laid out for the language model, that answers alone are to be learnt, and rows of a batch."""
 
 import pytest
-import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.vlm.language_model import (
@@ -106,9 +105,3 @@ def test_what_nothing_precedes_is_not_learnt():
     rows = collate([token_sequence([5, 6], target=True)], 3)
     assert rows.targets.tolist() == [6]
     assert rows.predicts.tolist() == [[True, False]]
-
-
-def test_a_text_without_a_image_has_no_slots():
-    rows = collate([token_sequence([1, 2])], 3)
-    assert rows.slots.dtype == torch.int64
-    assert len(rows.slots) == 0
