@@ -104,10 +104,11 @@ def plan_study(
     different: dict[str, list[PretrainSpec]] = defaultdict(list)  # evaluations are not estimated
     for each in (spec.model_copy(update={"seed": 0}) for spec in new):
         different[each.model_dump_json()].append(each)
-    seconds = certainty = None
+    time = None
     if 0 < len(different) <= MAX_ESTIMATED:
         estimates = estimate_pretrainings(session, [alike[0] for alike in different.values()], owner=visible_to)
-        seconds, certainty = add_estimates(estimates, [len(alike) for alike in different.values()])
+        time = add_estimates(estimates, [len(alike) for alike in different.values()])
+    seconds, certainty = time or (None, None)
     return {
         "rows": len({frozenset(cell.labels.items()) for cell in cells}),
         "seeds": len(spec.seeds),

@@ -156,7 +156,9 @@ def image_features(
             while batch := list(islice(images, _IMAGE_BATCH)):
                 found = dict(zip(("pooled", "patches"), encoder.embed_images(batch), strict=True))
                 for name, (dtype, _) in shapes.items():
-                    files[name].write(check_finite(found[name].numpy().astype(dtype)).tobytes())
+                    values = found[name]
+                    assert values is not None
+                    files[name].write(check_finite(values.numpy().astype(dtype)).tobytes())
                 heartbeat()
 
     arrays = cache.get_or_make(key, make, size, heartbeat)

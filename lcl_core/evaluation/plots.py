@@ -98,6 +98,7 @@ def sample_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
             for (name, caption), score in zip(captions.items(), scores, strict=True)
         ]
     cells = []
+    words: tuple[str, ...]
     for sample in samples:
         if file.kind == "answers":
             asked = LabelQuestion(**sample)

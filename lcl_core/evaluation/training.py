@@ -69,7 +69,8 @@ class ImageBatches:
     def __init__(self, source: FeatureSource, split: SplitImages) -> None:
         self.source, self._split = source, split
         self._cached = source.context.get_patch_features(split) if source.trained_encoder is None else None
-        self.batch_size, self.threads = (64, None) if self._cached is None else (1024, 0)
+        self.batch_size = 64 if self._cached is None else 1024
+        self.threads: int | None = None if self._cached is None else 0
 
     def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
         """Inputs of the images at ``rows`` on the CPU; with ``rng`` augmented, where the encoder is trained."""

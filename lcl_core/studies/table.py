@@ -58,7 +58,9 @@ def paired_test(left: Sequence[float], right: Sequence[float]) -> Json:
     ``interval``, ``t`` and ``p`` are None for fewer than two pairs, and the latter where all differences are the same.
     """
     differences = [after - before for before, after in zip(left, right, strict=True)]
-    spread, t, p = sample_deviation(differences), None, None
+    spread = sample_deviation(differences)
+    t: float | None = None
+    p: float | None = None
     if spread is not None and spread > 1e-12 * max(map(abs, differences)):
         from scipy.special import stdtr
 
