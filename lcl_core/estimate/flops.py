@@ -169,12 +169,6 @@ class Workload:
     restored: float = 0.0
     matched: Sequence[float] = ()
 
-    def times(self, factor: float) -> Workload:
-        """Counts of so many equal batches. Their rows are added up, so attention cannot be counted from them."""
-        lengths, matched = ([length * factor for length in rows] for rows in (self.lengths, self.matched))
-        images, labels, restored = self.images * factor, self.labels * factor, self.restored * factor
-        return Workload(images, self.patches, lengths, labels, restored, matched)
-
 
 def vision_flops(config: Sizes, images: float, patches: int) -> float:
     """The vision tower over images of which ``patches`` patches are encoded."""

@@ -147,12 +147,13 @@ def _mean_batch(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> tuple[Counts
 
 
 def training_memory(
-    spec: PretrainSpec, sizes: Sizes, load: Workload, parameters: int, frozen: int, device: Device
-) -> dict[str, int]:
+    spec: PretrainSpec, sizes: Sizes, load: Workload, parameters: int, frozen: int, device: Device,
+    documents: float = 1.0,
+) -> dict[str, int]:  # fmt: skip
     """Bytes of one process at the peak of a step, by part.
 
     Args:
-        load: of one process and micro-batch.
+        load: of one of the ``documents`` of a process's micro-batch.
         parameters, frozen: with those of the method; those among them that are not trained.
     """
     # precision auto on a CPU is not known here: counted as fp32, which needs more
@@ -182,7 +183,7 @@ def training_memory(
         "gradients": trained,
         "moments": _MOMENTS * trained,
         "copies": copies,
-        "activations": round(blocks + pooled + _LOGITS[item] * (load.labels > 0)),
+        "activations": round(documents * (blocks + pooled) + _LOGITS[item] * (load.labels > 0)),
         "process": PROCESS_BYTES[device],
     }
 
@@ -228,7 +229,7 @@ def estimate_pretraining(spec: PretrainSpec, runs: Sequence[MeasuredRun], device
         "assumed": f"assumed at {ASSUMED_RATE[device] / 1e9:,.0f} GFLOP/s a process ({device})",
     }[certainty]
 
-    memory = training_memory(spec, sizes, one.times(documents), parameters, frozen, device)
+    memory = training_memory(spec, sizes, one, parameters, frozen, device, documents)
     peak = next((run for run in similar if run.memory), None) if certainty == "measured" else None
     used, doubt = (peak.memory, 1.1) if peak else (float(sum(memory.values())), 1.5)
     memory_basis = f"the peak of {peak.run_id}" if peak else "counted from the sizes of weights and activations"
