@@ -213,7 +213,6 @@ class ZeroShotSpec(Spec):
         description="names of classes: the words of their labels, the labels as they are written (CLIP benchmark), or "
         "open_clip's for ImageNet's synsets",
     )
-    class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
 
 
 class TunedRetrievalSpec(SearchSpec, TrainedTask):

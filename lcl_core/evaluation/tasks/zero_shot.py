@@ -5,7 +5,7 @@ Each class is the mean of its prompts' text features. LCL encodes a text as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
@@ -40,27 +40,21 @@ def prompt_templates(prompts: str) -> tuple[str, ...]:
     return tuple(fill("{}") for fill in _open_clip().OPENAI_IMAGENET_TEMPLATES)
 
 
-def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str], *, field: str) -> tuple[str, ...]:
+def class_names(labels: Sequence[str], names: str, *, field: str) -> tuple[str, ...]:
     """The name of each label in prompts.
 
-    Args:
-        names: ``labels``: the label itself, hyphens and underscores read as spaces; ``as_written``: the label as it is;
-            ``imagenet``: open_clip's name of a synset, one of the thousand, which may be a part of them (ImageNet-R).
-        overrides: names that come first, by label.
+    ``names``: ``labels``: the label itself, hyphens and underscores read as spaces; ``as_written``: the label as it is;
+    ``imagenet``: open_clip's name of a synset, one of the thousand, which may be a part of them (ImageNet-R).
     """
-    rest = [label for label in labels if label not in overrides]
-    named: dict[str, str] = {}
     if names != "imagenet":
-        named = {label: label if names == "as_written" else plain_class_name(label) for label in rest}
-    elif rest:
-        named = _imagenet_names()
-        if unknown := [label for label in rest if label not in named]:
-            raise UserError(
-                f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(rest)} classes "
-                f"are none, {unknown[0]!r} first; choose the label key that holds synsets, or give class_names",
-                field=field,
-            )  # fmt: skip
-    named = {**named, **overrides}
+        return tuple(label if names == "as_written" else plain_class_name(label) for label in labels)
+    named = _imagenet_names()
+    if unknown := [label for label in labels if label not in named]:
+        raise UserError(
+            f"ImageNet's names are for its thousand synsets (n01440764 …); {len(unknown)} of {len(labels)} classes are "
+            f"none, {unknown[0]!r} first; choose the label key that holds synsets, or other names",
+            field=field,
+        )  # fmt: skip
     return tuple(named[label] for label in labels)
 
 
@@ -130,7 +124,7 @@ class ZeroShotClassification(Task):
         for images in data.test_images().values():
             for number, label in enumerate(dict.fromkeys(own.labels)):
                 classes = classes_of(label, images, field=f"{FIELD}.labels.{number}")
-                names = class_names(classes, own.names, own.class_names, field=f"{FIELD}.names")
+                names = class_names(classes, own.names, field=f"{FIELD}.names")
                 tests.append((select_labeled(images, label, classes), names))
         return cls(tests, own.templates or prompt_templates(own.prompts))
 

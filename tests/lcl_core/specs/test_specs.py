@@ -148,11 +148,6 @@ def test_bad_specs_name_the_field(kind, spec, field, word):
         ("validate", lambda text: {"path": "/x", "options": {text: 1}}, "options"),
         ("validate", lambda text: {"path": f"/{text}"}, "path"),
         ("evaluate", lambda text: {"encoder": "e", "captioning": {"question": text}}, "captioning.question"),
-        (
-            "evaluate",
-            lambda text: {"encoder": "e", "zero_shot_classification": {"class_names": {"a": text}}},
-            "zero_shot_classification.class_names",
-        ),
     ],
 )
 def test_a_text_that_no_database_stores_is_refused(kind, spec, field, text):
