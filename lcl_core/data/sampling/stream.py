@@ -92,6 +92,7 @@ class RemoteBlocks:
         self.lead = window * _LEAD_TURNS
         self._blocks: OrderedDict[tuple[int, int, int], _Block] = OrderedDict()  # the last used ones last
         self._bytes = 0
+        self._block_bytes = 0  # of the block that was looked up last
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_REQUESTS, "blocks")
 
@@ -105,9 +106,12 @@ class RemoteBlocks:
             while self._blocks and position - next(iter(self._blocks.values())).used > self.lead + 2 * self._window:
                 self._bytes -= self._blocks.popitem(last=False)[1].bytes  # other readers have read the rest
             if key not in self._blocks:
+                if self._bytes + self._block_bytes > self._max_bytes:  # as the last one: to find its records takes time
+                    return None
                 items = range(number * BLOCK_RECORDS, min((number + 1) * BLOCK_RECORDS, len(source)))
                 left = Counter(record for item in items if (record := source.record(item)) is not None)
                 size = sum(corpus.index.row(record).length for record in left)
+                self._block_bytes = min(size, self._max_bytes)
                 if self._bytes + size > self._max_bytes:
                     return None
                 self._bytes += size
