@@ -115,7 +115,6 @@ class Run(Base):
         Index("ix_run_spec_hash", "spec_hash"),
         Index("ix_run_name_owner_id", "name", "owner", "id"),
         Index("ix_run_queue", *_QUEUE_COLUMNS, postgresql_where=text(_QUEUED), sqlite_where=text(_QUEUED)),
-        Index("ix_run_ready", "ready_at"),  # for the maintainer: runs that could be claimed since its last round
         Index("ix_run_handles", *_HANDLE_ORDER, postgresql_where=text(_HAS_HANDLE), sqlite_where=text(_HAS_HANDLE)),
     )
 

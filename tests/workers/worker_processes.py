@@ -7,14 +7,12 @@ import subprocess
 import sys
 
 TOY_WORKER = """
-import os
 from workers.worker import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 configure_logging("json")
-toy = "toy_run"
-WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), toy)).run()
+WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
 """
 _SHOWN_LOG = 8000
 
@@ -36,21 +34,12 @@ class WorkerProcesses:
         self._logs = logs
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, toy=True, before="", **environment):
-        """Start a worker.
-
-        Args:
-            toy: the process of every run is ``toy_run``; else the real one.
-            before: code that the worker with the toy executes first.
-        """
-        command = ("-c", before + TOY_WORKER) if toy else ("-m", "workers")
-        inherited = dict(self._environment)
-        if not toy:
-            inherited.pop("PYTHONPATH", None)  # where the toy is; a fork server's processes do without
+    def start(self, **environment):
+        """Start a worker whose runs are toys."""
         with self.log(len(self.started)).open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, *command],
-                env={**inherited, **environment},
+                [sys.executable, "-c", TOY_WORKER],
+                env={**self._environment, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -13,9 +13,8 @@ import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 from lcl_core.common.run_dir import RunDir
-from tests.workers.executors.kubernetes_cluster import JOBSETS, PODS, TOKEN, ApiServer, serve_http
-from workers.executors.base import EngineUnreachable, JobRequest
-from workers.executors.kubernetes import KubernetesClient, KubernetesError, build_jobset
+from workers.executors.base import JobRequest
+from workers.executors.kubernetes import build_jobset
 from workers.settings import WorkerSettings
 
 VERSIONS = ("1.30", "1.34", "1.37")
@@ -182,39 +181,3 @@ def test_it_has_no_secrets_and_no_settings_of_the_worker(monkeypatch):
     }
     assert container_of(jobset)["envFrom"] == [{"secretRef": {"name": "storage"}}]
     assert "envFrom" not in container_of(built())
-
-
-@pytest.fixture
-def api():
-    return ApiServer()
-
-
-@pytest.fixture
-def client(api, tmp_path):
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    with serve_http(api) as address:
-        client = KubernetesClient(WorkerSettings(kubernetes_url=address, kubernetes_token_file=tmp_path / "token"))
-        yield client
-        client.close()
-
-
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [(0, EngineUnreachable), (429, EngineUnreachable), (503, EngineUnreachable), (422, KubernetesError)],
-)
-def test_a_server_that_is_busy_refuses_nothing(api, client, status, error):
-    api.answers = [status]
-    with pytest.raises(error, match="http://127" if error is EngineUnreachable else r"not now \(HTTP status 422\)"):
-        client.request("POST", JOBSETS, {"metadata": {"name": "a"}})
-    assert client.find(f"{JOBSETS}/a") is None
-
-
-def test_the_token_is_read_again_for_every_request(client, tmp_path):
-    (tmp_path / "token").write_text("an old one")
-    with pytest.raises(KubernetesError, match="401"):
-        client.request("GET", PODS)
-    (tmp_path / "token").write_text(TOKEN)
-    client.request("GET", PODS)
-    (tmp_path / "token").unlink()
-    with pytest.raises(EngineUnreachable, match="cannot be read"):
-        client.request("GET", PODS)

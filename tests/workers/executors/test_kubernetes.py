@@ -20,10 +20,10 @@ from tests.workers.executors.kubernetes_cluster import (
     serve_http,
 )
 from workers.executors import kubernetes
-from workers.executors.base import JobRequest, MachineLost, NoCapacity
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, NoCapacity
 from workers.executors.folder_job import JobPhase
 from workers.executors.job_folder import JobFolder
-from workers.executors.kubernetes import GROUP, KubernetesExecutor
+from workers.executors.kubernetes import GROUP, KubernetesClient, KubernetesError, KubernetesExecutor
 from workers.settings import WorkerSettings
 
 ROLE = Path(__file__).parents[3] / "deploy" / "kubernetes" / "jobs" / "role.yaml"
@@ -164,3 +164,32 @@ def test_settings_that_do_not_fit_say_what_is_missing(kubernetes_settings, api, 
     (tmp_path / "token").write_text(TOKEN)
     del api.objects[JOBSETS]
     refused(kubernetes_settings, "install JobSet")
+
+
+@pytest.fixture
+def client(kubernetes_settings):
+    client = KubernetesClient(kubernetes_settings)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(0, EngineUnreachable), (429, EngineUnreachable), (503, EngineUnreachable), (422, KubernetesError)],
+)
+def test_a_server_that_is_busy_refuses_nothing(api, client, status, error):
+    api.answers = [status]
+    with pytest.raises(error, match="http://127" if error is EngineUnreachable else r"not now \(HTTP status 422\)"):
+        client.request("POST", JOBSETS, {"metadata": {"name": "a"}})
+    assert client.find(f"{JOBSETS}/a") is None
+
+
+def test_the_token_is_read_again_for_every_request(client, tmp_path):
+    (tmp_path / "token").write_text("an old one")
+    with pytest.raises(KubernetesError, match="401"):
+        client.request("GET", PODS)
+    (tmp_path / "token").write_text(TOKEN)
+    client.request("GET", PODS)
+    (tmp_path / "token").unlink()
+    with pytest.raises(EngineUnreachable, match="cannot be read"):
+        client.request("GET", PODS)
