@@ -132,10 +132,6 @@ class FolderExecutor(Executor, ABC):
         """Of each node; where the cluster has none, runs that may run anywhere use CPUs."""
         return request.gpus
 
-    def meeting_address(self, name: str) -> str:
-        """HOST:PORT where the ranks of a run of several nodes connect; empty: node 0 reports it."""
-        return ""
-
     def start(self, request: JobRequest, remember: Callable[[Handle], None]) -> FolderJob:
         """Raises: NoCapacity, MachineLost, OSError; UserError ``engine_refused``."""
         label = re.sub("[^a-z0-9]+", "-", request.name.lower()).strip("-")[:24].strip("-")
@@ -146,7 +142,7 @@ class FolderExecutor(Executor, ABC):
         job_id: str | None = None
         try:
             gpus = self.gpus_of(request) if request.gpus else 0
-            self._create_folder(request, name, gpus, folder)
+            self._create_folder(request, gpus, folder)
             folder.attach(owner)
             job_id = self.submit(request, name, gpus, folder)
             remember({**handle, "job_id": job_id})
@@ -206,7 +202,7 @@ class FolderExecutor(Executor, ABC):
             check()
             time.sleep(min(2.0, patience / 10))
 
-    def _create_folder(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> None:
+    def _create_folder(self, request: JobRequest, gpus: int, folder: JobFolder) -> None:
         """Without those of earlier attempts: what may be left of their processes ends then."""
         settings = self.settings
         shutil.rmtree(folder.path.parent, ignore_errors=True)
@@ -218,7 +214,6 @@ class FolderExecutor(Executor, ABC):
                 sorted(request.protocols),
                 request.nodes,
                 gpus,
-                self.meeting_address(name),
                 settings.rendezvous_seconds,
                 self.orphan_seconds,
                 settings.cancel_grace_seconds,

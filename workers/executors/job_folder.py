@@ -31,7 +31,6 @@ class StartOrder:
     """What each node starts.
 
     Attributes:
-        address: HOST:PORT where the ranks of the run connect; empty: node 0 reports it.
         rendezvous_seconds: for all nodes to know where their ranks connect, and to do so.
         orphan_seconds: without a heartbeat of a worker, after which the process saves its state and ends.
         grace_seconds: between SIGTERM and SIGKILL then.
@@ -43,7 +42,6 @@ class StartOrder:
     protocols: list[str]
     nodes: int
     gpus: int
-    address: str
     rendezvous_seconds: float
     orphan_seconds: float
     grace_seconds: float

@@ -141,7 +141,6 @@ JOB_LABEL = "lcl/job"  # on JobSet, Job and pods: the JobSet's name
 _MANAGER_LABELS = {"app.kubernetes.io/managed-by": "lcl-worker"}
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GROUP = "node"  # name of the replicated job and of its container, and part of the names of pods
-PORT = 29_500  # where the ranks meet: a pod has its ports for itself
 _USER = 10_001  # of the image
 _KEPT_SECONDS = 86_400  # for which a finished JobSet waits for a worker that reads its end
 # of data fetched from URLs. Not inside the home: there the runtime would make its folder, and would do so as root.
@@ -197,7 +196,7 @@ def build_jobset(
             "suspend": bool(queue),
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "failurePolicy": {"maxRestarts": 0},
-            "network": {"enableDNSHostnames": request.nodes > 1, "publishNotReadyAddresses": True},
+            "network": {"enableDNSHostnames": False},
             "replicatedJobs": [
                 {"name": GROUP, "replicas": 1, "template": {"metadata": {"labels": labels}, "spec": job}}
             ],
@@ -370,9 +369,6 @@ class KubernetesExecutor(FolderExecutor):
 
     def gpus_of(self, request: JobRequest) -> int:
         return request.gpus if self.settings.kubernetes_gpu_resource else 0
-
-    def meeting_address(self, name: str) -> str:
-        return f"{name}-{GROUP}-0-0.{name}:{PORT}"  # the name of node 0 in the network of the JobSet
 
     def submit(self, request: JobRequest, name: str, gpus: int, folder: JobFolder) -> str:
         jobset = build_jobset(self.settings, request, name, gpus, self._namespace, folder.path)

@@ -59,8 +59,7 @@ class NodeAgent:
             print("no worker has shown itself since long before the start: nothing is started", flush=True)  # noqa: T201
             self._folder.report(number, status=int(ExitCode.CANCELLED))
             return ExitCode.CANCELLED
-        reports_port = start.nodes > 1 and number == 0 and not start.address
-        with reserve_port() if reports_port else socket.socket() as reserved:
+        with reserve_port() if start.nodes > 1 and number == 0 else socket.socket() as reserved:
             environment = self._rendezvous(reserved) | ({} if start.gpus else visible_devices_env(()))
             run_dir = RunDir(start.run_dir)
             run_dir.log_file = run_dir.path / node_log_name(number)
@@ -73,18 +72,15 @@ class NodeAgent:
         return status
 
     def _rendezvous(self, reserved: socket.socket) -> dict[str, str]:
-        """Environment that says where the ranks connect: where the engine does not, node 0 reports it to the others.
-
-        Raises: TimeoutError.
-        """
+        """Environment that says where the ranks connect, which node 0 reports to the others. Raises: TimeoutError."""
         start = self._start
         if start.nodes == 1:
             return {}
-        if self._number == 0 and not start.address:
+        if self._number == 0:
             address = NodeInfo(0, start.nodes, self._host, reserved.getsockname()[1]).address
             self._folder.report(0, address=address)
         deadline = time.monotonic() + start.rendezvous_seconds
-        while not (address := start.address or self._folder.read_report(0).address):
+        while not (address := self._folder.read_report(0).address):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"node 0 has not reported an address within {start.rendezvous_seconds:g} s")
             time.sleep(_POLL_SECONDS)
@@ -141,7 +137,8 @@ def main(folder: JobFolder) -> int:
     number = next((int(os.environ[name]) for name in _NUMBER_VARIABLES if name in os.environ), 0)
     terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")  # where srun runs: by Slurm's rule on the first node
+    # where srun runs: by Slurm's rule on the first node. A pod's host name has its address
+    host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostbyname(socket.gethostname())
     return run_agent(folder, number, host, terminated)
 
 

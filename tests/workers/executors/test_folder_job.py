@@ -62,7 +62,7 @@ def job_in(settings, tmp_path):
 
     def make(state, statuses, nodes=2):
         folder = JobFolder(tmp_path / "agent" / "job")
-        folder.create(StartOrder("toy_run", str(tmp_path), "title", [], nodes, 0, "", 60.0, 60.0, 5.0))
+        folder.create(StartOrder("toy_run", str(tmp_path), "title", [], nodes, 0, 60.0, 60.0, 5.0))
         for number in range(nodes):
             folder.report(number, log_start=10 * number)
         for number, status in statuses.items():
@@ -136,7 +136,7 @@ def test_processes_of_a_node_that_is_cut_off_are_awaited_for_the_time_of_a_check
 def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_job(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_job, "PATIENCE_SECONDS", 0.1)
     folder = JobFolder(tmp_path / "agent" / "name")
-    folder.create(StartOrder("toy_run", str(tmp_path), "title", [], 1, 0, "", 60.0, 300.0, 30.0))
+    folder.create(StartOrder("toy_run", str(tmp_path), "title", [], 1, 0, 60.0, 300.0, 30.0))
     handle = {"executor": "Slurm", "name": "name", "nodes": 1, "job_id": "7"}
     with pytest.raises(EngineUnreachable, match="away"):
         AnsweringEngine(settings, EngineUnreachable("away")).attach(handle, RunDir(tmp_path))

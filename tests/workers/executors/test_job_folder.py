@@ -8,7 +8,7 @@ import pytest
 
 from workers.executors.job_folder import CommandReader, JobFolder, NodeReport, StartOrder
 
-START = StartOrder("module", "/run", "title", ["s3"], 2, 0, "", 60.0, 300.0, 30.0)
+START = StartOrder("module", "/run", "title", ["s3"], 2, 0, 60.0, 300.0, 30.0)
 
 
 @pytest.fixture

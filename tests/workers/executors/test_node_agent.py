@@ -20,7 +20,7 @@ def test_a_job_that_lost_its_worker_before_its_start_does_not_start(tmp_path, mo
     (tmp_path / "ends_at_once.py").touch()
     folder, run_dir = JobFolder(tmp_path / "agent" / "name"), tmp_path / "run"
     run_dir.mkdir()
-    folder.create(StartOrder("ends_at_once", str(run_dir), "title", [], 1, 0, "", 60.0, 300.0, 30.0))
+    folder.create(StartOrder("ends_at_once", str(run_dir), "title", [], 1, 0, 60.0, 300.0, 30.0))
     written = folder.control_file.stat().st_mtime - silent
     os.utime(folder.control_file, (written, written))
     assert main(folder) == ExitCode.OK
