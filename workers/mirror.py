@@ -14,7 +14,6 @@ lost it replaces nothing, and every attempt has keys of its own.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from typing import Any
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path, regular_files, remove_tree, sha256_file
+from lcl_core.common.files import fsync_path, fsync_tree, regular_files, remove_tree, sha256_file, stage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import StoredCheckpoint, record_stored_checkpoint, stored_checkpoints
 from lcl_core.db.leases import StaleLease, lock_with_lease
@@ -152,22 +151,19 @@ class CheckpointMirror:
 
         Returns: SHA-256 by name of the files whose job has computed it.
         """
-        own = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name in (*own, _MANIFEST):
-            _link_or_copy(checkpoint / name, folder / _CHECKPOINT / name)
+        stage(checkpoint, folder / _CHECKPOINT, link=True).publish()
         if self._run_dir.metrics_file.exists():
             shutil.copyfile(self._run_dir.metrics_file, folder / _METRICS)
-            copy = RunDir(folder)
-            copy.truncate_metrics(step)
+            RunDir(folder).truncate_metrics(step)
         if self._run_dir.tokenizer_file.exists():
-            _link_or_copy(self._run_dir.tokenizer_file, folder / _TOKENIZER)
+            shutil.copyfile(self._run_dir.tokenizer_file, folder / _TOKENIZER)
         best = self._run_dir.best_encoder
         if best.is_dir():  # the job replaces the whole folder
             before = best.stat().st_ino
-            for name, _ in regular_files(best):
-                _link_or_copy(best / name, folder / _BEST / name)
+            stage(best, folder / _BEST, link=True).publish()
             if best.stat().st_ino != before:
                 raise FileNotFoundError(f"{best} has just been replaced")
+        own = json.loads((folder / _CHECKPOINT / _MANIFEST).read_text(encoding="utf-8"))["files"]
         return {f"{_CHECKPOINT}/{name}": digest for name, digest in own.items()}
 
     def _record(self, stored: StoredCheckpoint) -> None:
@@ -268,23 +264,10 @@ def _publish(folder: Path, run_dir: RunDir, name: str, *, alone: bool) -> None:
         if (folder / _BEST).is_dir():
             run_dir.artifacts.mkdir(exist_ok=True)
             (folder / _BEST).rename(run_dir.best_encoder)
-    for path in (folder / _CHECKPOINT, *(folder / _CHECKPOINT).rglob("*")):
-        if path.is_dir():
-            fsync_path(path)
+    fsync_tree(folder / _CHECKPOINT)
     for path in run_dir.checkpoints.glob("step_*"):
         if path.name == name or (alone and path.name > name):
             remove_tree(path)
     (folder / _CHECKPOINT).rename(run_dir.checkpoints / name)
     fsync_path(run_dir.checkpoints)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, which the removal of ``source`` leaves; a copy where the disk has none. Raises: OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
