@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,10 +216,6 @@ class SampleStream:
             "context_length": context_length, "seed": seed, "numerics": numerics, "block_bytes": block_bytes,
             "document_weights": document_weights, "concepts": concepts, "resident": resident,
         }  # fmt: skip
-
-    def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:
-        """Another process opens the corpora again."""
-        return partial(SampleStream, corpora=self.corpora, **self.options), ()
 
     @property
     def source_items(self) -> list[int]:

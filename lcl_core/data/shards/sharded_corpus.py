@@ -189,7 +189,7 @@ class ShardedCorpus(Corpus):
         return found
 
     def keep_record(self, record: int, data: bytes) -> None:
-        """Let this thread's next reads of a record take it from ``data``. Raises: UserError ``shard_damaged``."""
+        """Let this thread's next reads of a record take it from ``data``. Raises: UserError ``corpus_unreadable``."""
         self._last.record = (record, self._split(record, data))
 
     def _members(self, record: int, whole: bool) -> dict[str, memoryview]:

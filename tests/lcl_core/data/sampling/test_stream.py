@@ -1,7 +1,5 @@
 """The stream of samples."""
 
-import multiprocessing
-import pickle
 from collections import Counter
 
 import numpy as np
@@ -312,12 +310,3 @@ def test_a_dataset_without_documents_is_named(kit, open_stream):
 def test_a_negative_position_is_refused(open_stream):
     with pytest.raises(IndexError):
         open_stream()[-1]
-
-
-def test_a_copy_in_another_process_gives_the_same(open_stream):
-    stream = open_stream(INTERLEAVED, PAIRS, piece_images=2)
-    expected = [stream[position] for position in range(12)]
-    assert all(same(pickle.loads(pickle.dumps(stream))[position], expected[position]) for position in range(12))
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        got = pool.map(stream.__getitem__, range(12), chunksize=1)
-    assert all(same(first, second) for first, second in zip(got, expected, strict=True))
