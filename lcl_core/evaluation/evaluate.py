@@ -79,8 +79,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     if spec.figures:
         progress.enter("figures")
         records, folder = context.predictions.folder, context.artifacts / "figures"
-        left_out = make_figures(records, context.curves, data.corpus, folder, seed=spec.seed)
-        if left_out:
+        if left_out := make_figures(records, context.curves, data.corpus, folder, seed=spec.seed):
             result["figures_left_out"] = left_out
     progress.enter("done")
     return result

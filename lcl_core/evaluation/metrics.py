@@ -178,8 +178,7 @@ class BootstrapMetric:
         metric: name in the table.
         units: [Q] names of queries, images or questions; equal names in another run are the same units.
         values: [Q] or [Q, V] contribution of each unit.
-        statistic: values [U] or [U, V] and draw counts [D, U] → metric [D]; ``mean_of``, ``median_of``, … Values [U]
-            are distinct and ascending; of [U, V] the rows are distinct.
+        statistic: values [U] or [U, V] and draw counts [D, U] → metric [D]; ``mean_of``, ``median_of``, …
         chance: exact value of a random prediction; None where there is none.
         majority: value of predicting the most frequent training answers.
         groups: [Q] group of each unit, such as its concept; a bootstrap draws whole groups. Empty: the unit is one by
@@ -197,11 +196,7 @@ class BootstrapMetric:
     @property
     def value(self) -> float:
         """The metric of all units, each drawn once."""
-        return self.of(np.asarray(self.values))
-
-    def of(self, values: NDArray) -> float:
-        """The metric of other values of the same units."""
-        distinct, counts = np.unique(values, return_counts=True, axis=0)
+        distinct, counts = np.unique(self.values, return_counts=True, axis=0)
         return float(self.statistic(distinct.astype(np.float64), counts[None])[0])
 
     def interval(self, seed: int) -> tuple[float, float]:
@@ -236,8 +231,7 @@ def bootstrap_interval(
         return statistic(distinct.astype(np.float64), draw_counts(rng, size, counts, found))
 
     width = max(len(distinct), 0 if found is None else found.count_of_groups)
-    low, high = np.quantile(chunked_draws(draw, draws, width), [0.025, 0.975])
-    return float(low), float(high)
+    return percentile_interval(chunked_draws(draw, draws, width))
 
 
 @dataclass(frozen=True)
@@ -291,6 +285,12 @@ def chunked_draws(draw: Callable[[int], Numbers], draws: int, width: int) -> Num
     return np.concatenate([draw(min(chunk, draws - start)) for start in range(0, draws, chunk)])
 
 
+def percentile_interval(drawn: Numbers) -> tuple[float, float]:
+    """The middle 95 %."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def mean_of(distinct: Numbers, counts: Ints) -> Numbers:
     """[D] means of D samples that hold ``counts`` [D, U] of the ``distinct`` [U] values."""
     return counts @ distinct / counts.sum(axis=1)
@@ -298,7 +298,8 @@ def mean_of(distinct: Numbers, counts: Ints) -> Numbers:
 
 def median_of(distinct: Numbers, counts: Ints) -> Numbers:
     """[D] medians of D samples that hold ``counts`` [D, U] of the ``distinct`` [U] values."""
-    upto = np.cumsum(counts, axis=1)
+    order = np.argsort(distinct, kind="stable")
+    distinct, upto = distinct[order], np.cumsum(counts[:, order], axis=1)
     size = int(upto[0, -1])
     low = (upto > (size - 1) // 2).argmax(axis=1)
     high = (upto > size // 2).argmax(axis=1)

@@ -26,6 +26,7 @@ from lcl_core.evaluation.metrics import (
     chunked_draws,
     draw_counts,
     mean_of,
+    percentile_interval,
 )
 from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
 from lcl_core.specs.study import MetricSpec
@@ -108,7 +109,7 @@ class PairedOutcomes:
     def values(self) -> tuple[float, float]:
         """The metric of both runs over the shared units."""
         counts = self.counts[None]
-        return float(self._of(self.left, counts)[0]), float(self._of(self.right, counts)[0])
+        return float(self.statistic(self.left, counts)[0]), float(self.statistic(self.right, counts)[0])
 
     def interval(self, seed: int, draws: int) -> tuple[float, float]:
         """95 % percentile bootstrap interval of right minus left."""
@@ -116,10 +117,9 @@ class PairedOutcomes:
 
         def draw(size: int) -> Numbers:
             counts = draw_counts(rng, size, self.counts, self.groups)
-            return self._of(self.right, counts) - self._of(self.left, counts)
+            return self.statistic(self.right, counts) - self.statistic(self.left, counts)
 
-        low, high = np.quantile(chunked_draws(draw, draws, self._width), [0.025, 0.975])
-        return float(low), float(high)
+        return percentile_interval(chunked_draws(draw, draws, self._width))
 
     def p_value(self, seed: int, draws: int) -> float:
         """Two-sided, of the sign-flip permutation."""
@@ -135,7 +135,7 @@ class PairedOutcomes:
                 flips = self.groups.count(bits, len(self.counts))
             kept = self.counts - flips
             left, right = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
-            return self._of(values, right) - self._of(values, left)
+            return self.statistic(values, right) - self.statistic(values, left)
 
         differences = chunked_draws(flipped, draws, 2 * self._width)
         hits = np.count_nonzero(np.abs(differences) >= abs(after - before) - _EQUAL_WITHIN)
@@ -145,13 +145,6 @@ class PairedOutcomes:
     def _width(self) -> int:
         """Numbers of one draw."""
         return max(len(self.counts), 0 if self.groups is None else len(self.groups.row))
-
-    def _of(self, values: Numbers, counts: Ints) -> Numbers:
-        """[D] statistics; values [J] are passed in ascending order."""
-        if values.ndim > 1:
-            return self.statistic(values, counts)
-        order = np.argsort(values, kind="stable")
-        return self.statistic(values[order], counts[:, order])
 
 
 def compare_selected(

@@ -175,11 +175,7 @@ class EvaluationData:
     """The evaluated corpus, and paths of further datasets and encoders by name; each split is read once."""
 
     def __init__(
-        self,
-        spec: EvaluateSpec,
-        datasets: dict[str, str],
-        encoders: dict[str, str],
-        heartbeat: Heartbeat = no_progress,
+        self, spec: EvaluateSpec, datasets: dict[str, str], encoders: dict[str, str], heartbeat: Heartbeat = no_progress
     ) -> None:
         self.spec, self._datasets, self._encoders, self._beat = spec, datasets, encoders, heartbeat
         self.corpus = open_corpus(self._find(datasets, spec.dataset, "dataset", "dataset"))
@@ -257,12 +253,11 @@ class EvaluationData:
                 f"split {split!r} has no captioned images{of_source}; the corpus has splits: {known}",
                 code="no_data", field=field,
             )  # fmt: skip
-        excluded = self.spec.exclude
-        images = [
-            image
-            for image in self._images[key]
-            if not any(image.labels.get(label) in values for label, values in excluded.items())
-        ]
+
+        def is_excluded(image: EvalImage) -> bool:
+            return any(image.labels.get(label) in values for label, values in self.spec.exclude.items())
+
+        images = [image for image in self._images[key] if not is_excluded(image)]
         if not images:
             raise UserError(
                 f"every image of split {split!r} is excluded; exclude fewer labels",
