@@ -97,9 +97,6 @@ class WorkerSettings(Settings):
     rendezvous_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
-    folder_seconds: float = Field(
-        900.0, gt=0, le=86_400, description="to wait for a run's folder that a process of an earlier attempt has locked"
-    )
     hung_seconds: float = Field(
         1800.0, gt=0, le=86_400, description="without progress that a run's process is allowed at least"
     )

@@ -54,6 +54,7 @@ from workers.mirror import CheckpointMirror
 from workers.monitor import JobMonitor
 from workers.settings import WorkerSettings
 
+_LOCK_SECONDS = 30.0  # to wait for the lock of RUN_DIR, before the run is queued again
 log = structlog.get_logger(__name__)
 
 
@@ -83,22 +84,19 @@ def fetched_inputs(attempt: Attempt) -> Iterator[dict[str, Path]]:
 
 @contextmanager
 def locked_run_dir(attempt: Attempt) -> Iterator[None]:
-    """Create RUN_DIR and lock it until ``unlock`` or the end of the block; what a killed job was replacing is restored.
+    """Create RUN_DIR and lock it until ``unlock`` or the end of the block.
 
-    A process of an earlier attempt may still have the lock; a file system keeps that of a lost machine for minutes. The
-    lease is renewed meanwhile.
+    A process of an earlier attempt may still have the lock; a file system keeps that of a lost machine for minutes.
 
-    Raises (on entry): UserError ``run_dir_busy`` after ``folder_seconds``; AttemptInterrupted, StaleLease, OSError.
+    Raises (on entry): UserError ``run_dir_busy`` after _LOCK_SECONDS; AttemptInterrupted, StaleLease, OSError.
     """
-    settings, run_dir = attempt.settings, attempt.run_dir
+    run_dir, deadline = attempt.run_dir, time.monotonic() + _LOCK_SECONDS
     run_dir.path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + settings.folder_seconds
     while not run_dir.try_lock():
         if time.monotonic() > deadline:
-            message = f"another process has been at work in {run_dir.path} for {settings.folder_seconds:g} s"
-            raise UserError(message, code="run_dir_busy")
+            raise UserError(f"another process is at work in {run_dir.path}", code="run_dir_busy")
         attempt.lease.raise_if_interrupted()
-        time.sleep(settings.watch_seconds)
+        time.sleep(attempt.settings.watch_seconds)
     try:
         attempt.lease.check()
         yield

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import pytest
 
-from lcl_core.common.run_dir import RunDir
 from lcl_core.db import runs
 
 
@@ -48,21 +45,6 @@ def test_a_disk_that_fills_up_in_the_middle(
     assert (run.state, run.reason) == ("succeeded", None)
     assert run.result["final"]["start"] >= 5
     assert steps_of(run_id) == list(range(1, 61))
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "read_only"), (errno.EIO, "storage")]
-)
-def test_what_the_worker_itself_cannot_write(in_process_worker, queue, run_of, monkeypatch, number, code):
-    def refuse(run_dir, run):
-        raise OSError(number, os.strerror(number), str(run_dir.run_file))
-
-    monkeypatch.setattr(RunDir, "prepare", refuse)
-    run_id = queue()
-    in_process_worker.work()
-    run = run_of(run_id)
-    assert (run.state, run.reason["code"]) == ("failed", code)
-    assert "run.json" in run.reason["message"]
 
 
 def test_no_room_for_the_encoder_keeps_the_work(in_process_worker, database, queue, run_of, small_disk):

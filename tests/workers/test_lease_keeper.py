@@ -184,17 +184,6 @@ def test_nothing_starts_before_the_first_renewal(keep, renewals, eventually, sto
     assert len(raised) == 1
 
 
-@pytest.mark.parametrize("state", [State.PAUSING, State.CANCELLING])
-def test_a_preparation_is_interrupted_when_the_run_is_stopped(keep, renewals, eventually, state):
-    with keep() as lease:
-        lease.confirm()
-        lease.raise_if_interrupted()
-        renewals.state = state
-        eventually(lambda: lease.state is state, "the news")
-        with pytest.raises(AttemptInterrupted):
-            lease.raise_if_interrupted()
-
-
 def test_a_stopping_worker_repeats_a_write_for_its_grace_alone(keep, settings, stopping):
     def write():
         raise OperationalError("write", None, ConnectionError())

@@ -162,12 +162,12 @@ def test_a_new_attempt_waits_for_the_old_process_to_leave(in_process_worker, que
     assert (run_of(run_id).state, claimed.attempt) == ("succeeded", 1)
 
 
-def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(in_process_worker, queue, run_of):
+def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(in_process_worker, queue, run_of, monkeypatch):
     run_id = queue(max_attempts=1)
     held = in_process_worker.run_dir(run_id)
     held.path.mkdir(parents=True)
     held.lock()
-    in_process_worker.settings.folder_seconds = 0.2
+    monkeypatch.setattr("workers.supervisor._LOCK_SECONDS", 0.2)
     for times in (1, 2):
         in_process_worker.work()
         run = run_of(run_id)

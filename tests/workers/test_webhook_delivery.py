@@ -154,15 +154,6 @@ def test_what_cannot_be_sent_is_tried_again(send, database, settings, tell, faul
     assert delivery(database).done_at is None
 
 
-def test_it_sends_by_itself_and_leaves_when_told(sender, database, settings, tell, eventually):
-    with receiving(204) as receiver:
-        settings.webhook_hosts = [receiver.host]
-        sender.start()
-        run_id = tell(receiver.host)
-        eventually(lambda: len(receiver.got) == 1, "the message")
-    assert json.loads(receiver.got[0][1])["run"]["id"] == run_id
-
-
 def test_a_receiver_that_does_not_answer_holds_up_no_other_host(database, settings, tell, monkeypatch, eventually):
     monkeypatch.setattr(webhook_delivery, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, receiving(204) as well:

@@ -130,14 +130,6 @@ def test_a_run_has_its_grace_for_a_checkpoint():
     assert pod["terminationGracePeriodSeconds"] >= 120 + 10
 
 
-def test_kueue_starts_it_where_there_is_a_queue():
-    queued = built(kubernetes_queue="team")
-    assert queued["spec"]["suspend"] is True
-    assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
-    assert built()["spec"]["suspend"] is False
-    assert "kueue.x-k8s.io/queue-name" not in built()["metadata"]["labels"]
-
-
 def test_an_administrator_places_its_pods():
     pod = pod_of(built(kubernetes_pod=json.dumps(PLACEMENT)))
     for name in ("nodeSelector", "priorityClassName", "imagePullSecrets"):
