@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -218,25 +218,25 @@ class Requeue:
     """The run is unfinished through no fault of its own; another attempt resumes from its checkpoint.
 
     Attributes:
-        rule: of the failure table; says whether the attempt is counted, when the next one may start, and how many.
+        code: of the rule in the failure table.
         message: of the run's reason, when no attempt is left. ``cause`` if empty.
         keeps_processes: they continue, for the next worker to re-attach.
     """
 
-    rule: FailureRule
+    code: str
     cause: str
     message: str = ""
     keeps_processes: bool = False
 
-    @classmethod
-    def by(cls, name: str, cause: str, message: str = "") -> Requeue:
-        """By the rule of this name."""
-        return cls(RULES[name], cause, message)
+    @property
+    def rule(self) -> FailureRule:
+        return RULES[self.code]
 
     @property
     def failure(self) -> RunFailed:
         """Outcome of the run when no attempt is left."""
-        return _failed(self.rule.cause, self.message or self.cause)
+        reason = {"code": self.code, "message": self.message or self.cause}
+        return RunFailed(reason, keeps_processes=self.keeps_processes)
 
 
 @dataclass(frozen=True)
@@ -284,13 +284,13 @@ def outcome_of(error: Exception, claim: Claim, run_dir: RunDir) -> RunOutcome | 
     reattaches = claim.handle is not None
     match error:
         case AttemptInterrupted():
-            return replace(Requeue.by("interrupted", str(error)), keeps_processes=reattaches)
+            return Requeue("interrupted", str(error), keeps_processes=reattaches)
         case NoCapacity():
-            return Requeue.by("no_capacity", str(error))
+            return Requeue("no_capacity", str(error))
         case MachineLost():  # what the processes wrote before counts
             return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
         case EngineUnreachable():
-            return replace(Requeue.by("machine_lost", str(error)), keeps_processes=True)
+            return Requeue("machine_lost", str(error), keeps_processes=True)
         case UserError():
             return classify_error(error.to_dict())
         case OSError():
@@ -309,14 +309,13 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
     if exited.stop_reason is StopReason.CANCEL:
         return RunCancelled()
     if exited.stop_reason is StopReason.MACHINE:
-        return Requeue.by("machine_lost", exited.loss)
-    if exited.stop_reason is StopReason.DETACHED:
-        return replace(Requeue.by(*_REQUEUED[exited.stop_reason]), keeps_processes=True)
+        return Requeue("machine_lost", exited.loss)
     if exited.stop_reason in _REQUEUED:
-        return Requeue.by(*_REQUEUED[exited.stop_reason])
+        code, cause = _REQUEUED[exited.stop_reason]
+        return Requeue(code, cause, keeps_processes=exited.stop_reason is StopReason.DETACHED)
     if exited.stop_reason is StopReason.HUNG:
         where = f"`lcl runs logs {claim.run_id}` shows its log; resume the run to go on from its last checkpoint"
-        return Requeue.by("hung", exited.hang, f"{exited.hang}, as the attempt before; {where}")
+        return Requeue("hung", exited.hang, f"{exited.hang}, as the attempt before; {where}")
     if exited.stop_reason is StopReason.TIMEOUT:
         limit = claim.spec["timeout_seconds"]
         way_out = f"raise it as you resume the run: lcl runs resume {claim.run_id} --timeout SECONDS"
@@ -329,7 +328,7 @@ def classify_error(reason: dict[str, Any]) -> RunOutcome | Requeue:
     """Outcome of an attempt that ended with a UserError, as ``UserError.to_dict``."""
     rule = RULES.get(reason.get("code", ""))
     if rule is not None and rule.policy in (Policy.DELAYED, Policy.WAITING):
-        return Requeue.by(rule.cause, reason["message"])
+        return Requeue(rule.cause, reason["message"])
     return RunFailed(reason)
 
 
@@ -342,7 +341,7 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         return _classify_outside_kill(claim, exited.status, where)
     if exited.status == ExitCode.RENDEZVOUS_FAILED:
         cause = line.removeprefix("error: ") or "its processes did not connect in time"
-        return Requeue.by("rendezvous_failed", cause, f"{cause}{where}")
+        return Requeue("rendezvous_failed", cause, f"{cause}{where}")
     if exited.status == ExitCode.OUT_OF_MEMORY:
         return _failed("out_of_memory", f"the run ran out of memory ({line}); {_memory_advice(claim.kind)}{where}")
     if exited.status in (ExitCode.DISK_FULL, ExitCode.READ_ONLY):
@@ -351,7 +350,7 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         return _failed("no_result", f"the process ended without a result{where}")
     rule = infrastructure_cause(_log_lines(log_file, exited.log_start))
     if rule is not None:
-        return Requeue.by(rule.cause, f"{rule.meaning} ({line})", f"{rule.meaning}: {line}{where}")
+        return Requeue(rule.cause, f"{rule.meaning} ({line})", f"{rule.meaning}: {line}{where}")
     if exited.status < 0:
         name = signal.Signals(-exited.status).name
         return _failed("crash", f"the process was ended by {name}: {line or 'its log is empty'}{where}")
@@ -363,7 +362,7 @@ def _classify_outside_kill(claim: Claim, status: int, where: str) -> Requeue:
     name = signal.Signals(-status).name if status < 0 else "SIGTERM"
     cause = f"the process was ended from outside by {name}"
     hint = f" (the system ran out of memory, perhaps: {_memory_advice(claim.kind)})" if name == "SIGKILL" else ""
-    return Requeue.by("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
+    return Requeue("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
 
 
 def _memory_advice(kind: str) -> str:

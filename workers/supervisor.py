@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -301,7 +301,7 @@ def _conclude(attempt: Attempt, outcome: RunOutcome | Requeue) -> None:
         if attempt.lease.persist(lambda: _requeue(attempt, requeue)) is not None:
             log.info("requeued", cause=requeue.cause)
             return
-        outcome = replace(requeue.failure, keeps_processes=requeue.keeps_processes)
+        outcome = requeue.failure
     shutil.rmtree(attempt.run_dir.changes, ignore_errors=True)  # of this attempt alone
 
     def complete(final: RunOutcome) -> State:
@@ -317,10 +317,9 @@ def _conclude(attempt: Attempt, outcome: RunOutcome | Requeue) -> None:
         )
 
     try:
-        state = attempt.lease.persist(lambda: complete(outcome))
+        state = attempt.lease.persist(partial(complete, outcome))
     except OSError as error:
-        failure = os_error_failure(error, attempt.run_dir.path)
-        state = attempt.lease.persist(lambda: complete(failure))
+        state = attempt.lease.persist(partial(complete, os_error_failure(error, attempt.run_dir.path)))
     log.info("completed", state=state)
     schedule_dependents(attempt.database)  # of very many the maintainer does the rest
     schedule_studies(attempt.database)  # now, so that an evaluation runs before the study's next pre-training
