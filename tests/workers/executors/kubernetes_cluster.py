@@ -1,9 +1,4 @@
-"""An API server of Kubernetes in this process, and beside it what a cluster does with a JobSet.
-
-It has what executors use: lists with labels, and deletions with preconditions. The
-objects are what a test makes of them, or, with ``runs_pods``, those of real processes of this machine: a pod is a
-process with the command and the environment of its container.
-"""
+"""An API server of Kubernetes in this process: lists with labels, and deletions with preconditions. No pod runs."""
 
 from __future__ import annotations
 
@@ -11,8 +6,6 @@ import contextlib
 import copy
 import json
 import threading
-import time
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -25,14 +18,8 @@ EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 Object = dict[str, Any]
 
 
-def moment(seconds=None):
-    """As Kubernetes writes times."""
-    value = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def condition(kind, reason="", message="", at=None, status="True"):
-    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": moment(at)}
+def condition(kind, reason="", message="", status="True"):
+    return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
 class Refused(Exception):
@@ -71,18 +58,10 @@ class ApiServer:
             return found
 
     def change(self, collection, name, **parts):
-        """Replace parts of an object, of which conditions are added to those that it has."""
+        """Replace parts of an object."""
         with self.changed:
-            found = copy.deepcopy(self.objects[collection][name])
             for part, values in parts.items():
-                added = found.setdefault(part, {})
-                kept = [] if part != "status" else added.get("conditions", [])
-                added.update(values)
-                if part == "status" and "conditions" in values:
-                    replaced = {each["type"] for each in values["conditions"]}
-                    kept = [each for each in kept if each["type"] not in replaced]
-                    added["conditions"] = [*kept, *values["conditions"]]
-            self.put(collection, found)
+                self.objects[collection][name][part] |= values
 
     def names(self, collection):
         with self.changed:
@@ -110,7 +89,7 @@ class ApiServer:
             items = [found for found in self.objects[path].values() if _matches(found, params.get("labelSelector", ""))]
             if method == "DELETE":
                 for found in items:
-                    self.delete(path, found["metadata"]["name"], body or {})
+                    self.delete(path, found["metadata"]["name"])
                 return {"kind": "Status"}
             return {"items": copy.deepcopy(items)}
 
@@ -123,23 +102,15 @@ class ApiServer:
         uid = (body or {}).get("preconditions", {}).get("uid")
         if uid not in (None, found["metadata"]["uid"]):
             raise Refused(409, "Precondition failed: uid")
-        self.delete(collection, name, body or {})
+        self.delete(collection, name)
         return {"kind": "Status"}
 
-    def delete(self, collection, name, options):
-        """Mark an object; who has it runs removes it."""
-        found = copy.deepcopy(self.objects[collection][name])
-        grace = options.get("gracePeriodSeconds", found.get("spec", {}).get("terminationGracePeriodSeconds", 0))
-        before = found["metadata"].get("deletionGracePeriodSeconds")
-        if before is None or grace < before:
-            found["metadata"] |= {"deletionTimestamp": moment(time.time() + grace), "deletionGracePeriodSeconds": grace}
-            self.put(collection, found)
-        self.on_delete(collection, name)
-
-    def on_delete(self, collection, name):
-        """A pod ends within its second; a JobSet is removed after its pods."""
+    def delete(self, collection, name):
+        """A pod ends at once; a JobSet is removed after its pods."""
         if collection == PODS:
             self.objects[PODS].pop(name)
+        else:
+            self.objects[collection][name]["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
         for jobset in [*self.objects[JOBSETS].values()]:
             if "deletionTimestamp" in jobset["metadata"] and not self.objects[PODS]:
                 self.objects[JOBSETS].pop(jobset["metadata"]["name"])

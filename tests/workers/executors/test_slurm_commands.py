@@ -227,18 +227,3 @@ def test_a_refused_job(executor, answer, tmp_path, name, error, words):
         answer(program, said)
     with pytest.raises(error, match=words):
         executor.start(JobRequest("toy_run", RunDir(tmp_path), "title", name="run_1"), lambda handle: None)
-
-
-def test_a_query_is_repeated_until_the_controller_answers(executor):
-    answers = [EngineUnreachable("away"), EngineUnreachable("away"), None]
-
-    def query():
-        problem = answers.pop(0)
-        if problem is not None:
-            raise problem
-        return "answer"
-
-    assert executor.answer(query, patience=0.5) == "answer"
-    answers[:] = [EngineUnreachable("away")] * 100
-    with pytest.raises(EngineUnreachable):
-        executor.answer(query, patience=0.1)
