@@ -5,7 +5,6 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
-from lcl_core.common import device as devices
 from lcl_core.common.device import (
     autocast,
     compute_dtype,
@@ -43,33 +42,6 @@ def played_gpus(monkeypatch):
     return play
 
 
-def setting():
-    return str(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(("error", "taken"), [(1e-7, True), (1e-3, False), (float("nan"), False)])
-def test_only_products_as_exact_as_fp32_are_taken(monkeypatch, error, taken):
-    before, measured_with = setting(), []
-
-    def measured():
-        measured_with.append(setting())
-        return error
-
-    monkeypatch.setattr(devices, "matmul_error", measured)
-    with onednn_fp32_matmul() as used:
-        assert used == taken
-        assert (setting() == "bf16") == taken
-    assert measured_with == ["bf16"]
-    assert setting() == before
-
-
-def test_the_setting_comes_back_after_a_failure():
-    before = setting()
-    with pytest.raises(ZeroDivisionError), onednn_fp32_matmul():
-        raise ZeroDivisionError
-    assert setting() == before
-
-
 @pytest.mark.parametrize(
     ("device", "precision", "expected"),
     [(GPU, "bf16", True), (GPU, "auto", True), (GPU, "fp32", False), (CPU, "bf16", False)],
@@ -82,17 +54,6 @@ def test_gpus_round_to_tf32_where_training_is_in_bf16(played_gpus, device, preci
         assert settings.allow_tf32 == expected
         raise ZeroDivisionError
     assert not settings.allow_tf32
-
-
-def test_a_setting_of_the_user_stays():
-    settings = torch.backends.cuda.matmul
-    settings.allow_tf32 = True
-    try:
-        with tf32_matmul(GPU, "bf16"):
-            assert settings.allow_tf32
-        assert settings.allow_tf32
-    finally:
-        settings.allow_tf32 = False
 
 
 def test_products_of_this_machine_are_fp32():
@@ -172,25 +133,6 @@ def test_a_run_with_a_gpu_that_torch_cannot_use_fails_with_the_way_out(monkeypat
     assert caught.value.code == "invalid_value"
     for way_out in ("TORCH_INDEX", "--resource cpu", "LCL_WORKER_OFFERS=cpu"):
         assert way_out in caught.value.message
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"LCL_SUPERVISED": "1"},
-        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": ""},
-        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": "-1"},
-        {"LCL_SUPERVISED": "1", "CUDA_VISIBLE_DEVICES": "", "LCL_POD_GPUS": "1"},
-        {"CUDA_VISIBLE_DEVICES": "0"},  # by hand, in a shell that has it for other programs
-    ],
-)
-def test_a_process_without_leased_gpus_computes_on_the_cpu(monkeypatch, environment):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("CUDA_VISIBLE_DEVICES", "LCL_SUPERVISED", "LCL_POD_GPUS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert pick_device() == CPU
 
 
 @pytest.mark.parametrize(("gpu", "precision"), [(True, "none"), (False, "tf32")])

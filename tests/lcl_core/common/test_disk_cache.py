@@ -100,23 +100,6 @@ def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path):
     assert len(calls) == 1
 
 
-def test_what_progress_raises_ends_the_wait(tmp_path):
-    cache = FolderCache(tmp_path, 1000)
-
-    class Stop(Exception):
-        pass
-
-    def stop():
-        raise Stop
-
-    def wait_for_it(_folder):
-        with pytest.raises(Stop), FolderCache(tmp_path, 1000).open("a", writer(), progress=stop):
-            pass
-
-    with cache.open("a", wait_for_it):
-        pass
-
-
 def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path):
     cache = FolderCache(tmp_path, 250)
     with cache.open("a", writer(), 100):
@@ -127,16 +110,6 @@ def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path)
         assert folders(cache) == {"a", "c"}
     opened(cache, "d")
     assert folders(cache) == {"c", "d"}
-
-
-def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path):
-    cache = FolderCache(tmp_path, 150)
-    opened(cache, "a")
-    os.utime(tmp_path / "a.lock", (1, 1))
-    with cache.open("b", writer(100)):
-        assert folders(cache) == {"b"}
-    with cache.open("c", writer(1000)) as path:
-        assert path.is_dir(), "an entry above the bound can still be used"
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):

@@ -12,7 +12,6 @@ from lcl_core.common.files import (
     read_or_create,
     replace_tree,
     write_atomically,
-    write_json_atomically,
 )
 
 
@@ -21,15 +20,6 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
     for content in ("a long first version", "short", b"\0\xff"):
         write_atomically(file, content)
         assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_write_of_parts_may_read_the_old_file(tmp_path):
-    file = tmp_path / "file"
-    file.write_bytes(b"1\n2\n3\n")
-    with file.open("rb") as old:
-        write_atomically(file, (line for line in old if line != b"2\n"))
-    assert file.read_bytes() == b"1\n3\n"
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -67,11 +57,6 @@ def test_an_empty_file_is_an_error_with_the_way_out(tmp_path, content):
     (tmp_path / "file").write_text(content)
     with pytest.raises(OSError, match="the file is empty; remove it, then start again"):
         read_or_create(tmp_path / "file", lambda: "content")
-
-
-def test_json_keeps_its_letters(tmp_path):
-    write_json_atomically(tmp_path / "file", {"name": "Ø"})
-    assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n "name": "Ø"\n}'
 
 
 def folder(path, content):

@@ -119,21 +119,6 @@ def test_no_two_draw_the_same_numbers(server, job, tmp_path):
     assert all(len(numbers) == 2 for numbers in map(set, zip(*lines, strict=True)))
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LD_LIBRARY_PATH", "ANY_OTHER"])
-def test_what_a_library_may_have_read_makes_it_a_new_process(server, job, name):
-    assert isinstance(job("", server, **{name: "7"}), subprocess.Popen)
-
-
-def test_many_at_a_time_end_when_their_input_closes(server, job):
-    code = "import os, sys; os.read(0, 1); sys.exit(int(sys.argv[1]))"
-    processes = [job(code, server, str(number)) for number in range(6)]
-    with pytest.raises(subprocess.TimeoutExpired):
-        processes[0].wait(0.01)
-    for process in reversed(processes):
-        process.stdin.close()
-    assert [process.wait(60) for process in processes] == list(range(6))
-
-
 def test_signals_reach_it_and_its_group(server, job, tmp_path, eventually):
     code = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'])\n"
     process = job(code + "print(child.pid, flush=True); child.wait()", server)

@@ -7,11 +7,6 @@ import pytest
 from lcl_core.common.processes import prefetch_map
 
 
-def test_it_is_map_in_order():
-    assert list(prefetch_map(lambda x: x * x, range(50), threads=4)) == [x * x for x in range(50)]
-    assert list(prefetch_map(str, [])) == []
-
-
 def test_without_threads_nothing_is_done_before_it_is_asked_for():
     done: list[int] = []
     stream = prefetch_map(done.append, range(9), threads=0)

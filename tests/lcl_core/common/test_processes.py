@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-from lcl_core.common.processes import exit_with_parent
-
 PARENT = """
 import multiprocessing, signal
 from lcl_core.common.processes import exit_with_parent
@@ -30,7 +28,3 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path, context):
         assert parent.stdout.readline() == "started\n"
         parent.kill()
         assert parent.stdout.read() == "", "the pipe is closed when the last process that has it open has ended"
-
-
-def test_a_process_without_such_a_parent_goes_on():
-    exit_with_parent()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -38,11 +37,6 @@ def failing(error):
     return work
 
 
-def test_success_leaves_a_result(run_dir):
-    assert run_main(lambda _: {"answer": 42}, [str(run_dir.path)]) == ExitCode.OK
-    assert json.loads(run_dir.result_file.read_text()) == {"answer": 42}
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -57,13 +51,6 @@ def test_every_end_has_its_exit_status(run_dir, error, code):
     assert run_main(failing(error), [str(run_dir.path)]) == code
     assert not run_dir.result_file.exists()
     assert run_dir.error_file.exists() == (code == ExitCode.USER_ERROR)
-
-
-def test_a_user_error_keeps_its_facts(run_dir):
-    error = UserError("not JSON", code="bad_document", field="data", file="docs.jsonl", line=3)
-    run_main(failing(error), [str(run_dir.path)])
-    expected = {"code": "bad_document", "field": "data", "file": "docs.jsonl", "line": 3}
-    assert json.loads(run_dir.error_file.read_text()) == {**expected, "message": "docs.jsonl:3: not JSON"}
 
 
 def test_a_new_attempt_forgets_the_old_conclusion(run_dir):
@@ -86,32 +73,6 @@ def test_truncating_metrics_drops_later_and_torn_lines(run_dir):
         file.write('{"step": 2, "lo')
     run_dir.truncate_metrics(2)
     assert [json.loads(line)["step"] for line in run_dir.metrics_file.read_text().splitlines()] == [1, 2]
-
-
-def test_a_long_history_is_not_read_into_memory(run_dir):
-    rows = [{"step": step, "loss": 0.5, "text": "x" * 1000} for step in range(4000)]
-    rows += [{"step": step, "phase": "measuring"} for step in (4000, 4001, 4002)]
-    with run_dir.metrics_file.open("w") as file:
-        file.writelines(f"{json.dumps(row)}\n" for row in rows)
-        file.write('{"step": 4002, "te\\')
-    tracemalloc.start()
-    try:
-        run_dir.truncate_metrics(4001)
-        assert run_dir.last_metrics("loss")["step"] == 3999
-        assert run_dir.last_metrics("nothing") == {}
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
-    lines = run_dir.metrics_file.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == rows[:-1]
-
-
-def test_there_may_be_no_metrics_yet(run_dir):
-    run_dir.truncate_metrics(1)
-    assert run_dir.last_metrics("loss") == {}
-    run_dir.metrics_file.touch()
-    run_dir.truncate_metrics(1)
-    assert run_dir.last_metrics("loss") == {}
 
 
 def test_a_job_that_does_not_advance_writes_no_further_line(run_dir):
@@ -148,29 +109,6 @@ def test_sigterm_becomes_a_request(run_dir):
         return {}
 
     assert run_main(work, [str(run_dir.path)]) == ExitCode.CANCELLED
-
-
-def test_the_process_leaves_with_its_supervisor(run_dir):
-    code = (
-        "import sys, threading; from lcl_core.common.run_dir import run_main;"
-        "run_main(lambda run: (print('ready', flush=True), threading.Event().wait()), [sys.argv[1]])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(run_dir.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "LCL_SUPERVISED": "1"},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"ready\n"
-        process.stdin.close()
-        assert process.wait(timeout=180) == ExitCode.CRASH
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_a_group_of_its_own_leaves_with_it(run_dir):

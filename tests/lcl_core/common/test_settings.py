@@ -32,9 +32,6 @@ def test_a_duration_is_a_number_above_zero(name, value):
     assert refused(WorkerSettings, **{name: value}).startswith(f"LCL_{name.upper()}: ")
 
 
-POSTGRES = "postgresql+psycopg://lcl:x@db:5432/lcl"
-
-
 @pytest.mark.parametrize(("lease", "heartbeat"), [(5, 60), (20, 10), (10, 10)])
 def test_a_lease_outlives_a_heartbeat_that_is_late(lease, heartbeat):
     said = refused(Settings, lease_seconds=lease, heartbeat_seconds=heartbeat)
@@ -42,12 +39,6 @@ def test_a_lease_outlives_a_heartbeat_that_is_late(lease, heartbeat):
         f"LCL_HEARTBEAT_SECONDS ({heartbeat}) must be at most a quarter of LCL_LEASE_SECONDS ({lease})"
     )
     assert Settings(lease_seconds=lease, heartbeat_seconds=lease / 4).lease_seconds == lease
-
-
-@pytest.mark.parametrize(("url", "seconds"), [("", 60.0), ("sqlite:////tmp/a.db", 60.0), (POSTGRES, 240.0)])
-def test_a_lease_outlasts_what_takes_the_database_away(url, seconds):
-    assert Settings(database_url=url).lease_seconds == seconds
-    assert Settings(database_url=url, lease_seconds=45.0).lease_seconds == 45.0
 
 
 @pytest.mark.parametrize(
@@ -63,11 +54,6 @@ def test_a_malformed_database_url_is_reported_without_its_password():
     said = refused(Settings, database_url="postgresql+psycopg://u:sesame@h:port/db")
     assert said.startswith("LCL_DATABASE_URL: is no address such as")
     assert "sesame" not in said
-
-
-@pytest.mark.parametrize("url", ["", "sqlite:////srv/lcl.db", "postgresql+psycopg://u:p@h:5432/db"])
-def test_the_two_databases_are_taken(url):
-    assert Settings(database_url=url).database_url == url
 
 
 def test_the_list_of_names_is_that_of_the_settings():
@@ -106,10 +92,6 @@ def test_a_name_that_the_command_line_reads_from_the_environment_is_known():
     named = {name for text in sources for name in re.findall(r"\bLCL_[A-Z_]*[A-Z]\b", text)}
     assert "LCL_API_URL" in named
     assert check_setting_names(dict.fromkeys(named, "x")) == []
-
-
-def test_no_known_name_is_taken_for_another():
-    assert check_setting_names(dict.fromkeys(KNOWN_NAMES, "x")) == []
 
 
 def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start():

@@ -3,9 +3,7 @@
 import errno
 import os
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from lcl_core.common.disk_cache import FileCache
 from lcl_core.common.errors import StoreError, UserError
@@ -62,20 +60,6 @@ def test_what_will_not_get_better_is_not_tried_again(error, code):
         behind(flaky).read("a")
     assert (caught.value.code, flaky.requested) == (code, 1)
     assert isinstance(caught.value, StoreError) == (code == "store_forbidden")
-
-
-def test_a_download_is_never_whole_in_memory(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise MemoryError("the whole file")
-
-    files, data = fsspec.filesystem("memory"), os.urandom(1 << 20)
-    files.pipe_file("/downloaded/a", data)
-    try:
-        monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
-        Storage("memory://downloaded", first_wait=0.0).download("a", tmp_path / "a")
-    finally:
-        files.rm("/downloaded", recursive=True)
-    assert (tmp_path / "a").read_bytes() == data
 
 
 def test_a_full_local_disk_is_no_error_of_the_store(tmp_path):

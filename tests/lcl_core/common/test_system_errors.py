@@ -38,14 +38,6 @@ def test_by_number_or_words(error, fault):
     assert failure_code(error, HERE) is fault
 
 
-def test_torch_on_the_processor_says_it_in_its_own_words():
-    import torch
-
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 52)
-    assert failure_code(caught.value, HERE) is FailureCode.OUT_OF_MEMORY
-
-
 def test_a_cause_is_found_behind_other_errors_and_circles_end():
     error = RuntimeError("rank 1 failed")
     error.__cause__ = system(errno.ENOSPC)

@@ -1,8 +1,6 @@
 """Cores of a container's CPU quota, and the OpenMP variables of processes that compute."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -37,10 +35,6 @@ def test_quota_of_control_groups(tmp_path, membership, files, expected):
     assert cpu_quota(written(tmp_path, membership, files)) == expected
 
 
-def test_a_system_without_control_groups_has_no_quota(tmp_path):
-    assert cpu_quota(tmp_path) is None
-
-
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.3, 1), (1.5, 2), (4.0, 4), (64.0, 8)])
 def test_cores_are_those_of_the_affinity_within_the_quota(monkeypatch, quota, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
@@ -66,19 +60,3 @@ def test_the_users_choice_is_kept(name):
 def test_ranks_of_a_run_share_its_threads(monkeypatch, given, processes, expected):
     monkeypatch.setattr("lcl_core.common.processes.usable_cores", lambda: 8)
     assert threads_per_process(given, processes) == expected
-
-
-def test_the_openmp_of_torch_reads_the_variables():
-    """``OMP_DISPLAY_ENV`` makes GNU OpenMP print its settings when torch loads it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.get_num_threads())"],
-        env=environment | thread_env(environment) | {"OMP_DISPLAY_ENV": "VERBOSE"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) == usable_cores()
-    if "GOMP_SPINCOUNT" not in done.stderr:
-        pytest.skip("torch of this platform has another OpenMP")
-    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr

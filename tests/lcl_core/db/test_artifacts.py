@@ -1,8 +1,6 @@
 """From a run's end to a named copy in the store and to another machine, through faults and kills."""
 
 import hashlib
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
@@ -124,16 +122,6 @@ def test_a_copy_with_other_bytes_is_refused_and_not_kept(database, ended, local_
     assert not list((other.home / "cache" / "artifacts").glob("*/"))
 
 
-def test_a_cache_that_cannot_be_written_is_named(database, ended, local_artifacts, other):
-    path = encoder_of(ended())
-    upload_all(database, local_artifacts)
-    (other.home).mkdir(exist_ok=True)
-    (other.home / "cache").touch()
-    with database.reading() as session, pytest.raises(UserError) as caught:
-        other.folder(session, path)
-    assert caught.value.code == "home_unusable"
-
-
 def test_without_a_store_nothing_is_enqueued(database, tmp_path, queue, claim):
     local = artifacts.Artifacts(Settings(home=tmp_path / "home"))
     queue()
@@ -165,42 +153,6 @@ def test_a_store_that_does_not_answer_delays_no_run_and_loses_nothing(database, 
         assert (row.key, row.pending) == (None, 1)
         with pytest.raises(UserError, match="refused"):
             artifacts.require_uploaded(row)
-    due_now(database)
-    upload_all(database, local_artifacts)
-    assert row_of(database, f"runs/{run_id}").key == f"runs/{run_id}/1"
-
-
-KILLED = """
-import sys, time
-from lcl_core.db import artifacts
-from lcl_core.db.session import Database
-from lcl_core.common.settings import Settings
-
-local_artifacts = artifacts.Artifacts(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
-files = local_artifacts.store._storage.files()[0]
-put_file = files.put_file
-
-def slow(source, target, **more):
-    if target.endswith("metrics.jsonl"):
-        print("half", flush=True)
-        time.sleep(600)
-    put_file(source, target, **more)
-
-files.put_file = slow
-while artifacts.upload_next(Database(sys.argv[3]), local_artifacts):
-    pass
-"""
-
-
-@pytest.mark.parametrize("store_url", ["file"], indirect=True)
-def test_an_upload_that_is_killed_is_begun_again(database, database_url, store_url, ended, local_artifacts, objects):
-    run_id = ended()
-    arguments = [sys.executable, "-c", KILLED, str(local_artifacts.home), store_url, database_url]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert next((line for line in process.stdout if line == "half\n"), None), "it ended by itself"
-        process.kill()
-    assert row_of(database, f"runs/{run_id}").key is None, "no row names half of it"
-    assert not artifacts.upload_next(database, local_artifacts), "as if another process were uploading it"
     due_now(database)
     upload_all(database, local_artifacts)
     assert row_of(database, f"runs/{run_id}").key == f"runs/{run_id}/1"
@@ -266,9 +218,3 @@ def test_a_deleted_run_leaves_its_folder_and_its_copies_to_be_removed(database, 
             for folder in ("encoders/enc", "collections/col", "datasets/data")
         ),
     }
-
-
-def test_a_home_keeps_its_id(tmp_path):
-    first = artifacts.home_id(tmp_path / "home")
-    assert len(first) == 32
-    assert artifacts.home_id(tmp_path / "home") == first != artifacts.home_id(tmp_path / "other")

@@ -10,10 +10,10 @@ from lcl_core.collections.changes import ChangeRecord, DeltaSnapshot
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.errors import UserError
-from lcl_core.db import collections, complete_run, runs
 from lcl_core.db import collections as db_collections
+from lcl_core.db import complete_run
 from lcl_core.db.collections import CollectionRef, CollectionReplaced, ItemAddition
-from lcl_core.db.models import CollectionChange, CollectionRow
+from lcl_core.db.models import CollectionRow
 from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_spec
 from tests.lcl_core.collections.building import build_collection
@@ -136,19 +136,6 @@ def test_what_does_not_belong_is_refused(made):
     assert row_of(made).changes == 1
 
 
-def test_there_is_a_bound_that_says_what_to_do(made, monkeypatch):
-    monkeypatch.setattr(collections, "MAX_CHANGES", 3)
-    add(made, *(picture(f"{number}.png") for number in range(3)))
-    for name in ("more.png", "a.png"):
-        with pytest.raises(UserError, match='mode "add"') as caught:
-            add(made, picture(name), replace=True)
-        assert caught.value.code == "conflict"
-    add(made, picture("1.png", "another"), replace=True)
-    remove(made, "2.png")
-    add(made, picture("2.png"))
-    assert row_of(made).images == 5
-
-
 def test_a_repeated_request_changes_nothing(made):
     ids = add(made, picture("c.png"), picture("d.png"))
     assert add(made, picture("c.png"), picture("d.png")) == ids
@@ -163,14 +150,6 @@ def test_who_has_an_outdated_directory_open_is_told(made):
         with pytest.raises(CollectionReplaced):
             act()
     assert row_of(made).changes == 0
-
-
-def test_changes_go_with_their_collection(made):
-    add(made, picture("c.png"))
-    with made.session() as session:
-        db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
-    with made.reading() as session:
-        assert [session.query(table).count() for table in (CollectionRow, CollectionChange)] == [0, 0]
 
 
 def test_a_change_that_keeps_its_image_stores_no_bytes_of_it(made, tmp_path):
@@ -242,19 +221,3 @@ def test_a_fold_keeps_what_came_meanwhile(made, home, begin):
         (6, identity("b.png")),
     ]
     assert (left[1].record or {})["captions"] == ["second"]
-
-
-def test_of_two_that_fold_at_once_one_has_to_do_it_again(made, home, begin):
-    first, second = begin(), begin()
-    assert first.end(("a.png", "b.png")) == "succeeded"
-    path = row_of(made).path
-    add_to = CollectionRef("col_1", path, OPENED.holds)
-    with made.session() as session:
-        db_collections.add_items(session, add_to, [picture("c.png")], ENCODER)
-    assert second.end(("a.png", "b.png")) == "failed"
-    with made.reading() as session:
-        run = runs.get_run(session, second.claim.run_id)
-    assert (run.reason or {})["code"] == "collection_changed"
-    assert row_of(made).path == path
-    assert {entry.name for entry in (home / "collections").iterdir()} == {Path(OPENED.path).name, Path(path).name}
-    assert [change.item for change in seen(made, path=path)] == [identity("c.png")]

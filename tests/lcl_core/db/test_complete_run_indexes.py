@@ -10,7 +10,6 @@ import pytest
 
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
-from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
 from lcl_core.db import complete_run, garbage, registry, runs
 from lcl_core.db.artifacts import Artifacts
@@ -105,23 +104,6 @@ def collected(database, settings, grace_seconds=0.0):
     return garbage.collect_garbage(database, settings, Artifacts(settings))
 
 
-def test_an_index_whose_server_is_away_stays_garbage(database, complete, slow_server, tmp_path, settings, monkeypatch):
-    assert complete("qdrant") == "succeeded"
-    first = row_of(database).vectors
-    assert complete("qdrant") == "succeeded"
-    with monkeypatch.context() as patch:
-        patch.setattr(slow_server, "drop", fail)
-        assert collected(database, settings) == 1, "the folder"
-    assert slow_server.names == {first, row_of(database).vectors}
-    assert collected(database, settings) == 1
-    assert slow_server.names == {row_of(database).vectors}
-    assert collected(database, settings) == 0
-
-
-def fail(_):
-    raise UserError("the server is away", code="qdrant_failed", field="index")
-
-
 def names(server):
     return {each.name for each in server.get_collections().collections}
 
@@ -174,14 +156,6 @@ def slow_server(monkeypatch):
     monkeypatch.setattr(SlowServer, "names", set())
     monkeypatch.setattr(SlowServer, "during_build", lambda _: None, raising=False)
     return SlowServer
-
-
-def test_others_write_while_a_server_takes_the_vectors(database, complete, queue, slow_server, monkeypatch):
-    submitted = []
-    monkeypatch.setattr(slow_server, "during_build", lambda _: submitted.append(queue()))
-    assert complete("qdrant") == "succeeded"
-    assert len(submitted) == 2, "one for each of images and texts"
-    assert slow_server.names == {row_of(database).vectors}
 
 
 def test_an_index_whose_collection_is_refused_is_garbage(database, complete, slow_server, settings):

@@ -1,15 +1,12 @@
 """Datasets in versions, what a run read, and paths that stay inside the data roots."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 from lcl_core.db import artifacts, complete_run, datasets, leases, registry
-from lcl_core.db.models import ArtifactUpload, Garbage
 from lcl_core.specs.parsing import parse_spec
 
 
@@ -62,39 +59,6 @@ def test_a_source_whose_dataset_lacks_what_its_view_reads_is_refused(database, r
     assert (caught.value.code, caught.value.field) == ("no_data", field)
 
 
-def test_a_folder_that_the_same_contents_replace_becomes_garbage(database, queue, claim, tmp_path):
-    home, run_dir = tmp_path / "home", tmp_path / "run"
-    for name, digest in (("mine", "a"), ("mine", "a"), ("mine", "b")):
-        queue("convert", {"path": "/data", "name": name}, owner="ada")
-        (run_dir / "artifacts/dataset").mkdir(parents=True)
-        made = {"path": "artifacts/dataset", "content_hash": digest * 64, "statistics": None}
-        done = complete_run.RunSucceeded({"dataset": made})
-        assert complete_run.complete_run(database, claim(), done, run_dir, home, 1.0, "home_1") == "succeeded"
-        shutil.rmtree(run_dir)
-    with database.session() as session:
-        first, second = (row.path for row in reversed(datasets.list_versions(session, "mine")))
-        uploads = select(ArtifactUpload.path).where(ArtifactUpload.path.startswith("datasets/"))
-        assert set(session.scalars(uploads)) == {first, second}, "the upload of a folder that is gone never ends"
-        (left,) = session.scalars(select(Garbage.path).where(Garbage.home == "home_1"))
-        assert left not in {first, second}
-
-
-def test_a_run_notes_the_hash_of_what_it_reads(database, root, queue, claim, run_of):
-    with database.session() as session:
-        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
-        datasets.record_version(session, row, "a" * 64, None)
-    run_id = queue("validate", {"dataset": "mine"})
-    claimed = claim()
-    with database.session() as session:
-        inputs = registry.resolve_inputs(session, parse_spec("validate", claimed.spec), root, [root])
-        read = {"datasets": inputs.dataset_hashes}
-        leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True, inputs=read)
-    assert run_of(run_id).inputs == {"datasets": {"mine": "a" * 64}}
-    result = {"dataset_hash": "b" * 64}
-    complete_run.complete_run(database, claimed, complete_run.RunSucceeded(result), root / "run", root, 1.0)
-    assert run_of(run_id).inputs == {"datasets": {"mine": "b" * 64}}, "the files had been changed since"
-
-
 def test_a_pre_training_notes_the_hashes_that_it_computed(database, root, queue, claim, run_of):
     run_id = queue("pretrain")
     claimed = claim()
@@ -142,22 +106,3 @@ def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(dat
         copy = artifacts.absolute_path(home, row.path) / "shards" / "00000-00000-000.tar"
     assert copy.read_bytes() == b"tar"
     assert copy.stat().st_ino == shard.stat().st_ino
-
-
-def test_what_was_converted_to_a_url_is_registered_where_it_lies(database, queue, claim, tmp_path):
-    url, home = "s3://bucket/team/made", tmp_path / "home"
-    made = {"path": "s3://elsewhere/made", "content_hash": "c" * 64, "statistics": {"documents": 7}}
-    queue("convert", {"path": "/x", "name": "made", "to": url}, owner="ada")
-    assert (
-        complete_run.complete_run(database, claim(), complete_run.RunSucceeded({"dataset": made}), tmp_path, home, 1.0)
-        == "succeeded"
-    )
-    assert not home.exists()
-    spec = parse_spec("validate", {"dataset": "made"})
-    with database.reading() as session:
-        assert datasets.get_dataset(session, "made").path == url, "as the spec says, whatever the result says"
-        inputs = registry.resolve_inputs(session, spec, home, [home, "s3://bucket/team"])
-        assert (inputs.datasets, inputs.dataset_hashes) == ({"made": url}, {"made": "c" * 64})
-        with pytest.raises(UserError) as caught:
-            registry.resolve_inputs(session, spec, home, [home])
-    assert caught.value.code == "invalid_value", "the root was taken away"

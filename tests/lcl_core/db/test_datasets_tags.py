@@ -61,14 +61,6 @@ def test_a_new_version_has_no_tags_and_a_deleted_dataset_leaves_none(database, m
         assert session.scalars(select(DatasetTag)).all() == []
 
 
-def test_a_dataset_has_a_bounded_number_of_tags(database, mine, monkeypatch):
-    monkeypatch.setattr(datasets, "MAX_TAGS", 4)
-    with pytest.raises(UserError) as caught:
-        change(database, ITEMS, ["blurred"])
-    assert caught.value.code == "invalid_value"
-    assert tags(database, ITEMS[:1]) == {ITEMS[0]: []}, "all are changed, or none"
-
-
 def test_a_conversion_keeps_what_its_tags_say(database, mine):
     change(database, ITEMS[:3], ["good"])
     change(database, ITEMS[2:4], ["blurred"])

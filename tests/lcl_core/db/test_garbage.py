@@ -116,17 +116,6 @@ def test_the_copy_in_the_store_is_removed_too_and_the_store_may_be_away(
     assert objects() == {}
 
 
-def test_a_folder_of_another_home_is_left_to_it(database, put, collect):
-    folder = put("runs/run_1")
-    with database.session() as session:
-        artifacts.enqueue_upload(session, "runs/run_1", 1, "b" * 32)
-        artifacts.discard_folder(session, "runs/run_1")
-    collect()
-    assert folder.is_dir()
-    with database.reading() as session:
-        assert [row.home for row in session.query(Garbage)] == ["b" * 32]
-
-
 def test_unfinished_copies_beside_the_outputs_go_when_they_are_old(put, collect):
     old, new = put("encoders/.enc_1.0badcafe"), put("encoders/.enc_2.0badcafe")
     os.utime(old, (time.time() - 2 * GRACE,) * 2)
@@ -183,12 +172,6 @@ def test_a_waiting_run_needs_it_by_id_or_name(database, queue, encoder, named):
     with database.session() as session:
         runs.cancel_run(session, run_id)
     delete(database)
-
-
-def test_of_many_users_some_are_listed(database, queue, encoder):
-    for _ in range(7):
-        queue("pretrain", {"model": {"init": "tiny"}}, owner="ada")
-    assert "and 2 more" in refusal(database)
 
 
 def test_a_study_that_will_start_from_it_needs_it(database, encoder):

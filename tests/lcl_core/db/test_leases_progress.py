@@ -35,12 +35,6 @@ def test_lines_become_rows_and_the_last_one_progress(database, claimed, record):
         assert runs.get_run(session, claimed.run_id).progress == {"step": 3, "loss": 1.0}
 
 
-def test_a_step_told_twice_is_one_row(database, claimed, record):
-    record({"step": 1, "loss": 3.0}, {"step": 1, "loss": 2.5})
-    record({"step": 1, "loss": 2.0}, {"step": 1, "phase": "probe", "loss": 9.0})
-    assert [(row.phase, row.values["loss"]) for row in rows(database, claimed.run_id)] == [("", 2.0), ("probe", 9.0)]
-
-
 def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(database, claimed, record):
     record(*({"step": step, "attempt": 1} for step in range(1, 6)))
     newest = rows(database, claimed.run_id)[-1].id
@@ -61,11 +55,6 @@ def test_a_file_that_was_cut_back_comes_in_parts(database, claimed, record):
     record(*({"step": step, "attempt": 2} for step in (3, 4, 5)))
     assert {row.values["attempt"] for row in rows(database, claimed.run_id)} == {2}
     assert rows(database, claimed.run_id, after=newest) == []
-
-
-def test_many_lines_at_once(database, claimed, record):
-    record(*({"step": step} for step in range(1203)))
-    assert [row.step for row in rows(database, claimed.run_id)] == list(range(1203))
 
 
 def test_what_json_in_the_database_cannot_hold(database, claimed, record):

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from lcl_core.db import complete_run
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
@@ -17,14 +16,6 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], i
 
 OWNERS = tuple(f"owner-{number}" for number in range(6))
 ENGINE = db_queue.EngineCapacity("slurm", nodes=2, cpus=4.0, gpus=0.0, has_gpus=False)
-
-
-@pytest.fixture
-def end(database, tmp_path):
-    def finish(claim):
-        complete_run.complete_run(database, claim, complete_run.RunCancelled(), tmp_path, tmp_path, 1.0)
-
-    return finish
 
 
 def test_one_run_does_not_wait_behind_a_hundred_of_another_owner(queue, claim, run_of):

@@ -7,7 +7,6 @@ from sqlalchemy import update
 
 from lcl_core.db import leases, runs
 from lcl_core.db import queue as db_queue
-from lcl_core.db.complete_run import RunFailed, complete_run
 from lcl_core.db.models import Run
 from lcl_core.db.queue import EngineCapacity
 from tests.small_spec import SMALL_PRETRAIN
@@ -88,16 +87,6 @@ def test_a_lost_worker_costs_nothing_where_its_processes_go_on(database, queue, 
     assert (claimed.attempt, claimed.handle) == (1, HANDLE)
 
 
-def test_what_nobody_re_attaches_to_is_for_every_worker_later(database, queue, claim_for_engine):
-    run_id, claimed = start_run(queue, claim_for_engine)
-    lose_worker(database, claimed)
-    make_due(database, run_id, leases.REATTACH_SECONDS + 1)
-    with database.session() as session:
-        other = db_queue.claim_next(session, "of this machine")
-    assert other is not None
-    assert other.run_id == run_id
-
-
 def unwanted(database, executor="ray"):
     with database.reading() as session:
         return leases.unwanted_processes(session, executor)
@@ -148,16 +137,3 @@ def test_a_run_that_nobody_could_end_is_for_every_worker_later(database, queue, 
         leases.record_handle(session, claimed, newer)
         leases.forget_processes(session, run_id, {**HANDLE, leases.UNWANTED: True})
     assert run_of(run_id).handle == newer
-
-
-@pytest.mark.parametrize("ended", [True, False])
-def test_a_failed_run_has_a_handle_while_its_processes_may_run(
-    database, queue, run_of, claim_for_engine, tmp_path, ended
-):
-    run_id, claimed = start_run(queue, claim_for_engine)
-    with database.session() as session:
-        leases.record_handle(session, claimed, HANDLE)
-    outcome = RunFailed({"code": "machine_lost", "message": "m"}, keeps_processes=not ended)
-    complete_run(database, claimed, outcome, tmp_path, tmp_path, 1.0)
-    assert run_of(run_id).state == "failed"
-    assert run_of(run_id).handle == (None if ended else {**HANDLE, leases.UNWANTED: True})

@@ -38,26 +38,6 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_dataset_is_registered_once_and_found_by_name(database, root, code_of):
-    with database.session() as session:
-        datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
-    with database.session() as session:
-        assert Path(datasets.get_dataset(session, "corpus").path) == (root / "corpus").resolve()
-        assert code_of(datasets.register_dataset, session, "corpus", root / "corpus", [root], "ada") == "conflict"
-        assert code_of(datasets.get_dataset, session, "corpse") == "not_found"
-        assert [dataset.name for dataset in datasets.list_datasets(session)] == ["corpus"]
-
-
-def test_the_sample_is_registered_at_every_start(database):
-    for _ in range(2):
-        with database.session() as session:
-            path = datasets.register_sample(session).path
-            assert path.endswith("lcl_core/data/sample/drawings.zip")
-            session.get_one(datasets.get_dataset(session, "sample").__class__, "sample").path = "/moved"
-    with database.session() as session:
-        assert datasets.register_sample(session).path == path
-
-
 def test_the_contents_of_the_sample_are_known_from_the_first_start(database):
     digest = open_corpus(datasets.sample_path()).content_hash()
     with database.session() as session:

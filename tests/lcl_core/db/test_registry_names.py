@@ -7,7 +7,6 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.db import complete_run, registry, runs
 from lcl_core.db.models import EncoderRow
-from lcl_core.db.registry import MAX_NAME_LENGTH, available_name
 from lcl_core.db.session import now
 
 
@@ -57,25 +56,6 @@ def test_the_products_names_are_kept_though_nothing_has_them(code, noun, name):
     assert code(noun, name, "ada") == "conflict"
     assert code(noun, name, "lcl") is None
     assert code(noun, name, "ada", admin=True) is None
-
-
-def test_the_form_of_an_id_is_nobodys(code):
-    assert code("encoder", "enc_anything", "ada", admin=True) == "invalid_value"
-    assert code("collection", "col_anything", "ada", admin=True) == "invalid_value"
-    assert code("dataset", "data_anything", "ada") is None, "datasets have names alone"
-
-
-def test_what_a_run_makes_gets_a_name_that_is_free(database):
-    run_id = "run_0123456789abcdefgh"
-    long = "x" * MAX_NAME_LENGTH
-    with database.session() as session:
-        add_encoder(session, "tiny", "ada", "enc_2")
-        add_encoder(session, long, "ada", "enc_3")
-        assert available_name(session, "encoder", "tiny", "ada", run_id) == "tiny"
-        assert available_name(session, "encoder", "tiny", "bob", run_id) == f"tiny-{run_id}"
-        assert available_name(session, "encoder", "enc_2", "bob", run_id) == f"enc_2-{run_id}"
-        shortened = available_name(session, "encoder", long, "bob", run_id)
-        assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
 
 
 def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(database, queue, claim, tmp_path):

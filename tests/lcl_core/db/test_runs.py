@@ -3,10 +3,8 @@
 import pytest
 from sqlalchemy import update
 
-from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, states
 from lcl_core.db.models import Run
-from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 from lcl_core.specs.parsing import parse_spec
 
 
@@ -46,15 +44,6 @@ def test_filters(database, queue):
     assert counted == dict.fromkeys(states.State, 0) | {"queued": 1, "cancelled": 1}
 
 
-def test_a_part_of_the_name_in_any_case_finds_runs(database, queue):
-    clip, percent, _ = queue(name="million-CLIP-s0"), queue(name="50% clip"), queue(name=None)
-    assert ids(database, name="clip") == [percent, clip]
-    assert ids(database, name="CLIP-s") == [clip]
-    assert ids(database, name="%") == [percent], "no wildcard"
-    assert ids(database, name="million_clip") == [], "no wildcard either"
-    assert ids(database, name="clip", state="running") == []
-
-
 def test_a_tags_pages_cover_it_once_newest_first(database, queue):
     tagged = [queue(tags=["a", "b"] if number % 2 else ["a"]) for number in range(5)]
     queue(tags=["c"])
@@ -81,23 +70,6 @@ def test_figures_of_an_encoder_are_its_successful_evaluations(database, queue):
             session.execute(update(Run).where(Run.id == run_id).values(**values))
     with database.reading() as session:
         assert [(run.id, figures) for run, figures in runs.list_evaluations(session, "enc_1")] == [(good, rows)]
-
-
-def test_the_roster_shows_who_is_alive_and_what_they_hold(database, queue):
-    queue()
-    ada, bob = (WorkerIdentity(name, "host", 1, 1, ("cpu (2 cores)",)) for name in ("ada", "bob"))
-    with database.session() as session:
-        for worker in (ada, bob, ada):
-            record_heartbeat(session, worker)
-        claimed = db_queue.claim_next(session, "bob")
-    with database.reading() as session:
-        found = {worker.id: worker for worker in runs.list_workers(session)}
-    assert claimed is not None
-    assert {name: worker.current_run for name, worker in found.items()} == {"ada": None, "bob": claimed.run_id}
-    with database.session() as session:
-        deregister(session, "ada")
-    with database.reading() as session:
-        assert [worker.id for worker in runs.list_workers(session)] == ["bob"]
 
 
 def test_time_beside_the_steps_is_that_of_runs_that_made_all_of_their_steps(database, queue):

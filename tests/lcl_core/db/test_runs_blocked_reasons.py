@@ -7,7 +7,7 @@ import pytest
 from lcl_core.db import leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Worker
-from lcl_core.db.workers import WorkerIdentity, engine_device, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 
 
 @pytest.fixture
@@ -59,17 +59,6 @@ def test_it_says_how_many_gpus_are_missing(database, queue, reasons):
     assert set(reasons()) == {strict}, "a worker without GPUs runs it on the processor"
     show(database, "eight", "gpu", gpus=8)
     assert reasons() == {}
-
-
-@pytest.mark.parametrize("offers", [("cpu", "gpu"), ("cpu",)])
-def test_a_worker_with_an_engine_may_run_what_the_others_are_too_small_for(database, queue, reasons, offers):
-    queue(spec={"engine": {"nodes": 4}}, resource="cpu")
-    show(database, "two", "cpu", "gpu", gpus=2)
-    large = queue(spec={"engine": {"processes": 8}}, resource="gpu")
-    assert {code for code, _ in reasons().values()} == {"no_engine", "too_few_gpus"}
-    with database.session() as session:
-        record_heartbeat(session, WorkerIdentity("engine", "host", 1, 1, (engine_device("slurm"),), offers))
-    assert set(reasons()) == (set() if "gpu" in offers else {large})
 
 
 def test_it_says_that_devices_are_busy_and_not_missing(database, queue, reasons):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from lcl_core.db import leases, runs, states
 from lcl_core.db.session import Database
 
@@ -26,15 +24,6 @@ def test_a_held_run_is_passed_over_and_keeps_its_place(database: Database, queue
     assert claim().run_id == second
     do(database, runs.unpause_run, first)
     assert [claim().run_id, claim().run_id] == [first, third]
-
-
-def test_a_paused_run_is_not_resumed_and_the_error_says_what_does(database: Database, queue: Submit) -> None:
-    run_id = queue()
-    do(database, runs.pause_run, run_id)
-    with pytest.raises(
-        states.ForbiddenTransition, match=r"is paused and cannot be queued again .*; resume lets it go on"
-    ):
-        do(database, runs.resume_run, run_id)
 
 
 def test_a_running_run_is_paused_by_its_worker_and_goes_on(

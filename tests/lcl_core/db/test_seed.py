@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from lcl_core.db import datasets, registry, runs, seed
-from lcl_core.db.models import CollectionRow
-from lcl_core.db.session import now
 from lcl_core.encoders.files import identity_hash
 from lcl_core.pretrained import PretrainedEncoder
 
@@ -58,16 +56,3 @@ def test_a_superseded_encoder_stays_where_it_is_and_comes_to_no_new_service(data
     with database.reading() as session:
         rows = {row.name: row.path for row in registry.list_encoders(session)}
     assert rows == {"drawer": "/opt/two/drawer", "painter": "/opt/two/painter"}
-
-
-def test_a_collection_that_is_there_is_not_made_again(database, comes_with):
-    with database.session() as session:
-        session.add(
-            CollectionRow(
-                id="col_1", name="sample-drawings", path="collections/col_1", encoder_id=None, encoder_hash="0" * 64,
-                encoder_identity="0" * 64, images=1, texts=1, dim=4, owner="ada", created_at=now(session),
-            )
-        )  # fmt: skip
-    start(database)
-    with database.reading() as session:
-        assert runs.list_runs(session).items == []

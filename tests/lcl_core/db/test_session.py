@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -71,28 +70,6 @@ def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreac
     hung.dispose()
 
 
-def test_writers_wait_for_each_other_and_readers_for_nobody(database, queue):
-    errors = []
-
-    def work(number):
-        try:
-            for _ in range(15):
-                queue(owner=f"owner-{number}")
-                with database.reading() as session:
-                    runs.list_runs(session)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    with database.reading() as session:
-        assert runs.count_runs_by_state(session)["queued"] == 90
-
-
 def test_writers_of_one_process_take_turns_on_sqlite(tmp_path):
     """Nobody is told that the database is locked, though nobody waits for it."""
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
@@ -108,8 +85,3 @@ def test_writers_of_one_process_take_turns_on_sqlite(tmp_path):
     with database.reading() as session:
         assert runs.count_runs_by_state(session)["queued"] == len(set(made)) == 200
     database.dispose()
-
-
-def _count_runs(database):
-    with database.reading() as session:
-        return sum(runs.count_runs_by_state(session).values())

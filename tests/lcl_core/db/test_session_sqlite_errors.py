@@ -51,17 +51,6 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path):
     again.dispose()
 
 
-def test_a_file_without_the_right_to_write_is_named(small_disk):
-    path = small_disk.path / "lcl.db"
-    database = database_at(path)
-    database.migrate()
-    database.dispose()
-    small_disk.make_writable(False)
-    with pytest.raises(DatabaseUnusable, match=r"lcl\.db cannot be opened and written"), database.session() as session:
-        session.execute(text("DELETE FROM run"))
-    database.dispose()
-
-
 def age_version(path):
     """As a later version leaves it."""
     database = database_at(path)

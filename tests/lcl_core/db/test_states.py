@@ -2,24 +2,6 @@
 
 from lcl_core.db import leases, registry, runs
 
-VERBS = {
-    "cancel": runs.cancel_run,
-    "pause": runs.pause_run,
-    "unpause": runs.unpause_run,
-    "resume": runs.resume_run,
-    "retry": runs.retry_run,
-    "delete": runs.delete_run,
-}
-OUTCOMES = {
-    **{(state, "cancel"): "cancelled" for state in ("waiting", "queued", "paused")},
-    **{(state, "cancel"): "cancelling" for state in ("running", "pausing")},
-    **{(state, "pause"): "paused" for state in ("waiting", "queued")},
-    ("running", "pause"): "pausing",
-    ("paused", "unpause"): "queued",
-    **{(state, verb): "queued" for state in ("failed", "cancelled") for verb in ("resume", "retry")},
-    **{(state, "delete"): None for state in ("succeeded", "failed", "cancelled")},
-}
-
 
 def test_resume_and_retry_begin_anew_but_only_retry_forgets(database, queue, claim, run_of):
     run_id = queue(max_attempts=1)

@@ -5,7 +5,6 @@ import threading
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.models import EncoderRow
 from lcl_core.db.session import now
@@ -19,15 +18,6 @@ def test_a_run_is_queued_with_its_whole_spec(queue, run_of):
     assert (run.spec["steps"], run.spec["optimizer"]["lr"], run.priority, run.attempt) == (7, 5e-4, 3, 0)
     assert run.created_at == run.queued_at
     assert run.created_at.utcoffset().total_seconds() == 0
-
-
-@pytest.mark.parametrize(("kind", "spec", "code"), [("cook", {}, "not_found"), ("pretrain", {"steps": -1}, "bad_spec")])
-def test_a_bad_spec_makes_no_run(database, kind, spec, code):
-    with pytest.raises(UserError) as caught, database.session() as session:
-        db_submit.submit(session, kind, spec)
-    assert caught.value.code == code
-    with database.reading() as session:
-        assert runs.list_runs(session).items == []
 
 
 def register_encoder(database, row_id, name):

@@ -1,12 +1,9 @@
 """Runs that come after others: let go by success, ended by failure, whoever looks and however often."""
 
 import pytest
-from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import leases, runs, submit
-from lcl_core.db.models import Webhook, WebhookDelivery
-from lcl_core.db.session import now
 
 
 def release(database):
@@ -79,20 +76,6 @@ def test_what_cannot_be_waited_for_is_refused(database, queue):
         assert (caught.value.code, caught.value.field) == (code, field)
 
 
-def test_a_paused_successor_hears_of_it_when_it_goes_on(database, queue, run_of):
-    first = queue()
-    second = queue(after=[first])
-    with database.session() as session:
-        runs.pause_run(session, second)
-    end(database, first, "failed")
-    release(database)
-    assert run_of(second).state == "paused"
-    with database.session() as session:
-        assert runs.unpause_run(session, second).state == "waiting"
-    release(database)
-    assert run_of(second).state == "cancelled"
-
-
 def test_a_run_that_is_awaited_is_not_deleted(database, queue):
     first = queue()
     second = queue(after=[first])
@@ -129,30 +112,3 @@ def test_a_run_is_not_deleted_before_those_that_start_from_it_have_a_checkpoint(
         leases.record_checkpoint(session, again, "step_00000004")
     with database.session() as session:
         runs.delete_run(session, trunk)
-
-
-def test_many_dependents_are_released_in_short_transactions(database, queue, run_of, monkeypatch):
-    monkeypatch.setattr(submit, "RELEASED_AT_ONCE", 3)
-    with database.session() as session:
-        events = ["run.cancelled"]
-        session.add(Webhook(id="whk_1", url="https://example.org", events=events, owner="ada", created_at=now(session)))
-    failed, succeeded = queue(), queue()
-    lost, kept = [queue(after=[failed]) for _ in range(4)], [queue(after=[succeeded]) for _ in range(3)]
-    after_lost = queue(after=[lost[0]])
-    end(database, failed, "failed")
-    end(database, succeeded, "succeeded")
-    released = []
-    numbers = []
-    more = True
-    while more:
-        before = sum(run_of(run_id).state == "waiting" for run_id in (*lost, *kept, after_lost))
-        with database.session() as session:
-            queued, more = submit.release_dependents(session)
-        released += queued
-        numbers.append(before - sum(run_of(run_id).state == "waiting" for run_id in (*lost, *kept, after_lost)))
-    assert numbers == [3, 3, 2]
-    assert sorted(released) == sorted(kept)
-    assert {run_of(run_id).state for run_id in (*lost, after_lost)} == {"cancelled"}
-    with database.reading() as session:
-        deliveries = session.scalars(select(WebhookDelivery)).all()
-    assert sorted(row.payload["run"]["id"] for row in deliveries) == sorted([*lost, after_lost])

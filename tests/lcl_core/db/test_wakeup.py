@@ -34,16 +34,6 @@ def test_a_ring_is_a_small_json_message(broker):
     wakeup_producer.close()
 
 
-def test_a_broker_that_is_down_costs_nobody_anything(broker):
-    wakeup_producer = WakeupProducer(broker.url)
-    broker.stop()
-    assert wakeup_producer.wake("run_1") is False
-    broker.start()
-    assert wakeup_producer.wake("run_2") is True
-    assert messages(broker) == [(WAKE, ["run_2"])]
-    wakeup_producer.close()
-
-
 @pytest.mark.parametrize("problem", ["a replica", "full"])
 def test_a_broker_that_accepts_no_writes_costs_nobody_anything(broker, problem):
     wakeup_producer = WakeupProducer(broker.url)

@@ -109,25 +109,6 @@ def test_what_fails_is_tried_after_ever_longer_waits_and_then_given_up(database,
         assert pending_deliveries(session) == (0, 0.0)
 
 
-def test_old_messages_are_forgotten(database, webhook_id, queue):
-    (delivery,) = due(database)
-    record(database, delivery)
-    with database.session() as session:
-        session.get_one(WebhookDelivery, delivery.id).done_at = now(session) - timedelta(days=8)
-    run_id = queue()
-    with database.session() as session:
-        runs.cancel_run(session, run_id)
-    with database.reading() as session:
-        count, seconds = pending_deliveries(session)
-    assert count == 1
-    assert 0 <= seconds < 300
-    (another,) = due(database)
-    record(database, another)
-    with database.reading() as session:
-        rows = list(list_deliveries(session, webhook_id))
-    assert [row.id for row in rows] == [another.id]
-
-
 HOSTS = ["hooks.example.org", "chat.internal:8443", "127.0.0.1:9000", "https://tls.example.org"]
 
 

@@ -1,13 +1,11 @@
 """Devices are leased with the run, to one run at a time, and a large run is not passed over for ever."""
 
 import threading
-from datetime import timedelta
 
 import pytest
 
 from lcl_core.db import complete_run, leases
 from lcl_core.db import queue as db_queue
-from lcl_core.db.models import Worker
 from lcl_core.db.workers import (
     WorkerIdentity,
     capacity,
@@ -147,45 +145,6 @@ def test_a_large_run_reserves_one_worker_and_goes_where_all_devices_are_free(lar
     large(1, owner="e")
     assert claim_on() is not None, "nothing reserves the first worker any more"
     assert first is not None
-
-
-def test_a_reservation_ends_with_its_worker(database, large, claim_on):
-    large(1)
-    claim_on()
-    large(8), large(1)
-    assert claim_on() is None
-    with database.session() as session:
-        session.get_one(Worker, "w-1").seen_at -= timedelta(minutes=5)
-    large(1)
-    claim_on(OTHER[:1], worker="w-2")
-    busy = claim_on(OTHER, worker="w-3")
-    assert busy is None, "the third worker is reserved now"
-
-
-def test_a_higher_priority_goes_before_a_reservation(large, claim_on, end):
-    large(4)
-    first = claim_on()
-    later = large(8)
-    assert claim_on() is None
-    urgent, small = large(8, priority=1), large(1, priority=2)
-    passing = claim_on()
-    assert passing.run_id == small
-    assert claim_on() is None
-    end(first)
-    assert claim_on() is None, "seven are free"
-    end(passing)
-    claim = claim_on()
-    assert claim.run_id == urgent
-    end(claim)
-    assert claim_on().run_id == later
-
-
-def test_runs_of_the_processor_pass_a_large_one_that_waits(queue, large, claim_on):
-    large(1)
-    claim_on()
-    large(8)
-    passing = queue(resource="cpu")
-    assert claim_on().run_id == passing
 
 
 def test_an_instance_of_a_gpu_serves_runs_of_one_device(large, claim_on):

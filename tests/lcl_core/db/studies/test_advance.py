@@ -3,8 +3,6 @@
 import threading
 from collections import Counter
 
-import pytest
-
 from lcl_core.db import studies as db_studies
 
 
@@ -53,22 +51,6 @@ def test_racing_workers_submit_each_evaluation_once(studies):
     linked = [[cell.evaluation_id for cell in studies.cells(study_id)] for study_id in (first, second)]
     assert linked[0] == linked[1]
     assert set(linked[0]) == {run.id for run in evaluations} == set(queued)
-
-
-def test_a_worker_that_dies_in_the_middle_leaves_nothing_half_done(studies):
-    study_id = studies.make()
-    studies.end(studies.cells(study_id)[0].run_id)
-
-    def die():
-        with studies.database.session() as session:
-            db_studies.advance_study(session, study_id)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        die()
-    assert studies.runs("evaluate") == []
-    assert studies.due() == [study_id]
-    assert len(studies.advance(study_id)) == 1
 
 
 def test_nothing_more_is_submitted_for_a_cancelled_study(studies):

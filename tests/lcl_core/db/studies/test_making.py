@@ -31,12 +31,6 @@ def test_every_cell_is_an_ordinary_run(studies):
     assert studies.state(study_id) == "queued"
 
 
-def test_runs_of_a_study_let_others_pass(studies, queue, claim):
-    studies.make()
-    by_hand = queue(spec={"steps": 7})
-    assert claim().run_id == by_hand
-
-
 def test_a_study_that_is_made_again_runs_nothing_again(studies):
     first = studies.make()
     studies.finish(first)
@@ -47,14 +41,6 @@ def test_a_study_that_is_made_again_runs_nothing_again(studies):
     studies.advance(second)
     assert len(studies.runs()) == count
     assert studies.state(second) == "succeeded"
-
-
-def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies, database):
-    theirs = studies.make(owner="ada")
-    with database.reading() as session:
-        assert db_studies.plan_study(session, studies.spec(), "bob")["reused"] == 0
-    shown = {cell.run_id for cell in studies.cells(studies.make(owner="bob"))}
-    assert shown.isdisjoint(cell.run_id for cell in studies.cells(theirs))
 
 
 @pytest.mark.parametrize(
@@ -113,15 +99,6 @@ def test_the_plan_says_how_many_runs_are_new(studies, database):
     with database.reading() as session:
         assert db_studies.plan_study(session, studies.spec())["reused"] == 2
     assert len(studies.runs()) == 2, "a plan queues nothing"
-
-
-def test_the_same_key_and_body_give_the_same_study(studies):
-    first = studies.make(idempotency_key="k", name="n")
-    assert studies.make(idempotency_key="k", name="n") == first
-    assert studies.make(idempotency_key="k", name="n", owner="somebody else") != first
-    with pytest.raises(UserError, match=first) as caught:
-        studies.make(idempotency_key="k", name="other")
-    assert caught.value.code == "conflict"
 
 
 def test_studies_that_are_made_at_once_share_their_runs(studies):

@@ -6,7 +6,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db import studies as db_studies
-from lcl_core.db.models import EncoderRow, Study
+from lcl_core.db.models import EncoderRow
 from lcl_core.db.session import now
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.study import AdditionSpec
@@ -28,21 +28,6 @@ def started_from(studies, study_id):
     return [runs[cell.run_id].spec["model"]["init"] for cell in studies.cells(study_id)]
 
 
-def text_encoders(studies, study_id):
-    """The text encoder of the evaluation of each cell that has one."""
-    runs = {run.id: run for run in studies.runs("evaluate")}
-    evaluations = [cell.evaluation_id for cell in studies.cells(study_id) if cell.evaluation_id]
-    return [runs[run_id].spec["tuned_retrieval"]["text_encoder"] for run_id in evaluations]
-
-
-def end_trainings(studies, study_id, *seeds):
-    """End the pre-trainings of these seeds, and submit their evaluations."""
-    for cell in studies.cells(study_id):
-        if cell.seed in seeds:
-            studies.end(cell.run_id)
-    studies.advance(study_id)
-
-
 def extend(studies, study_id, **addition):
     return studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, addition))
 
@@ -60,36 +45,6 @@ def test_added_seeds_start_from_the_encoder_that_the_others_had(studies, databas
     register(database, "enc_base_2", "base")
     extend(studies, study_id, seeds=[1])
     assert started_from(studies, study_id) == ["enc_base_1"] * 2
-
-
-def test_an_added_variant_has_the_encoder_of_its_name_now(studies, database):
-    axis = {"name": "start", "variants": [{"name": "old", "spec": {"model.init": "base"}}]}
-    study_id = studies.make(studies.spec(axes=[axis], seeds=[0]))
-    register(database, "enc_base_2", "base")
-    more = {"name": "start", "variants": [{"name": "new", "spec": {"model.init": "base"}}]}
-    assert len(extend(studies, study_id, axes=[more])) == 1
-    assert started_from(studies, study_id) == ["enc_base_1", "enc_base_2"]
-    assert extend(studies, study_id, axes=[more]) == [], "asking twice changes nothing"
-
-
-def test_all_cells_are_evaluated_with_one_text_encoder(studies, database):
-    study_id = studies.make(studies.spec(axes=[], evaluate=TUNED))
-    end_trainings(studies, study_id, 0)
-    register(database, "enc_minilm_2", "minilm")
-    end_trainings(studies, study_id, 1)
-    assert text_encoders(studies, study_id) == ["enc_minilm_1"] * 2
-    with database.reading() as session:
-        spec = db_studies.study_spec(session.get_one(Study, study_id))
-    assert spec.evaluate["tuned_retrieval"]["text_encoder"] == "enc_minilm_1"
-
-
-def test_the_plan_finds_the_runs_of_a_study_that_names_an_encoder(studies, database):
-    spec = studies.spec(pretrain=STARTED)
-    studies.make(spec)
-    with database.reading() as session:
-        plan = db_studies.plan_study(session, spec)
-        assert plan["reused"] == plan["cells"] == 4
-        assert plan["seconds"] is None, "nothing is new"
 
 
 def test_a_repeated_request_finds_its_study_whatever_the_name_is_now(studies, database):

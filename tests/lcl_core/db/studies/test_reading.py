@@ -6,18 +6,6 @@ from lcl_core.db.models import Metric
 from lcl_core.studies.results import curve_metrics, training_curves
 
 
-def test_pages_go_on_where_they_ended_and_are_somebodys(studies, database):
-    made = [studies.make(owner="ada") for _ in range(3)]
-    others = studies.make(owner="bob")
-    with database.reading() as session:
-        first = db_studies.list_studies(session, owner="ada", limit=2)
-        second = db_studies.list_studies(session, owner="ada", limit=2, cursor=first.next_cursor)
-        everybody = db_studies.list_studies(session)
-    assert [study.id for study in [*first.items, *second.items]] == made[::-1]
-    assert second.next_cursor is None
-    assert [study.id for study in everybody.items] == [others, *made[::-1]]
-
-
 def test_cells_come_with_what_their_runs_found(studies, database):
     study_id = studies.make()
     studies.finish(study_id)
@@ -47,22 +35,6 @@ def test_standings_of_many_are_counted_together(studies, database):
         running: ("running", {"running": 1, "queued": 3}),
         done: ("succeeded", {"succeeded": 2}),
     }
-
-
-def test_metric_lines_are_thinned_alike(studies, database):
-    first, second, *_ = (cell.run_id for cell in studies.cells(studies.make(studies.spec(pretrain={"steps": 300}))))
-    with database.session() as session:
-        for run_id, count in ((first, 30), (second, 17)):
-            lines = [Metric(run_id=run_id, phase="", step=10 * n, values={"step": 10 * n}) for n in range(1, count + 1)]
-            session.add_all([*lines, Metric(run_id=run_id, phase="preparing", step=0, values={"step": 0})])
-    with database.reading() as session:
-        whole = runs.thinned_metrics(session, [first, second])
-        thin = runs.thinned_metrics(session, [first, second], most=10)
-        none = runs.thinned_metrics(session, [])
-    assert [line["step"] for line in whole[second]] == list(range(10, 171, 10))
-    assert [line["step"] for line in thin[first]] == [*range(10, 300, 30), 300]
-    assert [line["step"] for line in thin[second]] == [10, 40, 70, 100, 130, 160]
-    assert none == {}
 
 
 def test_thinned_lines_have_the_measurements_of_held_out_data_and_the_end(studies, database):

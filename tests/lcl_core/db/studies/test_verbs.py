@@ -81,20 +81,6 @@ def test_a_run_without_time_stays_and_the_others_are_resumed(studies, database):
     assert studies.state(study_id) == "running"
 
 
-def test_a_failed_evaluation_fails_the_study_and_is_resumed(studies):
-    study_id = studies.make()
-    studies.finish(study_id)
-    assert studies.state(study_id) == "succeeded"
-    evaluation = studies.cells(study_id)[2].evaluation_id
-    studies.end(evaluation, "failed")
-    assert studies.state(study_id) == "failed"
-    assert studies.act(db_studies.resume_study, study_id)[0] == [evaluation]
-    studies.end(evaluation)
-    assert studies.state(study_id) == "succeeded"
-    with pytest.raises(ForbiddenTransition):
-        studies.act(db_studies.cancel_study, study_id)
-
-
 def test_deleting_a_study_keeps_its_runs(studies, database):
     study_id = studies.make()
     with pytest.raises(ForbiddenTransition, match="cancel it first"):
