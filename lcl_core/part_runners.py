@@ -15,11 +15,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.processes import exit_with_parent, usable_cores
 
 MAX_ATTEMPTS = 5  # of a task whose process ends
@@ -32,24 +33,24 @@ Report = Callable[[int], None]  # called with the number of items that a task ha
 Handler = Callable[[Json, Report], Json]  # executes tasks, one after the other; made once in each process
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartTask:
-    """What a handler is asked to do. ``label`` names it in messages, such as ``items 1 to 1,024 of a.jsonl``."""
+    """What a handler is asked to do.
+
+    Attributes:
+        label: names it in messages, such as ``items 1 to 1,024 of a.jsonl``.
+        attempts: how often its process has ended before it was complete.
+    """
 
     arguments: Json
     label: str
+    attempts: int = 0
 
 
 class Runner(ABC):
-    """Executes tasks. It is left with a ``with`` statement, which ends what is in progress.
-
-    Attributes:
-        processes: that execute tasks at the same time.
-        deaths: how many of them have ended before their task did.
-    """
+    """Executes tasks, ``processes`` at a time. Leaving its ``with`` statement ends what is in progress."""
 
     processes = 1
-    deaths = 0
 
     @property
     @abstractmethod
@@ -78,6 +79,9 @@ class Runner(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+StartRunner = Callable[[Callable[[], Handler]], Runner]
 
 
 class InProcessRunner(Runner):
@@ -121,14 +125,8 @@ class ProcessPoolRunner(Runner):
     def __init__(self, processes: int, make: Callable[[], Handler]) -> None:
         self.processes = processes
         self._make = make
-        self._attempts: dict[int, int] = {}  # of tasks whose process has died, by identity
         self._waiting: deque[PartTask] = deque()
         self._workers = [self._start() for _ in range(processes)]
-
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [worker.process.pid or 0 for worker in self._workers]
 
     @property
     def idle(self) -> int:
@@ -193,10 +191,11 @@ class ProcessPoolRunner(Runner):
         dead.connection.close()
         dead.process.join()
         dead.process.close()
-        self.deaths += 1
         self._workers[self._workers.index(dead)] = self._start()
         if dead.task is not None:
-            count_attempt(dead.task, self._attempts)
+            dead.task.attempts += 1
+            if dead.task.attempts == MAX_ATTEMPTS:
+                raise part_failed(dead.task)
             self._waiting.appendleft(dead.task)
 
 
@@ -235,18 +234,32 @@ def portable_error(error: Exception, task: PartTask) -> Exception:
     return RuntimeError(f"{task.label} failed in its process:\n{''.join(traceback.format_exception(error))}")
 
 
-def count_attempt(task: PartTask, attempts: dict[int, int]) -> None:
-    """Count an end of a task's process. Raises: UserError ``part_failed`` for one too many."""
-    attempts[id(task)] = attempts.get(id(task), 0) + 1
-    if attempts[id(task)] < MAX_ATTEMPTS:
-        return
+def part_failed(task: PartTask) -> UserError:
     message = (
         f"the process that worked on {task.label} has ended {MAX_ATTEMPTS} times, for lack of memory or in a library "
         "that crashed; the log of the run may say more. Use fewer processes, or take what it reads out of the corpus"
     )
-    raise UserError(message, code="part_failed")
+    return UserError(message, code="part_failed")
 
 
 def task_threads(processes: int) -> int:
     """Threads of a task in each of several processes of :func:`start_runner`."""
     return 1 if os.environ.get(RAY_ADDRESS) else max(1, usable_cores() // processes)
+
+
+def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
+    """The runner of a number of processes; 1: the calling process alone.
+
+    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
+
+    Args:
+        gpus: that a task uses where there are some; processes of this machine share those of the run.
+    """
+    if processes == 1:
+        return InProcessRunner
+    if address := os.environ.get(RAY_ADDRESS):
+        import_optional("ray", "a Ray cluster", extra="ray")
+        from lcl_core.parts_ray import start_ray_runner
+
+        return partial(start_ray_runner, processes, address, gpus)
+    return partial(ProcessPoolRunner, processes)

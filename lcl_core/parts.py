@@ -14,28 +14,17 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
-from lcl_core.part_runners import (
-    RAY_ADDRESS,
-    Handler,
-    InProcessRunner,
-    Json,
-    PartTask,
-    ProcessPoolRunner,
-    Report,
-    Runner,
-)
+from lcl_core.part_runners import Handler, Json, PartTask, Report, StartRunner, start_runner
 
 PART_ITEMS = 1024  # of one part: what a killed process loses, a few seconds to a minute of decoding
 AHEAD = 4  # parts of each process that are in progress, or complete before one that precedes them is
 LOG_FILE = "completed.jsonl"
-StartRunner = Callable[[Callable[[], Handler]], Runner]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -303,56 +292,12 @@ def _usable_size(path: Path, fingerprint: str) -> int:
     return size
 
 
-def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
-    """The runner of a number of processes; 1: the calling process alone.
-
-    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
-
-    Args:
-        gpus: that a task uses where there are some; processes of this machine share those of the run.
-    """
-    if processes == 1:
-        return InProcessRunner
-    if address := os.environ.get(RAY_ADDRESS):
-        import_optional("ray", "a Ray cluster", extra="ray")
-        from lcl_core.parts_ray import RayRunner
-
-        return partial(RayRunner, processes, address=address, gpus=gpus)
-    return partial(ProcessPoolRunner, processes)
-
-
-def execute(schedule: SectionSchedule, runner: Runner, log: CompletionLog, on_progress: Callable[[int], None]) -> None:
-    """Execute the tasks that are left. The log has their kind, number and start, and their results.
-
-    Args:
-        on_progress: called with the number of items that are done, which never falls; what it raises ends the work.
-    """
-    done = 0
-
-    def report(items: int) -> None:
-        nonlocal done
-        # a task that has just ended is no longer in progress and not yet in the schedule; one that died begins anew
-        done = max(done, schedule.items + items)
-        on_progress(done)
-
-    while not schedule.finished:
-        while runner.idle and (task := schedule.next_task()) is not None:
-            runner.submit(task)
-        for task, result in runner.wait(report):
-            arguments: Json = {
-                name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments
-            }
-            log.append(kind=arguments["kind"], arguments=arguments, result=result)
-            schedule.complete(arguments, result)
-
-
 @dataclass(frozen=True, slots=True)
 class PartsDone:
-    """Work over the sections of an input. ``resumed``: items of earlier attempts; ``deaths``: of processes."""
+    """Work over the sections of an input. ``resumed``: items of earlier attempts."""
 
     items: int
     resumed: int
-    deaths: int
 
 
 def run_parts(
@@ -371,13 +316,28 @@ def run_parts(
     Args:
         make: makes the handler, a :class:`SectionTasks`; picklable for several processes.
         runner: starts what executes the tasks; None: :func:`start_runner`.
-        on_progress: called with the number of items done; what it raises interrupts the work.
+        on_progress: called with the number of items that are done, which never falls; what it raises ends the work.
     """
     schedule = SectionSchedule(sections, merge, part_items, processes)
     for entry in log.entries():
         schedule.complete(entry["arguments"], entry["result"])
-    resumed = schedule.items
+    resumed = done = schedule.items
+
+    def report(items: int) -> None:
+        nonlocal done
+        # a task that has just ended is no longer in progress and not yet in the schedule; one that died begins anew
+        done = max(done, schedule.items + items)
+        on_progress(done)
+
     with (runner or start_runner(processes))(make) as running:
-        execute(schedule, running, log, on_progress)
-    on_progress(schedule.items)
-    return PartsDone(schedule.items, resumed, running.deaths)
+        while not schedule.finished:
+            while running.idle and (task := schedule.next_task()) is not None:
+                running.submit(task)
+            for task, result in running.wait(report):
+                arguments = {
+                    name: task.arguments[name] for name in ("kind", "number", "start") if name in task.arguments
+                }
+                log.append(kind=arguments["kind"], arguments=arguments, result=result)
+                schedule.complete(arguments, result)
+    report(0)
+    return PartsDone(schedule.items, resumed)

@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lcl[
 from lcl_core.collections.file_format import MANIFEST  # noqa: E402
 from lcl_core.collections.index_job import run_index_job  # noqa: E402
 from lcl_core.data.shards.convert import convert_parts  # noqa: E402
-from lcl_core.parts_ray import RayRunner  # noqa: E402
+from lcl_core.parts_ray import RayRunner, start_ray_runner  # noqa: E402
 from tests.lcl_core.collections.test_index_job import prepare  # noqa: E402
 from tests.lcl_core.data.shards.part_sources import (  # noqa: E402
     LENGTHS,
@@ -107,10 +107,8 @@ def run(runner, tasks, report=nothing):
 def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster, tmp_path):
     tasks = [{"act": "echo", "value": number} for number in range(8)]
     tasks[3] = {"act": "die once", "value": str(tmp_path / "died")}
-    runner = RayRunner(2, Placed, address=cluster.address)
-    results = run(runner, tasks)
+    results = run(RayRunner(2, cluster.address, 0, Placed), tasks)
     assert [result["value"] for result in results] == [0, 1, 2, str(tmp_path / "died"), 4, 5, 6, 7]
-    assert runner.deaths == 1
     assert {result["node"] for result in results} == {node.node_id for node in cluster.nodes}
     assert os.getpid() not in {result["pid"] for result in results}
 
@@ -126,25 +124,24 @@ def test_tasks_run_on_several_machines_and_deaths_cost_one_task(cluster, tmp_pat
 )
 def test_errors_arrive_as_they_were_raised(cluster, act, check):
     with pytest.raises((UserError, OSError, RuntimeError)) as caught:
-        run(RayRunner(1, Sample, address=cluster.address), [{"act": act}])
+        run(RayRunner(1, cluster.address, 0, Sample), [{"act": act}])
     assert check(caught.value), caught.value
 
 
 def test_a_lost_machine_costs_its_own_tasks(cluster, tmp_path):
     loss = Loss(cluster, tmp_path / "lost")
     tasks = [{"act": "be lost", "value": number, "file": str(loss.file), "but": loss.but} for number in range(8)]
-    runner = RayRunner(2, Placed, address=cluster.address)
-    results = run(runner, tasks, loss)
+    results = run(RayRunner(2, cluster.address, 0, Placed), tasks, loss)
     assert [result["value"] for result in results] == list(range(8))
     assert loss.lost
     assert results[-1]["node"] != loss.lost
-    assert runner.deaths == 1
 
 
-def test_without_a_place_the_calling_process_does_the_work(cluster):
+def test_without_a_place_the_calling_process_does_the_work(cluster, monkeypatch):
+    monkeypatch.setattr("lcl_core.parts_ray.PLACE_SECONDS", 0.5)
     blocked = [_occupy.remote() for _ in range(NODES)]
     try:
-        results = run(RayRunner(2, Sample, address=cluster.address, place_seconds=0.5), [{"act": "echo"}] * 3)
+        results = run(start_ray_runner(2, cluster.address, 0, Sample), [{"act": "echo"}] * 3)
     finally:
         for reference in blocked:
             ray.cancel(reference, force=True)
@@ -164,7 +161,7 @@ def test_what_report_raises_gives_the_places_back(cluster, eventually, tmp_path)
             raise KeyboardInterrupt
 
     def interrupted():
-        with RayRunner(1, Endless, address=cluster.address) as runner:
+        with RayRunner(1, cluster.address, 0, Endless) as runner:
             runner.submit(PartTask({"file": str(started)}, "one"))
             while not runner.wait(stop):
                 pass

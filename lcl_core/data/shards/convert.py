@@ -34,8 +34,8 @@ from lcl_core.data.shards.format import HEADER, MAX_GROUPS, MAX_RECORDS, MAX_SHA
 from lcl_core.data.shards.index import IndexHeader, RecordGroup, ShardFile, write_index
 from lcl_core.data.shards.statistics import ConversionStatistics
 from lcl_core.data.shards.writer import THREADS, QuarantineLog, ShardWriter, write_records
-from lcl_core.part_runners import Json, task_threads
-from lcl_core.parts import CompletionLog, PartSource, Section, SectionTasks, StartRunner, fingerprint, run_parts
+from lcl_core.part_runners import Json, StartRunner, task_threads
+from lcl_core.parts import CompletionLog, PartSource, Section, SectionTasks, fingerprint, run_parts
 
 DEFAULT_SHARD_BYTES = 256 << 20
 SHARD_ITEMS = 4096  # of a part, whose records are shards of their own

@@ -83,8 +83,6 @@ def contents(folder):
 class ShuffledRunner:
     """Several handlers in this process, whose tasks are complete in any order."""
 
-    deaths = 0
-
     def __init__(self, make, processes=3, seed=0):
         self.processes = processes
         self._handlers = [make() for _ in range(processes)]
