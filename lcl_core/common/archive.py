@@ -76,13 +76,9 @@ def _directory_bytes(file: BinaryIO) -> int:
 
 
 def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> Unpacked:
-    """Unpack the files of an archive below ``target``, which must not exist.
+    """Unpack the files of an archive below ``target``, which must not exist; hidden files and links are left out.
 
-    Hidden files, links and empty folders are left out.
-
-    Raises:
-        UserError for an archive that is damaged, encrypted or ambiguous, or has a name that leads out
-            of the folder; ``too_large``.
+    Raises: UserError for an archive that is damaged, encrypted or ambiguous, leads out of the folder or is too large;
         OSError: the disk is full, for instance.
     """
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))

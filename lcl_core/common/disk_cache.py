@@ -99,12 +99,7 @@ class FileCache:
 
 
 class FolderCache:
-    """Folders that are made once, and used by many.
-
-    Args:
-        folder: created when needed; files in it stay.
-        max_bytes: bound on the size of all entries together, which entries in use may exceed.
-    """
+    """Folders that are made once and used by many, at most ``max_bytes``, which entries in use may exceed."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder, max_bytes

@@ -32,12 +32,7 @@ def write_atomically(
 ) -> None:
     """Write a temporary file beside ``path`` and rename it, so that readers see the old content or the new one.
 
-    Args:
-        data: content, or its parts one after the other, which may come from the old file.
-        mode: permissions of a new file, before the umask.
-        durable: flush to disk before the rename.
-
-    Raises: OSError.
+    ``data`` may come in parts, one after the other. ``durable``: flush to disk before the rename.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -56,10 +51,6 @@ def read_or_create(path: Path, make: Callable[[], str], *, mode: int = 0o666) ->
     """Text of a short file without white space around it; ``make`` makes the content where there is no file.
 
     Of several processes that find no file one creates it, under a lock beside it, and all return the same text.
-
-    Args:
-        mode: permissions of a new file, before the umask.
-
     Raises: OSError, with ENODATA for an empty file.
     """
     if not path.exists():
@@ -80,10 +71,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def file_age(path: Path) -> float:
-    """Seconds since a file was written, by the clock of its file system: those of two machines may differ.
-
-    Raises: OSError.
-    """
+    """Seconds since a file was written, by the clock of its file system: those of two machines may differ."""
     with tempfile.TemporaryFile(dir=path.parent) as probe:
         return os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime
 

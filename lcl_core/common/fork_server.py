@@ -85,10 +85,7 @@ def start_module(
 ) -> ForkedProcess | subprocess.Popen[bytes]:
     """Start ``python -m`` with the words of ``command`` in a session and process group of its own.
 
-    Args:
-        errors: where its standard error goes; None: to ``output``.
-        stdin: ``PIPE`` or ``DEVNULL``.
-        server: to fork it from; a new process starts where it cannot.
+    ``errors`` None: to ``output``. ``stdin``: ``PIPE`` or ``DEVNULL``. Where ``server`` cannot fork it, a new process starts.
     """
     pipe = None
     if server is not None and server.is_for(env):
@@ -107,12 +104,7 @@ def start_module(
 
 
 class ForkServer:
-    """The server process, which starts with the first job or with :meth:`start`, and ends with this process.
-
-    Args:
-        modules: to import.
-        environment: of the server.
-    """
+    """Imports ``modules``, starts with the first job or with :meth:`start`, and ends with this process."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self._modules, self._environment = modules, dict(environment)

@@ -63,11 +63,7 @@ _STORAGE_PREFIXES = {
 
 
 def without_secrets(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
-    """``environment`` without secrets and launcher variables, and with model hubs off.
-
-    Args:
-        protocols: of object storage whose credentials stay, such as ``s3``.
-    """
+    """``environment`` without launcher variables and secrets but those of ``protocols`` (s3 …), and with hubs off."""
     return {name: value for name, value in environment.items() if not _is_removed(name, protocols)} | OFFLINE
 
 
@@ -135,11 +131,7 @@ def usable_cores() -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores that the control group of this process, and all groups above it that are visible, allow; None: no limit.
-
-    Args:
-        root: folder with ``proc`` and ``sys``.
-    """
+    """Cores that the control group of this process, and all groups above it that are visible, allow; None: no limit."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -155,11 +147,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
-    """``map(work, items)`` in order, computed by threads a few items ahead; an error is raised at its item.
-
-    Args:
-        threads: None: one a core, at most 8; 0: no thread.
-    """
+    """``map(work, items)`` in order, computed by threads (None: one a core, at most 8) a few items ahead."""
     if threads == 0:
         yield from map(work, items)
         return

@@ -203,9 +203,7 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
     """Body of every ``python -m MODULE RUN_DIR``: run ``work``, write its result or its error.
 
     ``work`` returns the JSON result; it raises UserError for bad input, and JobCancelled after ``stop_requested``.
-
-    Args:
-        main: of several processes in one RUN_DIR, the one that locks the directory and writes the result.
+    ``main``: of several processes in one RUN_DIR, the one that locks the directory and writes the result.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:

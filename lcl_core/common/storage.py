@@ -23,12 +23,9 @@ T = TypeVar("T")
 
 
 class Storage:
-    """Files below a URL. Thread-safe, and safe after a fork.
+    """Files below a URL. Thread-safe, and safe after a fork. Each wait between two attempts is twice the last.
 
     Credentials and endpoints come from where the protocol's own library looks for them, such as ``AWS_*`` variables.
-
-    Args:
-        first_wait: seconds before the second attempt; each further wait is twice as long.
     """
 
     def __init__(self, url: str, attempts: int = _ATTEMPTS, first_wait: float = _FIRST_WAIT_SECONDS) -> None:

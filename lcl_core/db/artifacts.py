@@ -70,11 +70,7 @@ def home_id(home: Path) -> str:
 
 
 class ArtifactStore:
-    """Client of the store, safe from several threads. Raises StoreError after retries.
-
-    Args:
-        url: of fsspec; credentials and endpoint come from the environment.
-    """
+    """Client of the store, safe from several threads. Raises StoreError after retries."""
 
     def __init__(self, url: str) -> None:
         self._storage = Storage(url, _ATTEMPTS)

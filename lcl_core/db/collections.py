@@ -156,10 +156,7 @@ def item_image(session: Session, collection_id: str, item: str) -> bytes | None:
 
 
 def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> int:
-    """Write all changes with their thumbnails for a run that compacts them. Returns: the number of the last one.
-
-    Raises: CollectionReplaced; OSError.
-    """
+    """Write all changes with their thumbnails for a run that compacts them. Returns: the number of the last one."""
     columns = (*_CHANGE_COLUMNS, _KEEPS_IMAGE, _Change.picture)
     query = select(*columns).where(_Change.collection_id == row.id).order_by(_Change.number)
     rows = session.execute(query.execution_options(yield_per=100)).tuples()

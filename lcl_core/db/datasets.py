@@ -56,11 +56,9 @@ def list_versions(session: Session, name: str) -> Sequence[DatasetVersion]:
 def register_dataset(
     session: Session, name: str, path: str | Path, roots: Sequence[Root], owner: str, *, new_version: bool = False
 ) -> Dataset:
-    """Register the corpus at ``path`` (a folder, a .zip, or a URL of shards) under a new name.
+    """Register the corpus at ``path`` within ``roots`` (a folder, a .zip, or a URL of shards) under a new name.
 
-    Args:
-        roots: folders and URLs that may contain a corpus; symbolic links are resolved.
-        new_version: an existing name refers to this corpus from now on.
+    ``new_version``: an existing name refers to this corpus from now on.
     """
     real = resolve_allowed(path, roots)
     if session.get(Dataset, name) is not None and not new_version:

@@ -58,9 +58,7 @@ def delete_encoder(
 ) -> list[str]:
     """Delete the row. Returns: stored paths of the folders to remove after the commit.
 
-    Args:
-        visible_to: owner whose runs and studies the error may name; None: all owners.
-        welcome: whether bundled encoders are registered at each start.
+    ``visible_to``: owner whose runs and studies the error may name; None: all owners.
     """
     if row.owner == PRODUCT_OWNER and welcome:
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"

@@ -84,10 +84,7 @@ class Claim:
 
 
 def transition(run: Run, target: State, **changes: Any) -> Run:
-    """Change the state of a run, with further columns, and enqueue its webhooks.
-
-    Nothing else writes ``state``.
-    """
+    """Change the state of a run, with further columns, and enqueue its webhooks. Nothing else writes ``state``."""
     check_transition(run.id, run.state, target)
     run.state = target.value
     run.reserved_by = None
@@ -290,10 +287,7 @@ def record_interruption(session: Session, claim: Claim, notice: dict[str, Any]) 
 
 
 def record_checkpoint(session: Session, claim: Claim, name: str) -> None:
-    """Record the newest checkpoint ('' for none); after a newer one than ever, all attempts are left again.
-
-    Raises: StaleLease.
-    """
+    """Record the newest checkpoint ('' for none); after a newer one than ever, all attempts are left again."""
     run = lock_with_lease(session, claim)
     if name > (run.checkpoint or ""):
         run.checkpoint, run.setbacks = name[:100], None
@@ -306,15 +300,10 @@ def record_metrics(
     *,
     rewound_to: int | None = None,
 ) -> None:
-    """Copy metric lines to the database; the last one becomes the run's progress.
+    """Copy metric lines to the database; the last one becomes the run's progress. Raises: StaleLease.
 
-    A row of the same phase and step is overwritten. Lines of a long file come in several transactions.
-
-    Args:
-        rewound_to: ``lines`` are the first of a file, which the process may have truncated to its checkpoint: steps
-            after this one, the greatest in the file, are deleted.
-
-    Raises: StaleLease.
+    A row of the same phase and step is overwritten. Lines of a long file come in several transactions. ``rewound_to``:
+    they are the first of a file, which the process may have truncated to its checkpoint: later steps are deleted.
     """
     rows = {}  # before the first statement: PostgreSQL ends a transaction that computes for long
     for line in lines:

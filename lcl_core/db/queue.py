@@ -113,9 +113,7 @@ def claim_next(
 ) -> Claim | None:
     """Claim the next run of one node for a worker, with the devices that it needs; None: there is none.
 
-    Args:
-        offers: resources of the worker, of ``cpu`` and ``gpu``.
-        devices: ids of the GPUs of the worker; without any it executes runs that may run anywhere on the CPU.
+    ``devices``: ids of the GPUs of the worker; without any it executes runs that may run anywhere on the CPU.
     """
     usable, free = workers.lock_devices(session, devices)
     moment, size, passed = now(session), workers.capacity(usable), list[str]()

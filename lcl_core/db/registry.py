@@ -154,12 +154,7 @@ def check_collection_encoder(session: Session, collection: CollectionRow, encode
 
 
 def check_name(session: Session, noun: str, name: str, owner: str, field: str = "name", *, admin: bool = False) -> None:
-    """Check that ``owner`` may register an encoder, dataset or collection (``noun``) under ``name``.
-
-    Args:
-        field: field of the request, for the error.
-        admin: whether the owner may use names of others.
-    """
+    """Check that ``owner`` may register a ``noun`` under ``name``. ``admin``: it may use names of others."""
     prefix = _ID_PREFIXES.get(noun)
     if prefix is not None and name.startswith(prefix):
         message = f"{name!r} has the form of an id; choose a name that does not begin with {prefix}"
@@ -235,12 +230,9 @@ class ResolvedInputs:
 def dataset_location(
     home: Path, dataset: Dataset, roots: Sequence[Root], fetched: Mapping[str, Path] = _NO_FETCHED
 ) -> Root:
-    """Absolute path or URL of a registered dataset.
+    """Absolute path or URL of a registered dataset, within ``roots``: a folder may have become a link meanwhile.
 
-    Args:
-        roots: folders and URLs that may contain a registered corpus. Links are resolved again: a folder may have become
-            a link since its registration.
-        fetched: {stored path: local path} of folders that another home has.
+    ``fetched``: {stored path: local path} of folders that another home has.
     """
     if dataset.name == SAMPLE_DATASET and (bundled := bundled_path(dataset.path)) is not None:
         return bundled
@@ -260,12 +252,7 @@ def managed_paths(session: Session, spec: AnySpec) -> list[str]:
 def resolve_inputs(
     session: Session, spec: AnySpec, home: Path, roots: Sequence[Root] = (), fetched: Mapping[str, Path] = _NO_FETCHED
 ) -> ResolvedInputs:
-    """Resolve all names in a spec.
-
-    Args:
-        roots: folders and URLs that may contain the paths in the spec.
-        fetched: {stored path: local path} of folders that another home has.
-    """
+    """Resolve all names in a spec, and its paths within ``roots``. ``fetched``: as in ``dataset_location``."""
     read = spec.references()
     for field, path in read.paths.items():
         resolve_allowed(path, roots, field)

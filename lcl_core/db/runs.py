@@ -83,11 +83,7 @@ def list_runs(
     limit: int = 50,
     cursor: str | None = None,
 ) -> CursorPage[Run]:
-    """A page of runs, newest first. A new run does not shift the pages after a cursor.
-
-    Args:
-        name: a part of the run's name, in any letter case (SQLite: of the letters A to Z).
-    """
+    """A page of runs, newest first, which new ones do not shift. ``name``: a part of the run's name, in any case."""
     # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
     key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
     query = select(Run).order_by(key.desc())
@@ -219,8 +215,7 @@ def unpause_run(session: Session, run_id: str) -> Run:
 def resume_run(session: Session, run_id: str, changes: Mapping[str, Any] = _NO_CHANGES) -> Run:
     """Queue a failed or cancelled run again, from its last checkpoint.
 
-    Args:
-        changes: {"timeout_seconds": valid limit or None}, which does not affect the result; empty: it stays.
+    ``changes``: {"timeout_seconds": valid limit or None}; empty: it stays.
     """
     run = _requeue(session, run_id, from_scratch=False)
     if changes:
@@ -361,11 +356,9 @@ def _gpus(number: int) -> str:
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:
-    """Time, memory, FLOPs and disk of a run before its submission, from measured runs.
+    """Time, memory, FLOPs and disk of a run before its submission, from measured runs of ``owner`` (None: of all).
 
-    Args:
-        resource: ``cpu`` or ``gpu``; None: a GPU if a worker alive has one.
-        owner: owner of the runs that the estimate may use; None: all owners.
+    ``resource`` None: a GPU if a worker alive has one.
     """
     if not isinstance(spec, PretrainSpec):
         raise UserError("only runs of kind pretrain are estimated", field="kind")

@@ -88,8 +88,7 @@ class UtcTime(TypeDecorator[datetime]):
 class Database:
     """Sessions on one URL, for many threads. The constructor opens nothing; ``migrate`` makes the folder of a file.
 
-    Args:
-        clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
+    ``clock``: of one process that alone uses the database; None: the database's own.
     """
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:

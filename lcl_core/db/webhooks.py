@@ -119,10 +119,7 @@ def _is_due(session: Session) -> ColumnElement[bool]:
 def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
     """Check that ``url`` is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol.
 
-    Names are compared as text; what a name resolves to is up to whoever listed it.
-
-    Args:
-        https_only: http is allowed only for hosts listed with ``http://``.
+    Names are compared as text. ``https_only``: http is allowed only for hosts listed with ``http://``.
     """
     try:
         parts = urlsplit(url)

@@ -95,8 +95,7 @@ def live_workers(session: Session, moment: datetime) -> list[LiveWorker]:
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
     """Record that the worker is alive; the first call inserts its row. Workers without recent heartbeats are deleted.
 
-    Args:
-        gpus: use of each GPU: id, name, utilization (0–1), memory_used, memory_total (bytes); None where not known.
+    ``gpus``: use of each: id, name, utilization (0–1), memory_used, memory_total (bytes); None where not known.
     """
     moment = now(session)
     row = session.get(Worker, worker.id)
