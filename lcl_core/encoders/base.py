@@ -1,7 +1,6 @@
 """Encoders in memory: base classes of image and text encoders, whatever library made them.
 
-Shapes: n images of side S, N patch tokens of width W, E numbers in a pooled latent. What only some encoders can do is a
-protocol of its own: ``captioning.Captioner``, ``captioning.AttentionMaps``.
+Shapes: n images of side S, N patch tokens of width W, E numbers in a pooled latent.
 """
 
 from __future__ import annotations

@@ -1,18 +1,15 @@
-"""Text generation by encoders: options, listeners, prepared images, and the capability protocols. Imports no torch."""
+"""Text generation by encoders: options, listeners and prepared images. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from lcl_core.common.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
-
-    from lcl_core.specs.evaluate import DecodingSpec
 
 FinishedTexts = list[tuple[int, str]]  # (row, text) of the texts that one step completed
 
@@ -108,42 +105,3 @@ class DocumentPrompt:
 
     ids: list[int]
     pixels: Tensor
-
-
-@runtime_checkable
-class Captioner(Protocol):
-    """An image encoder that generates text."""
-
-    def captions(self, pixels: Tensor, spec: DecodingSpec) -> list[str]:
-        """[n, 3, S, S] → one text each, greedily or by beams."""
-
-    def encode_document(self, parts: Sequence[str | Image | PreparedImage]) -> DocumentPrompt:
-        """Texts and images as training interleaves them. Raises: UserError ``too_large``,
-        ``image_unreadable`` naming the part."""
-
-    def generation_bytes(self, config: GenerationConfig, prompt: DocumentPrompt | None = None) -> int:
-        """Memory that one caption, or the continuation of ``prompt``, takes while it is generated.
-
-        Raises: UserError ``too_large``.
-        """
-
-    def generate_captions(
-        self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
-    ) -> Iterator[FinishedTexts]:
-        """[n, 3, S, S] → at each step the captions that it completed. Raises: UserError ``too_large``."""
-
-    def continue_document(
-        self, prompt: DocumentPrompt, config: GenerationConfig, listener: StreamListener
-    ) -> Iterator[FinishedTexts]:
-        """The continuation of a document, as ``generate_captions``, of one row."""
-
-
-@runtime_checkable
-class AttentionMaps(Protocol):
-    """An image encoder that shows how much each patch weighs in the pooled latent."""
-
-    def crop_box(self, image: Image) -> tuple[float, float, float, float]:
-        """The part of an image that the model reads: left, top, right, bottom as shares of its width and height."""
-
-    def attention_maps(self, pixels: Tensor) -> Tensor:
-        """[n, 3, S, S] → [n, heads, rows, columns]; each head sums to 1."""

@@ -12,16 +12,13 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Any
 
 from lcl_core.encoders.files import data_files, read_json, read_json_object, unreadable
 from lcl_core.encoders.pooling import read_pooling
-from lcl_core.encoders.registry import CONFIG, IMAGES, TOKENIZER, EncoderFormat, detect_encoder
-from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, TowerSizes, tower_kind
+from lcl_core.encoders.registry import IMAGES, TOKENIZER, EncoderFormat, detect_encoder
+from lcl_core.specs.vision import TOWER_PATTERN
 
-PROCESSOR = "processor_config.json"
 ADAPTER = "adapter_config.json"  # with peft installed, transformers would load the model that it names
 # settings by which a library imports code, or takes weights and words from another place
 FORBIDDEN = {
@@ -69,9 +66,7 @@ def check_encoder(directory: Path) -> EncoderFormat:
             check_tokenizer(path)
         elif path.suffix == ".json":
             _refuse_code(path, read_json(path))
-    if found.kind == "lcl":
-        check_special_ids(directory / TOKENIZER, read_lcl_settings(directory))
-    elif IMAGES not in found.reads:
+    if IMAGES not in found.reads:
         read_pooling(directory)
     return found
 
@@ -83,6 +78,8 @@ def _refuse_code(path: Path, settings: Any) -> None:
             raise unreadable(path, f"{name}: code and weights of other places are not loaded; take it out of the file")
         if name in _ARCHITECTURES and value and not _ARCHITECTURE.fullmatch(str(value)):
             raise unreadable(path, f"{name}: {str(value)[:200]!r} is no architecture of timm; hubs are not contacted")
+        if name == "vision" and not re.fullmatch(TOWER_PATTERN, str(value)):
+            raise unreadable(path, f"vision: {str(value)[:200]!r} is no vision tower; hubs are not contacted")
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -129,97 +126,3 @@ def _longest_expansion(charsmap: Any) -> int:
     except (TypeError, ValueError, struct.error):
         return MAX_EXPANSION + 1
     return max(map(len, data[4 + table :].split(b"\0")))
-
-
-SPECIAL_TOKENS = {  # field of config.json: token of the tokenizer whose id it is
-    "sot_token_id": "<start_of_text>",
-    "eot_token_id": "<end_of_text>",
-    "img_token_id": "<img_placehold>",
-    "soi_token_id": "<start_of_img>",
-    "eoi_token_id": "<end_of_img>",
-}
-Width = Annotated[int, Field(ge=1, le=8192)]
-Layers = Annotated[int, Field(ge=0, le=128)]
-Heads = Annotated[int, Field(ge=1, le=512)]
-Token = Annotated[int, Field(ge=0, lt=1 << 20)]
-
-
-class LCLSettings(BaseModel):
-    """``config.json`` of an encoder of ours: bounds are those of a run's ``ModelSpec`` or wider."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    image_size: Annotated[int, Field(ge=1, le=4096)] = 224
-    patch_size: Annotated[int, Field(ge=1, le=512)] = 32
-    vision: Annotated[str, Field(pattern=TOWER_PATTERN)] = DEFAULT_TOWER
-    vision_width: Width = 768
-    vision_layers: Layers = 12
-    vision_head_width: Width = 64
-    text_width: Width = 512
-    text_layers: Layers = 12
-    text_heads: Heads = 8
-    pool_heads: Heads | None = None
-    context_length: Annotated[int, Field(ge=1, le=65_536)] = 2048
-    vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 49_411
-    mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
-    sot_token_id: Token = 49_406
-    eot_token_id: Token = 49_407
-    img_token_id: Token = 49_408
-    soi_token_id: Token = 49_409
-    eoi_token_id: Token = 49_410
-    text_attention: Literal["causal", "bidirectional"] = "causal"
-    numerics: Literal["fixed", "official"] = "fixed"
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> LCLSettings:
-        tower = tower_kind(self.vision)
-        divided = [("image_size", "patch_size"), ("text_width", "text_heads"), ("text_width", "pool_heads")]
-        if tower.patchwise:
-            divided.append(("vision_width", "vision_head_width"))
-        for large, small in divided:
-            if (divisor := getattr(self, small)) is not None and getattr(self, large) % divisor:
-                raise ValueError(f"{large} must be a multiple of {small}")
-        patches = (self.image_size // self.patch_size) ** 2
-        sizes = TowerSizes(self.patch_size, self.vision_width, self.vision_layers, patches)
-        if misfit := tower.misfit(sizes):
-            raise ValueError(": ".join(misfit))
-        specials = {getattr(self, field) for field in SPECIAL_TOKENS}
-        if max(specials) >= self.vocab_size or len(specials) < len(SPECIAL_TOKENS):
-            raise ValueError("the five special token ids must differ and lie below vocab_size")
-        return self
-
-
-def read_lcl_settings(directory: Path) -> LCLSettings:
-    """``config.json``, with the size of images that ``processor_config.json`` says. Raises: UserError."""
-    path = directory / CONFIG
-    try:
-        settings = LCLSettings.model_validate(read_json_object(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise unreadable(path, f"{where}: {reason}" if where else reason) from error
-    side = read_json_object(directory / PROCESSOR).get("image_size")
-    if side != settings.image_size:
-        reason = f"image_size {str(side)[:80]} is not that of config.json, which is {settings.image_size}"
-        raise unreadable(directory / PROCESSOR, reason)
-    return settings
-
-
-def check_special_ids(path: Path, settings: LCLSettings) -> None:
-    """Whether the ids of a tokenizer of ours are rows of the embeddings, and the special ones those of config.json."""
-    found = read_json_object(path)
-    if found.get("added_tokens"):
-        raise unreadable(path, "added_tokens: a tokenizer of ours has none; take the file of the weights")
-    model = found.get("model")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(words, dict) or not words:
-        raise unreadable(path, "it has no vocabulary; take the file that was saved with the weights")
-    for word, number in words.items():
-        if type(number) is not int or not 0 <= number < settings.vocab_size:
-            rows = f"no row of the {settings.vocab_size} token embeddings"
-            raise unreadable(path, f"the id {str(number)[:40]} of {word[:80]!r} is {rows}")
-    for field, token in SPECIAL_TOKENS.items():
-        if words.get(token) != getattr(settings, field):
-            reason = f"the id of {token} is {words.get(token)} here and {getattr(settings, field)} in config.json"
-            raise unreadable(path, f"{reason}; take the files that belong together")

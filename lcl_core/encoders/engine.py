@@ -26,9 +26,9 @@ from lcl_core.common.device import (
     pick_device,
 )
 from lcl_core.common.errors import UserError, tokenizer_errors
-from lcl_core.encoders.captioning import AttentionMaps, Captioner, FinishedTexts, GenerationConfig, StreamListener
+from lcl_core.encoders.captioning import FinishedTexts, GenerationConfig, StreamListener
 from lcl_core.encoders.files import Hashes, check_unchanged, hash_files, tensor_sizes
-from lcl_core.encoders.lcl import is_precast
+from lcl_core.encoders.lcl import LCLEncoder, is_precast
 from lcl_core.encoders.registry import detect_encoder, load_image_encoder
 
 BATCH_SIZE = 256  # images or texts a forward pass; bounds the memory of a long list
@@ -86,19 +86,14 @@ class EncoderEngine:
         return self.encoder.text_encoder is not None
 
     @property
-    def captioner(self) -> Captioner:
-        """The encoder, if it generates text. Raises: UserError ``unsupported``."""
-        if isinstance(self.encoder, Captioner):
-            return self.encoder
-        message = "this encoder writes no text; an encoder that lcl pre-trained does"
-        raise UserError(message, code="unsupported", field="model")
+    def lcl_encoder(self) -> LCLEncoder:
+        """The encoder, if it is one of ours: those generate text and show attention.
 
-    @property
-    def attention(self) -> AttentionMaps:
-        """The encoder, if it shows attention. Raises: UserError ``unsupported``."""
-        if isinstance(self.encoder, AttentionMaps):
+        Raises: UserError ``unsupported``.
+        """
+        if isinstance(self.encoder, LCLEncoder):
             return self.encoder
-        message = "this encoder pools patches in its own way; an encoder that lcl pre-trained shows its attention"
+        message = "this encoder writes no text and shows no attention; an encoder that lcl pre-trained does"
         raise UserError(message, code="unsupported", field="model")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -159,20 +154,20 @@ class EncoderEngine:
             seeds = range(config.seed + len(captions), config.seed + len(captions) + len(batch))
             listeners = [StreamListener() for _ in batch]
             captions += _in_row_order(
-                self.captioner.generate_captions(self.preprocess(batch), config, seeds, listeners)
+                self.lcl_encoder.generate_captions(self.preprocess(batch), config, seeds, listeners)
             )
         return captions
 
     def continue_document(self, parts: Sequence[str | Image.Image], **decoding: Any) -> str:
         """The text after texts and images. Raises: UserError ``invalid_value``, ``too_large``."""
-        prompt = self.captioner.encode_document(parts)
+        prompt = self.lcl_encoder.encode_document(parts)
         config = GenerationConfig(**decoding)
-        return _in_row_order(self.captioner.continue_document(prompt, config, StreamListener()))[0]
+        return _in_row_order(self.lcl_encoder.continue_document(prompt, config, StreamListener()))[0]
 
     @torch.inference_mode()
     def attention_maps(self, pixels: Tensor) -> np.ndarray:
         """[n, 3, S, S] → f32 [n, heads, rows, columns]: weight of each patch in the vector; heads sum to 1."""
-        return self.attention.attention_maps(pixels.to(self.device)).float().cpu().numpy()
+        return self.lcl_encoder.attention_maps(pixels.to(self.device)).float().cpu().numpy()
 
     def health(self) -> dict[str, Any]:
         """Encode a grey image and a word; returns milliseconds and device.

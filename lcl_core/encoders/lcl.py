@@ -30,8 +30,8 @@ from lcl_core.encoders.captioning import (
 )
 from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.external import parameter_groups, wrap_load_errors
-from lcl_core.encoders.files import hash_weights
-from lcl_core.encoders.registry import WEIGHTS
+from lcl_core.encoders.files import hash_weights, unreadable
+from lcl_core.encoders.registry import TOKENIZER, WEIGHTS
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
@@ -48,6 +48,7 @@ from lcl_core.model.generation import (
 from lcl_core.specs.evaluate import DecodingSpec
 
 DOCUMENT_FIELD = "document"  # of requests
+PROCESSOR = "processor_config.json"
 _PRECAST = re.compile(
     r"(visual|text)\.transformer\.resblocks\.\d+\.(attn\.(in_proj_|out_proj\.)|mlp\.(c_fc|c_proj)\.)(weight|bias)"
 )
@@ -96,7 +97,7 @@ class LCLTextEncoder(TextEncoder):
 
 
 class LCLEncoder(ImageEncoder):
-    """An LCLModel with its processor; also a ``Captioner`` with ``AttentionMaps``.
+    """An LCLModel with its processor; it also generates text and shows attention.
 
     Args:
         weights_hash: sha256 of the weights (the file's for a saved encoder).
@@ -174,6 +175,7 @@ class LCLEncoder(ImageEncoder):
         return DocumentPrompt(ids, torch.cat([self.processor.preprocess([]), *images]))
 
     def generation_bytes(self, config: GenerationConfig, prompt: DocumentPrompt | None = None) -> int:
+        """Memory that one caption, or the continuation of ``prompt``, takes while it is generated."""
         settings = self.model.config
         ids = (
             caption_prompt_ids(settings, self.processor, config.prompt, config.context)
@@ -195,9 +197,11 @@ class LCLEncoder(ImageEncoder):
         return self._generate(prefix, config, [config.seed], [listener])
 
     def crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """The part of an image that the model reads: left, top, right, bottom as shares of its width and height."""
         return eval_box(image, self.model.config.image_size)
 
     def attention_maps(self, pixels: Tensor) -> Tensor:
+        """[n, 3, S, S] → [n, heads, rows, columns]; each head sums to 1."""
         weights = self.model.pool_project.attention(self.patches(pixels))
         side = self.model.config.image_size // self.model.config.patch_size
         return weights.unflatten(2, (side, side))
@@ -286,6 +290,17 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
     if names:  # transformers would fill in random weights
         message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
         raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / WEIGHTS)
+    if processor.image_size != model.config.image_size:
+        message = f"image_size {processor.image_size} is not that of config.json, which is {model.config.image_size}"
+        raise unreadable(directory / PROCESSOR, message)
+    words, specials = processor.tokenizer.vocabulary, processor.tokenizer.specials
+    if (highest := max(words.values())) >= model.config.vocab_size:
+        message = f"it has the id {highest}, which is no row of the {model.config.vocab_size} token embeddings"
+        raise unreadable(directory / TOKENIZER, message)
+    own = [specials.sot, specials.eot, specials.img, specials.soi, specials.eoi]
+    if own != model.config.special_token_ids:
+        message = f"the ids of its special tokens are {own}, and {model.config.special_token_ids} in config.json"
+        raise unreadable(directory / TOKENIZER, message)
     return model, processor
 
 

@@ -179,14 +179,14 @@ class BatchedEngine:
             ``unsupported``.
         """
         self._batcher.check_room()
-        prompt = self._engine.captioner.encode_document(parts)
+        prompt = self._engine.lcl_encoder.encode_document(parts)
         cost = self._generation_cost(config, "document", prompt)
         key = _BatchKey("continuations", config, object())
         return self._batcher.submit(key, [(prompt, listener or StreamListener())], cost)[0]
 
     def crop_box(self, image: Image) -> tuple[float, float, float, float]:
-        """As ``AttentionMaps.crop_box``. Raises: UserError ``unsupported``."""
-        return self._engine.attention.crop_box(image)
+        """As ``LCLEncoder.crop_box``. Raises: UserError ``unsupported``."""
+        return self._engine.lcl_encoder.crop_box(image)
 
     def submit_attention(self, images: Sequence[Image | PreparedImage]) -> list[Future[Any]]:
         """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
@@ -230,7 +230,7 @@ class BatchedEngine:
         Raises: UserError ``too_large``.
         """
         with tokenizer_errors():
-            cost = self._engine.captioner.generation_bytes(config, prompt)
+            cost = self._engine.lcl_encoder.generation_bytes(config, prompt)
         if cost > self._generation_bytes:
             beams = config.num_beams > 1
             message = (
@@ -248,12 +248,12 @@ def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[
     def captions(key: _BatchKey, items: list[Any]) -> Iterator[Any]:
         pixels, seeds, listeners = zip(*items, strict=True)
         assert key.config is not None
-        return engine.captioner.generate_captions(torch.stack(pixels), key.config, seeds, listeners)
+        return engine.lcl_encoder.generate_captions(torch.stack(pixels), key.config, seeds, listeners)
 
     def continuations(key: _BatchKey, items: list[Any]) -> Iterator[Any]:
         ((prompt, listener),) = items
         assert key.config is not None
-        return engine.captioner.continue_document(prompt, key.config, listener)
+        return engine.lcl_encoder.continue_document(prompt, key.config, listener)
 
     runs: dict[str, Callable[[_BatchKey, list[Any]], Iterable[Any]]] = {
         "images": lambda key, pixels: engine.embed_pixels(torch.stack(pixels)),

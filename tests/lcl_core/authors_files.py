@@ -6,7 +6,7 @@ import json
 
 from safetensors.torch import save_file
 
-from lcl_core.encoders.check import SPECIAL_TOKENS
+from lcl_core.encoders.original_checkpoint import SPECIAL_TOKENS
 
 
 def config_to_official(config):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.processes import prefetch_map
-from lcl_core.encoders.captioning import Captioner
+from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.metrics import Ints
 from lcl_core.evaluation.tasks.base import (
@@ -119,7 +119,7 @@ class Captioning(Task):
     def _run_zero_shot(self, context: EvalContext, split: str, images: SplitImages) -> None:
         """Captions of the encoder's own decoder; an encoder without one has none."""
         decoding, model = self.spec.decoding, context.encoder.model
-        if not isinstance(model, Captioner):
+        if not isinstance(model, LCLEncoder):
             return
         context.enter(f"its text tower captions {split}")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.captioning import AttentionMaps
+from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import TINY, curve, prepared, trainer, weights
@@ -46,7 +46,7 @@ def test_resumed_it_is_bitwise_the_same_and_its_encoder_answers(tmp_path, sample
     assert pooled is not None
     assert pooled.isfinite().all()
     assert patches.shape == (2, 16, encoder.width)
-    assert isinstance(encoder, AttentionMaps)
+    assert isinstance(encoder, LCLEncoder)
     maps = encoder.attention_maps(pixels)
     assert maps.shape == (2, 2, 4, 4)
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 2))
