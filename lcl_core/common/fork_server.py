@@ -85,7 +85,7 @@ def start_module(
 ) -> ForkedProcess | subprocess.Popen[bytes]:
     """Start ``python -m`` with the words of ``command`` in a session and process group of its own.
 
-    ``errors`` None: to ``output``. ``stdin``: ``PIPE`` or ``DEVNULL``. Where ``server`` cannot fork it, a new process starts.
+    ``errors`` None: to ``output``. ``stdin``: ``PIPE`` or ``DEVNULL``. A new process where ``server`` cannot fork it.
     """
     pipe = None
     if server is not None and server.is_for(env):

@@ -33,17 +33,12 @@ _LISTED_MIG = re.compile(r"\s+(MIG .+?)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device of one process: a GPU, or a MIG instance of one.
-
-    Attributes:
-        parent: of a MIG instance the GPU's id; of a GPU its own.
-        index: number of the GPU in nvidia-smi, which follows the PCI bus.
-    """
+    """A device of one process: a GPU, or a MIG instance of one."""
 
     id: str
     name: str
-    parent: str
-    index: int
+    parent: str  # of a MIG instance the GPU's id; of a GPU its own
+    index: int  # number of the GPU in nvidia-smi, which follows the PCI bus
 
 
 def torch_is_for_cpu() -> bool:

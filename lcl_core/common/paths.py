@@ -168,7 +168,7 @@ def _home_unusable(home: Path, problem: str) -> UserError:
 
 
 def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
-    """Secret in ``file``, which ``make`` makes with mode 600 when there is none. Processes that race get the same one."""
+    """Secret in ``file``, which ``make`` makes with mode 600 when there is none. All processes get the same."""
     try:
         secret = read_or_create(file, lambda: make() + "\n", mode=0o600)
     except OSError as error:

@@ -203,11 +203,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """This machine's number among those of the run, and the rendezvous address of their ranks.
-
-    Attributes:
-        seconds: in which all ranks must have connected to it.
-    """
+    """This machine's number among those of the run, and the rendezvous address of their ranks."""
 
     number: int
     count: int

@@ -31,17 +31,11 @@ _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Limits of one process.
+    """Limits of one process."""
 
-    Attributes:
-        seconds: of wall clock, after which its process group is killed; also the limit of its CPU time.
-        memory: bytes of address space; the module lowers it with :func:`limit_memory` once its libraries are loaded.
-        written: bytes of the largest file that it may write.
-    """
-
-    seconds: float
-    memory: int = 64 << 30
-    written: int = MAX_OUTPUT
+    seconds: float  # of wall clock, after which its process group is killed; also the limit of its CPU time
+    memory: int = 64 << 30  # of address space; the module calls ``limit_memory`` once its libraries are loaded
+    written: int = MAX_OUTPUT  # bytes of the largest file that it may write
     open_files: int = 256
 
 

@@ -144,22 +144,14 @@ def claim_next(
 
 @dataclass(frozen=True)
 class EngineCapacity:
-    """Free capacity, at this moment, of an engine that places the processes of runs.
+    """Free capacity, at this moment, of an engine that places the processes of runs."""
 
-    Attributes:
-        executor: whose handles its workers re-attach to.
-        gpus: free, of all nodes.
-        has_gpus: whether any node has some; else runs of the class ``accelerator`` use CPUs.
-        cpus: free, of all nodes.
-        cpus_per_node: that each node of a run gets.
-    """
-
-    executor: str
+    executor: str  # whose handles its workers re-attach to
     nodes: int
-    cpus: float
-    gpus: float
-    has_gpus: bool
-    cpus_per_node: float = 1.0
+    cpus: float  # of all nodes
+    gpus: float  # of all nodes
+    has_gpus: bool  # whether any node has some; else runs of the class ``accelerator`` use CPUs
+    cpus_per_node: float = 1.0  # that each node of a run gets
 
 
 def claim_for_engine(
