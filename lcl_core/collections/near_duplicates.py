@@ -13,12 +13,11 @@ from threadpoolctl import threadpool_limits
 from lcl_core.common.errors import UserError
 
 BLOCK_ROWS = 1024  # a block's cosines with another's are 4 MB
-SKETCH = 128  # numbers of each vector that are compared with all others, before the whole ones are
 NEIGHBOURS = 32  # compared of each row where there is a graph
-_ROUNDING, _SCREENED = 1e-6, 1e-5  # what float32 may be off in a cosine, and in what is compared before that
+SKETCH = 128  # numbers of each vector that are compared with all others, before the whole ones are
+SINGLY = 256  # times as long does a pair take that is compared by itself as one in a product of two blocks
 _SAMPLED = 8192  # rows that the sketch's axes are taken from
-_NUMBERS = 2**20  # of the vectors that are compared pair by pair at one time: they stay in the cache
-_SINGLY = 256  # times as long does a pair take that is compared by itself as one in a product of two blocks
+_ROUNDING, _SCREENED = 1e-6, 1e-5  # what float32 may be off in a cosine, and in the sum that bounds it
 
 Pairs = tuple[np.ndarray, np.ndarray]
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # f32 [b, E], k -> rows int64 [b, k], -1 where there are fewer
@@ -26,9 +25,6 @@ Neighbours = Callable[[np.ndarray, int], np.ndarray]  # f32 [b, E], k -> rows in
 
 class RowVectors(Protocol):
     """An array [n, E], f32 or f16, in memory or not, of which blocks and single rows are read."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -59,24 +55,15 @@ def near_duplicate_groups(
     Raises:
         UserError: ``too_large`` after the time limit.
     """
+    deadline, sets = time.monotonic() + seconds, UnionFind(len(vectors))
     # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
     # the processors' time, and six times as long where others used them too.
     with threadpool_limits(1, user_api="blas"):
-        return _linked_groups(vectors, threshold, graph, seconds)
-
-
-def _linked_groups(vectors: RowVectors, threshold: float, graph: RowGraph | None, seconds: float) -> list[np.ndarray]:
-    deadline = time.monotonic() + seconds
-    rows, sets = _Rows(vectors), UnionFind(len(vectors))
-    size = max(1, _NUMBERS // vectors.shape[1])
-    for left, right in _pairs(rows, threshold - _SCREENED, sets, graph):
-        if time.monotonic() > deadline:
-            message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
-            raise UserError(message, code="too_large")
-        for start in range(0, len(left), size):
-            some = sets.unmerged(left[start : start + size], right[start : start + size])
-            linked = rows.cosines(*some) >= threshold - _ROUNDING
-            sets.join(some[0][linked], some[1][linked])
+        for left, right in _linked_pairs(vectors, threshold - _ROUNDING, graph):
+            if time.monotonic() > deadline:
+                message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
+                raise UserError(message, code="too_large")
+            sets.join(left, right)
     return sets.groups()
 
 
@@ -95,19 +82,16 @@ class UnionFind:
                 return above
             self._parent[rows] = top
 
-    def unmerged(self, left: np.ndarray, right: np.ndarray) -> Pairs:
-        """The pairs whose rows are not yet in one set."""
-        other = self.roots(left) != self.roots(right)
-        return left[other], right[other]
-
     def join(self, left: np.ndarray, right: np.ndarray) -> None:
         """Merge the sets of ``left[i]`` and ``right[i]``, for every i."""
         while len(left):
-            left, right = self.unmerged(self.roots(left), self.roots(right))
+            left, right = self.roots(left), self.roots(right)
+            other = left != right
+            left, right = left[other], right[other]
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
 
     def groups(self) -> list[np.ndarray]:
-        """Ascending rows of each group of two or more, as ``groups`` returns them."""
+        """Ascending rows of each group of two or more, as ``near_duplicate_groups`` returns them."""
         roots = self.roots(np.arange(len(self._parent)))
         order = np.argsort(roots, kind="stable")
         starts = np.flatnonzero(np.diff(roots[order])) + 1
@@ -115,90 +99,63 @@ class UnionFind:
         return sorted(found, key=lambda rows: (-len(rows), int(rows[0])))
 
 
-class _Rows:
-    """Vectors of any length by their directions: half precision leaves those of length 1 a little longer or shorter."""
-
-    def __init__(self, vectors: RowVectors) -> None:
-        self._vectors = vectors
-        self._lengths = np.ones(len(vectors), np.float32)
-        for block in self.blocks():
-            lengths = np.linalg.norm(vectors[block].astype(np.float32), axis=1)
-            self._lengths[block] = np.maximum(lengths, np.finfo(np.float32).tiny)
-
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    def blocks(self, first: int = 0) -> Iterator[slice]:
-        return (slice(start, min(start + BLOCK_ROWS, len(self))) for start in range(first, len(self), BLOCK_ROWS))
-
-    def rest(self, first: int) -> _Rows:
-        """The rows from ``first`` on."""
-        return _Rows(self._vectors[first:])
-
-    def directions(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """f32 [m, E] of length 1."""
-        return self._vectors[chosen].astype(np.float32) / self._lengths[chosen, None]
-
-    def cosines(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """f32 [m]: of each pair."""
-        return np.einsum("me,me->m", self.directions(left), self.directions(right))
-
-    def sketches(self) -> np.ndarray:
-        """f32 [n, SKETCH + 1] whose dot products are no less than the cosines.
-
-        The coordinates along the axes that hold most of the vectors, and the length of what lies outside them: two
-        rests have at most the product of their lengths in common. Where E is small, the directions themselves.
-        """
-        if self._vectors.shape[1] <= SKETCH + 1 or len(self) < 2:
-            return self.directions(slice(None))
-        sample = self.directions(np.linspace(0, len(self) - 1, num=min(_SAMPLED, len(self))).astype(np.int64))
-        axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].astype(np.float32)
-        sketches = np.empty((len(self), SKETCH + 1), np.float32)
-        for block in self.blocks():
-            inside = self.directions(block) @ axes[:, :SKETCH]
-            rest = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1, keepdims=True)))
-            sketches[block] = np.concatenate([inside, rest], axis=1)
-        return sketches
-
-
-def _pairs(rows: _Rows, limit: float, sets: UnionFind, graph: RowGraph | None) -> Iterator[Pairs]:
-    """The pairs to compare."""
+def _linked_pairs(vectors: RowVectors, limit: float, graph: RowGraph | None) -> Iterator[Pairs]:
     if graph is None:
-        yield from _candidate_pairs(rows, limit, sets)
+        yield from _pairs_of_all(vectors, limit)
         return
-    yield from _neighbour_pairs(rows, graph.neighbours)
-    if graph.linked < len(rows):
-        yield from _candidate_pairs(rows.rest(graph.linked), limit, sets, graph.linked)
+    for ours in _blocks(0, len(vectors)):
+        directions = _directions(vectors[ours])
+        found = graph.neighbours(directions, NEIGHBOURS)
+        left, column = np.nonzero(found >= 0)
+        right = found[left, column]
+        linked = np.einsum("me,me->m", directions[left], _directions(vectors[right])) >= limit
+        yield left[linked] + ours.start, right[linked]
+    yield from _pairs_of_all(vectors, limit, graph.linked)
 
 
-def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind, first: int = 0) -> Iterator[Pairs]:
-    """Of each two blocks the pairs that may be linked and are not known to belong together.
+def _pairs_of_all(vectors: RowVectors, limit: float, first: int = 0) -> Iterator[Pairs]:
+    """The linked pairs of the rows from ``first`` on, each block with each: first by bounds of the cosines."""
+    sketches = _sketches(vectors, first)
+    for ours in _blocks(first, len(vectors)):
+        directions = _directions(vectors[ours])
+        for theirs in _blocks(ours.start, len(vectors)):
+            bounds = sketches[ours.start - first : ours.stop - first] @ sketches[theirs.start - first :][:BLOCK_ROWS].T
+            # as np.nonzero, in a fifth of the time
+            left, right = np.divmod(np.flatnonzero(bounds >= limit - _SCREENED), bounds.shape[1])
+            if len(left) > bounds.size // SINGLY:
+                cosines = directions @ _directions(vectors[theirs]).T
+                left, right = np.divmod(np.flatnonzero(cosines >= limit), cosines.shape[1])
+            else:
+                linked = np.einsum("me,me->m", directions[left], _directions(vectors[right + theirs.start])) >= limit
+                left, right = left[linked], right[linked]
+            yield left + ours.start, right + theirs.start
 
-    Args:
-        first: number of the first of ``rows`` in ``sets``, and in the pairs.
+
+def _sketches(vectors: RowVectors, first: int) -> np.ndarray:
+    """f32 [n - first, SKETCH + 1] whose dot products are no less than the cosines.
+
+    The coordinates along the axes that hold most of a sample, and the length of what lies outside them: two rests have
+    at most the product of their lengths in common. Where vectors are that short, the directions themselves.
     """
-    sketches = rows.sketches()
-    numbers = np.arange(first, first + len(rows))
-    bounds = np.empty((min(BLOCK_ROWS, len(rows)),) * 2, np.float32)  # once: new memory costs as much as the product
-    for ours in rows.blocks():
-        for theirs in rows.blocks(ours.start):
-            room = bounds[: ours.stop - ours.start, : theirs.stop - theirs.start]
-            reach = np.matmul(sketches[ours], sketches[theirs].T, out=room) >= limit
-            if ours == theirs:
-                reach = np.triu(reach, 1)
-            many = reach.size / _SINGLY
-            if np.count_nonzero(reach) > many:  # of few pairs those that are together already are left out later
-                reach &= sets.roots(numbers[ours])[:, None] != sets.roots(numbers[theirs])
-                if np.count_nonzero(reach) > many:
-                    reach &= np.matmul(rows.directions(ours), rows.directions(theirs).T, out=room) >= limit
-            left, right = np.divmod(np.flatnonzero(reach), reach.shape[1])  # a fifth of the time of np.nonzero
-            yield left + first + ours.start, right + first + theirs.start
+    if first >= len(vectors):
+        return np.empty((0, 1), np.float32)
+    sample = _directions(vectors[np.unique(np.linspace(first, len(vectors) - 1, num=_SAMPLED).astype(np.int64))])
+    if sample.shape[1] <= SKETCH + 1:
+        return _directions(vectors[first:])
+    axes = np.linalg.eigh(sample.T @ sample)[1][:, : -SKETCH - 1 : -1].astype(np.float32)
+    sketches = np.empty((len(vectors) - first, SKETCH + 1), np.float32)
+    for block in _blocks(first, len(vectors)):
+        inside = _directions(vectors[block]) @ axes
+        rest = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1, keepdims=True)))
+        sketches[block.start - first : block.stop - first] = np.concatenate([inside, rest], axis=1)
+    return sketches
 
 
-def _neighbour_pairs(rows: _Rows, neighbours: Neighbours) -> Iterator[Pairs]:
-    """Each row with its nearest."""
-    for ours in rows.blocks():
-        right = neighbours(rows.directions(ours), NEIGHBOURS)
-        left = np.broadcast_to(np.arange(ours.start, ours.stop)[:, None], right.shape)
-        valid = (right >= 0) & (right != left)
-        yield left[valid], right[valid]
+def _blocks(first: int, last: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK_ROWS, last)) for start in range(first, last, BLOCK_ROWS))
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """f32 [m, E] of length 1: half precision leaves vectors of length 1 a little longer or shorter."""
+    rows = vectors.astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lcl_core.encoders.files import data_files, read_json, read_json_object, unreadable
 from lcl_core.encoders.pooling import read_pooling
-from lcl_core.encoders.registry import IMAGES, TOKENIZER, EncoderFormat, detect_encoder
+from lcl_core.encoders.registry import CONFIG, IMAGES, TOKENIZER, EncoderFormat, detect_encoder
 from lcl_core.specs.vision import TOWER_PATTERN
 
 ADAPTER = "adapter_config.json"  # with peft installed, transformers would load the model that it names
@@ -66,6 +66,10 @@ def check_encoder(directory: Path) -> EncoderFormat:
             check_tokenizer(path)
         elif path.suffix == ".json":
             _refuse_code(path, read_json(path))
+    if found.kind == "lcl" and not (directory / TOKENIZER).is_file():
+        raise unreadable(
+            directory / TOKENIZER, "the tokenizer is missing; take the file that was saved with the weights"
+        )
     if IMAGES not in found.reads:
         read_pooling(directory)
     return found
@@ -78,7 +82,7 @@ def _refuse_code(path: Path, settings: Any) -> None:
             raise unreadable(path, f"{name}: code and weights of other places are not loaded; take it out of the file")
         if name in _ARCHITECTURES and value and not _ARCHITECTURE.fullmatch(str(value)):
             raise unreadable(path, f"{name}: {str(value)[:200]!r} is no architecture of timm; hubs are not contacted")
-        if name == "vision" and not re.fullmatch(TOWER_PATTERN, str(value)):
+        if name == "vision" and path.name == CONFIG and not re.fullmatch(TOWER_PATTERN, str(value)):
             raise unreadable(path, f"vision: {str(value)[:200]!r} is no vision tower; hubs are not contacted")
 
 

@@ -92,7 +92,7 @@ def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(sh
 
 def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(alone, drawings):
     options, readers = GenerationConfig(num_beams=3, max_new_tokens=30), [StreamListener(), StreamListener()]
-    steps = alone.captioner.generate_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
+    steps = alone.lcl_encoder.generate_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
     assert next(steps) == []
     readers[1].cancelled = True
     assert next(steps) == [(1, "")]
@@ -158,7 +158,7 @@ def test_a_prompt_without_room_fails_alone(shared, drawings):
     ],
 )
 def test_a_text_that_takes_too_much_memory_is_refused(alone, drawings, options, field):
-    needed = alone.captioner.generation_bytes(options)
+    needed = alone.lcl_encoder.generation_bytes(options)
     session = BatchedEngine(alone, generation_bytes=needed - 1)
     with pytest.raises(UserError, match=f"{needed:,} bytes") as caught:
         session.submit_captions(drawings[:1], options)
