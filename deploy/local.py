@@ -17,10 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from rich.console import Console
-
 from api.client import ApiError
-from deploy.demo import print_report, run_demo
+from deploy.demo import run_demo
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT
 from lcl_core.common.errors import UserError
@@ -70,20 +68,19 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    console = Console(highlight=False)
     with ShutdownSignals() as signals:
         try:
-            print_line(console, f"starting the service on {arguments.home}")
-            with LocalStack(arguments.home, lambda text: print_line(console, text), signals.hurry) as stack:
+            say(f"starting the service on {arguments.home}")
+            with LocalStack(arguments.home, say, signals.hurry) as stack:
                 try:
-                    return serve(stack, console, arguments)
+                    return serve(stack, arguments)
                 finally:
                     signals.begin_stopping()
         except ShutdownRequested:
-            print_line(console, "stopped before it was done")
+            say("stopped before it was done")
             return INTERRUPTED
         except (UserError, ApiError) as error:
-            print_line(Console(stderr=True, highlight=False), f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
             return 1
 
 
@@ -96,31 +93,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) -> int:
+def serve(stack: LocalStack, arguments: argparse.Namespace) -> int:
     """Raises: ShutdownRequested while the demonstration runs, UserError when a part or a step of it fails."""
-    print_line(console, f"page  {stack.page_address}\napi   {stack.api_url}/docs   key in {stack.key_source}")
+    say(f"page  {stack.page_address}\napi   {stack.api_url}/docs   key in {stack.key_source}")
     if arguments.command == "demo":
-        run_and_report(stack, console)
+        with stack.client() as client:
+            run_demo(client, stack.stack.check)
+        say(f"Try it on the page: {stack.page_address}")
         if arguments.once:
             return 0
-    print_line(console, "Ctrl-C ends it.")
+    say("Ctrl-C ends it.")
     try:
         while True:
             stack.check()
             time.sleep(WATCH_SECONDS)
     except ShutdownRequested:
-        print_line(console, "stopping")
+        say("stopping")
         return 0
 
 
-def run_and_report(stack: LocalStack, console: Console) -> None:
-    with stack.client() as client:
-        print_report(console, run_demo(client, console, stack.stack.check))
-    print_line(console, f"Try it on the page: {stack.page_address}")
-
-
-def print_line(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

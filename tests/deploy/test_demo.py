@@ -1,22 +1,10 @@
-"""The demonstration's steps, screens and table, on a service that answers from a script."""
-
-import io
-from collections.abc import Iterator
-from typing import Any
+"""The demonstration's steps and table, on a service that answers from a script."""
 
 import pytest
-from rich.console import Console
 
 from deploy import demo
-from deploy.demo import (
-    follow_run,
-    print_report,
-    result_table,
-    run_demo,
-)
 from lcl_core.common.errors import UserError
 
-Json = dict[str, Any]
 METRICS = {
     "step": 1200,
     "total_steps": 3000,
@@ -47,8 +35,7 @@ class ScriptedService:
 
     def __init__(self, ends):
         self.ends = ends
-        self.submitted: list[tuple[str, Json]] = []
-        self._states: dict[str, Iterator[str]] = {}
+        self.submitted, self._states = [], {}
 
     def submit(self, kind, spec, *_):
         self.submitted.append((kind, spec))
@@ -74,61 +61,37 @@ def _no_waiting(monkeypatch):
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
 
 
-def console():
-    out = io.StringIO()
-    return Console(file=out, width=160), out
+def demonstrate(**ends):
+    service = ScriptedService(ends)
+    demo.run_demo(service, check=lambda: None)
+    return service
 
 
-def demonstrate(service):
-    on, out = console()
-    outcome = run_demo(service, on, check=lambda: None)
-    print_report(on, outcome)
-    return outcome, out.getvalue()
-
-
-def test_three_runs_one_after_the_other():
-    service = ScriptedService({})
-    outcome, text = demonstrate(service)
-    assert service.submitted == [
+def test_three_runs_one_after_the_other(capsys):
+    assert demonstrate().submitted == [
         ("pretrain", {"preset": "sample_resnet"}),
         ("evaluate", {"preset": "sample", "encoder": "enc_1", "classification": {"transfer": ["frozen"]}}),
         ("index", {"encoder": "enc_1", "collection": "sample"}),
     ]
-    assert outcome["index"]["state"] == "succeeded"
-    assert "text → image, R@5" in text
-    assert ".120" in text
-    assert ".778" not in text, "the table keeps to the main measurements"
-    assert "Training took 3:21 min (201 s): 3,000 steps, 190,000 images, 6.4 M parameters." in text
+    text = capsys.readouterr().out
+    for cell in ("text → image, R@5", "0.120", "subgroup, full", "named class, top-1"):
+        assert cell in text
+    assert "0.778" not in text, "the table keeps to the main measurements"
+    assert "Training took 3 min 21 s: 3,000 steps, 190,000 images, 6.4 M parameters." in text
+    first = [line.split()[1] for line in text.splitlines() if line.startswith("pretrain")]
+    assert first == ["queued", "succeeded"], "lines are few"
 
 
 def test_a_failed_run_ends_it_with_the_reason_and_the_log():
-    service = ScriptedService({"evaluate": "failed"})
     with pytest.raises(UserError, match=r"evaluate run evaluate failed: interleaved\.jsonl:7: no images") as caught:
-        demonstrate(service)
-    assert [kind for kind, _ in service.submitted] == ["pretrain", "evaluate"]
+        demonstrate(evaluate="failed")
     assert "line 99" in str(caught.value)
     assert "line 50" not in str(caught.value)
 
 
-def test_a_dead_part_ends_it():
+def test_a_dead_part_ends_it(monkeypatch):
     def check():
         raise UserError("worker was killed by SIGKILL", code="process_died")
 
     with pytest.raises(UserError, match="worker was killed"):
-        follow_run(ScriptedService({}), console()[0], check, "pretrain", {})
-
-
-def test_lines_are_few_and_none_is_said_twice(monkeypatch):
-    lines = demonstrate(ScriptedService({}))[1].splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "succeeded"]
-    monkeypatch.setattr(demo, "LINE_SECONDS", 0.0)
-    lines = demonstrate(ScriptedService({}))[1].splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("pretrain")] == ["waiting", "step", "succeeded"]
-
-
-def test_the_table_fits_a_terminal():
-    on = Console(file=io.StringIO(), width=80)
-    on.print(result_table(RESULTS["evaluate"]))
-    printed = on.file.getvalue()  # type: ignore[attr-defined]
-    for cell in ("text → image, R@5", "subgroup, full", "named class, top-1"):
-        assert cell in printed, "no cell is wrapped"
+        demo.follow_run(ScriptedService({}), check, "pretrain", {})

@@ -10,7 +10,6 @@ import pytest
 
 from deploy.process import (
     HEALTHY_SECONDS,
-    MAX_DEATHS,
     PROJECT,
     ChildDied,
     ChildProcess,
@@ -134,21 +133,17 @@ class Mortal:
     """A child that is dead or alive as the test says."""
 
     def __init__(self, name="api"):
-        self.name, self.alive, self.startable, self.status, self.starts, self.given_up = name, True, True, 1, -1, False
+        self.name, self.alive, self.startable, self.starts = name, True, True, -1
 
     def check(self):
         if not self.alive:
-            message = f"{self.name} ended with status {self.status}; its log is x and ends:\n    why"
-            raise ChildDied(message, self.status)
+            raise ChildDied(f"{self.name} ended with status 1; its log is x and ends:\n    why")
 
     def start(self):
         if not self.startable:
             raise UserError(f"{self.name} does not answer", code="process_died")
         self.starts += 1
         self.alive = True
-
-    def abandon(self):
-        self.given_up = True
 
 
 @pytest.fixture
@@ -169,7 +164,7 @@ def pauses(stack, part, clock, deaths, lived=0.0):
         clock.now += lived
         part.alive, died_at, starts = False, clock.now, part.starts
         stack.restart_dead()
-        while part.starts == starts and not part.given_up:
+        while part.starts == starts:
             clock.now += 0.5
             stack.restart_dead()
         found.append(clock.now - died_at)
@@ -180,33 +175,23 @@ def test_the_pauses_grow_up_to_a_bound_and_a_healthy_time_makes_them_short_again
     stack, _, clock = watched
     part = stack.children[0]
     assert pauses(stack, part, clock, 8) == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert pauses(stack, part, clock, 3 * MAX_DEATHS, lived=HEALTHY_SECONDS) == [1] * (3 * MAX_DEATHS)
+    assert pauses(stack, part, clock, 20, lived=HEALTHY_SECONDS) == [1] * 20
 
 
-def test_it_is_given_up_with_its_last_words_and_the_others_go_on(watched):
+def test_a_failed_start_counts_as_a_death_and_the_others_go_on(watched):
     stack, said, clock = watched
     part, other = stack.children
-    pauses(stack, part, clock, MAX_DEATHS)
-    assert (part.given_up, part.starts) == (True, MAX_DEATHS - 1)
-    assert said[-1].startswith(f"api is not started again, since it died {MAX_DEATHS} times in a row: api ended with")
-    assert "    why" in said[-1]
+    part.alive = part.startable = False
+    for _ in range(3):
+        stack.restart_dead()
+        clock.now += 2
+    assert said == [
+        "api ended with status 1; its log is x and ends:; starting it again in 1 s",
+        "api does not answer; starting it again in 2 s",
+        "api does not answer; starting it again in 4 s",
+    ]
     pauses(stack, other, clock, 1)
     assert other.starts == 1
-
-
-def test_wrong_settings_are_not_tried_twice_and_a_failed_start_counts_as_a_death(watched):
-    stack, said, clock = watched
-    part, other = stack.children
-    part.alive, part.status = False, 2
-    stack.restart_dead()
-    assert (part.given_up, part.starts) == (True, 0)
-    assert said.pop().startswith("api is not started again, since its settings are wrong: api ended with status 2")
-    other.alive = other.startable = False
-    for _ in range(1000):
-        clock.now += 1
-        stack.restart_dead()
-    assert (other.given_up, len(said)) == (True, MAX_DEATHS)
-    assert said[1] == "worker does not answer; starting it again in 2 s"
 
 
 def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(start, until):
@@ -224,6 +209,3 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(start, until
         until(lambda: "ready" in child.log_tail(), "the successor's first line")
         assert "=== started again" in child.log.read_text(encoding="utf-8")
         assert "started again" not in child.log_tail(), "the last words are the successor's own"
-        child.abandon()
-        child.process.wait(60)
-        assert listener.fileno() == -1, "who connects is refused"
