@@ -12,7 +12,6 @@ import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin
@@ -315,11 +314,9 @@ class FilesReader(FormatReader[Options]):
 
     Attributes:
         shared_files: names of files that say something of several, beside them or one folder up.
-        listed: names of all files of the corpus, where the folder holds but some of them; None: those in the folder.
     """
 
     shared_files: ClassVar[tuple[str, ...]] = ()
-    listed: Sequence[str] | None = None
 
     @abstractmethod
     def paths(self) -> list[Path]:
@@ -332,14 +329,6 @@ class FilesReader(FormatReader[Options]):
     def problems(self) -> Iterator[BadItem]:
         """What cannot be read apart from the files."""
         return iter(())
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of the corpus's files that can be read, in order; what depends on other files is decided by them."""
-        if self.listed is not None:
-            return list(self.listed)
-        checked = (check_corpus_file(path, self.path) for path in self.paths())
-        return [self.key(file) for file in checked if not isinstance(file, BadItem)]
 
     def records(self) -> Iterator[Record | BadItem]:
         yield from self.problems()

@@ -123,7 +123,9 @@ class MMC4Reader(FilesReader[MMC4Options]):
         return contains_files(path, _is_shard)
 
     def paths(self) -> list[Path]:
-        return corpus_paths(self.path, _is_shard, order=_by_number)
+        paths = corpus_paths(self.path, _is_shard, order=_by_number)
+        # a shard may be there packed and unpacked
+        return [*{_PACKED.sub("", str(path)): path for path in reversed(paths)}.values()][::-1]
 
     def problems(self) -> Iterator[BadItem]:
         return iter(self._finder.problems)
@@ -139,17 +141,9 @@ class MMC4Reader(FilesReader[MMC4Options]):
             images = folder
         return ImageFinder(images, subfolders=True)
 
-    @cached_property
-    def _first_names(self) -> dict[str, str]:
-        """The first file of each shard, which may be there packed and unpacked."""
-        return {_PACKED.sub("", name): name for name in reversed(self.names)}
-
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
-        name, key = display_name(file, self.path), self.key(file)
+        name = display_name(file, self.path)
         shard = _PACKED.sub("", name)
-        if self._first_names[_PACKED.sub("", key)] != key:
-            yield BadItem(name, 0, "repeated shard", f"{shard} is there unpacked or packed, too")
-            return
         for item in read_json_lines(file, name):
             if isinstance(item, BadItem):
                 yield item

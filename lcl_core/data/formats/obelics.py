@@ -8,7 +8,6 @@ article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,16 +17,13 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import (
     FilesReader,
     ReaderOptions,
-    check_corpus_file,
     contains_files,
     corpus_files,
     corpus_paths,
     display_name,
-    find_split,
     split_from_name,
 )
 from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
@@ -177,22 +173,8 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
         return schema is not None and not _unusable_columns(schema, _LISTS)
 
     def paths(self) -> list[Path]:
-        """Raises: UserError ``corpus_unreadable`` where several folders of documents may be versions of one corpus."""
         # not the side files of the images
-        paths = corpus_paths(self.path, _is_table, outside=find_images(self.options.images, self.path))
-        first_files = {path.parent: path for path in reversed(paths) if path.parent != self.path}
-        folders = [
-            folder.name
-            for folder, first in sorted(first_files.items() if self.path.is_dir() else ())
-            if find_split(folder.name) is None and self._holds_documents(first)
-        ]
-        if len({re.sub(r"\d+", "", name) for name in folders}) > 1:  # parts of one corpus are numbered
-            message = (
-                f"documents lie in the folders {', '.join(map(repr, folders))}, which may be versions of one corpus; "
-                f"give the path of one of them, such as that of {folders[0]!r}, or convert each by itself"
-            )
-            raise UserError(message, code="corpus_unreadable", file=self.path)
-        return paths
+        return corpus_paths(self.path, _is_table, outside=find_images(self.options.images, self.path))
 
     def problems(self) -> Iterator[BadItem]:
         return iter(self._finder.problems)
@@ -216,11 +198,6 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
                 yield from read_row(fields, name, line, split_from_name(name), self._finder, self.options.bytes_column)
             except BadValue as error:
                 yield BadItem(name, line, "bad row", str(error)[:200])
-
-    def _holds_documents(self, path: Path) -> bool:
-        """Are the file's columns those of documents, as far as they can be read?"""
-        file = check_corpus_file(path, self.path)
-        return not isinstance(file, BadItem) and not self._missing_columns(file)
 
     def _missing_columns(self, file: Path) -> str:
         """What keeps the file from being read at all; empty for nothing, and where its damage will show anyway."""

@@ -75,17 +75,15 @@ class RemoteFiles:
         entry = hashlib.sha256("\n".join([self.url, *names, *stamps]).encode()).hexdigest()
         size = sum(self._sizes[name] or 0 for name in names)
         with self._cache.open(entry, lambda folder: self._download(names, folder), size) as folder:
-            yield from self._reader(folder, self._names).read_section(key, start)
+            yield from self._reader(folder).read_section(key, start)
 
     def count_section(self, key: str) -> int:
         """How many items a file has."""
         return sum(1 for _ in self.read_section(key))
 
-    def _reader(self, folder: Path, names: Sequence[str] | None = None) -> FilesReader[Any]:
-        """Of the files in a folder, which are all of the corpus, or else some of ``names``."""
+    def _reader(self, folder: Path) -> FilesReader[Any]:
         reader = reader_class(self.format)(folder, self.options)
         assert isinstance(reader, FilesReader)
-        reader.listed = names
         return reader
 
     def _download(self, names: Sequence[str], folder: Path) -> None:

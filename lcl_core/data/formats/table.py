@@ -161,7 +161,7 @@ class TableReader(FilesReader[TableOptions]):
             for row in merge_neighbours(rows) if self.options.group else rows:
                 yield row if isinstance(row, BadItem) else self._record(row, name, below)
         except UserError as error:  # in a folder there may be a table about something else
-            if len(self.names) == 1:
+            if len(self.paths()) == 1:
                 raise
             yield BadItem(name, 0, "bad header", error.message)
 

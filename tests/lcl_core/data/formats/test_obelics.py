@@ -173,31 +173,6 @@ def test_splits_by_folder(make, walk):
     ]
 
 
-def test_versions_of_a_corpus_in_several_folders_are_refused(make, walk):
-    """A clone of the repository has the configurations beside each other."""
-    table = pa.table({"images": [[None]], "texts": [["x"]]})
-    folders = ("data", "opt_out_docs_removed_2023_07_12")
-    for folder in folders:
-        make.parquet(f"{folder}/train-00000-of-00001.parquet", table)
-    make.parquet("other/0.parquet", pa.table({"url": ["u"]}))
-    for read in (lambda reader: list(reader.records()), lambda reader: reader.sections()):
-        with pytest.raises(UserError) as caught:
-            read(open_reader(make.root))
-        assert caught.value.code == "corpus_unreadable"
-        assert all(repr(folder) in caught.value.message for folder in folders)
-        assert "other" not in caught.value.message
-    assert len(walk(open_reader(make.root / folders[0]))[0]) == 1
-    (make.root / folders[1]).rename(make.root / "validation")
-    assert len(walk(open_reader(make.root))[0]) == 2
-
-
-def test_numbered_folders_are_parts_of_one_corpus(make, walk):
-    for number in range(2):
-        table = pa.table({"images": [[None]], "texts": [[f"text {number}"]]})
-        make.parquet(f"part-{number:03}/0.parquet", table)
-    assert len(walk(open_reader(make.root))[0]) == 2
-
-
 def test_many_rows_keep_their_numbers(make, walk):
     count = 200
     table = pa.table({"images": [[None]] * count, "texts": [[str(number)] for number in range(count)]})

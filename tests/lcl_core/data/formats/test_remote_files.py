@@ -1,6 +1,5 @@
 """Files behind a URL give the records of the same files on disk; the local cache is shared, bounded and checked."""
 
-import gzip
 import pickle
 
 import fsspec
@@ -74,32 +73,6 @@ def test_they_give_the_records_and_shards_of_the_files_on_disk(make, sample, lay
     for name, source in (("near", reader), ("far", far)):
         convert_parts(source, tmp_path / name, tmp_path / f"work {name}", 20_000, part_items=2)
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
-
-
-OTHER_FILES = {
-    "a table about something else": ("table", {"one.csv": TABLE.encode(), "classes.csv": b"id,size\n1,2\n"}),
-    "a shard packed and unpacked": (
-        "mmc4",
-        {
-            "docs_shard_1_v2.jsonl": b'{"text_list": ["a"], "image_info": []}\n',
-            "docs_shard_1_v2.jsonl.gz": gzip.compress(b'{"text_list": ["a"], "image_info": []}\n'),
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_FILES)
-def test_what_depends_on_other_files_is_as_on_disk(make, name, tmp_path):
-    format, files = OTHER_FILES[name]
-    make.files(".", {**files, "x.png": b"an image"})
-    url = f"memory://{tmp_path.name}/corpus"
-    reader = open_reader(make.root, format, images=make.root)
-    upload_corpus(reader, make.root, url)
-    items = [_content(item) for item in open_remote_files(url, format, {"images": make.root}).records()]
-    assert items == [_content(item) for section in reader.sections() for item in reader.read_section(section.key)]
-    assert [item.reason for item in items if isinstance(item, BadItem)] == [
-        "bad header" if format == "table" else "repeated shard"
-    ]
 
 
 def test_every_storage_is_read(make, sample, url, tmp_path):
@@ -203,15 +176,6 @@ def test_errors_name_the_field_and_the_way_out(tmp_path):
     assert caught.value.code == "not_found"
     with pytest.raises(ValueError, match="name the format"):
         ConvertSpec(path=url, options={"image": "x"}, name="made")
-
-
-def test_files_that_the_reader_rejects_are_those_of_the_url(make, tmp_path):
-    url = f"memory://{tmp_path.name}/clone"
-    for folder in ("data", "opt_out"):
-        upload(make.parquet(f"{folder}/0.parquet", {"images": [[None]], "texts": [["x"]]}), f"{url}/{folder}/0.parquet")
-    with pytest.raises(UserError, match="'data', 'opt_out'") as caught:
-        open_remote_files(url, "obelics", {}).sections()
-    assert caught.value.file == url
 
 
 def _content(item):
