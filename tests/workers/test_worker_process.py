@@ -142,7 +142,6 @@ def test_the_worker_process_never_imports_torch():
 @pytest.mark.parametrize(
     ("environment", "words", "status"),
     [
-        ({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS", 2),
         ({"LCL_WORKER_OFFERS": "cpu,tpu"}, "LCL_WORKER_OFFERS", 2),
         ({"LCL_WORKER_SLOT": "2"}, "did you mean LCL_WORKER_SLOTS?", 2),
         ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home", 1),
