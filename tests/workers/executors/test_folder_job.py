@@ -317,7 +317,7 @@ def test_the_nodes_of_a_run_meet_and_the_log_is_that_of_the_one_that_failed(engi
         "import os, sys, time\n"
         "print('node', os.environ['LCL_NODE'], 'of', os.environ['LCL_NODES'], 'at', os.environ['LCL_MEETING'])\n"
         "sys.stdout.flush()\n"
-        "time.sleep(600 if os.environ['LCL_NODE'] == '0' else 1)\n"
+        "sys.stdin.read() if os.environ['LCL_NODE'] == '0' else time.sleep(1)\n"
         "sys.exit(65)\n"
     )
     run_dir = prepared(tmp_path / "run")
