@@ -149,23 +149,20 @@ SPLIT_WORDS = {  # of names of files and folders
 }
 
 
-def find_split(name: str) -> str | None:
-    """The split that the name of a file or folder states, such as ``cc3m-validation-0000.tar``; None: it states none.
+def split_from_name(name: str) -> str:
+    """Split of a file by its name, or else by those of its folders, the innermost first; else "train".
 
     Words end at ``.``, ``_`` and ``-``; digits at their end do not count (``val2017``). Of several the last counts:
     names go from the whole to its part (``test_bench-train-0.parquet``).
-    """
-    words = (re.sub(r"\d+$", "", word) for word in re.split(r"[._-]", name.lower()))
-    return next((SPLIT_WORDS[word] for word in reversed(list(words)) if word in SPLIT_WORDS), None)
-
-
-def split_from_name(name: str) -> str:
-    """Split of a file by its name, or else by those of its folders, the innermost first; else "train".
 
     Args:
         name: relative to the corpus, as of :func:`display_name`; folders above the corpus say nothing of it.
     """
-    return next(filter(None, map(find_split, reversed(name.split("/")))), DEFAULT_SPLIT)
+    for part in reversed(name.lower().split("/")):
+        for word in reversed(re.split(r"[._-]", part)):
+            if (split := SPLIT_WORDS.get(re.sub(r"\d+$", "", word))) is not None:
+                return split
+    return DEFAULT_SPLIT
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:

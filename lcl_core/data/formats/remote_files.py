@@ -57,11 +57,7 @@ class RemoteFiles:
             yield from self.read_section(section.key)
 
     def sections(self) -> list[Section]:
-        """One for each file.
-
-        Raises: UserError ``not_found`` where there is no file of the format, ``corpus_unreadable`` where the
-            reader rejects the files by their names.
-        """
+        """One for each file. Raises: UserError ``not_found`` where there is no file of the format."""
         return [Section(WHOLE), *(Section(name, self._stamps[name]) for name in self._names)]
 
     def read_section(self, key: str, start: int = 0) -> Iterator[Record | BadItem]:
@@ -133,11 +129,7 @@ class RemoteFiles:
                 target = Path(folder, name)
                 target.parent.mkdir(exist_ok=True)
                 target.touch()
-            try:
-                names = [path.relative_to(folder).as_posix() for path in self._reader(Path(folder)).paths()]
-            except UserError as error:
-                error.file = self.url
-                raise
+            names = [path.relative_to(folder).as_posix() for path in self._reader(Path(folder)).paths()]
         if not names:
             message = f"no file of format {self.format} lies there, nor one folder down; check the URL and the format"
             raise UserError(message, code="not_found", file=self.url)
