@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +115,14 @@ class InferenceCalls(Transport):
 
         Raises: ApiError if the service refuses for a reason other than an image.
         """
+        parts = [files[start : start + batch] for start in range(0, len(files), batch)]
+        done = 0
         pool = ThreadPoolExecutor(at_once)
         try:
-            parts = [files[start : start + batch] for start in range(0, len(files), batch)]
-            # each with the caller's context, which an ``httpx.Auth`` may read
-            waiting = [pool.submit(copy_context().run, self._embed_batch, encoder, part) for part in parts]
-            done = 0
-            for future in waiting:
-                rows, skipped = future.result()
+            for rows, skipped in pool.map(partial(self._embed_batch, encoder), parts):
                 done += len(rows) + len(skipped)
-                if on_skip is not None:
-                    for each in skipped:
-                        on_skip(each)
+                for each in skipped if on_skip is not None else ():
+                    on_skip(each)
                 if on_progress is not None:
                     on_progress(done, len(files))
                 yield from rows

@@ -37,12 +37,6 @@ def unpack(archive, home):
         subprocess.run(archive_command("-xf", home), stdin=packed, check=True)
 
 
-def test_the_handbook_says_what_is_tested_here():
-    assert "pg_dump -U lcl -d lcl -Fc" in HANDBOOK
-    steps = ("dropdb -U lcl --force lcl", "createdb -U lcl lcl", "pg_restore -U lcl -d lcl --exit-on-error < lcl.dump")
-    assert "\n".join(f"docker compose exec -T postgres {step}" for step in steps) in HANDBOOK
-
-
 @pytest.mark.parametrize("missing", ["", "datasets"])
 def test_the_archive_has_all_that_cannot_be_computed_again(tmp_path, missing):
     """Also on an installation that lacks a folder, which the first run that needs it makes."""

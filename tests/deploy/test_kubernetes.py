@@ -1,8 +1,6 @@
 """The Kubernetes manifests: valid for the cluster, unprivileged, and the same deployment as docker-compose.yml."""
 
-import re
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import pytest
@@ -116,20 +114,6 @@ def test_every_secret_that_a_process_reads_has_a_place_in_the_secret(name):
     for variable, reference in references.items():
         expected = {"name": "lcl-secrets", "key": variable} | ({} if variable in needed else {"optional": True})
         assert reference == expected
-
-
-def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none():
-    lines = (FOLDER / "secrets.example.env").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    shown = {line.removeprefix("# ").removesuffix("=") for line in lines if re.fullmatch(r"# LCL_\w+=", line)}
-    keys = {(key["key"], bool(key.get("optional"))) for name in PODS for key in secrets_of(name).values()}
-    assert keys == {(key, False) for key in given} | {(key, True) for key in shown}
-    assert all(value == "" or ":PASSWORD@" in value for value in given.values())
-    database, broker = urlsplit(given["LCL_DATABASE_URL"]), urlsplit(given["LCL_BROKER_URL"])
-    assert parse_qs(database.query) == {"sslmode": ["verify-full"], "sslrootcert": [f"{AUTHORITY}/ca.crt"]}
-    assert broker.scheme == "rediss"
-    assert parse_qs(broker.query) == {"ssl_cert_reqs": ["required"], "ssl_ca_certs": [f"{AUTHORITY}/ca.crt"]}
-    assert not of_kind("Secret"), "no secret lies among the manifests"
 
 
 def test_the_network_is_closed_but_for_what_is_named():
