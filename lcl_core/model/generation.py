@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import Document, ImageSegment, TextSegment
@@ -95,10 +94,10 @@ def generate_tokens(
     generators = [torch.Generator(prefix.device).manual_seed(seed) for seed in seeds]
     *parts, new = _prompt_parts(prefix)
     for part in parts:
-        decoder(inputs_embeds=part, cache=cache)
+        decoder(part, cache)
         yield None
     for _ in range(remaining_context(model, prefix, max_new_tokens)):
-        scores = decoder(inputs_embeds=new, cache=cache).logits[:, -1]
+        scores = decoder(new, cache)
         ids = scores.argmax(dim=-1) if top_p is None else _sample_top_p(scores / temperature, top_p, generators)
         yield ids
         new = model.text.token_embedding(ids)[:, None]
@@ -155,10 +154,10 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
     last = remaining_context(model, prefix, max_new_tokens)
     *parts, new = _prompt_parts(prefix)
     for part in parts:
-        decoder(inputs_embeds=part, cache=cache)
+        decoder(part, cache)
         yield []
     for length in range(1, last + 1):
-        following = decoder(inputs_embeds=new, cache=cache).logits[:, -1].log_softmax(-1)
+        following = decoder(new, cache).log_softmax(-1)
         if length == 1:
             following = following.repeat_interleave(num_beams, dim=0)
             cache.batch_repeat_interleave(num_beams)
@@ -256,44 +255,20 @@ def _embed_prompt(model: LCLModel, ids: Sequence[int], patch_tokens: Tensor) -> 
     return model.embed_tokens(token_ids, slots, patch_tokens)
 
 
-class DecoderConfig(PreTrainedConfig):
-    """The fields that transformers' decoding reads of a causal language model."""
-
-    model_type = "lcl_decoder"
-
-    def __init__(self, vocab_size: int = 0, num_hidden_layers: int = 0, **kwargs: Any) -> None:
-        self.vocab_size = vocab_size
-        self.num_hidden_layers = num_hidden_layers
-        super().__init__(**kwargs)
-
-
-class TextDecoder(PreTrainedModel, GenerationMixin):
-    """The text tower and its head with a KV cache; shares the model's weights. For transformers' ``generate`` too."""
-
-    config_class = DecoderConfig
-    main_input_name = "input_ids"
+class TextDecoder:
+    """The text tower and its head with a KV cache; shares the model's weights."""
 
     def __init__(self, model: LCLModel) -> None:
-        super().__init__(DecoderConfig(vocab_size=model.config.vocab_size, num_hidden_layers=model.config.text_layers))
-        self.text = model.text
-        self.lm_head = model.lm_head
-        self.eval()
+        self.text, self.lm_head = model.text, model.lm_head
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        cache: Cache | None = None,
-        **_: Any,
-    ) -> CausalLMOutputWithPast:
-        """[B, L] ids or [B, L, D] embeddings → logits [B, 1, V] of the last position."""
-        cache = PreallocatedCache() if cache is None else cache
-        x = self.text.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+    def __call__(self, inputs_embeds: Tensor, cache: Cache) -> Tensor:
+        """Embeddings [B, L, D] → logits [B, V] of the last position, fp32."""
         start = cache.get_seq_length()
-        x = x + self.text.positional_embedding[start : start + x.shape[1]]
+        x = inputs_embeds + self.text.positional_embedding[start : start + inputs_embeds.shape[1]]
         for layer, block in enumerate(self.text.transformer.blocks):
             x = _cached_block(block, x, cache, layer)
-        return CausalLMOutputWithPast(logits=self.lm_head(x[:, -1:]).float(), cache=cache)
+        logits: Tensor = self.lm_head(x[:, -1]).float()
+        return logits
 
 
 def _cached_block(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
@@ -312,7 +287,7 @@ def _cached_block(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
 
 
 class PreallocatedCache(Cache):
-    """A cache for transformers' decoding that writes a new token in place. Not for use under autograd."""
+    """A cache that writes a new token in place. Not for use under autograd."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_PreallocatedLayer)

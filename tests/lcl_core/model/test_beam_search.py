@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from lcl_core.model import generation
 from lcl_core.model.generation import PreallocatedCache, TextDecoder, beam_search
+from tests.lcl_core.model.transformers_decoder import TransformersDecoder
 
 
 def theirs(model, prefix, length, beams):
@@ -22,7 +23,7 @@ def theirs(model, prefix, length, beams):
     )
     everything = prefix.new_ones(prefix.shape[:2], dtype=torch.long)
     with torch.inference_mode():
-        found = TextDecoder(model).generate(
+        found = TransformersDecoder(model).generate(
             inputs_embeds=prefix, attention_mask=everything, generation_config=config, cache=PreallocatedCache()
         )
     return [cut(row, ends) for row in found.tolist()]
@@ -38,15 +39,15 @@ def cut(ids, ends):
 def test_the_prompt_is_read_once_a_row(small_model, monkeypatch, prompt_tokens):
     """Also where it is read in several steps, which give the tokens that one gives."""
     read = []
-    original = TextDecoder.forward
+    original = TextDecoder.__call__
 
-    def forward(decoder, *given, **named):
-        read.append(tuple(named["inputs_embeds"].shape[:2]))
-        return original(decoder, *given, **named)
+    def call(decoder, embeddings, cache):
+        read.append(tuple(embeddings.shape[:2]))
+        return original(decoder, embeddings, cache)
 
     prefix = torch.randn(6, 7, small_model.config.text_width, generator=torch.Generator().manual_seed(1))
     expected = theirs(small_model.eval(), prefix, 3, 4)
-    monkeypatch.setattr(TextDecoder, "forward", forward)
+    monkeypatch.setattr(TextDecoder, "__call__", call)
     monkeypatch.setattr(generation, "PROMPT_TOKENS", prompt_tokens)
     steps = list(beam_search(small_model, prefix, 3, 4))
     assert dict(row for rows in steps for row in rows) == dict(enumerate(expected))

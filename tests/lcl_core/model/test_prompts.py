@@ -11,6 +11,7 @@ from lcl_core.data.records import Document, ImageSegment, TextSegment
 from lcl_core.data.sampling.document_plan import encode_document
 from lcl_core.model import LCLProcessor, PackedBatch
 from lcl_core.model.generation import (
+    PreallocatedCache,
     TextDecoder,
     caption_prefix,
     caption_prompt_ids,
@@ -68,7 +69,7 @@ def test_the_first_step_is_the_training_forward(model, processor, documents, pix
         batch = PackedBatch.pack([other, torch.tensor(whole)], torch.cat([pixels[4:], own]), config)
         _, tokens = model.encode_images(batch.pixel_values)
         trained = model.lm_head(model.encode_documents(batch, tokens)[-2])  # what is predicted before the end
-        first = TextDecoder(model)(inputs_embeds=document_prefix(model, ids, own)).logits[0, -1]
+        first = TextDecoder(model)(document_prefix(model, ids, own), PreallocatedCache())[0]
     torch.testing.assert_close(first, trained, atol=2e-6, rtol=2e-6)
 
 
