@@ -136,10 +136,3 @@ def test_processes_share_the_bound_of_files(tmp_path):
         assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
     size = sum(path.stat().st_size for path in tmp_path.glob("??/*.range"))
     assert 0 < size <= 20_000 + 4 * 2000
-
-
-def test_a_disk_that_cannot_be_written_is_no_error_for_files(tmp_path):
-    (tmp_path / "file").touch()
-    cache = FileCache(tmp_path / "file", 20_000)
-    cache.write("aa/a.range", b"x")
-    assert cache.read("aa/a.range") is None

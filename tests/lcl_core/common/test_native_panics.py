@@ -57,21 +57,3 @@ def test_what_ends_a_thread_still_does(ending):
         raise ending
     with pytest.raises(ending):
         as_exception(ending())
-
-
-def test_a_served_encoder_answers_on_after_a_panic(tmp_path):
-    from lcl_core.encoders.engine import EncoderEngine
-    from lcl_core.serving.batched_engine import BatchedEngine
-    from tests.api.sample_assets import save_encoder
-
-    session = EncoderEngine(save_encoder(tmp_path / "encoder"), "cpu")
-    session.encoder.processor.tokenizer = panicking_tokenizer()
-    batching = BatchedEngine(session)
-    evil, good = batching.submit_texts([EVIL, "bus"])
-    with pytest.raises(UserError) as caught:
-        evil.result(SECONDS)
-    assert caught.value.code == "bad_tokenizer"
-    assert good.result(SECONDS).shape == (24,)
-    with pytest.raises(UserError):
-        batching.count_tokens([EVIL])
-    batching.close()

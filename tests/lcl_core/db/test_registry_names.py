@@ -49,15 +49,6 @@ def test_the_first_owner_keeps_an_encoders_name(database, code):
     assert code("dataset", "tiny", "bob") is None, "each kind has names of its own"
 
 
-@pytest.mark.parametrize(
-    ("noun", "name"), [("encoder", "drawings-v5"), ("dataset", "sample"), ("collection", "sample-drawings")]
-)
-def test_the_products_names_are_kept_though_nothing_has_them(code, noun, name):
-    assert code(noun, name, "ada") == "conflict"
-    assert code(noun, name, "lcl") is None
-    assert code(noun, name, "ada", admin=True) is None
-
-
 def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(database, queue, claim, tmp_path):
     from lcl_core.encoders.files import sha256_file
 

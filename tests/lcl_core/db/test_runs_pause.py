@@ -1,4 +1,4 @@
-"""Pausing: a run that is held back keeps its place, and one at work gives its lease up without losing an attempt."""
+"""Pausing: a run at work gives its lease up without losing an attempt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ RunOf = Callable[[str], Any]
 def do(database: Database, verb: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     with database.session() as session:
         return verb(session, *arguments, **more)
-
-
-def test_a_held_run_is_passed_over_and_keeps_its_place(database: Database, queue: Submit, claim: Take) -> None:
-    first, second, third = queue(), queue(), queue()
-    do(database, runs.pause_run, first)
-    assert claim().run_id == second
-    do(database, runs.unpause_run, first)
-    assert [claim().run_id, claim().run_id] == [first, third]
 
 
 def test_a_running_run_is_paused_by_its_worker_and_goes_on(

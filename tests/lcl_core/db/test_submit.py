@@ -45,13 +45,6 @@ def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(databas
     assert run_of(queue(spec=spec)).spec["model"]["init"] == "enc_2"
 
 
-def test_the_same_key_and_body_give_the_same_run(queue):
-    first = queue(idempotency_key="k", name="n", tags=["x", "y"])
-    assert queue(idempotency_key="k", name="n", tags=["y", "x"]) == first
-    assert queue(idempotency_key="k", name="n", tags=["x", "y"], owner="somebody else") != first
-    assert queue(name="n", tags=["x", "y"]) != first
-
-
 def test_the_same_key_with_another_body_is_a_conflict(queue):
     first = queue(idempotency_key="k")
     with pytest.raises(UserError, match=first) as caught:
