@@ -206,30 +206,23 @@ class Transport:
             response.close()
 
     def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
-        """GET into ``file``, which is created only when the body is complete. A body that breaks off is asked for anew.
+        """GET into ``file``, which is created only when the body is complete.
 
         Args:
             on_progress: receives the bytes so far and the expected total (None: unknown), repeatedly.
         """
         target = Path(file)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        for attempt in range(1, self.attempts + 1):
-            try:
-                with partial.open("wb") as out, self.stream(path, **options) as response:
-                    total = int(response.headers.get("content-length", 0)) or None
-                    for chunk in response.iter_bytes(1 << 20):
-                        out.write(chunk)
-                        if on_progress is not None:
-                            on_progress(out.tell(), total)
-                partial.replace(target)
-                break
-            except ApiError as error:
-                if error.code != "unreachable" or attempt == self.attempts:
-                    raise
-                backoff(attempt)
-            finally:
-                partial.unlink(missing_ok=True)
-        return target
+        try:
+            with partial.open("wb") as out, self.stream(path, **options) as response:
+                total = int(response.headers.get("content-length", 0)) or None
+                for chunk in response.iter_bytes(1 << 20):
+                    out.write(chunk)
+                    if on_progress is not None:
+                        on_progress(out.tell(), total)
+            return partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__

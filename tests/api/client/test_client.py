@@ -159,14 +159,6 @@ def test_names_cannot_leave_their_place_in_the_address():
         assert server.requests[0][1] == "/v1/runs/..%2Fkeys%3Fx%3D1%23y"
 
 
-def test_a_download_is_repeated_from_its_beginning(tmp_path):
-    broken = (200, {"content-length": "9"}, b"who")
-    with scripted_server(BUSY, None, broken, (200, {}, b"the whole")) as server, Client(server.url, "k") as client:
-        assert client.download_artifact("run_1", "a.bin", tmp_path / "a.bin").read_bytes() == b"the whole"
-        assert len(server.requests) == 4
-        assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
-
-
 def test_a_broken_download_leaves_no_file(tmp_path):
     with scripted_server((200, {}, b"whole")) as server, Client(server.url, "k") as client:
         assert client.export_encoder("e", tmp_path / "whole.tar").read_bytes() == b"whole"
