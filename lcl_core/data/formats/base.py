@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import safe_name
 from lcl_core.data.jsonl import BadValue
-from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record, is_number
+from lcl_core.data.records import DEFAULT_SPLIT, BadItem, Record
 from lcl_core.parts import Section
 from lcl_core.specs.base import Spec
 
@@ -86,31 +86,7 @@ def validate_item(model: type[Item], value: Any) -> Item:
 
 
 class ReaderOptions(Spec):
-    """Options of a reader; unknown ones are refused. Most readers derive their own.
-
-    A command line makes a number of ``0`` and one value of one column: a whole number is taken for a text where the
-    option is one, and one value for several.
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fit_types(cls, options: Any) -> Any:
-        if not isinstance(options, dict):
-            return options
-        fields = cls.model_fields
-        return {
-            name: _fit(value, fields[name].annotation) if name in fields else value for name, value in options.items()
-        }
-
-
-def _fit(value: Any, annotation: Any) -> Any:
-    """``value`` as a text, or as several values, where an option takes these."""
-    kinds = get_args(annotation) or (annotation,)
-    several = next((kind for kind in kinds if get_origin(kind) is tuple), None)
-    if several is not None and value is not None:
-        items = value if isinstance(value, (list, tuple)) else (value,)
-        return tuple(_fit(item, get_args(several)[0]) for item in items)
-    return str(value) if str in kinds and is_number(value, int) else value
+    """Options of a reader; unknown ones are refused. Most readers derive their own."""
 
 
 OptionsModel = TypeVar("OptionsModel", bound=ReaderOptions)

@@ -17,14 +17,14 @@ import codecs
 import csv
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import parquet as columnar
@@ -66,6 +66,13 @@ MAX_COLUMNS = 10_000
 MAX_CLASS_BYTES = 16 << 20  # metadata that names classes
 
 
+# a command line makes a number of ``0``, and one value of one column
+Column = Annotated[str, BeforeValidator(lambda value: str(value) if is_number(value, int) else value)]
+Columns = Annotated[
+    tuple[Column, ...], BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else (value,))
+]
+
+
 class TableOptions(ReaderOptions):
     """Columns by name, or, of a table without header, by number from 0. None: recognised by their usual names.
 
@@ -81,11 +88,11 @@ class TableOptions(ReaderOptions):
         group: rows about one image that follow one another, equal but for captions, as one record.
     """
 
-    image: str | None = None
-    captions: tuple[str, ...] | None = None
-    labels: tuple[str, ...] | None = None
-    split: str | None = None
-    source: str | None = None
+    image: Column | None = None
+    captions: Columns | None = None
+    labels: Columns | None = None
+    split: Column | None = None
+    source: Column | None = None
     header: bool = True
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoted: bool | None = None
@@ -216,9 +223,7 @@ def merge_neighbours(rows: Iterable[CaptionedRow | BadItem]) -> Iterator[Caption
         first, *others = group
         if isinstance(first, CaptionedRow) and others:
             captions = tuple(caption for row in (first, *others) for caption in row.captions)  # type: ignore[union-attr]
-            first = CaptionedRow(
-                first.line, first.image, first.data, captions, first.labels, first.split, first.source, first.extra
-            )
+            first = replace(first, captions=captions)
         yield first
 
 
