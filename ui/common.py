@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
-from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from api.client.payloads import format_bytes
-from ui.file_routes import image_media_type
 from ui.html import error_box, pick_form
 
 Shown = TypeVar("Shown")
@@ -250,22 +247,6 @@ def read_upload(path: str) -> bytes:
         message = f"the image is larger than {format_bytes(MAX_IMAGE_BYTES)}; make it smaller"
         raise ApiError(422, "too_large", message, "image")
     return file.read_bytes()
-
-
-def session_file(name: str, data: bytes) -> str:
-    """Path of a new file for a download, which is deleted with the session.
-
-    It is in Gradio's folder, so that Gradio makes no copy.
-    """
-    file = Path(get_upload_folder()) / secrets.token_hex(16) / name
-    file.parent.mkdir(mode=0o700, parents=True)
-    file.write_bytes(data)
-    return str(file)
-
-
-def sample_file(image: bytes) -> str:
-    """Path of an image of the service for an input, which gets its bytes as they are."""
-    return session_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
 
 
 def unreachable_box(error: ApiError, *, reopens: bool = False) -> str:

@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,7 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.session_files import SessionFiles
+from ui.session_files import STORE_SCOPE_KEY, SessionFiles
 from ui.sessions import SESSION_SCOPE_KEY, SessionStore
 from ui.uploads import GRADIO_PREFIX
 
@@ -61,7 +61,7 @@ class EventError(Exception):
 
 
 class EventFileMiddleware:
-    """Checks each event before Gradio receives it, and gives the files in Gradio's response to the session.
+    """Checks each event before Gradio receives it.
 
     Args:
         events: numbers of the page's events.
@@ -114,8 +114,9 @@ class EventFileMiddleware:
         self._running.update(limits.keys())
         try:
             event = self._check_event(session, await _read_body(receive))
+            scope[STORE_SCOPE_KEY] = partial(self.files.store_bytes, session, user.key if user else "")
             response = await _call_app(self.app, scope, json.dumps(event).encode(), receive)
-            await self._register_files(session, response)(scope, receive, send)
+            await (response if response.status_code < 400 else _readable_error(response))(scope, receive, send)
         finally:
             self._running.subtract(limits.keys())
             self._running += Counter()  # forgets what has no events
@@ -184,18 +185,6 @@ class EventFileMiddleware:
         self.keep_state(page)
         return page
 
-    def _register_files(self, session: str, response: Response) -> Response:
-        """The response, whose files become the session's; an error of Gradio is replaced by a readable one."""
-        body = bytes(response.body)
-        if response.status_code >= 400:
-            return _readable_error(body)
-        if b"gradio.FileData" in body:
-            user = self.sessions.find(session)
-            for path in _paths_in(json.loads(body)):
-                if user is not None:
-                    self.files.keep(session, user.key, path)
-        return response
-
     def _close_session(self, session: str) -> None:
         self.files.close(session)
         for key, pages in list(self._pages.items()):
@@ -215,22 +204,10 @@ def _is_url_of(url: Any, path: str) -> bool:
     return isinstance(url, str) and unquote(url).endswith(f"{GRADIO_PREFIX}/file={unquote(path)}")
 
 
-def _paths_in(value: Any) -> Iterator[Path]:
-    """Paths of the file references in a response."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _paths_in(part)
-    elif isinstance(value, dict):
-        if isinstance(value.get("path"), str) and isinstance(value.get("meta"), dict):
-            yield Path(value["path"])
-        else:
-            yield from _paths_in(list(value.values()))
-
-
-def _readable_error(body: bytes) -> Response:
-    """Replaces Gradio's errors, which contain Python values or ``null``."""
+def _readable_error(response: Response) -> Response:
+    """In place of Gradio's errors, which contain Python values or ``null``."""
     try:
-        message = json.loads(body).get("error")
+        message = json.loads(bytes(response.body)).get("error")
     except (ValueError, AttributeError):
         message = None
     if isinstance(message, str) and message.startswith("Value"):  # a choice or number that the form does not offer

@@ -26,6 +26,7 @@ from api.client.payloads import (
     is_system_file,
 )
 from ui.common import MAX_IMAGE_BYTES, read_upload
+from ui.session_files import path_below_upload
 
 MAX_IMAGES = 64  # of an upload
 MAX_TOTAL_BYTES = 256 * 2**20  # unpacked
@@ -53,7 +54,7 @@ def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], 
     """The images among uploaded files and inside of archives, in their order, and what is left out with the reason.
 
     Args:
-        root: of all uploads; a file two folders below it is in a folder that the browser named.
+        root: of all uploads.
     """
     images: list[UploadedImage] = []
     skipped: list[Skipped] = []
@@ -117,8 +118,7 @@ def _file_image(path: Path, root: Path) -> list[UploadedImage]:
         return []
     if not _is_image(path.name):
         raise ImageUploadError(_kind_error())
-    below = path.relative_to(root).parts[1:] if path.is_relative_to(root) else (path.name,)
-    return [UploadedImage(Path(*below), partial(_read_file, path))]
+    return [UploadedImage(path_below_upload(path, root), partial(_read_file, path))]
 
 
 def _read_file(path: Path) -> bytes:

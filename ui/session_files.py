@@ -1,25 +1,27 @@
 """Uploaded files of each session, within limits on bytes.
 
-A file is found only by its own session, under exactly the path that the session received, while that path is a regular
-file. Sessions of one key share a quota.
+A session's files are below its own folder, which is in that of its key. A file is found only by its own session, while
+its path is a regular file there. Sessions of one key share a quota.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradio.context import LocalContext
+
 MIB = 2**20
+STORE_SCOPE_KEY = "lcl.store"  # of the ASGI scope of an event, for what stores a file of its session
 MIN_FILE_BYTES = 4096  # that a file counts as: an empty one needs a folder and an entry too
-MAX_DROPPED = 1000  # paths of deleted files that a session keeps
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class SessionFiles:
     """The files of all sessions. Safe to share between threads.
 
     Args:
-        root: folder of all files; each file is in a folder of its own with a random name, or in folders below it.
+        root: folder of all files, which are at ``KEY/SESSION/RANDOM/NAME``, or in folders above NAME.
         is_open: has the session not ended?
     """
 
@@ -59,11 +61,8 @@ class SessionFiles:
         self.root = root
         self.limits = limits
         self.is_open = is_open
-        self._keys: dict[str, str] = {}  # session -> key
-        self._files: dict[str, dict[str, int]] = {}  # session -> path -> bytes that it counts as, oldest first
-        self._dropped: dict[str, dict[str, None]] = {}  # session -> paths of deleted files, oldest first
-        self._references: Counter[str] = Counter()  # path -> number of sessions that have it
-        self._incoming: dict[str, list[int]] = {}  # session -> bytes of each request in progress
+        self._folders: dict[str, Path] = {}  # session -> folder
+        self._incoming: list[tuple[str, str, int]] = []  # session, key and bytes of each request in progress
         self._lock = threading.Lock()
 
     @contextmanager
@@ -75,133 +74,117 @@ class SessionFiles:
         Raises: UploadError 413 (request too large), 429 (too many uploads), 507 (no room).
         """
         self._reserve(session, key, size)
-        folder = self.root / secrets.token_hex(16)
+        folder = self.root / f"incoming-{secrets.token_hex(16)}"
         try:
             folder.mkdir(mode=0o700, parents=True)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             with self._lock:
-                in_progress = self._incoming[session]
-                in_progress.remove(size)
-                if not in_progress:
-                    del self._incoming[session]
+                self._incoming.remove((session, key, size))
 
-    def new_folder(self) -> Path:
-        folder = self.root / secrets.token_hex(16)
-        folder.mkdir(mode=0o700, parents=True)
-        return folder
+    def store(self, session: str, key: str, received: Path, name: Path | str) -> Path:
+        """Move a received file into a new folder of the session, unless it has ended. Returns: the new path.
 
-    def keep(self, session: str, key: str, path: Path) -> None:
-        """Give the file to the session.
-
-        Ignored unless it is a regular file below ``root``; deleted if the session has ended.
+        Args:
+            name: of the file, below its folders.
         """
-        size = _regular_file_size(path)
-        if size is None or not path.resolve().is_relative_to(self.root.resolve()):
-            return
         with self._lock:
-            if not self.is_open(session):
-                self._delete(str(path))
-                return
-            self._keys[session] = key
-            files = self._files.setdefault(session, {})
-            if str(path) not in files:
-                self._references[str(path)] += 1
-            files[str(path)] = max(size, MIN_FILE_BYTES)
-            self._make_room(key, 0, keep_path=str(path))
+            folder = self.root / _hash(key) / _hash(session)
+            target = folder / secrets.token_hex(16) / name
+            if self.is_open(session):
+                self._folders[session] = folder
+                target.parent.mkdir(mode=0o700, parents=True)
+                received.rename(target)
+                self._make_room(key, 0, newest=target)
+            return target
+
+    def store_bytes(self, session: str, key: str, name: str, data: bytes) -> str:
+        with self.receive(session, key, len(data)) as folder:
+            received = folder / "file"
+            received.write_bytes(data)
+            return str(self.store(session, key, received, name))
 
     def find(self, session: str, path: str) -> Path | None:
         """The file with exactly this path, if it exists and belongs to the session."""
-        if path not in self._files.get(session, {}):
-            return None
-        file = Path(path)
-        return file if _regular_file_size(file) is not None else None
+        return Path(path) if self._is_own(session, path) and _is_regular_file(path) else None
 
     def was_deleted(self, session: str, path: str) -> bool:
-        """Did the session have a file with exactly this path, where nothing is any more?
-
-        Files are deleted for newer ones of the same key, and by Gradio after a day.
-        """
-        known = path in self._files.get(session, {}) or path in self._dropped.get(session, {})
-        return known and not os.path.lexists(path)
+        """Is it a path of the session at which there is nothing? Files are deleted for newer ones of the same key."""
+        return self._is_own(session, path) and not os.path.lexists(path)
 
     def close(self, session: str) -> None:
-        """End a session: files that no other session has are deleted."""
+        """End a session: its files are deleted."""
         with self._lock:
-            for path in list(self._files.get(session, ())):
-                self._drop(session, path)
-            self._files.pop(session, None)
-            self._dropped.pop(session, None)
-            self._keys.pop(session, None)
+            folder = self._folders.pop(session, None)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # another session of the key has files
+                    folder.parent.rmdir()
 
-    def total_bytes(self) -> int:
-        """Of all files; one that two sessions have counts once."""
-        sizes: dict[str, int] = {}
-        for files in list(self._files.values()):
-            sizes |= files
-        return sum(sizes.values())
+    def _is_own(self, session: str, path: str) -> bool:
+        file, folder = Path(path), self._folders.get(session)
+        return folder in file.parents and str(file) == path and ".." not in file.parts and "\0" not in path
 
     def _reserve(self, session: str, key: str, size: int) -> None:
         limits = self.limits
         if size > limits.request:
             raise limits.request_too_large()
         with self._lock:
-            in_progress = self._incoming.get(session, [])
-            of_key = sum(sum(sizes) for other, sizes in self._incoming.items() if self._keys.get(other) == key)
-            if len(in_progress) >= limits.concurrent or of_key + size > limits.session:
+            of_session = sum(other == session for other, _, _ in self._incoming)
+            of_key = sum(bytes_ for _, other, bytes_ in self._incoming if other == key)
+            if of_session >= limits.concurrent or of_key + size > limits.session:
                 raise UploadError(429, "Too many uploads at once. Wait until the others have ended, then try again.")
             self._make_room(key, of_key + size)
-            total = self.total_bytes() + sum(map(sum, self._incoming.values()))
+            total = sum(bytes_ for _, bytes_, _ in self._kept()) + sum(bytes_ for _, _, bytes_ in self._incoming)
             if total + size > limits.total:
                 raise UploadError(507, "The page has no room for more files at the moment. Try again later.")
-            self._keys[session] = key
-            self._incoming.setdefault(session, []).append(size)
+            self._incoming.append((session, key, size))
 
-    def _make_room(self, key: str, size: int, keep_path: str = "") -> None:
+    def _make_room(self, key: str, size: int, newest: Path | None = None) -> None:
         """Delete the oldest files of a key until ``size`` more bytes are within its quota. The lock is held."""
-        of_key = [session for session, other in self._keys.items() if other == key]
-        used = sum(sum(self._files.get(session, {}).values()) for session in of_key)
-        for session in of_key:
-            for path, bytes_ in list(self._files.get(session, {}).items()):
-                if used + size <= self.limits.session:
-                    return
-                if path != keep_path:
-                    self._drop(session, path)
-                    used -= bytes_
-
-    def _drop(self, session: str, path: str) -> None:
-        """The lock is held."""
-        del self._files[session][path]
-        dropped = self._dropped.setdefault(session, {})
-        dropped[path] = None
-        if len(dropped) > MAX_DROPPED:
-            del dropped[next(iter(dropped))]
-        self._references[path] -= 1
-        self._delete(path)
-
-    def _delete(self, path: str) -> None:
-        """Unless another session has it. The lock is held."""
-        if self._references[path] > 0:
-            return
-        del self._references[path]
-        Path(path).unlink(missing_ok=True)
-        for folder in Path(path).parents:  # those that a browser named, and the random one
-            if folder == self.root:
+        kept = sorted(self._kept(_hash(key)))
+        used = sum(bytes_ for _, bytes_, _ in kept)
+        for _, bytes_, file in kept:
+            if used + size <= self.limits.session:
                 return
-            try:
-                folder.rmdir()
-            except OSError:  # another file is in it
-                return
+            if file != newest:
+                shutil.rmtree(self.root.joinpath(*file.relative_to(self.root).parts[:3]), ignore_errors=True)
+                used -= bytes_
+
+    def _kept(self, key: str = "*") -> Iterator[tuple[int, int, Path]]:
+        """Time, counted bytes and path of each file, of one key or of all."""
+        for folder in self.root.glob(f"{key}/*/*"):
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    file = Path(parent, name)
+                    with suppress(FileNotFoundError):
+                        status = file.lstat()
+                        yield status.st_mtime_ns, max(status.st_size, MIN_FILE_BYTES), file
 
 
-def _regular_file_size(path: Path) -> int | None:
-    """Bytes of a regular file; None for links, devices, folders and missing files."""
+def store_file(name: str, data: bytes) -> str:
+    """Path of a new file of the session whose event is being handled."""
+    event = LocalContext.request.get(None)
+    store: Callable[[str, bytes], str] = event.request.scope[STORE_SCOPE_KEY]
+    return store(name, data)
+
+
+def path_below_upload(file: Path, root: Path) -> Path:
+    """Path of a stored file in the folder that its user chose."""
+    return Path(*file.relative_to(root).parts[3:])
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _is_regular_file(path: str) -> bool:
+    """False also for a link."""
     try:
-        status = os.lstat(path)
-    except (OSError, ValueError):  # ValueError: a name with NUL
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _at_most(size: int) -> str:

@@ -169,25 +169,18 @@ async def _drain(request: Request) -> None:
 
 
 def _store_file(context: _UploadContext, session: str, key: str, item: UploadFile) -> str:
-    """Move a received file to a folder of its own, keep its name, and give it to the session.
+    """Give a received file to the session under its name.
 
     A browser names a file of a chosen folder by its path from there. The folders below the chosen one are kept above
     the file: a class, or where a page looks for its images.
     """
     item.file.close()
     *folders, name = Path("/", item.filename or "").parts
-    folder = context.files.new_folder()
     below = [] if ".." in folders else folders[2:][-MAX_FOLDERS:]  # the first two are / and the chosen folder
     kept = [*filter(None, map(_clean_name, below))]
     while sum(len(each.encode()) + 1 for each in kept) > MAX_FOLDERS_BYTES:
         kept.pop(0)
-    for each in kept:
-        folder = folder / each
-        folder.mkdir(mode=0o700)
-    target = folder / (_clean_name(name) or "file")
-    Path(item.file.name).rename(target)
-    context.files.keep(session, key, target)
-    return str(target)
+    return str(context.files.store(session, key, Path(item.file.name), Path(*kept, _clean_name(name) or "file")))
 
 
 def _clean_name(name: str) -> str:

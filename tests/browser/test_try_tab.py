@@ -46,7 +46,7 @@ def tab(visitor: Any, page_url: str) -> Any:
 
 def saved(page: Any) -> list[dict[str, str]]:
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download predictions.csv").click()
+        page.get_by_role("link", name="Download predictions.csv").click()
     return list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
 
 

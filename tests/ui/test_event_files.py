@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pytest
 
-from api.client.zero_shot import ZeroShotResult
 from tests.ui.hostile_events import (
     KEY,
     META,
@@ -183,25 +181,6 @@ def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessM
         assert headers["content-type"] == "application/octet-stream"
         assert headers["content-disposition"].startswith("attachment")
         assert headers["x-content-type-options"] == "nosniff"
-
-    asyncio.run(scenario())
-
-
-def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -> None:
-    """The predictions of a classification, as a file to download."""
-    result = ZeroShotResult(("a", "b"), ("{}",), [Path("x.png")], [np.array([0.9, 0.1])])
-    walk.service.ANSWERS = {**walk.service.ANSWERS, "zero_shot": result}
-
-    async def scenario() -> None:
-        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number = next(n for n, event in walk.page.fns.items() if getattr(event.fn, "__name__", "") == "run")
-        files = [references_to(await vic.upload("x.png", png()))["alone"]]
-        status, body = await vic.run(number, [None, "classify", files, None, "a\nb", "{}", "", "", 24, 4])
-        assert status == 200, body
-        made = json.loads(body)["data"][2]["value"]
-        assert made["url"].endswith(quote(f"/gradio_api/file={made['path']}", safe="/=:"))
-        for browser, status in ((vic, 200), (bob, 404)):
-            assert (await browser.request("GET", f"/gradio_api/file={made['path']}"))[0] == status
 
     asyncio.run(scenario())
 

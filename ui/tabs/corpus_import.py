@@ -19,6 +19,7 @@ from api.client.payloads import FINAL_STATES, PACKED_FOLDER, format_bytes
 from ui.addresses import address
 from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
 from ui.html import badge, error_box, esc, number, run_link, status_line
+from ui.session_files import path_below_upload
 
 POLL_SECONDS = 1.5
 MAX_SHOWN_PROBLEMS = 5
@@ -183,9 +184,9 @@ def pack_files(files: Sequence[str], archive: Path) -> None:
 
 
 def upload_names(files: Sequence[str]) -> list[str]:
-    """The path of each file in the folder that was chosen: below the random one that each upload gets."""
+    """The path of each file in the folder that was chosen."""
     root = Path(get_upload_folder())
-    return [Path(*Path(file).relative_to(root).parts[1:]).as_posix() for file in files]
+    return [path_below_upload(Path(file), root).as_posix() for file in files]
 
 
 def suggest_name(files: Sequence[str]) -> str:

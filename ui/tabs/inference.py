@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,6 @@ from ui.common import (
     file_inputs,
     first_choice,
     html_pane,
-    session_file,
     unreachable_box,
     update_dropdown,
 )
@@ -137,7 +137,6 @@ class OpenedForm(NamedTuple):
     examples: Any = gr.skip()
     view: Any = gr.skip()
     results: Any = gr.skip()
-    download: Any = gr.skip()
 
 
 class InferenceTab:
@@ -178,13 +177,12 @@ class InferenceTab:
                     self.beams = gr.Slider(1, 8, 4, step=1, label="Beam width", info="1: the likeliest token each time")
                 self.go = gr.Button(ACTIONS[CAPTION], variant="primary")
             with gr.Column(scale=6, min_width=300):
-                self.download = gr.DownloadButton("Download predictions.csv", visible=False, elem_id="try-download")
                 self.results = html_pane(INVITATION, elem_id="try-results")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         form = [self.encoder, self.task, self.files, self.sample, self.classes, self.templates]
         options = [self.context, self.prompt, self.length, self.beams]
-        shown = [self.view, self.results, self.download]
+        shown = [self.view, self.results]
         opened = [*form, self.examples, *shown]
         for event, handle in ((tab.select, self.open_link), (navigation.select, self.open_address)):
             event(handle, form, opened, **SILENT_EVENT | LAST_COUNTS)
@@ -279,28 +277,24 @@ class InferenceTab:
         prompt: str = "",
         length: int = 24,
         beams: int = 4,
-    ) -> tuple[str, str, gr.DownloadButton]:
-        """Captions or classes of the images. Returns: view, results, download."""
-        view, hidden = self.mark(encoder, task, sample, classes, templates), gr.DownloadButton(visible=False)
+    ) -> tuple[str, str]:
+        """Captions or classes of the images. Returns: view, results."""
+        view = self.mark(encoder, task, sample, classes, templates)
         if not files and not sample:
-            return view, NO_IMAGES if classes.strip() or task == CAPTION else INVITATION, hidden
+            return view, NO_IMAGES if classes.strip() or task == CAPTION else INVITATION
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
             if encoder is None:
-                return view, NO_ENCODER, hidden
+                return view, NO_ENCODER
             images, skipped, about = self._images(task, files, sample)
             if task == CAPTION:
                 texts = {name: text for name, text in (("prompt", prompt), ("context", context)) if text.strip()}
-                return view, self._caption(encoder, images, skipped, int(length), int(beams), **texts), hidden
-            drawn, result = self._classify(encoder, images, skipped, about, classes, templates)
+                return view, self._caption(encoder, images, skipped, int(length), int(beams), **texts)
+            return view, self._classify(encoder, images, skipped, about, classes, templates)
         except ApiError as error:
-            return view, api_error_box(error, "The images were refused"), hidden
+            return view, api_error_box(error, "The images were refused")
         except UserError as error:
-            return view, error_box(error.message, "The classes cannot be used"), hidden
-        if result is None or not result.names:
-            return view, drawn, hidden
-        file = session_file("predictions.csv", predictions_csv(result).encode())
-        return view, drawn, gr.DownloadButton(value=file, visible=True)
+            return view, error_box(error.message, "The classes cannot be used")
 
     def _caption(
         self, encoder: str, images: list[UploadedImage], skipped: list[Skipped], length: int, beams: int, **texts: str
@@ -335,24 +329,24 @@ class InferenceTab:
         about: str,
         classes: str,
         templates: str,
-    ) -> tuple[str, ZeroShotResult | None]:
+    ) -> str:
         names, notes = parse_lines(classes, "Class")
         prompts, template_notes = parse_templates(templates)
         if len(names) < 2:
-            return NO_CLASSES, None
+            return NO_CLASSES
         if not prompts:
             problem = "Give at least one template with {} for the class, such as “a drawing of {}”."
-            return error_box(problem, "The templates cannot be used"), None
+            return error_box(problem, "The templates cannot be used")
         if len(names) * len(prompts) > MAX_PROMPTS:
             problem = f"{len(names)} classes in {len(prompts)} templates are more than {MAX_PROMPTS} texts; give fewer."
-            return error_box(problem, "The templates cannot be used"), None
+            return error_box(problem, "The templates cannot be used")
         start = time.perf_counter()
         read = dict(read_images(images, skipped))
         result = self.client.zero_shot(encoder, list(read.items()), names, prompts)
         result.skipped[:0] = skipped
         seconds = time.perf_counter() - start
         thumbnails = {index: thumbnail(read[name]) for index, name in enumerate(result.names)}
-        return draw_result(result, thumbnails, about, [*notes, *template_notes], seconds), result
+        return draw_result(result, thumbnails, about, [*notes, *template_notes], seconds)
 
     def mark(self, encoder: str | None, task: str, sample: str, classes: str, templates: str) -> str:
         """The address of what the form says; lists that are too long for one are left out."""
@@ -491,13 +485,18 @@ def draw_result(
     remarks = [*notes, *_label_notes(result, labels, accuracy)]
     listed = "".join(f"<li>{esc(note)}</li>" for note in remarks)
     notes_list = f'<ul class="lcl-remarks" role="status">{listed}</ul>' if listed else ""
+    predictions = base64.b64encode(predictions_csv(result).encode()).decode("ascii")
+    download = (
+        f'<a class="lcl-csv" href="data:text/csv;base64,{predictions}" download="predictions.csv">'
+        "Download predictions.csv</a>"
+    )
     head = heading(
         "Predictions",
         f"{_count(result.names, 'image')} {about} · {len(result.classes)} classes · "
         f"{_count(result.templates, 'template')} · {seconds:.1f} s",
     )
     return (
-        f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}'
+        f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}{download * bool(result.names)}'
         f"{_draw_accuracy(accuracy) if accuracy else ''}{notes_list}"
         f"{skipped_box(result.skipped)}{_draw_predictions(result, labels, thumbnails)}"
         f"{_draw_confusion(result.classes, accuracy) if accuracy else ''}</section>"

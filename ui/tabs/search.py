@@ -23,14 +23,15 @@ from ui.common import (
     parse_tag_change,
     read_upload,
     run_after,
-    sample_file,
     seen_script,
     select_choice,
     unreachable_box,
     update_dropdown,
 )
+from ui.file_routes import image_media_type
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import collection_choices, linked_collection, preferred_collection, used_script
+from ui.session_files import store_file
 from ui.tabs.search_query import (
     BOTH,
     DEFAULT_COUNT,
@@ -568,7 +569,8 @@ class SearchTab:
 
     def _fetch_image(self, collection: str, item: str) -> str:
         """Raises: ApiError."""
-        return sample_file(self.client.item_image(collection, item))
+        image = self.client.item_image(collection, item)
+        return store_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
 
 
 def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html import unescape
@@ -60,7 +61,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     paths = []
     for number, name in enumerate(("fox/1.png", "cat/2.png")):
-        path = Path(get_upload_folder()) / f"{number:032x}" / name
+        path = Path(get_upload_folder()) / "key" / "session" / f"{number:032x}" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"\x89PNG")
         paths.append(str(path))
@@ -85,11 +86,10 @@ def classify(tab: InferenceTab, files: Any, classes: str, templates: str = "{}",
 
 def test_images_are_captioned_as_the_form_says(service: Any, answers: dict[str, Any], files: list[str]) -> None:
     client = service(**answers)
-    view, drawn, download = InferenceTab(client).run("enc_1", "caption", files, "", "", "{}", "before", "the", 12, 4)
+    view, drawn = InferenceTab(client).run("enc_1", "caption", files, "", "", "{}", "before", "the", 12, 4)
     assert parameters(view) == {"encoder": "enc_1"}
     assert drawn.count("a &lt;red&gt; car") == 2
     assert "?q=a%20%3Cred%3E%20car" in drawn
-    assert download.visible is False
     options = {"max_new_tokens": 12, "num_beams": 4, "prompt": "the", "context": "before"}
     assert client.arguments_of("caption") == [options], "one request for both"
     answers["caption"] = ["", ""]
@@ -130,7 +130,7 @@ def test_a_sample_image_is_captioned_and_named_by_its_caption(service: Any, answ
     assert re.findall('aria-label="(.*?)"', examples) == ["Use the image a fox", "Use the image i2"]
     files, sample, classes = tab.use_example(gr.EventData(None, {"pick": "col_1:i1"}))
     assert (files, sample, classes) == (None, "col_1:i1", SKIP)
-    view, drawn, _ = tab.run("enc_1", "caption", files, sample, "", "{}")
+    view, drawn = tab.run("enc_1", "caption", files, sample, "", "{}")
     assert parameters(view) == {"encoder": "enc_1", "sample": "col_1:i1"}
     assert "a &lt;red&gt; car" in drawn
 
@@ -138,7 +138,7 @@ def test_a_sample_image_is_captioned_and_named_by_its_caption(service: Any, answ
 def test_folders_with_names_of_classes_give_accuracy_beside_chance(
     service: Any, answers: dict[str, Any], files: list[str]
 ) -> None:
-    view, drawn, download = classify(InferenceTab(service(**answers)), files, "fox\ncat\n\n", "a {}\n{}", None)
+    view, drawn = classify(InferenceTab(service(**answers)), files, "fox\ncat\n\n", "a {}\n{}", None)
     assert parameters(view) == {"do": "classify", "classes": "fox\ncat", "templates": "a {}\n{}"}
     for words in ("<b>0.500</b>", "1 of 2 images with a label", "<dt>Chance</dt><dd>0.500</dd>", "[0.095, 0.905]"):
         assert words in drawn
@@ -146,8 +146,8 @@ def test_folders_with_names_of_classes_give_accuracy_beside_chance(
     assert "2 templates" in drawn
     assert "fox taken for fox: 1 of 1" in drawn
     assert "cat taken for fox: 1 of 1" in drawn
-    file = download.value["path"] if isinstance(download.value, dict) else download.value.path
-    assert Path(file).read_text().splitlines()[1].startswith("fox/1.png,fox,0.900000,fox,")
+    [predictions] = re.findall('href="data:text/csv;base64,([^"]*)" download="predictions.csv"', drawn)
+    assert base64.b64decode(predictions).splitlines()[1].startswith(b"fox/1.png,fox,0.900000,fox,")
 
 
 def test_without_labels_there_is_no_accuracy(service: Any, answers: dict[str, Any], files: list[str]) -> None:
@@ -185,9 +185,8 @@ def test_what_is_missing_is_said(service: Any, answers: dict[str, Any], files: l
 
 def test_a_refusal_of_the_service_is_shown(service: Any, answers: dict[str, Any], files: list[str]) -> None:
     refused = ApiError(422, "no_text_encoder", "this encoder reads images alone")
-    _, drawn, download = classify(InferenceTab(service(**{**answers, "zero_shot": refused})), files, "fox\ncat")
+    _, drawn = classify(InferenceTab(service(**{**answers, "zero_shot": refused})), files, "fox\ncat")
     assert "this encoder reads images alone" in drawn
-    assert download.visible is False
 
 
 def test_examples_are_labels_of_the_collection_with_images_of_each_class(service: Any, answers: dict[str, Any]) -> None:
@@ -197,7 +196,7 @@ def test_examples_are_labels_of_the_collection_with_images_of_each_class(service
     assert (example.label, example.classes) == ("group", ("a / b", "c"))
     files, sample, classes = tab.use_example(gr.EventData(None, {"pick": "group"}))
     assert (files, sample, classes) == (None, "group", "a / b\nc")
-    view, drawn, _ = tab.run("enc_1", "classify", files, sample, classes, DEFAULT_TEMPLATES)
+    view, drawn = tab.run("enc_1", "classify", files, sample, classes, DEFAULT_TEMPLATES)
     assert parameters(view) == {"do": "classify", "encoder": "enc_1", "sample": "group", "classes": "a / b\nc"}
     assert "4 images of the collection (the encoder may have been trained on them)" in drawn
     assert "2 of 4 images with a label" in drawn

@@ -480,8 +480,9 @@ def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> No
 
 
 @pytest.fixture
-def overtaken(service: Any) -> Any:
+def overtaken(service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a tab, and a pick in it during which another is made. Returns: the tab, and what each pick changes."""
+    monkeypatch.setattr("ui.tabs.search.store_file", lambda name, data: name)
 
     def pick(older: str, newer: str) -> tuple[SearchTab, dict[Any, Any], dict[Any, Any]]:
         changed: dict[Any, Any] = {}
