@@ -430,8 +430,7 @@ class Collection:
                 text_of.update(dict.fromkeys(new, key))
                 if len(found) >= FUSED_HITS:
                     break
-        texts = set(text_of.values())
-        lacking = index.lacking_a_word(words, texts, lambda keys: any(map(len, self._carriers_of(keys, shown))))
+        lacking = index.lacking_a_word(words, set(text_of.values()))
         return found, {number for number, key in text_of.items() if key in lacking}
 
     def _carriers_of(self, keys: Sequence[int], allowed: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,19 +88,14 @@ class FullTextIndex:
         A page is read when it is asked for, so that a caller that has enough reads no more.
         """
         if words := self._counting_words(query):
-            yield from self._pages(_SEARCH, _any_of(words))
+            yield from self._pages(_SEARCH, " OR ".join(map(_quoted, words)))
 
-    def lacking_a_word(self, query: str, found: Iterable[int], any_kept: Callable[[list[int]], bool]) -> set[int]:
+    def lacking_a_word(self, query: str, found: Iterable[int]) -> set[int]:
         """Those of the ``found`` keys, of a search for ``query``, whose text lacks a word that counts there.
 
-        A word that no kept text has does not count. Of a query of one word no text lacks any.
-
-        Args:
-            any_kept: whether the collection still has the text of any of these keys.
+        Of a query of one word no text lacks any.
         """
         words = self._counting_words(query)
-        if len(words) > 1:
-            words = [word for word in words if self._is_kept(word, any_kept)]
         if len(words) < 2:
             return set()
         lacking = set(found)
@@ -108,10 +103,6 @@ class FullTextIndex:
         for page in self._pages(_MATCHES, " AND ".join(map(_quoted, words))):
             lacking.difference_update(key for (key,) in page)
         return lacking
-
-    def _is_kept(self, word: str, any_kept: Callable[[list[int]], bool]) -> bool:
-        pages = self._pages(_MATCHES, _any_of([word]))
-        return any(any_kept([key for (key,) in page]) for page in pages)
 
     def _pages(self, query: str, words: str) -> Iterator[list[Any]]:
         """Rows of a query; the lock is free between the pages."""
@@ -128,14 +119,14 @@ class FullTextIndex:
                 cursor.close()
 
     def _counting_words(self, query: str) -> list[str]:
-        """The words of a query without those that are in many texts; all of them where none is left."""
+        """The words of a query without those that are in many texts, or in none; all of them where none is left."""
         words = list(dict.fromkeys(_WORD.findall(_normalised(query))))[:MAX_WORDS]
+        if len(words) < 2:
+            return words
         with self._lock:
             most = max(_MIN_COMMON, int(COMMON_SHARE * self._count))
-            if len(words) < 2 or self._count <= most:
-                return words
             counts = [self._database.execute(_COUNT, (_quoted(word), most)).fetchone()[0] for word in words]
-        return [word for word, count in zip(words, counts, strict=True) if count < most] or words
+        return [word for word, count in zip(words, counts, strict=True) if 0 < count < most] or words
 
 
 def fuse_ranks(
@@ -167,10 +158,6 @@ def _normalised(text: str) -> str:
     """As texts are indexed and searched."""
     storable = text.encode("utf-8", "replace").decode()  # without half surrogate pairs
     return _INVISIBLE.sub("", unicodedata.normalize("NFC", storable))
-
-
-def _any_of(words: Sequence[str]) -> str:
-    return " OR ".join(map(_quoted, words))
 
 
 def _quoted(word: str) -> str:

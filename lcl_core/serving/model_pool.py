@@ -53,7 +53,7 @@ class _Entry:
 class ModelPool:
     """Keeps encoders of at most ``max_bytes`` together; a removed one lives until its last reference goes. Thread-safe.
 
-    Each is loaded in a thread of its own, so that callers need not wait in theirs (``start_loading``). Encoders are
+    Each is loaded in a thread of its own: a load goes on when who asked for it waits no longer. Encoders are
     removed before another is loaded. One with a file replaced on disk is loaded anew at the next ``get``.
 
     Args:
@@ -117,18 +117,11 @@ class ModelPool:
                 ``too_large`` for one that is larger than the budget, ``busy`` where it fits only in place
                 of others and may not evict them, ``busy`` after ``close``.
         """
-        return self.start_loading(directory, registered, evict=evict).result()
+        return self._entry(Path(directory), registered, evict).future.result()
 
-    def start_loading(
-        self, directory: str | Path, registered: Hashes | None = None, *, evict: bool = True
-    ) -> Future[BatchedEngine]:
-        """The encoder to come; of one in memory, and of one that could not be loaded just now, the future is done.
-
-        Args: as ``get``.
-
-        Raises: UserError for files that cannot be listed, ``busy``.
-        """
-        stamp = _files_stamp(Path(directory))
+    def _entry(self, directory: Path, registered: Hashes | None, evict: bool) -> _Entry:
+        """Of an encoder in memory, or on its way, or that could not be loaded just now; else its load begins."""
+        stamp = _files_stamp(directory)
         with self._lock:
             if self._closed:
                 raise _closing()
@@ -136,18 +129,17 @@ class ModelPool:
             if entry is not None and time.monotonic() < entry.failed_at + FAILURE_SECONDS:
                 entry.evict |= evict
                 self._entries.move_to_end(stamp)
-                return entry.future
+                return entry
             entry = _Entry(evict)
-            entry.future.set_running_or_notify_cancel()  # who waits no longer does not end the load for others
             for session, (known, _) in list(self._alive.items()):
                 if known == stamp:
                     entry.future.set_result(session)
-                    return entry.future
+                    return entry
             self._entries.pop(stamp, None)
             self._entries[stamp] = entry
         name = f"lcl-load-{stamp[0].name}"
         threading.Thread(target=self._load_in_thread, args=(stamp, entry, registered), name=name, daemon=True).start()
-        return entry.future
+        return entry
 
     def _load_in_thread(self, stamp: FilesStamp, entry: _Entry, registered: Hashes | None) -> None:
         try:

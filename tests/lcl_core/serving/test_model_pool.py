@@ -164,20 +164,12 @@ def test_a_failed_load_of_the_same_files_is_not_tried_again_at_once(encoder, mon
     pool.close()
 
 
-def test_a_load_needs_no_thread_of_its_callers(pool, loader, encoders, eventually):
-    first, second, third = encoders
-    loader.release.clear()
-    waited_for = pool.start_loading(first)
-    assert pool.start_loading(first) is waited_for
-    assert not waited_for.done()
-    assert not waited_for.cancel(), "others wait for it"
-    loader.release.set()
-    session = waited_for.result(180)
-    assert pool.start_loading(first).result(0) is session
-    pool.get(second)
-    pool.get(third)
-    assert first.resolve() not in pool.loaded
-    assert pool.start_loading(first).result(0) is session, "who waited gets it even if it had to leave at once"
+def test_one_that_had_to_leave_and_is_in_use_is_not_loaded_again(pool, loader, encoders):
+    session = pool.get(encoders[0])
+    for other in encoders[1:]:
+        pool.get(other)
+    assert encoders[0].resolve() not in pool.loaded
+    assert pool.get(encoders[0]) is session
     assert len(loader.loads) == 3
 
 
