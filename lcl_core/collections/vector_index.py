@@ -81,8 +81,11 @@ def nearest(
     for start in range(0, total, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, total)
         block_rows = np.arange(start, stop) if rows is None else rows[start:stop]
-        block = vectors[start:stop] if rows is None else vectors[block_rows]
-        scores = block.astype(np.float32, copy=False) @ query
+        first, last = int(block_rows[0]), int(block_rows[-1]) + 1
+        if last - first <= 2 * len(block_rows):  # to copy single rows takes longer than to compare a few more
+            scores = (vectors[first:last].astype(np.float32, copy=False) @ query)[block_rows - first]
+        else:
+            scores = vectors[block_rows].astype(np.float32, copy=False) @ query
         best_rows = np.concatenate((best_rows, block_rows))
         best_scores = np.concatenate((best_scores, scores))
         kept = _largest(best_scores, k)
