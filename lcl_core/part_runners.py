@@ -15,12 +15,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from lcl_core.common.errors import UserError, import_optional
+from lcl_core.common.errors import UserError
 from lcl_core.common.processes import exit_with_parent, usable_cores
 
 MAX_ATTEMPTS = 5  # of a task whose process ends
@@ -245,21 +244,3 @@ def part_failed(task: PartTask) -> UserError:
 def task_threads(processes: int) -> int:
     """Threads of a task in each of several processes of :func:`start_runner`."""
     return 1 if os.environ.get(RAY_ADDRESS) else max(1, usable_cores() // processes)
-
-
-def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
-    """The runner of a number of processes; 1: the calling process alone.
-
-    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
-
-    Args:
-        gpus: that a task uses where there are some; processes of this machine share those of the run.
-    """
-    if processes == 1:
-        return InProcessRunner
-    if address := os.environ.get(RAY_ADDRESS):
-        import_optional("ray", "a Ray cluster", extra="ray")
-        from lcl_core.parts_ray import start_ray_runner
-
-        return partial(start_ray_runner, processes, address, gpus)
-    return partial(ProcessPoolRunner, processes)

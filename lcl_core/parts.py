@@ -14,13 +14,23 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.files import write_atomically
-from lcl_core.part_runners import Handler, Json, PartTask, Report, StartRunner, start_runner
+from lcl_core.part_runners import (
+    RAY_ADDRESS,
+    Handler,
+    InProcessRunner,
+    Json,
+    PartTask,
+    ProcessPoolRunner,
+    Report,
+    StartRunner,
+)
 
 PART_ITEMS = 1024  # of one part: what a killed process loses, a few seconds to a minute of decoding
 AHEAD = 4  # parts of each process that are in progress, or complete before one that precedes them is
@@ -290,6 +300,24 @@ def _usable_size(path: Path, fingerprint: str) -> int:
                 break
             size += len(line)
     return size
+
+
+def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
+    """The runner of a number of processes; 1: the calling process alone.
+
+    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
+
+    Args:
+        gpus: that a task uses where there are some; processes of this machine share those of the run.
+    """
+    if processes == 1:
+        return InProcessRunner
+    if address := os.environ.get(RAY_ADDRESS):
+        import_optional("ray", "a Ray cluster", extra="ray")
+        from lcl_core.parts_ray import start_ray_runner
+
+        return partial(start_ray_runner, processes, address, gpus)
+    return partial(ProcessPoolRunner, processes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
-from lcl_core.part_runners import Handler, Json, start_runner, task_threads
-from lcl_core.parts import PART_ITEMS, CompletionLog, fingerprint, run_parts
+from lcl_core.part_runners import Handler, Json, task_threads
+from lcl_core.parts import PART_ITEMS, CompletionLog, fingerprint, run_parts, start_runner
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS, IndexSpec, LabelType
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.vector_indexes import FILES
