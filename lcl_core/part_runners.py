@@ -242,5 +242,5 @@ def part_failed(task: PartTask) -> UserError:
 
 
 def task_threads(processes: int) -> int:
-    """Threads of a task in each of several processes of :func:`start_runner`."""
+    """Threads of a task in each of several processes."""
     return 1 if os.environ.get(RAY_ADDRESS) else max(1, usable_cores() // processes)

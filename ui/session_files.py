@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gradio.context import LocalContext
 
@@ -165,7 +166,7 @@ class SessionFiles:
 
 def store_file(name: str, data: bytes) -> str:
     """Path of a new file of the session whose event is being handled."""
-    event = LocalContext.request.get(None)
+    event: Any = LocalContext.request.get(None)
     store: Callable[[str, bytes], str] = event.request.scope[STORE_SCOPE_KEY]
     return store(name, data)
 

@@ -121,8 +121,9 @@ class InferenceCalls(Transport):
         try:
             for rows, skipped in pool.map(partial(self._embed_batch, encoder), parts):
                 done += len(rows) + len(skipped)
-                for each in skipped if on_skip is not None else ():
-                    on_skip(each)
+                if on_skip is not None:
+                    for each in skipped:
+                        on_skip(each)
                 if on_progress is not None:
                     on_progress(done, len(files))
                 yield from rows

@@ -110,11 +110,12 @@ def measured_run(run_id: str, spec: Mapping[str, Any], result: Mapping[str, Any]
     """From the row of a run that has ended; None when figures are missing."""
     encoder = result.get("encoder") or {}
     names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen", "flops")
-    counts = [float(encoder.get(name) or 0.0) for name in names]
-    if not all(counts) or (counts[0] < MIN_STEPS and counts[1] < MIN_SECONDS):
+    steps, seconds, images, tokens, documents, flops = (float(encoder.get(name) or 0.0) for name in names)
+    if not steps * seconds * images * tokens * documents * flops or (steps < MIN_STEPS and seconds < MIN_SECONDS):
         return None
     memory = float((result.get("final") or {}).get("memory_gib") or 0.0) * GIB
-    return MeasuredRun(run_id, cast(PretrainSpec, parse_spec("pretrain", dict(spec))), *counts, memory)
+    parsed = cast(PretrainSpec, parse_spec("pretrain", dict(spec)))
+    return MeasuredRun(run_id, parsed, steps, seconds, images, tokens, documents, flops, memory)
 
 
 def _processes(spec: PretrainSpec) -> int:

@@ -174,7 +174,7 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
         yield [(row, rows.pop(row).ended[0][1]) for row in decided]
         if not rows:
             return
-        cache.reorder_cache((parents.gather(1, kept) + offsets).flatten())
+        cache.reorder_cache((parents.gather(1, kept) + offsets).flatten())  # type: ignore[arg-type]
         new = model.text.token_embedding(tokens.gather(1, kept).flatten())[:, None]
 
 
