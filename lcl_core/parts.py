@@ -328,24 +328,6 @@ class PartsDone:
     resumed: int
 
 
-def start_runner(processes: int, gpus: float = 0.0) -> StartRunner:
-    """The runner of a number of processes; 1: the calling process alone.
-
-    Several are processes of this machine, or of a Ray cluster where the executor has named one in the environment.
-
-    Args:
-        gpus: that a task uses where there are some; processes of this machine share those of the run.
-    """
-    if processes == 1:
-        return InProcessRunner
-    if address := os.environ.get(RAY_ADDRESS):
-        import_optional("ray", "a Ray cluster", extra="ray")
-        from lcl_core.parts_ray import start_ray_runner
-
-        return partial(start_ray_runner, processes, address, gpus)
-    return partial(ProcessPoolRunner, processes)
-
-
 def run_parts(
     sections: Sequence[Section],
     make: Callable[[], Handler],
