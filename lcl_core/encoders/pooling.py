@@ -49,13 +49,7 @@ def read_pooling(directory: Path) -> SentencePooling | None:
         return None
     limits_path = directory / _LIMITS
     limits = read_json_object(limits_path) if limits_path.is_file() else {}
-    longest = limits.get("max_seq_length")
-    if longest is not None and (type(longest) is not int or longest < 3):
-        raise unreadable(limits_path, f"max_seq_length is {longest!r}; it is a number of tokens from 3 on, or null")
-    task = limits.get("transformer_task") or "feature-extraction"
-    if task != "feature-extraction":
-        raise unreadable(limits_path, f"transformer_task {task!r} cannot be applied; feature-extraction can")
-    return SentencePooling(_read_modes(path), longest, bool(limits.get("do_lower_case")))
+    return SentencePooling(_read_modes(path), limits.get("max_seq_length"), bool(limits.get("do_lower_case")))
 
 
 def files_to_import(directory: Path) -> dict[str, Path]:
@@ -79,9 +73,7 @@ def _pooling_file(directory: Path) -> Path | None:
     if copied.is_file():
         return copied
     found = directory / folder / CONFIG
-    if found.parent.is_symlink() or found.is_symlink():  # which no hash covers
-        raise unreadable(found, "it is a link; put the file itself in its place")
-    if not found.is_file():
+    if found.parent.is_symlink() or found.is_symlink() or not found.is_file():  # no hash covers what is linked
         reason = f"it names {folder}/{CONFIG}, which is not there; add that file, or remove {MODULES}"
         raise unreadable(path, f"{reason} to use the mean over all tokens")
     return found

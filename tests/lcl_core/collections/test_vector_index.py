@@ -37,6 +37,6 @@ def test_of_equal_scores_the_lower_row_wins(monkeypatch):
 def test_only_the_given_rows_are_looked_at(monkeypatch):
     monkeypatch.setattr(module, "BLOCK_ROWS", 3)
     vectors = np.arange(20, dtype=np.float32)[:, None]
-    rows, scores = nearest(vectors, np.ones(1, np.float32), 3, np.array([0, 2, 5, 8, 11, 3]))
+    rows, scores = nearest(vectors, np.ones(1, np.float32), 3, np.array([0, 2, 3, 5, 8, 11]))
     assert rows.tolist() == [11, 8, 5]
     assert scores.tolist() == [11, 8, 5]
