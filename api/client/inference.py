@@ -1,4 +1,4 @@
-"""Calls about encoders: import and export, embeddings, zero-shot classification, attention maps, generated texts."""
+"""Calls about encoders: import and export, embeddings, zero-shot classification, generated texts."""
 
 from __future__ import annotations
 
@@ -168,11 +168,6 @@ class InferenceCalls(Transport):
             if on_progress is not None:
                 on_progress(len(result.names) + len(result.skipped), total)
         return result
-
-    def attention(self, encoder: str, images: Sequence[bytes], *, heads: bool = True) -> list[Json]:
-        """{"grid", "box", "mean", "heads"} of each image: the weight of each patch in the image's vector."""
-        body = {"model": encoder, "images": list(map(data_url, images)), "heads": heads}
-        return self.post(v1("attention"), body, repeatable=True)["data"]
 
     def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
         """``decoding``: prompt, context, max_new_tokens, num_beams, top_p, temperature, seed."""

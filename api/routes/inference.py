@@ -1,4 +1,4 @@
-"""Embeddings and models in OpenAI's form, captions, continuations, and attention maps.
+"""Embeddings and models in OpenAI's form, captions, and continuations.
 
 Images are read in few threads, then the event loop awaits the model. Generated texts are awaited or streamed within the
 request's deadline.
@@ -38,7 +38,6 @@ STREAM_RESPONSES = documented_responses(
     description="The texts; with `stream` events: `piece` {index, piece}, `done` with a whole text, "
     "`error` {error, index?}",
 )
-ATTENTION_DIGITS = 6
 
 
 class ModelView(BaseModel):
@@ -332,65 +331,3 @@ async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep, s
 
 def _image_fields(images: Sequence[str]) -> dict[str, str]:
     return {f"images.{index}": url for index, url in enumerate(images)}
-
-
-class AttentionRequest(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra=request_example(model="drawings-v5", images=[EXAMPLE_IMAGE], heads=False)
-    )
-
-    model: Reference = Field(description="id or name of an encoder")
-    images: ImageUrls = Field(description="images as data URLs")
-    heads: bool = Field(True, description="also the weights of each head")
-
-
-class AttentionView(BaseModel):
-    """Rows of patches from the top, each from the left; all weights of a head sum to 1."""
-
-    index: int = Field(description="place of its image")
-    grid: list[int] = Field(description="rows and columns of patches")
-    box: list[float] = Field(description="the part of the image that is seen: left, top, right, bottom, 0 to 1")
-    mean: list[list[float]] = Field(description="mean of the heads")
-    heads: list[list[list[float]]] | None = Field(
-        None, description="weights of each head, if the request asks for them"
-    )
-
-
-class AttentionResponse(BaseModel):
-    object: Literal["list"] = Field(description="kind of the object")
-    model: str = Field(description="as in the request")
-    data: list[AttentionView] = Field(description="one map per image, in order")
-
-
-@router.post(
-    "/attention", summary="Get attention maps", response_model=AttentionResponse, response_model_exclude_none=True
-)
-async def attention(body: AttentionRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> JSONResponse:
-    """Weights of the attentive pooling, by which patches are mixed into an image's vector."""
-
-    def begin() -> tuple[BatchedEngine, None]:
-        check_count(body.images, "images")
-        encoder = open_encoder(state, session, body.model)
-        encoder.check_room(len(body.images))
-        return encoder, None
-
-    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> Submitted[list[list[float]]]:
-        boxes, prepared = [], []
-        for field in images:
-            image = images.read(field)
-            boxes.append(list(encoder.crop_box(image)))
-            prepared.append(encoder.prepare(image))
-            del image  # before the next one is decoded
-        return encoder.submit_attention(prepared), boxes
-
-    def respond(weights: list[Any]) -> JSONResponse:
-        data: list[dict[str, Any]] = []
-        for index, (box, each) in enumerate(zip(boxes, weights, strict=True)):
-            heads = each.astype("f8")
-            row = {"index": index, "grid": list(heads.shape[1:]), "box": [round(x, ATTENTION_DIGITS) for x in box]}
-            row["mean"] = heads.mean(0).round(ATTENTION_DIGITS).tolist()
-            data.append(row | ({"heads": heads.round(ATTENTION_DIGITS).tolist()} if body.heads else {}))
-        return JSONResponse({"object": "list", "data": data, "model": body.model})
-
-    submitted, boxes = await read_images(state, _image_fields(body.images), begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)

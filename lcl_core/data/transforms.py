@@ -105,12 +105,6 @@ def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     return normalise(square)
 
 
-def eval_box(image: Image.Image, size: int) -> tuple[float, float, float, float]:
-    """The part that ``eval_transform`` shows: left, top, right, bottom as shares of the width and the height."""
-    (width, height), (left, top) = _resized_size(image.size, size)
-    return left / width, top / height, (left + size) / width, (top + size) / height
-
-
 def _resized_size(image: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height when the shortest side has ``size`` pixels, and the central square's corner in it."""
     width, height = image

@@ -87,13 +87,13 @@ class EncoderEngine:
 
     @property
     def lcl_encoder(self) -> LCLEncoder:
-        """The encoder, if it is one of ours: those generate text and show attention.
+        """The encoder, if it is one of ours: those generate text.
 
         Raises: UserError ``unsupported``.
         """
         if isinstance(self.encoder, LCLEncoder):
             return self.encoder
-        message = "this encoder writes no text and shows no attention; an encoder that lcl pre-trained does"
+        message = "this encoder writes no text; an encoder that lcl pre-trained does"
         raise UserError(message, code="unsupported", field="model")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -163,11 +163,6 @@ class EncoderEngine:
         prompt = self.lcl_encoder.encode_document(parts)
         config = GenerationConfig(**decoding)
         return _in_row_order(self.lcl_encoder.continue_document(prompt, config, StreamListener()))[0]
-
-    @torch.inference_mode()
-    def attention_maps(self, pixels: Tensor) -> np.ndarray:
-        """[n, 3, S, S] → f32 [n, heads, rows, columns]: weight of each patch in the vector; heads sum to 1."""
-        return self.lcl_encoder.attention_maps(pixels.to(self.device)).float().cpu().numpy()
 
     def health(self) -> dict[str, Any]:
         """Encode a grey image and a word; returns milliseconds and device.

@@ -19,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
-from lcl_core.data.transforms import eval_box
 from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
 from lcl_core.encoders.captioning import (
     DocumentPrompt,
@@ -97,7 +96,7 @@ class LCLTextEncoder(TextEncoder):
 
 
 class LCLEncoder(ImageEncoder):
-    """An LCLModel with its processor; it also generates text and shows attention.
+    """An LCLModel with its processor; it also generates text.
 
     Args:
         weights_hash: sha256 of the weights (the file's for a saved encoder).
@@ -195,16 +194,6 @@ class LCLEncoder(ImageEncoder):
     ) -> Iterator[FinishedTexts]:
         prefix = document_prefix(self.model, prompt.ids, prompt.pixels.to(self.device))
         return self._generate(prefix, config, [config.seed], [listener])
-
-    def crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """The part of an image that the model reads: left, top, right, bottom as shares of its width and height."""
-        return eval_box(image, self.model.config.image_size)
-
-    def attention_maps(self, pixels: Tensor) -> Tensor:
-        """[n, 3, S, S] → [n, heads, rows, columns]; each head sums to 1."""
-        weights = self.model.pool_project.attention(self.patches(pixels))
-        side = self.model.config.image_size // self.model.config.patch_size
-        return weights.unflatten(2, (side, side))
 
     def layers(self) -> list[list[nn.Parameter]]:
         return parameter_groups(self.model.visual, self.model.visual.blocks)

@@ -184,14 +184,6 @@ class BatchedEngine:
         key = _BatchKey("continuations", config, object())
         return self._batcher.submit(key, [(prompt, listener or StreamListener())], cost)[0]
 
-    def crop_box(self, image: Image) -> tuple[float, float, float, float]:
-        """As ``LCLEncoder.crop_box``. Raises: UserError ``unsupported``."""
-        return self._engine.lcl_encoder.crop_box(image)
-
-    def submit_attention(self, images: Sequence[Image | PreparedImage]) -> list[Future[Any]]:
-        """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
-        return self._submit_pixels(_BatchKey("attention"), images)
-
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """f32 [n, E], L2-normalised. Raises: as ``submit_texts``, or the first bad item's error."""
         vectors = wait_all(self.submit_texts(texts))
@@ -258,7 +250,6 @@ def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[
     runs: dict[str, Callable[[_BatchKey, list[Any]], Iterable[Any]]] = {
         "images": lambda key, pixels: engine.embed_pixels(torch.stack(pixels)),
         "texts": lambda key, items: engine.embed_texts(items),
-        "attention": lambda key, pixels: engine.attention_maps(torch.stack(pixels)),
         "captions": captions,
         "continuations": continuations,
     }

@@ -15,7 +15,6 @@ ONLY_LOOK = {
     "POST /v1/embeddings",
     "POST /v1/captions",
     "POST /v1/continuations",
-    "POST /v1/attention",
     "POST /v1/studies/plan",
     "POST /v1/specs/{kind}/estimate",
 }

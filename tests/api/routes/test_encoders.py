@@ -198,7 +198,6 @@ def test_a_sentence_encoder_is_kept_with_its_pooling(live_service, http, refused
     [
         ("embeddings", {"input": "a red bus"}),
         ("captions", {"images": [data_url(b"an image")]}),
-        ("attention", {"images": [data_url(b"an image")]}),
         ("continuations", {"document": ["a red bus"]}),
     ],
 )

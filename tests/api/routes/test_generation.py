@@ -6,7 +6,6 @@ import json
 import threading
 from concurrent.futures import Future
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -150,20 +149,6 @@ def test_a_bad_document_names_its_part(http, encoder, refused, sample_images, wh
     document, code, field = bad_documents(data_url(sample_images["red"]))[what]
     facts = refused(http.post("/v1/continuations", json={"model": "tiny", "document": document}), 422, code, field)
     assert facts["field"].startswith("document")
-
-
-def test_where_the_encoder_looks(live_service, encoder, session, sample_images):
-    wide = io.BytesIO()
-    Image.linear_gradient("L").resize((60, 30)).convert("RGB").save(wide, "PNG")
-    found = live_service.admin.attention("tiny", [sample_images["red"], wide.getvalue()])
-    expected = session.attention_maps(session.preprocess([opened(sample_images["red"]), opened(wide.getvalue())]))
-    for row, weights in zip(found, expected, strict=True):
-        assert row["grid"] == [2, 2]
-        np.testing.assert_allclose(row["heads"], weights, atol=1e-5)
-        np.testing.assert_allclose(row["mean"], weights.mean(0), atol=1e-5)
-        np.testing.assert_allclose(np.sum(row["heads"], axis=(1, 2)), 1, atol=1e-5)
-    assert (found[0]["box"], found[1]["box"]) == ([0, 0, 1, 1], [0.25, 0, 0.75, 1])
-    assert "heads" not in live_service.admin.attention("tiny", [sample_images["red"]], heads=False)[0]
 
 
 def test_the_command_line_writes_too(lcl, live_service, encoder, sample_images, tmp_path):

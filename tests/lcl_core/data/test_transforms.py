@@ -21,7 +21,6 @@ from lcl_core.data.transforms import (
     MULTIPLIED,
     augment,
     crop_and_resize,
-    eval_box,
     eval_transform,
     normalise,
     normalise_levels,
@@ -74,15 +73,6 @@ def test_evaluation_takes_the_centre():
     image.paste((0, 0, 255), (10, 0, 20, 10))
     blue = eval_transform(image, 10)
     assert np.allclose(blue[0, :, 3:7], normalise(Image.new("RGB", (4, 10), (0, 0, 255)))[0])
-
-
-@pytest.mark.parametrize("shape", [(30, 10), (10, 30), (97, 61), (8, 8)])
-def test_the_box_is_the_part_that_evaluation_shows(shape):
-    ramp = Image.radial_gradient("L").resize(shape).convert("RGB")
-    left, top, right, bottom = eval_box(ramp, 16)
-    box = (left * ramp.width, top * ramp.height, right * ramp.width, bottom * ramp.height)
-    shown = normalise(ramp.resize((16, 16), Image.Resampling.BICUBIC, box=box))
-    assert np.abs(shown - eval_transform(ramp, 16)).max() <= 4 * ONE_LEVEL
 
 
 def test_a_hair_thin_image_gives_the_same_square_without_its_long_rest(monkeypatch):

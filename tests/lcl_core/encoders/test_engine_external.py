@@ -61,6 +61,3 @@ def test_what_it_cannot_do_is_refused(sight, drawings):
     with pytest.raises(UserError) as caught:
         session.continue_document(["a"])
     assert caught.value.code == "unsupported"
-    with pytest.raises(UserError) as caught:
-        session.attention_maps(session.preprocess(drawings[:1]))
-    assert caught.value.code == "unsupported"

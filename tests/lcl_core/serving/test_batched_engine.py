@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
@@ -124,13 +123,6 @@ def test_a_document_goes_on(shared, alone, drawings):
     with pytest.raises(UserError) as caught:
         shared.submit_continuation(drawings * 2, GenerationConfig())
     assert caught.value.code == "too_large"
-
-
-def test_attention_is_asked_for(shared, alone, drawings):
-    grids = [future.result(30) for future in shared.submit_attention(drawings[:2])]
-    assert np.stack(grids) == pytest.approx(alone.attention_maps(alone.preprocess(drawings[:2])), abs=1e-6)
-    assert grids[0].shape == (2, 2, 2)
-    assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_an_image_that_cannot_be_prepared_fails_alone(shared, alone, drawings):
