@@ -29,7 +29,6 @@ from typer.main import get_command
 
 from api.cli import app
 from api.cli.output import build_spec
-from api.routes.inference import AttentionResponse
 from api.services.search import SearchRequest
 from benchmarks.__main__ import CORE, SERVICE
 from lcl_core.specs.data import DataSpec
@@ -302,7 +301,6 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {
     "docs/data.md": lambda value: parse_as(DataSpec, value),
     "docs/operations.md": lambda value: WorkerSettings(kubernetes_pod=value),
     "docs/search.md": SearchRequest.model_validate,
-    "docs/serving.md": AttentionResponse.model_validate,
     "docs/studies.md": lambda value: parse_as(StudySpec, value),
 }
 NO_CODE = {
