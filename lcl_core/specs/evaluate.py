@@ -130,7 +130,6 @@ class DecodingSpec(Spec):
 
     beams: int = Field(1, ge=1, le=64, description="more than one: beam search")
     max_new_tokens: int = Field(24, ge=1, le=4096, description="longest answer")
-    batch_size: int = Field(64, ge=1, le=4096, description="images captioned at once")
 
 
 Penalty = Annotated[float, Field(gt=0, le=1e12)]

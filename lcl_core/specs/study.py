@@ -36,12 +36,11 @@ class ChoiceSpec(Spec):
 
 
 class RangeSpec(Spec):
-    """A number between two, each equally likely, or (log-uniform) each order of magnitude."""
+    """A number between two, each equally likely, or (log-uniform) each order of magnitude; whole where both bounds are."""
 
     kind: Literal["uniform", "log-uniform"] = Field(description="how a number is drawn")
-    low: float = Field(description="least value")
-    high: float = Field(description="greatest value")
-    integer: bool = Field(False, description="whole numbers only")
+    low: int | float = Field(description="least value")
+    high: int | float = Field(description="greatest value")
 
     @model_validator(mode="after")
     def _bounds_rise(self) -> RangeSpec:
@@ -122,7 +121,6 @@ class StudySpec(Spec):
     compute: Literal["seconds", "images_seen", "tokens_seen", "flops"] = Field(
         "seconds", description="cost on the x axis of the quality plot"
     )
-    max_cells: int = Field(100, ge=1, le=2000, description="reject the study if it has more pre-trainings than this")
 
     @model_validator(mode="before")
     @classmethod

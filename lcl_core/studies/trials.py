@@ -68,6 +68,7 @@ def _unknown_path(path: str, why: str) -> UserError:
     return UserError(f"{path}: there is no such field to set: {why}", code="bad_spec", field=path)
 
 
+MAX_CELLS = 200  # pre-trainings of a study
 DIGITS = 4  # of a drawn number: enough for any learning rate, and it can be read
 
 
@@ -95,8 +96,8 @@ def _sample_parameter(stream: random.Random, parameter: ChoiceSpec | RangeSpec) 
         value = math.exp(stream.uniform(math.log(low), math.log(high)))
     else:
         value = stream.uniform(low, high)
-    if parameter.integer:
-        return min(max(round(value), math.ceil(low)), math.floor(high))
+    if isinstance(low, int) and isinstance(high, int):
+        return min(max(round(value), low), high)
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
@@ -124,12 +125,9 @@ def study_rows(study: StudySpec) -> list[StudyRow]:
     """Every combination, in the order of the axes; a search is one axis more."""
     settings = sample_settings(study.search)
     count = math.prod(len(axis.variants) for axis in study.axes) * len(settings) * len(study.seeds)
-    if count > study.max_cells:
-        raise UserError(
-            f"the study comes to {count:,} pre-trainings, more than max_cells {study.max_cells:,}; "
-            "take variants or seeds away, or raise max_cells",
-            code="too_large", field="max_cells",
-        )  # fmt: skip
+    if count > MAX_CELLS:
+        message = f"the study comes to {count:,} pre-trainings, more than {MAX_CELLS}; take variants or seeds away"
+        raise UserError(message, code="too_large", field="seeds")
     overlays = [
         (f"axes.{a}.variants.{v}.spec", variant.spec)
         for a, axis in enumerate(study.axes)

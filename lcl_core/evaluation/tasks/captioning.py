@@ -32,6 +32,7 @@ from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, save_v
 from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
 FIELD = "captioning"
+CAPTIONED_AT_ONCE = 64  # images
 
 CaptionExample = tuple[int, str]  # an image's row, and a caption of it
 
@@ -124,11 +125,11 @@ class Captioning(Task):
         context.enter(f"its text tower captions {split}")
 
         def load(start: int) -> Tensor:
-            batch = images.images[start : start + decoding.batch_size]
+            batch = images.images[start : start + CAPTIONED_AT_ONCE]
             return model.preprocess([images.corpus.read_image(image.name) for image in batch])
 
         captions: list[str] = []
-        for pixels in prefetch_map(load, range(0, len(images), decoding.batch_size)):
+        for pixels in prefetch_map(load, range(0, len(images), CAPTIONED_AT_ONCE)):
             captions += model.captions(pixels, decoding)
             context.progress.heartbeat()
         self._store(context, split, "zero_shot", captions)

@@ -134,7 +134,6 @@ def test_extend_cancel_resume_and_delete(lcl, live_service, file):
     [
         (("run",), "name a built-in study"),
         (("run", "absent"), "choose from data_ablation"),
-        (("run", "table1", "--set", "max_cells=3"), "21 pre-trainings"),
         (("run", "--spec", "/absent.json"), "/absent.json: No such file"),
         (("show", "study_none"), "study_none"),
         (("show", "study_none", "--watch"), "study_none"),

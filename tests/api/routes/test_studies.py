@@ -111,7 +111,6 @@ def test_a_repeat_gets_its_study_whatever_has_changed_since(live_service, http, 
         ({"pretrain": {"tokenizer": {"path": "../x"}}}, "invalid_value", "pretrain.tokenizer.path"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y", "spec": {"tokenizer.path": "runs/x"}}]}]},
          "invalid_value", "pretrain.tokenizer.path"),
-        ({"max_cells": 1}, "too_large", "max_cells"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "invalid_value", "axes"),
     ],
 )  # fmt: skip

@@ -88,9 +88,7 @@ def test_log_uniform_gives_each_order_of_magnitude_the_same_share():
 def test_uniform_and_whole_numbers():
     half = sample_settings(search(400, {"data.image_first_probability": {"kind": "uniform", "low": 0.0, "high": 0.5}}))
     assert 0.23 < sum(setting["data.image_first_probability"] for setting in half) / len(half) < 0.27
-    whole = sample_settings(
-        search(200, {"batch.images": {"kind": "uniform", "low": 2.5, "high": 5.4, "integer": True}})
-    )
+    whole = sample_settings(search(200, {"batch.images": {"kind": "uniform", "low": 3, "high": 5}}))
     assert {setting["batch.images"] for setting in whole} == {3, 4, 5}
 
 
@@ -163,16 +161,17 @@ def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(study_of, m
     """The trials of a search count too; equal ones are one."""
     rates = {"optimizer.lr": {"kind": "choice", "values": [0.1, 0.2, 0.3]}}
     search = {"kind": "random", "trials": 1000, "parameters": rates}
-    fits = study_of(axes=[LENGTHS], search=search, seeds=[0, 1], max_cells=12)
+    fits = study_of(axes=[LENGTHS], search=search, seeds=[0, 1])
     assert len(study_rows(fits)) * 2 == 12
 
     def made(*_):
         raise AssertionError("a row was made")
 
     monkeypatch.setattr("lcl_core.studies.trials.StudyRow", made)
-    with pytest.raises(UserError, match="12 pre-trainings, more than max_cells 11") as caught:
-        study_rows(fits.model_copy(update={"max_cells": 11}))
-    assert (caught.value.code, caught.value.field) == ("too_large", "max_cells")
+    monkeypatch.setattr("lcl_core.studies.trials.MAX_CELLS", 11)
+    with pytest.raises(UserError, match="12 pre-trainings, more than 11") as caught:
+        study_rows(fits)
+    assert (caught.value.code, caught.value.field) == ("too_large", "seeds")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +187,7 @@ def test_a_study_of_too_many_cells_is_refused_before_any_row_is_made(study_of, m
         ({"evaluate": {"encoder": "x"}}, "evaluate.encoder", "puts the encoders in"),
         ({"evaluate": {"tasks": ["cook"]}}, "evaluate.tasks.0", "retrieval"),
         ({"axes": [axis("a", x={}, y={"steps": 10})]}, "axes", "a=x and a=y come to the same"),
-        ({"axes": [LENGTHS], "seeds": list(range(60))}, "max_cells", "120 pre-trainings"),
-        ({"max_cells": 1}, "max_cells", "2 pre-trainings"),
+        ({"axes": [LENGTHS, axis("b", x={}, y={"steps": 9})], "seeds": list(range(60))}, "seeds", "240 pre-trainings"),
         (
             {
                 "search": {
