@@ -12,19 +12,31 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from api.client import ApiError
-from deploy.demo import run_demo
+from api.cli.output import duration, print_table
+from api.cli.runs import format_metrics
+from api.client import ApiError, Client
+from api.client.payloads import FINAL_STATES, Json
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import private_umask
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WATCH_SECONDS = 0.5
+INTERRUPTED = 130
+LINE_SECONDS = 5.0  # between lines of progress
+LOG_TAIL_LINES = 15
+REPORTED_METRICS = {
+    ("retrieval", "IR@5"): "text → image, R@5",
+    ("retrieval", "TR@5"): "image → text, R@5",
+    ("classification", "acc@1"): "class, top-1",
+    ("zero_shot_classification", "acc@1"): "named class, top-1",
+}
 
 
 class ShutdownRequested(BaseException):
@@ -62,22 +74,18 @@ class ShutdownSignals:
         raise ShutdownRequested
 
 
-WATCH_SECONDS = 0.5
-INTERRUPTED = 130
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     with ShutdownSignals() as signals:
         try:
-            say(f"starting the service on {arguments.home}")
-            with LocalStack(arguments.home, say, signals.hurry) as stack:
+            print_line(f"starting the service on {arguments.home}")
+            with LocalStack(arguments.home, print_line, signals.hurry) as stack:
                 try:
                     return serve(stack, arguments)
                 finally:
                     signals.begin_stopping()
         except ShutdownRequested:
-            say("stopped before it was done")
+            print_line("stopped before it was done")
             return INTERRUPTED
         except (UserError, ApiError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -95,24 +103,76 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(stack: LocalStack, arguments: argparse.Namespace) -> int:
     """Raises: ShutdownRequested while the demonstration runs, UserError when a part or a step of it fails."""
-    say(f"page  {stack.page_address}\napi   {stack.api_url}/docs   key in {stack.key_source}")
+    print_line(f"page  {stack.page_address}\napi   {stack.api_url}/docs   key in {stack.key_source}")
     if arguments.command == "demo":
         with stack.client() as client:
             run_demo(client, stack.stack.check)
-        say(f"Try it on the page: {stack.page_address}")
+        print_line(f"Try it on the page: {stack.page_address}")
         if arguments.once:
             return 0
-    say("Ctrl-C ends it.")
+    print_line("Ctrl-C ends it.")
     try:
         while True:
             stack.check()
             time.sleep(WATCH_SECONDS)
     except ShutdownRequested:
-        say("stopping")
+        print_line("stopping")
         return 0
 
 
-def say(text: str) -> None:
+def run_demo(client: Client, check: Callable[[], None]) -> None:
+    """Three runs, then their results. ``check`` is called at every poll and raises when a part of the service died."""
+    pretrain = follow_run(client, check, "pretrain", {"preset": "sample_resnet"})
+    encoder = pretrain["encoder_id"]
+    # full transfer, which is in the preset too, would take as long as the training
+    evaluation = {"preset": "sample", "encoder": encoder, "classification": {"transfer": ["frozen"]}}
+    evaluate = follow_run(client, check, "evaluate", evaluation)
+    index = follow_run(client, check, "index", {"encoder": encoder, "collection": "sample"})
+    made, collection = pretrain["result"]["encoder"], index["result"]["collection"]
+    print_scores(evaluate["result"]["rows"])
+    print_line(
+        f"Training took {duration(made['seconds'])}: {made['steps']:,} steps, {made['images_seen']:,} images, "
+        f"{made['parameters'] / 1e6:.1f} M parameters.\n"
+        f"Collection {collection['name']!r} holds {collection['images']:,} images and {collection['texts']:,} texts."
+    )
+
+
+def follow_run(client: Client, check: Callable[[], None], kind: str, spec: Json) -> Json:
+    """Submit a run and print a line of progress every few seconds until its end. Returns: the run."""
+    run = client.submit(kind, spec, f"demo-{kind}", ["demo"])
+    last, next_line = "", 0.0
+    while run["state"] not in FINAL_STATES:
+        check()
+        line = run["progress"] or {}
+        step = f"  step {line['step']:,}/{line['total_steps']:,}" if line.get("total_steps") else ""
+        text = f"{run['state']}{step}  {format_metrics(line)}".rstrip()
+        if time.monotonic() >= next_line and text != last:
+            last, next_line = text, time.monotonic() + LINE_SECONDS
+            print_line(f"{kind:<9} {text}")
+        time.sleep(WATCH_SECONDS)
+        run = client.run(run["id"])
+    print_line(f"{kind:<9} {run['state']}")
+    if run["state"] != "succeeded":
+        reason = (run["reason"] or {}).get("message", "no reason was given")
+        log = client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
+        message = f"{kind} run {run['id']} {run['state']}: {reason}; its log ends:"
+        raise UserError("\n    ".join([message, *log]), code="demo_failed")
+    return run
+
+
+def print_scores(rows: list[Json]) -> None:
+    """Main metrics of an evaluation, one a line; nothing for what was not measured."""
+    shown = []
+    for row in rows:
+        if title := REPORTED_METRICS.get((row["task"], row["metric"])):
+            variant = f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
+            scores = (None if row[name] is None else f"{row[name]:.3f}" for name in ("value", "chance", "untrained"))
+            shown.append((title, variant, *scores, row["candidates"]))
+    print_line("\nThe encoder on drawings by artists it never saw:")
+    print_table(("test", "with", "encoder", "chance", "untrained", "choices"), shown, "nothing was measured")
+
+
+def print_line(text: str) -> None:
     print(text, flush=True)
 
 

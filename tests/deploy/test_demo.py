@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy import demo
+from deploy import local
 from lcl_core.common.errors import UserError
 
 METRICS = {
@@ -58,12 +58,12 @@ class ScriptedService:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(local, "WATCH_SECONDS", 0.0)
 
 
 def demonstrate(**ends):
     service = ScriptedService(ends)
-    demo.run_demo(service, check=lambda: None)
+    local.run_demo(service, check=lambda: None)
     return service
 
 
@@ -94,4 +94,4 @@ def test_a_dead_part_ends_it(monkeypatch):
         raise UserError("worker was killed by SIGKILL", code="process_died")
 
     with pytest.raises(UserError, match="worker was killed"):
-        demo.follow_run(ScriptedService({}), check, "pretrain", {})
+        local.follow_run(ScriptedService({}), check, "pretrain", {})
