@@ -52,14 +52,14 @@ class EmbeddedBroker(ChildProcess):
         return f"redis+socket://{self.socket}"
 
     def start(self) -> None:
-        """Start the server and wait until it responds. Raises: ChildDied, UserError ``broker_died``."""
+        """Start the server and wait until it responds. Raises: ChildDied, UserError ``process_died``."""
         super().start()
         deadline = time.monotonic() + START_SECONDS
         while not self._responds():
             self.check()
             if time.monotonic() > deadline:
                 self._kill_group()
-                raise UserError(f"the broker does not respond; its log is {self.log}", code="broker_died")
+                raise UserError(f"the broker does not respond; its log is {self.log}", code="process_died")
             time.sleep(_POLL_SECONDS)
 
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:

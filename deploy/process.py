@@ -128,20 +128,15 @@ class ChildProcess:
             )
         self._starts += 1
 
-    def abandon(self) -> None:
-        """Close the service's sockets, so that connections are refused instead of waiting."""
-        self._kill_group()
-        for listener in self.service.sockets.values():
-            listener.close()
-
     def check(self) -> None:
         """Raises: ChildDied with exit status and the end of the log, if the process has exited."""
         status = self.process.poll()
         if status is None:
             return
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         tail = self.log_tail()
         ending = f" and ends:\n{tail}" if tail else ""
-        raise ChildDied(f"{self.name} {describe_exit(status)}; its log is {self.log}{ending}", status)
+        raise ChildDied(f"{self.name} {how}; its log is {self.log}{ending}")
 
     def log_tail(self, lines: int = 15) -> str:
         """Last log lines of the present process."""
@@ -165,11 +160,6 @@ class ChildProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def describe_exit(status: int) -> str:
-    """``was killed by SIGKILL`` or ``ended with status 1``."""
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
 def responds(url: str, seconds: float = 5.0) -> bool:
     """Whether ``url`` responds with 200 within ``seconds``."""
     try:
@@ -185,7 +175,6 @@ class _Restarts:
     started: float
     deaths: int = 0
     next_start: float | None = None  # None: it runs
-    final_error: str = ""  # not empty: it is not started again
 
 
 class ProcessStack:
@@ -196,7 +185,7 @@ class ProcessStack:
     Args:
         logs: folder of their logs.
         hurry: polled while stopping; True skips the rest of the grace period.
-        log: receives one line for each death and each restart, and the error of a child that is not restarted.
+        log: receives one line for each death and each restart.
         clock: monotonic seconds.
     """
 
@@ -232,7 +221,7 @@ class ProcessStack:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                raise UserError(f"{what} did not come up within {seconds:.0f} s; see {self.logs}", code="not_ready")
+                raise UserError(f"{what} did not come up within {seconds:.0f} s; see {self.logs}", code="process_died")
             time.sleep(READY_POLL_SECONDS)
 
     def restart_dead(self) -> None:
@@ -240,8 +229,6 @@ class ProcessStack:
         for child in self.children:
             now = self._clock()
             state = self._restarts.setdefault(child.name, _Restarts(now))
-            if state.final_error:
-                continue
             try:
                 if state.next_start is None:
                     child.check()
@@ -250,27 +237,11 @@ class ProcessStack:
                     child.start()
                     self._log(f"{child.name} is started again")
             except (UserError, OSError) as death:
-                self._after_death(child, state, death, now)
-
-    def require_all(self) -> None:
-        """Raises: UserError ``child_died`` for a child that is not started again."""
-        for state in self._restarts.values():
-            if state.final_error:
-                raise UserError(state.final_error, code="child_died")
+                state.deaths = 1 if now - state.started >= HEALTHY_SECONDS else state.deaths + 1
+                pause = min(FIRST_SECONDS * 2 ** (state.deaths - 1), LONGEST_SECONDS)
+                state.next_start = now + pause
+                self._log(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
 
     def stop(self) -> None:
         while self.children:
             self.children.pop().stop(self._hurry)
-
-    def _after_death(self, child: ChildProcess, state: _Restarts, death: UserError | OSError, now: float) -> None:
-        state.deaths = 1 if now - state.started >= HEALTHY_SECONDS else state.deaths + 1
-        wrong_settings = isinstance(death, ChildDied) and death.status == WRONG_SETTINGS
-        if not wrong_settings and state.deaths < MAX_DEATHS:
-            pause = min(FIRST_SECONDS * 2 ** (state.deaths - 1), LONGEST_SECONDS)
-            state.next_start = now + pause
-            self._log(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
-            return
-        cause = "its settings are wrong" if wrong_settings else f"it died {state.deaths} times in a row"
-        state.final_error = f"{child.name} is not started again, since {cause}: {death}"
-        child.abandon()
-        self._log(f"{state.final_error}\nThe other parts go on; mend the cause, then end and start the launcher.")

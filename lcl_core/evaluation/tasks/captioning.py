@@ -28,11 +28,10 @@ from lcl_core.evaluation.tasks.base import (
 )
 from lcl_core.evaluation.training import FeatureSource, choose, search_candidates
 from lcl_core.evaluation.vlm.language_model import caption_tokens, resolve_language_model
-from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm, save_vlm
+from lcl_core.evaluation.vlm.model import CAPTIONED_AT_ONCE, VisionLanguageModel, build_vlm, save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, Transfer
 
 FIELD = "captioning"
-CAPTIONED_AT_ONCE = 64  # images
 
 CaptionExample = tuple[int, str]  # an image's row, and a caption of it
 

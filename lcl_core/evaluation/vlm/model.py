@@ -49,6 +49,7 @@ from lcl_core.specs.evaluate import DecodingSpec, LanguageModelSpec, TuningSpec
 
 _GELU_MEAN_SQUARE = 0.4252  # of gelu(z) for a standard normal z
 _SAMPLED_EMBEDDINGS = 4096
+CAPTIONED_AT_ONCE = 64  # images
 _SORT_WINDOW = 8  # batches whose examples are sorted by length among themselves
 
 
@@ -191,7 +192,7 @@ class VisionLanguageModel:
         """An answer to each prompt, whose image is at ``rows``. Prompts of similar length share a batch."""
         batches = self.source.batches(split)
         order = np.argsort([len(prompt.ids) for prompt in prompts], kind="stable")
-        parts = [order[start : start + spec.batch_size] for start in range(0, len(order), spec.batch_size)]
+        parts = [order[start : start + CAPTIONED_AT_ONCE] for start in range(0, len(order), CAPTIONED_AT_ONCE)]
         answers = [""] * len(prompts)
         for picks, loaded in zip(parts, prefetch_map(lambda picks: batches.load(rows[picks]), parts), strict=True):
             texts = self.llava.generate([prompts[pick] for pick in picks], batches.patches(loaded), spec)
