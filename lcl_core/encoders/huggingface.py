@@ -17,14 +17,13 @@ from tokenizers.normalizers import BertNormalizer
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from lcl_core.encoders.base import freeze
-from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.external import (
+from lcl_core.encoders.base import (
     ExternalImageEncoder,
     ExternalTextEncoder,
     check_all_loaded,
     check_token_ids,
     feature_map_to_tokens,
+    freeze,
     settings_identity,
     square_side,
     tensor_names,
@@ -32,6 +31,7 @@ from lcl_core.encoders.external import (
     vocabulary_of,
     wrap_load_errors,
 )
+from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.files import hash_weights, read_json_object
 from lcl_core.encoders.pooling import PoolingMode, SentencePooling, read_pooling
 from lcl_core.encoders.registry import TEXTS, TOKENIZER, EncoderFormat

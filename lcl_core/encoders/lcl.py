@@ -19,7 +19,15 @@ from transformers.utils import logging as transformers_logging
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
+from lcl_core.encoders.base import (
+    RANDOM_INIT_SEED,
+    ImageEncoder,
+    TextEncoder,
+    freeze,
+    hash_state_dict,
+    parameter_groups,
+    wrap_load_errors,
+)
 from lcl_core.encoders.captioning import (
     DocumentPrompt,
     FinishedTexts,
@@ -28,7 +36,6 @@ from lcl_core.encoders.captioning import (
     StreamListener,
 )
 from lcl_core.encoders.check import check_encoder
-from lcl_core.encoders.external import parameter_groups, wrap_load_errors
 from lcl_core.encoders.files import hash_weights, unreadable
 from lcl_core.encoders.registry import TOKENIZER, WEIGHTS
 from lcl_core.model import LCLModel, LCLProcessor

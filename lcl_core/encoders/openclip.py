@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lcl_core.common.errors import import_optional
-from lcl_core.encoders.external import (
+from lcl_core.encoders.base import (
     ExternalImageEncoder,
     ExternalTextEncoder,
     check_token_ids,

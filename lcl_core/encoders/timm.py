@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lcl_core.common.errors import UserError, import_optional
-from lcl_core.encoders.external import ExternalImageEncoder, feature_map_to_tokens, square_side
+from lcl_core.encoders.base import ExternalImageEncoder, feature_map_to_tokens, square_side
 from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.original_checkpoint import read_weights
 from lcl_core.encoders.registry import CONFIG

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.base import ImageEncoder
-from lcl_core.encoders.external import ExternalImageEncoder, ExternalTextEncoder
+from lcl_core.encoders.base import ExternalImageEncoder, ExternalTextEncoder, ImageEncoder
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.model import LCLConfig
 

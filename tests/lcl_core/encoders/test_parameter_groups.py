@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from lcl_core.encoders.external import parameter_groups
+from lcl_core.encoders.base import parameter_groups
 
 
 def linear():

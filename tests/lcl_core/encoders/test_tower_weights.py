@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.external import ExternalImageEncoder
+from lcl_core.encoders.base import ExternalImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.timm import import_efficientnet
 from lcl_core.encoders.tower_weights import tower_weights
