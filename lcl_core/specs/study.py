@@ -36,7 +36,7 @@ class ChoiceSpec(Spec):
 
 
 class RangeSpec(Spec):
-    """A number between two, each (or, log-uniform, each order of magnitude) equally likely; whole if both bounds are."""
+    """A number between two, each (or, log-uniform, each order of magnitude) equally likely; whole if both are."""
 
     kind: Literal["uniform", "log-uniform"] = Field(description="how a number is drawn")
     low: int | float = Field(description="least value")
