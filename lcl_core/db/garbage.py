@@ -43,6 +43,9 @@ from lcl_core.db.models import (
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import FINISHED, State
 from lcl_core.specs.base import slug
+from lcl_core.specs.parsing import AnySpec, parse_as, parse_spec
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.trials import evaluate_spec
 from lcl_core.vector_indexes import IndexLocation, drop_index
 
 ROUND_SECONDS = 3600.0  # between two rounds
@@ -64,7 +67,7 @@ def delete_encoder(
         message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
         raise Conflict(message)
     names = session.scalars(select(CollectionRow.name).where(CollectionRow.encoder_id == row.id))
-    users = _users(session, {row.id, row.name}, visible_to, row.run_id)
+    users = _users(session, "encoder", {row.id, row.name}, visible_to, row.run_id)
     _raise_if_used("encoder", row.name, [*users, *(f"collection {name!r}" for name in names)])
     discard_folder(session, row.path)
     session.delete(row)
@@ -74,7 +77,7 @@ def delete_encoder(
 
 def check_encoder_name_unused(session: Session, row: EncoderRow, visible_to: str | None = None) -> None:
     """Check that no unfinished run or study refers to the encoder by its name, which is about to change."""
-    _raise_if_used("encoder", row.name, _users(session, {row.name}, visible_to, row.run_id))
+    _raise_if_used("encoder", row.name, _users(session, "encoder", {row.name}, visible_to, row.run_id))
 
 
 def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None) -> list[str]:
@@ -85,7 +88,7 @@ def delete_dataset(session: Session, row: Dataset, visible_to: str | None = None
     if row.name == SAMPLE_DATASET:
         message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
         raise Conflict(message)
-    _raise_if_used("dataset", row.name, _users(session, {row.name}, visible_to))
+    _raise_if_used("dataset", row.name, _users(session, "dataset", {row.name}, visible_to))
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
     for path in paths:
         discard_folder(session, path)
@@ -102,23 +105,37 @@ def _raise_if_used(noun: str, name: str, users: Sequence[str]) -> None:
         raise Conflict(f"{message}; cancel it, wait for its end, or delete the collection")
 
 
-def _users(session: Session, names: set[str], visible_to: str | None, made_by: str | None = None) -> list[str]:
-    """Unfinished runs and active studies whose specs have one of ``names`` anywhere as a value; and the studies that
-    will evaluate the encoder that the run ``made_by`` has made.
+def _users(
+    session: Session, noun: str, names: set[str], visible_to: str | None, made_by: str | None = None
+) -> list[str]:
+    """Unfinished runs, and active studies by their evaluations to come, that refer to one of ``names`` as ``noun``; and
+    the studies that will evaluate the encoder that the run ``made_by`` has made.
     """
 
     def described(noun: str, object_id: str, owner: str) -> str:
         return f"{noun} {object_id}" if visible_to in (None, owner) else f"a {noun} of another owner"
 
-    def is_used(spec: Any) -> bool:
-        return any(text in names or slug(text) in names for text in _texts(spec))
+    def is_named(texts: Iterable[str]) -> bool:
+        return any(text in names or slug(text) in names for text in texts)
 
-    query = select(Run.id, Run.owner, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
-    runs = [described("run", id_, owner) for id_, owner, spec in session.execute(query).tuples() if is_used(spec)]
+    def refers(spec: AnySpec) -> bool:
+        references = spec.references()
+        return is_named((references.encoders if noun == "encoder" else references.datasets).values())
+
+    # only specs that have the name anywhere are parsed
+    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
+    users = [
+        described("run", id_, owner)
+        for id_, owner, kind, spec in session.execute(query).tuples()
+        if is_named(_texts(spec)) and refers(parse_spec(kind, spec))
+    ]
     cells = select(StudyCell.study_id).where(StudyCell.evaluation_id.is_(None), StudyCell.run_id == made_by)
     to_evaluate = set(session.scalars(cells))
-    studies = [study for study in _active_studies(session) if study.id in to_evaluate or is_used(study.spec)]
-    return runs + [described("study", study.id, study.owner) for study in studies]
+    for study in _active_studies(session):
+        named = is_named(_texts(study.spec["evaluate"])) and refers(evaluate_spec(parse_as(StudySpec, study.spec)))
+        if named or study.id in to_evaluate:
+            users.append(described("study", study.id, study.owner))
+    return users
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -174,14 +174,15 @@ def test_a_waiting_run_needs_it_by_id_or_name(database, queue, encoder, named):
     delete(database)
 
 
-def test_a_study_that_will_start_from_it_needs_it(database, encoder):
-    axis = {"name": "start", "variants": [{"name": "random"}, {"name": "tiny", "spec": {"model.init": "tiny"}}]}
+def test_a_dataset_whose_name_is_another_value_of_a_spec_is_deleted(database, queue):
+    queue("pretrain")
     with database.session() as session:
-        study_id = studies.create_study(session, parse_as(StudySpec, {**STUDY, "axes": [axis]}), owner="ada").id
-        started = {cell.labels["start"]: session.get_one(Run, cell.run_id) for cell in session.query(StudyCell)}
-        for run in started.values():  # the study itself is still active
-            run.spec = started["random"].spec
-    assert study_id in refusal(database)
+        spec = {**STUDY, "question": "wiki", "evaluate": {"dataset": "held", "tasks": ["retrieval"]}}
+        study_id = studies.create_study(session, parse_as(StudySpec, spec), "wiki", "ada").id
+        for name in ("lcl", "retrieval", "wiki"):
+            garbage.delete_dataset(session, datasets.upsert_dataset(session, name, f"/corpora/{name}", "ada"))
+        with pytest.raises(UserError, match=study_id):
+            garbage.delete_dataset(session, datasets.upsert_dataset(session, "held", "/corpora/held", "ada"))
 
 
 def test_a_study_that_will_evaluate_it_needs_it(database, encoder):
