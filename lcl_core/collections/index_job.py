@@ -13,7 +13,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from lcl_core.collections.labels import choose_types
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import NotFound, UserError, item_errors_suppressed
 from lcl_core.common.processes import usable_cores
-from lcl_core.common.run_dir import RunDir, run_main
+from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
@@ -86,9 +85,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
     index = index if spec.index == "auto" else spec.index
     dataset_hash = dataset_hash if corpus is None else corpus.content_hash()
     texts = copied[1] + selected.selection.count("captions")
-    progress = IndexProgress(
-        run_dir, copied[0] + selected.images + texts * reads_texts, "kept" if copied[0] else "images"
-    )
+    total = copied[0] + selected.images + texts * reads_texts
     rejected = RejectedItems(run_dir)
     if spec.processes == 1:
         make = partial(EmbeddingTasks, engine=lambda: engine, corpus=lambda: cast(Corpus, corpus), readers=READERS)
@@ -98,7 +95,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         open_it = partial(open_corpus, path or "")
         make = partial(EmbeddingTasks, engine=open_engine, corpus=open_it, readers=readers, threads=1)
     inputs = {"encoder": encoder_hash, "dataset": dataset_hash, "precision": spec.precision}
-    embed = partial(_embed, selected.selection, make, spec, part_items, inputs, progress)
+    embed = partial(_embed, run_dir, selected.selection, make, spec, part_items, inputs)
     with CollectionWriter(
         run_dir.artifacts / "collection",
         name=name,
@@ -110,8 +107,9 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         text_vectors=reads_texts,
     ) as writer:
         if existing is not None:
-            existing.copy_into(writer, progress.advance)
+            existing.copy_into(writer, JobProgress(run_dir, "kept", "kept"), total)
         kept, kept_texts = writer.image_count, writer.text_count
+        done = kept + kept_texts * reads_texts
 
         def merge_images(part: Path) -> None:
             for items, vectors in read_images(part, spec.batch_size):
@@ -119,22 +117,23 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
             for error in read_rejected(part):
                 rejected.add(error)
 
-        progress.start("images", progress.left)
-        embed("images", selected.digest, merge_images)
+        embed("images", done, total, selected.digest, merge_images)
         rejected.raise_if_all(selected.images)
+        done += selected.images
         if reads_texts:
-            progress.start("texts", writer.text_count - kept_texts)
-            digest = hashlib.sha256()
+            total, digest = done + writer.text_count - kept_texts, hashlib.sha256()
             with selected.selection as selection:
                 for start in range(kept_texts, writer.text_count, _TEXTS):
                     chunk = writer.texts(start, start + _TEXTS)
                     selection.add_texts(chunk)
                     digest.update(json.dumps(chunk).encode())
             # as the engine gives them
-            embed("texts", digest.hexdigest(), lambda part: writer.add_text_vectors(read_vectors(part), unit=True))
+            add = partial(writer.add_text_vectors, unit=True)
+            embed("texts", done, total, digest.hexdigest(), lambda part: add(read_vectors(part)))
+            done = total
         if index == FILES:  # another is written by the worker
-            progress.start("links", writer.rows_to_link())
-            writer.link(progress.advance)
+            progress = JobProgress(run_dir, "links", "links", done)
+            writer.link(lambda linked, links: progress(done + linked, done + links))
     shutil.rmtree(work, ignore_errors=True)
     header = {"path": "artifacts/collection", "name": name, "encoder_hash": encoder_hash}
     sizes = {"images": writer.image_count, "texts": writer.text_count, "dim": dim, "index": index}
@@ -145,24 +144,31 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
 
 
 def _embed(
+    run_dir: RunDir,
     selection: Selection,
     make: Callable[..., Handler],
     spec: IndexSpec,
     part_items: int,
     inputs: Json,
-    progress: IndexProgress,
     kind: str,
+    start: int,
+    total: int,
     digest: str,
     merge: Callable[[Path], None],
 ) -> None:
-    """Embed the ``images`` or ``texts`` of a selection; ``merge`` gets the folder of each part in order."""
+    """Embed the ``images`` or ``texts`` of a selection; ``merge`` gets the folder of each part in order.
+
+    Args:
+        start, total: steps of the run before this phase and, as far as they are known, of all phases.
+    """
     if not selection.count(kind):
         return
     folder, rows = selection.path.parent / kind, SelectedRows(selection.path, kind)
     part_items = max(1, part_items // spec.batch_size) * spec.batch_size
     settings = {**inputs, "batch_size": spec.batch_size, "part_items": part_items, "digest": digest}
     with CompletionLog(folder, fingerprint([], **settings)) as log:
-        progress.skip(sum(entry["result"]["items"] for entry in log.entries() if entry["kind"] == "part"))
+        resumed = sum(entry["result"]["items"] for entry in log.entries() if entry["kind"] == "part")
+        progress = JobProgress(run_dir, kind, kind, start + resumed)  # which tell nothing of the pace
         run_parts(
             rows.sections(),
             partial(make, rows, folder, spec.batch_size),
@@ -171,7 +177,7 @@ def _embed(
             processes=spec.processes,
             runner=start_runner(spec.processes, gpus=1),
             part_items=part_items,
-            on_progress=progress.reach,
+            on_progress=lambda done: progress(start + done, total),
         )
 
 
@@ -293,20 +299,20 @@ class ExistingCollection:
     metadata: dict[str, Any]
     index: str
 
-    def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> None:
+    def copy_into(self, writer: CollectionWriter, progress: Callable[[int, int], None], total: int) -> None:
         """Copy all images and texts, with their vectors to the bit. Raises: what ``progress`` raises."""
-        collection, total = self.collection, self.collection.count("images")
-        for start in range(0, total, _COPY_ROWS):
-            places = range(start, min(start + _COPY_ROWS, total))
+        collection, images = self.collection, self.collection.count("images")
+        for start in range(0, images, _COPY_ROWS):
+            places = range(start, min(start + _COPY_ROWS, images))
             _, vectors = collection.at("images", places)
             writer.add_items([self._item(place) for place in places], vectors, unit=True)
-            progress(len(places))
+            progress(places.stop, total)
         if collection.has_text_vectors:
             for start in range(0, writer.text_count, _COPY_ROWS):
                 ids = map(text_id, writer.texts(start, start + _COPY_ROWS))
                 vectors = np.stack([collection.vector(each) for each in ids])
                 writer.add_text_vectors(vectors, unit=True)
-                progress(len(vectors))
+                progress(images + start + len(vectors), total)
 
     def _item(self, place: int) -> CollectionItem:
         record = self.collection.record("images", place)
@@ -352,54 +358,6 @@ class RejectedItems:
         if self._last and self.counts.total() == images:
             message = f"none of the {images} images can be read; the last one: {self._last['message']}"
             raise UserError(message, code="no_data", field="dataset", file=self._last.get("file"))
-
-
-class IndexProgress:
-    """Writes a metrics line a batch and stops on request. A step is an image or a distinct caption.
-
-    The time left is by the pace of the phase.
-    """
-
-    def __init__(self, run_dir: RunDir, total: int, phase: str = "images") -> None:
-        self._run_dir, self._total, self._done = run_dir, total, 0
-        self._begin(phase)
-
-    @property
-    def left(self) -> int:
-        """Remaining steps."""
-        return self._total - self._done
-
-    def start(self, phase: str, steps: int) -> None:
-        """``steps``: of this phase and all later ones."""
-        self._begin(phase)
-        self._total = self._done + steps
-
-    def skip(self, steps: int) -> None:
-        """Count steps that need not be done again; they tell nothing of the pace."""
-        if steps:
-            self._phase_skipped += steps
-            self.advance(steps)
-
-    def reach(self, done: int) -> None:
-        """As ``advance``, up to a number of steps of this phase; a part that is done again is not counted twice."""
-        if done > self._phase_done:
-            self.advance(done - self._phase_done)
-        else:
-            self._run_dir.raise_if_stopped()
-
-    def advance(self, steps: int) -> None:
-        """Raises: JobCancelled."""
-        self._done += steps
-        self._phase_done += steps
-        rate = (self._phase_done - self._phase_skipped) / max(time.monotonic() - self._phase_started, 1e-9)
-        known = {"seconds_left": round(self.left / rate, 1) if rate else 0.0} if rate or not self.left else {}
-        figures = {**known, f"{self._phase}_per_s": round(rate, 1)}
-        self._run_dir.append_metrics(step=self._done, total_steps=self._total, phase=self._phase, **figures)
-        self._run_dir.raise_if_stopped()
-
-    def _begin(self, phase: str) -> None:
-        self._phase, self._phase_started = phase, time.monotonic()
-        self._phase_done = self._phase_skipped = 0
 
 
 if __name__ == "__main__":

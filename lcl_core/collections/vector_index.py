@@ -184,8 +184,6 @@ OVERSAMPLING = 4  # int8: so many candidates for each answer
 _FIRST_ROWS = 1_000  # linked by one thread: threads that begin an empty graph together leave nodes unreachable
 _CHUNK_ROWS = 10_000
 
-OnProgress = Callable[[int], None]  # receives the number of rows linked since the last call
-
 
 class HnswIndex:
     """Open with ``HnswIndex.open``. Thread-safe."""
@@ -265,18 +263,20 @@ def load_hnsw_graph(path: Path, *, view: bool) -> Any:
     return _usearch().restore(path, view=view)
 
 
-def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | None = None) -> None:
+def write_hnsw_index(path: Path, vectors: np.ndarray, progress: Callable[[int], None] = lambda rows: None) -> None:
     """Link all rows of ``vectors`` [n, E], of length 1, and write the graph. In memory until it is whole.
 
-    Raises: UserError ``missing_extra`` without usearch; whatever ``progress`` raises.
+    Args:
+        progress: receives the number of rows linked so far; its exceptions end the build.
+
+    Raises: UserError ``missing_extra`` without usearch.
     """
     index = hnsw_graph(vectors.shape[1], len(vectors))
     starts = [0, *range(_FIRST_ROWS, len(vectors), _CHUNK_ROWS)]
     for start, end in zip(starts, [*starts[1:], len(vectors)], strict=True):
         chunk = np.asarray(vectors[start:end], dtype=np.float32)
         index.add(np.arange(start, end, dtype=np.uint64), chunk, threads=usable_cores() if start else 1)
-        if progress is not None:
-            progress(len(chunk))
+        progress(end)
     index.save(path)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from lcl_core.collections import file_format, full_text, vector_index
 from lcl_core.collections.changes import caption_texts
 from lcl_core.collections.file_format import CollectionManifest, Dtype, FileEntry, Target
 from lcl_core.collections.labels import LabelIndexBuilder, choose_types
-from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
+from lcl_core.collections.vector_index import write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.common.paths import storable_text
@@ -129,24 +130,27 @@ class CollectionWriter:
         """
         self._append_vectors("texts", self._checked(vectors, len(vectors), unit))
 
-    def link(self, progress: OnProgress | None = None) -> None:
+    def link(self, progress: Callable[[int, int], None] = lambda rows, total: None) -> None:
         """Write an HNSW graph of images, and of texts, where they are too many for exact search; call it last.
 
         Args:
-            progress: receives the number of rows linked since its last call; its exceptions end the build.
+            progress: receives the number of rows linked so far, and of all; its exceptions end the build.
 
         Raises: UserError ``missing_extra``.
         """
-        for target, count in self._vector_counts.items():
-            if count > vector_index.EXACT_ROWS:
-                self._vectors[target].flush()
-                dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (count, self._header["dim"])
-                vectors = np.memmap(self._building / file_format.VECTORS[target], dtype, mode="r", shape=shape)
-                write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
+        large = {target: count for target, count in self._vector_counts.items() if count > vector_index.EXACT_ROWS}
+        linked, total = 0, sum(large.values())
 
-    def rows_to_link(self) -> int:
-        """Number of rows that ``link`` will report."""
-        return sum(count for count in self._vector_counts.values() if count > vector_index.EXACT_ROWS)
+        def report(before: int, rows: int) -> None:
+            progress(before + rows, total)
+
+        for target, count in large.items():
+            self._vectors[target].flush()
+            dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (count, self._header["dim"])
+            vectors = np.memmap(self._building / file_format.VECTORS[target], dtype, mode="r", shape=shape)
+            path = self._building / file_format.GRAPHS[target]
+            write_hnsw_index(path, vectors, partial(report, linked))
+            linked += count
 
     def _add(self, item: CollectionItem) -> None:
         item_id = file_format.item_id(item.image)

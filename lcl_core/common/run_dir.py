@@ -251,11 +251,17 @@ class JobProgress:
     """Called with (records done, records in all or None); writes a line now and then and honours a stop request.
 
     No line repeats the last one: a supervisor takes each line for progress, and a run that hangs would never end.
+
+    Args:
+        unit: of the rate.
+        start: records that earlier phases have done.
     """
 
-    def __init__(self, run_dir: RunDir, phase: str, every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self, run_dir: RunDir, phase: str, unit: str = "records", start: int = 0, every: float = EVERY_SECONDS
+    ) -> None:
         self._run_dir = run_dir
-        self._phase = phase
+        self._phase, self._unit, self._start = phase, unit, start
         self._every = every
         self._started = time.monotonic()
         self._last_written = self._started - every
@@ -274,8 +280,8 @@ class JobProgress:
         return max(self._every, min((now - self._started) / _INTERVALS, _LONGEST_INTERVAL_SECONDS))
 
     def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
-        known = {}
+        known, made = {}, done - self._start
         if total:
-            known = {"total_steps": total, "seconds_left": round(seconds / max(done, 1) * (total - done), 1)}
-        rate = round(done / max(seconds, 1e-9), 1)
-        self._run_dir.append_metrics(step=done, phase=self._phase, records_per_s=rate, **known)
+            known = {"total_steps": total, "seconds_left": round(seconds / max(made, 1) * (total - done), 1)}
+        rate = round(made / max(seconds, 1e-9), 1)
+        self._run_dir.append_metrics(step=done, phase=self._phase, **{f"{self._unit}_per_s": rate}, **known)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lcl_core.collections.file_format import MANIFEST
-from lcl_core.collections.index_job import IndexProgress, RejectedItems, run_index_job
+from lcl_core.collections.index_job import RejectedItems, run_index_job
 from lcl_core.common.errors import StoreError
-from lcl_core.common.run_dir import JobCancelled
+from lcl_core.common.run_dir import JobCancelled, JobProgress
 from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.encoders.engine import EncoderEngine
 from tests.lcl_core.collections.test_index_job import metrics, prepare
@@ -84,7 +84,7 @@ def test_the_files_do_not_depend_on_parts(run, expected):
 
 def test_an_interrupted_run_embeds_what_is_missing(run, expected, monkeypatch):
     run_dir, embedded, stop = run("parts"), {"images": 0, "texts": 0}, {"images": 50, "texts": 30}
-    pixels, texts, advance = EncoderEngine.embed_pixels, EncoderEngine.embed_texts, IndexProgress.advance
+    pixels, texts, advance = EncoderEngine.embed_pixels, EncoderEngine.embed_texts, JobProgress.__call__
 
     def count(what, embed):
         def counted(self, given):
@@ -93,15 +93,15 @@ def test_an_interrupted_run_embeds_what_is_missing(run, expected, monkeypatch):
 
         return counted
 
-    def interrupted(self, steps):
-        advance(self, steps)
+    def interrupted(self, done, total):
+        advance(self, done, total)
         if stop and all(embedded[what] >= most for what, most in stop.items()):
             raise JobCancelled
 
     monkeypatch.setattr(EncoderEngine, "health", lambda self: {})
     monkeypatch.setattr(EncoderEngine, "embed_pixels", count("images", pixels))
     monkeypatch.setattr(EncoderEngine, "embed_texts", count("texts", texts))
-    monkeypatch.setattr(IndexProgress, "advance", interrupted)
+    monkeypatch.setattr(JobProgress, "__call__", interrupted)
     for limits in ({"images": 50}, {"texts": 30}):
         stop = limits
         with pytest.raises(JobCancelled):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
 
 from lcl_core.collections import vector_index
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.index_job import MAX_CAPTION, IndexProgress, dtype_for, run_index_job, shorten
+from lcl_core.collections.index_job import MAX_CAPTION, dtype_for, run_index_job, shorten
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.encoders.engine import EncoderEngine
@@ -81,16 +80,6 @@ def test_a_collection_of_a_split(tmp_path, sample, sample_zip, encoder):
     words = collection.search(session.embed_texts([pair.captions[0]])[0], k=1, target="texts")[0]
     assert words.metadata["text"] == pair.captions[0]
     assert hit.id in words.metadata["items"]
-
-
-def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path, monkeypatch):
-    moment = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: moment)
-    run_dir = RunDir(tmp_path)
-    progress = IndexProgress(run_dir, 11)
-    moment += 2
-    progress.advance(4)
-    assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
 
 
 def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path, sample, encoder):

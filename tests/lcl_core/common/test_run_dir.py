@@ -87,6 +87,16 @@ def test_a_job_that_does_not_advance_writes_no_further_line(run_dir):
         progress(12, 12)
 
 
+def test_earlier_phases_tell_nothing_of_the_pace(run_dir, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(run_dir_module.time, "monotonic", lambda: clock[0])
+    progress = JobProgress(run_dir, "images", "images", start=50)
+    clock[0] += 2
+    progress(54, 61)
+    line = json.loads(run_dir.metrics_file.read_text())
+    assert [line[name] for name in ("total_steps", "seconds_left", "images_per_s")] == [61, 3.5, 2.0]
+
+
 def test_a_long_job_writes_lines_less_often(run_dir, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(run_dir_module.time, "monotonic", lambda: clock[0])
