@@ -50,7 +50,6 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def global_options(
-    context: typer.Context,
     url: Annotated[str | None, typer.Option(help="address of the service")] = None,
     key: Annotated[str | None, typer.Option(help="API key")] = None,
     as_json: Annotated[
@@ -62,7 +61,7 @@ def global_options(
     ] = False,
 ) -> None:
     """Options of every command."""
-    context.obj = output.GlobalOptions(url, key, as_json)
+    output.options.url, output.options.key, output.options.as_json = url, key, as_json
 
 
 def main() -> None:

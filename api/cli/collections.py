@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from api.cli.output import (
+    MADE,
     Yes,
-    ago,
     confirm,
-    global_options,
-    group_pairs,
+    options,
+    parse_labels,
     parse_pairs,
     print_json,
     print_table,
@@ -27,22 +26,16 @@ Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
 
 
 @group.command("list")
-def list_(context: typer.Context) -> None:
+def list_() -> None:
     """The collections, newest first."""
-    options = global_options(context)
     collections = options.call(lambda client: client.collections())
-    rows = (
-        (row["id"], row["name"], row["images"], row["texts"], row["changes"], row["owner"], ago(row["created_at"]))
-        for row in collections
-    )
-    columns = ("id", "name", "images", "texts", "changes", "owner", "made")
-    options.print_table(collections, columns, rows, "no collections yet; an index run makes one")
+    columns = ("id", "name", "images", "texts", "changes", "owner", MADE)
+    options.print_items(collections, columns, "no collections yet; an index run makes one")
 
 
 @group.command()
-def show(context: typer.Context, collection: Collection) -> None:
+def show(collection: Collection) -> None:
     """A collection, and the labels that a search can be filtered by."""
-    options = global_options(context)
     row = options.call(lambda client: client.collection(collection))
     lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:  # an index other than the collection's files
@@ -61,7 +54,6 @@ def show(context: typer.Context, collection: Collection) -> None:
 
 @group.command()
 def add(
-    context: typer.Context,
     collection: Collection,
     files: Annotated[list[Path], typer.Argument(help="image files; the name of the file is the name of the item")],
     caption: Annotated[list[str] | None, typer.Option(help="of every file; repeatable")] = None,
@@ -76,8 +68,7 @@ def add(
 
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
-    options = global_options(context)
-    metadata: Json = {"captions": list(caption or ()), "labels": group_pairs(parse_pairs("--label", label))}
+    metadata: Json = {"captions": list(caption or ()), "labels": parse_labels("--label", label)}
     metadata |= {"split": split, "source": source}
     added = []
     with options.client() as client:
@@ -96,7 +87,6 @@ def add(
 
 @group.command()
 def label(
-    context: typer.Context,
     collection: Collection,
     items: Annotated[list[str] | None, typer.Argument(help="ids, as a search prints them")] = None,
     ids: Annotated[
@@ -114,12 +104,10 @@ def label(
     chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
     if not chosen:
         raise UserError("no images are named; give their ids, or --ids FILE with an id a line")
-    labels: dict[str, str | list[str] | None] = {**group_pairs(parse_pairs("--set", values))}
-    labels |= dict.fromkeys(unset or ())
-    gained, lost = _members("--add", add), _members("--remove", remove)
+    labels = {**parse_labels("--set", values), **dict.fromkeys(unset or ())}
+    gained, lost = parse_pairs("--add", add), parse_pairs("--remove", remove)
     if not (labels or gained or lost):
         raise UserError("nothing is changed; give --set, --unset, --add or --remove")
-    options = global_options(context)
     changed = options.call(
         lambda client: client.change_labels(collection, chosen, labels=labels, add=gained, remove=lost)
     )
@@ -128,13 +116,11 @@ def label(
 
 @group.command()
 def remove(
-    context: typer.Context,
     collection: Collection,
     items: Annotated[list[str], typer.Argument(help="ids, as a search prints them")],
     yes: Yes = False,
 ) -> None:
     """Remove images from a collection."""
-    options = global_options(context)
     with options.client() as client:
         confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
         for item in items:
@@ -147,31 +133,20 @@ def remove(
 
 @group.command()
 def export(
-    context: typer.Context,
     collection: Collection,
     file: Annotated[Path | None, typer.Argument(help="file to write; default COLLECTION.jsonl")] = None,
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
 ) -> None:
     """Download records and vectors of all current items as JSON lines."""
-    options, path = global_options(context), file or Path(f"{Path(collection).name}.jsonl")
+    path = file or Path(f"{Path(collection).name}.jsonl")
     options.call(lambda client: client.export_collection(collection, path, target))
     options.print_file(path)
 
 
 @group.command()
-def delete(context: typer.Context, collection: Collection, yes: Yes = False) -> None:
+def delete(collection: Collection, yes: Yes = False) -> None:
     """Remove a collection and its folder; for its owner and admins."""
-    options = global_options(context)
     with options.client() as client:
         row = client.collection(collection)
-        confirm(f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?", yes)
-        client.delete_collection(row["id"])
-    options.print_deleted(row["id"], row["name"])
-
-
-def _members(option: str, values: Sequence[str] | None) -> dict[str, list[str]]:
-    """{label: members} of a repeatable option of the form LABEL=VALUE. Raises: UserError."""
-    members: dict[str, list[str]] = {}
-    for label, value in parse_pairs(option, values):
-        members.setdefault(label, []).append(value)
-    return members
+        question = f"delete collection {row['name']} ({row['images']} images) of {row['owner']}?"
+        options.delete(client.delete_collection, row["id"], question, yes, row["name"])

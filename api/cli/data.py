@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 from api.cli.output import (
+    MADE,
     Yes,
-    ago,
-    confirm,
-    global_options,
-    print_note,
+    options,
     print_table,
     progress_bar,
     read_lines,
@@ -29,7 +27,6 @@ group = typer.Typer(help="Validate, convert, register and look at datasets.", no
 HARMLESS_PROBLEMS = (
     "duplicate image", "duplicate document", "small image", "long image", "repeated image", "repeated text"
 )  # fmt: skip
-RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
 
 
 def _new_name(text: str) -> str:
@@ -64,29 +61,20 @@ To = Annotated[str | None, typer.Option(help="URL for the shards; default: the s
 
 @group.command("list")
 def list_(
-    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="a dataset, whose versions are listed")] = None,
 ) -> None:
     """The registered datasets; with a name the versions of that dataset, newest first."""
-    options = global_options(context)
+    content = ("content", lambda row: (row["content_hash"] or "")[:12])
     if name is None:
         datasets = options.call(lambda client: client.datasets())
-        rows = (
-            (row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in datasets
-        )
-        columns = ("name", "content", "registered", "path")
-        options.print_table(datasets, columns, rows, "no datasets yet; lcl data register adds one")
-        return
-    versions = options.call(lambda client: client.dataset_versions(name))
-    rows = ((row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in versions)
-    options.print_table(
-        versions, ("version", "content", "since", "path"), rows, "no version is known yet; lcl data stats"
-    )
+        options.print_items(datasets, ("name", content, MADE, "path"), "no datasets yet; lcl data register adds one")
+    else:
+        versions = options.call(lambda client: client.dataset(name))["versions"]
+        options.print_items(versions, ("version", content, MADE, "path"), "no version is known yet; lcl data stats")
 
 
 @group.command()
 def validate(
-    context: typer.Context,
     target: Target,
     format: Format = "auto",
     option: Options = None,
@@ -98,24 +86,22 @@ def validate(
 
     Exit status 1 for problems other than duplicates and images that are too small or repeat over pages.
     """
-    options = global_options(context)
     validation = {"workers": workers, "tokens": not words}
     with options.client() as client:
         run = client.submit("validate", {**_corpus_fields(target, format, option), **validation})
-        report = _wait_for_result(client, run, options.as_json)["report"]
+        report = _wait_for_result(client, run)["report"]
         if options.as_json:
             options.print(report, "")
         else:
             print_report(report)
         if out is not None:
-            download_artifacts(client, run["id"], client.artifacts(run["id"]), out, silent=options.as_json)
+            download_artifacts(client, run["id"], client.artifacts(run["id"]), out)
     if set(report["reasons"]).difference(HARMLESS_PROBLEMS):
         raise typer.Exit(1)
 
 
 @group.command()
 def convert(
-    context: typer.Context,
     target: Target,
     name: NewName,
     format: Format = "auto",
@@ -130,12 +116,11 @@ def convert(
     fields = {"name": name, "shard_megabytes": shard_megabytes, "to": to, "processes": processes}
     tags = {field: tags for field, tags in (("only_tags", only_tag), ("without_tags", without_tag)) if tags}
     spec = {**_corpus_fields(target, format, option), **fields, **tags}
-    _run_and_report(context, "convert", spec)
+    _convert(spec)
 
 
 @group.command("import")
 def import_(
-    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="folder or zip on this machine, in any readable format")],
     name: NewName,
     format: Format = "auto",
@@ -146,64 +131,55 @@ def import_(
 
     For a corpus that the service cannot see; one in its data roots is converted where it is (lcl data convert).
     """
-    options = global_options(context)
     with options.client() as client, progress_bar(source.name, unit="bytes") as on_progress:
         upload = client.upload_corpus(source, on_progress)
     reader = {"format": format, "options": set_fields({}, option or [])}
     try:
-        _run_and_report(
-            context, "convert", {"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes}
-        )
+        _convert({"path": upload["path"], **reader, "name": name, "shard_megabytes": shard_megabytes})
     except BaseException:  # also Ctrl-C
         again = f"lcl data convert {upload['path']} --name {name}, with the same options"
-        print_note(f"the files stay on the service until it collects garbage; without sending them again: {again}")
+        typer.echo(f"the files stay on the service for some time; without sending them again: {again}", err=True)
         raise
     options.call(lambda client: client.delete_upload(upload["id"]))  # after an error a resumed run may still need it
 
 
 @group.command()
 def register(
-    context: typer.Context,
     name: Name,
     path: ServerPath,
     new_version: Annotated[bool, typer.Option("--new-version", help="add a version to an existing dataset")] = False,
 ) -> None:
     """Read a corpus and register it under a name."""
-    options = global_options(context)
     row = options.call(lambda client: client.register_dataset(name, path, new_version))
     options.print(row, f"registered {row['name']} (sha256 {row['content_hash']})")
 
 
 @group.command()
-def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
+def delete(name: Name, yes: Yes = False) -> None:
     """Remove a dataset with its versions, unless something uses it; for its owner and admins.
 
     Files that the service made are deleted; a corpus in the data roots stays.
     """
-    options = global_options(context)
     with options.client() as client:
         row = client.dataset(name)
-        confirm(f"delete dataset {row['name']} of {row['owner']}, all versions?", yes)
-        client.delete_dataset(name)
-    options.print_deleted(name)
+        question = f"delete dataset {row['name']} of {row['owner']}, all versions?"
+        options.delete(client.delete_dataset, name, question, yes)
 
 
 @group.command()
-def stats(context: typer.Context, name: Name) -> None:
+def stats(name: Name) -> None:
     """Counts of documents, images, captions, splits and labels."""
-    options = global_options(context)
     figures = options.call(lambda client: client.dataset_statistics(name))
     counts = ("documents", "sentences", "pairs", "captions", "images")
-    rows: list[tuple[object, object]] = [(count, f"{figures[count]:,}") for count in counts if count in figures]
-    rows += [(f"split {split}", f"{number:,}") for split, number in figures.get("splits", {}).items()]
-    rows += [(f"source {source}", f"{number:,}") for source, number in figures.get("sources", {}).items() if source]
+    rows = [(count, f"{figures[count]:,}") for count in counts if count in figures]
+    for part in ("split", "source"):
+        rows += [(f"{part} {name}", f"{number:,}") for name, number in figures.get(f"{part}s", {}).items() if name]
     rows += [(f"label {name}", f"{label['values']:,} values") for name, label in figures.get("labels", {}).items()]
     options.print_table(figures, ("what", "how many"), rows, "")
 
 
 @group.command()
 def preview(
-    context: typer.Context,
     name: Name,
     view: Annotated[str, typer.Option(help="interleaved or pairs")] = "interleaved",
     split: Annotated[str | None, typer.Option(help="only captioned images of this split")] = None,
@@ -214,16 +190,8 @@ def preview(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Some documents with their images in place."""
-    options = global_options(context)
-    query: Json = {
-        "offset": offset,
-        "limit": limit,
-        "view": view,
-        "split": split,
-        "source": source,
-        "q": words,
-        "tag": tag,
-    }
+    query: Json = {"offset": offset, "limit": limit, "view": view}
+    query |= {"split": split, "source": source, "q": words, "tag": tag}
     page = options.call(lambda client: client.dataset_documents(name, **query))
     if options.as_json:
         options.print(page, "")
@@ -242,7 +210,6 @@ def preview(
 
 @group.command()
 def tag(
-    context: typer.Context,
     name: Name,
     items: Annotated[
         list[str] | None, typer.Argument(help="such as interleaved.jsonl:12; lcl data preview shows them")
@@ -255,7 +222,7 @@ def tag(
 
     Example: lcl data tag manuals 000000012 --add blurred; lcl data convert manuals --name clean --without-tag blurred
     """
-    options, chosen = global_options(context), [*(items or ()), *(read_lines(ids) if ids else ())]
+    chosen = [*(items or ()), *(read_lines(ids) if ids else ())]
     if not (chosen or add or remove):
         counts = options.call(lambda client: client.dataset_tags(name))
         options.print_table(counts, ("tag", "items"), counts.items(), "no tags yet; --add adds one")
@@ -270,34 +237,25 @@ def tag(
 
 def print_report(report: Json) -> None:
     """Counts and distributions of a validation report, its problems, and the first of them by file and line."""
-    kinds = ", ".join(f"{number:,} {RECORD_KINDS[kind][number != 1]}" for kind, number in report["kinds"].items())
-    rows: list[tuple[object, object]] = [
-        ("records", kinds if len(report["kinds"]) == 1 else f"{report['documents']:,}: {kinds or 'none'}"),
+    rows = [
+        *((f"records: {kind}", f"{number:,}") for kind, number in report["kinds"].items()),
         ("images", f"{report['images']:,} ({report['distinct_images']:,} different contents)"),
         (report["length_unit"], f"{report['tokens']:,}"),
     ]
-    rows += [
-        (name.replace("_", " "), _histogram_summary(histogram)) for name, histogram in report["histograms"].items()
-    ]
-    for title in ("image formats", "image traits"):
-        counts = report[title.replace(" ", "_")]
-        rows.append((title, ", ".join(f"{name} {number:,}" for name, number in counts.items())))
-    print_table(("what", "how many"), [row for row in rows if row[1]], "")
-    problems = [(reason, f"{number:,}") for reason, number in report["reasons"].items()]
-    print_table(("problem", "how often"), problems, "no problems")
+    for name, histogram in report["histograms"].items():
+        if histogram["count"]:
+            mean = histogram["total"] / histogram["count"]
+            rows.append((name.replace("_", " "), f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"))
+    for counts in ("image_formats", "image_traits"):
+        rows += [(f"images: {name}", f"{number:,}") for name, number in report[counts].items()]
+    print_table(("what", "how many"), rows, "")
+    print_table(("problem", "how often"), list(report["reasons"].items()), "no problems")
     for issue in report["first"]:
         location = f"{issue['file']}:{issue['line']}" if issue["line"] else issue["file"]
         typer.secho(f"{location}: {issue['reason']}: {issue['detail']}", fg="red", err=True)
     more = report["quarantined"] + report["not_listed"] - len(report["first"])
     if more > 0:
         typer.secho(f"and {more:,} more: --out FOLDER fetches quarantine.jsonl", fg="red", err=True)
-
-
-def _histogram_summary(histogram: Json) -> str:
-    if not histogram["count"]:
-        return ""
-    mean = histogram["total"] / histogram["count"]
-    return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
 
 
 def _segment(segment: Json) -> str:
@@ -316,26 +274,25 @@ def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:
     return {"path": target, "format": format, "options": set_fields({}, options or [])}
 
 
-def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
-    """Submit a run that makes a dataset, follow it, and print the dataset."""
-    options = global_options(context)
-    result = options.call(lambda client: _wait_for_result(client, client.submit(kind, spec), options.as_json))
+def _convert(spec: Json) -> None:
+    """Submit a conversion, follow it, and print the dataset."""
+    result = options.call(lambda client: _wait_for_result(client, client.submit("convert", spec)))
     dataset = result["dataset"]
-    shards = "1 shard" if dataset["shards"] == 1 else f"{dataset['shards']:,} shards"
     lines = [
         f"registered {result.get('registered_as', dataset['name'])}: {dataset['records']:,} records, "
-        f"{dataset['pictures']:,} images, {shards}, {dataset['bytes'] / 1e6:,.1f} MB (sha256 {dataset['content_hash']})"
+        f"{dataset['pictures']:,} images, shards: {dataset['shards']:,}, {dataset['bytes'] / 1e6:,.1f} MB "
+        f"(sha256 {dataset['content_hash']})"
     ]
     lines += [f"  left out: {reason}  {number:,}" for reason, number in result["skipped"].items()]
     options.print(result, "\n".join(lines))
 
 
-def _wait_for_result(client: Client, run: Json, silent: bool) -> Json:
+def _wait_for_result(client: Client, run: Json) -> Json:
     """The result of the run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
-    ended = watch_run(client, run["id"], silent=silent)
+    ended = watch_run(client, run["id"])
     if ended["state"] == "succeeded":
         return ended["result"] or {}
-    if silent:
+    if options.as_json:
         reason = ended["reason"] or {}
         raise UserError(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")
     raise typer.Exit(1)

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from api.cli.output import Yes, ago, confirm, global_options, print_table, progress_bar
+from api.cli.output import MADE, Yes, options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
+ArchiveFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
 
 
-class ArchiveFormat(StrEnum):
-    """Formats of an exported encoder."""
-
-    lcl = "lcl"
-    huggingface = "huggingface"
-    openclip = "openclip"
-    timm = "timm"
-    onnx = "onnx"
-
-
 @group.command("list")
-def list_(context: typer.Context) -> None:
+def list_() -> None:
     """The encoders, newest first."""
-    options = global_options(context)
     encoders = options.call(lambda client: client.encoders())
-    rows = (
-        (row["id"], row["name"], row["info"].get("parameters"), row["info"].get("images_seen"), ago(row["created_at"]))
-        for row in encoders
-    )
-    columns = ("id", "name", "parameters", "images seen", "made")
-    options.print_table(encoders, columns, rows, "no encoders yet; a pretrain run makes one")
+    parameters = ("parameters", lambda row: row["info"].get("parameters"))
+    images = ("images seen", lambda row: row["info"].get("images_seen"))
+    options.print_items(encoders, ("id", "name", parameters, images, MADE), "no encoders yet; a pretrain run makes one")
 
 
 @group.command()
-def show(context: typer.Context, encoder: Encoder) -> None:
+def show(encoder: Encoder) -> None:
     """An encoder and its metrics."""
-    options = global_options(context)
     with options.client() as client:
         row, figures = client.encoder(encoder), client.encoder_figures(encoder)
     options.print({**row, "figures": figures}, f"{row['id']}  {row['name']}  sha256 {row['hash']}")
@@ -54,13 +39,12 @@ def show(context: typer.Context, encoder: Encoder) -> None:
 
 
 @group.command()
-def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
+def compare(left: Encoder, right: Encoder) -> None:
     """Two encoders on the same tasks and data; with paired tests if the predictions of both are stored.
 
     Figures of evaluations with different settings have no difference; the last column names the settings.
     Exit status 1 if they have no evaluation in common.
     """
-    options = global_options(context)
     comparison = options.call(lambda client: client.compare_encoders(left, right))
     columns = ("task", "split", "variant", "transfer", "metric", "left", "right", "difference", "95 %", "p", "note")
     rows = (
@@ -74,39 +58,34 @@ def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
 
 @group.command()
 def export(
-    context: typer.Context,
     encoder: Encoder,
     file: Annotated[Path | None, typer.Argument(help="tar file to write; default ENCODER.tar")] = None,
-    format: Annotated[ArchiveFormat, typer.Option(help="lcl: as it is; else converted")] = ArchiveFormat.lcl,
+    format: Annotated[ArchiveFormat, typer.Option(help="lcl: as it is; else converted")] = "lcl",
 ) -> None:
     """Download an encoder as a tar file, whose content from_pretrained or the other library loads."""
-    options, target = global_options(context), file or Path(f"{Path(encoder).name}.tar")
+    target = file or Path(f"{Path(encoder).name}.tar")
     with options.client() as client, progress_bar(target.name, unit="bytes") as on_progress:
-        client.export_encoder(encoder, target, format.value, on_progress)
+        client.export_encoder(encoder, target, format, on_progress)
     options.print_file(target)
 
 
 @group.command("import")
 def import_(
-    context: typer.Context,
     name: Annotated[str, typer.Argument(help="name of the encoder")],
     path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
 ) -> None:
     """Copy an encoder into the service: LCL, OpenCLIP, timm or Hugging Face, detected by its files."""
-    options = global_options(context)
     row = options.call(lambda client: client.import_encoder(name, path))
     options.print(row, row["id"])
 
 
 @group.command()
-def delete(context: typer.Context, encoder: Encoder, yes: Yes = False) -> None:
+def delete(encoder: Encoder, yes: Yes = False) -> None:
     """Remove an encoder and its files, unless something uses it; for its owner and admins."""
-    options = global_options(context)
     with options.client() as client:
         row = client.encoder(encoder)
-        confirm(f"delete encoder {row['name']} ({row['id']}) of {row['owner']} and its files?", yes)
-        client.delete_encoder(row["id"])
-    options.print_deleted(row["id"])
+        question = f"delete encoder {row['name']} ({row['id']}) of {row['owner']} and its files?"
+        options.delete(client.delete_encoder, row["id"], question, yes)
 
 
 def _test(row: dict[str, Any]) -> tuple[str, str]:

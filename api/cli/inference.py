@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.output import (
-    global_options,
+    options,
     parse_pairs,
     print_json,
-    print_note,
     print_table,
     progress_bar,
     read_lines,
@@ -37,7 +36,6 @@ Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
 
 
 def search(
-    context: typer.Context,
     collection: Collection,
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
     image: Annotated[Path | None, typer.Option(help="an image to look for")] = None,
@@ -66,8 +64,9 @@ def search(
     """
     if text is None and image is None and item is None:
         raise UserError("give a text, --image FILE or --item ID")
-    options = global_options(context)
-    weights = {name: _parse_weight(name, value) for name, value in parse_pairs("--weight", weight, "text=0.5")}
+    weights = {
+        name: _parse_weight(name, given[-1]) for name, given in parse_pairs("--weight", weight, "text=0.5").items()
+    }
     query: dict[str, Any] = {"text": text, "image": None if image is None else image.read_bytes(), "item": item}
     query |= {"weights": weights or None, "where": parse_where(where or ())}
     query |= {"target": target, "k": k, "offset": offset, "hybrid": hybrid}
@@ -79,14 +78,12 @@ def search(
 
 
 def duplicates(
-    context: typer.Context,
     collection: Collection,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="least cosine of near-duplicates")] = 0.95,
     limit: Annotated[int, typer.Option(min=1, max=100, help="groups")] = 20,
     offset: Annotated[int, typer.Option(min=0, help="groups to skip")] = 0,
 ) -> None:
     """Groups of near-duplicate images of a collection, the largest first."""
-    options = global_options(context)
     groups = options.call(lambda client: client.duplicates(collection, threshold=threshold, offset=offset, limit=limit))
     rows = (
         (offset + number, group["size"], f"{item['score']:.4f}", item["id"], item["caption"])
@@ -97,7 +94,6 @@ def duplicates(
 
 
 def embed(
-    context: typer.Context,
     encoder: Encoder,
     images: Annotated[
         list[Path] | None, typer.Argument(help="image files, and folders with images, also in subfolders")
@@ -113,7 +109,7 @@ def embed(
     """
     if not images and not text:
         raise UserError("give image files or folders, or texts with --text")
-    options, skipped, texts, count = global_options(context), list[Skipped](), text or [], 0
+    skipped, texts, count = list[Skipped](), text or [], 0
     files = _image_files(images or [])
     with (
         options.client() as client,
@@ -139,7 +135,6 @@ def embed(
 
 
 def zero_shot(
-    context: typer.Context,
     encoder: Encoder,
     images: Annotated[list[Path], typer.Argument(help="image files, and folders with images, also in subfolders")],
     classes: Annotated[Path | None, typer.Option(help="file with one class a line")] = None,
@@ -160,7 +155,7 @@ def zero_shot(
     from api.client import zero_shot as classifier  # imports numpy
 
     names = [*(read_lines(classes) if classes else ()), *(class_ or ())]
-    options, files, unreadable = global_options(context), _image_files(images), list[Skipped]()
+    files, unreadable = _image_files(images), list[Skipped]()
     with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
         result = client.zero_shot(
             encoder, _contents(files, unreadable), names, template or (), batch=batch,
@@ -187,7 +182,6 @@ def zero_shot(
 
 
 def caption(
-    context: typer.Context,
     encoder: Encoder,
     images: Annotated[list[Path], typer.Argument(help="image files")],
     prompt: Annotated[str, typer.Option(help="text that the caption continues")] = "",
@@ -199,7 +193,6 @@ def caption(
     seed: Seed = 0,
 ) -> None:
     """Describe images."""
-    options = global_options(context)
     decoding: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
     decoding |= {"context": before, "top_p": top_p, "temperature": temperature, "seed": seed}
     data = [image.read_bytes() for image in images]
@@ -213,7 +206,6 @@ def caption(
 
 
 def continue_(
-    context: typer.Context,
     encoder: Encoder,
     document: Annotated[list[str], typer.Argument(help="texts, and images as @FILE, in reading order")],
     max_new_tokens: Tokens = 24,
@@ -226,7 +218,6 @@ def continue_(
 
     Example: lcl continue tiny "In the pond" @fish.png "there is"
     """
-    options = global_options(context)
     decoding = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "top_p": top_p}
     decoding |= {"temperature": temperature, "seed": seed}
     parts = [_document_part(word) for word in document]
@@ -269,7 +260,7 @@ def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) 
 
 def _print_skipped(skipped: Sequence[Skipped]) -> None:
     for path, reason in skipped:
-        print_note(f"skipped {readable_path(path)}: {reason}")
+        typer.echo(f"skipped {readable_path(path)}: {reason}", err=True)
 
 
 def _skipped_items(skipped: Sequence[Skipped]) -> list[dict[str, str]]:

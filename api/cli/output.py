@@ -27,13 +27,17 @@ Resource = Annotated[str | None, typer.Option("--resource", help="cpu or gpu, wh
 Cursor = Annotated[str | None, typer.Option("--cursor", help="next_cursor of the page before")]
 
 
-@dataclass(frozen=True)
-class GlobalOptions:
-    """The options before the command."""
+Column = str | tuple[str, Callable[[Json], object]]  # a key of the items, or a title with what stands below it
+MADE: Column = ("made", lambda item: ago(item["created_at"]))
 
-    url: str | None
-    key: str | None
-    as_json: bool
+
+@dataclass
+class GlobalOptions:
+    """The options before the command, and what depends on them."""
+
+    url: str | None = None
+    key: str | None = None
+    as_json: bool = False
 
     def client(self) -> Client:
         return Client(self.url, self.key)
@@ -51,19 +55,30 @@ class GlobalOptions:
         """The answer of the service as JSON, or ``rows`` as a table."""
         print_json(answer) if self.as_json else print_table(columns, list(rows), empty)
 
+    def print_items(self, answer: Any, columns: Sequence[Column], empty: str) -> None:
+        """A list, or a page of one, as JSON or as a table."""
+        page = answer if isinstance(answer, dict) else {"items": answer}
+        titles = [column if isinstance(column, str) else column[0] for column in columns]
+        rows = (
+            [item.get(column) if isinstance(column, str) else column[1](item) for column in columns]
+            for item in page["items"]
+        )
+        self.print_table(answer, titles, rows, empty)
+        if page.get("next_cursor") and not self.as_json:
+            typer.echo(f"older ones: --cursor {page['next_cursor']}")
+
     def print_file(self, path: Path) -> None:
         """A file that was written."""
         self.print({"file": readable_path(path)}, readable_path(path))
 
-    def print_deleted(self, thing: str, name: str = "") -> None:
-        """``thing``: its id, or the name of what has none; ``name``: what people call it."""
+    def delete(self, request: Callable[[str], None], thing: str, question: str, yes: bool, name: str = "") -> None:
+        """Delete after a yes. ``thing``: its id, or the name of what has none; ``name``: what people call it."""
+        confirm(question, yes)
+        request(thing)
         self.print({"id": thing, "deleted": True}, f"{name or thing} is deleted")
 
 
-def global_options(context: typer.Context) -> GlobalOptions:
-    options = context.find_object(GlobalOptions)
-    assert options is not None, "the callback of the application runs first"
-    return options
+options = GlobalOptions()
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -72,21 +87,23 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UserError(f"{question} Nothing was done, as there is no terminal to answer on; say --yes")
-    try:
-        confirmed = typer.confirm(question, err=True)
-    except typer.Abort:
-        confirmed = False
-    if not confirmed:
+    if not typer.confirm(question, err=True):
         raise UserError("nothing was done; say y, or --yes")
+
+
+@contextmanager
+def going_on_after_interrupt(name: str, group: str) -> Iterator[None]:
+    """Ctrl-C ends the command, not the run or study that it follows."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again, end = f"lcl {group} show {name} --watch looks again", f"lcl {group} cancel {name} ends it"
+        typer.echo(f"\n{name} goes on; {again}, {end}", err=True)
+        raise typer.Exit(130) from None
 
 
 def print_error(message: str) -> None:
     typer.secho(f"error: {message}", fg="red", err=True)
-
-
-def print_note(message: str) -> None:
-    """A line beside the output of a command."""
-    typer.echo(message, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -163,23 +180,21 @@ def _set_field(spec: Json, path: str, value: Any) -> None:
     node[last] = value
 
 
-def parse_pairs(option: str, values: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
-    """The values of a repeatable option of the form NAME=VALUE. Raises: UserError."""
-    pairs = []
+def parse_pairs(option: str, values: Sequence[str] | None, form: str = "label=value") -> dict[str, list[str]]:
+    """The values of each name in a repeatable option of the form NAME=VALUE. Raises: UserError."""
+    pairs: dict[str, list[str]] = {}
     for text in values or ():
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{option} {text!r}: write it as {form}")
-        pairs.append((name, value))
+        pairs.setdefault(name, []).append(value)
     return pairs
 
 
-def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
-    """{name: value}, of a name that is repeated a list of its values."""
-    found: dict[str, list[str]] = {}
-    for name, value in pairs:
-        found.setdefault(name, []).append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+def parse_labels(option: str, values: Sequence[str] | None) -> dict[str, str | list[str]]:
+    """As ``parse_pairs``, but a value alone is no list."""
+    pairs = parse_pairs(option, values)
+    return {name: found[0] if len(found) == 1 else found for name, found in pairs.items()}
 
 
 def ago(moment: str | None) -> str:

@@ -6,26 +6,25 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from api.cli.output import (
+    MADE,
     Assignments,
     Cursor,
-    GlobalOptions,
     Preset,
     Resource,
     SpecFile,
     Yes,
     ago,
     build_spec,
-    confirm,
     duration,
-    global_options,
+    going_on_after_interrupt,
+    options,
     print_error,
     print_json,
-    print_note,
 )
 from api.client import ApiError, Client, UserError
 from api.client.payloads import (
@@ -44,6 +43,12 @@ group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
 KIND_LIST = ", ".join(JOB_KINDS)
 RunId = Annotated[str, typer.Argument(help="id of the run, or its name")]
 POLL_SECONDS = 1.0
+METRIC_FORMATS = {
+    "contrastive_loss": "contrastive {:.4f}",
+    "generation_loss": "generation {:.4f}",
+    "images_per_s": "{:.0f} images/s",
+    "records_per_s": "{:.0f} records/s",
+}
 CERTAINTY_LABELS = {
     "measured": "measured on runs with this setup",
     "scaled": "from runs of other sizes",
@@ -52,7 +57,6 @@ CERTAINTY_LABELS = {
 
 
 def submit(
-    context: typer.Context,
     kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}")],
     spec: SpecFile = None,
     preset: Preset = None,
@@ -81,23 +85,21 @@ def submit(
 
     Example: lcl submit pretrain --preset sample --set steps=500 --watch
     """
-    options = global_options(context)
     with options.client() as client:
         body = build_spec(spec, preset, assignments)
         if dry_run:
-            _print_estimate(options, client.estimate(kind, body, resource))
+            _print_estimate(client.estimate(kind, body, resource))
             return
         more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         run = client.submit(kind, body, name, tag, after=after or (), **more)
         if watch:
-            _follow(options, client, run["id"])
+            _follow(client, run["id"])
         else:
             options.print(run, run["id"])
 
 
 @group.command("list")
 def list_(
-    context: typer.Context,
     kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}")] = None,
     state: Annotated[str | None, typer.Option(help=f"one of {', '.join(RUN_STATES)}")] = None,
     tag: Annotated[str | None, typer.Option()] = None,
@@ -106,42 +108,33 @@ def list_(
     cursor: Cursor = None,
 ) -> None:
     """The newest runs."""
-    options = global_options(context)
     filters = {"kind": kind, "state": state, "tag": tag, "name": name}
     page = options.call(lambda client: client.runs(**filters, limit=limit, cursor=cursor))
-    rows = (
-        (run["id"], run["kind"], run["name"] or run_subject(run), run["state"], _progress(run), ago(run["created_at"]))
-        for run in page["items"]
-    )
-    columns = ("id", "kind", "name", "state", "progress", "submitted")
-    options.print_table(page, columns, rows, "no runs yet; lcl submit makes one")
-    if page["next_cursor"] and not options.as_json:
-        typer.echo(f"older ones: --cursor {page['next_cursor']}")
+    title = ("name", lambda run: run["name"] or run_subject(run))
+    columns = ("id", "kind", title, "state", ("progress", _progress), MADE)
+    options.print_items(page, columns, "no runs yet; lcl submit makes one")
 
 
 @group.command()
 def show(
-    context: typer.Context,
     run_id: RunId,
     watch: Annotated[bool, typer.Option("--watch", help="follow it to its end; status 1 unless it succeeded")] = False,
 ) -> None:
     """The record of a run, as JSON; or its step, losses, images a second and time left until it ends."""
-    options = global_options(context)
     with options.client() as client:
         if watch:
-            _follow(options, client, run_id)
+            _follow(client, run_id)
         else:
             print_json(client.run(run_id))
 
 
 @group.command()
 def logs(
-    context: typer.Context,
     run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
 ) -> None:
     """The log of a run."""
-    with global_options(context).client() as client:
+    with options.client() as client:
         offset, waiting = 0, False
         while True:
             ended = client.run(run_id)["state"] in FINAL_STATES  # before the log, which is then complete
@@ -167,7 +160,6 @@ def logs(
 
 @group.command()
 def download(
-    context: typer.Context,
     run_id: RunId,
     names: Annotated[list[str] | None, typer.Argument(help="artifacts, or folders of them; none: all")] = None,
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
@@ -177,54 +169,46 @@ def download(
 
     Example: lcl runs download my-evaluation table.csv --out results
     """
-    options = global_options(context)
     with options.client() as client:
         files = client.artifacts(run_id)
         if names:
             files = [file for name in names for file in _artifacts_named(files, name, run_id)]
         if only_list:
-            rows = ((file["name"], format_bytes(file["bytes"]), ago(file["modified_at"])) for file in files)
-            options.print_table(files, ("name", "size", "written"), rows, "no artifacts")
+            size = ("size", lambda file: format_bytes(file["bytes"]))
+            written = ("written", lambda file: ago(file["modified_at"]))
+            options.print_items(files, ("name", size, written), "no artifacts")
             return
-        paths = download_artifacts(client, run_id, files, out, silent=options.as_json)
+        paths = download_artifacts(client, run_id, files, out)
     if options.as_json:
-        print_json(
-            [{"name": file["name"], "file": readable_path(path)} for file, path in zip(files, paths, strict=True)]
-        )
+        print_json([{"name": name, "file": readable_path(path)} for name, path in paths.items()])
     elif not files:
         typer.echo("no artifacts")
 
 
-def download_artifacts(
-    client: Client, run_id: str, artifacts: Sequence[Json], folder: Path, *, silent: bool
-) -> list[Path]:
-    """Write artifacts below a folder and print their paths, unless ``silent``. Raises: UserError."""
-    targets = [folder / artifact["name"] for artifact in artifacts]
-    for artifact, target in zip(artifacts, targets, strict=True):
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"the service offers a file outside the folder: {artifact['name']}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        client.download_artifact(run_id, artifact["name"], target)
-        if not silent:
-            typer.echo(readable_path(target))
-    return targets
+def download_artifacts(client: Client, run_id: str, artifacts: Sequence[Json], folder: Path) -> dict[str, Path]:
+    """Write artifacts below a folder and print their paths. Raises: UserError."""
+    paths = {artifact["name"]: folder / artifact["name"] for artifact in artifacts}
+    for name, path in paths.items():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"the service offers a file outside the folder: {name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client.download_artifact(run_id, name, path)
+        if not options.as_json:
+            typer.echo(readable_path(path))
+    return paths
 
 
 def _artifacts_named(artifacts: Sequence[Json], name: str, run_id: str) -> list[Json]:
     """The artifact of that name, or those of a folder. Raises: UserError."""
     found = [file for file in artifacts if file["name"] == name or file["name"].startswith(f"{name.rstrip('/')}/")]
     if not found:
-        near = (
-            suggestion(name, [file["name"] for file in artifacts])
-            or f"; lcl runs download {run_id} --list has the names"
-        )
-        raise UserError(f"run {run_id} has no artifact {name!r}{near}")
+        near = suggestion(name, [file["name"] for file in artifacts])
+        raise UserError(f"run {run_id} has no artifact {name!r}{near or '; --list has the names'}")
     return found
 
 
 @group.command()
 def annotate(
-    context: typer.Context,
     run_id: RunId,
     tag: Annotated[list[str] | None, typer.Option(help="tag to add; repeatable")] = None,
     remove_tag: Annotated[list[str] | None, typer.Option(help="tag to take away; repeatable")] = None,
@@ -234,7 +218,6 @@ def annotate(
 
     Example: lcl runs annotate my-run --tag baseline --notes "diverged after step 4,000: halve the learning rate"
     """
-    options = global_options(context)
     with options.client() as client:
         run = client.run(run_id)
         tags = set(run["tags"]).union(tag or ()).difference(remove_tag or ())
@@ -244,19 +227,16 @@ def annotate(
 
 
 @group.command()
-def delete(context: typer.Context, run_id: RunId, yes: Yes = False) -> None:
+def delete(run_id: RunId, yes: Yes = False) -> None:
     """Remove a finished run; the encoder or collection that it made stays."""
-    options = global_options(context)
     with options.client() as client:
         run = client.run(run_id)
-        confirm(f"delete {run['kind']} run {run['name'] or ''} ({run['id']}) of {run['owner']} and its files?", yes)
-        client.delete(run["id"])
-    options.print_deleted(run["id"], run_id)
+        question = f"delete {run['kind']} run {run['name'] or ''} ({run['id']}) of {run['owner']} and its files?"
+        options.delete(client.delete, run["id"], question, yes, run_id)
 
 
 @group.command()
 def resume(
-    context: typer.Context,
     run_id: RunId,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="new limit on the seconds of all attempts; 0: none")
@@ -268,45 +248,39 @@ def resume(
     """Queue a paused, failed or cancelled run again, to go on from its last checkpoint."""
     if from_start and timeout is not None:
         raise UserError("--timeout is for a run that goes on; leave it or --from-start out")
-    options = global_options(context)
     with options.client() as client:
         run = client.retry(run_id) if from_start else client.resume(run_id, timeout_seconds=timeout)
     options.print(run, f"{run_id} is {run['state']}")
 
 
 @group.command()
-def cancel(context: typer.Context, run_id: RunId) -> None:
+def cancel(run_id: RunId) -> None:
     """Stop a run; one at work writes a checkpoint first."""
-    options = global_options(context)
     run = options.call(lambda client: client.cancel(run_id))
     options.print(run, f"{run_id} is {run['state']}")
 
 
 @group.command()
-def pause(context: typer.Context, run_id: RunId) -> None:
+def pause(run_id: RunId) -> None:
     """Pause a run, its position in the queue kept; one at work writes a checkpoint first."""
-    options = global_options(context)
     run = options.call(lambda client: client.pause(run_id))
     options.print(run, f"{run_id} is {run['state']}")
 
 
-def watch_run(client: Client, run_id: str, *, silent: bool) -> Json:
-    """Follow a run to its end and print the outcome, unless ``silent``. Ctrl-C does not stop it. Returns: the run."""
-    try:
+def watch_run(client: Client, run_id: str) -> Json:
+    """Follow a run to its end and print the outcome, but nothing with --json. Returns: the run."""
+    with going_on_after_interrupt(run_id, "runs"):
         for event in client.events(run_id):
             data = event["data"]
-            if silent:
+            if options.as_json:
                 continue
             if event["event"] != "state":
                 step = f"step {data.get('step', 0)}/{data.get('total_steps', '?')}"
                 typer.echo(f"{step}  {format_metrics(data)}".rstrip())
             elif data["state"] not in FINAL_STATES:  # the outcome is printed below
                 typer.echo(f"{run_id} {_describe_state(client, run_id, data['state'])}")
-    except KeyboardInterrupt:
-        print_note(f"\n{run_id} goes on; lcl runs show {run_id} --watch looks again, lcl runs cancel {run_id} stops it")
-        raise typer.Exit(130) from None
     run = client.run(run_id)
-    if silent:
+    if options.as_json:
         return run
     if run["state"] == "failed":
         print_error(f"{run_id} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
@@ -318,21 +292,18 @@ def watch_run(client: Client, run_id: str, *, silent: bool) -> Json:
 
 def format_metrics(line: Json) -> str:
     """The main values of a metric line."""
-    formats: tuple[tuple[str, Callable[[Any], str]], ...] = (
-        ("contrastive_loss", lambda value: f"contrastive {value:.4f}"),
-        ("generation_loss", lambda value: f"generation {value:.4f}"),
-        ("images_per_s", lambda value: f"{value:.0f} images/s"),
-        ("records_per_s", lambda value: f"{value:.0f} records/s"),
-        ("seconds_left", lambda value: f"{duration(value)} left"),
-    )
-    parts = [str(line["phase"])] if line.get("phase") else []
-    parts += [text(line[name]) for name, text in formats if isinstance(line.get(name), int | float)]
-    return "  ".join(parts)
+    parts = [line.get("phase") or ""]
+    for name, form in METRIC_FORMATS.items():
+        if isinstance(line.get(name), int | float):
+            parts.append(form.format(line[name]))
+    if isinstance(line.get("seconds_left"), int | float):
+        parts.append(f"{duration(line['seconds_left'])} left")
+    return "  ".join(filter(None, parts))
 
 
-def _follow(options: GlobalOptions, client: Client, run_id: str) -> None:
+def _follow(client: Client, run_id: str) -> None:
     """With --json the run is printed once, at its end."""
-    run = watch_run(client, run_id, silent=options.as_json)
+    run = watch_run(client, run_id)
     if options.as_json:
         print_json(run)
     if run["state"] != "succeeded":
@@ -354,7 +325,7 @@ def _progress(run: Json) -> str:
     return f"{line.get('phase', '')} {line.get('step', 0)}/{line['total_steps']}".strip()
 
 
-def _print_estimate(options: GlobalOptions, expected: Json) -> None:
+def _print_estimate(expected: Json) -> None:
     def spread(bounds: Json, text: Callable[[float], str]) -> str:
         return f"{text(bounds['expected'])} ({text(bounds['low'])} to {text(bounds['high'])})"
 

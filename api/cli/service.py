@@ -7,35 +7,33 @@ from typing import Annotated
 
 import typer
 
-from api.cli.output import ago, global_options, print_json, print_table
+from api.cli.output import ago, options, print_table
 from api.cli.spec_fields import spec_fields
 from api.client import UserError
 from api.client.payloads import Json, format_bytes
 from lcl_core.common.errors import suggestion
 
 
-def status(context: typer.Context) -> None:
+def status() -> None:
     """The service, its queue, and each worker with its GPUs.
 
     Runs are those of all owners for admins, else the key's own. Exit status 1 unless all of the service works.
     """
-    options = global_options(context)
     with options.client() as client:
         found, workers, address = client.status(), client.workers(), client.base_url
-    if options.as_json:
-        print_json({"address": address, **found, "worker_list": workers})
-    else:
-        counts = ", ".join(f"{number} {state}" for state, number in found["runs"].items() if number) or "no runs"
-        rows = [
-            ("address", address),
-            ("version", found["version"]),
-            ("database", f"{found['database']}: {found['checks']['database']['detail']}"),
-            *((name, found["checks"][name]["detail"]) for name in ("disk", "broker")),
-            ("workers", f"{found['workers']}, {found['slots']} runs at once: {found['checks']['worker']['detail']}"),
-            ("runs", counts),
-            ("ready", "yes" if found["ready"] else "no"),
-        ]
-        print_table(("what", "now"), rows, "")
+    checks = {name: check["detail"] for name, check in found["checks"].items()}
+    rows = [
+        ("address", address),
+        ("version", found["version"]),
+        ("database", f"{found['database']}: {checks['database']}"),
+        ("disk", checks["disk"]),
+        ("broker", checks["broker"]),
+        ("workers", f"{found['workers']}, {found['slots']} runs at once: {checks['worker']}"),
+        ("runs", ", ".join(f"{number} {state}" for state, number in found["runs"].items() if number) or "no runs"),
+        ("ready", "yes" if found["ready"] else "no"),
+    ]
+    options.print_table({"address": address, **found, "worker_list": workers}, ("what", "now"), rows, "")
+    if not options.as_json:
         columns = ("worker", "slots", "device", "id", "use", "run", "memory", "seen")
         print_table(columns, [row for worker in workers for row in _worker_rows(worker)], "no worker is alive")
     if not found["ready"]:
@@ -56,17 +54,15 @@ def _memory(gpu: Json) -> str | None:
 
 
 def spec(
-    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="a kind, or a preset; none: all kinds")] = None,
     kind: Annotated[str | None, typer.Option(help="kind of the preset, where several have one of that name")] = None,
 ) -> None:
     """Kinds of runs, and studies, with their presets; the fields of a kind; or what a preset sets, as JSON."""
-    options = global_options(context)
     with options.client() as client:
         specs = client.specs()
         if name is None:
-            rows = ((spec["kind"], spec["description"].partition(".")[0], ", ".join(spec["presets"])) for spec in specs)
-            options.print_table(specs, ("kind", "what it does", "presets"), rows, "")
+            what = ("what it does", lambda spec: spec["description"].partition(".")[0])
+            options.print_items(specs, ("kind", what, ("presets", lambda spec: ", ".join(spec["presets"]))), "")
             return
         kinds = [spec["kind"] for spec in specs]
         if name in kinds and kind is None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from api.cli.output import (
+    MADE,
     Cursor,
-    GlobalOptions,
     SpecFile,
     Yes,
-    ago,
-    confirm,
-    global_options,
+    build_spec,
+    going_on_after_interrupt,
+    options,
     print_error,
     print_json,
-    print_note,
     print_table,
-    read_json,
-    set_fields,
 )
 from api.client import Client, UserError
 from api.client.payloads import FINAL_STATES, Json
@@ -32,25 +29,17 @@ StudyId = Annotated[str, typer.Argument(help="id or name of the study")]
 
 @group.command("list")
 def list_(
-    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     cursor: Cursor = None,
 ) -> None:
     """The newest studies."""
-    options = global_options(context)
     page = options.call(lambda client: client.studies(limit=limit, cursor=cursor))
-    rows = (
-        (item["id"], item["name"], item["state"], state_counts(item), ago(item["created_at"])) for item in page["items"]
-    )
-    columns = ("id", "name", "state", "cells", "submitted")
-    options.print_table(page, columns, rows, "no studies yet; lcl study run makes one")
-    if page["next_cursor"] and not options.as_json:
-        typer.echo(f"older ones: --cursor {page['next_cursor']}")
+    columns = ("id", "name", "state", ("cells", state_counts), MADE)
+    options.print_items(page, columns, "no studies yet; lcl study run makes one")
 
 
 @group.command()
 def show(
-    context: typer.Context,
     study_id: StudyId,
     watch: Annotated[bool, typer.Option("--watch", help="follow it to its end; status 1 unless it succeeded")] = False,
     kind: Annotated[str | None, typer.Option("--format", help="the table alone, as csv or json")] = None,
@@ -62,32 +51,27 @@ def show(
     """
     if out is not None and kind is None:
         raise UserError("--out: say the --format, too: csv or json")
-    options = global_options(context)
     with options.client() as client:
         if kind is not None:
             text = client.study_table(study_id, kind)
+            if out is None:
+                typer.echo(text, nl=False)
+            else:
+                out.write_text(text, "utf-8")
+                options.print_file(out)
         elif watch:
-            _follow(options, client, study_id)
-            return
+            _follow(client, study_id)
         else:
             study = client.study(study_id)
-    if kind is None:
-        options.print(study, f"{study['id']}  {study['name'] or ''}  {study['state']}  {state_counts(study)}")
-        if not options.as_json:
-            if study["question"]:
-                typer.echo(study["question"])
-            print_rows(study)
-            _print_failures(study)
-    elif out is None:
-        typer.echo(text, nl=False)
-    else:
-        out.write_text(text, "utf-8")
-        options.print_file(out)
+            options.print(study, f"{study['id']}  {study['name'] or ''}  {study['state']}  {state_counts(study)}")
+            if not options.as_json:
+                if study["question"]:
+                    typer.echo(study["question"])
+                print_rows(study)
 
 
 @group.command()
 def run(
-    context: typer.Context,
     preset: Annotated[str | None, typer.Argument(help="a built-in study, such as table1")] = None,
     spec: SpecFile = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="instead of the spec's seeds; repeatable")] = None,
@@ -102,8 +86,9 @@ def run(
 
     Example: lcl study run loss_ablation --seed 0 --set pretrain.steps=200 --watch
     """
-    options = global_options(context)
-    body = _build_spec(preset, spec, seed, assignments or [])
+    if preset is None and spec is None:
+        raise UserError("name a built-in study, or give --spec FILE")
+    body = build_spec(spec, preset, assignments) | ({"seeds": seed} if seed else {})
     with options.client() as client:
         plan = client.plan_study(body)
         if dry_run:
@@ -113,14 +98,13 @@ def run(
         if not options.as_json:
             typer.echo(_plan_summary(plan), err=True)
         if follow:
-            _follow(options, client, study["id"])
+            _follow(client, study["id"])
         else:
             options.print(study, study["id"])
 
 
 @group.command()
 def extend(
-    context: typer.Context,
     study_id: StudyId,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="another seed; repeatable")] = None,
     variant: Annotated[
@@ -139,50 +123,35 @@ def extend(
         axis, value = _parse_variant(text)
         axes.setdefault(axis, []).append(value)
     added = [{"name": axis, "variants": values} for axis, values in axes.items()]
-    _verb(context, study_id, "extend_study", seeds=seed or [], axes=added, trials=trials)
+    addition = {"seeds": seed or [], "axes": added, "trials": trials}
+    _print_state(study_id, options.call(lambda client: client.extend_study(study_id, **addition)))
 
 
 @group.command()
-def cancel(context: typer.Context, study_id: StudyId) -> None:
+def cancel(study_id: StudyId) -> None:
     """Stop a study: its unfinished runs are cancelled, except those that another study uses."""
-    _verb(context, study_id, "cancel_study")
+    _print_state(study_id, options.call(lambda client: client.cancel_study(study_id)))
 
 
 @group.command()
-def resume(context: typer.Context, study_id: StudyId) -> None:
+def resume(study_id: StudyId) -> None:
     """Resume failed and cancelled runs, each from its last checkpoint."""
-    options = global_options(context)
     study = options.call(lambda client: client.resume_study(study_id))
     refused = "".join(f"\nnot resumed: {run['message']}" for run in study["not_resumed"])
-    options.print(study, f"{study_id} is {study['state']}, {state_counts(study)}{refused}")
+    _print_state(study_id, study, refused)
 
 
 @group.command()
-def delete(context: typer.Context, study_id: StudyId, yes: Yes = False) -> None:
+def delete(study_id: StudyId, yes: Yes = False) -> None:
     """Remove an ended study; its runs and encoders stay."""
-    options = global_options(context)
     with options.client() as client:
         study = client.study(study_id)
-        confirm(f"delete study {study['name'] or ''} ({study['id']}) of {study['owner']}?", yes)
-        client.delete_study(study["id"])
-    options.print_deleted(study["id"], study_id)
+        question = f"delete study {study['name'] or ''} ({study['id']}) of {study['owner']}?"
+        options.delete(client.delete_study, study["id"], question, yes, study_id)
 
 
-def _verb(context: typer.Context, study_id: str, name: str, **arguments: Any) -> None:
-    options = global_options(context)
-    study = options.call(lambda client: getattr(client, name)(study_id, **arguments))
-    options.print(study, f"{study_id} is {study['state']}, {state_counts(study)}")
-
-
-def _build_spec(preset: str | None, spec: str | None, seeds: list[int] | None, assignments: list[str]) -> Json:
-    if preset is None and spec is None:
-        raise UserError("name a built-in study, or give --spec FILE")
-    body: Json = read_json(spec) if spec else {}
-    if preset is not None:
-        body["preset"] = preset
-    if seeds:
-        body["seeds"] = seeds
-    return set_fields(body, assignments)
+def _print_state(study_id: str, study: Json, more: str = "") -> None:
+    options.print(study, f"{study_id} is {study['state']}, {state_counts(study)}{more}")
 
 
 def _parse_variant(option: str) -> tuple[str, Json]:
@@ -198,51 +167,33 @@ def _parse_variant(option: str) -> tuple[str, Json]:
 
 
 def _plan_summary(plan: Json) -> str:
-    new = plan["cells"] - plan["reused"]
-    reused = f"; {plan['reused']} of the pre-trainings are there already" if plan["reused"] else ""
-    return (
-        f"rows: {plan['rows']}, seeds: {plan['seeds']}, pre-trainings to run: {new}, "
-        f"encoders to evaluate: {plan['cells']}{reused}{_training_hours(plan)}"
+    summary = (
+        f"rows: {plan['rows']}, seeds: {plan['seeds']}, pre-trainings to run: {plan['cells'] - plan['reused']}, "
+        f"encoders to evaluate: {plan['cells']}"
     )
+    if plan["reused"]:
+        summary += f"; {plan['reused']} of the pre-trainings are there already"
+    if seconds := plan.get("seconds"):
+        expected, low, high = (seconds[bound] / 3600 for bound in ("expected", "low", "high"))
+        summary += f"\nhours of pre-training in one slot: {expected:.2g} ({low:.2g} to {high:.2g}, {plan['certainty']})"
+    return summary
 
 
-def _training_hours(plan: Json) -> str:
-    if not (seconds := plan.get("seconds")):
-        return ""
-    expected, low, high = (seconds[bound] / 3600 for bound in ("expected", "low", "high"))
-    return f"\nhours of pre-training in one slot: {expected:.2g} ({low:.2g} to {high:.2g}, {plan['certainty']})"
-
-
-def _follow(options: GlobalOptions, client: Client, study_id: str) -> None:
-    """Ctrl-C does not stop the study. With --json the study is printed once, at its end."""
+def _follow(client: Client, study_id: str) -> None:
+    """With --json the study is printed once, at its end."""
 
     def on_change(now: Json) -> None:
         if not options.as_json:
             typer.echo(f"{study_id} {now['state']}, {state_counts(now)}")
 
-    try:
+    with going_on_after_interrupt(study_id, "study"):
         study = client.wait_for_study(study_id, on_change)
-    except KeyboardInterrupt:
-        print_note(
-            f"\n{study_id} goes on; lcl study show {study_id} --watch looks again, lcl study cancel {study_id} ends it"
-        )
-        raise typer.Exit(130) from None
     if options.as_json:
         print_json(study)
     else:
         print_rows(study)
-        _print_failures(study)
     if study["state"] != FINAL_STATES[0]:
         raise typer.Exit(1)
-
-
-def _print_failures(study: Json) -> None:
-    for cell in study["cells"]:
-        for run in filter(None, (cell["run"], cell["evaluation"])):
-            if run["state"] == "failed" and (reason := run["reason"]):
-                print_error(f"{run['id']} failed: {reason.get('message', 'no reason was given')}")
-    for note in study["notes"]:
-        typer.echo(note)
 
 
 def state_counts(study: Json) -> str:
@@ -251,7 +202,7 @@ def state_counts(study: Json) -> str:
 
 
 def print_rows(study: Json) -> None:
-    """The table: labels, sampled settings, states of the cells, and each metric as mean ± deviation."""
+    """Labels, sampled settings, states of the cells, and each metric as mean ± deviation; then what failed."""
     table = study["table"]
     metrics = [metric["name"] for metric in table["metrics"]]
     rows = []
@@ -259,13 +210,17 @@ def print_rows(study: Json) -> None:
         labels = [row["labels"].get(axis) for axis in table["axes"]]
         sampled = [row["parameters"].get(name) for name in table["parameters"]]
         states = ", ".join(f"{count} {state}" for state, count in row["states"].items())
-        rows.append([*labels, *sampled, states, *(_figure_cell(row, metric) for metric in metrics)])
+        rows.append([*labels, *sampled, states, *(_format_figure(row["figures"].get(metric)) for metric in metrics)])
     print_table([*table["axes"], *table["parameters"], "cells", *metrics], rows, "no rows")
+    for cell in study["cells"]:
+        for run in filter(None, (cell["run"], cell["evaluation"])):
+            if run["state"] == "failed":
+                print_error(f"{run['id']} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
+    for note in study["notes"]:
+        typer.echo(note)
 
 
-def _figure_cell(row: Json, metric: str) -> str:
-    figure = row["figures"].get(metric)
+def _format_figure(figure: Json | None) -> str:
     if figure is None:
         return ""
-    spread = "" if figure["sd"] is None else f" ± {figure['sd']:.3g}"
-    return f"{figure['mean']:.3g}{spread}"
+    return f"{figure['mean']:.3g}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.3g}")

@@ -11,7 +11,7 @@ def test_a_keys_life(lcl, live_service):
     status, out, _ = lcl("keys", "list")
     assert (status, prefix in out, key.partition(".")[2] in out) == (0, True, False)
     assert lcl("keys", "revoke", prefix, "--yes") == (0, f"{prefix} is revoked\n", "")
-    status, _, err = lcl("keys", "revoke", prefix)
+    status, _, err = lcl("keys", "revoke", prefix, "--yes")
     assert (status, "there is no key" in err) == (1, True)
     rows = {row["prefix"] for row in json.loads(lcl("--json", "keys", "list")[1])["items"]}
     assert prefix not in rows

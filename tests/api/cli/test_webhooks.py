@@ -55,5 +55,5 @@ def test_refusals_are_words(lcl):
     assert (status, "LCL_WEBHOOK_HOSTS" in err) == (1, True)
     status, _, err = lcl("webhooks", "add", URL, "--event", "run.started")
     assert (status, "run.started" in err or "events" in err) == (1, True)
-    status, _, err = lcl("webhooks", "delete", "hook_none")
+    status, _, err = lcl("webhooks", "delete", "hook_none", "--yes")
     assert (status, "there is no webhook" in err) == (1, True)

@@ -249,11 +249,11 @@ def test_what_was_converted_is_a_dataset_in_versions(live_service, corpus, data_
     assert live_service.admin.dataset_documents("sharded", view="pairs", split="train")["total"] == 0
 
     work(live_service, live_service.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
-    assert len(live_service.admin.dataset_versions("sharded")) == 1, "the same contents"
+    assert len(live_service.admin.dataset("sharded")["versions"]) == 1, "the same contents"
     other = write_corpus(data_root / "more squares")
     (other / "pairs.jsonl").unlink()
     second = work(live_service, live_service.admin.submit("convert", {"path": str(other), "name": "sharded"})["id"])
-    versions = live_service.admin.dataset_versions("sharded")
+    versions = live_service.admin.dataset("sharded")["versions"]
     assert [(row["version"], row["run_id"]) for row in versions] == [(2, second["id"]), (1, first["id"])]
     assert live_service.admin.dataset("sharded")["statistics"]["pairs"] == 0
     assert all((live_service.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
@@ -265,7 +265,7 @@ def test_a_name_moves_on_when_that_is_asked_for(live_service, data_root, http):
     live_service.admin.register_dataset("moving", str(old))
     live_service.admin.register_dataset("moving", str(new), new_version=True)
     row = live_service.admin.dataset("moving")
-    versions = live_service.admin.dataset_versions("moving")
+    versions = live_service.admin.dataset("moving")["versions"]
     assert (row["path"], row["statistics"]["pairs"]) == (str(new), 0)
     assert [(version["version"], version["path"]) for version in versions] == [(2, str(new)), (1, str(old))]
     assert versions[0]["content_hash"] == row["content_hash"] != versions[1]["content_hash"]

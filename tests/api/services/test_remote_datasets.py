@@ -93,7 +93,7 @@ def test_a_corpus_on_s3_serves_like_one_on_disk(distant, folder, s3_bucket):
     )
     row, near = admin.dataset("far"), admin.dataset("near")
     assert (row["path"], row["content_hash"], row["statistics"]) == (url, near["content_hash"], near["statistics"])
-    (version,) = admin.dataset_versions("far")
+    (version,) = admin.dataset("far")["versions"]
     assert (version["path"], version["run_id"]) == (url, made["id"])
     assert list((distant.home / "runs" / made["id"] / "artifacts").iterdir()) == [], "nothing is kept twice"
 
