@@ -120,7 +120,7 @@ class LCLEncoder(ImageEncoder):
 
     @classmethod
     def load(cls, directory: Path, file_hashes: Mapping[str, str] | None = None) -> Self:
-        model, processor = _load(directory)
+        model, processor = load_model(directory)
         freeze(model)
         return cls(model, processor, (file_hashes or {}).get(WEIGHTS) or hash_weights(directory, (WEIGHTS,)))
 
@@ -268,7 +268,8 @@ class LCLEncoder(ImageEncoder):
                 return
 
 
-def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
+def load_model(directory: Path) -> tuple[LCLModel, LCLProcessor]:
+    """In fp32, on the CPU. Raises: UserError ``encoder_unreadable``."""
     check_encoder(directory)
     transformers_logging.disable_progress_bar()
     with wrap_load_errors(directory):

@@ -1,40 +1,17 @@
-"""What the export formats read from an encoder's directory, and the files that several of them write."""
+"""Files that several export formats write."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.files import read_json_object
-from lcl_core.encoders.registry import WEIGHTS
-from lcl_core.model import LCLConfig, LCLModel
 
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 CARD = "README.md"
-
-
-def read_weights(directory: Path, config: LCLConfig) -> dict[str, Tensor]:
-    """Every tensor in fp32, by its name. Raises: UserError ``encoder_unreadable`` when they do not fit ``config``."""
-    try:
-        found = {name: tensor.float() for name, tensor in load_file(directory / WEIGHTS).items()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"weights cannot be read ({error})", code="encoder_unreadable", file=directory) from error
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in LCLModel(config).state_dict().items()}
-    wrong = sorted(name for name, shape in wanted.items() if name not in found or found[name].shape != shape)
-    if wrong:
-        message = f"the weights do not fit the configuration; the first of {len(wrong)} is {wrong[0]}"
-        raise UserError(message, code="encoder_unreadable", file=directory / WEIGHTS)
-    return found
 
 
 def write_inputs(directory: Path, target: Path) -> None:

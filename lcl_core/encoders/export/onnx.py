@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core.common.errors import import_optional
-from lcl_core.encoders.export.files import read_weights, write_inputs, write_model_card
-from lcl_core.encoders.files import read_json_object
-from lcl_core.encoders.registry import CONFIG
-from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.encoders.export.files import write_inputs, write_model_card
+from lcl_core.encoders.export.portable import preprocessing_lcl
+from lcl_core.encoders.lcl import load_model
+from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 OPSET = 20  # the first with Gelu
@@ -26,52 +27,29 @@ The encoders of Latent Compression Learning. Both give float32 rows of length 1 
 * `{TEXT}`: `input_ids` int64 [n, L], rows of start, text, end, then zeros → `text_embeds` [n, E]; any n and L, of which
   the first {TEXT_CONTEXT_LENGTH} are read.
 
-`preprocessor_config.json` says how images are prepared, `tokenizer.json` holds the vocabulary. Texts are cleaned first,
-by `clean` below as in training: ftfy mends mojibake and makes curly quotes, ligatures, wide letters and combining
-marks plain ones, HTML entities become letters, blanks collapse, and all is lower-case. Uncleaned, such texts have other
-ids. The code needs `pip install ftfy numpy onnxruntime pillow tokenizers`.
+`preprocessing_lcl.py` prepares images and cleans texts as in training, `tokenizer.json` holds the vocabulary. A text
+that is not cleaned has other ids. The code needs `pip install ftfy numpy onnxruntime pillow tokenizers`.
 """
 _RECIPE = """
-import html
 import json
-import ftfy
+import sys
 import numpy as np
 from onnxruntime import InferenceSession
-from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-settings = json.load(open("DIR/preprocessor_config.json"))
+sys.path.insert(0, "DIR")
+from preprocessing_lcl import clean, pixels
+
+side = json.load(open("DIR/processor_config.json"))["image_size"]
 tokenizer = Tokenizer.from_file("DIR/tokenizer.json")
 image_encoder, text_encoder = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
-
-def upright_rgb(image):
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # grey of 16 bits
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-def pixels(image):
-    image, side = upright_rgb(image), settings["size"]["shortest_edge"]
-    longest = max(side, int(side * max(image.size) / min(image.size)))
-    width, height = (side, longest) if image.width <= image.height else (longest, side)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    square = image.resize((width, height), Image.Resampling.BICUBIC)
-    levels = np.asarray(square.crop((left, top, left + side, top + side)), np.float32) / 255
-    return ((levels - settings["image_mean"]) / settings["image_std"]).transpose(2, 0, 1).astype(np.float32)
-
-def clean(sentence):
-    mended = html.unescape(html.unescape(ftfy.fix_text(sentence)))
-    return " ".join(mended.split()).lower()
 
 def ids(sentence):
     words = tokenizer.encode(clean(sentence), add_special_tokens=False).ids
     start, end = (tokenizer.token_to_id(f"<{name}_of_text>") for name in ("start", "end"))
     return np.array([[start, *words, end]], np.int64)
 
-images = image_encoder.run(None, {"pixel_values": np.stack([pixels(image)])})[0]
+images = image_encoder.run(None, {"pixel_values": np.stack([pixels(image, side)])})[0]
 texts = np.concatenate([text_encoder.run(None, {"input_ids": ids(each)})[0] for each in ("a red bus", "a blue circle")])
 likeness = images @ texts.T
 """
@@ -120,11 +98,10 @@ class _Texts(nn.Module):
 def write(directory: Path, target: Path) -> None:
     """Both graphs, tokenizer, processor and a README. Raises: UserError ``encoder_unreadable``, ``missing_extra``."""
     import_optional("onnxscript", "an ONNX graph", "export")
-    config = LCLConfig(**read_json_object(directory / CONFIG))
-    model = LCLModel(config)
-    model.load_state_dict(read_weights(directory, config))
-    model.eval()
+    model, _ = load_model(directory)
+    config = model.config
     write_inputs(directory, target)
+    shutil.copyfile(str(preprocessing_lcl.__file__), target / "preprocessing_lcl.py")
     pixels, ids = torch.zeros(2, 3, config.image_size, config.image_size), torch.full((2, 5), config.eot_token_id)
     n, length = torch.export.Dim("n"), torch.export.Dim("length")
     _write_graph(target / IMAGE, _Images(model), "pixel_values", "image_embeds", pixels, {0: n})

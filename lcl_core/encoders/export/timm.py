@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.export.files import read_weights, write_model_card
-from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.export.files import write_model_card
+from lcl_core.encoders.lcl import load_model
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig
 
@@ -53,8 +53,9 @@ def write(directory: Path, target: Path) -> None:
     Raises:
         UserError: ``encoder_unreadable``.
     """
-    config = LCLConfig(**read_json_object(directory / CONFIG))
-    save_file(_renamed(read_weights(directory, config)), target / WEIGHTS, metadata={"format": "pt"})
+    model, _ = load_model(directory)
+    config = model.config
+    save_file(_renamed(model.visual.state_dict()), target / WEIGHTS, metadata={"format": "pt"})
     settings = _settings(config)
     described = {
         "architecture": _ARCHITECTURES[config.activation],
@@ -101,12 +102,11 @@ def _transform(config: LCLConfig) -> dict[str, Any]:
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = {name.removeprefix("visual."): value for name, value in weights.items() if name.startswith("visual.")}
     state = {
-        "cls_token": found.pop("class_embedding")[None, None],
-        "pos_embed": found.pop("positional_embedding")[None],
+        "cls_token": weights.pop("class_embedding")[None, None],
+        "pos_embed": weights.pop("positional_embedding")[None],
     }
-    for name, value in found.items():
+    for name, value in weights.items():
         for ours, theirs in _RENAMED.items():
             name = name.replace(ours, theirs)
         state[name] = value.contiguous()

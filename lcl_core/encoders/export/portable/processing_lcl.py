@@ -6,7 +6,6 @@ This file lies beside the weights. ``from_pretrained(DIR, trust_remote_code=True
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
 from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
 from transformers.utils import cached_file
 
-MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
-STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+from lcl_core.encoders.export.portable.preprocessing_lcl import clean, pixels
+
 START, END = "<start_of_text>", "<end_of_text>"
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
 # arguments of from_pretrained that say where files are
@@ -118,34 +117,3 @@ class PortableProcessor(ProcessorMixin):
         path = str(cached_file(source, PROCESSOR, **location))
         image_size = json.loads(Path(path).read_text(encoding="utf-8"))["image_size"]
         return cls(PortableTokenizer.from_pretrained(source, **location), image_size)
-
-
-def pixels(image: Image.Image, size: int) -> np.ndarray:
-    """Upright RGB, shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
-    image = upright_rgb(image)
-    long = max(size, int(size * max(image.size) / min(image.size)))
-    width, height = (size, long) if image.width <= image.height else (long, size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    square = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    levels = np.asarray(square, np.float32) / np.float32(255)
-    return ((levels - MEAN) / STD).transpose(2, 0, 1)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any image as it was trained on: turned as its EXIF says, transparency over white, the high byte of 16."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def clean(text: str) -> str:
-    """Mend mojibake, resolve HTML entities twice, collapse whitespace, lower-case."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):
-        import ftfy  # only such texts need it: pip install ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()

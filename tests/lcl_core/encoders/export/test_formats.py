@@ -49,7 +49,7 @@ def test_weights_that_do_not_fit_are_named(sample, tmp_path):
     export("huggingface", sample.directory, damaged)
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps({**config, "vision_layers": 3}))
-    with pytest.raises(UserError, match=r"do not fit.*resblocks\.2") as caught:
+    with pytest.raises(UserError, match=r"do not belong to config\.json.*resblocks\.2") as caught:
         export("timm", damaged, tmp_path / "out")
     assert caught.value.code == "encoder_unreadable"
 

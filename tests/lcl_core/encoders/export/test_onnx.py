@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,13 @@ def test_sizes_are_named_and_free(folder):
     ]  # fmt: skip
 
 
-def test_the_readme_runs_without_torch(sample, folder):
+def test_the_readme_runs_without_torch(sample, folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
     words = (folder / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
     assert "torch" not in code
     names: dict[str, Any] = {"image": sample.sample_images[0]}
-    exec(code.replace("DIR/", f"{folder}/"), names)
+    exec(code.replace("DIR", str(folder)), names)
     np.testing.assert_allclose(names["images"], sample.images[:1], atol=1e-5)
     texts = sample.processor.encode_texts(["a red bus", "a blue circle"])
     np.testing.assert_allclose(names["texts"], sample.model.get_text_features(texts).detach(), atol=1e-5)
@@ -64,9 +66,9 @@ def test_the_readme_runs_without_torch(sample, folder):
     uncommon = {name: (Image.open(io.BytesIO(data)), data) for name, data in encode_uncommon_images().items()}
     for name, (image, data) in uncommon.items():
         expected = sample.processor.preprocess([decode_image(data, name)])[0]
-        np.testing.assert_allclose(names["pixels"](image), expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(names["pixels"](image, 32), expected, atol=1e-6, err_msg=name)
     wide = Image.new("RGB", (1012, 506))  # a float that rounds below the whole number
-    assert names["pixels"](wide).shape == (3, 32, 32)
+    assert names["pixels"](wide, 32).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("sample", [{"activation": "gelu"}], ids=["gelu"], indirect=True)

@@ -36,6 +36,7 @@ def test_transformers_loads_it_without_lcl_core(tower, tmp_path, anonymous_users
     torch.testing.assert_close(model.get_text_features(tower.ids), tower.sentences, atol=1e-5, rtol=0)
 
 
+@pytest.mark.extended
 def test_onnx_runtimes_compute_the_same(tower, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     export("onnx", tower.directory, tmp_path / "out")
