@@ -58,9 +58,15 @@ class ChunkUnit:
     """Segments that stay together: a sentence, or an image with its captions."""
 
     segments: tuple[Segment, ...]
-    words: int
-    images: int = 0
     heading: bool = False
+
+    @property
+    def words(self) -> int:
+        return sum(count_words(each.text) for each in self.segments if isinstance(each, TextSegment))
+
+    @property
+    def images(self) -> int:
+        return sum(isinstance(each, ImageSegment) for each in self.segments)
 
 
 def count_words(text: str) -> int:
@@ -70,16 +76,15 @@ def count_words(text: str) -> int:
 def text_units(text: str, heading: bool, max_words: int) -> list[ChunkUnit]:
     """One unit, or several where the text is longer than a document may be."""
     parts = [text] if count_words(text) <= max_words else _split_words(text, max_words)
-    return [ChunkUnit((TextSegment(part),), count_words(part), 0, heading) for part in parts]
+    return [ChunkUnit((TextSegment(part),), heading) for part in parts]
 
 
 def image_units(name: str, texts: list[str], max_words: int) -> list[ChunkUnit]:
     """The image with its texts; texts too long to stay with it follow on their own."""
-    words = sum(map(count_words, texts))
-    if words <= max_words:
-        return [ChunkUnit((ImageSegment(name), *map(TextSegment, texts)), words, 1)]
+    if sum(map(count_words, texts)) <= max_words:
+        return [ChunkUnit((ImageSegment(name), *map(TextSegment, texts)))]
     rest = [unit for text in texts for unit in text_units(text, False, max_words)]
-    return [ChunkUnit((ImageSegment(name),), 0, 1), *rest]
+    return [ChunkUnit((ImageSegment(name),)), *rest]
 
 
 def chunk_units(units: list[ChunkUnit], max_images: int, max_words: int) -> Iterator[list[ChunkUnit]]:

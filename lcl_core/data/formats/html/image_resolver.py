@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urljoin
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import replace_surrogates
@@ -24,59 +22,39 @@ _MAX_SHOWN = 200
 _MAX_REFERENCE = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class ImageTarget:
-    """What a reference leads to: one of ``names`` below the root, a ``url`` that is never fetched, or ``data``.
+class RejectedItem(Exception):
+    """A reference leads nowhere, or to an image that is left out, and why."""
 
-    Attributes:
-        names: relative to the root, the likelier first; of embedded data one that is made from its content.
-    """
-
-    names: tuple[str, ...] = ()
-    url: str = ""
-    data: bytes | None = None
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True, slots=True)
-class RejectedImage:
-    """A reference that leads nowhere, and why."""
-
-    reason: str
-    detail: str
-
-
-def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget | RejectedImage:
-    """Follow a reference as a browser would that has the root folder as its site.
+def resolve_path(reference: str, page: str, base: str = "") -> list[str]:
+    """The files that a reference may mean, the likelier first, as a browser finds them that has the root as its site.
 
     Args:
         reference: as written in the page.
         page: name of the page, relative to the root.
         base: the page's ``<base href>``; one on another site is passed over, since its files lie here.
+
+    Raises: RejectedItem.
     """
     shown = reference[:_MAX_SHOWN]
-    if reference[:5].lower() == "data:":
-        return _decode_data_url(reference)
-    if len(reference) > _MAX_REFERENCE:
-        return RejectedImage("bad image reference", f"{shown}… is longer than {_MAX_REFERENCE:,} characters")
+    scheme = _SCHEME.match(reference)
+    if scheme and not re.match(r"[a-zA-Z]:[\\/]", reference):
+        if scheme[0].lower() == "file:":
+            raise RejectedItem("image outside the folder", shown)
+        raise RejectedItem("bad image reference", f"{shown}: {scheme[0]} is not followed")
+    if "\0" in unquote(reference):
+        raise RejectedItem("bad image reference", f"{shown}: it holds a NUL")
     folder = posixpath.dirname(page)
     if base and not _is_remote(base) and not _SCHEME.match(base):
         folder = posixpath.join(folder, posixpath.dirname(unquote(base)))
-    try:
-        parts = urlsplit(reference)
-        if _is_remote(reference):
-            return ImageTarget(url=urljoin("https://", reference)[:4096])
-    except ValueError as error:
-        return RejectedImage("bad image reference", f"{shown}: {error}")
-    if _SCHEME.match(reference) and not re.match(r"[a-zA-Z]:[\\/]", reference):
-        if parts.scheme == "file":
-            return RejectedImage("image outside the folder", shown)
-        return RejectedImage("bad image reference", f"{shown}: {parts.scheme} is not followed")
-    if "\0" in unquote(reference):
-        return RejectedImage("bad image reference", f"{shown}: it holds a NUL")
-    names = tuple(dict.fromkeys(_normalize_path(folder, path) for path in _path_variants(reference)))
+    names = [_normalize_path(folder, path) for path in _path_variants(reference)]
     if not names[0]:  # as a browser reads it
-        return RejectedImage("image outside the folder", shown)
-    return ImageTarget(tuple(name for name in names if name))
+        raise RejectedItem("image outside the folder", shown)
+    return [name for name in names if name]
 
 
 def _is_remote(reference: str) -> bool:
@@ -104,40 +82,27 @@ def _normalize_path(folder: str, path: str) -> str:
     return name
 
 
-def _decode_data_url(reference: str) -> ImageTarget | RejectedImage:
+def _decode_data_url(reference: str) -> tuple[str, bytes]:
+    """Content of an image in the page, and a name made from it. Raises: RejectedItem."""
     header, comma, payload = reference.partition(",")
-    kind = header[5:].split(";")[0].strip().lower()
     shown = header[:_MAX_SHOWN]
     if not comma or len(header) > _MAX_SHOWN:
-        return RejectedImage("bad data URL", f"{shown}: it has no header and comma")
-    if len(payload) > 3 * MAX_IMAGE_BYTES:
-        return RejectedImage("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
+        raise RejectedItem("bad data URL", f"{shown}: it has no header and comma")
     try:
         data = unquote_to_bytes(payload)
         if re.search(r";\s*base64\s*$", header, re.I):
             data = base64.b64decode(b"".join(data.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        return RejectedImage("bad data URL", f"{shown}: {error}")
+    except ValueError as error:
+        raise RejectedItem("bad data URL", f"{shown}: {error}") from error
     if len(data) > MAX_IMAGE_BYTES:
-        return RejectedImage("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
-    ending = re.fullmatch(r"image/([a-z0-9]{1,8})(?:\+xml)?", kind)
-    name = f"data-{hashlib.sha256(data).hexdigest()[:20]}.{ending[1] if ending else 'bin'}"
-    return ImageTarget((name,), data=data)
+        raise RejectedItem("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
+    ending = re.match(r"data:image/([a-z0-9]{1,8})\b", header, re.I)
+    return f"data-{hashlib.sha256(data).hexdigest()[:20]}.{ending[1].lower() if ending else 'bin'}", data
 
 
 _VECTOR_SUFFIXES = ("svg", "svgz", "pdf", "eps", "ps", "wmf", "emf")
-_REASONS = {
-    "bad_path": "image outside the folder",
-    "too_large": "image too large",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
-    """An existing image; ``key`` is the same for the same image on any page."""
-
-    key: str
-    image: RecordImage
+_BLANKS = b"\xef\xbb\xbf \r\n\t"
+_REASONS = {"bad_path": "image outside the folder", "too_large": "image too large"}
 
 
 class SiteImages:
@@ -153,76 +118,77 @@ class SiteImages:
     def __init__(self, store: FileStore, finder: ImageFinder | None, min_side: int, max_aspect: float) -> None:
         self._store, self._finder = store, finder
         self._min_side, self._max_aspect = min_side, max_aspect
-        self._verdicts: dict[str, RejectedImage | None] = {}
+        self._verdicts: dict[str, tuple[str, str] | None] = {}
 
-    def find(self, sources: tuple[str, ...], page: str, base: str = "") -> ResolvedImage | RejectedImage:
-        """The first of several references that leads to a file; else the problem of the first."""
-        if not sources:
-            return RejectedImage("bad image reference", "the image has no source, or one beyond bounds")
-        problems = []
+    def find(self, sources: tuple[str, ...], page: str, base: str = "") -> RecordImage:
+        """The first of several references that leads to a file; an image has one name on all pages.
+
+        Raises: RejectedItem: the problem of the first.
+        """
+        problem = None
         for source in sources:
-            result = self._locate(resolve_reference(source, page, base), source)
-            if isinstance(result, ResolvedImage):
-                return result
-            problems.append(result)
-        return problems[0]
+            try:
+                return self._find(source, page, base)
+            except RejectedItem as error:
+                problem = problem or error
+        raise problem or RejectedItem("bad image reference", "the image has no source")
 
-    def judge(self, found: ResolvedImage) -> RejectedImage | None:
-        """Why an image is left out, or None. Only its header is decoded."""
-        if found.key not in self._verdicts:
-            self._verdicts[found.key] = self._measure(found)
-        return self._verdicts[found.key]
+    def check(self, image: RecordImage) -> None:
+        """Measure an image, once; only its header is decoded. Raises: RejectedItem for what is left out."""
+        if image.name not in self._verdicts:
+            try:
+                self._verdicts[image.name] = self._measure(image)
+            except RejectedItem as error:
+                self._verdicts[image.name] = (error.reason, error.detail)
+        if (verdict := self._verdicts[image.name]) is not None:
+            raise RejectedItem(*verdict)
 
-    def _locate(self, target: ImageTarget | RejectedImage, source: str) -> ResolvedImage | RejectedImage:
-        if isinstance(target, RejectedImage):
-            return target
-        if target.data is not None:
-            name = target.names[0]
-            return ResolvedImage(name, RecordImage(name, partial(inline_image, target.data, name)))
-        if target.url:
+    def _find(self, source: str, page: str, base: str) -> RecordImage:
+        if source[:5].lower() == "data:":
+            name, data = _decode_data_url(source)
+            return RecordImage(name, partial(inline_image, data, name))
+        if len(source) > _MAX_REFERENCE:
+            detail = f"{source[:_MAX_SHOWN]}… is longer than {_MAX_REFERENCE:,} characters"
+            raise RejectedItem("bad image reference", detail)
+        if _is_remote(source):
+            try:
+                url = urljoin("https://", source)[:4096]
+            except ValueError as error:
+                raise RejectedItem("bad image reference", f"{source[:_MAX_SHOWN]}: {error}") from error
             if self._finder is None:
-                return RejectedImage("remote image", target.url[:200])
-            return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
-        for name in target.names:
+                raise RejectedItem("remote image", url[:_MAX_SHOWN])
+            return self._finder.find_url(url, url)
+        names = resolve_path(source, page, base)
+        for name in names:
             if has_file(self._store, name):
                 shown = replace_surrogates(name)
-                return ResolvedImage(shown, RecordImage(shown, partial(_read_stored, self._store, name)))
-        detail = f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
-        return RejectedImage("missing image", detail)
+                return RecordImage(shown, partial(_read_stored, self._store, name))
+        detail = f"{source[:_MAX_SHOWN]}: there is no {replace_surrogates(names[0][:_MAX_SHOWN])}"
+        raise RejectedItem("missing image", detail)
 
-    def _measure(self, found: ResolvedImage) -> RejectedImage | None:
-        name = found.image.name
+    def _measure(self, image: RecordImage) -> None:
+        name = image.name
+        shown = name[:_MAX_SHOWN]
+        data = b""
         try:
-            data = found.image.load()
+            data = image.load()
+            width, height = read_image_size(data, name)
         except UserError as error:
-            missing = "remote image" if "://" in found.key else "missing image"
-            reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")
-            return RejectedImage(reason, f"{name[:200]}: {error.message}")
-        size = _read_size(data, name)
-        if isinstance(size, RejectedImage):
-            return size
-        width, height = size
+            if error.code == "file_missing":
+                reason = "remote image" if "://" in image.name else "missing image"
+            elif error.code in _REASONS:
+                reason = _REASONS[error.code]
+            elif name.lower().endswith(_VECTOR_SUFFIXES) or data.lstrip(_BLANKS).startswith((b"<", b"%")):
+                raise RejectedItem("unsupported image", f"{shown}: a drawing, not a raster image") from error
+            else:
+                reason = "unreadable image"
+            raise RejectedItem(reason, f"{shown}: {error.message}") from error
+        if not width or not height:
+            raise RejectedItem("unreadable image", f"{shown}: it has no pixels")
         if min(width, height) < self._min_side:
-            return RejectedImage("small image", f"{name[:200]}: {width} x {height} px")
+            raise RejectedItem("small image", f"{shown}: {width} x {height} px")
         if max(width, height) > self._max_aspect * min(width, height):
-            return RejectedImage("long image", f"{name[:200]}: {width} x {height} px")
-        return None
-
-
-def _read_size(data: bytes, name: str) -> tuple[int, int] | RejectedImage:
-    """The size, or why the file cannot be decoded as an image."""
-    try:
-        size = read_image_size(data, name)
-        if 0 not in size:
-            return size
-    except UserError as error:
-        if error.code in _REASONS:
-            return RejectedImage(_REASONS[error.code], f"{name[:200]}: {error.message}")
-    start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
-    if name.lower().endswith(_VECTOR_SUFFIXES) or start.startswith((b"<", b"%")):
-        return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")
-    problem = "no image that is known" if data else "empty, no image that is known"
-    return RejectedImage("unreadable image", f"{name[:200]}: {problem}")
+            raise RejectedItem("long image", f"{shown}: {width} x {height} px")
 
 
 def _read_stored(store: FileStore, name: str) -> bytes:

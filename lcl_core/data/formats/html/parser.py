@@ -1,17 +1,14 @@
-"""The content of an HTML page in reading order: texts and images, without navigation, menus and hidden parts.
-
-lxml parses the markup as a stream of events and no tree is built: memory grows with the content, line numbers are
-known, and neither deep nesting nor an element with a million attributes costs more than its length.
-"""
+"""The content of an HTML page in reading order: texts and images, without navigation, menus and hidden parts."""
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
+from typing import Any
 
 from lcl_core.common.errors import import_optional
 from lcl_core.data.jsonl import BadValue
@@ -63,7 +60,7 @@ class ImageItem:
         sources: references as written in the page, the best first.
         alt: alternative text, maybe empty.
         captions: texts of the figure around it.
-        block, line: as of :class:`Words`.
+        block, line: as of :class:`TextItem`.
     """
 
     sources: tuple[str, ...]
@@ -78,19 +75,11 @@ PageItem = TextItem | ImageItem
 
 @dataclass(frozen=True, slots=True)
 class HtmlPage:
-    """A page read.
-
-    Attributes:
-        title: of the page as a whole, maybe empty.
-        base: what its references are relative to, if not to the page.
-        items: its content.
-        problems: what of it could not be read.
-    """
+    """A page's title, maybe empty; what its references are relative to, if not to the page; and its content."""
 
     title: str
     base: str
     items: tuple[PageItem, ...]
-    problems: tuple[str, ...] = ()
 
     def block_texts(self) -> dict[int, str]:
         """The whole text of each block, across its images."""
@@ -105,13 +94,13 @@ def _word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-BLOCK_TAGS = _word_set(
+_BLOCK_TAGS = _word_set(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre section summary "
     "table tbody tfoot thead tr ul"
 )
-HEADING_LEVELS = {f"h{level}": level for level in range(1, 7)}
-SPACING_TAGS = frozenset(("br", "td", "th", "wbr"))  # separate words without ending the block
+_HEADING_LEVELS = {f"h{level}": level for level in range(1, 7)}
+_SPACING_TAGS = frozenset(("br", "td", "th", "wbr"))  # separate words without ending the block
 _NEVER_CONTENT = _word_set(
     "applet area audio button canvas datalist dialog embed frame frameset iframe input map math meter nav noframes "
     "noscript object optgroup option progress script select style svg template textarea title video"
@@ -124,251 +113,200 @@ _NAVIGATION = _word_set(
     "site-header sidebar skip-link sphinxsidebar sr-only toc toctree-wrapper visually-hidden"
 )
 _ANCHORS = _word_set("anchor header-anchor headerlink hash-link")
-FIGURE_CLASSES = _word_set("figure thumb wp-caption wp-block-image mediaobject informalfigure")
-CAPTION_CLASSES = _word_set("caption caption-text figcaption figure-caption thumbcaption wp-caption-text")
+_FIGURE_CLASSES = _word_set("figure thumb wp-caption wp-block-image mediaobject informalfigure")
+_CAPTION_CLASSES = _word_set("caption caption-text figcaption figure-caption thumbcaption wp-caption-text")
 
 
-def attribute_words(attributes: Mapping[str, str], name: str) -> list[str]:
+def _words(element: Any, name: str) -> list[str]:
     """The words of an attribute such as ``class``, lower-cased."""
-    return attributes.get(name, "").lower().split()
+    return element.get(name, "").lower().split()  # type: ignore[no-any-return]
 
 
-def is_boilerplate(tag: str, attributes: Mapping[str, str], in_article: bool) -> bool:
+def _is_main(element: Any) -> bool:
+    return element.tag == "main" or "main" in _words(element, "role")
+
+
+def _is_boilerplate(element: Any) -> bool:
     """Is this element, with all that it holds, no part of the content?
 
     A header inside an article is its title, not the site's banner.
     """
-    style = attributes.get("style", "").lower().replace(" ", "")
-    hidden = "hidden" in attributes or attributes.get("aria-hidden", "").strip().lower() == "true"
+    tag = element.tag
+    style = element.get("style", "").lower().replace(" ", "")
+    hidden = element.get("hidden") is not None or element.get("aria-hidden", "").strip().lower() == "true"
     if tag in _NEVER_CONTENT or hidden or "display:none" in style or "visibility:hidden" in style:
         return True
     if tag in ("html", "body", "main"):
         return False
-    if tag in ("footer", "aside") or (tag == "header" and not in_article):
+    if tag in ("footer", "aside"):
         return True
-    classes = attribute_words(attributes, "class")
+    if tag == "header" and not any(each.tag == "article" or _is_main(each) for each in element.iterancestors()):
+        return True
+    classes = _words(element, "class")
     if tag == "a":
         return not _ANCHORS.isdisjoint(classes)
-    if not _ROLES.isdisjoint(attribute_words(attributes, "role")):
+    if not _ROLES.isdisjoint(_words(element, "role")):
         return True
-    return tag in BLOCK_TAGS and not _NAVIGATION.isdisjoint((*classes, *attribute_words(attributes, "id")))
+    return tag in _BLOCK_TAGS and not _NAVIGATION.isdisjoint((*classes, *_words(element, "id")))
 
 
-MAX_HTML_DEPTH = 10_000
+MAX_HTML_DEPTH = 2000
 MAX_PAGE_IMAGES = 10_000
 LINE_ATTRIBUTE = "data-source-line"  # the line in the Markdown that a page was made from
-_BLOCK, _CAPTION, _FIGURE, _REGION = 8, 16, 32, 64  # above the three bits of a heading's level
 _SELF_CLOSED = re.compile(r"<(script|style|title|textarea|iframe|a|div|span|p|i|b|em|td|th|li)\b([^<>]*)/>", re.I)
 _XHTML = re.compile(r"\s*<\?xml\b|\s*<!DOCTYPE[^>]{0,200}\bXHTML\b", re.I)
+_PAGE_END = re.compile(r"</(?:body|html)\s*>", re.I)  # content may follow
 _LAZY = ("data-src", "data-original", "data-lazy-src", "data-url")
 
 
-def parse_page(text: str, *, numbered: bool = True) -> HtmlPage:
+def parse_page(text: str) -> HtmlPage:
     """Parse HTML of any quality.
 
-    Args:
-        numbered: are the lines of ``text`` those that the user knows?
-
     Raises:
-        BadValue: nested deeper than ``MAX_DEPTH``, or more figures than ``MAX_FIGURES``.
+        BadValue: nested deeper than ``MAX_HTML_DEPTH``, or more images than ``MAX_PAGE_IMAGES``.
         UserError: ``missing_extra`` without lxml.
     """
     etree = import_optional("lxml.etree", "reading HTML")
     if _XHTML.match(text[:1000]):
         text = _SELF_CLOSED.sub(r"<\1\2></\1>", text)  # which HTML would take for open ones
-    outline = HtmlParser()
+    text = _PAGE_END.sub("", text).replace("\0", "\ufffd")
     # the text is decoded by now: a declared encoding must not be heeded again
-    parser = etree.HTMLParser(target=outline, encoding="utf-8", huge_tree=False, no_network=True)
-    try:
-        for line, part in enumerate(text.encode("utf-8", "replace").splitlines(keepends=True), start=1):
-            outline.line = line if numbered else 0
-            parser.feed(part)
-        page: HtmlPage = parser.close()
-    except etree.LxmlError:  # the file is empty, or broken beyond what the parser mends: what came before stands
-        page = outline.close()
-    return page
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True, remove_comments=True, remove_pis=True)
+    root = etree.fromstring(text.encode("utf-8", "replace"), parser)
+    if root is None:  # the file is empty
+        return HtmlPage("", "", ())
+    if sum(1 for _ in root.iter("img")) > MAX_PAGE_IMAGES:
+        raise BadValue(f"more than {MAX_PAGE_IMAGES:,} images on one page")
+    title = _collapse(root.findtext("head/title") or "")
+    return HtmlPage(title, root.xpath("string(//base/@href)"), tuple(_main_items(root)))
 
 
-class HtmlParser:
-    """Receives lxml's events.
+def _main_items(root: Any) -> list[PageItem]:
+    """The main content: inside ``main``, else inside a page's only article that is half of it, else everywhere."""
+    blocks = count(1)
+    everything = _PageWalk(root, blocks).items
+    for is_region in (_is_main, lambda element: element.tag == "article"):
+        # of nested ones the outermost counts
+        regions = [
+            element
+            for element in root.iter()
+            if is_region(element)
+            and not _is_boilerplate(element)
+            and not any(is_region(above) or _is_boilerplate(above) for above in element.iterancestors())
+        ]
+        inside = list(chain.from_iterable(_PageWalk(region, blocks).items for region in regions))
+        length = _content_length(inside)
+        if length and (is_region is _is_main or (len(regions) == 1 and 2 * length >= _content_length(everything))):
+            return inside
+    return everything
 
-    Attributes:
-        line: of the markup that comes next, set by who feeds it.
+
+class _PageWalk:
+    """The items below an element.
+
+    Args:
+        blocks: numbers for the blocks of the page.
     """
 
-    def __init__(self) -> None:
-        self.line = 1
-        self._items: list[PageItem] = []
-        self._open: list[int] = []  # what each open element is, as flags
-        self._skipped = 0  # depth inside an element that is no content
+    def __init__(self, root: Any, blocks: Iterator[int]) -> None:
+        self.items: list[PageItem] = []
+        self._blocks = blocks
+        self._block = next(blocks)
+        self._open: list[str] = []  # tags
         self._text: list[str] = []
-        self._text_line = 0
-        self._figures = 0
-        self._last: tuple[int, ImageItem | None] = (-1, None)  # the last figure, and its place among the items
-        self._block = 0
-        self._caption = 0  # depth of captions
-        self._frames: list[tuple[int, list[str]]] = []  # each open figure: where its items start, its captions
-        self._sets: list[str] = []  # srcset of the sources of an image
-        self._regions = _MainRegions()
-        self._title: list[str] = []
-        self._in_title = False
-        self._base = ""
+        self._line = self._text_line = 0
+        self._last: tuple[int, ImageItem | None] = (-1, None)  # the last image, and its place among the items
+        self._captions = 0  # depth of captions
+        self._figures: list[tuple[int, list[str]]] = []  # each open figure: where its items start, its captions
+        walker = import_optional("lxml.etree", "reading HTML").iterwalk(root, events=("start", "end"))
+        for event, element in walker:
+            skipped = _is_boilerplate(element)
+            if event == "start" and skipped:
+                walker.skip_subtree()
+            elif event == "start":
+                self._start(element)
+                self._add_text(element.text)
+            else:
+                if not skipped:
+                    self._end(element)
+                if element is not root:
+                    self._add_text(element.tail)
+        self._end_block()
 
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        if len(self._open) + self._skipped >= MAX_HTML_DEPTH:
+    def _start(self, element: Any) -> None:
+        tag = element.tag
+        if len(self._open) >= MAX_HTML_DEPTH:
             raise BadValue(f"nested deeper than {MAX_HTML_DEPTH:,} elements")
-        if self._skipped:
-            self._skipped += 1
-            return
-        if is_boilerplate(tag, attributes, self._regions.in_article):
-            # the page's own title, not that of a drawing
-            self._in_title = tag == "title" and not self._title
-            self._skipped = 1
-            return
-        flags = self._flags(tag, attributes)
-        self._open.append(flags)
-        if flags & _BLOCK:
-            self._flush()
-            self._block += 1
-        elif tag in SPACING_TAGS:
+        stated = element.get(LINE_ATTRIBUTE, "")
+        self._line = int(stated) if re.fullmatch("[0-9]{1,9}", stated) else element.sourceline or 0
+        if tag in _BLOCK_TAGS:
+            self._end_block()
+        elif tag in _SPACING_TAGS:
             self._text.append(" ")
-        self._enter(tag, attributes, flags)
-
-    def end(self, tag: str) -> None:
-        if self._skipped:
-            self._skipped -= 1
-            self._in_title = False
-            return
-        if not self._open:
-            return
-        flags = self._open[-1]
-        if flags & _BLOCK:
+        self._open.append(tag)
+        self._captions += _is_caption(element)
+        if _is_figure(element):
+            self._figures.append((len(self.items), []))
+        if tag == "img":
             self._flush()
-            self._block += 1
+            image = ImageItem(_image_sources(element), _collapse(element.get("alt", "")), self._block, self._line)
+            self._last = (len(self.items), image)
+            self.items.append(image)
+
+    def _end(self, element: Any) -> None:
+        if element.tag in _BLOCK_TAGS:
+            self._end_block()
         self._open.pop()
-        if flags & _CAPTION:
-            self._caption -= 1
-        if flags & _FIGURE:
-            self._attach_captions(*self._frames.pop())
-        if flags & _REGION:
-            self._regions.close(len(self._items))
-        if tag == "picture":
-            self._sets.clear()
+        self._captions -= _is_caption(element)
+        if _is_figure(element):
+            self._attach_captions(*self._figures.pop())
 
-    def data(self, text: str) -> None:
-        if not self._skipped:
+    def _add_text(self, text: str | None) -> None:
+        if text and (self._text or not text.isspace()):
             if not self._text:
-                if text.isspace():
-                    return
-                self._text_line = self.line
+                self._text_line = self._line
             self._text.append(text)
-        elif self._in_title:
-            self._title.append(text)
 
-    def close(self) -> HtmlPage:
+    def _end_block(self) -> None:
         self._flush()
-        while self._frames:
-            self._attach_captions(*self._frames.pop())
-        items = self._regions.content(self._items)
-        return HtmlPage(_collapse("".join(self._title)), self._base, tuple(items))
-
-    def _flags(self, tag: str, attributes: Mapping[str, str]) -> int:
-        flags = _BLOCK | HEADING_LEVELS.get(tag, 0) if tag in BLOCK_TAGS else 0
-        classes = attribute_words(attributes, "class") if attributes else []
-        if tag == "figure" or (flags and not FIGURE_CLASSES.isdisjoint(classes)):
-            flags |= _FIGURE
-        titled = tag == "p" and "title" in classes and bool(self._open) and bool(self._open[-1] & _FIGURE)
-        if tag == "figcaption" or titled or (flags and not CAPTION_CLASSES.isdisjoint(classes)):
-            flags |= _CAPTION
-        return flags
-
-    def _enter(self, tag: str, attributes: Mapping[str, str], flags: int) -> None:
-        """What an element begins besides a block."""
-        if flags & _CAPTION:
-            self._caption += 1
-        if flags & _FIGURE:
-            self._frames.append((len(self._items), []))
-        if tag in ("main", "article") or "main" in attribute_words(attributes, "role"):
-            self._open[-1] |= _REGION
-            kind = "article" if tag == "article" and "role" not in attributes else "main"
-            self._regions.open(kind, len(self._items))
-        elif tag == "img":
-            self._add_image(attributes)
-        elif tag == "source":
-            self._sets.append(attributes.get("srcset", ""))
-        elif tag == "base" and not self._base:
-            self._base = attributes.get("href", "")
-
-    def _add_image(self, attributes: Mapping[str, str]) -> None:
-        self._flush()
-        self._figures += 1
-        if self._figures > MAX_PAGE_IMAGES:
-            raise BadValue(f"more than {MAX_PAGE_IMAGES:,} images on one page")
-        sources = _image_sources(attributes, self._sets)
-        stated = attributes.get(LINE_ATTRIBUTE, "")
-        line = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 10 else self.line
-        figure = ImageItem(sources, _collapse(attributes.get("alt", "")), self._block, line)
-        self._last = (len(self._items), figure)
-        self._items.append(figure)
+        self._block = next(self._blocks)
 
     def _flush(self) -> None:
         text = _collapse("".join(self._text))
         self._text.clear()
-        level = self._open[-1] & 7 if self._open else 0
-        level = level or next((flags & 7 for flags in reversed(self._open[-4:]) if flags & 7), 0)
+        level = next((_HEADING_LEVELS[tag] for tag in reversed(self._open[-4:]) if tag in _HEADING_LEVELS), 0)
         if level:
             text = text.rstrip("¶🔗 ")
         if not any(map(str.isalnum, text)):
             return
-        if self._caption and self._frames:
-            self._frames[-1][1].append(text)
+        if self._captions and self._figures:
+            self._figures[-1][1].append(text)
         else:
-            self._items.append(TextItem(text, self._block, level, self._text_line))
+            self.items.append(TextItem(text, self._block, level, self._text_line))
 
     def _attach_captions(self, start: int, captions: list[str]) -> None:
         """Captions belong right after the last image of their figure, wherever they stood in it."""
-        place, figure = self._last
-        if figure is not None and place >= start:
-            figure.captions += captions
-        elif self._frames:
-            self._frames[-1][1].extend(captions)
+        place, image = self._last
+        if image is not None and place >= start:
+            image.captions += captions
+        elif self._figures:
+            self._figures[-1][1].extend(captions)
         else:
-            for caption in captions:
-                self._block += 1
-                self._items.append(TextItem(caption, self._block, 0, self.line))
-        self._block += 1
+            self.items += [TextItem(caption, next(self._blocks), 0, self._line) for caption in captions]
+        self._block = next(self._blocks)
 
 
-class _MainRegions:
-    """The main content: inside ``main``, else inside a page's only article, else everywhere."""
+def _is_figure(element: Any) -> bool:
+    return element.tag == "figure" or (
+        element.tag in _BLOCK_TAGS and not _FIGURE_CLASSES.isdisjoint(_words(element, "class"))
+    )
 
-    def __init__(self) -> None:
-        self._open: list[tuple[str, int]] = []
-        self._closed: dict[str, list[tuple[int, int]]] = {"main": [], "article": []}
 
-    @property
-    def in_article(self) -> bool:
-        return bool(self._open)
-
-    def open(self, kind: str, start: int) -> None:
-        self._open.append((kind, start))
-
-    def close(self, end: int) -> None:
-        kind, start = self._open.pop()
-        # of nested ones the outermost counts
-        if kind not in (outer for outer, _ in self._open):
-            self._closed[kind].append((start, end))
-
-    def content(self, items: list[PageItem]) -> list[PageItem]:
-        while self._open:
-            self.close(len(items))
-        for kind, ranges in self._closed.items():
-            inside = list(chain.from_iterable(items[start:end] for start, end in ranges))
-            if _content_length(inside) and (
-                kind == "main" or (len(ranges) == 1 and 2 * _content_length(inside) >= _content_length(items))
-            ):
-                return inside
-        return items
+def _is_caption(element: Any) -> bool:
+    classes = _words(element, "class")
+    if element.tag == "p" and "title" in classes and element.getparent() is not None:
+        return _is_figure(element.getparent())
+    return element.tag == "figcaption" or (element.tag in _BLOCK_TAGS and not _CAPTION_CLASSES.isdisjoint(classes))
 
 
 def _content_length(items: list[PageItem]) -> int:
@@ -379,14 +317,16 @@ def _collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def _image_sources(attributes: Mapping[str, str], sets: list[str]) -> tuple[str, ...]:
+def _image_sources(image: Any) -> tuple[str, ...]:
     """References to one image, the best first; where pages load lazily, ``src`` is only a placeholder."""
-    plain = attributes.get("src", "")
-    lazy = [attributes[name] for name in _LAZY if name in attributes]
-    several = [*_parse_srcset(attributes.get("srcset", "")), *_parse_srcset(attributes.get("data-srcset", ""))]
+    plain = image.get("src", "")
+    picture = next(image.iterancestors("picture"), None)
+    alternatives = [] if picture is None else picture.iter("source")
+    sets = [image.get("srcset", ""), image.get("data-srcset", ""), *(each.get("srcset", "") for each in alternatives)]
+    lazy = [image.get(name) for name in _LAZY if image.get(name)]
     others = list(chain.from_iterable(map(_parse_srcset, sets)))
-    placeholder = plain.lstrip().lower().startswith("data:") and (lazy or several or others)
-    ordered = [*lazy, *([] if placeholder else [plain]), *several, *others, *([plain] if placeholder else [])]
+    placeholder = plain.lstrip().lower().startswith("data:") and (lazy or others)
+    ordered = [*lazy, *others, plain] if placeholder else [*lazy, plain, *others]
     return tuple(dict.fromkeys(source.strip() for source in ordered if source.strip()))
 
 

@@ -15,10 +15,11 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,7 +28,7 @@ from lcl_core.common.paths import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, ZipStore
 from lcl_core.data.formats.base import FormatReader, ReaderOptions
 from lcl_core.data.formats.html.chunking import ChunkUnit, chunk_units, image_units, split_sentences, text_units
-from lcl_core.data.formats.html.image_resolver import RejectedImage, ResolvedImage, SiteImages
+from lcl_core.data.formats.html.image_resolver import RejectedItem, SiteImages
 from lcl_core.data.formats.html.parser import (
     LINE_ATTRIBUTE,
     HtmlPage,
@@ -47,20 +48,19 @@ _GENERIC_ALTS = frozenset(
 ).union(("logo", "photo", "picture", "screenshot", "thumbnail"))
 
 
-def informative_alt(alt: str) -> str:
-    """``alt``, or nothing where a program has put a file name or a mere word for "image" there."""
-    if _FILE_NAME.fullmatch(alt) or "://" in alt or _normalize_text(alt) in _GENERIC_ALTS:
-        return ""
-    return alt if any(map(str.isalnum, alt)) else ""
-
-
-def caption_contains(alt: str, caption: str) -> bool:
-    """Does the caption say all that the alternative text does, but for case and punctuation?"""
-    return f" {_normalize_text(alt)} " in f" {_normalize_text(caption)} "
+def _image_texts(image: ImageItem) -> list[str]:
+    """Its alternative text, unless it says nothing or a caption contains it, and its captions."""
+    captions = list(dict.fromkeys(image.captions))
+    alt = _normalize_text(image.alt)
+    # programs put a file name or a mere word for "image" there
+    says_nothing = not alt or alt in _GENERIC_ALTS or "://" in image.alt or _FILE_NAME.fullmatch(image.alt)
+    if says_nothing or any(f" {alt} " in f" {_normalize_text(caption)} " for caption in captions):
+        return captions
+    return [image.alt, *captions]
 
 
 def _normalize_text(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text).split()).lower()
+    return " ".join(re.sub(r"[\W_]", " ", text).split()).lower()
 
 
 MANY_PAGES = 5  # below that, "most pages" says nothing
@@ -68,9 +68,7 @@ SAMPLED_PAGES = 1000
 
 
 class BoilerplateDetector:
-    """Counts over a first walk. Texts are counted on a sample of evenly spaced pages, images on all.
-
-    Memory: about 100 bytes a distinct text of the sample and a distinct image of the site.
+    """Counts over a first walk: texts on a sample of evenly spaced pages, images on all. Memory is that of hashes.
 
     Args:
         pages: how many the site has.
@@ -79,39 +77,27 @@ class BoilerplateDetector:
     def __init__(self, pages: int) -> None:
         self._step = -(-pages // SAMPLED_PAGES) or 1
         self._sampled = 0
-        self._texts: Counter[bytes] = Counter()
-        self._images: Counter[bytes] = Counter()
+        self._texts: Counter[int] = Counter()
+        self._images: Counter[int] = Counter()
 
     def add(self, number: int, texts: Iterable[str], images: Iterable[str]) -> None:
         """Count page ``number`` (from 0): each text and image once."""
-        self._images.update({_digest(key) for key in images})
+        self._images.update(set(map(hash, images)))
         if number % self._step == 0:
             self._sampled += 1
-            self._texts.update({_digest(text) for text in texts})
-
-    def seal(self) -> None:
-        """Forget the texts that are on few pages."""
-        self._texts = Counter({key: n for key, n in self._texts.items() if self._is_many(n)})
+            self._texts.update(set(map(hash, texts)))
 
     def uses(self, image: str) -> int:
         """Number of pages that have the image."""
-        return self._images[_digest(image)]
+        return self._images[hash(image)]
 
     def share(self, text: str) -> str:
         """``"95 of 100 pages"`` when the text is on most of them, else nothing."""
-        count = self._texts.get(_digest(text), 0)
-        return f"{count} of {self._sampled} pages" if self._is_many(count) else ""
-
-    def _is_many(self, count: int) -> bool:
-        return count >= MANY_PAGES and 2 * count > self._sampled
+        count = self._texts[hash(text)]
+        return f"{count} of {self._sampled} pages" if count >= MANY_PAGES and 2 * count > self._sampled else ""
 
 
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-_SNIFFED_FILES = 5000  # files examined,
-_SNIFFED_OTHERS = 100  # of which so many of one folder may be no pages: sites keep thousands of images in one
+_SNIFFED_FILES = 5000
 _PROJECT_FILES = re.compile(r"(?:readme|licen[cs]e|changelog|contributing)\b[^/]*$", re.I)
 
 
@@ -136,6 +122,12 @@ class PageOptions(ReaderOptions):
     max_page_bytes: int = Field(default=16 << 20, ge=1, le=256 << 20)
 
 
+def _walk_files(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.relpath(os.path.join(folder, name), root) for name in files)
+
+
 class SiteReader(FormatReader[PageOptions]):
     """Walks a site twice: what repeats over its pages is counted first."""
 
@@ -152,7 +144,7 @@ class SiteReader(FormatReader[PageOptions]):
         """A page, or a folder or zip where one file in ten is one (a dataset's readme does not make it a site)."""
         if path.is_file() and path.suffix.lower() != ".zip":
             return path.suffix.lower() in cls.suffixes
-        names = list(ZipStore(path).names() if path.is_file() else islice(cls._some_files(path), _SNIFFED_FILES))
+        names = list(islice(ZipStore(path).names() if path.is_file() else _walk_files(path), _SNIFFED_FILES))
         pages = sum(cls._is_page(name) and not _PROJECT_FILES.match(name) for name in names)
         return pages > 0 and 10 * pages >= len(names)
 
@@ -185,16 +177,6 @@ class SiteReader(FormatReader[PageOptions]):
         return store, names
 
     @classmethod
-    def _some_files(cls, root: Path) -> Iterator[str]:
-        """All pages and some of the others, folder by folder."""
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            below = os.path.relpath(folder, root)
-            pages = [name for name in files if cls._is_page(name)]
-            others = [name for name in files if not cls._is_page(name)][:_SNIFFED_OTHERS]
-            yield from (name if below == "." else f"{below}/{name}" for name in pages + others)
-
-    @classmethod
     def _is_page(cls, name: str) -> bool:
         return name.lower().endswith(cls.suffixes) and not name.startswith("__MACOSX/")
 
@@ -204,9 +186,12 @@ class SiteReader(FormatReader[PageOptions]):
             page = self._read(store, name)
             if isinstance(page, BadItem):
                 continue
-            found = [images.find(item.sources, name, page.base) for item in page.items if isinstance(item, ImageItem)]
-            repeats.add(number, page.block_texts().values(), [at.key for at in found if isinstance(at, ResolvedImage)])
-        repeats.seal()
+            found = set()
+            for item in page.items:
+                if isinstance(item, ImageItem):
+                    with suppress(RejectedItem):
+                        found.add(images.find(item.sources, name, page.base).name)
+            repeats.add(number, page.block_texts().values(), found)
         return repeats
 
     def _read(self, store: FileStore, name: str) -> HtmlPage | BadItem:
@@ -230,95 +215,70 @@ class _DocumentBuilder:
         self._images = images
         self._repeats = repeats
         self._options = options
-        self._reported: set[str] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def documents(self, page: HtmlPage, name: str) -> Iterator[Record | BadItem]:
         shown = replace_surrogates(name)
-        yield from (BadItem(shown, 0, "bad page", problem) for problem in page.problems)
-        kept: list[tuple[PageItem, ResolvedImage | None]] = []
+        options = self._options
+        kept: list[tuple[PageItem, RecordImage | None]] = []
         texts = page.block_texts()
         for item in page.items:
-            found = (
-                self._repeated(item, texts)
-                if isinstance(item, TextItem)
-                else self._resolve_image(item, name, page.base)
-            )
-            if isinstance(found, RejectedImage):
-                if found.detail:
-                    yield BadItem(shown, item.line, found.reason, found.detail)
+            try:
+                if isinstance(item, TextItem):
+                    self._check_text(item, texts[item.block])
+                    _append_text(kept, item)
+                else:
+                    kept.append((item, self._find_image(item, name, page.base)))
+            except RejectedItem as error:
+                if error.detail:
+                    yield BadItem(shown, item.line, error.reason, error.detail)
                 captions = item.captions if isinstance(item, ImageItem) else []
                 kept += [(TextItem(text, -1, 0, item.line), None) for text in captions]  # they can be read without it
-            else:
-                kept.append((item, found))
-        units = self._units(kept)
+        units: list[ChunkUnit] = []
+        for item, image in kept:
+            if isinstance(item, TextItem):
+                sentences = [item.text] if item.level else split_sentences(item.text)
+                units += (unit for text in sentences for unit in text_units(text, item.level > 0, options.max_words))
+            elif image is not None:
+                units += image_units(image.name, _image_texts(item), options.max_words)
         if not units:
             yield BadItem(shown, 0, "empty document", "the page has neither text nor images")
-        images = {found.image.name: found.image for _, found in kept if found is not None}
-        for number, chunk in enumerate(chunk_units(units, self._options.max_images, self._options.max_words)):
+        images = {image.name: image for _, image in kept if image is not None}
+        for number, chunk in enumerate(chunk_units(units, options.max_images, options.max_words)):
             yield _make_record(shown, number, page.title, chunk, images)
 
-    def _repeated(self, item: TextItem, texts: dict[int, str]) -> RejectedImage | None:
-        """A rejection if most pages have the block; without detail if it was reported before."""
-        text = texts[item.block]
-        share = "" if item.level > 1 else self._repeats.share(text)
-        return self._once("repeated text", text, f"on {share}: {text[:100]!r}") if share else None
+    def _check_text(self, item: TextItem, text: str) -> None:
+        """Raises: RejectedItem if most pages have the block; without detail if it was reported before."""
+        if item.level <= 1 and (share := self._repeats.share(text)):
+            raise self._once("repeated text", text, f"on {share}: {text[:100]!r}")
 
-    def _resolve_image(self, item: ImageItem, name: str, base: str) -> ResolvedImage | RejectedImage:
-        """The image of an item, or its rejection, likewise."""
-        found = self._images.find(item.sources, name, base)
-        if isinstance(found, RejectedImage):
-            return found
-        uses = self._repeats.uses(found.key)
+    def _find_image(self, item: ImageItem, name: str, base: str) -> RecordImage:
+        """The image of an item. Raises: likewise."""
+        image = self._images.find(item.sources, name, base)
+        uses = self._repeats.uses(image.name)
         if uses > self._options.max_uses:
-            return self._once("repeated image", found.key, f"{found.key[:200]}: on {uses:,} pages")
-        verdict = self._images.judge(found)
-        if verdict is not None and verdict.reason in ("small image", "long image"):
-            return self._once(verdict.reason, found.key, verdict.detail)
-        return verdict or found
+            raise self._once("repeated image", image.name, f"{image.name[:200]}: on {uses:,} pages")
+        try:
+            self._images.check(image)
+        except RejectedItem as error:
+            if error.reason not in ("small image", "long image"):
+                raise
+            raise self._once(error.reason, image.name, error.detail) from error
+        return image
 
-    def _once(self, reason: str, key: str, detail: str) -> RejectedImage:
-        mark = f"{reason} {key}"
-        reported = mark in self._reported
-        self._reported.add(mark)
-        return RejectedImage(reason, "" if reported else detail)
-
-    def _units(self, kept: list[tuple[PageItem, ResolvedImage | None]]) -> list[ChunkUnit]:
-        units: list[ChunkUnit] = []
-        limit = self._options.max_words
-        for item, found in _merge_blocks(kept):
-            if isinstance(item, TextItem):
-                texts = [item.text] if item.level else split_sentences(item.text)
-                units += (unit for text in texts for unit in text_units(text, item.level > 0, limit))
-            elif found is not None:
-                units += image_units(found.image.name, _image_texts(item), limit)
-        return units
+    def _once(self, reason: str, key: str, detail: str) -> RejectedItem:
+        reported = (reason, key) in self._reported
+        self._reported.add((reason, key))
+        return RejectedItem(reason, "" if reported else detail)
 
 
-def _merge_blocks(kept: list[tuple[PageItem, ResolvedImage | None]]) -> Iterator[tuple[PageItem, ResolvedImage | None]]:
-    """Join the texts of one block that an icon separated."""
-    waiting: list[TextItem] = []
-    for item, found in kept:
-        if waiting and not (isinstance(item, TextItem) and item.block == waiting[0].block >= 0):
-            yield _merge_texts(waiting), None
-            waiting = []
-        if isinstance(item, TextItem):
-            waiting.append(item)
-        else:
-            yield item, found
-    if waiting:
-        yield _merge_texts(waiting), None
-
-
-def _merge_texts(words: list[TextItem]) -> TextItem:
-    first = words[0]
-    return TextItem(" ".join(part.text for part in words), first.block, first.level, first.line)
-
-
-def _image_texts(image: ImageItem) -> list[str]:
-    """Texts after an image: its alternative text, unless a caption contains it, and its captions."""
-    captions = list(dict.fromkeys(image.captions))
-    alt = informative_alt(image.alt)
-    return [alt, *captions] if alt and not any(caption_contains(alt, caption) for caption in captions) else captions
+def _append_text(kept: list[tuple[PageItem, RecordImage | None]], item: TextItem) -> None:
+    """Texts of one block that an icon separated are joined."""
+    last = kept[-1][0] if kept else None
+    if isinstance(last, TextItem) and last.block == item.block:
+        kept[-1] = (replace(last, text=f"{last.text} {item.text}"), None)
+    else:
+        kept.append((item, None))
 
 
 def _make_record(page: str, number: int, title: str, chunk: list[ChunkUnit], images: dict[str, RecordImage]) -> Record:
@@ -363,31 +323,22 @@ class MarkdownReader(SiteReader):
         if found is not None:
             title = _TITLE.search(found[0])
             text = "\n" * found[0].count("\n") + text[found.end() :]
-        html, problems = _to_html(text)
-        page = parse_page(html, numbered=False)
-        return HtmlPage(title[1] if title else page.title, page.base, page.items, problems)
+        page = parse_page(_to_html(text))
+        return replace(page, title=title[1]) if title else page
 
 
-def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
-    """HTML whose images have line numbers, and the problems. Raises: UserError ``missing_extra``."""
+def _to_html(text: str) -> str:
+    """HTML whose images have line numbers. Raises: UserError ``missing_extra``."""
     markdown_it = import_optional("markdown_it", "reading Markdown")
     parser = markdown_it.MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING})
     parser.enable(["table", "strikethrough"])
     parser.validateLink = lambda url: True  # references are judged when they are resolved
     tokens = parser.parse(text)
-    problems: tuple[str, ...] = ()
     for token in tokens:
         line = token.map[0] + 1 if token.map else 0
-        if token.type in ("blockquote_open", "list_item_open") and token.level >= MAX_NESTING - 1:
-            problems = (f"line {line}: nested deeper than {MAX_NESTING} levels, what is below is left out",)
-        _add_line_number(token, line)
-        for child in token.children or ():
-            _add_line_number(child, line)
-    return str(parser.renderer.render(tokens, parser.options, {})), problems
-
-
-def _add_line_number(token: Any, line: int) -> None:
-    if token.type == "image":
-        token.attrSet(LINE_ATTRIBUTE, str(line))
-    elif token.type in ("html_block", "html_inline"):
-        token.content = _IMAGE_TAG.sub(f'<img {LINE_ATTRIBUTE}="{line}"', token.content)
+        for part in (token, *(token.children or ())):
+            if part.type == "image":
+                part.attrSet(LINE_ATTRIBUTE, str(line))
+            elif part.type in ("html_block", "html_inline"):
+                part.content = _IMAGE_TAG.sub(f'<img {LINE_ATTRIBUTE}="{line}"', part.content)
+    return str(parser.renderer.render(tokens, parser.options, {}))
