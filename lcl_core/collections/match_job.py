@@ -35,7 +35,7 @@ from lcl_core.specs.corpus_jobs import MatchSpec
 from lcl_core.specs.parsing import parse_spec
 
 MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
-# Records that are embedded together, unless their images exceed these bytes; three groups are in memory. Parts begin at
+# Records that are embedded together, unless their images exceed these bytes; two groups are in memory. Parts begin at
 # multiples of it, since the last bits of a vector depend on the batch that it is in.
 GROUP_RECORDS, GROUP_BYTES = 256, 128 << 20
 BATCH_IMAGES, BATCH_TEXTS = 64, 512  # of a batch on a processor
@@ -56,7 +56,7 @@ class PairEncoder:
     texts: Callable[[Sequence[str]], np.ndarray]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Document:
     """A document whose images are to be assigned.
 
@@ -70,32 +70,31 @@ class _Document:
     record: Record
     sentences: Sequence[str]
     worded: Sequence[int]
-    pending: list[tuple[str, bytes, Future[Any]]]
+    pending: list[tuple[str, bytes, Future[Any]]] = field(default_factory=list)
     files: list[tuple[str, bytes, Any]] = field(default_factory=list)
     problems: list[BadItem] = field(default_factory=list)
 
-    def await_images(self) -> None:
+    def await_images(self) -> bool:
+        """Returns: whether any of them can be read."""
         for name, data, future in self.pending:
             try:
                 self.files.append((name, data, future.result()))
             except UserError as error:
                 self.problems.append(BadItem(self.record.id, 0, error.code, str(error)))
+        return bool(self.files)
 
 
 _Item = Record | BadItem | _Document
 
 
 def max_similarity_assignment(similarities: np.ndarray) -> list[tuple[int, int]]:
-    """(image, sentence) pairs whose similarities have the largest sum, images ascending.
-
-    Args:
-        similarities: [images, sentences], finite; at most min(images, sentences) pairs come out.
+    """(image, sentence) pairs whose similarities [images, sentences] have the largest sum, images ascending.
 
     Raises: UserError ``missing_extra`` without scipy.
     """
     solve = import_optional("scipy.optimize", "matching images to sentences").linear_sum_assignment
     rows, columns = solve(similarities, maximize=True)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> Iterator[Record | BadItem]:
@@ -105,15 +104,12 @@ def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> 
     which continues without it; a document without words or readable images is listed and left out. Images and sentences
     of ``GROUP_RECORDS`` items are embedded together, while the images of the next ones are decoded.
     """
-    waiting: list[tuple[list[_Item], Future[list[np.ndarray]]]] = []
-    with ThreadPoolExecutor(min(THREADS, usable_cores())) as decoding, ThreadPoolExecutor(1) as embedding:
-        for group in _read_groups(records, encoder, decoding):
-            waiting.append((group, embedding.submit(_embed_group, group, encoder)))
-            if len(waiting) > 1:
-                before, similarities = waiting.pop(0)
-                yield from _assign_group(before, similarities.result())
-        for before, similarities in waiting:
-            yield from _assign_group(before, similarities.result())
+    with ThreadPoolExecutor(min(THREADS, usable_cores())) as pool:
+        before: list[_Item] = []
+        for group in _read_groups(records, encoder, pool):
+            yield from _match_group(before, encoder)
+            before = group
+        yield from _match_group(before, encoder)
 
 
 def _read_groups(
@@ -131,14 +127,49 @@ def _read_groups(
     yield group
 
 
-def _embed_group(group: Sequence[_Item], encoder: PairEncoder) -> list[np.ndarray]:
-    """Similarities [images, sentences] of each document with images that can be read."""
-    documents = [item for item in group if isinstance(item, _Document)]
-    for document in documents:
-        document.await_images()
-    documents = [document for document in documents if document.files]
-    if not documents:
-        return []
+def _read_document(record: Record | BadItem, encoder: PairEncoder, pool: ThreadPoolExecutor) -> _Item:
+    """Files are read in this thread, one after the other; the pool decodes them. What is not to be matched stays."""
+    if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
+        return record
+    sentences, names = body_texts(record.body), body_image_names(record.body)
+    worded = [number for number, text in enumerate(sentences) if text.strip()][:MAX_SENTENCES]
+    if not worded or not names:
+        return BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
+    document, images = _Document(record, sentences, worded), {image.name: image for image in record.images}
+    for name in names:
+        try:
+            if name not in images:
+                raise UserError("the record names an image that it does not have", code="file_missing", file=name)
+            data = images[name].load()
+        except StoreError:
+            raise
+        except UserError as error:
+            document.problems.append(BadItem(record.id, 0, error.code, str(error)))
+        else:
+            document.pending.append((name, data, pool.submit(_decode, encoder, data, name)))
+    return document
+
+
+def _decode(encoder: PairEncoder, data: bytes, name: str) -> Any:
+    return encoder.prepare(decode_image(data, name))
+
+
+def _match_group(group: Sequence[_Item], encoder: PairEncoder) -> Iterator[Record | BadItem]:
+    documents = [item for item in group if isinstance(item, _Document) and item.await_images()]
+    similarities = iter(_similarities(documents, encoder) if documents else ())
+    for item in group:
+        if not isinstance(item, _Document):
+            yield item
+            continue
+        yield from item.problems
+        if item.files:
+            yield _assign_images(item, next(similarities))
+        else:
+            yield BadItem(item.record.id, 0, "no usable image", "none of the document's images can be read")
+
+
+def _similarities(documents: Sequence[_Document], encoder: PairEncoder) -> list[np.ndarray]:
+    """[images, sentences with words] of each document."""
     images = encoder.images([prepared for document in documents for _, _, prepared in document.files])
     texts = [document.sentences[number] for document in documents for number in document.worded]
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # pages repeat sentences
@@ -148,69 +179,18 @@ def _embed_group(group: Sequence[_Item], encoder: PairEncoder) -> list[np.ndarra
     return [ours @ theirs.T for ours, theirs in zip(of_images, of_texts, strict=True)]
 
 
-def _assign_group(group: Sequence[_Item], similarities: Iterable[np.ndarray]) -> Iterator[Record | BadItem]:
-    found = iter(similarities)
-    for item in group:
-        if not isinstance(item, _Document):
-            yield item
-            continue
-        yield from item.problems
-        if item.files:
-            yield _assign_images(item, next(found))
-        else:
-            yield BadItem(item.record.id, 0, "no usable image", "none of the document's images can be read")
-
-
-def _read_document(record: Record | BadItem, encoder: PairEncoder, pool: ThreadPoolExecutor) -> _Item:
-    """Files are read in this thread, one after the other; the pool decodes them. What is not to be matched stays."""
-    if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
-        return record
-    sentences, names = body_texts(record.body), body_image_names(record.body)
-    worded = [number for number, text in enumerate(sentences) if text.strip()][:MAX_SENTENCES]
-    if not worded or not names:
-        return BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
-    pending = [(name, *_prepare_image(record, name, encoder, pool)) for name in names]
-    return _Document(record, sentences, worded, pending)
-
-
-def _prepare_image(
-    record: Record, name: str, encoder: PairEncoder, pool: ThreadPoolExecutor
-) -> tuple[bytes, Future[Any]]:
-    """The file's bytes, and the future of what is made of them."""
-    try:
-        data = _find_image(record, name).load()
-    except StoreError:
-        raise
-    except UserError as error:
-        failed: Future[Any] = Future()
-        failed.set_exception(error)
-        return b"", failed
-    return data, pool.submit(lambda: encoder.prepare(decode_image(data, name)))
-
-
 def _assign_images(document: _Document, similarities: np.ndarray) -> Record:
     """The matched record, of the similarities [images, sentences with words]."""
-    matches = tuple(
-        ImageMatch(document.files[image][0], document.worded[sentence], round(float(similarities[image, sentence]), 6))
-        for image, sentence in max_similarity_assignment(similarities)
-    )
-    kept = {match.image for match in matches}
-    # neither loaded nor decoded a second time
-    loaded = tuple(
-        RecordImage(name, partial(bytes, data), decodes=True) for name, data, _ in document.files if name in kept
-    )
+    matches, loaded = [], []
+    for image, sentence in max_similarity_assignment(similarities):
+        name, data, _ = document.files[image]
+        similarity = round(float(similarities[image, sentence]), 6)
+        matches.append(ImageMatch(name, document.worded[sentence], similarity))
+        loaded.append(RecordImage(name, partial(bytes, data), decodes=True))  # neither loaded nor decoded again
     # fields of the images are in the order of the earlier matches
     extra = {key: value for key, value in document.record.extra.items() if key != "image_info"}
-    body = MatchedDocument(tuple(document.sentences), matches)
-    return replace(document.record, body=body, images=loaded, extra=extra)
-
-
-def _find_image(record: Record, name: str) -> RecordImage:
-    """Raises: UserError where the record does not come with it."""
-    for image in record.images:
-        if image.name == name:
-            return image
-    raise UserError("the record names an image that it does not have", code="file_missing", file=name)
+    body = MatchedDocument(tuple(document.sentences), tuple(matches))
+    return replace(document.record, body=body, images=tuple(loaded), extra=extra)
 
 
 def run_match_job(run_dir: RunDir) -> dict[str, Any]:
