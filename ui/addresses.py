@@ -31,11 +31,7 @@ MAX_PARAMETER = 3000
 
 
 def mark_view(html: str, title: str = "", **parameters: Any) -> str:
-    """``html`` with the parameters of the address that shows it; those that are empty or too long are left out.
-
-    Args:
-        title: of the document, before the name of the tab.
-    """
+    """``html`` with the parameters of its address, unless empty or too long, and the document's ``title``."""
     filled = {name: str(value) for name, value in parameters.items() if value not in (None, "", [], {})}
     view = esc(json.dumps({name: text for name, text in filled.items() if fits_address(text)}, ensure_ascii=False))
     return f'<div class="lcl-view" data-view="{view}" data-title="{esc(title)}">{html}</div>'

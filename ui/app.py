@@ -137,22 +137,14 @@ GUIDE_LINK = '<a class="lcl-guide" href="docs/guide/" target="_blank" rel="noope
 
 @dataclass
 class ServiceFeatures:
-    """Parts of an open page that depend on the service, in a ``gr.State`` that is changed in place.
-
-    Args:
-        guide: the service has a documentation site; None: it has not answered yet.
-        admin: the visitor is an admin; None: as above.
-    """
+    """Parts of an open page that depend on the service, in a ``gr.State`` changed in place. None: not known yet."""
 
     guide: bool | None = None
     admin: bool | None = None
 
 
 def update_features(client: Client, features: ServiceFeatures) -> tuple[Any, Any]:
-    """Ask the service what is not known yet.
-
-    Returns: link to the documentation site, and the tab for admins; no change of what is not known, or was before.
-    """
+    """Link to the documentation site, and the tab for admins; no change of what is not known, or was before."""
     guide = admin = gr.skip()
     if features.guide is None and (has_guide := _has_guide(client)) is not None:
         features.guide, guide = has_guide, GUIDE_LINK if has_guide else ""
@@ -223,13 +215,7 @@ def create_app() -> FastAPI:
 
 
 def build_app(client: Client, settings: UiSettings | None = None, team: SessionStore | None = None) -> FastAPI:
-    """The page as an ASGI application, with its routes for files.
-
-    Args:
-        client: with ``team``, one that uses ``SessionKeyAuth(team)``.
-        team: sessions of users who sign in with API keys. None: the token of the settings opens the page; the default
-            token is the one in the home folder.
-    """
+    """The page with its routes for files. Without ``team``, whose sessions sign in with API keys, a token opens it."""
     settings = settings or UiSettings()
     sessions = team or SessionStore(TOKEN_SESSION_SECONDS)
     root = Path(get_upload_folder())

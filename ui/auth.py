@@ -126,11 +126,7 @@ class ApiKeySignIn:
 
 
 class TokenSignIn:
-    """One machine: the token in the address opens a session, and a redirect removes it from the address.
-
-    Args:
-        token: empty: every request for the page opens a session.
-    """
+    """One machine: the token in the address, or any address if it is empty, opens a session; a redirect removes it."""
 
     public_paths: tuple[str, ...] = ()
 

@@ -95,12 +95,7 @@ def moving_average(points: Sequence[Point], weight: float = 0.6) -> list[Point]:
 def line_chart(
     title: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = (), *, ended: bool = False
 ) -> str:
-    """One curve over steps: raw values, moving average, latest value as text.
-
-    Args:
-        held_out: the same number of held-out data, drawn dashed.
-        ended: no further values come; a single one is drawn as a point.
-    """
+    """One curve over steps: raw, averaged, latest value as text; dashed: of held-out data. ``ended``: no more come."""
     good = [(x, y) for x, y in points if math.isfinite(y)]
     last = number(good[-1][1]) if good else "…"
     dashed = subsample([(x, y) for x, y in held_out if math.isfinite(y)])
@@ -210,11 +205,7 @@ def overlay_chart(metric: str, axis: str, series: Sequence[RunSeries]) -> str:
 
 
 def overlay_panels(axis: str, panels: Mapping[str, Sequence[RunSeries]]) -> str:
-    """A small overlay of the same runs for each metric, below one legend.
-
-    Args:
-        panels: curves by metric. Metrics without a curve are named below the others.
-    """
+    """A small overlay of the same runs for each metric, below one legend; metrics without a curve are named below."""
     runs = next(iter(panels.values()))[:MAX_SERIES]
     curves = {metric: series[:MAX_SERIES] for metric, series in panels.items()}
     drawn = [metric for metric, series in curves.items() if any(len(run.points) > 1 for run in series)]
@@ -396,11 +387,7 @@ def _staircase(points: Sequence[Point]) -> list[Point]:
 
 
 def label_positions(spots: Sequence[tuple[float, float, str]]) -> list[str]:
-    """Position of each label without overlaps: right, left, above, below, or none.
-
-    Args:
-        spots: (x, y, label) in percent of the plot, from its left and top.
-    """
+    """Right, left, above, below or none for each (x, y in percent of the plot, label): none overlaps another."""
     occupied = [(x - 2.5, y - 2.5, x + 2.5, y + 2.5) for x, y, _ in spots]
     sides = []
     for x, y, name in spots:

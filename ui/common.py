@@ -228,11 +228,7 @@ def file_paths(payload: Any) -> list[str] | None:
 
 
 def file_inputs(label: str, name: str) -> tuple[gr.File, gr.UploadButton]:
-    """Inputs for several files, and for a folder of them; their values are paths.
-
-    Args:
-        name: the first part of their element ids.
-    """
+    """Inputs for several files, and for a folder of them; their values are paths. ``name``: begins element ids."""
     files = gr.File(label=label, file_count="multiple", height=145, elem_id=f"{name}-files")
     folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id=f"{name}-folder")
     for component in (files, folder):
@@ -287,11 +283,7 @@ def removal_of(tag: str, item: str) -> str:
 
 
 def draw_tag_form(owner: str, items: Sequence[str], *, hint: str = "Tag …") -> str:
-    """A field for a tag that these items gain or lose: an event ``tag:OWNER:CHANGE`` of the pane (PICK_SCRIPT).
-
-    Args:
-        owner: name of their collection or dataset.
-    """
+    """A field for a tag that items of a collection or dataset gain or lose: an event ``tag:OWNER:CHANGE``."""
     inside = (
         f'<input name="tag" maxlength="100" required autocomplete="off" placeholder="{hint}" aria-label="Tag">'
         '<button type="submit" value="add">Add</button><button type="submit" value="remove">Remove</button>'

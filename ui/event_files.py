@@ -61,13 +61,7 @@ class EventError(Exception):
 
 
 class EventFileMiddleware:
-    """Checks each event before Gradio receives it.
-
-    Args:
-        events: numbers of the page's events.
-        drop_state: called with the name of a page state that Gradio can drop.
-        keep_state: called with the name of the page state of each event, which Gradio is to keep.
-    """
+    """Checks each event, of the numbers ``events``, and says which page states Gradio can drop or is to keep."""
 
     def __init__(
         self,

@@ -190,11 +190,7 @@ def _cached_headers(seconds: int) -> dict[str, str]:
 
 
 def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool = False) -> Response:
-    """An image that browsers keep for ``seconds``.
-
-    Args:
-        placeholder: in place of an image that is missing or unreadable, so that what is around it stays readable.
-    """
+    """An image that browsers keep for ``seconds``. ``placeholder``: in place of one that is missing or unreadable."""
     try:
         data = read()
     except ApiError as error:

@@ -65,11 +65,7 @@ def empty_state(title: str, hint: str) -> str:
 
 
 def error_box(message: str, title: str = "That did not work", *, reopens: bool = False) -> str:
-    """An error message, announced by screen readers.
-
-    Args:
-        reopens: with a button that opens the tab again (page.js), for an error of the events that open it.
-    """
+    """An error message, announced by screen readers. ``reopens``: with a button that opens the tab again (page.js)."""
     again = ' <button type="button" data-reopen>Try again</button>' if reopens else ""
     return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}{again}</p></div>'
 

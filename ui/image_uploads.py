@@ -18,13 +18,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, ImageOps
 
 from api.client import ApiError, UserError
-from api.client.payloads import (
-    ARCHIVE_ERRORS,
-    Skipped,
-    check_directory,
-    format_bytes,
-    is_system_file,
-)
+from api.client.payloads import ARCHIVE_ERRORS, Skipped, check_directory, format_bytes, is_system_file
 from ui.common import MAX_IMAGE_BYTES, read_upload
 from ui.session_files import path_below_upload
 
@@ -51,11 +45,7 @@ class ImageUploadError(Exception):
 
 
 def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], list[Skipped]]:
-    """The images among uploaded files and inside of archives, in their order, and what is left out with the reason.
-
-    Args:
-        root: of all uploads.
-    """
+    """Images among uploaded files, below ``root``, and in archives, in order; what is left out, and why."""
     images: list[UploadedImage] = []
     skipped: list[Skipped] = []
     for path in map(Path, paths):

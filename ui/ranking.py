@@ -76,11 +76,7 @@ def measured_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first.
-
-    Args:
-        rows: newest evaluation first, of each the variants in the order of its task.
-    """
+    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         first.setdefault((row["task"], row["split"], row.get("transfer"), row["metric"]), row)
@@ -97,20 +93,12 @@ def is_worse(row: Json) -> bool:
 
 
 def encoder_choices(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[tuple[str, str]]:
-    """(name with badge, id) of every encoder, best first. Raises: ApiError.
-
-    Args:
-        encoders: of ``rank_encoders``, where the same event needs them more than once: it asks for the figures of each.
-    """
+    """(name with badge, id) of every encoder, best first; ``encoders``: if ranked already. Raises: ApiError."""
     return [(each.label, each.id) for each in (rank_encoders(client) if encoders is None else encoders)]
 
 
 def collection_choices(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[tuple[str, str]]:
-    """(label, id) of every collection, those of the best encoder first. Raises: ApiError.
-
-    Args:
-        encoders: as of ``encoder_choices``.
-    """
+    """(label, id), those of the best encoder first; ``encoders``: if ranked already. Raises: ApiError."""
     collections = client.collections()
     if len(collections) < 2:
         return [(_with_count(item), item["id"]) for item in collections]

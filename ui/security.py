@@ -120,11 +120,7 @@ class HostMiddleware:
 
 
 class CsrfMiddleware:
-    """Refuses cross-site requests that change something, and removes CORS headers from responses.
-
-    Args:
-        hosts: names of the page besides the one in ``Host``.
-    """
+    """Refuses cross-site requests that change something; ``hosts``: names of the page besides the one in ``Host``."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[HostPort] = ()) -> None:
         self.app = app

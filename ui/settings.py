@@ -28,10 +28,7 @@ def default_home() -> Path:
 
 
 def load_or_create_token(home: Path) -> str:
-    """The token in ``home``; a missing or malformed one is created, readable by its owner only.
-
-    Raises: OSError when ``home`` cannot be written.
-    """
+    """The token in ``home``; a missing or malformed one is created, for its owner alone. Raises: OSError."""
     file = home / TOKEN_FILE
     try:
         token = file.read_text(encoding="ascii", errors="replace").strip()

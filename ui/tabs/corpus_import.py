@@ -85,10 +85,7 @@ class CorpusImport:
         )  # fmt: skip
 
     def use_files(self, files: list[str] | None, name: str, suggested: str) -> tuple[Any, ...]:
-        """The chosen files, and a name for the dataset if none was typed.
-
-        Returns: files, name, ``suggested``, whether it becomes a new version, status.
-        """
+        """Updates of files, name, ``suggested``, whether it becomes a new version, and status."""
         if not files:
             return *(gr.skip(),) * 4, ""
         size = sum(Path(file).stat().st_size for file in files)

@@ -64,11 +64,7 @@ TAKE_NUMBER_SCRIPT = "(number) => [number, '']"
 
 
 class DocumentsInput(NamedTuple):
-    """What is shown of which dataset: values of the first inputs of each event, in their order.
-
-    Attributes:
-        turn: number of the newest page that was asked for.
-    """
+    """What is shown of which dataset: the first inputs of each event; ``turn``: number of the newest page asked for."""
 
     turn: PageSelection[int]
     dataset: str | None
@@ -158,11 +154,7 @@ class DocumentsTab:
         """``?tab=documents&new=corpus`` opens the panel for a corpus of one's own."""
         return gr.Accordion(open=True) if read_address(request, "documents").get("new") == "corpus" else gr.skip()
 
-    def refresh(
-        self,
-        current: str | None,
-        request: gr.Request | None = None,
-    ) -> Any:
+    def refresh(self, current: str | None, request: gr.Request | None = None) -> Any:
         """Update the datasets; the selected one stays."""
         try:
             return update_dropdown(dataset_choices(self.client), current, current or last_used(request, "dataset"))
@@ -170,11 +162,7 @@ class DocumentsTab:
             return gr.skip()  # show reports the error
 
     def open_address(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """The page of the address; on that of another tab the one that was shown.
-
-        Args:
-            values: a DocumentsInput, and the offset.
-        """
+        """The page of the address, else the one shown. ``values``: a DocumentsInput, and the offset."""
         query, offset = DocumentsInput(*values[:QUERY_SIZE]), values[-1]
         if not (linked := read_address(request, "documents")).get("dataset"):
             return *(gr.skip(),) * 3, *self.show(query, offset)
@@ -204,20 +192,12 @@ class DocumentsTab:
         return self.show(query, 0 if query.words.strip() or query.tag else offset - PER_PAGE, stays=True)
 
     def go_to(self, *values: Any) -> tuple[Any, ...]:
-        """The page that begins with a number, counted from 1. Another text changes nothing.
-
-        Args:
-            values: a DocumentsInput, and the number.
-        """
+        """The page that begins with a number, the last of ``values``, counted from 1. Another text changes nothing."""
         digits = values[-1].strip().replace(",", "")
         return self.show_inputs(*values[:-1], int(digits) - 1) if digits.isdecimal() else UNCHANGED
 
     def change_tags(self, event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        """A tag of documents, and the same page again. An event: ``tag:DATASET:CHANGE`` of a tag form.
-
-        Args:
-            values: a DocumentsInput, and the offset.
-        """
+        """Documents gain or lose a tag (``tag:DATASET:CHANGE``). ``values``: a DocumentsInput, and the offset."""
         _, owner, value = str(event.pick).split(":", 2)
         change = parse_tag_change(value)
         verb = "remove" if change.remove else "add"

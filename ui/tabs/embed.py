@@ -72,7 +72,7 @@ class EmbedTab:
                     "Map of a collection",
                     "Its vectors on a plane, by their principal axes or their neighbours; the line below says how much "
                     "of them that keeps.",
-                ),
+                )
             )
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
@@ -155,12 +155,7 @@ class EmbedTab:
         detail = self.runner.details(collection, item, searches=False) if item else ""
         return collection, *self.load_map(collection, address.get("colour"), address.get("arrange")), detail
 
-    def load_map(
-        self,
-        collection: str | None,
-        label: str | None,
-        method: str | None = None,
-    ) -> tuple[Any, ...]:
+    def load_map(self, collection: str | None, label: str | None, method: str | None = None) -> tuple[Any, ...]:
         """Labels of a collection, links to its vectors, and its map in the colours of ``label``.
 
         An error has the address of the map, so that the next opening tries again.
@@ -212,11 +207,7 @@ class EmbedTab:
 
 
 def draw_map(collection: str, label: str | None, found: Mapping[str, Any], method: str = "pca") -> str:
-    """What ``map.js`` draws the map into; the parameters of the address are the collection, the label and the method.
-
-    Args:
-        found: the collection. Another version of it has another address of the map's file.
-    """
+    """What ``map.js`` draws the map into. Another version of the collection has another address of the map's file."""
     if not found["images"]:
         return empty_state("Nothing to see yet", "The collection has no image.")
     version = quote(f"{found['id']}-{found['changes']}", safe="")

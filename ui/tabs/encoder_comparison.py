@@ -34,11 +34,7 @@ def no_collection(missing: Sequence[Json], dataset: str) -> str:
 
 
 def draw_sides(encoders: Sequence[Json], collections: Sequence[str], answers: Sequence[Any], about: str) -> str:
-    """Hits of both encoders, each with its rank on the other side.
-
-    Args:
-        answers: for each side its hits, or an error as HTML.
-    """
+    """Hits of both encoders, or an error as HTML, each with its rank on the other side."""
     ranks = [
         {hit["id"]: rank for rank, hit in enumerate(hits, start=1)} if not isinstance(hits, str) else {}
         for hits in answers
@@ -57,12 +53,7 @@ def draw_sides(encoders: Sequence[Json], collections: Sequence[str], answers: Se
 
 
 def draw_figures(encoders: Sequence[Json], rows: Sequence[Json], figures: Sequence[Sequence[Json]]) -> str:
-    """One row for each metric that both have: the values and their difference, with intervals.
-
-    Args:
-        rows: of the service's comparison.
-        figures: for each encoder all rows of its evaluations, for their intervals.
-    """
+    """A row for each compared metric: values and difference, with intervals; ``figures``: all of each encoder."""
     names = [esc(each["name"]) for each in encoders]
     if not rows:
         links = " ".join(
@@ -148,11 +139,7 @@ def _format_difference(value: float | None) -> str:
 
 
 def draw_comparison(client: Client, left: Json, right: Json, query: Mapping[str, str]) -> str:
-    """The figures that both encoders have, and what both find.
-
-    Args:
-        query: ``q``, words, or ``item``, the id of an image, or nothing.
-    """
+    """The figures that both encoders have, and what both find for words (``q``) or an image (``item``), if any."""
     try:
         comparison = client.compare_encoders(left["id"], right["id"])
         rows = [client.encoder_figures(each["id"]) for each in (left, right)]

@@ -179,13 +179,7 @@ def draw_encoder(
     collections: Sequence[Json] = (),
     alone: bool = False,
 ) -> str:
-    """Name, sizes, main metrics and actions of an encoder; missing properties are left out.
-
-    Args:
-        badge: why it is no good.
-        collections: all of the service.
-        alone: with all metrics as a table.
-    """
+    """Name, sizes, main metrics and actions of an encoder; ``alone``: with all metrics as a table."""
     about = {**(encoder.get("info") or {}), **encoder}
     size = about.get("image_size")
     listed = [
@@ -240,11 +234,7 @@ def draw_exports(encoder: str, kind: str) -> str:
 
 
 def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False) -> str:
-    """Links to what can be done with an encoder: with a prepared form, or in the tab for it.
-
-    Args:
-        collections: those that it has embedded, newest first.
-    """
+    """Links to what can be done with an encoder; ``collections``: those that it has embedded, newest first."""
     key, run = str(encoder["id"]), encoder.get("run_id")
     links = {
         "Evaluate": address(tab="runs", new="evaluate", on=key),

@@ -91,11 +91,7 @@ def parse_templates(text: str) -> tuple[list[str], list[str]]:
 
 
 def find_examples(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[CollectionClasses]:
-    """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError.
-
-    Args:
-        encoders: as of ``collection_choices``.
-    """
+    """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError."""
     collection = first_choice(collection_choices(client, encoders))
     if collection is None:
         return []
@@ -359,10 +355,7 @@ class InferenceTab:
         return mark_view("", title, do=CLASSIFY, encoder=encoder, sample=sample, **fields)
 
     def use_files(self, paths: list[str] | None, classes: str) -> tuple[Any, str, Any]:
-        """Uploaded files in place of an example; their folders are the classes if none are named.
-
-        Returns: files, sample, classes.
-        """
+        """Files, sample and classes: uploads in place of an example, their folders as classes if none are named."""
         images, _ = find_images(paths or (), Path(get_upload_folder()))
         folders = sorted({label for label in folder_labels([image.name for image in images]) if label})
         named = "\n".join(map(plain_class_name, folders)) if len(folders) > 1 and not classes.strip() else gr.skip()
@@ -420,12 +413,7 @@ EXAMPLE_CLASSES = 4  # of a list, in words
 
 @dataclass(frozen=True)
 class CollectionClasses:
-    """Classes and images of a collection: the values of one of its labels.
-
-    Attributes:
-        label: its name.
-        items: id and name of each image; the folder of the name is its class.
-    """
+    """Values of a label of a collection, and id and name of each image, in whose folder its class is."""
 
     collection: str
     label: str
@@ -473,13 +461,7 @@ def draw_captions(captions: Sequence[tuple[Path, str, str]], skipped: Sequence[S
 def draw_result(
     result: ZeroShotResult, thumbnails: Mapping[int, str], about: str, notes: Sequence[str], seconds: float
 ) -> str:
-    """Accuracy where there are labels, and the predictions of each image.
-
-    Args:
-        thumbnails: addresses of small images by their place in the result.
-        about: where the images are from.
-        notes: what was left out of the classes and templates.
-    """
+    """Accuracy where there are labels, and predictions. ``about``: whose images; ``notes``: what was left out."""
     labels = folder_labels(result.names)
     accuracy = label_accuracy(result, labels)
     remarks = [*notes, *_label_notes(result, labels, accuracy)]

@@ -20,12 +20,7 @@ from ui.charts import (
     overlay_chart,
     overlay_panels,
 )
-from ui.common import (
-    LAST_COUNTS,
-    SILENT_EVENT,
-    PageSelection,
-    Shown,
-)
+from ui.common import LAST_COUNTS, SILENT_EVENT, PageSelection, Shown
 from ui.html import ACTIVE_STATES, error_box, status_line
 from ui.tabs.run_table import RunListing, draw_spec_differences
 

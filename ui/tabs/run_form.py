@@ -9,13 +9,7 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import Json, format_bytes, format_si
-from ui.common import (
-    LAST_COUNTS,
-    SILENT_EVENT,
-    PageSelection,
-    draft_script,
-    html_pane,
-)
+from ui.common import LAST_COUNTS, SILENT_EVENT, PageSelection, draft_script, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
 from ui.ranking import rank_encoders
 from ui.spec_fields import (
@@ -328,10 +322,7 @@ class SpecForm:
         return text, *self._messages(text), *self._field_values(spec)
 
     def _messages(self, text: str) -> list[Any]:
-        """Validation message, and in place of an estimate that there is none while the text is wrong.
-
-        No call of the service.
-        """
+        """Validation message, and without a call that there is no estimate while the text is wrong."""
         try:
             check(self.kind, text)
             estimate: Any = gr.skip()

@@ -292,12 +292,7 @@ def draw_artifacts(run_id: str, artifacts: Sequence[Json]) -> str:
 
 
 def draw_log(text: str, error: str = "", whole: str = "") -> str:
-    """End of the log; focusable, so that the keyboard can scroll it.
-
-    Args:
-        error: why what follows cannot be read.
-        whole: command that prints the whole log, if it has more than ``text``.
-    """
+    """End of the log, which the keyboard can scroll; ``error``: why no more; ``whole``: command that prints all."""
     above = status_line(f"The end of the log. “{whole}” prints all of it.") if whole else ""
     above += status_line(f"The log cannot be read at the moment: {error}") if error else ""
     if error and not text:

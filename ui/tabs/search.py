@@ -258,10 +258,7 @@ class SearchTab:
         return *(gr.skip(),) * 4, gr.skip() if bare is None else gr.Timer(active=False), False
 
     def preparation(self) -> Any:
-        """Without a collection: the progress of the run that makes the first one, or how to make one.
-
-        While the service does not answer, what is shown stays.
-        """
+        """Without a collection: progress of the run that makes one, or how to; no change without an answer."""
         try:
             runs = self.client.runs(kind="index")["items"]
         except ApiError:
@@ -295,10 +292,7 @@ class SearchTab:
     def open_link(
         self, turn: Turn, image: str | None, anchor: Anchor, request: gr.Request, current: str | None = None
     ) -> tuple[Any, ...]:
-        """What the address of a new page says: ``?collection=NAME&q=words``, ``?collection=NAME&item=ID``.
-
-        A search that came first, or that begins meanwhile, stays.
-        """
+        """What the address of a new page says; a search that came first, or that begins meanwhile, stays."""
         given = read_address(request, "search").keys() - {"tab"}
         if not given or turn.current:
             return OpenedSearch()
@@ -331,12 +325,7 @@ class SearchTab:
     def open_address(
         self, image: str | None, anchor: Anchor, request: gr.Request, current: str | None = None
     ) -> OpenedSearch:
-        """The search and the image of the address; without a search, the empty page.
-
-        Args:
-            image: of the image input, ``anchor`` says from where. An uploaded one is searched with again.
-            current: value of the menu of collections.
-        """
+        """Search and image of the address, else the empty page; an uploaded image is searched with again."""
         address = read_address(request, "search")
         mode = next((mode for mode, name in MODE_PARAMETERS.items() if name == address.get("mode", "")), MODES[0])
         name, item = address.get("collection", ""), address.get("item", "")
@@ -387,12 +376,7 @@ class SearchTab:
         hybrid: bool = False,
         anchor: Anchor = None,
     ) -> tuple[Any, ...]:
-        """Results, or an error.
-
-        Args:
-            hybrid: words of captions count, too.
-            anchor: where the image comes from; of this collection, it is searched with by its id.
-        """
+        """Results, or an error. An image of this collection (``anchor``) is searched with by its id."""
         query_text = text.strip() if mode in TEXT_MODES else ""
         item = anchor[1] if anchor and mode != TEXT_TO_IMAGES and collection in (None, anchor[0]) else None
         uploaded = image if mode != TEXT_TO_IMAGES and item is None else None
@@ -436,11 +420,7 @@ class SearchTab:
         return result if result[0] != draw_empty(mode) else (gr.skip(),) * 3
 
     def filter_again(self, turn: Turn, number: float, *values: Any) -> tuple[Any, ...]:
-        """The query with other labels, unless what is on show has these: labels of images and addresses draw it.
-
-        Args:
-            values: those of ``search``, and the search on show.
-        """
+        """The query with other labels, unless what is on show has these: labels of images and addresses draw it."""
         *query, current = values
         try:
             filters = parse_label_filter(query[WHERE])
@@ -494,13 +474,7 @@ class SearchTab:
         current: PageQuery | None,
         event: gr.EventData,
     ) -> dict[Any, Any]:
-        """Action of a button in the results or in the details.
-
-        What something newer draws is left out: other details, or the results of another search.
-
-        Args:
-            number: of the press, which the browser gives it.
-        """
+        """Action of a button in the results or details; what something newer draws is left out."""
         kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
         search, details = turn.current, opened.current
         if kind in SEARCHES:

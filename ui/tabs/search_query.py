@@ -37,12 +37,7 @@ TEXT_MODES = (TEXT_TO_IMAGES, BOTH)
 MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
 MODE_PARAMETERS = {TEXT_TO_IMAGES: "", IMAGE_TO_IMAGES: "images", IMAGE_TO_TEXTS: "texts", BOTH: "both"}
 DEFAULT_COUNT, DEFAULT_WEIGHT = 24, 50
-EMPTY_STATES = {
-    TEXT_TO_IMAGES: INVITATION,
-    IMAGE_TO_IMAGES: NO_IMAGE,
-    IMAGE_TO_TEXTS: NO_IMAGE,
-    BOTH: NOTHING_TO_MIX,
-}
+EMPTY_STATES = {TEXT_TO_IMAGES: INVITATION, IMAGE_TO_IMAGES: NO_IMAGE, IMAGE_TO_TEXTS: NO_IMAGE, BOTH: NOTHING_TO_MIX}
 
 LabelFilter = dict[str, Any]  # {label: values, or a range or members of a set}: ``where`` of Client.search
 
@@ -108,13 +103,7 @@ class PageResult(NamedTuple):
 
 
 class FilterMenu(NamedTuple):
-    """Filters of a collection.
-
-    Attributes:
-        values: {label: values} to choose from.
-        example: conditions that can be typed; empty: the labels have none.
-        labels: all of them.
-    """
+    """Values to choose of each label, conditions that can be typed (empty: none), and all labels of a collection."""
 
     values: dict[str, list[str]]
     example: str
@@ -185,10 +174,7 @@ class SearchRunner:
         members: dict[str, Any] = {"remove" if change.remove else "add": {TAGS: [change.tag]}}
         try:
             changed = self.client.change_labels(
-                collection,
-                change.items,
-                **members,
-                on_progress=lambda done, _: sent.append(done),
+                collection, change.items, **members, on_progress=lambda done, _: sent.append(done)
             )
         except ApiError as error:
             some = f"The tags of only {sent[-1]:,} of {len(change.items):,} images were changed"
@@ -273,10 +259,7 @@ def filter_choices(parameter: str) -> list[str]:
 
 
 def parse_label_filter(choices: Sequence[str] | None) -> LabelFilter:
-    """The service's filter from values of the menu: those of ``label_choice``, and texts as ``year>=1990``.
-
-    Raises: UserError ``invalid_value``.
-    """
+    """The service's filter from values of the menu and texts such as ``year>=1990``. Raises: UserError."""
     pairs = {choice: pair for choice in choices or () if (pair := _chosen_pair(choice)) is not None}
     return parse_where([choice for choice in choices or () if choice not in pairs], pairs.values())
 

@@ -122,12 +122,7 @@ def draw_results(
     link: str = "",
     text_limit: int | None = None,
 ) -> str:
-    """The hits and a line about them.
-
-    Args:
-        link: address of the same search, if there is one.
-        text_limit: tokens that the encoder read of a text that is too long for it.
-    """
+    """The hits and a line about them; ``text_limit``: tokens that the encoder read of a text too long for it."""
     if not hits:
         return NOTHING_FOUND
     what = "texts" if target == "texts" else "images"

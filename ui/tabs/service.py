@@ -161,7 +161,7 @@ def _key_actions(key: Json, own: str) -> str:
 REFRESH_SECONDS = 5
 QUEUE_PER_STATE, AUDIT_PAGE, MAX_AUDIT = 50, 50, 1000
 QUESTIONS = {
-    "revoke": ("Revoke this key?", "Whoever uses it is signed out at once; its runs and encoders stay.", "Revoke"),
+    "revoke": ("Revoke this key?", "Whoever uses it is signed out at once; its runs and encoders stay.", "Revoke")
 }
 
 

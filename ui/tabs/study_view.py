@@ -71,12 +71,7 @@ def draw_table(study: Json, head: str) -> str:
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     body = "".join(
-        _row(
-            study,
-            index,
-            best,
-            [_comparison_cell(compared.get(index), index == baseline)] if against else [],
-        )
+        _row(study, index, best, [_comparison_cell(compared.get(index), index == baseline)] if against else [])
         for index in range(len(table["rows"]))
     )
     return html_table("Table of the study", names, body, "study") + (
