@@ -16,10 +16,11 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,12 +102,8 @@ class TableOptions(ReaderOptions):
     group: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """Cells by column. ``line``: where the row begins, from 1; of Parquet, Arrow and JSON arrays the row's number."""
-
-    line: int
-    cells: dict[str, Any]
+# where a row begins, from 1 (of Parquet, Arrow and JSON arrays the row's number), and its cells by column
+TableRow = tuple[int, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +118,21 @@ class ColumnRoles:
 
 
 @dataclass(frozen=True, slots=True)
-class CaptionedRow:
-    """What a row says. ``image``: name, URL or, of an embedded image, its path; ``data``: of an embedded image."""
+class _Table:
+    """What a row's meaning depends on.
 
-    line: int
-    image: str
-    data: bytes | None
-    captions: tuple[str, ...]
-    labels: dict[str, str]
+    Attributes:
+        name: for messages and ids.
+        folder: where it lies below the corpus, with a slash at its end, or empty.
+        split: that of its name.
+        classes: names of the classes of columns that have numbers of them.
+    """
+
+    name: str
+    folder: str
     split: str
-    source: str
-    extra: dict[str, Any]
+    columns: ColumnRoles
+    classes: dict[str, tuple[str, ...]]
 
 
 class TableReader(FilesReader[TableOptions]):
@@ -161,12 +162,10 @@ class TableReader(FilesReader[TableOptions]):
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
-        rows = self._rows(file, name)
-        folder = file.parent.relative_to(self._folder).as_posix()
-        below = "" if folder == "." else f"{folder}/"
         try:
-            for row in merge_neighbours(rows) if self.options.group else rows:
-                yield row if isinstance(row, BadItem) else self._record(row, name, below)
+            for _, group in groupby(self._items(file, name), key=itemgetter(0)):
+                items: list[Any] = [item for _, item in group]
+                yield items[0] if len(items) == 1 else _merge_captions(items)
         except UserError as error:  # in a folder there may be a table about something else
             if len(self.paths()) == 1:
                 raise
@@ -185,104 +184,95 @@ class TableReader(FilesReader[TableOptions]):
         """Tables that lie one folder down name images from there."""
         return self._images if self.options.images is not None else ImageFinder(self._folder)
 
-    def _rows(self, file: Path, name: str) -> Iterator[CaptionedRow | BadItem]:
-        parser: _RowParser | None = None
+    def _items(self, file: Path, name: str) -> Iterator[tuple[Any, Record | BadItem]]:
+        """Each with a key: equal for rows about one image that follow one another and differ in captions alone."""
+        table: _Table | None = None
         for row in read_rows(file, name, self.options):
             if isinstance(row, BadItem):
-                yield row
+                yield object(), row
                 continue
-            parser = parser or self._parser(file, name)
+            table = table or self._table(file, name)
             try:
-                yield parser.parse(row)
+                yield self._record(*row, table)
             except BadValue as error:
-                yield BadItem(name, row.line, "bad row", str(error))
-        if parser is None:
-            yield BadItem(name, 0, "no rows", "the table has no row that can be used")
+                yield object(), BadItem(name, row[0], "bad row", str(error))
+        if table is None:
+            yield object(), BadItem(name, 0, "no rows", "the table has no row that can be used")
 
-    def _parser(self, file: Path, name: str) -> _RowParser:
+    def _table(self, file: Path, name: str) -> _Table:
+        folder = file.parent.relative_to(self._folder).as_posix()
         classes = read_class_names(file)
         embedded, names = first_columns(file, name, self.options, _COLUMN_ROWS)
-        return _RowParser(choose_columns(names, self.options, name, classes, embedded), split_from_name(name), classes)
+        columns = choose_columns(names, self.options, name, classes, embedded)
+        return _Table(name, "" if folder == "." else f"{folder}/", split_from_name(name), columns, classes)
 
-    def _record(self, row: CaptionedRow, name: str, folder: str) -> Record:
-        if row.data is not None:
-            image = _embedded_image(row.image, row.data, row.line)
-        elif _URL.match(row.image):
-            image = self._images.find_url(row.image, row.image)
-        elif self._images_beside.has(f"{folder}{row.image}"):
-            image = self._images_beside.find(f"{folder}{row.image}", image_name=row.image)
-        else:
-            image = self._images.find_first([row.image, f"{folder}{row.image}"], row.image)
-        body = CaptionedImage(image.name, row.captions, row.labels)
-        return Record(f"{name}:{row.line}", body, (image,), row.split, row.source, row.extra)
-
-
-def merge_neighbours(rows: Iterable[CaptionedRow | BadItem]) -> Iterator[CaptionedRow | BadItem]:
-    """Rows about one image that follow one another as one, with the further columns of the first."""
-    for _, group in groupby(rows, _group_key):
-        first, *others = group
-        if isinstance(first, CaptionedRow) and others:
-            captions = tuple(caption for row in (first, *others) for caption in row.captions)  # type: ignore[union-attr]
-            first = replace(first, captions=captions)
-        yield first
-
-
-def _group_key(row: CaptionedRow | BadItem) -> Any:
-    """Rows without captions stay apart: they would be lost."""
-    if isinstance(row, BadItem) or not row.captions:
-        return id(row)
-    return row.image, row.data, row.labels, row.split, row.source
-
-
-def _embedded_image(where: str, data: bytes, line: int) -> RecordImage:
-    """An image in a row, by its path if that can be its name."""
-    name = where.replace("\\", "/").rpartition("/")[2]
-    try:
-        check_image_name(name)
-    except ValueError:
-        name = str(line)
-    return RecordImage(name, partial(inline_image, data, name))
-
-
-class _RowParser:
-    """Reads the cells of one table's rows. ``classes``: names of the classes of columns that have numbers of them."""
-
-    def __init__(self, columns: ColumnRoles, split: str, classes: Mapping[str, Sequence[str]]) -> None:
-        self._columns, self._split, self._classes = columns, split, classes
-        self._used = {columns.image, *columns.captions, *columns.labels, columns.split, columns.source}
-
-    def parse(self, row: TableRow) -> CaptionedRow:
+    def _record(self, line: int, cells: dict[str, Any], table: _Table) -> tuple[Any, Record]:
         """Raises: BadValue."""
-        cells, columns = row.cells, self._columns
-        image, data = image_source(cells.get(columns.image))
-        image = image.strip()
-        if not image and data is None:
+        columns = table.columns
+        where, data = image_source(cells.get(columns.image))
+        if not where.strip() and data is None:
             raise BadValue(f"there is no image in {columns.image!r}")
-        if data is None and not _URL.match(image):
-            image = image.replace("\\", "/").removeprefix("./")
-            try:
-                check_image_name(image)
-            except ValueError as error:
-                raise BadValue(str(error)) from error
+        image = self._image(where.strip(), data, line, table.folder)
         captions = tuple(dict.fromkeys(text for name in columns.captions for text in _texts(name, cells.get(name))))
-        labels = {kind: text for name in columns.labels for kind, text in self._labels(name, cells.get(name))}
+        labels = {
+            kind: text
+            for name in columns.labels
+            for kind, text in _labels(name, cells.get(name), table.classes.get(name, ()))
+        }
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
-        others = {key: cells[key] for key in cells if key not in self._used and not isinstance(cells[key], bytes)}
-        split, source = _text(cells, columns.split) or self._split, _text(cells, columns.source)
-        return CaptionedRow(row.line, image, data, captions, labels, split, source, to_json_safe(others))
+        used = {columns.image, *columns.captions, *columns.labels, columns.split, columns.source}
+        extra = to_json_safe({key: value for key, value in cells.items() if key not in used})
+        split, source = _text(cells, columns.split) or table.split, _text(cells, columns.source)
+        body = CaptionedImage(image.name, captions, labels)
+        key = object()  # rows without captions stay apart: they would be lost
+        if captions and self.options.group:
+            key = (image.name if data is None else data, where, labels, split, source)
+        return key, Record(f"{table.name}:{line}", body, (image,), split, source, extra)
 
-    def _labels(self, name: str, value: Any) -> Iterator[tuple[str, str]]:
-        """Kind and label of a cell: one value, or an object of them. Raises: BadValue."""
-        for kind, label in value.items() if isinstance(value, dict) else [(name, value)]:
-            if isinstance(label, (list, dict)):
-                raise BadValue(f"{kind!r} must be one label")
-            if name in self._classes and is_number(label, int):
-                text = class_name(self._classes[name], label, kind)
-            else:
-                text = "" if to_json_safe(label) is None else str(label).strip()
-            if text:
-                yield kind, text
+    def _image(self, where: str, data: bytes | None, line: int, folder: str) -> RecordImage:
+        """Raises: BadValue for a name that leads out of the corpus."""
+        if data is not None:  # its path may be its name
+            name = where.replace("\\", "/").rpartition("/")[2]
+            try:
+                check_image_name(name)
+            except ValueError:
+                name = str(line)
+            return RecordImage(name, partial(inline_image, data, name))
+        if _URL.match(where):
+            return self._images.find_url(where, where)
+        name = where.replace("\\", "/").removeprefix("./")
+        try:
+            check_image_name(name)
+        except ValueError as error:
+            raise BadValue(str(error)) from error
+        if self._images_beside.has(f"{folder}{name}"):
+            return self._images_beside.find(f"{folder}{name}", image_name=name)
+        return self._images.find_first([name, f"{folder}{name}"], name)
+
+
+def _merge_captions(records: Sequence[Any]) -> Record:
+    """Records of one image as one, with the further columns of the first."""
+    captions = tuple(caption for record in records for caption in record.body.captions)
+    merged: Record = replace(records[0], body=replace(records[0].body, captions=captions))
+    return merged
+
+
+def _labels(name: str, value: Any, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Kind and label of a cell: one value, or an object of them; a number of a class becomes its name, -1 none.
+
+    Raises: BadValue.
+    """
+    for kind, label in value.items() if isinstance(value, dict) else [(name, value)]:
+        if isinstance(label, (list, dict)):
+            raise BadValue(f"{kind!r} must be one label")
+        text = "" if to_json_safe(label) is None else str(label).strip()
+        if classes and is_number(label, int):
+            if not -1 <= label < len(classes):
+                raise BadValue(f"{kind!r} has {label}, which is none of its {len(classes):,} classes")
+            text = "" if label == -1 else classes[label] or text
+        if text:
+            yield kind, text
 
 
 def _text(cells: dict[str, Any], column: str | None) -> str:
@@ -327,24 +317,25 @@ def choose_columns(
     if len(names) > MAX_COLUMNS:
         message = f"it has more than {MAX_COLUMNS:,} columns"
         raise UserError(message, code="bad_option", field="delimiter", file=file)
-    named: set[str] = set()
-    for option in ("image", "captions", "labels", "split", "source"):
-        chosen = getattr(options, option)
-        for name in (chosen,) if isinstance(chosen, str) else chosen or ():
-            named.add(name)
+    chosen = {
+        option: (value,) if isinstance(value, str) else value
+        for option in ("image", "captions", "labels", "split", "source")
+        if (value := getattr(options, option)) is not None
+    }
+    for option, columns in chosen.items():
+        for name in columns:
             if name not in names:
                 message = f"option {option!r}: there is no column {name[:100]!r}; there are {shown}"
                 raise UserError(message, code="bad_option", field=option, file=file)
+    named = set(chain.from_iterable(chosen.values()))
     rest = [name for name in names if name not in named]
-    found = _known([name for name in embedded if name not in named], _IMAGE_COLUMNS) or _known(rest, _IMAGE_COLUMNS)
-    image = options.image or next(iter(found), "")
-    captions, labels = _known(rest, _CAPTION_COLUMNS), _known(rest, _LABEL_COLUMNS)
+    captions, labels = _known(rest, _CAPTION_COLUMNS), {*_known(rest, _LABEL_COLUMNS), *classes}
+    images = _known([name for name in embedded if name not in named], _IMAGE_COLUMNS) or _known(rest, _IMAGE_COLUMNS)
+    image = next(iter(chosen.get("image", images)), "")
     roles = ColumnRoles(
         image,
-        options.captions if options.captions is not None else tuple(name for name in rest if name in captions),
-        options.labels
-        if options.labels is not None
-        else tuple(name for name in rest if name in labels or name in classes),
+        chosen.get("captions", tuple(name for name in rest if name in captions)),
+        chosen.get("labels", tuple(name for name in rest if name in labels)),
         options.split or next(iter(_known(rest, _SPLIT_COLUMNS)), None),
         options.source,
     )
@@ -383,15 +374,6 @@ def read_class_names(path: Path) -> dict[str, tuple[str, ...]]:
     except (BadValue, KeyError, TypeError, AttributeError):
         return {}
     return found
-
-
-def class_name(names: Sequence[str], number: int, column: str) -> str:
-    """The class of a number; empty for -1, which is no label. One without a name is its number. Raises: BadValue."""
-    if number == -1:
-        return ""
-    if not 0 <= number < len(names):
-        raise BadValue(f"{column!r} has {number}, which is none of its {len(names):,} classes")
-    return names[number] or str(number)
 
 
 def is_text_table(name: str) -> bool:
@@ -433,8 +415,8 @@ def first_columns(path: Path, name: str, options: TableOptions, most: int) -> tu
         schema = read_schema(path)
         names = [] if schema is None else columnar.unique_names(schema.names)
         return [name for name, field in zip(names, schema or (), strict=True) if _may_hold_images(field.type)], names
-    rows = (row for row in read_rows(path, name, options) if isinstance(row, TableRow))
-    return [], list(dict.fromkeys(column for row in islice(rows, most) for column in row.cells))
+    rows = (row for row in read_rows(path, name, options) if not isinstance(row, BadItem))
+    return [], list(dict.fromkeys(column for _, cells in islice(rows, most) for column in cells))
 
 
 def _may_hold_images(kind: pa.DataType) -> bool:
@@ -452,7 +434,7 @@ def read_rows(path: Path, name: str, options: TableOptions) -> Iterator[TableRow
     ending = name.lower().removesuffix(".gz")
     if ending.endswith((".jsonl", ".ndjson")):
         items = read_json_lines(path, name)
-        return (item if isinstance(item, BadItem) else TableRow(item[0].number, item[1]) for item in items)
+        return (item if isinstance(item, BadItem) else (item[0].number, item[1]) for item in items)
     return _csv_rows(path, name, options, tabs=ending.endswith(".tsv"))
 
 
@@ -466,7 +448,7 @@ def _columnar_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
             parts = (cells["key"], cells["url"], cells.get("error_message") or cells["status"])
             yield BadItem(name, line, "not downloaded", " ".join(str(part) for part in parts if part)[:300])
         else:
-            yield TableRow(line, cells)
+            yield row
 
 
 def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
@@ -477,7 +459,7 @@ def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
         yield BadItem(name, 0, "bad json", "a JSON array is expected")
     else:
         for number, row in enumerate(value, start=1):
-            yield TableRow(number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "no JSON object")
+            yield (number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "no JSON object")
 
 
 def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Iterator[TableRow | BadItem]:
@@ -487,12 +469,20 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
     def texts() -> Iterator[str]:
         nonlocal begun
         for line in read_lines(path, name):
-            text = _decode_line(line, name, options.encoding)
-            if isinstance(text, BadItem):
-                bad.append(text)
-            elif isinstance(line, TextLine):
-                begun = begun or line.number
-                yield f"{text}\n"
+            if isinstance(line, BadItem):
+                bad.append(line)
+                continue
+            try:
+                text = line.data.removeprefix(codecs.BOM_UTF8 if line.number == 1 else b"").decode(options.encoding)
+            except UnicodeDecodeError as error:
+                detail = f"not {options.encoding} at byte {error.start:,} of the line"
+                bad.append(BadItem(name, line.number, "bad encoding", detail))
+                continue
+            if "\0" in text:
+                bad.append(BadItem(name, line.number, "bad row", "it holds a NUL character"))
+                continue
+            begun = begun or line.number
+            yield f"{text}\n"
 
     delimiter = options.delimiter or ("\t" if tabs else _most_frequent_delimiter(path, name))
     quoted = delimiter in ",;" if options.quoted is None else options.quoted
@@ -520,19 +510,9 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
             if options.header:
                 continue
         if len(fields) == len(names):
-            yield TableRow(begun, dict(zip(names, fields, strict=True)))
+            yield begun, dict(zip(names, fields, strict=True))
         else:
             yield BadItem(name, begun, "ragged row", f"{len(fields):,} fields where {len(names):,} are expected")
-
-
-def _decode_line(line: TextLine | BadItem, name: str, encoding: str) -> str | BadItem:
-    if isinstance(line, BadItem):
-        return line
-    try:
-        text = line.data.removeprefix(codecs.BOM_UTF8 if line.number == 1 else b"").decode(encoding)
-    except UnicodeDecodeError as error:
-        return BadItem(name, line.number, "bad encoding", f"not {encoding} at byte {error.start:,} of the line")
-    return BadItem(name, line.number, "bad row", "it holds a NUL character") if "\0" in text else text
 
 
 def _most_frequent_delimiter(path: Path, name: str) -> str:

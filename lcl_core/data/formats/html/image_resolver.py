@@ -13,7 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import replace_surrogates
 from lcl_core.data.corpus.file_store import FileStore, has_file
-from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
+from lcl_core.data.formats.image_lookup import ImageFinder, inline_image, read_stored_image
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, read_image_size
 from lcl_core.data.records import RecordImage
 
@@ -136,8 +136,9 @@ class SiteImages:
     def check(self, image: RecordImage) -> None:
         """Measure an image, once; only its header is decoded. Raises: RejectedItem for what is left out."""
         if image.name not in self._verdicts:
+            self._verdicts[image.name] = None
             try:
-                self._verdicts[image.name] = self._measure(image)
+                self._measure(image)
             except RejectedItem as error:
                 self._verdicts[image.name] = (error.reason, error.detail)
         if (verdict := self._verdicts[image.name]) is not None:
@@ -162,7 +163,7 @@ class SiteImages:
         for name in names:
             if has_file(self._store, name):
                 shown = replace_surrogates(name)
-                return RecordImage(shown, partial(_read_stored, self._store, name))
+                return RecordImage(shown, partial(read_stored_image, self._store, name))
         detail = f"{source[:_MAX_SHOWN]}: there is no {replace_surrogates(names[0][:_MAX_SHOWN])}"
         raise RejectedItem("missing image", detail)
 
@@ -189,10 +190,3 @@ class SiteImages:
             raise RejectedItem("small image", f"{shown}: {width} x {height} px")
         if max(width, height) > self._max_aspect * min(width, height):
             raise RejectedItem("long image", f"{shown}: {width} x {height} px")
-
-
-def _read_stored(store: FileStore, name: str) -> bytes:
-    try:
-        return store.read(name, MAX_IMAGE_BYTES)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError("the file cannot be read", code="file_unreadable", file=replace_surrogates(name)) from error

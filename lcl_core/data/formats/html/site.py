@@ -200,8 +200,6 @@ class SiteReader(FormatReader[PageOptions]):
             data = store.read(name, self.options.max_page_bytes)
         except UserError as error:
             return BadItem(shown, 0, "unreadable page", error.message)
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
-            return BadItem(shown, 0, "unreadable page", "the file cannot be read")
         try:
             return self.parse(data)
         except BadValue as error:
