@@ -40,7 +40,7 @@ test-all: lint
 # What a change should pass before it is pushed, in two minutes: lint, types, rules of the source tree, tests without processes.
 QUICK := test_architecture.py docs
 QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/formats data/sampling)
-QUICK += $(addprefix lcl_core/evaluation/,heads test_metrics.py test_caption_metrics.py)
+QUICK += $(addprefix lcl_core/evaluation/,test_metrics.py test_caption_metrics.py test_significance.py)
 QUICK := $(addprefix tests/,$(QUICK))
 check: lint
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not extended" $(QUICK)
