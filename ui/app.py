@@ -28,7 +28,7 @@ from ui.auth import (
 )
 from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
-from ui.file_routes import build_file_routes
+from ui.file_routes import build_file_routes, error_response
 from ui.html import LOGO_SVG, TAGLINE, esc
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
@@ -186,7 +186,11 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
             guide = html_pane(elem_id="guide")
             html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
-            items = [_build_tab(name, tab) for name, tab in tabs.items()]
+            items = []
+            for name, tab in tabs.items():
+                with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}", visible=name != ADMIN_TAB) as item:
+                    tab.build()
+                items.append(item)
         # outside of gr.Tabs, where every new component counts as a tab
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
@@ -224,6 +228,7 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
     app = FastAPI(
         title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _close_expired(sessions)
     )
+    app.exception_handler(ApiError)(error_response)
     app.include_router(build_file_routes(client, team))
     app.include_router(build_session_check(sessions))
     app.include_router(build_upload_routes(files, sessions))
@@ -308,12 +313,6 @@ def _keep_page_state(page: gr.Blocks, name: str) -> None:
     state = page.state_holder.session_data.get(name)
     if state is not None:
         state.is_closed = False
-
-
-def _build_tab(name: str, tab: PageTab) -> gr.Tab:
-    with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}", visible=name != ADMIN_TAB) as item:
-        tab.build()
-    return item
 
 
 def _linked_tab(request: gr.Request) -> gr.Tabs:

@@ -102,7 +102,12 @@ def line_chart(
     hint = f"<em>held out {esc(number(dashed[-1][1]))}</em>" if dashed else ""
     head = f"<figcaption><span>{esc(title)}</span>{hint}<b>{esc(last)}</b></figcaption>"
     if ended and len(good) == 1:
-        return f'<figure class="lcl-chart lcl-colour-{colour}">{head}{_single_point(title, good[0])}</figure>'
+        at = f"{number(good[0][1])} at step {number(good[0][0])}"
+        return (
+            f'<figure class="lcl-chart lcl-colour-{colour}">{head}<div class="lcl-plot lcl-plot--point" role="img" '
+            f'aria-label="{esc(f"{title}: {at}, the only value")}"><i aria-hidden="true"></i><span>{esc(at)}</span>'
+            "</div></figure>"
+        )
     if len(good) < 2:
         return f'<figure class="lcl-chart">{head}{NO_RECORD if ended else NO_VALUES}</figure>'
     raw, mean = subsample(good), subsample(moving_average(good))
@@ -123,16 +128,6 @@ def line_chart(
         f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{y_axis(frame)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{esc(words)}">{lines}</svg>'
         f"{x_axis(frame, whole=True)}</div></figure>"
-    )
-
-
-def _single_point(title: str, point: Point) -> str:
-    """The only value of a curve, in the middle of its plot."""
-    x, y = point
-    words = f"{title}: {number(y)} at step {number(x)}, the only value"
-    return (
-        f'<div class="lcl-plot lcl-plot--point" role="img" aria-label="{esc(words)}"><i aria-hidden="true"></i>'
-        f"<span>{esc(number(y))} at step {esc(number(x))}</span></div>"
     )
 
 
@@ -306,16 +301,28 @@ def row_label(row: Json) -> str:
 def cost_chart(table: Json, head: str) -> str:
     """A metric over its cost: mean and deviation of each row, Pareto front."""
     compute = table["compute"]
-    rows = [(index, row, row["figures"][head], row["compute"][compute]) for index, row in _rows_with_cost(table, head)]
+    rows = [
+        (index, row, row["figures"][head], row["compute"][compute])
+        for index, row in enumerate(table["rows"])
+        if head in row["figures"] and row["compute"][compute] is not None
+    ]
     title = f"{head} over {COST_LABELS[compute]}"
     if not rows:
         return _figure(title, NO_VALUES)
-    log = _needs_log_axis([cost for *_, cost in rows])
-    at = {index: (_scale_cost(cost, log), figure["mean"]) for index, _, figure, cost in rows}
-    frame = _pad_frame(plot_frame([*at.values(), *_deviation_ends(at, rows)]))
+    costs = [cost for *_, cost in rows]
+    log = min(costs) > 0 and max(costs) > LOG_AXIS_RATIO * min(costs)
+    at = {index: (math.log10(cost) if log else cost, figure["mean"]) for index, _, figure, cost in rows}
+    bars = [(at[index][0], figure["mean"], figure["sd"] or 0.0) for index, _, figure, _ in rows]
+    ends = [(x, mean + sign * sd) for x, mean, sd in bars for sign in (-1, 1)]
+    left, right, bottom, top = plot_frame([*at.values(), *ends])
+    room = 0.07 * (right - left)
+    frame = (left - room, right + room, bottom, top)
     front = _staircase([at[index] for index in table["pareto"][head] if index in at])
     lines = f'<path class="lcl-line lcl-line--front" d="{svg_path(front, frame)}"/>'
-    spots = {index: _percent_position(point, frame) for index, point in at.items()}
+    wide = right - left + 2 * room
+    spots = {
+        index: (100 * (x - left + room) / wide, 100 * (top - y) / (top - bottom)) for index, (x, y) in at.items()
+    }  # in percent, from the left and top of the plot
     sides = label_positions([(*spots[index], row_label(row)) for index, row, *_ in rows])
     points = "".join(
         _cost_point(spots[index], side, frame, index, row, figure, cost, head)
@@ -347,35 +354,6 @@ def curves_chart(curves: Json, title: str) -> str:
     )
     ends = ", ".join(f"{row_label(curves['rows'][index])} {number(points[-1][1], 3)}" for index, points in drawn)
     return _figure(title, _study_plot(f"{title}, at the end: {ends}", frame, lines, "", x_axis(frame)), "over steps")
-
-
-def _rows_with_cost(table: Json, head: str) -> list[tuple[int, Json]]:
-    compute = table["compute"]
-    return [
-        (index, row)
-        for index, row in enumerate(table["rows"])
-        if head in row["figures"] and row["compute"][compute] is not None
-    ]
-
-
-def _deviation_ends(at: Mapping[int, Point], rows: Sequence[tuple[int, Json, Json, float]]) -> list[Point]:
-    """Both ends of each error bar."""
-    spread = [(index, figure["mean"], figure["sd"] or 0.0) for index, _, figure, _ in rows]
-    return [(at[index][0], mean + sign * sd) for index, mean, sd in spread for sign in (-1, 1)]
-
-
-def _needs_log_axis(costs: Sequence[float]) -> bool:
-    return min(costs) > 0 and max(costs) > LOG_AXIS_RATIO * min(costs)
-
-
-def _scale_cost(cost: float, log: bool) -> float:
-    return math.log10(cost) if log else cost
-
-
-def _pad_frame(frame: Frame) -> Frame:
-    left, right, bottom, top = frame
-    room = 0.07 * (right - left)
-    return left - room, right + room, bottom, top
 
 
 def _staircase(points: Sequence[Point]) -> list[Point]:
@@ -414,12 +392,6 @@ def _is_free(box: tuple[float, float, float, float], occupied: Sequence[tuple[fl
     return inside and all(apart)
 
 
-def _percent_position(point: Point, frame: Frame) -> Point:
-    """Percent from the left and top of the plot."""
-    left, right, bottom, top = frame
-    return 100 * (point[0] - left) / (right - left), 100 * (top - point[1]) / (top - bottom)
-
-
 def _cost_point(
     spot: Point, side: str, frame: Frame, which: int, row: Json, figure: Json, cost: float, head: str
 ) -> str:
@@ -444,13 +416,9 @@ def _log_axis(frame: Frame) -> str:
     shown = [value for value in values if left <= math.log10(value) <= right]
     return "".join(
         f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (math.log10(value) - left) / (right - left):.2f}%">'
-        f"{_axis_number(value)}</span>"
+        f"{number(value) if value < 1e6 else f'{value:.0e}'.replace('e+0', 'e').replace('e+', 'e')}</span>"
         for value in shown
     )
-
-
-def _axis_number(value: float) -> str:
-    return f"{value:.0e}".replace("e+0", "e").replace("e+", "e") if value >= 1e6 else number(value)
 
 
 def _study_plot(words: str, frame: Frame, lines: str, points: str, axis: str) -> str:

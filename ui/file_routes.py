@@ -101,7 +101,7 @@ def image_media_type(data: bytes) -> str:
 
 
 def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRouter:
-    """Routes beside the page; errors of the API are passed on."""
+    """Routes beside the page, of an application with ``error_response``."""
 
     async def use_session_key(request: Request) -> None:
         session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
@@ -127,15 +127,12 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/item/{collection}/{item}")
     def item_caption(collection: str, item: str) -> Response:
-        try:
-            found = client.item(collection, item)
-        except ApiError as error:
-            return _error(error)
-        return JSONResponse({"caption": found["caption"]}, headers=_cached_headers(ITEM_SECONDS))
+        caption = client.item(collection, item)["caption"]
+        return JSONResponse({"caption": caption}, headers=_cached_headers(ITEM_SECONDS))
 
     @router.get("/map/{collection}")
     def map_file(collection: str, method: str = "pca") -> Response:
-        return _map_file(client, collection, method)
+        return Response(client.collection_map_file(collection, method=method), media_type="application/octet-stream")
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:
@@ -155,7 +152,8 @@ def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None)
 
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
-        return _attachment(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
+        headers = {"content-disposition": f'attachment; filename="table.{kind}"', "x-content-type-options": "nosniff"}
+        return Response(client.study_table(study, kind), media_type="application/octet-stream", headers=headers)
 
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str, request: Request) -> Response:
@@ -181,7 +179,10 @@ def _add_guide_routes(router: APIRouter, client: Client) -> None:
 
     @router.get("/docs/guide/{path:path}")
     def guide(path: str) -> Response:
-        return _guide_file(client, path)
+        """A file of the documentation site with the content security policy that the service gives it."""
+        file = client.guide_file(path)
+        headers = {name: file.headers[name] for name in GUIDE_HEADERS if name in file.headers}
+        return Response(file.content, headers=headers)
 
 
 def _cached_headers(seconds: int) -> dict[str, str]:
@@ -195,26 +196,9 @@ def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool =
         data = read()
     except ApiError as error:
         if not placeholder or error.status not in (404, 422):
-            return _error(error)
+            raise
         return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
     return Response(data, media_type=image_media_type(data), headers=_cached_headers(seconds))
-
-
-def _map_file(client: Client, collection: str, method: str) -> Response:
-    try:
-        return Response(client.collection_map_file(collection, method=method), media_type="application/octet-stream")
-    except ApiError as error:
-        return _error(error)
-
-
-def _guide_file(client: Client, path: str) -> Response:
-    """A file of the documentation site with the content security policy that the service gives it."""
-    try:
-        file = client.guide_file(path)
-    except ApiError as error:
-        return _error(error)
-    headers = {name: file.headers[name] for name in GUIDE_HEADERS if name in file.headers}
-    return Response(file.content, headers=headers)
 
 
 def _vectors_file(counted: AbstractContextManager[None], client: Client, collection: str, kind: str) -> Response:
@@ -222,19 +206,17 @@ def _vectors_file(counted: AbstractContextManager[None], client: Client, collect
     if kind not in FORMATS:
         return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
     with ExitStack() as stack:
-        try:
-            stack.enter_context(counted)
-            pages = stack.enter_context(closing(client.vector_pages(collection)))
-            first = next(pages)
-        except ApiError as error:
-            return _error(error)
+        stack.enter_context(counted)
+        pages = stack.enter_context(closing(client.vector_pages(collection)))
+        first = next(pages)
         write, media_type = FORMATS[kind]
         headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
         rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
         return _ClosingResponse(write(first["total"], rows), stack.pop_all(), headers, media_type)
 
 
-def _error(error: ApiError) -> Response:
+def error_response(_: Request, error: ApiError) -> Response:
+    """Of the application: an error of the service is passed on."""
     return PlainTextResponse(error.message, status_code=error.status or 502)
 
 
@@ -268,11 +250,8 @@ def _streamed_attachment(
 ) -> Response:
     """A file of the service as a download, streamed; ``counted`` until its end."""
     with ExitStack() as stack:
-        try:
-            stack.enter_context(counted)
-            file = stack.enter_context(opened)
-        except ApiError as error:
-            return _error(error)
+        stack.enter_context(counted)
+        file = stack.enter_context(opened)
         headers = {"content-disposition": f'attachment; filename="{quote(name)}"'}
         headers |= {name: value for name, value in file.headers.items() if name == "content-length"}
         headers["x-content-type-options"] = "nosniff"
@@ -293,13 +272,3 @@ class _ClosingResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._resources.close()
-
-
-def _attachment(fetch: Callable[[], bytes], name: str) -> Response:
-    """A file of the service as a download."""
-    try:
-        data = fetch()
-    except ApiError as error:
-        return _error(error)
-    headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
-    return Response(data, media_type="application/octet-stream", headers=headers)

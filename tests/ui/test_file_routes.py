@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.client import ApiError
-from ui.file_routes import FORMATS, MAX_DOWNLOADS, RunningDownloads, as_npy, build_file_routes
+from ui.file_routes import FORMATS, MAX_DOWNLOADS, RunningDownloads, as_npy, build_file_routes, error_response
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -27,6 +27,7 @@ PNG = b"\x89PNG\r\n\x1a\n rest"
 def http(service: Any) -> Callable[..., TestClient]:
     def make(**answers: Any) -> TestClient:
         app = FastAPI()
+        app.exception_handler(ApiError)(error_response)
         app.include_router(build_file_routes(service(**answers)))
         return TestClient(app)
 

@@ -75,13 +75,12 @@ def draw_figures(encoders: Sequence[Json], rows: Sequence[Json], figures: Sequen
 
 
 def _side(encoder: Json, collection: str, hits: Any, others: Mapping[str, int], other: str) -> str:
-    inside = hits if isinstance(hits, str) else _cards(collection, hits, others, other)
+    if isinstance(hits, str):
+        inside = hits
+    else:
+        cards = "".join(_card(collection, hit, rank, others.get(hit["id"]), other) for rank, hit in enumerate(hits, 1))
+        inside = f'<ol class="lcl-grid lcl-grid--small">{cards}</ol>'
     return f'<section aria-label="{esc(encoder["name"])}"><h3>{esc(encoder["name"])}</h3>{inside}</section>'
-
-
-def _cards(collection: str, hits: Sequence[Json], others: Mapping[str, int], other: str) -> str:
-    cards = "".join(_card(collection, hit, rank, others.get(hit["id"]), other) for rank, hit in enumerate(hits, 1))
-    return f'<ol class="lcl-grid lcl-grid--small">{cards}</ol>'
 
 
 def _card(collection: str, hit: Json, rank: int, other_rank: int | None, other: str) -> str:
@@ -111,16 +110,13 @@ def _figure_row(row: Json, known: Sequence[Mapping[Any, Json]]) -> str:
     p = row.get("p")
     p_text = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
     words = " · ".join(esc(row[key]) for key in ("task", "transfer") if row.get(key))
+    reason = f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
     return (
         f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
         f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
-        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}{_reason(row)}</td>"
+        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}{reason}</td>"
         f"<td>{p_text}</td><td>{_format_value(row.get('chance'))}</td></tr>"
     )
-
-
-def _reason(row: Json) -> str:
-    return f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
 
 
 def _interval(bounds: Sequence[float] | None) -> str:

@@ -318,24 +318,18 @@ def _worker_rows(worker: Json) -> list[str]:
     if not worker["gpus"]:
         run = run_link(worker["current_run"]) if worker["current_run"] else ""
         return [_worker_row(worker["id"], ", ".join(map(str, worker["devices"])), run, "", seen)]
-    return [
-        _worker_row(worker["id"], f"{gpu['name']} · {gpu['id']}", _device_use(gpu), _device_memory(gpu), seen)
-        for gpu in worker["gpus"]
-    ]
+    rows = []
+    for gpu in worker["gpus"]:
+        use = _USE_LABELS[gpu["use"]] + (run_link(gpu["run"]) if gpu["run"] else "")
+        used, total = gpu["memory_used"], gpu["memory_total"]
+        memory = "" if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
+        rows.append(_worker_row(worker["id"], f"{gpu['name']} · {gpu['id']}", use, memory, seen))
+    return rows
 
 
 def _worker_row(worker: str, device: str, use: str, memory: str, seen: str) -> str:
     """``use`` is HTML, the others are text."""
     return f"<tr><td>{esc(worker)}</td><td>{esc(device)}</td><td>{use}</td><td>{esc(memory)}</td><td>{seen}</td></tr>"
-
-
-def _device_use(gpu: Json) -> str:
-    return _USE_LABELS[gpu["use"]] + (run_link(gpu["run"]) if gpu["run"] else "")
-
-
-def _device_memory(gpu: Json) -> str:
-    used, total = gpu["memory_used"], gpu["memory_total"]
-    return "" if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
 def progress_fraction(run: Json) -> float | None:
@@ -350,6 +344,7 @@ def progress_fraction(run: Json) -> float | None:
 def _row(run: Json, selected: bool) -> str:
     kind = str(KIND_LABELS.get(run["kind"], run["kind"]))
     subject = run_subject(run)
+    line = " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
     bar = (
         progress_bar(progress_fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
     )
@@ -357,25 +352,23 @@ def _row(run: Json, selected: bool) -> str:
     return (
         f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
         f"<span><b>{esc(run.get('name') or subject or kind)}</b>"
-        f"<small>{esc(_row_line(run, kind, subject))}</small></span>"
+        f"<small>{esc(line)}</small></span>"
         f"{badge(run['state'])}{bar}</button></li>"
     )
-
-
-def _row_line(run: Json, kind: str, subject: str) -> str:
-    """Second line of a row: kind, subject beside a name, age."""
-    return " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
 
 
 def _progress(run: Json) -> str:
     if run["state"] == "queued":
         obstacle = run.get("obstacle") or {}
         words = obstacle.get("message") or "Waiting for a worker."
-        return f'<p class="lcl-note">{esc(words)}{_resumes_from(run)}</p>'
+        if reached := _fraction(run):
+            words += f" Resuming: it stopped at {reached} and goes on from its last checkpoint."
+        return f'<p class="lcl-note">{esc(words)}</p>'
     if run["state"] == "waiting":
         return f'<p class="lcl-note">Comes after {", ".join(map(run_link, run.get("after") or []))}.</p>'
     if run["state"] == "paused":
-        return f'<p class="lcl-note">{PAUSED_TEXT}{_reached_step(run)}</p>'
+        reached = _fraction(run).replace("/", " of ")
+        return f'<p class="lcl-note">{PAUSED_TEXT}{f": step {reached}" if reached else ""}.</p>'
     if run["state"] not in ACTIVE_STATES:
         if run["state"] in ("cancelled", "failed") and (reached := _fraction(run)):
             return f'<p class="lcl-note">Stopped at {reached}. Resume goes on from its last checkpoint.</p>'
@@ -400,19 +393,6 @@ def _fraction(run: Json) -> str:
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     return f"{number(step)}/{number(total)}" if step and total else ""
-
-
-def _resumes_from(run: Json) -> str:
-    """Note of a queued run that was interrupted."""
-    reached = _fraction(run)
-    return f" Resuming: it stopped at {reached} and goes on from its last checkpoint." if reached else ""
-
-
-def _reached_step(run: Json) -> str:
-    """Step from which a paused run continues."""
-    progress = run.get("progress") or {}
-    step, total = progress.get("step"), progress.get("total_steps")
-    return f": step {number(step)} of {number(total)}." if step and total else "."
 
 
 def _reason(run: Json) -> str:

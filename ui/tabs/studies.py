@@ -57,7 +57,7 @@ class StudyForm:
 
     def build(self, drawer: gr.Accordion) -> None:
         self.drawer = drawer
-        spec = preset_study(FIRST_STUDY)
+        spec = presets("study")[FIRST_STUDY]
         with gr.Column(elem_classes="lcl-form"):
             with gr.Row():
                 names = sorted(presets("study"))
@@ -109,7 +109,7 @@ class StudyForm:
         return gr.Accordion(open=True), name, text, *self._field_values(text)
 
     def apply_preset(self, preset: str) -> tuple[Any, ...]:
-        spec = preset_study(preset)
+        spec = presets("study")[preset]
         text = to_json(spec)
         named = gr.Textbox(placeholder=preset)
         return text, _question_line(spec), _seeds_text(spec), _steps_field(spec), named, self.validate(text)
@@ -137,7 +137,7 @@ class StudyForm:
     def validate(self, text: str) -> str:
         """Number of runs of the study, or the error."""
         try:
-            return valid_message(self._count(from_json(text)))
+            return valid_message(plan_summary(self.client.plan_study(from_json(text))))
         except (UserError, ApiError) as error:
             return invalid_message(error.field, error.message)
 
@@ -151,10 +151,6 @@ class StudyForm:
         except (UserError, ApiError) as error:
             return invalid_message(error.field, error.message), None
         return valid_message(f"Submitted as {study['id']}. Its table fills below."), study["id"]
-
-    def _count(self, spec: Mapping[str, Any]) -> str:
-        plan = self.client.plan_study(spec)
-        return plan_summary(plan)
 
 
 def plan_summary(plan: Mapping[str, Any]) -> str:
@@ -181,11 +177,6 @@ def _training_time(plan: Mapping[str, Any]) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def preset_study(preset: str) -> dict[str, Any]:
-    """Spec of a built-in study."""
-    return presets("study")[preset]
 
 
 def _apply_fields(spec: dict[str, Any], seeds: str, steps: float | None) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
 def draw_study_head(study: Json) -> str:
     """Name, question, state, number of finished cells."""
     done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
+    counts = " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
     line = f"{study['id']} · submitted {ago(study['created_at'])} · {study['owner']}"
     question = f'<p class="lcl-question">{esc(study["question"])}</p>' if study["question"] else ""
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(study["name"] or "Study")}</h2><p>{esc(line)}</p></div>'
         f'{badge(study["state"])}</header>{question}<div class="lcl-progress">'
-        f"{progress_bar(done / max(total, 1), 'cells that succeeded')}<p>{esc(_counts(study))}</p></div>"
+        f"{progress_bar(done / max(total, 1), 'cells that succeeded')}<p>{esc(counts)}</p></div>"
     )
 
 
@@ -67,7 +68,9 @@ def draw_table(study: Json, head: str) -> str:
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     axes = [*table["axes"], *table["parameters"]]
     heads = [metric["name"] for metric in table["metrics"]]
-    against = _comparison_heads(table, head, baseline)
+    against = []
+    if baseline is not None and len(table["rows"]) > 1:
+        against = [f"{head} against {row_label(table['rows'][baseline])}"]
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     body = "".join(
@@ -128,10 +131,6 @@ def _item(study: Json, selected: bool) -> str:
     )
 
 
-def _counts(study: Json) -> str:
-    return " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
-
-
 def _row(study: Json, index: int, best: Mapping[str, int | None], against: list[str]) -> str:
     table = study["table"]
     row = table["rows"][index]
@@ -170,13 +169,6 @@ def _figure(figure: Json | None, best: bool) -> str:
         f'<td class="lcl-figure">{shown} <em>± {_fixed(figure["sd"])}</em>'
         f"<small>{_fixed(low)} to {_fixed(high)}</small></td>"
     )
-
-
-def _comparison_heads(table: Json, head: str, baseline: int | None) -> list[str]:
-    """Head of the column of comparisons; none without another row."""
-    if baseline is None or len(table["rows"]) < 2:
-        return []
-    return [f"{head} against {row_label(table['rows'][baseline])}"]
 
 
 def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:

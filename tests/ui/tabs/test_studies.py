@@ -11,7 +11,7 @@ import pytest
 
 from api.client import ApiError
 from lcl_core.specs.base import presets
-from ui.tabs.studies import FIRST_STUDY, SelectedStudy, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
+from ui.tabs.studies import FIRST_STUDY, SelectedStudy, StudiesTab, StudyForm, WatchedStudy, plan_summary
 
 Json = dict[str, Any]
 PLAN = {"rows": 3, "seeds": 2, "cells": 6, "reused": 0}
@@ -178,7 +178,7 @@ def test_buttons_fit_the_state(client: Any) -> None:
 
 def test_the_new_study_is_selected(client: Any) -> None:
     tab = StudiesTab(client)
-    text = json.dumps(preset_study(FIRST_STUDY))
+    text = json.dumps(presets("study")[FIRST_STUDY])
     selection = at("study_1")
     verdict = tab.submit(text, " ", FIRST_STUDY, "0, 1, 2", 500, selection)
     assert "Submitted as study_3" in verdict
@@ -193,11 +193,11 @@ def test_the_new_study_is_selected(client: Any) -> None:
 
 def test_fields_write_into_the_spec_and_the_service_counts(client: Any) -> None:
     form = StudyForm(client)
-    text, verdict = form.write_fields(json.dumps(preset_study("table1")), "4, 5,", 500)
+    text, verdict = form.write_fields(json.dumps(presets("study")["table1"]), "4, 5,", 500)
     assert json.loads(text)["seeds"] == [4, 5]
     assert json.loads(text)["pretrain"] == {"preset": "sample"}, "500 is what the preset says"
     assert "3 rows × 2 seeds = 6 pre-trainings and 6 evaluations." in verdict
-    late = json.dumps(preset_study("table1"))  # the editor as it was before the seeds had arrived there
+    late = json.dumps(presets("study")["table1"])  # the editor as it was before the seeds had arrived there
     text, _ = form.write_fields(late, "4, 5", 50.0)
     assert (json.loads(text)["seeds"], json.loads(text)["pretrain"]["steps"]) == ([4, 5], 50)
     form.write_fields(text, "x", 50)
