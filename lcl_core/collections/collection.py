@@ -343,12 +343,6 @@ class Collection:
         shown = images.mask[: images.count] if len(images.hidden) else None
         return joined_values(self._files.labels.values(shown), self._added_labels.values())
 
-    def label_texts(self) -> dict[str, list[str]]:
-        """{label: its values as they are written}."""
-        images = self._rows["images"]
-        added = {label: column.texts for label, column in self._added_labels.columns.items()}
-        return joined_values(self._files.labels.texts(images.mask[: images.count]), added)
-
     def label_types(self) -> dict[str, LabelType]:
         return {**self._added_labels.types, **self._files.labels.types}
 

@@ -270,7 +270,7 @@ def _label_types(
     values = {label: list(texts) for label, texts in selected.items()}
     if existing is not None:
         stated = {**existing.collection.stated_types(), **stated}
-        for label, texts in existing.collection.label_texts().items():
+        for label, texts in existing.collection.label_values().items():
             values.setdefault(label, []).extend(texts)
     for label in spec.label_types:
         if label not in values:

@@ -266,10 +266,15 @@ class LabelColumn:
     codes: np.ndarray
     kind: LabelType = "text"
 
-    @property
-    def values(self) -> list[str]:
-        """The texts, of a set its members: valid filters."""
-        return list(self._owners) if self.kind == "set" else self.texts
+    def values(self, images: np.ndarray | None = None) -> list[str]:
+        """The texts, of a set its members, among these images (bool [n]; None: all): valid filters."""
+        if images is None:
+            return list(self._owners) if self.kind == "set" else self.texts
+        present = np.zeros(len(self.texts) + 1, dtype=bool)
+        present[self.codes[images]] = True  # that of an absent label is the last
+        if self.kind == "set":
+            return [member for member, owners in self._owners.items() if present[owners].any()]
+        return [text for text, found in zip(self.texts, present[:-1], strict=True) if found]
 
     def any_of(self, *values: str) -> np.ndarray:
         """bool, of each text: whether it, or a member of the set, is one of these."""
@@ -290,19 +295,6 @@ class LabelColumn:
     def within(self, low: float, high: float) -> np.ndarray:
         """bool, of each text: whether ``low`` <= its number < ``high``."""
         return (self._numbers >= low) & (self._numbers < high)
-
-    def present(self, images: np.ndarray) -> np.ndarray:
-        """bool, of each text: whether one of these images has it; ``images`` bool [n]."""
-        found = np.zeros(len(self.texts) + 1, dtype=bool)
-        found[self.codes[images]] = True  # that of an absent label is the last
-        return found[:-1]
-
-    def values_among(self, images: np.ndarray) -> list[str]:
-        """``values`` of these images; ``images`` bool [n]."""
-        present = self.present(images)
-        if self.kind == "set":
-            return [member for member, owners in self._owners.items() if present[owners].any()]
-        return [text for text, found in zip(self.texts, present, strict=True) if found]
 
     @cached_property
     def _owners(self) -> dict[str, list[int]]:
@@ -354,17 +346,8 @@ class LabelIndex:
 
     def values(self, images: np.ndarray | None = None) -> dict[str, list[str]]:
         """{label: its values, of a set its members} among these images; ``images`` bool [n]; None: all."""
-        if images is None:
-            return {label: column.values for label, column in self.columns.items()}
-        return {label: self.columns[label].values_among(images) for label in self.texts(images)}
-
-    def texts(self, images: np.ndarray) -> dict[str, list[str]]:
-        """{label: its values as they are written} among these images; ``images`` bool [n]."""
-        found = {
-            label: [text for text, is_there in zip(each.texts, each.present(images), strict=True) if is_there]
-            for label, each in self.columns.items()
-        }
-        return {label: texts for label, texts in found.items() if texts}
+        found = {label: column.values(images) for label, column in self.columns.items()}
+        return found if images is None else {label: values for label, values in found.items() if values}
 
 
 def joined_values(values: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:

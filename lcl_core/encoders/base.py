@@ -294,14 +294,14 @@ class ExternalTextEncoder(TextEncoder):
     ``identity`` is set by whoever knows the weights.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.module = network
+    def __init__(self, network: nn.Module, tokenizer: Any) -> None:
+        self.module, self.tokenizer = network, tokenizer
         self.identity = {}
 
     @property
-    @abstractmethod
     def vocabulary(self) -> dict[str, int]:
         """{token: row of the token embeddings}."""
+        return vocabulary_of(self.tokenizer)
 
     @cached_property
     def width(self) -> int:  # type: ignore[override]

@@ -28,7 +28,6 @@ from lcl_core.encoders.base import (
     square_side,
     tensor_names,
     unreadable,
-    vocabulary_of,
     wrap_load_errors,
 )
 from lcl_core.encoders.check import check_encoder
@@ -151,9 +150,8 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
     def __init__(
         self, network: nn.Module, tokenizer: Any, limit: int, reads_padding: bool = False, lower_case: bool = False
     ) -> None:
-        super().__init__(network)
-        self._tokenizer, self._limit = tokenizer, limit
-        self._reads_padding, self._lower_case = reads_padding, lower_case
+        super().__init__(network, tokenizer)
+        self._limit, self._reads_padding, self._lower_case = limit, reads_padding, lower_case
 
     @classmethod
     def load(cls, directory: Path) -> HuggingFaceTextEncoder:
@@ -179,16 +177,12 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
             del tokens["attention_mask"]
         return self.module(**tokens.to(self.device))
 
-    @property
-    def vocabulary(self) -> dict[str, int]:
-        return vocabulary_of(self._tokenizer)
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._tokens(texts)["attention_mask"].sum(1).tolist()
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         read = [text.lower() for text in texts] if self._lower_case else list(texts)
-        return self._tokenizer(
+        return self.tokenizer(
             read, padding="max_length" if self._reads_padding else True, truncation=True,
             max_length=self._limit, return_tensors="pt", return_attention_mask=True,
         )  # fmt: skip

@@ -16,7 +16,6 @@ from lcl_core.encoders.base import (
     check_token_ids,
     feature_map_to_tokens,
     square_side,
-    vocabulary_of,
 )
 from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.registry import OPENCLIP_CONFIG
@@ -54,13 +53,9 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.module
-        found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=self._norm_fits)
+        norm_fits = getattr(sight, "attn_pool", None) is None  # CoCa's last norm is of what its pooler makes
+        found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=norm_fits)
         return found["image_features"], feature_map_to_tokens(found["image_intermediates"][-1])
-
-    @property
-    def _norm_fits(self) -> bool:
-        """CoCa's last norm is of what its pooler makes, not of patches."""
-        return getattr(self.module, "attn_pool", None) is None
 
     def layers(self) -> list[list[nn.Parameter]]:
         """A ViT registers its projection, the last step of all, among the first parameters."""
@@ -74,18 +69,10 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
 class OpenCLIPTextEncoder(ExternalTextEncoder):
     """The text tower with its tokenizer."""
 
-    def __init__(self, network: nn.Module, tokenizer: Any) -> None:
-        super().__init__(network)
-        self._tokenizer = tokenizer
-
     def features(self, texts: Sequence[str]) -> Tensor:
-        found = self.module(self._tokenizer(list(texts)).to(self.device))
+        found = self.module(self.tokenizer(list(texts)).to(self.device))
         return found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens, too
 
-    @property
-    def vocabulary(self) -> dict[str, int]:
-        return vocabulary_of(self._tokenizer)
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        inner = getattr(self._tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs
-        return (self._tokenizer(list(texts)) != getattr(inner, "pad_token_id", 0)).sum(1).tolist()
+        inner = getattr(self.tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs
+        return (self.tokenizer(list(texts)) != getattr(inner, "pad_token_id", 0)).sum(1).tolist()

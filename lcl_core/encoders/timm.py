@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.base import ExternalImageEncoder, feature_map_to_tokens, square_side
@@ -77,13 +75,15 @@ def import_timm(model: str, weights: Path, target: Path) -> None:
     library: Any = import_module("timm")
     if not library.is_model(model):
         raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them")
-    network = library.create_model(model, pretrained=False)
+    _save(library.create_model(model, pretrained=False), read_weights(weights), weights, target)
+
+
+def _save(network: nn.Module, state: dict[str, Tensor], weights: Path, target: Path) -> None:
+    library: Any = import_module("timm")
     try:
-        network.load_state_dict(load_file(weights), strict=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read weights: {error}", code="encoder_unreadable", file=weights) from error
+        network.load_state_dict(state)
     except RuntimeError as error:
-        message = f"the weights do not fit {model}: {str(error)[:200]}"
+        message = f"the weights do not fit timm's network: {str(error)[:200]}"
         raise UserError(message, code="encoder_unreadable", file=weights) from error
     library.models.save_for_hf(network, target, safe_serialization=True)
 
@@ -114,9 +114,4 @@ def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> No
     pixels = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "input_size": (3, image_size, image_size)}
     overlay = {**pixels, "crop_pct": 1.0}
     network = library.create_model(f"tf_{name.replace('-', '_')}", num_classes=0, pretrained_cfg_overlay=overlay)
-    try:
-        network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
-    except (RuntimeError, ValueError) as error:
-        message = f"the weights do not fit timm's network: {str(error)[:200]}"
-        raise UserError(message, code="encoder_unreadable", file=files[0]) from error
-    library.models.save_for_hf(network, target, safe_serialization=True)
+    _save(network, dict(zip(network.state_dict(), weights, strict=True)), files[0], target)
