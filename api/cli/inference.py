@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -64,9 +64,8 @@ def search(
     """
     if text is None and image is None and item is None:
         raise UserError("give a text, --image FILE or --item ID")
-    weights = {
-        name: _parse_weight(name, given[-1]) for name, given in parse_pairs("--weight", weight, "text=0.5").items()
-    }
+    given = parse_pairs("--weight", weight, "text=0.5")
+    weights = {name: _parse_weight(name, numbers[-1]) for name, numbers in given.items()}
     query: dict[str, Any] = {"text": text, "image": None if image is None else image.read_bytes(), "item": item}
     query |= {"weights": weights or None, "where": parse_where(where or ())}
     query |= {"target": target, "k": k, "offset": offset, "hybrid": hybrid}
@@ -144,7 +143,7 @@ def zero_shot(
         typer.Option(help="text with {} for the class; several are averaged; default: those of the evaluation"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV file of all predictions")] = None,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="texts or images in a request")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="images in a request")] = 32,
 ) -> None:
     """Classify images by the names of the classes, without training.
 
@@ -155,13 +154,9 @@ def zero_shot(
     from api.client import zero_shot as classifier  # imports numpy
 
     names = [*(read_lines(classes) if classes else ()), *(class_ or ())]
-    files, unreadable = _image_files(images), list[Skipped]()
+    files = [(file, file) for file in _image_files(images)]
     with options.client() as client, progress_bar("zero-shot", unit="images") as on_progress:
-        result = client.zero_shot(
-            encoder, _contents(files, unreadable), names, template or (), batch=batch,
-            on_progress=lambda done, _: on_progress(done + len(unreadable), len(files)),
-        )  # fmt: skip
-    result.skipped.extend(unreadable)
+        result = client.zero_shot(encoder, files, names, template or (), batch=batch, on_progress=on_progress)
     labels = classifier.folder_labels(result.names)
     accuracy = classifier.label_accuracy(result, labels)
     if out is not None:
@@ -233,14 +228,6 @@ def _image_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _contents(files: Sequence[Path], unreadable: list[Skipped]) -> Iterator[tuple[Path, bytes]]:
-    for file in files:
-        try:
-            yield file, file.read_bytes()
-        except OSError as error:
-            unreadable.append(Skipped(file, error.strerror or str(error)))
-
-
 def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) -> dict[str, Any]:
     items = [
         {
@@ -250,12 +237,13 @@ def _zero_shot_answer(result: ZeroShotResult, accuracy: LabeledAccuracy | None) 
         }
         for index, name in enumerate(result.names)
     ]
-    found = accuracy and {
-        "value": accuracy.value, "interval": accuracy.interval, "chance": accuracy.chance, "count": accuracy.count,
-        "left_out": accuracy.left_out, "confusion": accuracy.confusion.tolist(),
-    }  # fmt: skip
-    return {"classes": result.classes, "templates": result.templates, "items": items, "accuracy": found,
-            "skipped": _skipped_items(result.skipped)}  # fmt: skip
+    return {
+        "classes": result.classes,
+        "templates": result.templates,
+        "items": items,
+        "accuracy": accuracy and {**vars(accuracy), "confusion": accuracy.confusion.tolist()},
+        "skipped": _skipped_items(result.skipped),
+    }
 
 
 def _print_skipped(skipped: Sequence[Skipped]) -> None:

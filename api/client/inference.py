@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,7 @@ STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A part of a generated text.
-
-    Attributes:
-        index: of the image in the request.
-        text: the next characters; in the last delta of a text, which is ``whole``, the complete text.
-    """
+    """The next characters of the text of an image, by its index; the last delta, ``whole``, has the complete text."""
 
     index: int
     text: str
@@ -70,12 +65,9 @@ class InferenceCalls(Transport):
     def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
-        """Write the directory of the encoder as a tar file to ``path``.
+        """Write the encoder as a tar file: as it is, or as ``huggingface``, ``openclip``, ``timm`` or ``onnx``.
 
-        Args:
-            format: ``lcl`` for the files as they are, else converted: ``huggingface``, ``openclip``, ``timm``,
-                ``onnx``. ApiError 422 says why a conversion is impossible.
-            on_progress: receives the bytes so far and the expected total.
+        ApiError 422 says why a conversion is impossible.
         """
         export = v1("encoders", id_or_name, "export")
         return self.download(export, path, on_progress, params=_format(format), timeout=ENCODER_TIMEOUT)
@@ -86,14 +78,11 @@ class InferenceCalls(Transport):
 
     def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text, in order. More than 256 are sent in several requests."""
-        inputs = list(enumerate(texts))
-        parts = (inputs[start : start + INPUTS_PER_REQUEST] for start in range(0, len(inputs), INPUTS_PER_REQUEST))
-        return [vector for part in parts for _, vector in self._embed(encoder, part)]
+        return [vector for rows in self._embed(encoder, enumerate(texts)) for _, vector in rows]
 
     def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
         """The vector of each image file, in order. Many, or large ones, are sent in several requests."""
-        parts = _image_batches(enumerate(images), INPUTS_PER_REQUEST)
-        return [vector for part in parts for _, vector in self._embed(encoder, part)]
+        return [vector for rows in self._embed(encoder, enumerate(images)) for _, vector in rows]
 
     def embed_files(
         self,
@@ -102,30 +91,28 @@ class InferenceCalls(Transport):
         *,
         batch: int = 32,
         at_once: int = 4,
-        on_skip: Callable[[Skipped], None] | None = None,
-        on_progress: Progress | None = None,
+        on_skip: Callable[[Skipped], None] = lambda _: None,
+        on_progress: Progress = lambda done, total: None,
     ) -> Generator[tuple[Path, list[float]]]:
-        """Every image file with its vector, in order. Unreadable files are skipped, a restart is waited for.
+        """Every image file with its vector, in order; ``on_skip`` receives those without one. A restart is waited for.
 
-        Args:
-            batch: images in a request; fewer if they are large.
-            at_once: concurrent requests.
-            on_skip: receives each skipped image with the reason.
-            on_progress: receives the number of images processed, skipped ones included, and the total.
-
+        ``batch``: images in a request, fewer if they are large; ``at_once``: concurrent requests.
         Raises: ApiError if the service refuses for a reason other than an image.
         """
-        parts = [files[start : start + batch] for start in range(0, len(files), batch)]
+
+        def embed_part(paths: Sequence[Path]) -> tuple[list[tuple[Path, list[float]]], list[Skipped]]:
+            skipped: list[Skipped] = []
+            parts = self._embed(encoder, zip(paths, paths, strict=True), batch, skipped, MAX_RECONNECTS + 1)
+            return list(chain.from_iterable(parts)), skipped
+
         done = 0
         pool = ThreadPoolExecutor(at_once)
         try:
-            for rows, skipped in pool.map(partial(self._embed_batch, encoder), parts):
+            for rows, skipped in pool.map(embed_part, [files[at : at + batch] for at in range(0, len(files), batch)]):
+                for each in skipped:
+                    on_skip(each)
                 done += len(rows) + len(skipped)
-                if on_skip is not None:
-                    for each in skipped:
-                        on_skip(each)
-                if on_progress is not None:
-                    on_progress(done, len(files))
+                on_progress(done, len(files))
                 yield from rows
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -133,40 +120,33 @@ class InferenceCalls(Transport):
     def zero_shot(
         self,
         encoder: str,
-        images: Iterable[tuple[Path, bytes]],
+        images: Iterable[tuple[Path, bytes | Path]],
         classes: Sequence[str],
         templates: Sequence[str] = (),
         *,
         batch: int = 32,
-        on_progress: Progress | None = None,
+        on_progress: Progress = lambda done, total: None,
     ) -> ZeroShotResult:
         """Classify images by the names of the classes, without training. Unreadable images are skipped.
 
         Args:
-            images: names and bytes; read as they are sent.
+            images: names, and bytes or files, which are read as they are sent.
             templates: texts with ``{}`` for the name of the class, averaged; none: those of the evaluation.
-            batch: texts or images in a request; fewer images if they are large.
-            on_progress: receives the number of images processed, skipped ones included, and the total if it is known.
+            batch: images in a request; fewer if they are large.
 
         Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or templates.
         """
         from api.client.zero_shot import ZeroShotClassifier, ZeroShotResult  # numpy, which other calls do without
 
         classifier = ZeroShotClassifier(classes, templates)
-        prompts = classifier.prompts()
-        starts = range(0, len(prompts), batch)
-        classifier.fit(
-            [vector for start in starts for vector in self.embed_texts(encoder, prompts[start : start + batch])]
-        )
+        classifier.fit(self.embed_texts(encoder, classifier.prompts()))
         result = ZeroShotResult(classifier.classes, classifier.templates)
         total = len(images) if isinstance(images, Sized) else None
-        for part in _image_batches(images, batch):
-            rows = self._embed(encoder, part, result.skipped)
+        for rows in self._embed(encoder, images, batch, result.skipped):
+            result.names.extend(name for name, _ in rows)
             if rows:
-                result.names.extend(name for name, _ in rows)
                 result.probabilities.extend(classifier.probabilities([vector for _, vector in rows]))
-            if on_progress is not None:
-                on_progress(len(result.names) + len(result.skipped), total)
+            on_progress(len(result.names) + len(result.skipped), total)
         return result
 
     def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
@@ -200,36 +180,45 @@ class InferenceCalls(Transport):
         ``decoding``: max_new_tokens, num_beams, top_p, temperature, seed.
         """
         parts = [part if isinstance(part, str) else {"image": data_url(part)} for part in document]
-        return self.post(v1("continuations"), {"model": encoder, "document": parts, **decoding}, repeatable=True)[
-            "text"
-        ]
-
-    def _embed_batch(self, encoder: str, paths: Sequence[Path]) -> tuple[list[tuple[Path, list[float]]], list[Skipped]]:
-        """Vectors of the readable images among some files, in order, and the files without one."""
-        skipped: list[Skipped] = []
-
-        def contents() -> Iterator[tuple[Path, bytes]]:
-            for path in paths:
-                try:
-                    yield path, path.read_bytes()
-                except OSError as error:
-                    skipped.append(Skipped(path, error.strerror or str(error)))
-
-        parts = _image_batches(contents(), len(paths))
-        return [row for part in parts for row in self._embed(encoder, part, skipped, MAX_RECONNECTS + 1)], skipped
+        body = {"model": encoder, "document": parts, **decoding}
+        return self.post(v1("continuations"), body, repeatable=True)["text"]
 
     def _embed(
         self,
         encoder: str,
-        inputs: list[tuple[Any, str]],
+        inputs: Iterable[tuple[Any, str | bytes | Path]],
+        count: int | None = None,
         skipped: list[Skipped] | None = None,
         attempts: int | None = None,
-    ) -> list[tuple[Any, list[float]]]:
-        """Vectors of texts or data URLs, in halves where they are too many or too large for one request.
+    ) -> Generator[list[tuple[Any, list[float]]]]:
+        """Vectors of named texts, images or image files, of one request after the other.
 
         Args:
-            skipped: receives each image that the service refuses, which is found by halves, too; None: an error.
+            count: inputs in a request; default: as many as the service accepts.
+            skipped: receives each image that cannot be read; None: an error.
         """
+        batch: list[tuple[Any, str]] = []
+        size = 0
+        for name, content in inputs:
+            try:
+                data = content.read_bytes() if isinstance(content, Path) else content
+            except OSError as error:
+                if skipped is None:
+                    raise
+                skipped.append(Skipped(name, error.strerror or str(error)))
+                continue
+            if batch and (len(batch) == (count or INPUTS_PER_REQUEST) or size + len(data) > MAX_REQUEST_BYTES):
+                yield self._embed_batch(encoder, batch, skipped, attempts)
+                batch, size = [], 0
+            batch.append((name, data if isinstance(data, str) else data_url(data)))
+            size += len(data)
+        if batch:
+            yield self._embed_batch(encoder, batch, skipped, attempts)
+
+    def _embed_batch(
+        self, encoder: str, inputs: list[tuple[Any, str]], skipped: list[Skipped] | None, attempts: int | None
+    ) -> list[tuple[Any, list[float]]]:
+        """In halves where they are too many or too large for one request, or to find the image that is refused."""
         body = {"model": encoder, "input": [content for _, content in inputs]}
         try:
             answer = self.post(v1("embeddings"), body, repeatable=True, attempts=attempts)
@@ -244,21 +233,7 @@ class InferenceCalls(Transport):
                 raise
         half = len(inputs) // 2
         parts = (inputs[:half], inputs[half:])
-        return [row for part in parts for row in self._embed(encoder, part, skipped, attempts)]
-
-
-def _image_batches(images: Iterable[tuple[Any, bytes]], count: int) -> Iterator[list[tuple[Any, str]]]:
-    """Named images as data URLs, at most ``count`` together, and of as many bytes as a request may have."""
-    batch: list[tuple[Any, str]] = []
-    size = 0
-    for name, data in images:
-        if batch and (len(batch) == count or size + len(data) > MAX_REQUEST_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((name, data_url(data)))
-        size += len(data)
-    if batch:
-        yield batch
+        return [row for part in parts for row in self._embed_batch(encoder, part, skipped, attempts)]
 
 
 def _format(name: str) -> dict[str, str]:

@@ -45,26 +45,18 @@ class ZeroShotResult:
 
 @dataclass(frozen=True)
 class LabeledAccuracy:
-    """Accuracy over the images whose label is one of the classes.
+    """Accuracy over the ``count`` images whose label is one of the classes; ``left_out`` images have another, or none.
 
-    Attributes:
-        count: those images.
-        interval: 95 %, Wilson's score interval.
-        chance: accuracy of a random choice among the classes.
-        confusion: [C, C] images of each class (row) by the predicted class (column).
-        left_out: images with another label, or none.
+    ``interval``: 95 %, Wilson's; ``chance``: of a random choice; ``confusion``: [C, C], rows are labels.
     """
 
+    value: float
     correct: int
     count: int
     interval: tuple[float, float]
     chance: float
     confusion: NDArray[np.int64]
     left_out: int
-
-    @property
-    def value(self) -> float:
-        return self.correct / self.count
 
 
 class ZeroShotClassifier:
@@ -78,14 +70,14 @@ class ZeroShotClassifier:
         self.templates = tuple(templates) or PLAIN_TEMPLATES
         if len(self.classes) < 2:
             raise UserError("give at least two classes", field="classes")
-        repeated = next((name for place, name in enumerate(self.classes) if name in self.classes[:place]), None)
-        if repeated is not None:
-            raise UserError(f"class {repeated!r} is given twice", field="classes")
-        if "" in self.classes:
-            raise UserError("a class has no name", field="classes")
-        if blind := [template for template in self.templates if "{}" not in template]:
-            message = f"template {blind[0]!r} has no {{}} for the name of the class"
-            raise UserError(message, field="templates")
+        for place, name in enumerate(self.classes):
+            if not name:
+                raise UserError("a class has no name", field="classes")
+            if name in self.classes[:place]:
+                raise UserError(f"class {name!r} is given twice", field="classes")
+        for template in self.templates:
+            if "{}" not in template:
+                raise UserError(f"template {template!r} has no {{}} for the name of the class", field="templates")
         self._columns = np.empty((0, 0))
 
     def prompts(self) -> list[str]:
@@ -106,11 +98,7 @@ class ZeroShotClassifier:
 
 
 def label_accuracy(result: ZeroShotResult, labels: Sequence[str]) -> LabeledAccuracy | None:
-    """Accuracy against the labels of the images; None where no label is one of the classes.
-
-    Args:
-        labels: of each image, empty where it has none; ``match_labels`` finds the class.
-    """
+    """Accuracy against the label of each image, found by ``match_labels``; None where none is one of the classes."""
     places = match_labels(result.classes, labels)
     rows = [(row, place) for row, place in enumerate(places) if place is not None]
     if not rows:
@@ -122,8 +110,8 @@ def label_accuracy(result: ZeroShotResult, labels: Sequence[str]) -> LabeledAccu
         scores = result.probabilities[row]
         confusion[true, int(scores.argmax())] += 1
         correct += int((scores >= scores[true]).sum()) == 1
-    interval = wilson_interval(correct, len(rows))
-    return LabeledAccuracy(correct, len(rows), interval, 1 / size, confusion, len(labels) - len(rows))
+    count, interval = len(rows), wilson_interval(correct, len(rows))
+    return LabeledAccuracy(correct / count, correct, count, interval, 1 / size, confusion, len(labels) - count)
 
 
 def match_labels(classes: Sequence[str], labels: Sequence[str]) -> list[int | None]:
