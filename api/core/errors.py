@@ -16,6 +16,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -23,7 +24,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
 from lcl_core.common.errors import FailureCode, UserError, failure_code
-from lcl_core.db.session import DatabaseUnusable
 from lcl_core.specs.parsing import describe_error, main_error
 
 log = structlog.get_logger(__name__)
@@ -213,11 +213,12 @@ async def _conflict(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _database_unavailable(_: Request, error: Exception) -> JSONResponse:
+async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("database_away", error=str(getattr(error, "orig", error)))
-    if isinstance(error, DatabaseUnusable):
-        code = failure_code(error, Path()) or FailureCode.READ_ONLY
-        return error_response(507, code.value, str(error))
+    fault = failure_code(error, Path())
+    file = make_url(request.app.state.context.settings.resolved_database_url).database or ""
+    if fault is not None and (problem := disk_fault_message(fault, Path(file).parent)):
+        return error_response(507, fault.value, problem)
     message = "the database does not answer; try again in a few seconds"
     return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
 

@@ -137,6 +137,7 @@ _MESSAGES = {
     "database or disk is full": FailureCode.DISK_FULL,  # SQLite's
     "disk quota exceeded": FailureCode.DISK_FULL,
     "read-only file system": FailureCode.READ_ONLY,
+    "readonly database": FailureCode.READ_ONLY,  # SQLite's
     "out of memory": FailureCode.OUT_OF_MEMORY,
     "can't allocate memory": FailureCode.OUT_OF_MEMORY,
 }

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.models import AuditEntry
-from lcl_core.db.session import CursorPage, bad_cursor, now, read_page
+from lcl_core.db.session import CursorPage, now, read_page
 
 
 def record_action(session: Session, owner: str, prefix: str, action: str, object_id: str, request_id: str = "") -> None:
@@ -25,12 +25,8 @@ def list_audit(
     cursor: str | None = None,
 ) -> CursorPage[AuditEntry]:
     """A page of entries, newest first."""
-    query = select(AuditEntry).order_by(AuditEntry.id.desc())
-    if cursor is not None:
-        if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-            raise bad_cursor()
-        query = query.where(AuditEntry.id < int(cursor))
+    query = select(AuditEntry)
     for column, value in ((AuditEntry.owner, owner), (AuditEntry.action, action), (AuditEntry.object, object_id)):
         if value is not None:
             query = query.where(column == value)
-    return read_page(session, query, limit, lambda entry: entry.id)
+    return read_page(session, query, AuditEntry.id, limit, cursor)

@@ -12,11 +12,11 @@ from sqlalchemy import BigInteger, Text, cast, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
+from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.db.artifacts import STORE, discard, discard_folder, forget_checkpoints, output_paths
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
-from lcl_core.db.session import MAX_NAMES, CursorPage, bad_cursor, now, read_page
+from lcl_core.db.session import CursorPage, now, read_page, similar_name
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
@@ -66,8 +66,7 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
         message = f"more than one {noun} is named {reference!r}; name one by its id: {listed}"
         raise Conflict(message)
     if not ids:
-        newest = select(table.name).where(*visible).order_by(table.id.desc()).limit(MAX_NAMES)
-        similar = suggestion(reference, {name for name in session.scalars(newest) if name is not None})
+        similar = similar_name(session, table.name, reference, *visible)
         raise NotFound(f"there is no {noun} {reference!r}{similar}")
     return session.get_one(table, ids[0])
 
@@ -86,11 +85,7 @@ def list_runs(
     """A page of runs, newest first, which new ones do not shift. ``name``: a part of the run's name, in any case."""
     # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
     key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
-    query = select(Run).order_by(key.desc())
-    if cursor is not None:
-        if not cursor.startswith("run_"):
-            raise bad_cursor()
-        query = query.where(key < cursor, Run.id < cursor)  # PostgreSQL does not infer that both are equal
+    query = select(Run)
     for column, value in ((Run.kind, kind), (Run.state, state), (owner_column, owner)):
         if value is not None:
             query = query.where(column == value)
@@ -98,7 +93,9 @@ def list_runs(
         query = query.where(Run.name.icontains(name, autoescape=True))
     if tag is not None:
         query = query.join(RunTag, RunTag.run_id == Run.id).where(RunTag.tag == tag)
-    return read_page(session, query, limit, lambda run: run.id)
+        if cursor is not None:
+            query = query.where(Run.id < cursor)  # PostgreSQL does not infer it from the bound on RunTag.run_id
+    return read_page(session, query, key, limit, cursor)
 
 
 def metrics_after(session: Session, run_id: str, after: int = 0, limit: int | None = None) -> Sequence[Metric]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,7 +33,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
@@ -59,7 +59,7 @@ _POSTGRES_CONNECT_ARGS = {
 }
 # readers and writers together have as many connections as the api has threads: an overflow connection is opened and
 # closed with each transaction, which costs more than the transaction
-_POOL = {"pool_size": 12, "max_overflow": 11}
+_POOL: dict[str, Any] = {"pool_size": 12, "max_overflow": 11, "hide_parameters": True}  # errors quote no private value
 _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
 _CLOCK = "lcl.clock"  # key in the info of a session
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
@@ -158,7 +158,6 @@ def create_engines(url: str) -> tuple[Engine, Engine]:
         return _create_postgres_engine(parsed, limits), _create_postgres_engine(parsed, writing)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "handle_error", partial(_explain_sqlite_error, parsed.database), retval=True)
     _WriteLock(engine)
     return engine, engine.execution_options(writes=True)
 
@@ -205,17 +204,19 @@ class CursorPage(Generic[Item]):
     next_cursor: str | None
 
 
-def read_page(session: Session, query: Select[Item], limit: int, cursor_of: Callable[[Item], Any]) -> CursorPage[Item]:
-    """The first ``limit`` rows of an ordered query. ``cursor_of``: the cursor that a row is, for the page after it."""
+def read_page(
+    session: Session, query: Select[Item], key: InstrumentedAttribute[Any], limit: int, cursor: str | None
+) -> CursorPage[Item]:
+    """Rows in descending order of ``key``, which is their ``id``; ``cursor``: that of the last row before the page."""
     if not 1 <= limit <= PAGE_LIMIT:
         raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", field="limit")
-    rows = list(session.scalars(query.limit(limit + 1)))
-    items = rows[:limit]
-    return CursorPage(items, str(cursor_of(items[-1])) if len(rows) > limit else None)
-
-
-def bad_cursor() -> UserError:
-    return UserError("cursor is not one that a page gave", field="cursor")
+    if cursor is not None:
+        numbered = key.type.python_type is int
+        if not re.fullmatch("[0-9]{1,18}" if numbered else "[a-z]+_.+", cursor):
+            raise UserError("cursor is not one that a page gave", field="cursor")
+        query = query.where(key < (int(cursor) if numbered else cursor))
+    rows: list[Any] = list(session.scalars(query.order_by(key.desc()).limit(limit + 1)))
+    return CursorPage(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
 
 
 def _create_postgres_engine(url: URL, limits: dict[str, float]) -> Engine:
@@ -264,47 +265,6 @@ class _WriteLock:
         """The connection is back in the pool: its transaction is committed or rolled back."""
         if record.info.pop(_HOLDS_WRITE_LOCK, False):
             self._lock.release()
-
-
-class _ExplainedError(DatabaseError):
-    """Its text is one line; the statement and its values, which may be private, are left out."""
-
-    def __init__(self, explanation: str, cause: BaseException) -> None:
-        super().__init__(None, None, cause)  # ``orig`` is the driver's error, which tells a full disk
-        self.explanation = explanation
-
-    def __str__(self) -> str:
-        return self.explanation
-
-
-class DatabaseUnusable(_ExplainedError, OperationalError):
-    """SQLite's file cannot be written."""
-
-
-class DatabaseDamaged(_ExplainedError):
-    """The file is no database, or some of its pages are damaged: retrying does not help."""
-
-
-_FULL = "no space left on the disk that holds {path} ({cause}); make room there, then try again"
-_DAMAGED = "{path} is damaged ({cause}); stop the service and restore a backup (docs/operations.md, Backup)"
-_UNUSABLE = "{path} cannot be opened and written ({cause}); see to the rights of the file and its folder"
-_SQLITE_ERRORS: dict[str, tuple[type[_ExplainedError], str]] = {  # by a part of SQLite's message
-    "database or disk is full": (DatabaseUnusable, _FULL),
-    "file is not a database": (DatabaseDamaged, _DAMAGED),
-    "malformed": (DatabaseDamaged, _DAMAGED),
-    "disk i/o error": (DatabaseDamaged, _DAMAGED),
-    "readonly database": (DatabaseUnusable, _UNUSABLE),
-    "unable to open database file": (DatabaseUnusable, _UNUSABLE),
-}
-
-
-def _explain_sqlite_error(path: str | None, context: ExceptionContext) -> DBAPIError | None:
-    """Handler of the event ``handle_error`` of an engine on the file ``path``; None: the error stays as it is."""
-    cause = context.original_exception
-    for part, (kind, message) in _SQLITE_ERRORS.items():
-        if part in str(cause).lower():
-            return kind(message.format(path=path, cause=cause), cause)
-    return None
 
 
 def similar_name(session: Session, column: InstrumentedAttribute[Any], name: str, *conditions: Any) -> str:

@@ -21,7 +21,7 @@ from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.db.models import Run, Study, StudyCell, new_id
 from lcl_core.db.registry import pin_reference
 from lcl_core.db.runs import cancel_locked_run, estimate_pretrainings, resume_run
-from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page, storable_json
+from lcl_core.db.session import CursorPage, lock_until_commit, now, read_page, storable_json
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
 from lcl_core.db.submit import find_by_idempotency_key, find_reusable_runs, hash_body, submit
 from lcl_core.estimate.report import add_estimates
@@ -142,14 +142,8 @@ def list_studies(
     session: Session, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
 ) -> CursorPage[Study]:
     """A page of studies, newest first."""
-    query = select(Study).order_by(Study.id.desc())
-    if cursor is not None:
-        if not cursor.startswith("study_"):
-            raise bad_cursor()
-        query = query.where(Study.id < cursor)
-    if owner is not None:
-        query = query.where(Study.owner == owner)
-    return read_page(session, query, limit, lambda study: study.id)
+    query = select(Study) if owner is None else select(Study).where(Study.owner == owner)
+    return read_page(session, query, Study.id, limit, cursor)
 
 
 def study_spec(study: Study) -> StudySpec:
