@@ -63,8 +63,6 @@ _DELIMITERS = ("\t", ",", ";", "|")
 _URL = re.compile(r"https?://", re.I)
 _SNIFFED_ROWS = 20
 _COLUMN_ROWS = 1000  # of JSON, whose columns are known before the first record is read
-MAX_COLUMNS = 10_000
-MAX_CLASS_BYTES = 16 << 20  # metadata that names classes
 
 
 # a command line makes a number of ``0``, and one value of one column
@@ -82,8 +80,8 @@ class TableOptions(ReaderOptions):
         captions, labels: any number of columns each; a label's kind is the name of its column.
         split, source: columns of these; without one, the split is that of the table's name or folder.
         header: does the first line name the columns?
-        delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of.
-        quoted: are fields that begin with a quotation mark quoted? None: between commas and semicolons.
+        delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of. Between commas
+            and semicolons fields may be quoted.
         encoding: of CSV and TSV.
         images: folder or tars of the images; None: ``images`` beside the table, or where it lies.
         group: rows about one image that follow one another, equal but for captions, as one record.
@@ -96,7 +94,6 @@ class TableOptions(ReaderOptions):
     source: Column | None = None
     header: bool = True
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    quoted: bool | None = None
     encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
     images: Path | None = None
     group: bool = True
@@ -143,11 +140,11 @@ class TableReader(FilesReader[TableOptions]):
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
-        if not contains_files(path, lambda name: is_text_table(name) or is_columnar(name) or is_json_table(name)):
+        if not contains_files(path, lambda name: _kind(name) is not None):
             return False
         for table in _table_paths(path, None):
             file = check_corpus_file(table, path)
-            if isinstance(file, BadItem) or (is_json_table(file.name) and not _begins_array(file)):
+            if isinstance(file, BadItem) or (_kind(file.name) == "json" and not _begins_array(file)):
                 continue
             if names := first_columns(file, file.name, TableOptions(), _SNIFFED_ROWS)[1]:
                 has_texts = _known(names, (*_CAPTION_COLUMNS, *_LABEL_COLUMNS)) or read_class_names(table)
@@ -314,9 +311,6 @@ def choose_columns(
     Raises: UserError ``bad_option`` naming the option whose column is not there or is not recognised.
     """
     shown = ", ".join(repr(name[:40]) for name in names[:20]) or "none"
-    if len(names) > MAX_COLUMNS:
-        message = f"it has more than {MAX_COLUMNS:,} columns"
-        raise UserError(message, code="bad_option", field="delimiter", file=file)
     chosen = {
         option: (value,) if isinstance(value, str) else value
         for option in ("image", "captions", "labels", "split", "source")
@@ -355,15 +349,12 @@ def _known(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
 def read_class_names(path: Path) -> dict[str, tuple[str, ...]]:
     """Names of the classes of each column whose feature is a ClassLabel of the Hub's ``datasets``, by number.
 
-    A Parquet or Arrow file has them as JSON in its metadata, as a list or by number. What is malformed counts as
-    absent.
+    A Parquet or Arrow file has them as JSON in its metadata. What is malformed counts as absent.
     """
     schema = read_schema(path) if is_arrow_file(path) else None
     data = ((None if schema is None else schema.metadata) or {}).get(b"huggingface", b"")
-    if not data or len(data) > MAX_CLASS_BYTES:
-        return {}
     try:
-        features = parse_json_object(data)["info"]["features"]
+        features = parse_json_object(data or b"{}")["info"]["features"]
         found = {}
         for column, feature in features.items():
             names = feature.get("names")
@@ -376,19 +367,14 @@ def read_class_names(path: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def is_text_table(name: str) -> bool:
-    """By its name: CSV, TSV or JSON lines, packed or not."""
-    return name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
-
-
-def is_columnar(name: str) -> bool:
-    """By its name: a Parquet or Arrow file."""
-    return is_arrow_file(Path(name))
-
-
-def is_json_table(name: str) -> bool:
-    """By its name: a JSON file, which is a table if it is an array of objects."""
-    return name.lower().endswith(".json")
+def _kind(name: str) -> Literal["text", "columnar", "json"] | None:
+    """Of a table by its name. A JSON file is one if it is an array of objects."""
+    lowered = name.lower()
+    if lowered.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl", ".ndjson")):
+        return "text"
+    if is_arrow_file(Path(name)):
+        return "columnar"
+    return "json" if lowered.endswith(".json") else None
 
 
 def _begins_array(path: Path) -> bool:
@@ -401,17 +387,18 @@ def _table_paths(corpus: Path, images: Path | None) -> list[Path]:
 
     Beside one kind another has the same rows in another form, or is about something else.
     """
-    if contains_files(corpus, is_text_table):
-        return corpus_paths(corpus, is_text_table)
+    if contains_files(corpus, lambda name: _kind(name) == "text"):
+        return corpus_paths(corpus, lambda name: _kind(name) == "text")
     folder = find_images(images, corpus)
     # a Parquet file beside images in tars is a table of these
-    columnar = corpus_paths(corpus, is_columnar, outside=folder if folder != corpus else None)
-    return columnar or corpus_paths(corpus, is_json_table)
+    outside = folder if folder != corpus else None
+    found = corpus_paths(corpus, lambda name: _kind(name) == "columnar", outside=outside)
+    return found or corpus_paths(corpus, lambda name: _kind(name) == "json")
 
 
 def first_columns(path: Path, name: str, options: TableOptions, most: int) -> tuple[list[str], list[str]]:
     """Columns that may have the images themselves, and all of the first ``most`` rows."""
-    if is_columnar(name):
+    if _kind(name) == "columnar":
         schema = read_schema(path)
         names = [] if schema is None else columnar.unique_names(schema.names)
         return [name for name, field in zip(names, schema or (), strict=True) if _may_hold_images(field.type)], names
@@ -427,9 +414,9 @@ def _may_hold_images(kind: pa.DataType) -> bool:
 
 def read_rows(path: Path, name: str, options: TableOptions) -> Iterator[TableRow | BadItem]:
     """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
-    if is_columnar(name):
+    if _kind(name) == "columnar":
         return _columnar_rows(path, name)
-    if is_json_table(name):
+    if _kind(name) == "json":
         return _json_array_rows(path, name)
     ending = name.lower().removesuffix(".gz")
     if ending.endswith((".jsonl", ".ndjson")):
@@ -485,8 +472,7 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
             yield f"{text}\n"
 
     delimiter = options.delimiter or ("\t" if tabs else _most_frequent_delimiter(path, name))
-    quoted = delimiter in ",;" if options.quoted is None else options.quoted
-    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
     parser = csv.reader(texts(), delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=True)
     names: list[str] = []
     ended = False
