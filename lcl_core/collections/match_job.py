@@ -181,7 +181,8 @@ def _similarities(documents: Sequence[_Document], encoder: PairEncoder) -> list[
 
 def _assign_images(document: _Document, similarities: np.ndarray) -> Record:
     """The matched record, of the similarities [images, sentences with words]."""
-    matches, loaded = [], []
+    matches: list[ImageMatch] = []
+    loaded: list[RecordImage] = []
     for image, sentence in max_similarity_assignment(similarities):
         name, data, _ = document.files[image]
         similarity = round(float(similarities[image, sentence]), 6)

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -322,11 +322,13 @@ class ExternalImageEncoder(ImageEncoder):
     Attributes:
         kind: of :class:`~lcl_core.encoders.registry.EncoderFormat`.
         library: its name and version.
+        transform_image: the library's evaluation transform of one image.
         mean, deviation: of the transform's normalisation, one number a channel.
     """
 
     kind: ClassVar[str]
     library: str
+    transform_image: Callable[[Image.Image], Tensor]
     mean: Sequence[float]
     deviation: Sequence[float]
 
@@ -396,6 +398,10 @@ class ExternalImageEncoder(ImageEncoder):
     def identity(self) -> dict[str, str]:
         """Weights, the library's and our code, and every setting that lies beside the weights."""
         return {"weights": self.weights_hash, **settings_identity(self.directory, self.library)}
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = [self.transform_image(image) for image in images]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
     def training_pixels(self, images: Sequence[Image.Image], spec: AugmentationSpec, draw: random.Random) -> Tensor:
         return self.renormalised(super().training_pixels(images, spec, draw))

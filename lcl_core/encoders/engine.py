@@ -6,7 +6,6 @@ between clients. ``estimate_memory`` computes its size from the headers of the w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,20 +163,14 @@ class EncoderEngine:
         config = GenerationConfig(**decoding)
         return _in_row_order(self.lcl_encoder.continue_document(prompt, config, StreamListener()))[0]
 
-    def health(self) -> dict[str, Any]:
-        """Encode a grey image and a word; returns milliseconds and device.
-
-        Raises:
-            UserError: ``encoder_unreadable`` if an output is not a unit vector.
-        """
-        started = time.perf_counter()
+    def health(self) -> None:
+        """Encode a grey image and a word. Raises: UserError ``encoder_unreadable`` for what is no unit vector."""
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
         vectors = [self.embed_images([grey]), *([self.embed_texts(["an image"])] if self.reads_texts else [])]
         lengths = np.linalg.norm(np.concatenate(vectors), axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             message = f"the encoder's vectors have lengths {lengths.tolist()}, not 1; its weights are damaged"
             raise UserError(message, code="encoder_unreadable", file=self.directory)
-        return {"device": str(self.device), "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
 
     def _concatenated(self, parts: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)

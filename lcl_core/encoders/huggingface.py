@@ -52,18 +52,13 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
     def build(self, trained: bool) -> None:
         model = _model(self.directory, self.origin, trained)
         self.module = _VisionModule(model) if hasattr(model, "vision_model") else model
-        self._processor = transformers.AutoImageProcessor.from_pretrained(self.directory, backend="pil", **_LOCAL)
-        neutral = not getattr(self._processor, "do_normalize", True)
-        self.mean = (0.0,) * 3 if neutral else self._processor.image_mean
-        self.deviation = (1.0,) * 3 if neutral else self._processor.image_std
-        self.image_size = square_side(self.directory, tuple(self._pixels([_PROBE_IMAGE]).shape[2:]))
+        processor = transformers.AutoImageProcessor.from_pretrained(self.directory, backend="pil", **_LOCAL)
+        neutral = not getattr(processor, "do_normalize", True)
+        self.mean = (0.0,) * 3 if neutral else processor.image_mean
+        self.deviation = (1.0,) * 3 if neutral else processor.image_std
+        self.transform_image = lambda image: processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        self.image_size = square_side(self.directory, self.transform_image(_PROBE_IMAGE).shape[1:])
         self._text_encoder = _paired_texts(self.directory, model) if TEXTS in self.origin.reads else None
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        return self._pixels(images) if images else torch.empty(0, 3, self.image_size, self.image_size)
-
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        return self._processor(images=list(images), return_tensors="pt")["pixel_values"]
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         found = self.module(pixel_values=pixels)

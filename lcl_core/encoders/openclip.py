@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from lcl_core.common.errors import import_optional
@@ -41,15 +39,11 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
         settings = library.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         self.mean, self.deviation = settings.mean, settings.std
         self.image_size = square_side(self.directory, model.visual.image_size)
-        self._transform = library.transform.image_transform_v2(settings, is_train=False)
+        self.transform_image = library.transform.image_transform_v2(settings, is_train=False)
         local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
         tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
         check_token_ids(self.directory, tokenizer, model.text.token_embedding.num_embeddings)
         self._text_encoder = OpenCLIPTextEncoder(model.text, tokenizer)
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = [self._transform(image) for image in images]
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.module

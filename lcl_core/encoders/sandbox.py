@@ -109,12 +109,11 @@ def child_result(directory: Path) -> dict[str, Any]:
     try:
         return {"ok": True, "facts": probe_encoder(directory)}
     except UserError as error:
-        return _failure(error.code, error.message, error.file)
-    except MemoryError:
-        return _failure("encoder_unreadable", f"the encoder cannot be read: {KILLED_FOR_MEMORY}", str(directory))
+        return {"ok": False, "code": error.code, "message": error.message, "file": error.file}
     except BaseException as error:  # whatever it is, this process is there for it
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
-        return _failure("encoder_unreadable", f"the encoder cannot be read ({reason})", str(directory))
+        message = f"the encoder cannot be read: {KILLED_FOR_MEMORY if isinstance(error, MemoryError) else reason}"
+        return {"ok": False, "code": "encoder_unreadable", "message": message, "file": str(directory)}
 
 
 def probe_encoder(directory: Path) -> dict[str, Any]:
@@ -204,10 +203,6 @@ def _check_finite(directory: Path, vectors: np.ndarray, rows: int) -> None:
         raise UserError(
             "its vectors are not finite; its weights are damaged", code="encoder_unreadable", file=directory
         )
-
-
-def _failure(code: str, message: str, file: str | None) -> dict[str, Any]:
-    return {"ok": False, "code": code, "message": message, "file": file}
 
 
 if __name__ == "__main__":

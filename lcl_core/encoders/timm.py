@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from lcl_core.common.errors import UserError, import_optional
@@ -38,11 +35,7 @@ class TimmImageEncoder(ExternalImageEncoder):
         settings = library.data.resolve_model_data_config(self.module)
         self.mean, self.deviation = settings["mean"], settings["std"]
         self.image_size = square_side(self.directory, settings["input_size"][1:])
-        self._transform = library.data.create_transform(**settings, is_training=False)
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = [self._transform(image) for image in images]
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
+        self.transform_image = library.data.create_transform(**settings, is_training=False)
 
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.module

@@ -104,7 +104,7 @@ def test_impossible_decodings_name_their_field(session, drawings, decoding, fiel
 
 def test_health_runs_the_model(encoder):
     session = EncoderEngine(encoder, device="cpu", warm_up=False)
-    assert session.health()["device"] == "cpu"
+    session.health()
     with torch.no_grad():
         next(session.encoder.model.visual.parameters()).fill_(float("nan"))
     with pytest.raises(UserError) as caught:
