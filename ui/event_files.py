@@ -156,7 +156,9 @@ class EventFileMiddleware:
         """A new reference with the checked path and descriptive fields; Gradio adds the address. Raises: EventError."""
         path, url, name = reference.get("path"), reference.get("url"), reference.get("orig_name")
         file = self.files.find(session, path) if isinstance(path, str) else None
-        if file is None or not (url is None or _is_url_of(url, str(path))):
+        # the browser returns the page's own address of the file, if any
+        own = isinstance(url, str) and unquote(url).endswith(f"{GRADIO_PREFIX}/file={unquote(str(path))}")
+        if file is None or not (url is None or own):
             raise EventError(422, "file_unknown", FILE_NOT_OWNED)
         clean: dict[str, Any] = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
         if isinstance(name, str):
@@ -191,11 +193,6 @@ class EventFileMiddleware:
 
 def _reject_constant(name: str) -> Any:
     raise ValueError(name)
-
-
-def _is_url_of(url: Any, path: str) -> bool:
-    """Is ``url`` the page's own address of the file, as the browser returns it?"""
-    return isinstance(url, str) and unquote(url).endswith(f"{GRADIO_PREFIX}/file={unquote(path)}")
 
 
 def _readable_error(response: Response) -> Response:

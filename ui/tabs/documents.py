@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -260,10 +260,11 @@ class DocumentsTab:
         else:
             drawn = _nothing(view, filtered=bool(split or source), words=words, tag=tag)
         offset = offset if items or words or tag else 0
+        menu = [("All", ALL), *((f"{name} ({number(count)})", name) for name, count in tags.items())]
         return (
             offset,
             *_filters(page, pairs, split, source),
-            _tag_menu(tags, tag),
+            gr.Dropdown(choices=menu, value=tag, visible=bool(tags)),
             position,
             *_more(offset, following),
             following,
@@ -368,7 +369,9 @@ def document_title(item: dict[str, Any]) -> str:
     if grouped := _GROUPED_ID.fullmatch(name) or _TEAM_GROUPED_ID.fullmatch(name):
         found = grouped.groupdict()
         topic, start = found["topic"], found["start"]
-        title = f"{', '.join(topic.split('/'))} ({_team_name(found.get('team') or found['source'])})"
+        name = found.get("team") or found["source"]
+        team = TEAM_NAMES.get(name) or name.replace("-", " ").replace("_", " ").capitalize()
+        title = f"{', '.join(topic.split('/'))} ({team})"
         return title if start == "0" else f"{title}, from image {int(start) + 1}"
     if name.startswith(("http://", "https://")):
         host, _, path = name.partition("://")[2].partition("/")
@@ -378,10 +381,6 @@ def document_title(item: dict[str, Any]) -> str:
     texts = (" ".join(segment["text"].split()) for segment in item["segments"] if "text" in segment)
     first = re.split(r"(?<=[.!?])\s", next(texts, ""), maxsplit=1)[0]
     return (first if len(first) <= TITLE_CHARACTERS else f"{first[: TITLE_CHARACTERS - 1]}…") or name
-
-
-def _team_name(name: str) -> str:
-    return TEAM_NAMES.get(name) or name.replace("-", " ").replace("_", " ").capitalize()
 
 
 def _segment(dataset: str, segment: dict[str, Any]) -> str:
@@ -402,12 +401,6 @@ def _filters(page: Json, pairs: bool, split: str, source: str) -> tuple[Any, Any
         value = current if current in known else ALL
         made.append(gr.Dropdown(choices=choices, value=value, visible=pairs and len(choices) > 2))
     return made[0], made[1]
-
-
-def _tag_menu(tags: Mapping[str, int], current: str) -> Any:
-    """Tags of the dataset with their counts, visible if there are any."""
-    choices = [("All", ALL), *((f"{tag} ({number(count)})", tag) for tag, count in tags.items())]
-    return gr.Dropdown(choices=choices, value=current, visible=bool(tags))
 
 
 def _more(offset: int, following: int | None) -> tuple[Any, Any]:

@@ -92,26 +92,17 @@ def _estimate_counts(estimate: Json) -> list[tuple[str, str]]:
 
 
 def _estimate_basis(estimate: Json) -> str:
-    sentences = "".join(f"<li>{_link_runs(sentence, estimate['runs'])}</li>" for sentence in estimate["basis"])
+    sentences = "".join(f"<li>{esc(sentence)}</li>" for sentence in estimate["basis"])
+    for run_id in estimate["runs"]:
+        sentences = sentences.replace(esc(run_id), run_link(run_id))
     parts = estimate["memory_parts"]
     counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
     basis = f"{sentences}<li>Counted: {esc(counted)}.</li>"
     return f"<details><summary>How this was estimated</summary><ul>{basis}</ul></details>"
 
 
-def _link_runs(sentence: str, runs: list[str]) -> str:
-    """Links the ids of runs in the sentence."""
-    words = esc(sentence)
-    for run_id in runs:
-        words = words.replace(esc(run_id), run_link(run_id))
-    return words
-
-
 ESTIMATED_KINDS = ("pretrain",)  # kinds with an estimate
-LISTED_RESOURCES = {
-    "encoder": "encoders",
-    "dataset": "datasets",
-}  # last part of a field -> resource whose names are the choices
+LISTED_RESOURCES = {"encoder": "encoders", "dataset": "datasets"}  # last part of a field -> resource with its choices
 
 
 class SpecForm:
@@ -281,7 +272,8 @@ class SpecForm:
             for field in self.fields
         ]
         filled, verdict = (to_json(spec), self.validate(to_json(spec))) if spec != before else (None, None)
-        after = [filled, verdict, *self._estimates(filled or text), *changed]
+        estimates = [self.estimate(filled or text)] if self.kind in ESTIMATED_KINDS else []
+        after = [filled, verdict, *estimates, *changed]
         proposal = {"before": [text, *values], "after": after}
         return [
             proposal,
@@ -329,9 +321,6 @@ class SpecForm:
         except UserError:
             estimate = WHEN_VALID
         return [self.validate(text), *([estimate] if self.kind in ESTIMATED_KINDS else [])]
-
-    def _estimates(self, text: str) -> list[str]:
-        return [self.estimate(text)] if self.kind in ESTIMATED_KINDS else []
 
     def _field_values(self, spec: dict[str, Any]) -> list[Any]:
         return [field.to_form(get_at(spec, field.path)) for field in self.fields]

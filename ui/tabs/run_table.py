@@ -64,12 +64,9 @@ class RunListing:
         """
         if action == "page":
             return replace(self, page=self.page.turned(value))
-        if action == "layout":
-            return replace(self, layout=value, page=ListPage())
-        if action == "state":
-            return replace(self, state=value, page=ListPage())
-        if action == "name":
-            return replace(self, name=value, page=ListPage())
+        if action in ("layout", "state", "name"):
+            changed: dict[str, Any] = {action: value, "page": ListPage()}
+            return replace(self, **changed)
         if action == "tag":
             return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":

@@ -166,17 +166,10 @@ class RunsTab:
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
         edited = [self.annotation, self.tags, self.notes]
-        detail = [
-            self.head,
-            *self.buttons.values(),
-            self.clone_button,
-            *edited,
-            self.system,
-            self.curves,
-            self.result,
-            self.log,
-        ]
-        everything = [self.listing, self.comparison.others, *detail]
+        everything = [
+            self.listing, self.comparison.others, self.head, *self.buttons.values(), self.clone_button, *edited,
+            self.system, self.curves, self.result, self.log,
+        ]  # fmt: skip
         for event in (tab.select, navigation.select):
             event(
                 self.open_address, [self.selection, self.only], [self.only, self.name, *everything],
@@ -346,22 +339,24 @@ class RunsTab:
         try:
             run = self.client.run(str(selection.current.id))
         except ApiError as error:
-            return [gr.skip()] * (2 + sum(len(form.parts) for form in self.forms.values())) + [toast(error.message)]
+            return [*self._forms_unchanged()[:-1], toast(error.message)]
+        return self._open_form(run["kind"], run["spec"], run["name"])
+
+    def _open_form(self, kind: str, spec: dict[str, Any], name: str | None) -> list[Any]:
+        """The form of the kind alone, filled in."""
         filled = [
             part
-            for kind, form in self.forms.items()
-            for part in (form.fill(run["spec"], run["name"]) if kind == run["kind"] else form.hide())
+            for each, form in self.forms.items()
+            for part in (form.fill(spec, name) if each == kind else form.hide())
         ]
-        return [gr.Accordion(open=True), run["kind"], *filled, ""]
+        return [gr.Accordion(open=True), kind, *filled, ""]
+
+    def _forms_unchanged(self) -> list[Any]:
+        return [gr.skip()] * (3 + sum(len(form.parts) for form in self.forms.values()))
 
     def follow_link(self, text: str, request: gr.Request) -> list[Any]:
         """``prepare_form`` for a link inside the tab. ``text``: empty where the link has changed the tab."""
-        return self.prepare_form(request) if text else [gr.skip()] * self._filled_count
-
-    @property
-    def _filled_count(self) -> int:
-        """Outputs of ``prepare_form``."""
-        return 3 + sum(len(form.parts) for form in self.forms.values())
+        return self.prepare_form(request) if text else self._forms_unchanged()
 
     def prepare_form(self, request: gr.Request) -> list[Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
@@ -372,7 +367,7 @@ class RunsTab:
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
         if kind not in self.forms:
-            return [gr.skip()] * self._filled_count
+            return self._forms_unchanged()
         spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
         encoder, dataset = linked.get("on"), linked.get("dataset")
         if encoder and kind != "pretrain":
@@ -386,12 +381,7 @@ class RunsTab:
             spec = put_at(spec, "dataset", dataset or SAMPLE_DATASET)
             new = f"{SAMPLE_DATASET}-{str(encoder or 'new').removeprefix('enc_')[-8:]}"
             spec = put_at(spec, "collection", dataset or new)
-        filled = [
-            part
-            for name, form in self.forms.items()
-            for part in (form.fill(spec, None) if name == kind else form.hide())
-        ]
-        return [gr.Accordion(open=True), kind, *filled, ""]
+        return self._open_form(kind, spec, None)
 
     def _sources(self, dataset: str) -> list[dict[str, Any]]:
         """A mixture of what the dataset has: documents, captioned images, or both as in the presets."""
@@ -408,7 +398,7 @@ class RunsTab:
         """Forms that were filled in before the page was loaded again; the newest is shown."""
         saved = {kind: draft for kind, draft in parse_drafts(drafts).items() if kind in self.forms}
         if not saved:
-            return [gr.skip()] * self._filled_count
+            return self._forms_unchanged()
         newest = list(saved)[-1]
         filled = [
             part

@@ -126,7 +126,10 @@ def draw_results(
     if not hits:
         return NOTHING_FOUND
     what = "texts" if target == "texts" else "images"
-    inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
+    if target == "texts":
+        inside = draw_texts(collection, hits)
+    else:
+        inside = f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
     cut = status_line(f"The encoder reads {text_limit} tokens of a text; the rest is cut.") if text_limit else ""
     link_html = f'<a href="{esc(link)}">Link</a>' if link else ""
     form = draw_tag_form(collection, [hit["id"] for hit in hits], hint=f"Tag these {len(hits)} images …")
@@ -136,11 +139,6 @@ def draw_results(
         f"closest to {esc(about)}</em><span>{times}</span>{link_html}</p>{cut}"
         f"{inside}{form if target != 'texts' else ''}</section>"
     )
-
-
-def draw_images(collection: str, hits: Sequence[Json]) -> str:
-    """A grid of images, best first."""
-    return f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
 
 
 def draw_texts(collection: str, hits: Sequence[Json], *, searches: bool = True) -> str:
@@ -170,12 +168,13 @@ def draw_detail(
     pick = f"{collection}:{item['id']}"
     labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
     buttons = "".join(
-        _action_button(kind, pick, words)
+        f'<button type="button" data-pick="{kind}:{esc(pick)}">{words}</button>'
         if searches
         else f'<a class="lcl-way" href="{esc(link_to(collection, like=item["id"], mode=mode))}">{words}</a>'
         for kind, mode, words in DETAIL_ACTIONS
         if kind != "texts" or texts is not None
     )
+    others = "".join(f"<li>{esc(caption)}</li>" for caption in more)
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
         f'<section class="lcl-detail" data-key="{esc(pick)}" aria-label="Chosen image">'
@@ -183,7 +182,7 @@ def draw_detail(
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
         f'<img class="lcl-detail__image" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
-        f"{_titled_list('Also called', more)}"
+        + (f'<h3>Also called</h3><ul class="lcl-detail__lines">{others}</ul>' if others else "")
         + (f'<h3>Similar images</h3><ul class="lcl-samples">{around}</ul>' if around else "")
         + (f"<h3>Similar captions</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
         + _labels(collection, labels, pickable)
@@ -230,15 +229,6 @@ def _thumbnail(collection: str, hit: Json) -> str:
         f'aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
         f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy"></button></li>'
     )
-
-
-def _action_button(kind: str, pick: str, words: str) -> str:
-    return f'<button type="button" data-pick="{kind}:{esc(pick)}">{words}</button>'
-
-
-def _titled_list(title: str, lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{esc(line)}</li>" for line in lines)
-    return f'<h3>{title}</h3><ul class="lcl-detail__lines">{items}</ul>' if items else ""
 
 
 def _labels(collection: str, labels: Json, pickable: Mapping[str, Sequence[str]]) -> str:
