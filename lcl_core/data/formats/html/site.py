@@ -97,6 +97,7 @@ class BoilerplateDetector:
         return f"{count} of {self._sampled} pages" if count >= MANY_PAGES and 2 * count > self._sampled else ""
 
 
+MAX_PAGE_BYTES = 16 << 20
 _SNIFFED_FILES = 5000
 _PROJECT_FILES = re.compile(r"(?:readme|licen[cs]e|changelog|contributing)\b[^/]*$", re.I)
 
@@ -110,7 +111,6 @@ class PageOptions(ReaderOptions):
         min_side: an image with a shorter side is an icon, px.
         max_aspect: an image longer than that, long side over short side, is a rule or a banner.
         max_images, max_words: of one document; a longer page is cut. The defaults fit a context of 2,048 tokens.
-        max_page_bytes: of one page; a larger one is left out.
     """
 
     images: Path | None = None
@@ -119,7 +119,6 @@ class PageOptions(ReaderOptions):
     max_aspect: float = Field(default=6.0, ge=1)
     max_images: int = Field(default=8, ge=1)
     max_words: int = Field(default=1000, ge=10)
-    max_page_bytes: int = Field(default=16 << 20, ge=1, le=256 << 20)
 
 
 def _walk_files(root: Path) -> Iterator[str]:
@@ -197,7 +196,7 @@ class SiteReader(FormatReader[PageOptions]):
     def _read(self, store: FileStore, name: str) -> HtmlPage | BadItem:
         shown = replace_surrogates(name)
         try:
-            data = store.read(name, self.options.max_page_bytes)
+            data = store.read(name, MAX_PAGE_BYTES)
         except UserError as error:
             return BadItem(shown, 0, "unreadable page", error.message)
         try:
