@@ -198,21 +198,14 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @model_validator(mode="after")
-    def _roots_leave_artifacts_alone(self) -> Self:
-        """A root that contains the artifacts would open all runs to every submitter, for writing too."""
+    def _roots_open_no_home_and_no_artifacts(self) -> Self:
+        """A root that contains them would open keys, database and runs to every submitter, for writing too."""
+        home = self.home.expanduser().resolve()
         for root in self.data_roots:
             if self.artifacts and overlaps(root, self.artifacts):
                 raise ValueError(f"{ROOTS_SETTING}: {root} and LCL_ARTIFACTS overlap; give each a folder of its own")
-        return self
-
-    @model_validator(mode="after")
-    def _roots_leave_home_alone(self) -> Self:
-        """A root that contains ``home`` would open its key, database and runs to every submitter."""
-        home = self.home.expanduser().resolve()
-        closed = [home / name for name in CLOSED_FOLDERS]
-        for root in self.data_roots:
             real = root.expanduser().resolve() if isinstance(root, Path) else None
-            if real and (home.is_relative_to(real) or any(real.is_relative_to(folder) for folder in closed)):
+            if real and (home.is_relative_to(real) or any(real.is_relative_to(home / name) for name in CLOSED_FOLDERS)):
                 raise ValueError(f"{ROOTS_SETTING}: {root} opens LCL_HOME ({home}) to requests; name folders beside it")
         return self
 

@@ -25,8 +25,8 @@ from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.common.files import remove_tree
 from lcl_core.db.artifacts import absolute_path, discard_folder
 from lcl_core.db.models import CollectionChange, CollectionRow
-from lcl_core.db.registry import get_collection, unknown_collection
-from lcl_core.db.session import Database
+from lcl_core.db.registry import get_collection
+from lcl_core.db.session import Database, unknown_name
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.vector_indexes import index_name
 
@@ -194,7 +194,7 @@ def _lock_row(session: Session, collection_id: str) -> CollectionRow:
     query = select(CollectionRow).where(CollectionRow.id == collection_id).with_for_update()
     row = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if row is None:
-        raise unknown_collection(collection_id)
+        raise unknown_name(session, CollectionRow, collection_id)
     return row
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import Conflict, NotFound, UserError, suggestion
+from lcl_core.common.errors import Conflict, UserError, suggestion
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.artifacts import discard_folder
 from lcl_core.db.models import Dataset, DatasetTag, DatasetVersion
-from lcl_core.db.session import now, similar_name, storable_json
+from lcl_core.db.session import now, storable_json, unknown_name
 from lcl_core.specs.corpus_jobs import ConvertSpec
 from lcl_core.specs.data import VIEW_RECORDS
 from lcl_core.specs.pretrain import PretrainSpec
@@ -36,9 +36,7 @@ _MAX_LISTED = 20  # tags that a message names
 def get_dataset(session: Session, name: str) -> Dataset:
     dataset = session.get(Dataset, name)
     if dataset is None:
-        known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
-        similar = similar_name(session, Dataset.name, name) or f"; register it, or choose from: {known}"
-        raise NotFound(f"dataset {name!r} is not registered{similar}")
+        raise unknown_name(session, Dataset, name)
     return dataset
 
 

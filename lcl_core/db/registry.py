@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import Conflict, NotFound, UserError
+from lcl_core.common.errors import Conflict, UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
 from lcl_core.db.artifacts import absolute_path, bundled_path
 from lcl_core.db.datasets import (
@@ -25,7 +25,7 @@ from lcl_core.db.datasets import (
     select_items,
 )
 from lcl_core.db.models import CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import similar_name
+from lcl_core.db.session import unknown_name
 from lcl_core.encoders.files import Hashes, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.base import slug
@@ -55,10 +55,7 @@ def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
     query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, names)).order_by(*preference).limit(1)
     row = session.scalars(query).one_or_none()
     if row is None:
-        similar = similar_name(session, EncoderRow.name, id_or_name) or (
-            "; the list of encoders has the names, or pre-train one"
-        )
-        raise NotFound(f"encoder {id_or_name!r} is not registered{similar}")
+        raise unknown_name(session, EncoderRow, id_or_name)
     return row
 
 
@@ -105,14 +102,8 @@ def get_collection(session: Session, id_or_name: str) -> CollectionRow:
     query = select(CollectionRow).where(matches).order_by((CollectionRow.id == id_or_name).desc()).limit(1)
     row = session.scalars(query).one_or_none()
     if row is None:
-        raise unknown_collection(id_or_name, similar_name(session, CollectionRow.name, id_or_name))
+        raise unknown_name(session, CollectionRow, id_or_name)
     return row
-
-
-def unknown_collection(id_or_name: str, similar: str = "") -> UserError:
-    """``similar``: what ``similar_name`` returned."""
-    similar = similar or "; the list of collections has the names, or index one"
-    return NotFound(f"collection {id_or_name!r} does not exist{similar}")
 
 
 def list_collections(session: Session) -> Sequence[CollectionRow]:

@@ -16,7 +16,7 @@ from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.db.artifacts import STORE, discard, discard_folder, forget_checkpoints, output_paths
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, Study, StudyCell, Worker
-from lcl_core.db.session import CursorPage, now, read_page, similar_name
+from lcl_core.db.session import CursorPage, now, read_page, unknown_name
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.workers import (
     ALIVE_WITHIN,
@@ -66,8 +66,7 @@ def find_owned(session: Session, table: type[OwnedRow], reference: str, owner: s
         message = f"more than one {noun} is named {reference!r}; name one by its id: {listed}"
         raise Conflict(message)
     if not ids:
-        similar = similar_name(session, table.name, reference, *visible)
-        raise NotFound(f"there is no {noun} {reference!r}{similar}")
+        raise unknown_name(session, table, reference, *visible)
     return session.get_one(table, ids[0])
 
 

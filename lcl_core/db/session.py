@@ -37,7 +37,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
-from lcl_core.common.errors import UserError, suggestion
+from lcl_core.common.errors import NotFound, UserError, suggestion
 from lcl_core.common.paths import storable_text
 
 MAX_NAMES = 1000  # among which a similar one is searched
@@ -267,7 +267,7 @@ class _WriteLock:
             self._lock.release()
 
 
-def similar_name(session: Session, column: InstrumentedAttribute[Any], name: str, *conditions: Any) -> str:
-    """``; did you mean 'x'?`` for the most similar name in a column; empty where none is similar."""
-    names = session.scalars(select(column).where(column.is_not(None), *conditions).distinct().limit(MAX_NAMES))
-    return suggestion(name, names)
+def unknown_name(session: Session, table: Any, name: str, *conditions: Any) -> NotFound:
+    """No row of the table, among those that meet the conditions, has this id or name; the most similar is suggested."""
+    query = select(table.name).where(table.name.is_not(None), *conditions).distinct().limit(MAX_NAMES)
+    return NotFound(f"there is no {table.__tablename__} {name!r}{suggestion(name, session.scalars(query))}")

@@ -80,7 +80,7 @@ def test_a_wrong_command_line_is_explained_in_one_line(lcl, arguments, words):
     ("arguments", "words"),
     [
         (("submit", "pretrain", "--set", "stpes=40"), "did you mean 'steps'?"),
-        (("submit", "evaluate", "--set", "encoder=tinny"), "encoder 'tinny' is not registered; did you mean 'tiny'?"),
+        (("submit", "evaluate", "--set", "encoder=tinny"), "there is no encoder 'tinny'; did you mean 'tiny'?"),
         (("encoders", "show", "tin"), "did you mean 'tiny'?"),
         (("search", "square", "x"), "did you mean 'squares'?"),
         (("data", "stats", "smaple"), "did you mean 'sample'?"),
