@@ -125,10 +125,8 @@ def remove(
         confirm(f"remove {', '.join(items)} from collection {client.collection(collection)['name']}?", yes)
         for item in items:
             client.remove_item(collection, item)
-            if not options.as_json:
-                typer.echo(f"{item} is removed")
-    if options.as_json:
-        print_json([{"id": item, "deleted": True} for item in items])
+    answer = [{"id": item, "deleted": True} for item in items]
+    options.print(answer, "\n".join(f"{item} is removed" for item in items))
 
 
 @group.command()

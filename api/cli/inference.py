@@ -193,11 +193,7 @@ def caption(
     data = [image.read_bytes() for image in images]
     texts = options.call(lambda client: client.caption(encoder, data, **decoding))
     captions = [{"file": readable_path(file), "caption": text} for file, text in zip(images, texts, strict=True)]
-    if options.as_json:
-        print_json(captions)
-        return
-    for found in captions:
-        typer.echo(f"{found['file']}\t{found['caption']}")
+    options.print(captions, "\n".join(f"{found['file']}\t{found['caption']}" for found in captions))
 
 
 def continue_(

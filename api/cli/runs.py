@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -145,11 +144,8 @@ def logs(
                     raise
                 if not waiting:
                     typer.echo(error.message, err=True)
-                waiting = True
-                time.sleep(POLL_SECONDS)
-                continue
-            sys.stdout.write(chunk["text"])
-            sys.stdout.flush()
+                waiting, chunk = True, {"text": "", "offset": offset}
+            typer.echo(chunk["text"], nl=False)
             if chunk["offset"] > offset:
                 offset = chunk["offset"]
             elif ended or not follow:

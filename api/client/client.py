@@ -30,10 +30,6 @@ class DatasetCalls(Transport):
     def dataset(self, name: str) -> Json:
         return self.get(v1("datasets", name))
 
-    def dataset_versions(self, name: str) -> list[Json]:
-        """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
-        return self.dataset(name)["versions"]
-
     def dataset_tags(self, name: str) -> dict[str, int]:
         """How many documents and captioned images have each tag."""
         return self.dataset(name)["tags"]
@@ -43,14 +39,7 @@ class DatasetCalls(Transport):
         return self.post(v1("datasets"), {"name": name, "path": path, "new_version": new_version})
 
     def upload_corpus(self, source: str | Path, on_progress: Progress | None = None) -> Json:
-        """Send a folder or a zip, in any readable format, and unpack it on the server.
-
-        Args:
-            on_progress: receives the bytes that have been sent and those of the zip, repeatedly.
-
-        Returns: the upload; its ``path`` is what a spec of kind convert or validate names.
-        Raises: ApiError; UserError ``not_found`` or ``corpus_unreadable`` for the source.
-        """
+        """Send a folder or a zip, in any readable format. Returns: the upload, whose ``path`` a spec can name."""
         with open_corpus_archive(Path(source)) as archive:
             size = archive.seek(0, os.SEEK_END)
             archive.seek(0)
@@ -88,10 +77,7 @@ class DatasetCalls(Transport):
     def tag_documents(
         self, name: str, items: Sequence[str], *, add: Sequence[str] = (), remove: Sequence[str] = ()
     ) -> int:
-        """Change tags of documents and captioned images, by their ``item``; for the dataset's owner.
-
-        Returns: the number of those whose tags are others now.
-        """
+        """Change tags of documents and captioned images, by their ``item``. Returns: how many have other tags now."""
         change = {"add": list(add), "remove": list(remove)}
         return self._change_items(v1("datasets", name, "tags"), "items", items, change)
 
@@ -167,9 +153,7 @@ class CollectionCalls(DatasetCalls):
     def add_items(self, collection: str, items: Sequence[Mapping[str, Any]], *, replace: bool = False) -> Json:
         """Add images, all or none: {"ids", "images": number of images afterwards}. A repeated call adds nothing.
 
-        Args:
-            items: {"image": bytes of an image file} with any of name, captions, labels, split, source. Without a name
-                the item is identified by its bytes, so that the same image is stored once.
+        ``items``: {"image": bytes} with any of name (default: by its bytes), captions, labels, split, source.
         """
         body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
         return self.post(v1("collections", collection, "items"), body, repeatable=True)
@@ -184,14 +168,9 @@ class CollectionCalls(DatasetCalls):
         remove: Mapping[str, Sequence[str]] | None = None,
         on_progress: Progress | None = None,
     ) -> int:
-        """Change labels of images, in requests of up to 256 of them: of each request's images all are changed or none.
+        """Change labels of images; of each 256 all are changed or none. Returns: how many have other labels now.
 
-        Args:
-            labels: {label: value}; None removes the label.
-            add, remove: {label: members} of labels that are sets, such as ``{"tags": ["checked"]}``.
-            on_progress: receives the images that have been sent and all of them, after each request.
-
-        Returns: the number of images whose labels are others now.
+        ``labels``: {label: value}, None removes it; ``add``, ``remove``: {label: members} of labels that are sets.
         """
         change = without_none(labels=labels, add=add, remove=remove)
         return self._change_items(v1("collections", collection, "items"), "ids", item_ids, change, on_progress)
@@ -208,11 +187,7 @@ class CollectionCalls(DatasetCalls):
         return self.download(v1("collections", id_or_name, "export"), path, params={"target": target})
 
     def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "pca") -> bytes:
-        """The map of up to 100,000 images as a safetensors file: ``points``, ``ids`` and ``label.NAME``.
-
-        Args:
-            method: ``pca``, or ``tsne``, which keeps neighbours together and takes the service some seconds.
-        """
+        """Map of up to 100,000 images by ``pca`` or ``tsne``, as safetensors: ``points``, ``ids``, ``label.NAME``."""
         return self.read(v1("collections", collection, "map.safetensors"), limit=limit, method=method)
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
@@ -243,9 +218,7 @@ class Client(CollectionCalls, RunCalls, InferenceCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
-        not ready. ``loading``: calls that wait for an encoder to be loaded.
-        """
+        """The response of ``/readyz``, also when not ready; ``loading``: calls that wait for an encoder."""
         return read_json(self.send("GET", "/readyz", expected=(503,)))
 
     def guide_file(self, path: str = "") -> httpx.Response:

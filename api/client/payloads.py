@@ -20,12 +20,9 @@ from lcl_core.common.files import regular_files
 Json = dict[str, Any]
 Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
 
-RUN_STATES = (
-    *("waiting", "queued", "running", "pausing", "paused", "cancelling"),
-    *("succeeded", "failed", "cancelled"),
-)
-ROLES = ("viewer", "submitter", "admin")  # of keys; each may do what those before it may
 FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
+RUN_STATES = ("waiting", "queued", "running", "pausing", "paused", "cancelling", *FINAL_STATES)
+ROLES = ("viewer", "submitter", "admin")  # of keys; each may do what those before it may
 IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 # of what the service decodes: IMAGE_EXTENSIONS of corpora
 IMAGE_SUFFIXES = (
@@ -51,8 +48,6 @@ def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) ->
 
     ``label=value``: repeated, any of the values; ``label+=value``: the set has every such value; ``label!=value``: no
     such value; ``label>=bound`` and the like: a range, of which all bounds apply.
-
-    Raises: UserError ``invalid_value``.
     """
     equal, conditions = dict[str, list[str]](), dict[str, dict[str, Any]]()
     for label, value in values:
@@ -61,7 +56,7 @@ def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) ->
         parsed = _FILTER.fullmatch(text)
         if parsed is None:
             forms = "label=value, label!=value, label+=value, or label>=bound (> >= < <=)"
-            raise _bad_filter(f"{text!r} is no filter; write {forms}")
+            raise UserError(f"{text!r} is no filter; write {forms}", field="where")
         label, sign, value = parsed.groups()
         label = label.strip()
         if sign == "=":
@@ -69,10 +64,10 @@ def parse_where(texts: Sequence[str], values: Iterable[tuple[str, str]] = ()) ->
         elif sign in _LISTS:
             conditions.setdefault(label, {}).setdefault(_LISTS[sign], []).append(value)
         elif conditions.setdefault(label, {}).setdefault(_BOUNDS[sign], value.strip()) != value.strip():
-            raise _bad_filter(f"{label}{sign} is given twice")
+            raise UserError(f"{label}{sign} is given twice", field="where")
     for label in equal.keys() & conditions.keys():
         if conditions[label].keys() & set(_BOUNDS.values()):
-            raise _bad_filter(f"{label} has both a value and a range; leave one out")
+            raise UserError(f"{label} has both a value and a range; leave one out", field="where")
         conditions[label]["any"] = equal[label]
     return {**equal, **conditions}
 
@@ -81,10 +76,6 @@ def write_condition(label: str, condition: Mapping[str, Any]) -> list[str]:
     """A range of a label, members that a set has all of, or values to leave out, as ``parse_where`` reads them."""
     bounds = [f"{label}{sign}{condition[name]}" for sign, name in _BOUNDS.items() if name in condition]
     return bounds + [f"{label}{sign}{value}" for sign, name in _LISTS.items() for value in condition.get(name, ())]
-
-
-def _bad_filter(message: str) -> UserError:
-    return UserError(message, field="where")
 
 
 class Skipped(NamedTuple):
@@ -121,8 +112,6 @@ def open_corpus_archive(source: Path) -> IO[bytes]:
 
     Hidden files, those of the system and links are left out. The files stand below one folder in the zip: the service
     takes a single folder off, which would be one of the corpus otherwise, such as ``val``.
-
-    Raises: UserError ``not_found`` or ``corpus_unreadable``.
     """
     try:
         if source.is_file():

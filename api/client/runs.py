@@ -57,11 +57,7 @@ class RunCalls(Transport):
         return self.post(v1("runs", run_id, "pause"))
 
     def resume(self, run_id: str, *, timeout_seconds: float | None = None) -> Json:
-        """Continue a cancelled or failed run from its last checkpoint.
-
-        Args:
-            timeout_seconds: new limit on the time of all attempts; 0: none; None: as it was.
-        """
+        """Go on from the last checkpoint; ``timeout_seconds``: new limit on all attempts; 0: none; None: as it was."""
         body = None if timeout_seconds is None else {"timeout_seconds": timeout_seconds or None}
         return self.post(v1("runs", run_id, "resume"), body)
 
@@ -129,9 +125,8 @@ class RunCalls(Transport):
 
     def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
         """Expected seconds, memory, operations and disk of a pretrain run; nothing is queued."""
-        return self.post(
-            v1("specs", kind, "estimate"), without_none(spec=dict(spec), resource=resource), repeatable=True
-        )
+        body = without_none(spec=dict(spec), resource=resource)
+        return self.post(v1("specs", kind, "estimate"), body, repeatable=True)
 
     def submit_study(
         self, spec: Mapping[str, Any], name: str | None = None, idempotency_key: str | None = None

@@ -28,14 +28,7 @@ WRONG_SERVER = "LCL_API_URL may name another server than the service"
 
 
 class ApiError(Exception):
-    """The service refused a call, or no service answered.
-
-    Args:
-        status: HTTP status; 0 when no service answered or nothing could be sent.
-        code: stable identifier for programs, such as ``bad_spec``.
-        message: what is wrong and how to correct it.
-        field: the offending field of the request, if there is one.
-    """
+    """The service refused a call, or (``status`` 0) no service answered or nothing could be sent."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -133,13 +126,8 @@ class Transport:
     ) -> httpx.Response:
         """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
 
-        An answer that does not come in time is not asked for again.
-
-        Args:
-            streamed: return once the headers of a success are there; the caller reads the body and closes it.
-
-        Raises: ApiError for a status >= 300 that is not in ``expected``: redirects are not followed, which could take
-            the key to another host.
+        An answer that does not come in time is not asked for again. Redirects are not followed, which could take the
+        key to another host. ``streamed``: return with the headers of a success; the caller reads and closes the body.
         """
         repeatable = method == "GET" if repeatable is None else repeatable
         attempts = attempts or self.attempts
@@ -206,11 +194,7 @@ class Transport:
             response.close()
 
     def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
-        """GET into ``file``, which is created only when the body is complete.
-
-        Args:
-            on_progress: receives the bytes so far and the expected total (None: unknown), repeatedly.
-        """
+        """GET into ``file``, which is created only when the body is complete."""
         target = Path(file)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:

@@ -51,8 +51,6 @@ def test_single_images_have_no_accuracy(lcl, encoder, photos):
     ("arguments", "words"),
     [
         (("photos",), "give at least two classes"),
-        (("photos", "--class", "a", "--class", "a"), "'a' is given twice"),
-        (("photos", "--class", "a", "--class", "b", "--template", "x"), "template 'x' has no {}"),
         (("photos", "--classes", "absent.txt"), "absent.txt: No such file"),
         (("empty", "--class", "a", "--class", "b"), "there is no image in empty"),
     ],

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from api.client import ApiError, Client, data_url
+from api.client import ApiError, Client
 from tests.api.scripted_server import BUSY, FINE, scripted_server
 
 
@@ -69,13 +69,6 @@ def test_a_verb_is_sent_once(trouble):
         assert len(server.requests) == 1
 
 
-def test_it_gives_up_in_the_end():
-    with scripted_server(BUSY) as server, Client(server.url, "k", attempts=3) as client:
-        with pytest.raises(ApiError) as caught:
-            client.run("run_1")
-        assert (caught.value.status, caught.value.code, len(server.requests)) == (503, "busy", 3)
-
-
 def test_no_service_is_reported_in_words(free_port):
     with Client(f"http://127.0.0.1:{free_port}", "k", attempts=1) as client:
         for call in (lambda: client.run("x"), lambda: client.cancel("x")):
@@ -132,27 +125,6 @@ def test_what_cannot_be_sent_is_reported_in_words():
         Client("http://127.0.0.1:1", "ke\u0301y")
 
 
-def test_where_address_and_key_come_from(tmp_path, monkeypatch):
-    monkeypatch.setenv("LCL_HOME", str(tmp_path))
-    for name in ("LCL_API_URL", "LCL_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def sent_key(server, *given):
-        with Client(*given) as client:
-            client.datasets()
-        return server.requests[-1][2].get("authorization")
-
-    assert Client().base_url == "http://127.0.0.1:8765"
-    with scripted_server(FINE) as server:
-        monkeypatch.setenv("LCL_API_URL", server.url + "/")
-        assert sent_key(server) is None
-        (tmp_path / "key").write_text("from-file\n")
-        assert sent_key(server) == "Bearer from-file"
-        monkeypatch.setenv("LCL_API_KEY", "from-environment")
-        assert sent_key(server) == "Bearer from-environment"
-        assert sent_key(server, None, "given") == "Bearer given"
-
-
 def test_names_cannot_leave_their_place_in_the_address():
     with scripted_server(FINE) as server, Client(server.url, "k") as client:
         client.run("../keys?x=1#y")
@@ -191,11 +163,6 @@ def test_events_outlast_a_restart_but_not_a_refusal():
         with pytest.raises(ApiError, match="no such run"):
             list(client.events("run_1"))
         assert len(server.requests) == 5
-
-
-def test_an_images_kind_is_read_from_its_bytes(sample_images):
-    assert data_url(sample_images["red"]).startswith("data:image/png;base64,")
-    assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")
 
 
 def test_the_key_of_this_machine_is_sent_to_its_own_service_alone(tmp_path, monkeypatch):

@@ -37,6 +37,11 @@ def test_an_address_that_is_named_counts_before_the_launchers(home, monkeypatch)
     (home / API_FILE).write_text("http://127.0.0.1:1\n")
     with scripted_server(FINE) as server:
         monkeypatch.setenv("LCL_API_URL", server.url)
+        for given, sent in ((None, "from-file"), ("given", "given")):
+            with Client(key=given) as client:
+                client.datasets()
+            assert server.requests[-1][2].get("authorization") == f"Bearer {sent}"
+        monkeypatch.setenv("LCL_API_KEY", "from-environment")
         with Client() as client:
             client.datasets()
-        assert server.requests[-1][2].get("authorization") == "Bearer from-file", "it is this machine"
+        assert server.requests[-1][2].get("authorization") == "Bearer from-environment"
