@@ -13,8 +13,7 @@ from fastapi.routing import APIRoute
 
 import lcl_core
 from api.core.errors import install_error_handlers
-from api.core.metrics import DatabaseCollector
-from api.core.middleware import AuthenticatedBodyMiddleware, RequestContextMiddleware
+from api.core.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
 from api.routes import (
     admin,
@@ -35,6 +34,7 @@ from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask
 
+MAX_THREADS = 100  # of requests; many only wait for disks, the database, or an encoder
 WARM_SECONDS = 5.0  # between two queries for new collections
 UPLOAD_SECONDS = 2.0  # between two queries for uploads that are due
 
@@ -75,21 +75,15 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.summary:
             route.operation_id = "_".join(re.findall("[a-z]+", route.summary.lower()))  # "List runs": list_runs
-    app.add_middleware(
-        AuthenticatedBodyMiddleware,
-        authenticator=state.authenticator,
-        rate_limiter=state.rate_limiter,
-    )
+    app.add_middleware(AuthenticationMiddleware, authenticator=state.authenticator, rate_limiter=state.rate_limiter)
     app.add_middleware(RequestContextMiddleware, observe=state.metrics.observe, home=settings.home)  # outermost
-    state.metrics.register(DatabaseCollector(state.database))
-    state.metrics.export_disks(health.writable_folders(settings))
-    state.metrics.export_gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", state.encoder_bytes)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
+    to_thread.current_default_thread_limiter().total_tokens = MAX_THREADS
     await to_thread.run_sync(state.prepare)
     tasks = home_tasks(state.database, state.settings, state.artifacts)
     if state.settings.warm_encoders:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial, wraps
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPBearer
@@ -21,16 +19,10 @@ from lcl_core.db import audit
 from lcl_core.db.models import Run, Study
 from lcl_core.db.runs import find_owned
 
-P = ParamSpec("P")
-Result = TypeVar("Result")
 WriteTransaction = Callable[[], AbstractContextManager[Session]]
 
 # Objects that belong to an owner, by the name of their id in the path of every route.
-OWNED: dict[str, Callable[[Session, str, str | None], Run | Study]] = {
-    "run_id": lambda session, reference, owner: find_owned(session, Run, reference, owner),
-    "study_id": lambda session, reference, owner: find_owned(session, Study, reference, owner),
-}
-ID_PATTERN = re.compile(r"(run|study)_[0-9a-z]{18}")
+OWNED: dict[str, type[Run] | type[Study]] = {"run_id": Run, "study_id": Study}
 
 RunId = Annotated[str, Path(description="id of the run, or its name where one run alone has it")]
 StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
@@ -95,34 +87,11 @@ WriteSessionDep = Annotated[Session, Depends(get_write_session, scope="function"
 ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]
 
 
-def in_thread_pool(name: str) -> Callable[[Callable[P, Result]], Callable[P, Awaitable[Result]]]:
-    """Run an endpoint with a ``state`` in the threads of that state's limiter ``name``, ``slow`` or ``comparing``.
-
-    For slow endpoints, which would use up the framework's threads. Such an endpoint should return a finished
-    ``Response``: the event loop serialises anything else.
-    """
-
-    def decorate(endpoint: Callable[P, Result]) -> Callable[P, Awaitable[Result]]:
-        @wraps(endpoint)
-        async def in_pool(*args: P.args, **kwargs: P.kwargs) -> Result:
-            limiter: CapacityLimiter = getattr(kwargs["state"], name)
-            return await to_thread.run_sync(partial(endpoint, *args, **kwargs), limiter=limiter)
-
-        return in_pool
-
-    return decorate
-
-
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer KEY`")
 
 
 async def current_principal(request: Request, _described: Annotated[object, Depends(_bearer)]) -> Principal:
-    """The principal that ``api.core.middleware`` authenticated.
-
-    Raises: the error for which the request may not go on: Problem 401 or 429, SQLAlchemyError.
-    """
-    if (refusal := getattr(request.state, "refusal", None)) is not None:
-        raise refusal
+    """The principal that ``api.core.middleware`` authenticated."""
     principal: Principal = request.state.principal
     return principal
 
@@ -139,11 +108,9 @@ def require(role: str) -> Callable[..., Awaitable[Principal]]:
     async def allowed(principal: CurrentPrincipal, request: Request, state: StateDep) -> Principal:
         if role_level(principal.role) < role_level(role):
             raise Problem(403, "forbidden", f"this needs a key with the role {role}; yours is {principal.role}")
-        references = {name: request.path_params[name] for name in OWNED.keys() & request.path_params.keys()}
-        by_name = not all(map(ID_PATTERN.fullmatch, references.values()))
-        if by_name or (references and principal.visible_owner is not None):
-            ids = await to_thread.run_sync(find_ids, state, principal, references)
-            request.path_params.update(ids)  # before the route's own parameters are read
+        for name in OWNED.keys() & request.path_params.keys():
+            found = await to_thread.run_sync(_find_id, state, principal, name, request.path_params[name])
+            request.path_params[name] = found  # before the route's own parameters are read
         return principal
 
     return allowed
@@ -154,16 +121,14 @@ Submitter = Annotated[Principal, Depends(require("submitter"))]
 Admin = Annotated[Principal, Depends(require("admin"))]
 
 
-def find_ids(state: AppState, principal: Principal, references: Mapping[str, str]) -> dict[str, str]:
-    """Ids of the runs and studies that ids or names refer to, by the name of the parameter.
+def _find_id(state: AppState, principal: Principal, name: str, reference: str) -> str:
+    """Id of the run or study that an id or a name refers to.
 
     Raises: UserError ``not_found`` (404), the same as for an object that does not exist;
         ``conflict`` (409).
     """
     with state.database.reading() as session:
-        return {
-            name: OWNED[name](session, reference, principal.visible_owner).id for name, reference in references.items()
-        }
+        return find_owned(session, OWNED[name], reference, principal.visible_owner).id
 
 
 def _record_audit(session: Session, request: Request, response: Response) -> None:

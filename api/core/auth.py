@@ -6,26 +6,25 @@ configured admin key is ``LCL_ADMIN_KEY``, or the file ``key`` of the home folde
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
-import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi.security.utils import get_authorization_scheme_param
 from limits import RateLimitItemPerMinute
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.storage import storage_from_string
-from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import delete, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.settings import KEY_MARK, ApiSettings
+from api.core.settings import KEY_MARK, ApiSettings, new_key_text
 from lcl_core.db.audit import record_action
 from lcl_core.db.models import ApiKey
 from lcl_core.db.session import Database
@@ -35,9 +34,6 @@ ROLES = ("viewer", "submitter", "admin")  # each may do what those before it may
 CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its own
 LAST_USED_INTERVAL = timedelta(minutes=5)
 CACHE_TIME = timedelta(seconds=1)
-MAX_CACHED = 1024
-MAX_LOOKUPS = 4  # threads that verify uncached keys, invalid ones of anonymous clients among them
-RETRY_SECONDS = 10.0  # after which a Redis that did not answer is asked again
 REDIS_SECONDS = 1.0  # within which it answers
 CHALLENGE = {"www-authenticate": "Bearer"}
 
@@ -52,10 +48,10 @@ def role_level(role: str) -> int:
 
 def new_key(owner: str, role: str, expires: datetime | None = None) -> tuple[str, ApiKey]:
     """A new key and its row. The key itself is stored nowhere."""
-    prefix, secret = KEY_MARK + secrets.token_hex(6), secrets.token_urlsafe(32)
+    key = new_key_text()
+    prefix, secret = split_key(key)
     digest = secret_hash(prefix, secret)
-    row = ApiKey(prefix=prefix, hash=digest, role=role, owner=owner, created_at=utc_now(), expires=expires)
-    return f"{prefix}.{secret}", row
+    return key, ApiKey(prefix=prefix, hash=digest, role=role, owner=owner, created_at=utc_now(), expires=expires)
 
 
 def verify_key(session: Session, key: str) -> ApiKey | None:
@@ -81,18 +77,10 @@ def secret_hash(prefix: str, secret: str) -> str:
 def ensure_configured_key(settings: ApiSettings, database: Database) -> None:
     """Make the configured key valid, with the role admin, and revoke every previously configured key.
 
-    Several processes may do so at once. Raises: UserError ``bad_setting``.
+    Raises: UserError ``bad_setting``.
     """
-    settings.check_secrets()
     prefix, secret = split_key(settings.read_admin_key())
     digest = secret_hash(prefix, secret)
-    try:
-        _configure_key(database, prefix, digest)
-    except IntegrityError:  # another process inserted the row meanwhile
-        _configure_key(database, prefix, digest)
-
-
-def _configure_key(database: Database, prefix: str, digest: str) -> None:
     with database.session() as session:
         row = session.get(ApiKey, prefix)
         if row is None or row.hash != digest:
@@ -131,8 +119,7 @@ class Authenticator:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._threads = CapacityLimiter(MAX_LOOKUPS)
-        self._cache: dict[bytes, tuple[Principal, datetime]] = {}  # by digest of the key, with the time of expiry
+        self._known: dict[str, tuple[Principal, datetime]] = {}  # with the time until which it needs no query
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """Raises: Problem 401; SQLAlchemyError when the database does not answer."""
@@ -143,73 +130,49 @@ class Authenticator:
                 "the file `key` of its home folder"
             )
             raise Problem(401, "unauthorized", message, headers=CHALLENGE)
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-        principal, expires = self._cache.get(digest, (None, None))
-        if principal is not None and expires is not None and utc_now() < expires:
-            return principal
-        return await to_thread.run_sync(self._verify, key, digest, limiter=self._threads)
+        if key in self._known and utc_now() < self._known[key][1]:
+            return self._known[key][0]
+        return await to_thread.run_sync(self._verify, key)
 
-    def forget_keys(self) -> None:
-        """A change of keys in this process is valid at once."""
-        self._cache.clear()
-
-    def _verify(self, key: str, digest: bytes) -> Principal:
+    def _verify(self, key: str) -> Principal:
         with self._database.reading() as session:
             row = verify_key(session, key)
         if row is None:
+            self._known.pop(key, None)
             raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
         if row.last_used is None or utc_now() - row.last_used > LAST_USED_INTERVAL:
-            self._record_use(row.prefix)
-        if len(self._cache) >= MAX_CACHED:
-            self._cache.clear()
-        expires = utc_now() + CACHE_TIME
-        principal = Principal(row.owner, row.role, row.prefix)
-        self._cache[digest] = principal, min(expires, row.expires or expires)
+            with suppress(SQLAlchemyError), self._database.session() as session:  # a full disk still answers reads
+                session.execute(update(ApiKey).where(ApiKey.prefix == row.prefix).values(last_used=utc_now()))
+        principal, end = Principal(row.owner, row.role, row.prefix), utc_now() + CACHE_TIME
+        self._known[key] = principal, min(end, row.expires or end)
         return principal
-
-    def _record_use(self, prefix: str) -> None:
-        """A database that accepts no writes, such as on a full disk, still answers reads."""
-        try:
-            with self._database.session() as session:
-                row = session.get(ApiKey, prefix)
-                if row is not None:
-                    row.last_used = utc_now()
-        except SQLAlchemyError as error:
-            log.warning("the last use of a key was not noted", prefix=prefix, error=str(error).splitlines()[0])
 
 
 class RateLimiter:
-    """Requests of each key in a minute: counted in Redis over all processes of the service, else by this process.
+    """Requests of each key in a minute, counted in Redis over all processes of the service; without one by each.
 
-    While Redis does not answer, each process counts for itself. Only valid keys use its memory.
-
-    Args:
-        broker_url: of Redis, as Celery writes it; empty: none.
+    While Redis does not answer, nothing is refused.
     """
 
     def __init__(self, per_minute: int, broker_url: str = "") -> None:
         self._limit = RateLimitItemPerMinute(per_minute)
-        self._own = FixedWindowRateLimiter(storage_from_string("async+memory://"))
-        self._shared: FixedWindowRateLimiter | None = None
         self._errors: type[Exception] | tuple[type[Exception], ...] = ()
-        self._asked_again_at = 0.0
         if broker_url.startswith(("redis://", "rediss://")):
             seconds = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
             storage = storage_from_string(f"async+{broker_url}", implementation="redispy", **seconds)
-            self._shared, self._errors = FixedWindowRateLimiter(storage), storage.base_exceptions
+            self._errors = storage.base_exceptions
+        else:
+            storage = storage_from_string("async+memory://")
+        self._limiter = FixedWindowRateLimiter(storage)
 
     async def hit(self, key: str) -> None:
         """Count a request. Raises: Problem 429 ``too_many_requests``."""
-        limiter = self._own
-        if self._shared is not None and time.monotonic() >= self._asked_again_at:
-            limiter = self._shared
         try:
-            if await limiter.hit(self._limit, key):
+            if await self._limiter.hit(self._limit, key):
                 return
-            reset = (await limiter.get_window_stats(self._limit, key)).reset_time
+            reset = (await self._limiter.get_window_stats(self._limit, key)).reset_time
         except self._errors as error:
-            log.warning("limits_not_shared", error=str(error))
-            self._asked_again_at = time.monotonic() + RETRY_SECONDS
+            log.warning("requests_not_counted", error=str(error))
             return
         wait = max(1, math.ceil(reset - time.time()))
         message = f"more than {self._limit.amount} requests in a minute (LCL_REQUESTS_PER_MINUTE); wait {wait} s"

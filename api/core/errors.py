@@ -21,7 +21,6 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.routing import Match, Route
 
 from lcl_core.common.errors import FailureCode, UserError, failure_code
 from lcl_core.specs.parsing import describe_error, main_error
@@ -32,13 +31,6 @@ FAULT_MESSAGES = {
     FailureCode.DISK_FULL: "there is no space left in {folder}; free some there, then try again",
     FailureCode.READ_ONLY: "nothing can be written in {folder}; make it writable, then try again",
 }
-
-
-def disk_fault_message(fault: FailureCode | None, folder: str | Path) -> str | None:
-    """Message for a full or read-only disk; None for other faults."""
-    return FAULT_MESSAGES[fault].format(folder=folder) if fault in FAULT_MESSAGES else None
-
-
 CODE_OF_STATUS = {
     400: "invalid_value",
     401: "unauthorized",
@@ -96,29 +88,9 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-# Error responses of every route, for the OpenAPI description.
-STATUS_DESCRIPTIONS = {
-    400: "The request is malformed: its URL, headers, cursor, range, or JSON",
-    401: "The request has no valid API key",
-    403: "The key's role does not allow it",
-    404: "The object does not exist, or is not visible to this key",
-    405: "The URL does not support this method",
-    408: "The body did not arrive in time",
-    409: "The request conflicts with the present state",
-    410: "Files that it needs are gone from the disk",
-    413: "The body is too large",
-    415: "The body's encoding is not supported",
-    416: "The range lies outside the file",
-    422: "The request is invalid; `field` names the place",
-    429: "Too many requests of the key or its owner; `Retry-After` says when to retry",
-    431: "The headers are too large",
-    500: "Internal error; the service's log has details under the request id",
-    503: "The service is overloaded or lacks its database, memory or store for now; try again",
-    504: "The request exceeded its deadline",
-    507: "A disk of the service is full or read-only",
-}
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": words} for status, words in STATUS_DESCRIPTIONS.items()
+    "4XX": {"model": ErrorBody, "description": "The request is refused; `message` says how to correct it"},
+    "5XX": {"model": ErrorBody, "description": "The service failed, or cannot answer now"},
 }
 
 
@@ -129,11 +101,12 @@ def documented_responses(
     return {status: {"description": description, "content": {name: {} for name in media_types}}}
 
 
-def error_response(
-    status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """An error response. Characters that cannot be encoded (lone surrogates of the request) are replaced."""
-    return JSONResponse({"error": error_object(status, code, message, field)}, status_code=status, headers=headers)
+def error_object(status: int, code: str, message: str, field: str | None = None) -> dict[str, str | None]:
+    """The object ``error`` of a response. Lone surrogates of the request, which cannot be encoded, are replaced."""
+    message = message.encode("utf-8", "replace").decode("utf-8")
+    field = field.encode("utf-8", "replace").decode("utf-8") if field else None
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"code": code, "message": message, **({"field": field} if field else {}), "type": kind, "param": field}
 
 
 def error_detail(error: BaseException) -> dict[str, str | None]:
@@ -144,43 +117,55 @@ def error_detail(error: BaseException) -> dict[str, str | None]:
     return error_object(500, "internal_error", "internal error; the service's log has details")
 
 
-def error_object(status: int, code: str, message: str, field: str | None = None) -> dict[str, str | None]:
-    """The object ``error`` of a response with this status."""
-    code, message = _encodable(code), _encodable(message)
-    field = _encodable(field) if field else None
-    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"code": code, "message": message, **({"field": field} if field else {}), "type": kind, "param": field}
+def error_response(
+    status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse({"error": error_object(status, code, message, field)}, status_code=status, headers=headers)
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-async def _user_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, UserError)
-    headers = error.headers if isinstance(error, Problem) else None
-    if not isinstance(error, Problem) and error.status == 503:
+def user_error_response(error: UserError) -> JSONResponse:
+    headers = getattr(error, "headers", None)
+    if headers is None and error.status == 503:
         headers = {"retry-after": str(max(1, math.ceil(getattr(error, "retry_after", 1.0))))}
     return error_response(error.status, error.code, str(error), error.field, headers)
 
 
+def fault_response(error: BaseException, request_id: str, home: Path) -> JSONResponse:
+    """Log any other error, and report it: 503 or 507 where database, memory or disk fail, else 500."""
+    fault = failure_code(error, home)
+    if isinstance(error, OperationalError | PoolTimeoutError):
+        log.error("database_away", error=str(getattr(error, "orig", error)))  # without the statement's values
+        if fault in FAULT_MESSAGES:
+            return error_response(507, fault.value, FAULT_MESSAGES[fault].format(folder="the database's folder"))
+        message = "the database does not answer; try again in a few seconds"
+        return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
+    log.error("request failed", exc_info=error)
+    if fault is FailureCode.OUT_OF_MEMORY:
+        message = f"the service ran out of memory; send less at once, or try again (request id {request_id})"
+        return error_response(503, fault.value, message, headers={"retry-after": "5"})
+    if fault in FAULT_MESSAGES:
+        message = FAULT_MESSAGES[fault].format(folder=getattr(error, "filename", None) or home)
+        return error_response(507, fault.value, f"{message} (request id {request_id})")
+    message = f"internal error; the service's log has details under request id {request_id}"
+    return error_response(500, "internal_error", message)
+
+
+async def _user_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UserError)
+    return user_error_response(error)
+
+
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status, message = error.status_code, str(error.detail)
-    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    if status == 404:
-        slash = "; addresses here end without a slash" if request.url.path.endswith("/") else ""
-        message = f"there is nothing at this address{slash}; /docs names all there are"
-    elif status == 405:
-        routes = [route for route in request.app.router.routes if isinstance(route, Route)]
-        here = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
-        allowed = sorted({method for route in here for method in route.methods or ()})
-        headers["allow"] = ", ".join(allowed)
-        message = f"{request.method} is not supported at this URL; it supports {' and '.join(allowed)} (see /docs)"
-    elif status == 400 and "parsing the body" in message:  # FastAPI's words for any failure of the parser
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = "there is nothing at this address; /docs names all there are, each without a slash at its end"
+    elif error.status_code == 405:
+        message = f"{request.method} is not supported at this URL; /docs names what is"
+    elif error.status_code == 400 and "parsing the body" in message:  # FastAPI's words for any failure of the parser
         message = "the body cannot be read as JSON, or as the form that its Content-Type names"
-    code = CODE_OF_STATUS.get(status, "http_error")
-    return error_response(status, code, message, headers=headers)
+    code = CODE_OF_STATUS.get(error.status_code, "http_error")
+    return error_response(error.status_code, code, message, headers=error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -213,34 +198,9 @@ async def _conflict(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
-    log.error("database_away", error=str(getattr(error, "orig", error)))
-    fault = failure_code(error, Path())
-    file = make_url(request.app.state.context.settings.resolved_database_url).database or ""
-    if fault is not None and (problem := disk_fault_message(fault, Path(file).parent)):
-        return error_response(507, fault.value, problem)
-    message = "the database does not answer; try again in a few seconds"
-    return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
-
-
-def fault_response(error: BaseException, request_id: str, home: Path) -> JSONResponse:
-    """Response to an uncaught error: 503 or 507 when memory or disk is exhausted, else 500 with the request id."""
-    fault = failure_code(error, home)
-    if fault is FailureCode.OUT_OF_MEMORY:
-        message = f"the service ran out of memory; send less at once, or try again (request id {request_id})"
-        return error_response(503, fault.value, message, headers={"retry-after": "5"})
-    folder = getattr(error, "filename", None) or home
-    if fault is not None and (problem := disk_fault_message(fault, folder)):
-        return error_response(507, fault.value, f"{problem} (request id {request_id})")
-    message = f"internal error; the service's log has details under request id {request_id}"
-    return error_response(500, "internal_error", message)
-
-
 def install_error_handlers(app: FastAPI) -> None:
-    """Handle all known errors; ``api.core.middleware`` handles the others."""
+    """Of refused requests; ``api.core.middleware`` answers for all other exceptions."""
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(IntegrityError, _conflict)
-    app.add_exception_handler(OperationalError, _database_unavailable)
-    app.add_exception_handler(PoolTimeoutError, _database_unavailable)

@@ -1,4 +1,4 @@
-"""Middleware around every request: request id, security headers, latency, error responses, authentication, body.
+"""Middleware around every request: request id, security headers, latency, error responses, authentication.
 
 Plain ASGI classes: Starlette's function middleware would buffer streams.
 """
@@ -12,14 +12,13 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.core import limits
 from api.core.auth import Authenticator, RateLimiter
-from api.core.errors import Problem, error_response, fault_response
+from api.core.errors import Problem, error_response, fault_response, user_error_response
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +35,8 @@ SECURITY_HEADERS = {
 TERMINATIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)  # not errors
 UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")  # called every few seconds
 AUTHENTICATED_PREFIX = "/v1/"  # every route below it needs a key; no other route reads a body
-METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
-UPLOADS = "/v1/uploads"  # whose body its route reads as a stream
+MAX_BODY_BYTES = 64 << 20  # of a request, which the gateway bounds as well
+UPLOADS = "/v1/uploads"  # whose route bounds its body itself
 
 
 class RequestContextMiddleware:
@@ -83,10 +82,10 @@ class RequestContextMiddleware:
             except TERMINATIONS:
                 raise
             except BaseException as error:  # logged in full, reported in one line
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+                response = fault_response(error, request_id, self.home)
                 if status:  # the response has begun: only closing the connection reports the error
                     raise
-                await fault_response(error, request_id, self.home)(scope, receive, send_with_headers)
+                await response(scope, receive, send_with_headers)
             finally:
                 seconds = round(time.perf_counter() - started, 4)
                 route = getattr(scope.get("route"), "path", "unmatched")  # a template: ids would be labels of metrics
@@ -97,12 +96,10 @@ class RequestContextMiddleware:
                     log.info("request", **details, **run)
 
 
-class AuthenticatedBodyMiddleware:
-    """Authenticate a request by its headers, count it, read its body, then call the application.
+class AuthenticationMiddleware:
+    """Refuse a request without a valid key, or above its rate, before its body is read; bound the body.
 
-    The application finds ``principal`` in the request's state. A request that may not go on (no valid key, rate limit,
-    no database) has ``refusal`` instead, the error, and no body: ``api.deps`` raises it for routes that need a key, so
-    that an unknown address is still 404.
+    Routes find the ``principal`` in the request's state.
     """
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, rate_limiter: RateLimiter) -> None:
@@ -110,61 +107,29 @@ class AuthenticatedBodyMiddleware:
         self._authenticator, self._rate_limiter = authenticator, rate_limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith(AUTHENTICATED_PREFIX):
             await self.app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        authorized = False
-        if scope["path"].startswith(AUTHENTICATED_PREFIX):
-            try:
-                principal = await self._authenticator.authenticate(Headers(scope=scope).get("authorization"))
-                await self._rate_limiter.hit(principal.prefix)
-                state["principal"] = principal
-                authorized = True
-            except Exception as error:  # raised again inside the application's error handlers
-                state["refusal"] = error
-        if not authorized:
-            await self.app(scope, _replay(b"", receive), send)
-        elif scope["method"] in METHODS_WITHOUT_BODY or scope["path"] == UPLOADS:
-            await self.app(scope, receive, send)
-        else:
-            try:
-                body = await _read_body(scope, receive)
-            except Problem as error:
-                await error_response(error.status, error.code, str(error), headers=error.headers)(scope, receive, send)
-                return
-            if body is not None:
-                await self.app(scope, _replay(body, receive), send)
+        try:
+            principal = await self._authenticator.authenticate(Headers(scope=scope).get("authorization"))
+            await self._rate_limiter.hit(principal.prefix)
+        except Problem as error:
+            await user_error_response(error)(scope, receive, send)
+            return
+        scope["state"]["principal"] = principal
+        await self.app(scope, receive if scope["path"] == UPLOADS else _bounded(receive), send)
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
-    """The request's body; None: the client disconnected before its end. Raises: Problem 408 or 413."""
-    body = bytearray()
-    announced = Headers(scope=scope).get("content-length", "")
-    size = int(announced) if announced.isdecimal() else 0
-    with anyio.move_on_after(limits.BODY_SECONDS):
-        while max(size, len(body)) <= limits.MAX_BODY_BYTES:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if not message.get("more_body") and len(body) <= limits.MAX_BODY_BYTES:
-                return bytes(body)
-        words = f"the body is larger than {limits.MAX_BODY_BYTES} bytes; send less at once"
-        raise Problem(413, "too_large", words)
-    late = f"the body did not arrive within {limits.BODY_SECONDS:g} s; send it faster"
-    raise Problem(408, "deadline_exceeded", late, headers={"connection": "close"})
+def _bounded(receive: Receive) -> Receive:
+    """``receive`` that ends a body of more than ``MAX_BODY_BYTES`` with 413."""
+    received = 0
 
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send less at once")
+        return message
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that returns ``body`` once, then the messages that follow (the disconnect)."""
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+    return receive_bounded

@@ -23,7 +23,6 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
-    in_thread_pool,
 )
 from api.services import search as search_service
 from api.services.collection_items import AddItemsRequest, ChangeLabelsRequest, add_items, change_labels, remove_item
@@ -97,9 +96,9 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 @router.get(
     "/{name}", summary="Get collection", response_model=row_view(CollectionRow, COLLECTION_COLUMNS, CollectionDetail)
 )
-def one(name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+def one(name: CollectionReference, _: Viewer, state: StateDep) -> Any:
     """By id or name, with the labels that a filter can ask for."""
-    row, collection = open_collection(state, session, name)
+    row, collection = open_collection(state, name)
     values = collection.label_values()
     return {
         **CollectionView.model_validate(row).model_dump(),
@@ -119,12 +118,10 @@ async def search(name: CollectionReference, body: SearchRequest, _: Viewer, stat
 
 
 @router.get("/{name}/duplicates", summary="Find near-duplicates")
-@in_thread_pool("comparing")
 def duplicates(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
-    session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=100, description="greatest number of groups")] = 20,
@@ -134,9 +131,9 @@ def duplicates(
     Every pair is compared; in a collection with a graph each image with its 32 nearest, so that a link may be missed.
     """
     started = time.perf_counter()
-    row, collection = open_collection(state, session, name)
-    session.close()  # no connection is held while vectors are compared
-    page, total = state.inference().duplicates.page(collection, threshold, slice(offset, offset + limit))
+    row, collection = open_collection(state, name)
+    with state.comparing:
+        page, total = state.inference().duplicates.page(collection, threshold, slice(offset, offset + limit))
     groups = [
         DuplicateGroupView(size=size, items=[{"score": hit.score, **item_view(row.id, hit.metadata)} for hit in hits])
         for size, hits in page
@@ -150,11 +147,10 @@ def items(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
-    session: ReadSessionDep,
     offset: Offset = 0,
     limit: PageLimit = 50,
 ) -> ItemList:
-    row, collection = open_collection(state, session, name)
+    row, collection = open_collection(state, name)
     return ItemList(items=[item_view(row.id, record) for record in collection.items(offset, limit)])
 
 
@@ -163,7 +159,7 @@ def item(
     name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, session: ReadSessionDep
 ) -> dict[str, Any]:
     """An image's record: captions, labels, split, source, and the URL of the image."""
-    row, collection = open_collection(state, session, name)
+    row, collection = open_collection(state, name)
     return item_view(row.id, collection.item(item))
 
 
@@ -173,9 +169,9 @@ def item(
     response_class=Response,
     responses=documented_responses("image/*"),
 )
-def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
+def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep) -> Response:
     """The stored image. It may be replaced under the same id, so browsers cache it for minutes only."""
-    data, media_type = read_item_image(state, session, name, item)
+    data, media_type = read_item_image(state, name, item)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
@@ -185,12 +181,10 @@ def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, s
     response_class=Response,
     responses=documented_responses(BYTES),
 )
-@in_thread_pool("comparing")
 def map_file(
     name: CollectionReference,
     _: Viewer,
     state: StateDep,
-    session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points; by t-SNE 10,000")] = 50_000,
     method: Annotated[MapMethod, Query(description="principal components, or t-SNE, which takes seconds")] = "pca",
 ) -> Response:
@@ -200,9 +194,9 @@ def map_file(
     image's nearest neighbours are near to it on the map. By t-SNE neighbours stay together, and distances between
     groups mean nothing.
     """
-    _row, collection = open_collection(state, session, name)
-    session.close()
-    return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)
+    _row, collection = open_collection(state, name)
+    with state.comparing:
+        return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)
 
 
 @router.post("/{name}/items", summary="Add items", status_code=201)
@@ -211,14 +205,13 @@ async def add(
     body: AddItemsRequest,
     _: Submitter,
     state: StateDep,
-    session: ReadSessionDep,
     transaction: WriteTransactionDep,
 ) -> AddedItemsView:
     """Embed images with the collection's own encoder and add them: all of a call, or none.
 
     The next search of every process finds them. An image that was added alike before stays as it is.
     """
-    ids, row = await add_items(state, session, transaction, name, body)
+    ids, row = await add_items(state, transaction, name, body)
     return AddedItemsView(ids=ids, images=row.images)
 
 
@@ -226,9 +219,8 @@ async def add(
 def update_labels(
     name: CollectionReference,
     body: ChangeLabelsRequest,
-    principal: Submitter,
+    _: Submitter,
     state: StateDep,
-    reader: ReadSessionDep,
     session: WriteSessionDep,
 ) -> ChangedLabelsView:
     """Set and remove labels of images, and add and remove members of labels that are sets: of all of them, or of none.
@@ -236,7 +228,7 @@ def update_labels(
     The next search of every process filters by them. A changed image counts as a change of the collection, and comes
     last in lists. The same call again changes nothing.
     """
-    return ChangedLabelsView(changed=change_labels(state, reader, session, name, body, principal.owner))
+    return ChangedLabelsView(changed=change_labels(state, session, name, body))
 
 
 @router.delete("/{name}/items/{item}", summary="Delete item", status_code=204)
@@ -245,11 +237,10 @@ def remove(
     item: ItemId,
     _: Submitter,
     state: StateDep,
-    reader: ReadSessionDep,
     session: WriteSessionDep,
 ) -> None:
     """Remove an image, and the texts that no other image has."""
-    remove_item(state, reader, session, name, item)
+    remove_item(state, session, name, item)
 
 
 @router.delete("/{name}", summary="Delete collection", status_code=204)
@@ -267,15 +258,12 @@ def delete(
 @router.get(
     "/{name}/export", summary="Export collection", response_class=Response, responses=documented_responses(JSON_LINES)
 )
-@in_thread_pool("slow")
-def export(
-    name: CollectionReference, _: Viewer, state: StateDep, session: ReadSessionDep, target: VectorTarget = "images"
-) -> StreamingResponse:
+def export(name: CollectionReference, _: Viewer, state: StateDep, target: VectorTarget = "images") -> StreamingResponse:
     """All rows with their changes, a JSON object a line: the record, ``encoder_hash`` and ``vector``.
 
     ``x-total-count`` of the answer is their number. Changes that are made meanwhile are not among them.
     """
-    row, collection = open_collection(state, session, name)
+    row, collection = open_collection(state, name)
     collection.check_vectors(target)
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
     headers["x-total-count"] = str(collection.count(target))

@@ -19,8 +19,8 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
-    in_thread_pool,
 )
+from api.services import corpora
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
@@ -96,18 +96,17 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 
 
 @router.post("", summary="Register dataset", status_code=201, response_model=DatasetView)
-@in_thread_pool("slow")
 def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> Any:
     """Read and register a corpus, as a new dataset or as a new version of one of the caller's own."""
-    root, browser = resolve_allowed(body.path, state.settings.roots), state.corpora()
+    root = resolve_allowed(body.path, state.settings.roots)
     try:
-        corpus = browser.open(root)
+        corpus = corpora.open_corpus(root)
     except UserError as error:
         error.field = "path"
         raise
-    figures, digest = browser.statistics(corpus), corpus.content_hash()
+    figures, digest = corpora.compute_statistics(corpus), corpus.content_hash()
     with transaction() as session:  # only now: write transactions exclude each other
         registry.check_name(session, "dataset", body.name, principal.owner, admin=principal.visible_owner is None)
         row = datasets.register_dataset(
@@ -144,7 +143,6 @@ def delete(
 
 
 @router.get("/{name}/statistics", summary="Get statistics of dataset")
-@in_thread_pool("slow")
 def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
     """Counts of documents, images, captions, splits and labels; computed by the first call where they are missing."""
     dataset = datasets.get_dataset(session, name)
@@ -153,7 +151,6 @@ def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessi
 
 
 @router.get("/{name}/documents", summary="List documents of dataset", response_model=DocumentPage)
-@in_thread_pool("slow")
 def documents(
     name: DatasetName,
     _: Viewer,
@@ -176,11 +173,9 @@ def documents(
     dataset = datasets.get_dataset(session, name)
     among = None if tag is None else datasets.tagged_items(session, dataset, [tag])
     session.close()
-    corpus, browser = _open_corpus(state, dataset), state.corpora()
-    page = browser.page(
-        corpus,
+    page = corpora.document_page(
+        _open_corpus(state, dataset),
         name,
-        dataset.statistics or {},
         view=view,
         offset=offset,
         limit=limit,
@@ -189,6 +184,8 @@ def documents(
         words=q,
         among=among,
     )
+    for filters in ("splits", "sources"):
+        page[filters] = sorted((dataset.statistics or {}).get(filters, {}))
     with state.database.reading() as session:
         tags = datasets.item_tags(session, dataset, [item["item"] for item in page["items"]])
     for item in page["items"]:
@@ -197,7 +194,6 @@ def documents(
 
 
 @router.patch("/{name}/tags", summary="Change tags of documents")
-@in_thread_pool("slow")
 def change_tags(
     name: DatasetName, body: ItemTagsRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
 ) -> ChangedItemsView:
@@ -209,7 +205,7 @@ def change_tags(
     with state.database.reading() as session:
         dataset = datasets.get_dataset(session, name)
     check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
-    items = state.corpora().locations(_open_corpus(state, dataset), body.items)
+    items = corpora.item_locations(_open_corpus(state, dataset), body.items)
     if dataset.content_hash is None:
         _store_statistics(state, dataset)
     with transaction() as session:
@@ -220,7 +216,6 @@ def change_tags(
 @router.get(
     "/{name}/images/{image:path}", summary="Download image of dataset", response_class=Response, responses=IMAGES
 )
-@in_thread_pool("slow")
 def image(
     name: DatasetName,
     image: Annotated[str, Path(description="path of the image in the corpus")],
@@ -231,7 +226,7 @@ def image(
     """An image file of the corpus."""
     dataset = datasets.get_dataset(session, name)
     session.close()
-    data, media_type = state.corpora().image(_open_corpus(state, dataset), image)
+    data, media_type = corpora.image_file(_open_corpus(state, dataset), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 
@@ -239,12 +234,12 @@ def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:
     settings = state.settings
     with state.database.reading() as session:
         fetched = {dataset.path: state.artifacts.folder(session, dataset.path)}
-    return state.corpora().open(registry.dataset_location(settings.home, dataset, settings.roots, fetched))
+    return corpora.open_corpus(registry.dataset_location(settings.home, dataset, settings.roots, fetched))
 
 
 def _store_statistics(state: AppState, dataset: Dataset) -> dict[str, Any]:
     corpus = _open_corpus(state, dataset)
-    statistics, digest = state.corpora().statistics(corpus), corpus.content_hash()
+    statistics, digest = corpora.compute_statistics(corpus), corpus.content_hash()
     with state.database.session() as session:
         datasets.record_version(session, datasets.get_dataset(session, dataset.name), digest, statistics)
     return statistics

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import CancelScope, to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse
 from pydantic import ConfigDict, Field, create_model
 from sqlalchemy import event
-from starlette.types import Receive, Scope, Send
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
@@ -24,7 +21,6 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
-    in_thread_pool,
 )
 from api.services import comparisons
 from api.services.encoder_archive import (
@@ -32,16 +28,14 @@ from api.services.encoder_archive import (
     FORMAT_DESCRIPTION,
     ExportFormat,
     encoder_files,
-    exported_files,
+    make_archive,
     stage_import,
-    stream_tar,
-    tar_size,
 )
 from api.services.encoders import damage_as_problem
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
 from lcl_core.db import artifacts, garbage, registry, runs
-from lcl_core.db.models import EncoderRow
+from lcl_core.db.models import EncoderRow, new_id
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.specs.base import Name
 
@@ -83,7 +77,6 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 
 
 @router.post("", summary="Import encoder", status_code=201, response_model=EncoderView)
-@in_thread_pool("slow")
 def import_(
     body: EncoderImportRequest,
     principal: Submitter,
@@ -114,7 +107,6 @@ def import_(
 
 
 @router.get("/compare", summary="Compare encoders", response_model=EncoderComparisonView)
-@in_thread_pool("slow")
 def compare(
     _: Viewer,
     state: StateDep,
@@ -198,14 +190,14 @@ def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> I
     response_class=Response,
     responses=documented_responses("application/x-tar"),
 )
-@in_thread_pool("slow")
 def export(
     encoder: EncoderReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
+    after: BackgroundTasks,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
-) -> StreamingResponse:
+) -> FileResponse:
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
     What a format cannot express is refused with the reason (422 ``unsupported``). Encoders of other libraries are
@@ -213,30 +205,14 @@ def export(
     """
     row = registry.get_encoder(session, encoder)
     name = row.id if format == AS_STORED else f"{row.id}-{format}"
-    with ExitStack() as stack:
-        directory = stack.enter_context(state.artifacts.open_folder(session, row.path))
-        with damage_as_problem(row, directory):
+    folder = state.settings.encoders_dir / f".{new_id('enc')}"  # removed by the garbage collector after a crash
+    try:
+        with state.artifacts.open_folder(session, row.path) as directory, damage_as_problem(row, directory):
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            files = stack.enter_context(exported_files(directory, format, state.settings.encoders_dir))
-        headers = {
-            "content-disposition": f'attachment; filename="{name}.tar"',
-            "content-length": str(tar_size(files, name)),
-        }
-        response = _ClosingResponse(stream_tar(files, name), media_type="application/x-tar", headers=headers)
-        response.resources = stack.pop_all()
-    return response
-
-
-class _ClosingResponse(StreamingResponse):
-    """Closes ``resources`` after the last byte, or when the client has gone: the framework would leave a generator of
-    an interrupted response to the garbage collector."""
-
-    resources: ExitStack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self.resources.close)
+            archive = make_archive(directory, format, folder, name)
+    except BaseException:
+        remove_tree(folder)
+        raise
+    after.add_task(remove_tree, folder)
+    return FileResponse(archive, filename=archive.name, media_type="application/x-tar")

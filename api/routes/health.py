@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 import lcl_core
-from api.core.errors import ERROR_RESPONSES, disk_fault_message, documented_responses, error_object
-from api.core.settings import ApiSettings
-from api.deps import StateDep, Viewer, in_thread_pool
+from api.core.errors import ERROR_RESPONSES, FAULT_MESSAGES, documented_responses, error_object
+from api.deps import StateDep, Viewer
 from api.services.state import AppState
 from lcl_core.common.errors import failure_code
 from lcl_core.db import runs
 from lcl_core.db.session import now
 from lcl_core.db.workers import live_workers
+
+router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
+READINESS_SECONDS = 1.0  # for which checks are kept: each writes a file and publishes a message
 
 
 class CheckView(BaseModel):
@@ -46,9 +46,6 @@ class ReadinessView(BaseModel):
     loading: int = Field(0, description="encoders that are being loaded; does not count for ready")
 
 
-READINESS_SECONDS = 1.0  # for which checks are kept: each writes files and publishes a message
-
-
 def check_readiness(state: AppState) -> dict[str, CheckView]:
     """All checks by name, those of the last second if there were any: anybody may ask for them without a key."""
     with state.checking:
@@ -69,37 +66,24 @@ def _run_checks(state: AppState) -> dict[str, CheckView]:
     return {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
 
 
-def writable_folders(settings: ApiSettings) -> list[Path]:
-    """The home, and the folder of an SQLite database elsewhere."""
-    url = make_url(settings.resolved_database_url)
-    home = settings.home.expanduser().resolve()
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return [home]
-    return list(dict.fromkeys((home, Path(url.database).expanduser().resolve().parent)))
-
-
 def _check_disk(state: AppState) -> CheckView:
-    """Writes a small file in each folder; a database that answers may be on a full disk."""
-    problems = []
-    for folder in writable_folders(state.settings):
-        try:
-            with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
-                probe.write(bytes(4096))
-                probe.flush()
-                os.fsync(probe.fileno())
-        except OSError as error:
-            message = disk_fault_message(failure_code(error, folder), folder)
-            problems.append(message or f"{folder} cannot be written to: {error.strerror}")
-    return CheckView(ok=not problems, detail="; ".join(problems) or "takes files")
+    """Writes a small file in the home; a database that answers may be on a full disk."""
+    home = state.settings.home
+    try:
+        with tempfile.TemporaryFile(dir=home, prefix=".probe-") as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        message = FAULT_MESSAGES.get(failure_code(error, home), f"{{folder}} cannot be written to: {error.strerror}")
+        return CheckView(ok=False, detail=message.format(folder=home))
+    return CheckView(ok=True, detail="takes files")
 
 
 def _check_worker(state: AppState) -> CheckView:
     with state.database.reading() as session:
         alive = bool(live_workers(session, now(session)))
     return CheckView(ok=alive, detail="gave a sign of life" if alive else "none gave a sign of life lately; start one")
-
-
-router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
 
 
 @router.get("/healthz", summary="Check liveness")
@@ -109,7 +93,6 @@ async def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
-@in_thread_pool("slow")
 def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker is alive; else 503.
 
@@ -125,7 +108,6 @@ def ready(state: StateDep) -> JSONResponse:
 
 
 @router.get("/v1/status", summary="Get status")
-@in_thread_pool("slow")
 def status(principal: Viewer, state: StateDep) -> StatusView:
     """Version, database, workers and queue of the service; ready as ``/readyz`` has it."""
     checks = check_readiness(state)
@@ -146,7 +128,6 @@ def status(principal: Viewer, state: StateDep) -> StatusView:
 @router.get(
     "/metrics", summary="Get service metrics", response_class=Response, responses=documented_responses("text/plain")
 )
-@in_thread_pool("slow")
 def metrics(state: StateDep) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,15 +1,18 @@
 """Embeddings and models in OpenAI's form, captions, and continuations.
 
-Images are read in few threads, then the event loop awaits the model. Generated texts are awaited or streamed within the
-request's deadline.
+Images are read in few threads, then the event loop awaits the model. Generated texts are awaited or streamed within a
+deadline.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -17,19 +20,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sse_starlette.sse import EventSourceResponse
 
-from api.core import limits
-from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
+from api.core.errors import ERROR_RESPONSES, Problem, documented_responses, error_detail
 from api.core.models import EXAMPLE_IMAGE, IMAGE_URL_START, Content, Reference, request_example
 from api.deps import ReadSessionDep, StateDep, Viewer
-from api.services.encoders import Submitted, check_count, check_text, open_encoder, read_images
-from api.services.text_streams import TextConsumers
+from api.services.encoders import check_count, check_text, open_encoder, read_images
 from lcl_core.db import registry
-from lcl_core.encoders.captioning import GenerationConfig
+from lcl_core.encoders.captioning import GenerationConfig, StreamListener
 from lcl_core.serving.dynamic_batcher import gather_results
-
-if TYPE_CHECKING:
-    from api.services.request_images import RequestImages
-    from lcl_core.serving.batched_engine import BatchedEngine
 
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
 STREAM_RESPONSES = documented_responses(
@@ -38,6 +35,7 @@ STREAM_RESPONSES = documented_responses(
     description="The texts; with `stream` events: `piece` {index, piece}, `done` with a whole text, "
     "`error` {error, index?}",
 )
+WRITING_SECONDS = 120.0  # after which captions and continuations that are not written end with an error
 
 
 class ModelView(BaseModel):
@@ -144,63 +142,44 @@ class EmbeddingResponse(BaseModel):
 
 
 @router.post("/embeddings", summary="Create embeddings", response_model=EmbeddingResponse)
-async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> JSONResponse:
+async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep) -> JSONResponse:
     """L2-normalised vectors of texts and images in one space. ``base64`` is little-endian float32."""
     items = body.input if isinstance(body.input, list) else [body.input]
-    found = ((f"input.{index}", _image_url(item)) for index, item in enumerate(items))
-    urls = {field: url for field, url in found if url is not None}
+    encoder = await open_encoder(state, body.model)
+    if body.dimensions not in (None, encoder.dim):
+        message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
+        raise Problem(422, "invalid_value", f"{message}; leave dimensions out", field="dimensions")
+    check_count(items, "input")
+    urls, texts = {}, {}
+    for index, item in enumerate(items):
+        content = item if isinstance(item, str) else item.text if isinstance(item, TextPart) else item.image_url.url
+        if isinstance(item, ImagePart) or (isinstance(item, str) and content.startswith(IMAGE_URL_START)):
+            urls[f"input.{index}"] = content
+        else:
+            texts[f"input.{index}"] = check_text(content, f"input.{index}")
+    encoder.check_room(len(urls))
+    images = await read_images(state, urls, lambda _, image: encoder.prepare(image))
 
-    def begin() -> tuple[BatchedEngine, None]:
-        encoder = open_encoder(state, session, body.model)
-        if body.dimensions not in (None, encoder.dim):
-            message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
-            raise Problem(422, "invalid_value", f"{message}; leave dimensions out", field="dimensions")
-        check_count(items, "input")
-        encoder.check_room(len(urls))
-        return encoder, None
+    def submit() -> tuple[dict[str, Future[Any]], int]:
+        tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens
+        futures = dict(zip(texts, encoder.submit_texts(list(texts.values())), strict=True))
+        return futures | dict(zip(images, encoder.submit_images(list(images.values())), strict=True)), tokens
 
-    def read(encoder: BatchedEngine, _: None, images: RequestImages) -> Submitted[int]:
-        return submit_embeddings(encoder, items, images)
-
-    def respond(vectors: list[Any]) -> JSONResponse:
+    def respond(vectors: dict[str, Any]) -> JSONResponse:
         data: list[dict[str, Any]] = [
-            {"object": "embedding", "index": index, "embedding": _encode_vector(vector, body.encoding_format)}
-            for index, vector in enumerate(vectors)
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _encode_vector(vectors[f"input.{index}"], body.encoding_format),
+            }
+            for index in range(len(items))
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
-    submitted, tokens = await read_images(state, urls, begin, read)
-    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
-
-
-def submit_embeddings(encoder: BatchedEngine, items: Sequence[EmbeddingInput], images: RequestImages) -> Submitted[int]:
-    """Queue the items: a future f32 [E] of each, in order, and the number of tokens that the model reads.
-
-    Raises: Problem 422 naming the item at fault, before anything is queued.
-    """
-    prepared: dict[int, Any] = {}
-    texts: dict[int, str] = {}
-    for index, item in enumerate(items):
-        field = f"input.{index}"
-        if field in images:
-            prepared[index] = encoder.prepare(images.read(field))
-        else:
-            texts[index] = check_text(item.text if isinstance(item, TextPart) else str(item), field)
-    tokens = sum(encoder.count_tokens(list(texts.values()))) + len(prepared) * encoder.image_tokens
-    futures: dict[int, Future[Any]] = {}
-    if texts:
-        futures.update(zip(texts, encoder.submit_texts(list(texts.values())), strict=True))
-    if prepared:
-        futures.update(zip(prepared, encoder.submit_images(list(prepared.values())), strict=True))
-    return [futures[index] for index in range(len(items))], tokens
-
-
-def _image_url(item: EmbeddingInput) -> str | None:
-    """The data URL of an image; None: the item is a text."""
-    if isinstance(item, ImagePart):
-        return item.image_url.url
-    return item if isinstance(item, str) and item.startswith(IMAGE_URL_START) else None
+    futures, tokens = await to_thread.run_sync(submit)
+    vectors = dict(zip(futures, await gather_results(list(futures.values())), strict=True))
+    return await to_thread.run_sync(respond, vectors)
 
 
 def _encode_vector(vector: Any, encoding: str) -> list[float] | str:
@@ -269,65 +248,124 @@ class ContinuationResponse(BaseModel):
 
 
 @router.post("/captions", summary="Create captions", response_model=CaptionResponse, responses=STREAM_RESPONSES)
-async def captions(body: CaptionRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+async def captions(body: CaptionRequest, _: Viewer, state: StateDep) -> Any:
     """Generated captions of the images; with ``stream`` piece by piece."""
     check_count(body.images, "images")
-    consumers = TextConsumers(len(body.images), limits.WRITING_SECONDS, stream=body.stream, field="images")
-
-    def begin() -> tuple[BatchedEngine, GenerationConfig]:
-        encoder = open_encoder(state, session, body.model)
-        check_text(body.prompt, "prompt")
-        check_text(body.context, "context")
-        options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
-        encoder.check_room(len(body.images))
-        return encoder, options
-
-    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Submitted[None]:
-        prepared = [encoder.prepare(images.read(field)) for field in images]
-        return encoder.submit_captions(prepared, options, consumers.listeners), None
-
-    texts, _none = await read_images(state, _image_fields(body.images), begin, read)
+    check_text(body.prompt, "prompt")
+    check_text(body.context, "context")
+    encoder = await open_encoder(state, body.model)
+    options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
+    encoder.check_room(len(body.images))
+    images = await read_images(state, _image_fields(body.images), lambda _, image: encoder.prepare(image))
+    writing = TextConsumers(len(images), stream=body.stream, field="images")
+    texts = await to_thread.run_sync(encoder.submit_captions, list(images.values()), options, writing.listeners)
     if body.stream:
-        return EventSourceResponse(consumers.events(texts, lambda index, text: {"index": index, "caption": text}))
-    data = [CaptionView(index=index, caption=text) for index, text in enumerate(await consumers.wait_all(texts))]
+        return EventSourceResponse(writing.events(texts, lambda index, text: {"index": index, "caption": text}))
+    data = [CaptionView(index=index, caption=text) for index, text in enumerate(await writing.wait_all(texts))]
     return CaptionResponse(model=body.model, data=data)
 
 
 @router.post(
     "/continuations", summary="Continue document", response_model=ContinuationResponse, responses=STREAM_RESPONSES
 )
-async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep) -> Any:
     """Text generated after a document, which is read as in training; with ``stream`` piece by piece."""
     check_count(body.document, "document")
-    consumers = TextConsumers(1, limits.WRITING_SECONDS, stream=body.stream)
-    parts = list(enumerate(body.document))
-    urls = {f"document.{index}.image": part.image for index, part in parts if isinstance(part, DocumentImage)}
-
-    def begin() -> tuple[BatchedEngine, GenerationConfig]:
-        encoder = open_encoder(state, session, body.model)
-        options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
-        for index, part in parts:
-            field = f"document.{index}"
-            if isinstance(part, str) and part.startswith(IMAGE_URL_START):
-                message = f'{field}: this text is an image; send it as {{"image": "data:image/…"}}'
-                raise Problem(422, "invalid_value", message, field=field)
-            if isinstance(part, str):
-                check_text(part, field)
-        encoder.check_room(1)
-        return encoder, options
-
-    def read(encoder: BatchedEngine, options: GenerationConfig, images: RequestImages) -> Submitted[None]:
-        document = [
-            part if isinstance(part, str) else encoder.prepare(images.read(f"document.{index}.image"))
-            for index, part in parts
-        ]
-        return [encoder.submit_continuation(document, options, consumers.listeners[0])], None
-
-    texts, _none = await read_images(state, urls, begin, read)
+    urls = {}
+    for index, part in enumerate(body.document):
+        if isinstance(part, DocumentImage):
+            urls[f"document.{index}.image"] = part.image
+        elif part.startswith(IMAGE_URL_START):
+            message = f'document.{index}: this text is an image; send it as {{"image": "data:image/…"}}'
+            raise Problem(422, "invalid_value", message, field=f"document.{index}")
+        else:
+            check_text(part, f"document.{index}")
+    encoder = await open_encoder(state, body.model)
+    options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
+    encoder.check_room(1)
+    images = await read_images(state, urls, lambda _, image: encoder.prepare(image))
+    document = [
+        part if isinstance(part, str) else images[f"document.{index}.image"] for index, part in enumerate(body.document)
+    ]
+    writing = TextConsumers(1, stream=body.stream)
+    text = await to_thread.run_sync(encoder.submit_continuation, document, options, writing.listeners[0])
     if body.stream:
-        return EventSourceResponse(consumers.events(texts, lambda index, text: {"index": index, "text": text}))
-    return ContinuationResponse(model=body.model, text=(await consumers.wait_all(texts))[0])
+        return EventSourceResponse(writing.events([text], lambda index, words: {"index": index, "text": words}))
+    return ContinuationResponse(model=body.model, text=(await writing.wait_all([text]))[0])
 
 
 def _image_fields(images: Sequence[str]) -> dict[str, str]:
     return {f"images.{index}": url for index, url in enumerate(images)}
+
+
+class TextConsumers:
+    """Consumers of ``count`` texts in the running event loop: who disconnects, or is too slow, cancels them.
+
+    Args:
+        stream: ``events`` will be read.
+        field: name of the request's items, if there may be several: an item's error names it.
+    """
+
+    def __init__(self, count: int, *, stream: bool, field: str | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received: asyncio.Queue[tuple[int, str | Future[Any]]] = asyncio.Queue()
+        self._end, self._field = self._loop.time() + WRITING_SECONDS, field
+        self.listeners = [
+            StreamListener(partial(self._receive, index)) if stream else StreamListener() for index in range(count)
+        ]
+
+    async def wait_all(self, texts: Sequence[Future[Any]]) -> list[str]:
+        """All texts. Raises: the first failed item's error; Problem 504."""
+        try:
+            async with asyncio.timeout_at(self._end):
+                return await gather_results(texts)
+        except TimeoutError as error:
+            raise _late() from error
+        finally:
+            self._cancel(texts)
+
+    async def events(
+        self, texts: Sequence[Future[Any]], done: Callable[[int, str], dict[str, Any]]
+    ) -> AsyncIterator[dict[str, str]]:
+        """``piece`` events and, for each text, ``done`` (with the result of ``done``) or ``error``."""
+        try:
+            for index, text in enumerate(texts):
+                text.add_done_callback(partial(self._receive, index))
+            missing = len(texts)
+            while missing:
+                async with asyncio.timeout_at(self._end):
+                    index, received = await self._received.get()
+                if isinstance(received, str):
+                    yield _event("piece", {"index": index, "piece": received})
+                    continue
+                missing -= 1
+                error = received.exception()
+                if error is None:
+                    yield _event("done", done(index, received.result()))
+                    continue
+                detail = error_detail(error)
+                if self._field and "field" not in detail:
+                    detail["field"] = detail["param"] = f"{self._field}.{index}"
+                yield _event("error", {"error": detail, "index": index})
+        except TimeoutError:
+            yield _event("error", {"error": error_detail(_late())})
+        finally:
+            self._cancel(texts)
+
+    def _receive(self, index: int, received: str | Future[Any]) -> None:
+        """Called in the encoder's thread. Raises: RuntimeError when the loop is closed, as a listener may."""
+        self._loop.call_soon_threadsafe(self._received.put_nowait, (index, received))
+
+    def _cancel(self, texts: Sequence[Future[Any]]) -> None:
+        for listener, text in zip(self.listeners, texts, strict=True):
+            listener.cancelled = True
+            text.cancel()
+
+
+def _late() -> Problem:
+    message = f"the text was not written within {WRITING_SECONDS:g} s; send fewer images, tokens or beams"
+    return Problem(504, "deadline_exceeded", message)
+
+
+def _event(name: str, data: dict[str, Any]) -> dict[str, str]:
+    return {"event": name, "data": json.dumps(data, separators=(",", ":"))}

@@ -13,15 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field
 
 from api.core.errors import ERROR_RESPONSES, Problem
-from api.core.limits import BODY_SECONDS
-from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransaction, WriteTransactionDep
+from api.deps import StateDep, Submitter, WriteSessionDep, WriteTransactionDep
 from lcl_core.common.archive import Unpacked, unpack_zip
 from lcl_core.common.files import remove_tree, write_json_atomically
 from lcl_core.db import artifacts
@@ -49,24 +47,41 @@ async def create(
     request: Request, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> UploadView:
     """Send a corpus in any readable format as a zip, and unpack it. Runs of kind validate and convert name ``path``."""
-    settings, threads = state.settings, state.slow
-    folder = await to_thread.run_sync(make_upload, settings.home, principal.owner)
+    upload_id, most = new_id(UPLOAD_PREFIX), state.settings.max_upload_bytes
+    folder = state.settings.home.resolve() / stored_path(upload_id)
+
+    def unpack() -> Unpacked:
+        unpacked = unpack_zip(folder / _ARCHIVE, folder / _CORPUS, max_bytes=most, max_files=MAX_FILES)
+        if not unpacked.files:
+            raise Problem(422, "invalid_value", "there is no file in the archive")
+        (folder / _ARCHIVE).unlink()
+        response.headers["location"] = f"/v1/uploads/{upload_id}"
+        with transaction() as session:  # removed after a while unless a dataset or an unfinished run names it
+            artifacts.discard(session, artifacts.ANY_HOME, stored_path(upload_id))
+        return unpacked
+
     try:
-        await receive_archive(folder, request.stream(), settings.max_upload_bytes, BODY_SECONDS, threads)
-        unpacked = await to_thread.run_sync(unpack_archive, folder, settings.max_upload_bytes, limiter=threads)
-        response.headers["location"] = f"/v1/uploads/{folder.name}"
-        await to_thread.run_sync(_record, transaction, folder.name)
+        folder.mkdir(mode=0o700, parents=True)
+        write_json_atomically(folder / _INFO, {"owner": principal.owner})
+        await _receive_archive(folder / _ARCHIVE, request.stream(), most)
+        unpacked = await to_thread.run_sync(unpack)
     except BaseException:
         with CancelScope(shield=True):  # the client may have disconnected
             await to_thread.run_sync(remove_tree, folder)
         raise
-    path = str(corpus_folder(folder))
-    return UploadView(id=folder.name, bytes=unpacked.bytes, path=path, files=unpacked.files)
+    return UploadView(id=upload_id, bytes=unpacked.bytes, path=str(corpus_folder(folder)), files=unpacked.files)
 
 
-def _record(transaction: WriteTransaction, upload_id: str) -> None:
-    with transaction() as session:  # removed after a while unless a dataset or an unfinished run names it
-        artifacts.discard(session, artifacts.ANY_HOME, stored_path(upload_id))
+async def _receive_archive(archive: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
+    """Write a request's body, in threads. Raises: Problem 413 ``too_large``; starlette's ClientDisconnect."""
+    received = 0
+    with archive.open("xb") as file:
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > max_bytes:
+                message = f"the archive has more than {max_bytes} bytes; put the corpus into a data root instead"
+                raise Problem(413, "too_large", message)
+            await to_thread.run_sync(file.write, chunk)
 
 
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)
@@ -79,51 +94,6 @@ def delete(upload_id: UploadId, principal: Submitter, state: StateDep, _: WriteS
 def stored_path(upload_id: str) -> str:
     """Of the folder below the home, by which its bytes are charged."""
     return f"{UPLOADS_FOLDER}/{upload_id}"
-
-
-def make_upload(home: Path, owner: str) -> Path:
-    """A new folder, whose name is the upload's id."""
-    folder = home.resolve() / stored_path(new_id(UPLOAD_PREFIX))
-    folder.mkdir(mode=0o700, parents=True)
-    write_json_atomically(folder / _INFO, {"owner": owner})
-    return folder
-
-
-async def receive_archive(
-    folder: Path, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float, threads: CapacityLimiter
-) -> None:
-    """Write a request's body to the folder, in threads.
-
-    Args:
-        seconds: for which it waits for the next chunk.
-
-    Raises: Problem 408 ``deadline_exceeded``, 413 ``too_large``; starlette's ClientDisconnect.
-    """
-    received = 0
-    with (folder / _ARCHIVE).open("xb") as file:
-        while True:
-            try:
-                with anyio.fail_after(seconds):
-                    chunk = await anext(chunks, None)
-            except TimeoutError as error:
-                raise Problem(408, "deadline_exceeded", f"nothing arrived for {seconds:g} s; send it again") from error
-            if chunk is None:
-                return
-            received += len(chunk)
-            if received > max_bytes:
-                message = f"the archive has more than {max_bytes} bytes; put the corpus into a data root instead"
-                raise Problem(413, "too_large", message)
-            await to_thread.run_sync(file.write, chunk, limiter=threads)
-
-
-def unpack_archive(folder: Path, max_bytes: int) -> Unpacked:
-    """Unpack the archive and remove it. Raises: Problem 422 and UserError ``file_unreadable``, ``too_large``."""
-    archive = folder / _ARCHIVE
-    unpacked = unpack_zip(archive, folder / _CORPUS, max_bytes=max_bytes, max_files=MAX_FILES)
-    if not unpacked.files:
-        raise Problem(422, "invalid_value", "there is no file in the archive")
-    archive.unlink()
-    return unpacked
 
 
 def corpus_folder(folder: Path) -> Path:

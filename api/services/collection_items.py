@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from anyio import to_thread
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -15,15 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.core.models import EXAMPLE_IMAGE, PRINTABLE, Content, Line, RequestModel, request_example
-from api.services.encoders import Submitted, check_count, check_text, read_images
-from api.services.search import (
-    MAX_ATTEMPTS,
-    LabelText,
-    OpenedCollection,
-    collection_busy,
-    open_collection,
-    open_for_search,
-)
+from api.services.encoders import check_count, check_text, read_images
+from api.services.search import LabelText, open_for_search, with_collection
 from api.services.state import AppState
 from lcl_core.collections.changes import ChangeRecord, caption_texts
 from lcl_core.common.errors import UserError
@@ -33,13 +24,15 @@ from lcl_core.serving.dynamic_batcher import gather_results
 from lcl_core.specs.corpus_jobs import RESERVED_LABELS
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from api.deps import WriteTransaction
-    from api.services.request_images import RequestImages
     from lcl_core.collections.collection import Collection
+    from lcl_core.encoders.captioning import PreparedImage
     from lcl_core.serving.batched_engine import BatchedEngine
 
 TEXTS_PER_BATCH = 256
-Result = TypeVar("Result")
+MAX_STORED_IMAGE_BYTES = 200_000  # larger images are stored as thumbnails
 MAX_LABELS = 32  # that an image may get here; one of a corpus may have more
 ItemName = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
 CaptionText = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000, pattern=r"^[^\x00]+$")]
@@ -127,101 +120,111 @@ class ChangeLabelsRequest(RequestModel):
         return self
 
 
-@dataclass(frozen=True)
-class _SubmittedImage:
-    """A valid image whose vector is being computed."""
-
-    record: dict[str, Any]
-    data: bytes
-    vector: Future[Any]
-
-
 async def add_items(
-    state: AppState, reader: Session, transaction: WriteTransaction, name: str, body: AddItemsRequest
+    state: AppState, transaction: WriteTransaction, name: str, body: AddItemsRequest
 ) -> tuple[list[str], CollectionRow]:
-    """Ids of the items, and the collection's row: all items are written, or none. Closes ``reader``.
+    """Ids of the items, and the collection's row: all items are written, or none.
 
     The write transaction begins after the encoder has run.
 
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
     check_count(body.items, "items")
+    opened = await to_thread.run_sync(open_for_search, state, name, ["images"])
+    encoder = opened.encoder
+    assert encoder is not None, "requested above"
+    for index, item in enumerate(body.items):
+        for number, caption in enumerate(item.captions):
+            check_text(caption, f"items.{index}.captions.{number}")
+    _stored_labels(opened.collection, body.items)  # a bad one is refused before anything is embedded
 
-    def begin() -> tuple[BatchedEngine, OpenedCollection]:
-        opened = open_for_search(state, reader, name, ["images"])
-        assert opened.encoder is not None, "requested above"
-        return opened.encoder, opened
+    def use(raw: bytes, image: Image) -> tuple[str, bytes, str, PreparedImage]:
+        from lcl_core.collections.thumbnail import thumbnail  # Pillow
 
-    def read(
-        encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
-    ) -> Submitted[tuple[BatchedEngine, OpenedCollection, list[_SubmittedImage]]]:
-        _stored_labels(opened.collection, body.items)  # a bad one is refused before anything is embedded
-        submitted = _submit_images(body.items, images, encoder)
-        return [image.vector for image in submitted], (encoder, opened, submitted)
+        data, media_type = thumbnail(raw, image, MAX_STORED_IMAGE_BYTES)
+        return hashlib.sha256(raw).hexdigest(), data, media_type, encoder.prepare(image)
 
     urls = {f"items.{index}.image": item.image for index, item in enumerate(body.items)}
-    futures, (encoder, opened, submitted) = await read_images(state, urls, begin, read)
-    vectors = await gather_results(futures)
-    records = [image.record for image in submitted] if opened.collection.has_text_vectors else []
-    texts = await _text_vectors(encoder, records)
+    digests, stored, media_types, prepared = zip(*(await read_images(state, urls, use)).values(), strict=True)
+    records = _new_records(body.items, digests, media_types)
+    vectors = await gather_results(encoder.submit_images(prepared))
+    texts = await _text_vectors(encoder, records if opened.collection.has_text_vectors else [])
 
     def commit() -> tuple[list[str], CollectionRow]:
-        """The vectors stay valid; names and types of labels are those of now."""
         with transaction() as writer:
 
-            def add(_: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> Any:
+            def add(session: Session, row: CollectionRow, collection: Collection) -> Any:
+                """The vectors stay valid; names and types of labels are those of now."""
+                session.close()
                 labels = _stored_labels(collection, body.items)
-                additions = [_addition(*each, texts) for each in zip(submitted, vectors, labels, strict=True)]
+                additions = []
+                for record, data, vector, values in zip(records, stored, vectors, labels, strict=True):
+                    embedded = [texts[text] for text in caption_texts(record) if text in texts]
+                    text_vectors = b"".join(map(_float32_bytes, embedded))
+                    labelled = {**record, "labels": values}
+                    change = ChangeRecord(0, record["id"], labelled, _float32_bytes(vector), text_vectors)
+                    additions.append(collections.ItemAddition(change, data))
                 digest = opened.collection.encoder_hash
-                return collections.add_items(writer, ref, additions, digest, replace=body.replace)
+                return collections.add_items(
+                    writer, _reference(row, collection), additions, digest, replace=body.replace
+                )
 
-            return _change_open_collection(state, reader, writer, opened.id, add)
+            return with_collection(state, opened.id, add, writer)
 
     return await to_thread.run_sync(commit)
 
 
-def remove_item(state: AppState, reader: Session, writer: Session, name: str, item: str) -> None:
+def _new_records(
+    items: Sequence[NewItemRequest], digests: Sequence[str], media_types: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Records without labels. Raises: Problem 422 for two items of one name."""
+    from lcl_core.collections.file_format import item_id  # numpy
+
+    records: dict[str, dict[str, Any]] = {}
+    for index, (item, digest, media_type) in enumerate(zip(items, digests, media_types, strict=True)):
+        name = item.name or digest
+        if name in records:
+            message = f"items.{index}: the same name, or without names the same image, as an item before"
+            raise Problem(422, "invalid_value", message, field=f"items.{index}.name")
+        records[name] = {
+            "id": item_id(name),
+            "image": name,
+            "captions": list(dict.fromkeys(item.captions)),
+            "split": item.split,
+            "source": item.source,
+            "media_type": media_type,
+        }
+    return list(records.values())
+
+
+def remove_item(state: AppState, writer: Session, name: str, item: str) -> None:
     """Raises: UserError as ``collections.remove_item``; Problem 503."""
-    _change_open_collection(
-        state, reader, writer, name, lambda _row, _collection, ref: collections.remove_item(writer, ref, item)
-    )
+
+    def remove(session: Session, row: CollectionRow, collection: Collection) -> None:
+        session.close()
+        collections.remove_item(writer, _reference(row, collection), item)
+
+    with_collection(state, name, remove, writer)
 
 
-def change_labels(
-    state: AppState, reader: Session, writer: Session, name: str, body: ChangeLabelsRequest, owner: str
-) -> int:
+def change_labels(state: AppState, writer: Session, name: str, body: ChangeLabelsRequest) -> int:
     """Number of images whose labels differ after the change.
 
     Raises: UserError ``not_found`` or ``invalid_value`` with the field, ``conflict``; Problem 503.
     """
 
-    def change(row: CollectionRow, collection: Collection, ref: collections.CollectionRef) -> int:
-        changed = _relabel(reader, row.id, collection, body)
-        reader.close()
+    def change(session: Session, row: CollectionRow, collection: Collection) -> int:
+        changed = _relabel(session, row.id, collection, body)
+        session.close()
         if changed:
-            collections.replace_records(writer, ref, changed, collection.delta.number)
+            collections.replace_records(writer, _reference(row, collection), changed, collection.delta.number)
         return len(changed)
 
-    return _change_open_collection(state, reader, writer, name, change)
+    return with_collection(state, name, change, writer)
 
 
-def _change_open_collection(
-    state: AppState,
-    reader: Session,
-    writer: Session,
-    name: str,
-    change: Callable[[CollectionRow, Collection, collections.CollectionRef], Result],
-) -> Result:
-    """What ``change`` returns, called again where an index run has replaced the open directory meanwhile."""
-    for _ in range(MAX_ATTEMPTS):
-        row, collection = open_collection(state, reader, name)
-        try:
-            return change(row, collection, collections.CollectionRef(row.id, row.path, collection.in_base))
-        except collections.CollectionReplaced:
-            writer.rollback()
-        finally:
-            reader.close()
-    raise collection_busy(name)
+def _reference(row: CollectionRow, collection: Collection) -> collections.CollectionRef:
+    return collections.CollectionRef(row.id, row.path, collection.in_base)
 
 
 def _relabel(
@@ -255,40 +258,6 @@ def _stored_labels(collection: Collection, items: Sequence[NewItemRequest]) -> l
     return [collection.stored_labels(item.labels, f"items.{index}") for index, item in enumerate(items)]
 
 
-def _submit_images(
-    items: Sequence[NewItemRequest], images: RequestImages, encoder: BatchedEngine
-) -> list[_SubmittedImage]:
-    """Decode and submit one image after another. Raises: Problem 422 naming the item."""
-    from api.services.collection_views import item_id, stored_image  # numpy, Pillow
-
-    submitted: list[_SubmittedImage] = []
-    names: dict[str, int] = {}
-    for index, item in enumerate(items):
-        field = f"items.{index}"
-        for number, caption in enumerate(item.captions):
-            check_text(caption, f"{field}.captions.{number}")
-        raw = images.raw(f"{field}.image")
-        image = images.decode(raw, f"{field}.image")
-        name = item.name or hashlib.sha256(raw).hexdigest()
-        if name in names:
-            message = f"{field}: the same name, or without names the same image, as items.{names[name]}"
-            raise Problem(422, "invalid_value", message, field=f"{field}.name")
-        names[name] = index
-        (vector,) = encoder.submit_images([image])
-        data, media_type = stored_image(raw, image)
-        del raw, image  # before the next one is decoded
-        record = {
-            "id": item_id(name),
-            "image": name,
-            "captions": list(dict.fromkeys(item.captions)),
-            "split": item.split,
-            "source": item.source,
-            "media_type": media_type,
-        }
-        submitted.append(_SubmittedImage(record, data, vector))
-    return submitted
-
-
 async def _text_vectors(encoder: BatchedEngine, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """f32 [E] by caption."""
     texts = list(dict.fromkeys(text for record in records for text in caption_texts(record)))
@@ -297,16 +266,6 @@ async def _text_vectors(encoder: BatchedEngine, records: Sequence[dict[str, Any]
         chunk = texts[start : start + TEXTS_PER_BATCH]
         vectors.update(zip(chunk, await gather_results(encoder.submit_texts(chunk)), strict=True))
     return vectors
-
-
-def _addition(
-    image: _SubmittedImage, vector: Any, labels: dict[str, str], texts: dict[str, Any]
-) -> collections.ItemAddition:
-    record = {**image.record, "labels": labels}
-    embedded = [texts[text] for text in caption_texts(record) if text in texts]
-    text_vectors = b"".join(map(_float32_bytes, embedded))
-    change = ChangeRecord(0, record["id"], record, _float32_bytes(vector), text_vectors)
-    return collections.ItemAddition(change, image.data)
 
 
 def _float32_bytes(vector: Any) -> bytes:

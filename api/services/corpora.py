@@ -1,23 +1,22 @@
-"""Open corpora, pages of documents, images, and statistics. Imports numpy, Pillow and tokenizers."""
+"""Open corpora, pages of documents, images, and statistics."""
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from api.core.errors import Problem
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root
-from lcl_core.data.corpus.base import Corpus
-from lcl_core.data.corpus.open import open_corpus
-from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
-from lcl_core.data.shards.sharded_corpus import ShardedCorpus
-from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
+
+if TYPE_CHECKING:
+    from lcl_core.data.corpus.base import Corpus
+    from lcl_core.data.records import CaptionPair
 
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
@@ -28,91 +27,72 @@ IMAGE_SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), 
 ChangeStamp = tuple[tuple[int, int], ...]
 
 
-class CorpusBrowser:
-    """Least recently used corpora stay open. Thread-safe."""
+def open_corpus(root: Root) -> Corpus:
+    """The corpus, opened again if its files changed. Raises: UserError naming the file."""
+    return _open_version(root, _change_stamp(root))
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[Root, tuple[ChangeStamp, Corpus]] = OrderedDict()
-        self._lock = threading.Lock()
 
-    def open(self, root: Root) -> Corpus:
-        """The corpus, opened again if its files changed. Raises: UserError naming the file."""
-        stamp = _change_stamp(root)
-        with self._lock:
-            cached = self._open.get(root)
-        if cached is None or cached[0] != stamp:
-            cached = stamp, open_corpus(root)  # outside the lock: a remote corpus may be slow
-        with self._lock:
-            self._open[root] = cached
-            self._open.move_to_end(root)
-            while len(self._open) > MAX_OPEN_CORPORA:
-                self._open.popitem(last=False)
-        return cached[1]
+@lru_cache(MAX_OPEN_CORPORA)
+def _open_version(root: Root, _stamp: ChangeStamp) -> Corpus:
+    from lcl_core.data.corpus.open import open_corpus  # numpy, Pillow and tokenizers
 
-    def page(
-        self,
-        corpus: Corpus,
-        name: str,
-        statistics: dict[str, Any],
-        *,
-        view: Literal["interleaved", "pairs"],
-        offset: int,
-        limit: int,
-        split: str | None,
-        source: str | None,
-        words: str,
-        among: Sequence[str] | None,
-    ) -> dict[str, Any]:
-        """Documents, or captioned images (of a split and a source), with the URLs of their images.
+    return open_corpus(root)
 
-        With words, the next ones from the offset on that have all of them; ``among``: locations of the items to choose
-        from. An unreadable document has no segments and a ``problem``.
-        """
-        rows: Any = corpus.documents if view == "interleaved" else corpus.pairs(split, source)
-        chosen = None
-        if among is not None:
-            chosen = sorted(row for item in among if (row := rows.find(item)) is not None)
-        found, following = find_rows(rows, words, offset, limit, chosen)
-        return {
-            "items": [_item_view(name, rows, index) | {"item": rows.location(index)} for index in found],
-            "rows": found,
-            "next": following,
-            "total": len(rows),
-            "offset": offset,
-            "splits": sorted(statistics.get("splits", {})),
-            "sources": sorted(statistics.get("sources", {})),
-        }
 
-    def statistics(self, corpus: Corpus) -> dict[str, Any]:
-        return compute_statistics(corpus)
+def document_page(
+    corpus: Corpus,
+    name: str,
+    *,
+    view: Literal["interleaved", "pairs"],
+    offset: int,
+    limit: int,
+    split: str | None,
+    source: str | None,
+    words: str,
+    among: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Documents, or captioned images (of a split and a source), with the URLs of their images.
 
-    def locations(self, corpus: Corpus, items: Sequence[str]) -> list[str]:
-        """Locations of items as the corpus writes them: a record's number may be given without its zeros.
+    With words, the next ones from the offset on that have all of them; ``among``: locations of the items to choose
+    from. An unreadable document has no segments and a ``problem``.
+    """
+    rows: Any = corpus.documents if view == "interleaved" else corpus.pairs(split, source)
+    chosen = None
+    if among is not None:
+        chosen = sorted(row for item in among if (row := rows.find(item)) is not None)
+    found, following = find_rows(rows, words, offset, limit, chosen)
+    items = [_item_view(name, rows, index) | {"item": rows.location(index)} for index in found]
+    return {"items": items, "rows": found, "next": following, "total": len(rows), "offset": offset}
 
-        Raises: Problem 422 for a location at which there is nothing.
-        """
-        found = []
-        for number, item in enumerate(items):
-            places = ((rows, rows.find(item)) for rows in (corpus.documents, corpus.all_pairs))
-            location = next((rows.location(row) for rows, row in places if row is not None), None)
-            if location is None:
-                message = f"the dataset has no item {item!r}; lists of its documents have the items"
-                raise Problem(422, "invalid_value", message, field=f"items.{number}")
-            found.append(location)
-        return found
 
-    def image(self, corpus: Corpus, image: str) -> tuple[bytes, str]:
-        """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
-        try:
-            data = corpus.image_bytes(image)
-        except UserError as error:
-            raise Problem(404, "not_found", str(error)) from error
-        for start, media_type in IMAGE_SIGNATURES:
-            if data.startswith(start):
-                return data, media_type
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return data, "image/webp"
-        raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
+def item_locations(corpus: Corpus, items: Sequence[str]) -> list[str]:
+    """Locations of items as the corpus writes them: a record's number may be given without its zeros.
+
+    Raises: Problem 422 for a location at which there is nothing.
+    """
+    found = []
+    for number, item in enumerate(items):
+        places = ((rows, rows.find(item)) for rows in (corpus.documents, corpus.all_pairs))
+        location = next((rows.location(row) for rows, row in places if row is not None), None)
+        if location is None:
+            message = f"the dataset has no item {item!r}; lists of its documents have the items"
+            raise Problem(422, "invalid_value", message, field=f"items.{number}")
+        found.append(location)
+    return found
+
+
+def image_file(corpus: Corpus, image: str) -> tuple[bytes, str]:
+    """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
+    try:
+        data = corpus.image_bytes(image)
+    except UserError as error:
+        raise Problem(404, "not_found", str(error)) from error
+    for start, media_type in IMAGE_SIGNATURES:
+        if data.startswith(start):
+            return data, media_type
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return data, "image/webp"
+    raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
 
 
 def find_rows(
@@ -208,45 +188,35 @@ def compute_statistics(corpus: Corpus) -> dict[str, Any]:
 
     Raises: UserError with file and line of the first malformed line.
     """
-    if isinstance(corpus, ShardedCorpus):
-        return _shard_statistics(corpus)
-    counts = Counter(documents=0, sentences=0, pairs=0, captions=0, images=0)
-    labels: dict[str, Counter[str]] = {}
+    from lcl_core.data.records import ImageSegment, parse_segments
+    from lcl_core.data.shards.sharded_corpus import ShardedCorpus  # numpy
+    from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
+
     sources = Counter[str]()
+    if isinstance(corpus, ShardedCorpus):
+        header = corpus.index.header
+        for group, records in header.groups:
+            if group.kind == "pair":
+                sources[group.source] += records
+        pairs = sources.total()
+        counts = {"documents": header.records - pairs, "pairs": pairs, "images": header.images}
+        return {**counts, **largest_groups(corpus.splits(), sources), "left_out": header.quarantined}
+    totals = Counter(documents=0, sentences=0, pairs=0, captions=0, images=0)
+    labels: dict[str, Counter[str]] = {}
     for index, document in enumerate(corpus.documents):
-        try:
-            texts, images = _count_segments(document)
-        except UserError as error:
-            error.file = corpus.documents.location(index)
-            raise
-        counts.update(documents=1, sentences=texts, images=images)
+        texts, images = len(document.get("text_list", ())), len(document.get("image_info", ()))
+        if "segments" in document:
+            try:
+                segments = parse_segments(document)
+            except UserError as error:
+                error.file = corpus.documents.location(index)
+                raise
+            images = sum(isinstance(segment, ImageSegment) for segment in segments)
+            texts = len(segments) - images
+        totals.update(documents=1, sentences=texts, images=images)
     for pair in corpus.pairs():
-        counts.update(pairs=1, captions=len(pair.captions), images=1)
+        totals.update(pairs=1, captions=len(pair.captions), images=1)
         count_value(sources, pair.source)
         for label, value in pair.labels.items():
             count_label(labels, label, value)
-    return {**counts, **largest_groups(corpus.splits(), sources, labels)}
-
-
-def _count_segments(document: dict[str, Any]) -> tuple[int, int]:
-    """Number of texts and of images. Raises: UserError for malformed segments."""
-    if "segments" not in document:
-        return len(document["text_list"]), len(document["image_info"])
-    segments = parse_segments(document)
-    images = sum(isinstance(segment, ImageSegment) for segment in segments)
-    return len(segments) - images, images
-
-
-def _shard_statistics(corpus: ShardedCorpus) -> dict[str, Any]:
-    header = corpus.index.header
-    sources = Counter[str]()
-    for group, records in header.groups:
-        if group.kind == "pair":
-            sources[group.source] += records
-    return {
-        "documents": header.records - sources.total(),
-        "pairs": sources.total(),
-        "images": header.images,
-        **largest_groups(corpus.splits(), sources),
-        "left_out": header.quarantined,
-    }
+    return {**totals, **largest_groups(corpus.splits(), sources, labels)}

@@ -33,9 +33,7 @@ log = structlog.get_logger(__name__)
 ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
-BLOCKSIZE = tarfile.BLOCKSIZE
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
-TAR_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
 EXPORT_SECONDS = 300.0  # after which a conversion is ended
 
@@ -46,29 +44,6 @@ def encoder_files(directory: Path) -> list[Path]:
     if not any(path.suffix == ".safetensors" for path in files):
         raise Problem(410, "file_missing", "the encoder's files are gone from the disk; import or train it again")
     return files
-
-
-def tar_size(files: list[Path], folder: str) -> int:
-    """Bytes of ``stream_tar``."""
-    padded = [len(_tar_header(path, folder)) + -(-path.stat().st_size // BLOCKSIZE) * BLOCKSIZE for path in files]
-    return sum(padded) + 2 * BLOCKSIZE
-
-
-def stream_tar(files: list[Path], folder: str) -> Iterator[bytes]:
-    """The files as a tar: no copy on disk, one chunk in memory."""
-    for path in files:
-        yield _tar_header(path, folder)
-        with path.open("rb") as file:
-            while chunk := file.read(TAR_CHUNK_BYTES):
-                yield chunk
-        yield bytes(-path.stat().st_size % BLOCKSIZE)
-    yield bytes(2 * BLOCKSIZE)
-
-
-def _tar_header(path: Path, folder: str) -> bytes:
-    info = tarfile.TarInfo(f"{folder}/{path.name}")
-    info.size = path.stat().st_size
-    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def stage_import(source: Path, encoders_dir: Path) -> tuple[Staged, EncoderRow]:
@@ -131,22 +106,18 @@ def _bad_encoder(message: str) -> Problem:
     return Problem(422, "encoder_unreadable", message, field="path")
 
 
-@contextmanager
-def exported_files(directory: Path, name: ExportFormat, encoders_dir: Path) -> Iterator[list[Path]]:
-    """The encoder's files in a format, converted into a temporary copy unless it is stored so, for the block.
+def make_archive(directory: Path, name: ExportFormat, target: Path, folder: str) -> Path:
+    """A tar of the encoder's files in a format, below ``folder`` in it: ``target/FOLDER.tar``.
+
+    Args:
+        target: a new folder, in which the files are converted unless they are stored so.
 
     Raises: Problem 410 (files are gone), 422 ``unsupported`` with the reason, 503.
     """
-    stored = encoder_files(directory)
-    if name == AS_STORED or name == detect_encoder(directory).kind:
-        yield stored
-        return
-    check_exportable(name, directory)
-    # a name that the garbage collector removes if this process dies
-    target = encoders_dir / f".{new_id('enc')}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        size = sum(path.stat().st_size for path in stored)
+    files = encoder_files(directory)
+    if name not in (AS_STORED, detect_encoder(directory).kind):
+        check_exportable(name, directory)
+        size = sum(path.stat().st_size for path in files)
         limits = SandboxLimits(EXPORT_SECONDS, written=EXPORT_BASE_BYTES + EXPORT_SIZE_FACTOR * size)
         command = ["export", name, str(directory.resolve()), str(target.resolve()), "--json"]
         result = run_sandboxed("lcl_core.encoders", command, limits)
@@ -156,6 +127,13 @@ def exported_files(directory: Path, name: ExportFormat, encoders_dir: Path) -> I
         if result.status != 0:
             log.error("export failed", status=result.status, reason=result.reason, error=result.error[-2000:])
             raise Problem(503, "export_failed", f"rewriting as {name} failed; the service's log says why")
-        yield sorted(path for path in target.iterdir() if path.is_file())
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
+        files = sorted(path for path in target.iterdir() if path.is_file())
+    target.mkdir(parents=True, exist_ok=True)
+    archive = target / f"{folder}.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in files:
+            info = tarfile.TarInfo(f"{folder}/{path.name}")
+            info.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(info, file)
+    return archive

@@ -6,18 +6,19 @@ the path.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from anyio import to_thread
 from sqlalchemy.orm import Session
 
-from api.core import limits
 from api.core.errors import Problem
+from api.core.models import IMAGE_URL_START
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
@@ -25,29 +26,38 @@ from lcl_core.db.models import EncoderRow
 from lcl_core.encoders.registry import TEXTS
 
 if TYPE_CHECKING:
-    from api.services.request_images import RequestImages
+    from PIL.Image import Image
+
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
+MAX_INPUTS = 256  # texts and images of a request
+MAX_TEXT_CHARACTERS = 20_000  # of one text
+MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS = 16 << 20, 40_000_000  # of one encoded image
+MAX_REQUEST_PIXELS = 200_000_000  # of all images of a request together
+MANY_PIXELS = 8_000_000  # of a request, whose freed memory is returned to the system
 CHANGED, UNREADABLE = "encoder_changed", "encoder_unreadable"
-Opened = TypeVar("Opened")
 Result = TypeVar("Result")
-Submitted = tuple[list[Future[Any]], Result]  # the items' results to come, and whatever else the caller needs
 
 
-def open_encoder(state: AppState, session: Session, reference: str) -> BatchedEngine:
-    """The loaded encoder of the id or name that a request gives as its ``model``. Closes the session.
+async def open_encoder(state: AppState, reference: str) -> BatchedEngine:
+    """The loaded encoder of the id or name that a request gives as its ``model``.
 
     Raises: UserError; Problem 422 ``unsupported``, and as ``load_encoder``.
     """
-    row = registry.get_encoder(session, reference)
-    if row.info.get("reads") == [TEXTS]:  # before others leave the memory for it
-        message = (
-            f"encoder {row.name!r} ({row.id}) reads texts alone, for tuned_retrieval.text_encoder of evaluations; "
-            "choose an encoder that reads images"
-        )
-        raise Problem(422, "unsupported", message, field="model")
-    return load_encoder(state, session, row)
+
+    def find() -> BatchedEngine:
+        with state.database.reading() as session:
+            row = registry.get_encoder(session, reference)
+            if row.info.get("reads") == [TEXTS]:  # before others leave the memory for it
+                message = (
+                    f"encoder {row.name!r} ({row.id}) reads texts alone, for tuned_retrieval.text_encoder of "
+                    "evaluations; choose an encoder that reads images"
+                )
+                raise Problem(422, "unsupported", message, field="model")
+            return load_encoder(state, session, row)
+
+    return await to_thread.run_sync(find)
 
 
 def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
@@ -93,40 +103,72 @@ def damage_as_problem(row: EncoderRow, directory: Path) -> Iterator[None]:
 
 def check_count(items: Sequence[object], field: str) -> None:
     """Raises: Problem 422 for no items, or more than a request may hold."""
-    if not 1 <= len(items) <= limits.MAX_INPUTS:
-        message = f"{field}: send 1 to {limits.MAX_INPUTS} items at once (got {len(items)})"
+    if not 1 <= len(items) <= MAX_INPUTS:
+        message = f"{field}: send 1 to {MAX_INPUTS} items at once (got {len(items)})"
         raise Problem(422, "too_many_items", message, field=field)
 
 
 def check_text(text: str, field: str) -> str:
     """Raises: Problem 422."""
-    if len(text) > limits.MAX_TEXT_CHARACTERS:
-        message = f"{field}: the text is longer than {limits.MAX_TEXT_CHARACTERS} characters"
+    if len(text) > MAX_TEXT_CHARACTERS:
+        message = f"{field}: the text is longer than {MAX_TEXT_CHARACTERS} characters"
         raise Problem(422, "invalid_value", message, field=field)
     return text
 
 
 async def read_images(
-    state: AppState,
-    urls: Mapping[str, str],
-    begin: Callable[[], tuple[BatchedEngine, Opened]],
-    read: Callable[[BatchedEngine, Opened, RequestImages], Submitted[Result]],
-) -> Submitted[Result]:
-    """Call ``begin``, then ``read``; the latter in one of few threads, which bound the images decoded at one time.
+    state: AppState, urls: Mapping[str, str], use: Callable[[bytes, Image], Result]
+) -> dict[str, Result]:
+    """``use`` of each image, by its field: they are decoded one after another, in one of few threads.
 
     Args:
         urls: data URLs of the images by their field in the request.
-        begin: opens the encoder, which may have to be loaded, and checks the request as far as no image is needed.
-        read: decodes and prepares one image after another, and submits them.
+        use: called with the encoded and the decoded image (RGB).
 
-    Raises: their errors; Problem 422 naming an image that is too large, or one too many; UserError ``out_of_memory``.
+    Raises: Problem 422 naming an image that is unreadable, too large, or one too many; UserError ``out_of_memory``.
     """
-    encoder, opened = await to_thread.run_sync(begin, limiter=state.opening)
 
-    def submit() -> Submitted[Result]:
-        from api.services.request_images import RequestImages  # Pillow and torch, which ``begin`` has imported
+    def decode() -> dict[str, Result]:
+        from lcl_core.data.image_decoding import decode_image  # Pillow
 
-        images = RequestImages(urls)
-        return images.call(lambda: read(encoder, opened, images))
+        results, pixels = {}, 0
+        for field, url in urls.items():
+            raw = _image_file(url, field)
+            try:
+                image = decode_image(raw, field, max_pixels=MAX_IMAGE_PIXELS)
+            except UserError as error:
+                raise Problem(422, error.code, f"{field}: {error.message}", field=field) from error
+            pixels += image.width * image.height
+            if pixels > MAX_REQUEST_PIXELS:
+                message = (
+                    f"{field}: the images up to this one have {pixels:,} pixels together, and those of one request "
+                    f"may have {MAX_REQUEST_PIXELS:,}; send several requests"
+                )
+                raise Problem(422, "too_many_items", message, field=field)
+            results[field] = use(raw, image)
+            del raw, image  # before the next one is decoded
+        if pixels > MANY_PIXELS:
+            release_freed_memory()
+        return results
 
-    return await to_thread.run_sync(submit, limiter=state.inferring)
+    if not urls:
+        return {}
+    from lcl_core.common.device import release_freed_memory  # torch, which the opened encoder has imported
+    from lcl_core.serving.batched_engine import within_memory
+
+    return await to_thread.run_sync(within_memory, decode, limiter=state.inferring)
+
+
+def _image_file(url: str, field: str) -> bytes:
+    """Raises: Problem 422 naming the field."""
+    head, comma, body = url.partition(",")
+    if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
+        message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
+        raise Problem(422, "invalid_value", message, field=field)
+    if len(body) > MAX_IMAGE_BYTES * 4 // 3 + 4:
+        message = f"{field}: the image is larger than {MAX_IMAGE_BYTES:,} bytes"
+        raise Problem(422, "too_large", message, field=field)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Problem(422, "invalid_value", f"{field}: what follows the comma is not base64", field=field) from error

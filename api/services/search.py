@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import structlog
 from anyio import to_thread
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from api.core.models import Content, Line, Reference, request_example
-from api.services.encoders import Submitted, check_text, load_encoder, read_images
+from api.services.encoders import check_text, load_encoder, read_images
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
@@ -27,7 +26,6 @@ from lcl_core.serving.dynamic_batcher import gather_results
 from lcl_core.vector_indexes import IndexLocation, open_index
 
 if TYPE_CHECKING:
-    from api.services.request_images import RequestImages
     from lcl_core.collections.collection import Collection
     from lcl_core.serving.batched_engine import BatchedEngine
 
@@ -35,11 +33,11 @@ log = structlog.get_logger(__name__)
 MAX_ATTEMPTS = 5  # a collection's directory may be replaced while it is being opened
 LONG_TEXT = 24  # characters; shorter texts are read whole and need not be counted
 MAX_WARM_COLLECTIONS = 16  # the newest; with older ones the first search loads the encoder
-MAX_CONDITIONS = 32
 ROWS_PER_CHUNK = 128
 QUERY_PARTS = ("text", "image", "vector", "item")
 DAMAGE = ("collection_changed", "collection_unreadable")
 Target = Literal["images", "texts"]
+Result = TypeVar("Result")
 Weight = Annotated[float, Field(ge=-100, le=100)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 # of images of a corpus, whose labels may be longer than those that are given here
@@ -101,14 +99,6 @@ class LabelCondition(BaseModel):
     none: LabelTexts | None = Field(None, description="it has none of these values, or the image lacks the label")
 
 
-def _few_conditions(value: Any) -> Any:
-    """Raises: PydanticKnownError for too many. Pydantic would count only those without an error."""
-    if isinstance(value, dict) and len(value) > MAX_CONDITIONS:
-        context = {"field_type": "Dictionary", "max_length": MAX_CONDITIONS, "actual_length": len(value)}
-        raise PydanticKnownError("too_long", context)
-    return value
-
-
 class SearchRequest(SearchQuery):
     """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
@@ -123,12 +113,9 @@ class SearchRequest(SearchQuery):
         "text, and offset + k of at most 1000; where the encoder reads images alone, the mean of the ten images with "
         "the best captions stands for the text's vector",
     )
-    where: Annotated[
-        dict[LabelText, LabelText | LabelTexts | Number | LabelCondition],
-        BeforeValidator(_few_conditions),
-    ] = Field(
+    where: dict[LabelText, LabelText | LabelTexts | Number | LabelCondition] = Field(
         {},
-        max_length=MAX_CONDITIONS,
+        max_length=32,
         description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
         "lte, lt} of a label that is a number or a date; {any, all} of one that is a set; {none} of every label",
     )
@@ -154,52 +141,64 @@ class SearchResponse(BaseModel):
 
 @dataclass(frozen=True)
 class OpenedCollection:
-    """A collection and, where a query needs it, its encoder. ``path``: as in the collection's row."""
+    """A collection and, where a query needs it, its encoder."""
 
     id: str
-    path: str
     collection: Collection
     encoder: BatchedEngine | None
 
 
-def open_collection(state: AppState, session: Session, name: str) -> tuple[CollectionRow, Collection]:
-    """The row, and the collection with all its changes. An unchanged open collection costs one query.
+def with_collection(
+    state: AppState,
+    name: str,
+    use: Callable[[Session, CollectionRow, Collection], Result],
+    writer: Session | None = None,
+) -> Result:
+    """What ``use`` returns for the collection with all its changes, and a session that reads.
 
-    Raises: UserError; Problem 409 ``collection_changed`` or ``collection_unreadable`` for damage on the server.
+    It is called again where an index run has replaced the open directory meanwhile; ``writer`` is rolled back before.
+
+    Raises: UserError; Problem 503, 409 ``collection_changed`` or ``collection_unreadable`` for damage on the server.
     """
     for _ in range(MAX_ATTEMPTS):
-        row = registry.get_collection(session, name)
-        load = partial(collections.changes_since, session, row.id, row.path)
         try:
-            directory = state.artifacts.folder(session, row.path)
-            location = IndexLocation(row.vectors or "", row.dim, state.settings)
-            index = open_index(row.vectors, location)
-            return row, state.inference().collection(directory, row.changes, load, index)
+            with state.database.reading() as session:
+                row = registry.get_collection(session, name)
+                return use(session, row, _open(state, session, row))
         except collections.CollectionReplaced:
-            session.close()
-        except UserError as error:
-            session.close()
-            if error.code not in DAMAGE:
-                raise
-            replaced = registry.get_collection(session, name).path != row.path
-            session.close()
-            if not replaced:
-                log.error("collection_damaged", collection=row.id, error=str(error))
-                message = f"collection {row.name!r} cannot be used: {error.message}"
-                way_out = "or have an admin restore its folder from a backup"
-                raise Problem(409, error.code, f"{message}, {way_out}") from error
-    raise collection_busy(name)
-
-
-def collection_busy(name: str) -> Problem:
+            if writer is not None:
+                writer.rollback()
     message = f"collection {name!r} is being made anew at this moment; try again"
-    return Problem(503, "busy", message, headers={"retry-after": "1"})
+    raise Problem(503, "busy", message, headers={"retry-after": "1"})
+
+
+def open_collection(state: AppState, name: str) -> tuple[CollectionRow, Collection]:
+    """The row, and the collection with all its changes. Raises: as ``with_collection``."""
+    return with_collection(state, name, lambda _, row, collection: (row, collection))
+
+
+def _open(state: AppState, session: Session, row: CollectionRow) -> Collection:
+    """Raises: as ``with_collection``; CollectionReplaced."""
+    load = partial(collections.changes_since, session, row.id, row.path)
+    try:
+        directory = state.artifacts.folder(session, row.path)
+        index = open_index(row.vectors, IndexLocation(row.vectors or "", row.dim, state.settings))
+        return state.inference().collection(directory, row.changes, load, index)
+    except UserError as error:
+        if error.code not in DAMAGE:
+            raise
+        session.close()
+        if registry.get_collection(session, row.id).path != row.path:
+            raise collections.CollectionReplaced from error
+        log.error("collection_damaged", collection=row.id, error=str(error))
+        message = f"collection {row.name!r} cannot be used: {error.message}, or have an admin restore its folder"
+        raise Problem(409, error.code, f"{message} from a backup") from error
 
 
 def open_for_search(
-    state: AppState, session: Session, name: str, embeds: Sequence[Target] = (), *, evict: bool = True
+    state: AppState, name: str, embeds: Sequence[Target] = (), *, evict: bool = True
 ) -> OpenedCollection:
-    """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
+    """The collection, with its encoder if needed. No connection is held while encoders load or run.
 
     Args:
         embeds: kinds of inputs that are to be embedded; for texts an encoder of images alone is not loaded.
@@ -207,29 +206,23 @@ def open_for_search(
 
     Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
-    row, collection = open_collection(state, session, name)
+    row, collection = open_collection(state, name)
     needed = any(kind in collection.vector_targets for kind in embeds)
-    encoder = _collection_encoder(state, session, row, evict) if needed else None
-    session.close()
-    return OpenedCollection(row.id, row.path, collection, encoder)
+    return OpenedCollection(row.id, collection, _collection_encoder(state, row, evict) if needed else None)
 
 
-def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
+def _collection_encoder(state: AppState, collection: CollectionRow, evict: bool) -> BatchedEngine:
     """The collection's own encoder or, where that cannot be used, one with identical files."""
     message = f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
-    problem = Problem(409, "conflict", message)
-    own = registry.collection_encoder(session, collection)
-    if own is not None:
-        try:
-            return load_encoder(state, session, own, evict=evict)
-        except Problem as error:  # its files are damaged
-            problem = error
-    for other in registry.identical_encoders(session, collection):
-        try:
-            return load_encoder(state, session, other, evict=evict)
-        except UserError:
-            log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
-    session.close()
+    problem: UserError = Problem(409, "conflict", message)
+    with state.database.reading() as session:
+        own = registry.collection_encoder(session, collection)
+        for encoder in [own, *registry.identical_encoders(session, collection)]:
+            if encoder is not None:
+                try:
+                    return load_encoder(state, session, encoder, evict=evict)
+                except Problem as error:  # its files are damaged
+                    problem = error if encoder is own else problem
     raise problem
 
 
@@ -247,8 +240,7 @@ def warm_next_encoder(state: AppState, known: set[str]) -> bool:
     known.add(row.encoder_id or row.id)
     started = time.perf_counter()
     try:
-        with state.database.reading() as session:
-            opened = open_for_search(state, session, row.id, ["images"], evict=False)
+        opened = open_for_search(state, row.id, ["images"], evict=False)
         if opened.encoder is not None and opened.collection.has_text_vectors:
             opened.encoder.embed_texts(["an image"])
         log.info("encoder_warmed", collection=row.id, seconds=round(time.perf_counter() - started, 2))
@@ -260,30 +252,19 @@ def warm_next_encoder(state: AppState, known: set[str]) -> bool:
 async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     started = time.perf_counter()
-    if body.image is None:  # one call in one thread: each further hop costs the event loop more than its own work
-
-        def search_by_text() -> SearchResponse:
-            return _find(state, body, _open(state, name, body), {}, started)
-
-        return await to_thread.run_sync(search_by_text, limiter=state.opening)
-
-    def begin() -> tuple[BatchedEngine, OpenedCollection]:
-        opened = _open(state, name, body)
-        assert opened.encoder is not None, "an image needs it"
-        return opened.encoder, opened
-
-    def read(encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages) -> Submitted[OpenedCollection]:
-        return encoder.submit_images([encoder.prepare(images.read("image"))]), opened
-
-    submitted, opened = await read_images(state, {"image": body.image}, begin, read)
-    (vector,) = await gather_results(submitted)
-    return await to_thread.run_sync(_find, state, body, opened, {"image": vector}, started, limiter=state.opening)
+    opened = await to_thread.run_sync(_open_for_query, state, name, body)
+    embedded: dict[str, Any] = {}
+    if body.image is not None:
+        encoder = opened.encoder
+        assert encoder is not None, "an image needs it"
+        images = await read_images(state, {"image": body.image}, lambda _, image: encoder.prepare(image))
+        (embedded["image"],) = await gather_results(encoder.submit_images([images["image"]]))
+    return await to_thread.run_sync(_find, body, opened, embedded, started)
 
 
-def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
+def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
     """Raises: as ``open_for_search``; Problem 422 ``invalid_value``."""
-    with state.database.reading() as session:
-        opened = open_for_search(state, session, name, body.embedded)
+    opened = open_for_search(state, name, body.embedded)
     opened.collection.check_vectors(body.target)
     if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
         message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
@@ -295,18 +276,14 @@ def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
     return opened
 
 
-def _find(
-    state: AppState, body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float
-) -> SearchResponse:
-    from api.services.collection_views import query_vector  # numpy, which the open collection has imported
-
+def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float) -> SearchResponse:
     text_limit = None
     if body.text is not None:
         text = check_text(body.text, "text")
         embedded |= _text_vector(text, body, opened)
         if opened.encoder is not None and len(text) >= LONG_TEXT:
             text_limit = opened.encoder.filled_context(text)
-    vector = query_vector(body, embedded, opened.collection)
+    vector = _query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
     words = body.text if body.hybrid and body.text else ""
@@ -315,6 +292,30 @@ def _find(
     views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
     took_ms = round((time.perf_counter() - started) * 1000, 2)
     return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
+
+
+def _query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
+    """f32 [E] of length 1: weighted sum of the query's parts; None: its text has no vector, and no other part counts.
+
+    Args:
+        embedded: vectors of the image and of the text, as far as they have one.
+
+    Raises: UserError naming the part, or ``invalid_value``.
+    """
+    from lcl_core.collections.vector_index import combine_vectors  # numpy
+
+    parts, weights = dict(embedded), query.weights.as_dict()
+    if query.vector is not None:
+        parts["vector"] = query.vector
+    if query.item is not None:
+        try:
+            parts["item"] = collection.vector(query.item)
+        except UserError as error:
+            error.field = "item"
+            raise
+    if query.text is not None and "text" not in parts and not any(weights.get(part, 1) for part in parts):
+        return None
+    return combine_vectors(parts, weights, collection.dim)
 
 
 def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
@@ -337,18 +338,19 @@ def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> di
     return {} if vector is None else {"text": vector}
 
 
-def read_item_image(state: AppState, session: Session, name: str, item: str) -> tuple[bytes, str]:
-    """Bytes and media type of an item's image. ``session`` only reads. Raises: UserError."""
-    for _ in range(MAX_ATTEMPTS):
-        row, collection = open_collection(state, session, name)
+def read_item_image(state: AppState, name: str, item: str) -> tuple[bytes, str]:
+    """Bytes and media type of an item's image. Raises: UserError; as ``with_collection``."""
+
+    def read(session: Session, row: CollectionRow, collection: Collection) -> tuple[bytes, str]:
         media_type = collection.item(item)["media_type"]
         if collection.has_image_bytes(item):
             return collection.image_bytes(item), media_type
         data = collections.item_image(session, row.id, item)
-        if data is not None:
-            return data, media_type
-        session.close()  # removed or compacted meanwhile: open again
-    raise collection_busy(name)
+        if data is None:
+            raise collections.CollectionReplaced  # removed or compacted meanwhile
+        return data, media_type
+
+    return with_collection(state, name, read)
 
 
 def item_view(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:

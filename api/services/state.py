@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Authenticator, RateLimiter, ensure_configured_key
 from api.core.errors import Problem
-from api.core.metrics import ProcessMetrics
+from api.core.metrics import ServiceMetrics
 from api.core.settings import ApiSettings
 from api.services.inference_device import InferenceDevice, resolve_device
 from lcl_core.db import artifacts, datasets, seed
@@ -26,15 +26,10 @@ from lcl_core.db.wakeup import WakeupProducer
 
 if TYPE_CHECKING:
     from api.routes.health import CheckView
-    from api.services.corpora import CorpusBrowser
     from api.services.inference_backend import InferenceBackend
 
-# Threads by kind of request, so that slow ones do not use up the framework's 40.
-MAX_SLOW = 16  # read corpora, encoders and lines of metrics, export, and wait for slow disks
-MAX_INFERRING = 8  # decode the images of a request; models run, and are loaded, in threads of their own
-MAX_OPENING = 64  # nearly all wait for an encoder or a text's vector, and texts that wait share a batch
+MAX_INFERRING = 8  # threads that decode the images of a request; models run, and are loaded, in threads of their own
 MAX_WRITERS = 16  # those that wait for another transaction each keep a thread
-MAX_FOLLOWING = 4  # query the database for streams of events
 
 
 class AppState:
@@ -49,20 +44,17 @@ class AppState:
         self.wakeup_producer = WakeupProducer(settings.resolved_broker_url)
         self._wakeups = ThreadPoolExecutor(1, "wakeups")
         self.artifacts = artifacts.Artifacts(settings)
-        self.metrics = ProcessMetrics()
+        self.metrics = ServiceMetrics(self.database, settings.home, self.encoder_bytes)
         self.authenticator = Authenticator(self.database)
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
-        self.slow, self.inferring = CapacityLimiter(MAX_SLOW), CapacityLimiter(MAX_INFERRING)
-        self.opening, self.following = CapacityLimiter(MAX_OPENING), CapacityLimiter(MAX_FOLLOWING)
-        self.writers = CapacityLimiter(MAX_WRITERS)
-        self.comparing = CapacityLimiter(1)  # near-duplicates and maps, which take memory and all cores
+        self.inferring, self.writers = CapacityLimiter(MAX_INFERRING), CapacityLimiter(MAX_WRITERS)
+        self.comparing = threading.Lock()  # of near-duplicates and maps, which take memory and all cores
         self.checks: dict[str, CheckView] = {}  # of readiness, at ``checked_at`` of the monotonic clock
         self.checked_at = float("-inf")
         self.checking = threading.Lock()
         self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))
         self._inference: InferenceBackend | None = None
-        self._corpora: CorpusBrowser | None = None
-        self._inference_lock, self._corpora_lock = threading.Lock(), threading.Lock()
+        self._inference_lock = threading.Lock()
         self._prepared = False
 
     def prepare(self) -> None:
@@ -72,7 +64,6 @@ class AppState:
         """
         if self._prepared:
             return
-        self.settings.check_secrets()
         self.database.migrate()
         ensure_configured_key(self.settings, self.database)
         with self.database.session() as session:
@@ -118,15 +109,6 @@ class AppState:
 
                 self._inference = InferenceBackend(self.settings, self.metrics.observe_batch, self.inference_device)
             return self._inference
-
-    def corpora(self) -> CorpusBrowser:
-        """Open corpora. Blocks: the first call imports numpy, Pillow and tokenizers."""
-        with self._corpora_lock:
-            if self._corpora is None:
-                from api.services.corpora import CorpusBrowser  # numpy, Pillow, tokenizers
-
-                self._corpora = CorpusBrowser()
-            return self._corpora
 
     def loading_encoders(self) -> int:
         """Encoders that are being loaded; at least 1 while torch is imported."""

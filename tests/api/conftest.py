@@ -8,8 +8,8 @@ import pytest
 import structlog
 
 from api.cli import main
-from api.core import limits
 from api.core.settings import ApiSettings
+from api.services import encoders
 from api.services import runs as run_services
 from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
@@ -30,8 +30,8 @@ def _logs():
 @pytest.fixture(scope="session", autouse=True)
 def _quick_polls_and_small_bounds():
     run_services.POLL_SECONDS = 0.02
-    limits.MAX_INPUTS, limits.MAX_TEXT_CHARACTERS = 8, 500
-    limits.MAX_IMAGE_BYTES, limits.MAX_IMAGE_PIXELS, limits.MAX_REQUEST_PIXELS = 100_000, 250_000, 600_000
+    encoders.MAX_INPUTS, encoders.MAX_TEXT_CHARACTERS = 8, 500
+    encoders.MAX_IMAGE_BYTES, encoders.MAX_IMAGE_PIXELS, encoders.MAX_REQUEST_PIXELS = 100_000, 250_000, 600_000
 
 
 @pytest.fixture(scope="session")

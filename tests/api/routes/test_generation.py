@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError, TextDelta, data_url
-from api.services.text_streams import TextConsumers
+from api.routes import inference
+from api.routes.inference import TextConsumers
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model.generation import IncrementalDetokenizer
@@ -80,9 +81,11 @@ def test_a_client_that_goes_away_ends_the_writing(live_service, encoder, sample_
     assert len(steps) <= 2, "the step under way was the last one"
 
 
-def test_time_that_is_up_ends_the_writing():
+def test_time_that_is_up_ends_the_writing(monkeypatch):
+    monkeypatch.setattr(inference, "WRITING_SECONDS", 0.02)
+
     async def ask(pieces):
-        consumers, text = TextConsumers(1, 0.02, stream=pieces), Future[str]()
+        consumers, text = TextConsumers(1, stream=pieces), Future[str]()
         text.set_running_or_notify_cancel()
         if pieces:
             heard = [event async for event in consumers.events([text], lambda index, words: {})]
@@ -100,7 +103,7 @@ def test_time_that_is_up_ends_the_writing():
 
 def test_one_text_that_fails_leaves_the_others(caplog):
     async def ask():
-        consumers, texts = TextConsumers(3, SECONDS, stream=True, field="images"), [Future[str]() for _ in range(3)]
+        consumers, texts = TextConsumers(3, stream=True, field="images"), [Future[str]() for _ in range(3)]
         texts[0].set_exception(UserError("no image", code="image_unreadable"))
         consumers.listeners[1].notify("a fox")
         texts[1].set_result("a fox")
