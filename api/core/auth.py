@@ -134,6 +134,10 @@ class Authenticator:
             return self._known[key][0]
         return await to_thread.run_sync(self._verify, key)
 
+    def forget_keys(self) -> None:
+        """A change of keys in this process is valid at once."""
+        self._known.clear()
+
     def _verify(self, key: str) -> Principal:
         with self._database.reading() as session:
             row = verify_key(session, key)

@@ -310,7 +310,7 @@ def events(
 ) -> EventSourceResponse:
     """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID resumes."""
     runs.get_run(session, run_id)
-    return EventSourceResponse(stream_events(state.database, state.following, run_id, last_event_id))
+    return EventSourceResponse(stream_events(state.database, run_id, last_event_id))
 
 
 @router.get("/{run_id}/artifacts", summary="List artifacts of run")

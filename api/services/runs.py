@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from pydantic import Field
 from pydantic_core import from_json, to_json
 from sqlalchemy import bindparam, func, select
@@ -112,7 +112,7 @@ def metrics_json(lines: Iterable[tuple[int, str]]) -> bytes:
     return b'{"items":[' + b",".join(items) + b"]}"
 
 
-async def stream_events(database: Database, threads: CapacityLimiter, run_id: str, after: int) -> AsyncIterator[bytes]:
+async def stream_events(database: Database, run_id: str, after: int) -> AsyncIterator[bytes]:
     """``metrics`` with the line's id, and ``state`` whenever the state or the attempt changed; some at a time.
 
     A client that reconnects with ``Last-Event-ID`` gets the present state and the lines after that id. The final state
@@ -135,7 +135,7 @@ async def stream_events(database: Database, threads: CapacityLimiter, run_id: st
 
     known, reported, end = None, None, anyio.current_time() + STREAM_SECONDS
     while anyio.current_time() < end:
-        position, lines, run = await to_thread.run_sync(read, after, known, limiter=threads)
+        position, lines, run = await to_thread.run_sync(read, after, known)
         if position is None:
             return
         after = lines[-1]["id"] if lines else after

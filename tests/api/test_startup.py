@@ -10,10 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import make_url
 
 from api.__main__ import main
-from deploy.process import responds
 from lcl_core.common.processes import usable_cores
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
@@ -205,14 +203,3 @@ print(os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"])
 
 def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start):
     assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
-
-
-def test_a_database_that_is_late_is_waited_for(tmp_path, free_port, empty_postgres, eventually):
-    server = make_url(empty_postgres)
-    late = server.set(query={**server.query, "host": str(tmp_path)}).render_as_string(hide_password=False)
-    [socket] = Path(str(server.query["host"])).glob(".s.PGSQL.*[0-9]")
-    with api(tmp_path / "home", free_port, LCL_DATABASE_URL=late) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("waiting for the database: ")
-        (tmp_path / socket.name).symlink_to(socket)
-        eventually(lambda: responds(f"http://127.0.0.1:{free_port}/healthz"), "the api")

@@ -3,7 +3,6 @@
 import pytest
 
 from api.core.settings import ApiSettings
-from api.routes.health import writable_folders
 from api.services.state import AppState
 
 RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}
@@ -44,10 +43,3 @@ def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded, small_dis
         small_disk.make_room()
         assert client.post("/v1/runs", json=RUN).status_code == 202
     assert disk(crowded)["ok"] is True
-
-
-def test_the_folder_of_a_database_elsewhere_counts(tmp_path):
-    home, elsewhere = tmp_path / "home", tmp_path / "db"
-    assert writable_folders(ApiSettings(home=home)) == [home]
-    assert writable_folders(ApiSettings(home=home, database_url=f"sqlite:///{elsewhere}/a.db")) == [home, elsewhere]
-    assert writable_folders(ApiSettings(home=home, database_url="postgresql+psycopg://lcl@db/lcl")) == [home]

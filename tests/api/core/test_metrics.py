@@ -1,6 +1,5 @@
 """What Prometheus reads: scraped over HTTP, parsed, and right."""
 
-import math
 import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -10,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete
 
-from api.core.metrics import DatabaseCollector, ProcessMetrics
+from api.core.metrics import ServiceMetrics
 from lcl_core.db import complete_run
 from lcl_core.db.artifacts import enqueue_upload
 from lcl_core.db.models import ArtifactUpload, Worker
@@ -128,25 +127,10 @@ def test_inference_tells_its_latency_its_batches_and_its_memory(http, encoder_di
     assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") >= 0.9 * on_disk
 
 
-def of_database(database):
-    metrics = ProcessMetrics()
-    metrics.register(DatabaseCollector(database))
-    return {
-        family.name: family.samples
-        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
-    }
-
-
-def test_the_free_space_of_each_disk_is_reported(tmp_path):
-    metrics = ProcessMetrics()
-    metrics.export_disks([tmp_path, tmp_path / "gone"])
-    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
-    found = {family.name: family.samples for family in families}
-    usage = shutil.disk_usage(tmp_path)
-    assert one(found["lcl_disk_bytes"], "lcl_disk_bytes", folder=str(tmp_path)) == usage.total
-    free = one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path))
-    assert 0 < free < usage.total
-    assert math.isnan(one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes", folder=str(tmp_path / "gone")))
+def test_the_free_space_of_the_disk_is_reported(live_service, http):
+    found, usage = scrape(http), shutil.disk_usage(live_service.home)
+    assert one(found["lcl_disk_bytes"], "lcl_disk_bytes", folder=str(live_service.home)) == usage.total
+    assert 0 < one(found["lcl_disk_free_bytes"], "lcl_disk_free_bytes") < usage.total
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -154,8 +138,7 @@ def test_a_database_that_is_away_costs_its_figures_alone(tmp_path, there):
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     if there:
         database.migrate()
-    metrics = ProcessMetrics()
-    metrics.register(DatabaseCollector(database))
+    metrics = ServiceMetrics(database, tmp_path, lambda: 0)
     metrics.observe("GET", "/healthz", 200, 0.1)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     found = {family.name: family.samples for family in families}

@@ -1,4 +1,4 @@
-"""Bodies: whose they are is known before they are read, they arrive in time, bounded, and mean one thing."""
+"""Bodies: whose they are is known before they are read, they are bounded, and mean one thing."""
 
 import json
 import socket
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.core import limits
+from api.core import middleware
 from api.core.settings import ApiSettings
 from api.services.state import AppState
 
@@ -31,9 +31,8 @@ def answer_of(line):
 
 @pytest.fixture
 def small(tmp_path, serve, house_of, monkeypatch):
-    """A service of small bodies, which have half a second."""
-    monkeypatch.setattr(limits, "MAX_BODY_BYTES", 1024)
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.5)
+    """A service of small bodies."""
+    monkeypatch.setattr(middleware, "MAX_BODY_BYTES", 1024)
     settings = ApiSettings(home=tmp_path)
     context = AppState(settings)
     with serve(settings) as url:
@@ -48,17 +47,6 @@ def test_a_made_up_key_is_refused_before_the_body(live_service, key):
         status, error, answer = answer_of(line)
         assert (status, error["code"]) == (401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
-
-
-def test_a_body_that_does_not_arrive_in_time_is_given_up(small):
-    with connect(small.url) as line:
-        line.sendall(head("POST /v1/runs", len(RUN), small.keys["submitter"]) + RUN[:10])
-        status, error, answer = answer_of(line)
-        assert (status, error["code"]) == (408, "deadline_exceeded")
-        assert answer.headers["connection"] == "close"
-    with connect(small.url) as line:
-        line.sendall(head("POST /v1/runs", len(RUN), small.keys["submitter"]) + RUN)
-        assert answer_of(line)[0] == 202
 
 
 def test_a_large_body_is_refused_whether_it_is_announced_or_not(small, refused):
