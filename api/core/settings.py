@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
+from sqlalchemy.engine import make_url
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import load_or_create_secret
@@ -15,6 +16,7 @@ from lcl_core.common.settings import Settings
 BUILT_DOCS = Path(__file__).parents[2] / "build" / "site"  # of a checkout
 KEY_MARK = "lcl_"  # begins every API key that the service makes
 MIN_SECRET_LENGTH = 24
+WELL_KNOWN_SECRETS = ("admin", "changeme", "default", "example", "lcl", "password", "postgres", "secret", "test")
 
 
 class ApiSettings(Settings):
@@ -56,6 +58,9 @@ class ApiSettings(Settings):
         problem = secret_weakness(configured)
         if problem and (configured or self.team):
             raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="bad_setting")
+        password = make_url(self.resolved_database_url).password
+        if self.team and password is not None and _is_well_known(str(password)):
+            raise UserError("the password in LCL_DATABASE_URL is a well-known one; choose another", code="bad_setting")
 
     def read_admin_key(self) -> str:
         """``LCL_ADMIN_KEY``, else the key in the home folder's file, which the first process that reads it makes.
@@ -80,8 +85,14 @@ def secret_weakness(secret: str) -> str | None:
         return "is not set"
     if len(secret) < MIN_SECRET_LENGTH:
         return f"is shorter than {MIN_SECRET_LENGTH} characters"
-    if len(set(secret)) < 8:
-        return "is too simple"
+    if _is_well_known(secret) or len(set(secret)) < 8:
+        return "is a default or too simple"
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         return "may hold printable ASCII characters only, without blanks"
     return None
+
+
+def _is_well_known(secret: str) -> bool:
+    """True for a well-known word, also repeated or followed by digits."""
+    bare = secret.lower().rstrip("0123456789!")
+    return any(bare and not bare.replace(word, "") for word in WELL_KNOWN_SECRETS)

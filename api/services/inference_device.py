@@ -6,10 +6,12 @@ from collections.abc import MutableMapping
 
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
+from lcl_core.common.processes import boot_time
 from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask, lease_for_serving
 
-LEASE_SECONDS, RENEW_SECONDS = 300.0, 10.0
+LEASE_SECONDS = 300.0  # an api that is cut off for longer computes no more, and its GPU may go to a run
+_RENEW_SECONDS = 10.0
 
 
 def reserve_visibility(setting: str, environment: MutableMapping[str, str]) -> None:
@@ -42,6 +44,7 @@ class InferenceDevice:
         self._database = database
         self._device = device
         self._run: str | None = None  # that had the GPU before, and has not ended
+        self._leased_until = float("inf") if device is None else float("-inf")  # boot clock
         self._renewal: PeriodicTask | None = None
 
     @property
@@ -51,18 +54,19 @@ class InferenceDevice:
 
     def start(self) -> None:
         """Take the lease and keep it until ``close``. Raises: UNREACHABLE."""
-        if self._device is not None:
-            self._renew()
-            self._renewal = PeriodicTask("inference-device", self._renew, RENEW_SECONDS, delayed=True)
-            self._renewal.start()
+        if self._device is None or self._renewal is not None:
+            return
+        self._renew()
+        self._renewal = PeriodicTask("inference-device", self._renew, _RENEW_SECONDS, delayed=True)
+        self._renewal.start()
 
     def check(self) -> None:
-        """Raises: Busy while a run still has the GPU."""
-        if self._run is not None:
-            raise Busy(
-                f"the service computes on {self._device}, and run {self._run} has it until it ends; send the request "
-                "again later, or set LCL_INFERENCE_DEVICE to another device"
-            )
+        """Raises: Busy while a run still has the GPU, or the lease could not be taken."""
+        if boot_time() < self._leased_until:
+            return
+        holder = f"run {self._run} has it until it ends" if self._run else "its lease could not be renewed"
+        message = f"the service computes on {self._device}, and {holder}; send the request again later"
+        raise Busy(f"{message}, or set LCL_INFERENCE_DEVICE to another device")
 
     def close(self) -> None:
         """Renew no more: other copies of the service may still use the GPU, so the lease expires by itself."""
@@ -71,5 +75,7 @@ class InferenceDevice:
 
     def _renew(self) -> None:
         assert self._device is not None, "only a GPU is leased"
+        sent = boot_time()
         with self._database.session() as session:
             self._run = lease_for_serving(session, self._device, LEASE_SECONDS)
+        self._leased_until = sent + LEASE_SECONDS if self._run is None else float("-inf")

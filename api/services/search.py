@@ -302,7 +302,7 @@ def _query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Coll
 
     Raises: UserError naming the part, or ``invalid_value``.
     """
-    from lcl_core.collections.vector_index import combine_vectors  # numpy
+    from lcl_core.collections.vector_index import combine_vectors, unit_vector  # numpy
 
     parts, weights = dict(embedded), query.weights.as_dict()
     if query.vector is not None:
@@ -313,7 +313,10 @@ def _query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Coll
         except UserError as error:
             error.field = "item"
             raise
-    if query.text is not None and "text" not in parts and not any(weights.get(part, 1) for part in parts):
+    without_text = query.text is not None and "text" not in parts
+    if without_text and not any(weights.get(part, 1) for part in parts):
+        for part, vector in parts.items():
+            unit_vector(vector, collection.dim, part)  # refused also where it does not count
         return None
     return combine_vectors(parts, weights, collection.dim)
 

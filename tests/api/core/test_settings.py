@@ -16,7 +16,8 @@ GOOD = "4f0c9a7be1d2835c6a8e7f10"
     [
         ("", "not set"),
         ("4f0c9a7be1d2835c", "shorter"),
-        ("changemechangemechangeme", "too simple"),
+        ("changemechangemechangeme", "default"),
+        ("PasswordPassword12345678", "default"),
         ("aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "too simple"),
         ("4f0c9a7be1d2835c6a8e 7f10", "blanks"),
         ("4f0c9a7be1d2835c6a8eü7f10", "ASCII"),
@@ -27,6 +28,13 @@ def test_a_weak_admin_key_is_refused(tmp_path, key, what):
         ApiSettings(home=tmp_path, team=True, admin_key=key).check_secrets()
     assert caught.value.code == "bad_setting"
     assert key == "" or key not in caught.value.message
+
+
+@pytest.mark.parametrize("password", ["postgres", "password", "changeme1", "lcl"])
+def test_a_well_known_database_password_is_refused(tmp_path, password):
+    url = f"postgresql+psycopg://lcl:{password}@db/lcl"
+    with pytest.raises(UserError, match="LCL_DATABASE_URL"):
+        ApiSettings(home=tmp_path, team=True, admin_key=GOOD, database_url=url).check_secrets()
 
 
 def test_good_secrets_pass_and_the_embedded_default_needs_none(tmp_path):

@@ -78,8 +78,22 @@ def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database):
         assert claim_next(session, "w", 30.0, ("gpu",), devices=only) is not None
 
 
+def test_an_api_that_cannot_renew_its_lease_computes_no_more(database, monkeypatch):
+    device = InferenceDevice(database, gpu_id(0))
+    ahead, real = {"seconds": 0.0}, inference_device.boot_time
+    monkeypatch.setattr(inference_device, "boot_time", lambda: real() + ahead["seconds"])
+    device.start()
+    ahead["seconds"] = inference_device.LEASE_SECONDS
+    with pytest.raises(UserError, match="its lease could not be renewed") as caught:
+        device.check()
+    assert caught.value.code == "busy"
+    device._renew()
+    device.check()
+    device.close()
+
+
 def test_inference_waits_until_a_run_has_left_the_gpu(database, tmp_path, monkeypatch, eventually):
-    monkeypatch.setattr(inference_device, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(inference_device, "_RENEW_SECONDS", 0.02)
     with database.session() as session:
         run_id = db_submit.submit(session, "pretrain", {}, gpus=1).id
     with database.session() as session:
