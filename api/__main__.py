@@ -42,7 +42,6 @@ def main() -> int:
         for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
         settings = ApiSettings()
-        settings.check_secrets()
         prepare_home(settings.home)
         app = create_app(settings)
         reserve_visibility(settings.inference_device, os.environ)

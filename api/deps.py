@@ -22,7 +22,10 @@ from lcl_core.db.runs import find_owned
 WriteTransaction = Callable[[], AbstractContextManager[Session]]
 
 # Objects that belong to an owner, by the name of their id in the path of every route.
-OWNED: dict[str, type[Run] | type[Study]] = {"run_id": Run, "study_id": Study}
+OWNED: dict[str, Callable[[Session, str, str | None], Run | Study]] = {
+    "run_id": lambda session, reference, owner: find_owned(session, Run, reference, owner),
+    "study_id": lambda session, reference, owner: find_owned(session, Study, reference, owner),
+}
 
 RunId = Annotated[str, Path(description="id of the run, or its name where one run alone has it")]
 StudyId = Annotated[str, Path(description="id of the study, or its name where one study alone has it")]
@@ -128,7 +131,7 @@ def _find_id(state: AppState, principal: Principal, name: str, reference: str) -
         ``conflict`` (409).
     """
     with state.database.reading() as session:
-        return find_owned(session, OWNED[name], reference, principal.visible_owner).id
+        return OWNED[name](session, reference, principal.visible_owner).id
 
 
 def _record_audit(session: Session, request: Request, response: Response) -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
@@ -125,7 +126,7 @@ def _deployment_metrics(session: Session) -> Iterator[Metric]:
     yield _gauge("lcl_webhook_oldest_seconds", "Time since the first of them was written", seconds)
 
 
-def _gauge(name: str, words: str, values: float | Mapping[tuple[str, ...], float], *labels: str) -> GaugeMetricFamily:
+def _gauge(name: str, words: str, values: float | Mapping[Any, float], *labels: str) -> GaugeMetricFamily:
     """Of one value, or of one for each tuple of the labels' values."""
     family = GaugeMetricFamily(name, words, labels=labels)
     for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:

@@ -20,7 +20,6 @@ from api.deps import (
     WriteSessionDep,
     WriteTransactionDep,
 )
-from api.services import corpora
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import remove_tree
@@ -100,6 +99,8 @@ def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> Any:
     """Read and register a corpus, as a new dataset or as a new version of one of the caller's own."""
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     root = resolve_allowed(body.path, state.settings.roots)
     try:
         corpus = corpora.open_corpus(root)
@@ -170,6 +171,8 @@ def documents(
 
     ``q``: a search ends after two seconds, also with fewer items; ``next`` is the offset to go on with.
     """
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     dataset = datasets.get_dataset(session, name)
     among = None if tag is None else datasets.tagged_items(session, dataset, [tag])
     session.close()
@@ -202,6 +205,8 @@ def change_tags(
     A conversion keeps or leaves out what has a tag (``only_tags``, ``without_tags``). Tags belong to the contents of
     the dataset: a new version begins without tags. The same call again changes nothing.
     """
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     with state.database.reading() as session:
         dataset = datasets.get_dataset(session, name)
     check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
@@ -224,6 +229,8 @@ def image(
     session: ReadSessionDep,
 ) -> Response:
     """An image file of the corpus."""
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     dataset = datasets.get_dataset(session, name)
     session.close()
     data, media_type = corpora.image_file(_open_corpus(state, dataset), image)
@@ -231,6 +238,8 @@ def image(
 
 
 def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     settings = state.settings
     with state.database.reading() as session:
         fetched = {dataset.path: state.artifacts.folder(session, dataset.path)}
@@ -238,6 +247,8 @@ def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:
 
 
 def _store_statistics(state: AppState, dataset: Dataset) -> dict[str, Any]:
+    from api.services import corpora  # numpy, Pillow and tokenizers
+
     corpus = _open_corpus(state, dataset)
     statistics, digest = corpora.compute_statistics(corpus), corpus.content_hash()
     with state.database.session() as session:

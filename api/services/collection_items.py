@@ -130,7 +130,7 @@ async def add_items(
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
     check_count(body.items, "items")
-    opened = await to_thread.run_sync(open_for_search, state, name, ["images"])
+    opened = await to_thread.run_sync(lambda: open_for_search(state, name, ["images"]))
     encoder = opened.encoder
     assert encoder is not None, "requested above"
     for index, item in enumerate(body.items):
@@ -178,7 +178,7 @@ def _new_records(
     items: Sequence[NewItemRequest], digests: Sequence[str], media_types: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Records without labels. Raises: Problem 422 for two items of one name."""
-    from lcl_core.collections.file_format import item_id  # numpy
+    from api.services.collection_views import item_id  # numpy
 
     records: dict[str, dict[str, Any]] = {}
     for index, (item, digest, media_type) in enumerate(zip(items, digests, media_types, strict=True)):

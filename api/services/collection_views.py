@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,11 +18,12 @@ from lcl_core.collections.file_format import PREFIXES
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
-from lcl_core.common.errors import Busy
+from lcl_core.collections.vector_index import combine_vectors, unit_vector
+from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 
 if TYPE_CHECKING:
-    pass
+    from api.services.search import SearchQuery
 
 MAX_NEIGHBOUR_POINTS = 10_000  # of a map by t-SNE, which takes some ten seconds of a core for 4,000
 NEIGHBOUR_LIMITS = SandboxLimits(seconds=600, written=16 << 20)  # of the process that computes it
@@ -31,6 +32,31 @@ MAX_LABEL_VALUES = 300  # of a label in a map's file; one with more, such as the
 DUPLICATES_SECONDS = 90.0  # after which a search for near-duplicates gives up
 MAX_GROUP_ITEMS = 100  # images listed of one group
 log = logging.getLogger(__name__)
+
+
+def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
+    """f32 [E] of length 1: weighted sum of the query's parts; None: its text has no vector, and no other part counts.
+
+    Args:
+        embedded: vectors of the image and of the text, as far as they have one.
+
+    Raises: UserError naming the part, or ``invalid_value``.
+    """
+    parts, weights = dict(embedded), query.weights.as_dict()
+    if query.vector is not None:
+        parts["vector"] = query.vector
+    if query.item is not None:
+        try:
+            parts["item"] = collection.vector(query.item)
+        except UserError as error:
+            error.field = "item"
+            raise
+    without_text = query.text is not None and "text" not in parts
+    if without_text and not any(weights.get(part, 1) for part in parts):
+        for part, vector in parts.items():
+            unit_vector(vector, collection.dim, part)  # refused also where it does not count
+        return None
+    return combine_vectors(parts, weights, collection.dim)
 
 
 class MapCache:

@@ -1,4 +1,4 @@
-"""Open corpora, pages of documents, images, and statistics."""
+"""Open corpora, pages of documents, images, and statistics. Imports numpy, Pillow and tokenizers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from api.core.errors import Problem
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root
-
-if TYPE_CHECKING:
-    from lcl_core.data.corpus.base import Corpus
-    from lcl_core.data.records import CaptionPair
+from lcl_core.data.corpus import open as opening
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
 
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
@@ -34,9 +35,7 @@ def open_corpus(root: Root) -> Corpus:
 
 @lru_cache(MAX_OPEN_CORPORA)
 def _open_version(root: Root, _stamp: ChangeStamp) -> Corpus:
-    from lcl_core.data.corpus.open import open_corpus  # numpy, Pillow and tokenizers
-
-    return open_corpus(root)
+    return opening.open_corpus(root)
 
 
 def document_page(
@@ -188,10 +187,6 @@ def compute_statistics(corpus: Corpus) -> dict[str, Any]:
 
     Raises: UserError with file and line of the first malformed line.
     """
-    from lcl_core.data.records import ImageSegment, parse_segments
-    from lcl_core.data.shards.sharded_corpus import ShardedCorpus  # numpy
-    from lcl_core.data.shards.statistics import count_label, count_value, largest_groups
-
     sources = Counter[str]()
     if isinstance(corpus, ShardedCorpus):
         header = corpus.index.header

@@ -277,13 +277,15 @@ def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCo
 
 
 def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float) -> SearchResponse:
+    from api.services.collection_views import query_vector  # numpy, which the open collection has imported
+
     text_limit = None
     if body.text is not None:
         text = check_text(body.text, "text")
         embedded |= _text_vector(text, body, opened)
         if opened.encoder is not None and len(text) >= LONG_TEXT:
             text_limit = opened.encoder.filled_context(text)
-    vector = _query_vector(body, embedded, opened.collection)
+    vector = query_vector(body, embedded, opened.collection)
     encoder_hash = None if opened.encoder is None else opened.encoder.hash
     count = body.offset + body.k
     words = body.text if body.hybrid and body.text else ""
@@ -292,33 +294,6 @@ def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any
     views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
     took_ms = round((time.perf_counter() - started) * 1000, 2)
     return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
-
-
-def _query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
-    """f32 [E] of length 1: weighted sum of the query's parts; None: its text has no vector, and no other part counts.
-
-    Args:
-        embedded: vectors of the image and of the text, as far as they have one.
-
-    Raises: UserError naming the part, or ``invalid_value``.
-    """
-    from lcl_core.collections.vector_index import combine_vectors, unit_vector  # numpy
-
-    parts, weights = dict(embedded), query.weights.as_dict()
-    if query.vector is not None:
-        parts["vector"] = query.vector
-    if query.item is not None:
-        try:
-            parts["item"] = collection.vector(query.item)
-        except UserError as error:
-            error.field = "item"
-            raise
-    without_text = query.text is not None and "text" not in parts
-    if without_text and not any(weights.get(part, 1) for part in parts):
-        for part, vector in parts.items():
-            unit_vector(vector, collection.dim, part)  # refused also where it does not count
-        return None
-    return combine_vectors(parts, weights, collection.dim)
 
 
 def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class AppState:
         """
         if self._prepared:
             return
+        self.settings.check_secrets()
         self.database.migrate()
         ensure_configured_key(self.settings, self.database)
         with self.database.session() as session:
