@@ -27,7 +27,7 @@ from lcl_core.specs.parsing import describe_error, main_error
 
 log = structlog.get_logger(__name__)
 MAX_EXAMINED_ERRORS = 1000  # of a body, among which the one to report is chosen
-FAULT_MESSAGES: dict[FailureCode | None, str] = {
+FAULT_MESSAGES = {
     FailureCode.DISK_FULL: "there is no space left in {folder}; free some there, then try again",
     FailureCode.READ_ONLY: "nothing can be written in {folder}; make it writable, then try again",
 }

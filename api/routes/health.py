@@ -75,7 +75,9 @@ def _check_disk(state: AppState) -> CheckView:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        message = FAULT_MESSAGES.get(failure_code(error, home), f"{{folder}} cannot be written to: {error.strerror}")
+        message = f"{{folder}} cannot be written to: {error.strerror}"
+        if code := failure_code(error, home):
+            message = FAULT_MESSAGES.get(code, message)
         return CheckView(ok=False, detail=message.format(folder=home))
     return CheckView(ok=True, detail="takes files")
 
