@@ -16,7 +16,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -136,7 +135,8 @@ def fault_response(error: BaseException, request_id: str, home: Path) -> JSONRes
     if isinstance(error, OperationalError | PoolTimeoutError):
         log.error("database_away", error=str(getattr(error, "orig", error)))  # without the statement's values
         if fault in FAULT_MESSAGES:
-            return error_response(507, fault.value, FAULT_MESSAGES[fault].format(folder="the database's folder"))
+            folder = f"{home} (or in the folder that LCL_DATABASE_URL names)"
+            return error_response(507, fault.value, FAULT_MESSAGES[fault].format(folder=folder))
         message = "the database does not answer; try again in a few seconds"
         return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
     log.error("request failed", exc_info=error)
