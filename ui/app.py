@@ -46,18 +46,15 @@ from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
-# Theme variables of Gradio: name -> value, or (light, dark).
+# Theme variables of Gradio that differ from its own: name -> value, or (light, dark).
 THEME_VARIABLES: dict[str, str | tuple[str, str]] = {
     "body_background_fill": ("#f6f7f9", "#0c1118"),
-    "body_text_color": ("*neutral_800", "*neutral_100"),
     "body_text_color_subdued": ("*neutral_600", "*neutral_400"),
     "background_fill_primary": ("white", "#131a23"),
     "background_fill_secondary": ("*neutral_50", "#18212c"),
     "border_color_primary": ("*neutral_200", "#263241"),
     "block_background_fill": ("white", "#131a23"),
-    "block_border_width": "1px",
     "block_border_color": ("*neutral_200", "#263241"),
-    "block_shadow": "none",
     "block_label_background_fill": ("transparent", "transparent"),
     "block_label_border_width": "0px",
     "block_label_text_color": ("*neutral_600", "*neutral_300"),
@@ -72,7 +69,6 @@ THEME_VARIABLES: dict[str, str | tuple[str, str]] = {
     "input_placeholder_color": ("*neutral_500", "*neutral_400"),
     "button_primary_background_fill": ("*primary_700", "*primary_700"),
     "button_primary_background_fill_hover": ("*primary_800", "*primary_600"),
-    "button_primary_text_color": "white",
     "button_secondary_background_fill": ("white", "#1b2532"),
     "button_secondary_background_fill_hover": ("*neutral_100", "#243143"),
     "button_secondary_border_color": ("*neutral_300", "#324156"),
@@ -81,7 +77,6 @@ THEME_VARIABLES: dict[str, str | tuple[str, str]] = {
     "button_primary_border_color": "transparent",
     "button_large_padding": "9px 18px",
     "button_large_text_size": "*text_md",
-    "button_large_text_weight": "600",
     "button_small_text_weight": "500",
     "slider_color": ("*primary_600", "*primary_400"),
     "checkbox_background_color_selected": ("*primary_700", "*primary_500"),

@@ -227,20 +227,21 @@ def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]],
     _, right, bottom, top = plot_frame(settled)
     frame = (0.0, right, bottom, top)
     raw = smooth and len(drawn) <= _MAX_RAW_SERIES
-    lines = "".join(_series_line(index, run, frame, raw=raw, smooth=smooth) for index, run in drawn)
+    lines = ""
+    for index, run in drawn:
+        if raw:
+            lines += f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(run.points), frame)}"/>'
+        points = subsample(moving_average(run.points) if smooth else run.points)
+        lines += f'<path class="lcl-line lcl-o{index}" d="{svg_path(points, frame)}"/>'
     words = "; ".join(
         f"{run.name}: {number(run.points[0][1])} at {number(run.points[0][0])}, "
         f"{number(run.points[-1][1])} at {number(run.points[-1][0])}"
         for _, run in drawn
     )
-    data = [
-        {
-            "name": run.name,
-            "place": index,
-            "points": [[x, float(f"{y:.5g}")] for x, y in subsample(run.points, _HOVER_POINTS)],
-        }
-        for index, run in drawn
-    ]
+    data = []
+    for index, run in drawn:
+        points = [(x, float(f"{y:.5g}")) for x, y in subsample(run.points, _HOVER_POINTS)]
+        data.append({"name": run.name, "place": index, "points": points})
     return (
         f'<div class="lcl-plot{" lcl-plot--tall" if tall else ""}" data-series="{esc(json.dumps(data))}" '
         f'data-over="{esc(over)}" '
@@ -248,14 +249,6 @@ def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]],
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{esc(f"{title} over {over}. {words}")}">{lines}</svg>{x_axis(frame)}</div>'
     )
-
-
-def _series_line(index: int, series: RunSeries, frame: Frame, *, raw: bool, smooth: bool) -> str:
-    points = moving_average(series.points) if smooth else series.points
-    line = f'<path class="lcl-line lcl-o{index}" d="{svg_path(subsample(points), frame)}"/>'
-    if not raw:
-        return line
-    return f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(series.points), frame)}"/>{line}'
 
 
 def _series_legend(series: Sequence[RunSeries], *, values: bool = True) -> str:

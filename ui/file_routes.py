@@ -32,18 +32,13 @@ def as_npy(total: int, pages: Iterable[Page]) -> Iterator[bytes]:
     for _, vectors in pages:
         rows = np.asarray(vectors, dtype="<f4")
         if not written:
-            yield _npy_header(total, rows.shape[1] if rows.ndim == 2 else 0)
+            out, shape = io.BytesIO(), (total, rows.shape[1] if rows.ndim == 2 else 0)
+            np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            yield out.getvalue()
         written += len(rows)
         yield rows.tobytes()
     if written != total:
         raise ValueError(f"{written} vectors came and {total} were announced: the download is incomplete")
-
-
-def _npy_header(total: int, dim: int) -> bytes:
-    out = io.BytesIO()
-    header = {"descr": "<f4", "fortran_order": False, "shape": (total, dim)}
-    np.lib.format.write_array_header_1_0(out, header)
-    return out.getvalue()
 
 
 def as_csv(total: int, pages: Iterable[Page]) -> Iterator[bytes]:

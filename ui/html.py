@@ -79,7 +79,7 @@ def skipped_box(skipped: Sequence[tuple[Any, str]]) -> str:
         for name, reason in skipped[:SHOWN_SKIPPED]
     )
     more = f"<li>and {len(skipped) - SHOWN_SKIPPED} more</li>" if len(skipped) > SHOWN_SKIPPED else ""
-    title = f"{len(skipped)} file{'s' * (len(skipped) != 1)} left out"
+    title = f"{plural(len(skipped), 'file')} left out"
     return f'<div class="lcl-problem" role="alert"><strong>{title}</strong><ul>{rows}{more}</ul></div>'
 
 
@@ -113,6 +113,11 @@ def pick_form(verb: str, style: str, inside: str, **values: Any) -> str:
     of the page, and ``values``.
     """
     return f'<form class="{style}" data-submit="{esc(verb)}" data-values="{esc(json.dumps(values))}">{inside}</form>'
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def status_line(message: str) -> str:

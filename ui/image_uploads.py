@@ -29,6 +29,7 @@ MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
 THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens
 THUMBNAIL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of these: the page shows a thumbnail of each image
+NOT_AN_IMAGE = "not an image; jpg, jpeg, png, webp, gif and zip are taken"
 _ARCHIVE_ERRORS = (*ARCHIVE_ERRORS, OSError)
 
 
@@ -107,7 +108,7 @@ def _file_image(path: Path, root: Path) -> list[UploadedImage]:
     if is_system_file(path.name):
         return []
     if not _is_image(path.name):
-        raise ImageUploadError(_kind_error())
+        raise ImageUploadError(NOT_AN_IMAGE)
     return [UploadedImage(path_below_upload(path, root), partial(_read_file, path))]
 
 
@@ -131,7 +132,7 @@ def _archive_images(path: Path, skipped: list[Skipped]) -> list[UploadedImage]:
             continue
         name = Path(*parts)
         if not _is_image(name.name):
-            skipped.append(Skipped(name, _kind_error()))
+            skipped.append(Skipped(name, NOT_AN_IMAGE))
         elif member.file_size > MAX_IMAGE_BYTES:
             skipped.append(Skipped(name, f"larger than {format_bytes(MAX_IMAGE_BYTES)}"))
         else:
@@ -152,8 +153,3 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _kind_error() -> str:
-    kinds = ", ".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-    return f"not an image; {kinds} and zip are taken"

@@ -182,11 +182,7 @@ def _field(path: str, title: str, schema: dict[str, Any]) -> Field:
         kind = "choices" if options else "list"
     elif kind == "string":
         kind = "choice" if options else "text"
-    return Field(path, title, kind, _info(schema), options)
-
-
-def _info(schema: dict[str, Any]) -> str:
-    """The description, and the bounds if the schema has both."""
     low, high = schema.get("minimum"), schema.get("maximum")
     bounds = f"{low:,} to {high:,}" if low is not None and high is not None and high < 1e6 else ""
-    return "; ".join(part for part in (schema.get("description", ""), bounds) if part)
+    info = "; ".join(filter(None, (schema.get("description", ""), bounds)))
+    return Field(path, title, kind, info, options)

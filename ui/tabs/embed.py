@@ -172,7 +172,8 @@ class EmbedTab:
         preferred = next((name for name in PREFERRED if name in labels), labels[0] if labels else None)
         chosen = label if label in labels else preferred
         picker = update_dropdown([(name, name) for name in labels], None, chosen)
-        return picker, method, _links(collection), draw_map(collection, chosen, found, method)
+        files = "".join(f'<a href="vectors/{esc(collection)}.{kind}" download>.{kind}</a>' for kind in FORMATS)
+        return picker, method, f"<span>All vectors</span>{files}", draw_map(collection, chosen, found, method)
 
     def draw_map(self, collection: str | None, label: str | None, method: str | None) -> str:
         """The map in the colours of another label, or arranged by another method."""
@@ -242,8 +243,3 @@ def _mark_address(html: str, address: Mapping[str, str]) -> str:
     """``html`` in place of what the address shows."""
     names = ("collection", "item", "colour", "arrange", "at")
     return mark_view(html, "", **{name: address.get(name) for name in names})
-
-
-def _links(collection: str) -> str:
-    links = "".join(f'<a href="vectors/{esc(collection)}.{kind}" download>.{kind}</a>' for kind in FORMATS)
-    return f"<span>All vectors</span>{links}"

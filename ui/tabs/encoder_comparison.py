@@ -110,11 +110,12 @@ def _figure_row(row: Json, known: Sequence[Mapping[Any, Json]]) -> str:
     p = row.get("p")
     p_text = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
     words = " · ".join(esc(row[key]) for key in ("task", "transfer") if row.get(key))
+    difference = ("+" if (row.get("difference") or 0) > 0 else "") + _format_value(row.get("difference"))
     reason = f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
     return (
         f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
         f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
-        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}{reason}</td>"
+        f"<td>{difference}{_interval(bounds)}{reason}</td>"
         f"<td>{p_text}</td><td>{_format_value(row.get('chance'))}</td></tr>"
     )
 
@@ -128,10 +129,6 @@ def _format_value(value: float | None) -> str:
     if value is None:
         return ""
     return (f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}").replace("-", "−")
-
-
-def _format_difference(value: float | None) -> str:
-    return "" if value is None else ("+" if value > 0 else "") + _format_value(value)
 
 
 def draw_comparison(client: Client, left: Json, right: Json, query: Mapping[str, str]) -> str:

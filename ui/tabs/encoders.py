@@ -190,7 +190,14 @@ def draw_encoder(
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
-    below = _draw_all_figures(rows) if alone else _draw_main_figures(rows)
+    measured = measured_rows(rows)
+    if alone:  # all metrics of its evaluations, and below all those of its model card
+        parts = (measured, [row for row in rows if row not in measured])
+        below = "".join(draw_metrics(part) + _draw_source(part) for part in parts if part) or NOT_EVALUATED
+    else:
+        figures = "".join(_figure(row) for row in main_figures(measured or rows)[:SHOWN])
+        below = f'<ul class="lcl-figures">{figures}</ul>' if figures else NOT_EVALUATED
+        below += _draw_source(measured or rows)
     name = esc(encoder.get("name") or encoder["id"])
     title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
     mark = '<span class="lcl-badge" title="offered first by every form">Pinned</span>' if encoder.get("pinned") else ""
@@ -201,21 +208,6 @@ def draw_encoder(
         f"{definition_list(listed)}{below}{draw_actions(encoder, own, alone)}"
         f"{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
     )
-
-
-def _draw_main_figures(rows: Sequence[dict[str, Any]]) -> str:
-    """The first metrics of its evaluations here; without one, those of its model card."""
-    shown = measured_rows(rows) or rows
-    figures = "".join(_figure(row) for row in main_figures(shown)[:SHOWN])
-    return (f'<ul class="lcl-figures">{figures}</ul>' if figures else NOT_EVALUATED) + _draw_source(shown)
-
-
-def _draw_all_figures(rows: Sequence[dict[str, Any]]) -> str:
-    """All metrics of its evaluations, and below all those of its model card."""
-    measured = measured_rows(rows)
-    card = [row for row in rows if row not in measured]
-    parts = [draw_metrics(part) + _draw_source(part) for part in (measured, card) if part]
-    return "".join(parts) or NOT_EVALUATED
 
 
 def _draw_source(rows: Sequence[dict[str, Any]]) -> str:

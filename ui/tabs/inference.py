@@ -38,7 +38,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url, skipped_box
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url, plural, skipped_box
 from ui.image_uploads import (
     MAX_IMAGES,
     ImageUploadError,
@@ -255,7 +255,9 @@ class InferenceTab:
         fields = (address.get("sample", ""), address.get("classes", ""), address.get("templates", DEFAULT_TEMPLATES))
         lists = [parse_lines(text, "")[0] for text in (classes, templates, *fields[1:])]
         is_shown = (task, sample, *lists[:2]) == (wanted_task, fields[0], *lists[2:])
-        if not writes or not address or is_shown or _is_too_long(address, classes, templates):
+        own = {"classes": classes, "templates": templates}
+        too_long = any(name not in address and not fits_address(text) for name, text in own.items())
+        if not writes or not address or is_shown or too_long:
             return opened
         chosen = wanted if wanted in known else first_choice(choices)
         drawn = self.run(chosen, wanted_task, files if not fields[0] else None, *fields)
@@ -393,12 +395,6 @@ class InferenceTab:
         return next((each for each in find_examples(self.client) if each.label == label), None)
 
 
-def _is_too_long(address: Mapping[str, str], classes: str, templates: str) -> bool:
-    """Does the form have a list that is no part of its address because of its length?"""
-    lists = {"classes": classes, "templates": templates}
-    return any(name not in address and not fits_address(text) for name, text in lists.items())
-
-
 def _fetch_item(client: Client, collection: str, item: str) -> bytes:
     try:
         return client.item_image(collection, item)
@@ -474,8 +470,8 @@ def draw_result(
     )
     head = heading(
         "Predictions",
-        f"{_count(result.names, 'image')} {about} · {len(result.classes)} classes · "
-        f"{_count(result.templates, 'template')} · {seconds:.1f} s",
+        f"{plural(len(result.names), 'image')} {about} · {len(result.classes)} classes · "
+        f"{plural(len(result.templates), 'template')} · {seconds:.1f} s",
     )
     return (
         f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}{download * bool(result.names)}'
@@ -483,10 +479,6 @@ def draw_result(
         f"{skipped_box(result.skipped)}{_draw_predictions(result, labels, thumbnails)}"
         f"{_draw_confusion(result.classes, accuracy) if accuracy else ''}</section>"
     )
-
-
-def _count(items: Sequence[object], noun: str) -> str:
-    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"
 
 
 def _draw_accuracy(accuracy: LabeledAccuracy) -> str:

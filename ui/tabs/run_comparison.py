@@ -68,17 +68,15 @@ class Annotation(NamedTuple):
 
 @dataclass
 class RunSelection(PageSelection[Shown]):
-    """The selected run, how the runs are listed, the chosen comparison, curves of the other runs by id, the choices
-    (label, id), what the fields of tags and notes were filled with, whether an address has changed the comparison, and
-    runs of that address that cannot be compared."""
+    """The selected run, how the runs are listed, and what it is compared with."""
 
     listing: RunListing = field(default_factory=RunListing)
-    annotated: Annotation | None = None
+    annotated: Annotation | None = None  # what the fields of tags and notes were filled with
     comparison: ComparisonChoice = ComparisonChoice()
-    curves: dict[str, RunCurve] = field(default_factory=dict)
-    choices: list[tuple[str, str]] = field(default_factory=list)
-    linked: bool = False
-    absent: Sequence[str] = ()
+    curves: dict[str, RunCurve] = field(default_factory=dict)  # of the other runs, by id
+    choices: list[tuple[str, str]] = field(default_factory=list)  # label and id
+    linked: bool = False  # an address has changed the comparison
+    absent: Sequence[str] = ()  # runs of that address that cannot be compared
 
 
 class RunComparison:

@@ -22,6 +22,7 @@ from ui.html import (
     html_table,
     number,
     parse_time,
+    plural,
     progress_bar,
     question_box,
     run_link,
@@ -116,7 +117,8 @@ def draw_chosen(runs: Sequence[Json]) -> str:
         if any(run["state"] in _STATES_OF[verb] for run in runs)
     )
     return (
-        f'<div class="lcl-chosen" role="group" aria-label="Chosen runs"><b>{_runs(len(runs))} chosen</b>{buttons}'
+        '<div class="lcl-chosen" role="group" aria-label="Chosen runs">'
+        f"<b>{plural(len(runs), 'run')} chosen</b>{buttons}"
         '<button type="button" data-pick="check:">Clear</button></div>'
     )
 
@@ -127,13 +129,17 @@ def draw_question_of_many(verb: str, runs: Sequence[Json]) -> str:
     if not able:
         return toast("No chosen run can be, any more.", f"{verb.capitalize()} runs")
     rest = len(runs) - len(able)
-    others = f" {_runs(rest)} of the chosen cannot be: {'ended' if verb == 'cancel' else 'not ended'}." if rest else ""
+    others = (
+        f" {plural(rest, 'run')} of the chosen cannot be: {'ended' if verb == 'cancel' else 'not ended'}."
+        if rest
+        else ""
+    )
     title, lost, words, keep = {
-        "cancel": (f"Cancel {_runs(len(able))}?", LOST_BY_CANCELS, "Cancel them", "Let them go on"),
-        "delete": (f"Delete {_runs(len(able))}?", LOST_BY_DELETIONS, "Delete them", "Keep them"),
+        "cancel": (f"Cancel {plural(len(able), 'run')}?", LOST_BY_CANCELS, "Cancel them", "Let them go on"),
+        "delete": (f"Delete {plural(len(able), 'run')}?", LOST_BY_DELETIONS, "Delete them", "Keep them"),
     }[verb]
     names = [run.get("name") or run["id"] for run in able[:NAMED_RUNS]]
-    named = ", ".join(names) + (f" and {_runs(len(able) - len(names))} more" if len(able) > len(names) else "")
+    named = ", ".join(names) + (f" and {plural(len(able) - len(names), 'run')} more" if len(able) > len(names) else "")
     lost = f"{named}. {lost}"
     return question_box(title, lost + others, (f"{verb}:{','.join(run['id'] for run in able)}", words), ("keep:", keep))
 
@@ -142,10 +148,6 @@ def draw_refusal(verb: str, message: str, refused: int, runs: int) -> str:
     """Why so many of some runs were not cancelled, deleted or restarted."""
     done = {"cancel": "cancelled", "delete": "deleted", "retry": "restarted"}[verb]
     return toast(message, f"{refused} of {runs} runs were not {done}") if runs > 1 else toast(message)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
 
 
 NAMED_RUNS = 5  # in a question
@@ -286,7 +288,7 @@ def draw_artifacts(run_id: str, artifacts: Sequence[Json]) -> str:
         f"{esc(file['name'])}</a></td><td>{format_bytes(file['bytes'])}</td></tr>"
         for file in artifacts
     )
-    count = f"{len(artifacts)} file{'s' if len(artifacts) > 1 else ''}, {total}"
+    count = f"{plural(len(artifacts), 'file')}, {total}"
     table = html_table("Files of the run", ("File", "Size"), rows)
     return f'<details class="lcl-files"><summary>{count}</summary>{table}</details>'
 

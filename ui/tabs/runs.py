@@ -189,8 +189,9 @@ class RunsTab:
             **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         self.kind.input(
-            self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT | LAST_COUNTS
-        )
+            lambda kind: [gr.Column(visible=kind == name) for name in self.forms],
+            self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT | LAST_COUNTS,
+        )  # fmt: skip
         self.refusal.select(self.answer, [self.selection, self.only], [self.refusal, *everything], **BUSY_EVENT)
         for action in RUN_ACTIONS:
             handle = self.show_question if action.asks else self.act
@@ -245,9 +246,6 @@ class RunsTab:
             return draw_workers(self.client.workers())
         except ApiError as error:
             return error_box(error.message, "The workers cannot be shown")
-
-    def show_form(self, kind: str) -> list[Any]:
-        return [gr.Column(visible=kind == name) for name in self.forms]
 
     def submit(self, form: SpecForm, text: str, name: str, selection: SelectedRun, values: Sequence[Any]) -> str:
         """The new run is selected."""

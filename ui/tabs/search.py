@@ -107,7 +107,7 @@ class SearchTab:
         self.client = client
         self.runner = SearchRunner(client)
         self.actions: dict[str, Callable[[str, str, SearchContext], dict[Any, Any]]] = {
-            "image": self._show_details,
+            "image": lambda collection, item, _: {self.detail: self.runner.details(collection, item)},
             "text": self._images_of_text,
             "near": partial(self._neighbours, IMAGE_TO_IMAGES),
             "texts": partial(self._neighbours, IMAGE_TO_TEXTS),
@@ -493,9 +493,6 @@ class SearchTab:
         if opened.current != details:
             changes.pop(self.detail, None)
         return changes or {self.tagged: gr.skip()}
-
-    def _show_details(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
-        return {self.detail: self.runner.details(collection, item)}
 
     def _images_of_text(self, collection: str, words: str, context: SearchContext) -> dict[Any, Any]:
         result = self._run(collection, f"“{words}”", "images", context, text=words)

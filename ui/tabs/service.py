@@ -59,12 +59,14 @@ def draw_worker_table(workers: Sequence[Json]) -> str:
     """State, slots, devices and current run of each worker."""
     if not workers:
         return NO_WORKERS
-    rows = "".join(
-        f'<tr><th scope="row">{esc(worker["id"])}</th><td>{esc(worker["host"])}</td><td>{_worker_state(worker)}</td>'
-        f"<td>{esc(worker['slots'])}</td><td>{_devices(worker)}</td><td>{ago(worker['started_at'])}</td>"
-        f"<td>{ago(worker['seen_at'])}</td></tr>"
-        for worker in workers
-    )
+    rows = ""
+    for worker in workers:
+        state = f"works on {run_link(worker['current_run'])}" if worker["current_run"] else "idle"
+        rows += (
+            f'<tr><th scope="row">{esc(worker["id"])}</th><td>{esc(worker["host"])}</td><td>{state}</td>'
+            f"<td>{esc(worker['slots'])}</td><td>{_devices(worker)}</td><td>{ago(worker['started_at'])}</td>"
+            f"<td>{ago(worker['seen_at'])}</td></tr>"
+        )
     return html_table("Workers", ("Worker", "Machine", "State", "Slots", "Devices", "Started", "Seen"), rows)
 
 
@@ -117,10 +119,6 @@ def draw_audit(entries: Sequence[Json], more: bool = False) -> str:
     )
     button = '<p class="lcl-back"><button type="button" data-pick="older:">Show older</button></p>' if more else ""
     return html_table("Audit log", ("Time (UTC)", "Owner", "Key", "Action", "Object"), rows) + button
-
-
-def _worker_state(worker: Json) -> str:
-    return f"works on {run_link(worker['current_run'])}" if worker["current_run"] else "idle"
 
 
 def _devices(worker: Json) -> str:

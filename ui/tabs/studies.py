@@ -31,7 +31,7 @@ from ui.common import (
     submitted_script,
     update_dropdown,
 )
-from ui.html import ACTIVE_STATES, PICK_SCRIPT, duration, error_box, esc, toast
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, duration, error_box, esc, plural, toast
 from ui.spec_fields import from_json, put_at, to_json
 from ui.tabs.run_form import CERTAINTY_LABELS, invalid_message, valid_message
 from ui.tabs.study_view import (
@@ -156,8 +156,8 @@ class StudyForm:
 def plan_summary(plan: Mapping[str, Any]) -> str:
     """Number of runs to train and evaluate, and of those that are reused."""
     cells, reused = plan["cells"], plan["reused"]
-    sizes = f"{_plural(plan['rows'], 'row')} × {_plural(plan['seeds'], 'seed')}"
-    words = f"{sizes} = {_plural(cells, 'pre-training')} and {_plural(cells, 'evaluation')}"
+    sizes = f"{plural(plan['rows'], 'row')} × {plural(plan['seeds'], 'seed')}"
+    words = f"{sizes} = {plural(cells, 'pre-training')} and {plural(cells, 'evaluation')}"
     if reused:
         words += f"; {reused} of the pre-trainings are there already and are not run again"
     return f"{words}. {_training_time(plan)}".strip()
@@ -173,10 +173,6 @@ def _training_time(plan: Mapping[str, Any]) -> str:
         f"Pre-training takes {duration(seconds['expected'])} in one slot, one after another ({low} to {high}; "
         f"{word.lower()}: {why}); evaluations come on top."
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _apply_fields(spec: dict[str, Any], seeds: str, steps: float | None) -> dict[str, Any]:

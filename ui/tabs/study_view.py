@@ -68,7 +68,7 @@ def draw_table(study: Json, head: str) -> str:
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     axes = [*table["axes"], *table["parameters"]]
     heads = [metric["name"] for metric in table["metrics"]]
-    against = []
+    against: list[str] = []
     if baseline is not None and len(table["rows"]) > 1:
         against = [f"{head} against {row_label(table['rows'][baseline])}"]
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
@@ -85,16 +85,12 @@ def draw_table(study: Json, head: str) -> str:
 
 def draw_notes(study: Json) -> str:
     """Failed runs, and notes on the table."""
-    failed = [
-        (run, cell)
-        for cell in study["cells"]
-        for run in (cell["run"], cell["evaluation"])
-        if run is not None and run["state"] == "failed"
-    ]
     problems = "".join(
         f"<li>{run_link(run['id'])} {esc(' '.join(cell['labels'].values()))} seed {cell['seed']}: "
         f"{esc((run['reason'] or {}).get('message', 'no reason was given'))}</li>"
-        for run, cell in failed
+        for cell in study["cells"]
+        for run in (cell["run"], cell["evaluation"])
+        if run is not None and run["state"] == "failed"
     )
     shown = f'<div class="lcl-problem" role="status"><ul>{problems}</ul></div>' if problems else ""
     return shown + "".join(f'<p class="lcl-note">{esc(note)}</p>' for note in study["notes"])
