@@ -15,8 +15,6 @@ from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
 from tests.api.service_fixture import ServiceFixture, serve_app
 
-CommandResult = tuple[int, str, str]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _logs():

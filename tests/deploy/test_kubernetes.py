@@ -31,7 +31,6 @@ def documents(file):
 KUSTOMIZE, BASE = kustomization(FOLDER), kustomization(FOLDER / "base")
 OBJECTS = [found for name in BASE["resources"] for found in documents(FOLDER / "base" / name)]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
-AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")

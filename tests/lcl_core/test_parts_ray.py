@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,6 @@ from tests.workers.executors.ray_cluster import RayCluster, all_free, quick_impo
 
 ROOT = Path(__file__).parents[2]
 NODES = 2
-Eventually = Callable[..., None]
 
 
 @pytest.fixture(scope="module")

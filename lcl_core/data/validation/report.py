@@ -141,7 +141,7 @@ class Report(BaseModel):
 
 
 @dataclass(slots=True)
-class ExaminedImage:
+class ImageReport:
     """An image of a record.
 
     Attributes:
@@ -161,7 +161,7 @@ class ExaminedImage:
 
 
 @dataclass(slots=True)
-class ExaminedRecord:
+class RecordReport:
     """What is counted of a record, or of a bad item, which has a file, a line and a problem alone.
 
     Attributes:
@@ -177,14 +177,14 @@ class ExaminedRecord:
     source: str = ""
     length: int = 0
     similarities: Sequence[float] = ()
-    images: Sequence[ExaminedImage] = ()
+    images: Sequence[ImageReport] = ()
     content: int | None = None
     problems: Sequence[tuple[str, str]] = ()
 
 
-def examined_record(value: dict[str, Any]) -> ExaminedRecord:
+def examined_record(value: dict[str, Any]) -> RecordReport:
     """From what ``asdict`` made of one."""
-    return ExaminedRecord(**{**value, "images": [ExaminedImage(**image) for image in value["images"]]})
+    return RecordReport(**{**value, "images": [ImageReport(**image) for image in value["images"]]})
 
 
 class ReportBuilder:
@@ -217,7 +217,7 @@ class ReportBuilder:
         if self._file is not None:
             self._file.close()
 
-    def add(self, records: Sequence[ExaminedRecord]) -> None:
+    def add(self, records: Sequence[RecordReport]) -> None:
         images = [image for record in records for image in record.images if image.content is not None]
         known = self._images.add([image.content or 0 for image in images])
         same_name = self._references.add([image.reference for image in images])
@@ -271,7 +271,7 @@ class ReportBuilder:
             split, source = OTHERS
         return self._groups.setdefault((split, source), GroupCounts(split=split, source=source))
 
-    def _count(self, record: ExaminedRecord, group: GroupCounts) -> None:
+    def _count(self, record: RecordReport, group: GroupCounts) -> None:
         group.documents += 1
         group.images += len(record.images)
         group.tokens += record.length
@@ -281,13 +281,13 @@ class ReportBuilder:
         for similarity in record.similarities:
             self._histograms["similarity"].add(similarity)
 
-    def _count_image(self, image: ExaminedImage) -> None:
+    def _count_image(self, image: ImageReport) -> None:
         self._image_bytes += image.bytes
         self._histograms["image_side"].add(image.side)
         self._formats[image.format] += 1
         self._traits.update(image.traits)
 
-    def _add_issue(self, record: ExaminedRecord, group: GroupCounts, reason: str, detail: str, image: str = "") -> None:
+    def _add_issue(self, record: RecordReport, group: GroupCounts, reason: str, detail: str, image: str = "") -> None:
         group.reasons[reason] = group.reasons.get(reason, 0) + 1
         issue = Issue(record.file, record.line, f"{record.id}#{image}" if image else record.id, reason, detail)
         if len(self._first) < MAX_FIRST_ISSUES:

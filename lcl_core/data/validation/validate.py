@@ -39,7 +39,7 @@ from lcl_core.data.records import (
 )
 from lcl_core.data.shards.sharded_corpus import ShardedRecords
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.data.validation.report import ExaminedImage, ExaminedRecord, Report, ReportBuilder, examined_record
+from lcl_core.data.validation.report import ImageReport, RecordReport, Report, ReportBuilder, examined_record
 from lcl_core.part_runners import Json
 from lcl_core.parts import PART_ITEMS, CompletionLog, PartSource, SectionTasks, fingerprint, run_parts
 
@@ -118,7 +118,7 @@ def _work_folder(work: Path | None) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _read_part(path: Path) -> list[ExaminedRecord]:
+def _read_part(path: Path) -> list[RecordReport]:
     return [examined_record(value) for value in json.loads(gzip.decompress(path.read_bytes()))]
 
 
@@ -158,10 +158,10 @@ class Validator:
     def __init__(self, similarity_threshold: float, tokenizer: Tokenizer | None, shared_names: bool) -> None:
         self._threshold, self._tokenizer, self._shared_names = similarity_threshold, tokenizer, shared_names
 
-    def examine(self, item: Record | BadItem) -> ExaminedRecord:
+    def examine(self, item: Record | BadItem) -> RecordReport:
         """An image counts once a record, however often it occurs in it."""
         if isinstance(item, BadItem):
-            return ExaminedRecord(item.file, item.line, problems=[(item.reason, item.detail)])
+            return RecordReport(item.file, item.line, problems=[(item.reason, item.detail)])
         body, texts = item.body, body_texts(item.body)
         namespace = b"" if self._shared_names else _encode(item.id)
         images, contents = [], []
@@ -182,7 +182,7 @@ class Validator:
                 detail = "no image is readable and similar enough to a sentence" if images else "no image is named"
                 problems.append(("no usable image", detail))
         encode: Callable[[str], list[Any]] = str.split if self._tokenizer is None else self._tokenizer.encode
-        return ExaminedRecord(
+        return RecordReport(
             *split_record_id(item.id),
             id=item.id,
             kind=_KINDS[type(body)],
@@ -196,7 +196,7 @@ class Validator:
         )
 
 
-def _examine_image(record: Record, name: str, namespace: bytes) -> tuple[ExaminedImage, bytes | None]:
+def _examine_image(record: Record, name: str, namespace: bytes) -> tuple[ImageReport, bytes | None]:
     """An image, and its sha256 if it is usable."""
     try:
         image_file = next((image for image in record.images if image.name == name), None)
@@ -207,15 +207,15 @@ def _examine_image(record: Record, name: str, namespace: bytes) -> tuple[Examine
     except StoreError:
         raise
     except UserError as error:
-        return ExaminedImage(name, problem=(REASON_BY_CODE.get(error.code, UNREADABLE), str(error))), None
+        return ImageReport(name, problem=(REASON_BY_CODE.get(error.code, UNREADABLE), str(error))), None
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         # names that no file can have, links in a circle, no memory: one image does not end the validation
         detail = f"{name}: it cannot be read ({type(error).__name__})"
-        return ExaminedImage(name, problem=(UNREADABLE, detail)), None
+        return ImageReport(name, problem=(UNREADABLE, detail)), None
     digest = hashlib.sha256(data).digest()
     reference = _hash64(_digest(namespace, _encode(name), digest))
     format, traits = _image_traits(data)
-    image = ExaminedImage(name, _hash64(digest), reference, len(data), min(size), format, traits)
+    image = ImageReport(name, _hash64(digest), reference, len(data), min(size), format, traits)
     if min(size) < MIN_IMAGE_SIDE:
         image.problem = ("image too small", f"{name}: {size[0]} x {size[1]} pixels")
         return image, None

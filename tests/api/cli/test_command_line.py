@@ -15,7 +15,6 @@ from api.client.payloads import parse_where
 from lcl_core.db import complete_run
 from lcl_core.specs.parsing import SPECS
 
-Said = tuple[int, str, str]
 LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
 
 

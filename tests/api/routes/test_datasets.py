@@ -3,7 +3,6 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -84,16 +83,6 @@ def test_documents_have_their_images_in_place(live_service, squares, http):
     assert answer.content == sample_image()
     assert answer.headers["content-type"] == "image/png"
     assert live_service.admin.dataset_image("squares", "one image.png") == sample_image()
-
-
-class _CountedImage(dict[str, Any]):
-    """An image of a document, which counts how often its sentence is read."""
-
-    reads = 0
-
-    def __getitem__(self, key):
-        self.reads += key == "matched_text_index"
-        return super().__getitem__(key)
 
 
 def test_documents_are_found_by_their_words(live_service, squares):

@@ -185,31 +185,6 @@ def test_an_unexpected_error_shows_its_number_alone(tmp_path):
     assert seen == [("GET", "/broken", 500)]
 
 
-class Panic(BaseException):
-    """As a library in Rust raises when it panics: no Exception."""
-
-
-@pytest.mark.parametrize("threaded", [False, True])
-def test_a_panic_is_answered_in_the_one_form(threaded, tmp_path):
-    app = FastAPI()
-    seen = []
-    app.add_middleware(RequestContextMiddleware, observe=lambda *reported: seen.append(reported[:3]), home=tmp_path)
-
-    def panic():
-        raise Panic("byte index 3 is not a character")
-
-    async def panic_at_once():
-        panic()
-
-    app.get("/broken")(panic if threaded else panic_at_once)
-    answer = ask(app, "/broken", {"x-request-id": "find-me"})
-    assert answer.status_code == 500
-    assert answer.json()["error"]["code"] == "internal_error"
-    assert "find-me" in answer.json()["error"]["message"]
-    assert "byte index" not in answer.text
-    assert seen == [("GET", "/broken", 500)]
-
-
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
@@ -233,12 +208,6 @@ def test_what_the_machine_lacks_is_said(error, status, code, tmp_path):
     assert answer.json()["error"]["code"] == code
     assert "find-me" in answer.json()["error"]["message"]
     assert ("retry-after" in answer.headers) == (status == 503)
-
-
-def test_an_address_with_a_slash_behind_it_leads_nowhere(http, refused):
-    answer = http.get("/v1/runs/", headers={"host": "evil.example"}, follow_redirects=False)
-    assert "without a slash" in refused(answer, 404, "not_found")["message"]
-    assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize(

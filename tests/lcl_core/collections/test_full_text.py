@@ -7,7 +7,6 @@ import unicodedata
 import numpy as np
 import pytest
 
-from lcl_core.collections import collection as collection_module
 from lcl_core.collections import full_text
 from lcl_core.collections.changes import ChangeRecord, Delta
 from lcl_core.collections.collection import FUSED_HITS, Collection
@@ -124,11 +123,6 @@ def test_a_word_of_many_texts_does_not_count_beside_a_rare_one(made, monkeypatch
     assert len(search(index, "a thing")) == 40
 
 
-def test_half_a_surrogate_pair_and_a_nul_cost_no_other_word(made):
-    index = made([(1, "a dog \ud83d"), (2, "a\0 dog"), (3, "cat")])
-    assert {key for key, _ in search(index, "\udc36 dog\0")} == {1, 2}
-
-
 def test_a_text_is_added_once(made):
     index = made([(1, "dog")])
     index.add({2: "a dog"})
@@ -232,30 +226,6 @@ def test_changes_of_a_collection_are_found_by_their_words(collection):
     assert names(collection.search(axis(0), 2, words="brown dog"))[0] in ("dog", "chestnut")
     later = collection.with_delta(changed.delta.with_changes([change(4, "poodle")]))
     assert "poodle" not in names(later.search(axis(0), 9, words="poodle"))
-
-
-def test_of_a_caption_of_very_many_images_the_nearest_are_listed(tmp_path, monkeypatch):
-    most, count = 12, 300
-    monkeypatch.setattr(collection_module, "FUSED_HITS", most)
-    items = [image(f"{row}", "logo") for row in range(count)]
-    vectors = np.stack([axis(0) + abs(row - 200.2) * axis(1) for row in range(count)])
-    texts = {text: axis(3) for item in items for text in item.captions}
-    build_collection(tmp_path / "logos", items, vectors, texts, name="logos", encoder_hash="e" * 64)
-    opened = Collection.open(tmp_path / "logos")
-    changes = [change(1, "new", "logo", vector=axis(0)), change(2, "far", "logo", vector=axis(3)), change(3, "201")]
-    changed = opened.with_delta(Delta().with_changes(changes))
-    listed = []
-    written = Collection._record
-    monkeypatch.setattr(Collection, "_record", lambda *given: listed.append(given[2]) or written(*given))
-    for collection, removed in ((opened, []), (changed, ["201"])):
-        plain = names(collection.search(axis(0), most))
-        assert "199" in plain
-        assert not set(removed) & set(plain)
-        assert ("new" in plain) == (collection is changed)
-        listed.clear()
-        assert names(collection.search(axis(0), most, words="logo")) == plain
-        assert len(listed) <= 2 * most
-    assert names(opened.search(axis(0), 3, words="logo", where={"kind": "animal"})) == names(opened.search(axis(0), 3))
 
 
 def test_a_hybrid_search_is_of_images_and_has_a_limit(collection):

@@ -196,14 +196,6 @@ def test_a_filter_that_does_not_fit_names_label_type_and_forms(where, words):
     assert label in caught.value.message
 
 
-def test_mixed_values_stay_text_and_equality_is_by_text(tmp_path):
-    collection = build(tmp_path / "it", images(["1985", "about 1990", "1990", "", "", "", "1"]))
-    assert collection.label_types()["year"] == "text"
-    assert found(collection, {"year": "1990"}) == ["2.png"]
-    with pytest.raises(UserError, match="'year' is text"):
-        found(collection, {"year": {"gte": 1990}})
-
-
 def test_a_stated_type_is_checked_and_kept(tmp_path):
     collection = build(tmp_path / "it", images(), label_types={"year": "text"})
     assert collection.label_types()["year"] == "text"

@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,9 +33,6 @@ def turned():
     exif = Image.Exif()
     exif[274] = 6
     return exif
-
-
-Drawn = Callable[[Image.Image], Image.Image]
 
 
 def same(image):

@@ -58,16 +58,6 @@ def test_greedy_equals_the_forward_pass(model, processor, pixels):
         assert caption == processor.decode(uncached_greedy(model, image, 8))
 
 
-def log_likelihood(model, pixels, text):
-    config = model.config
-    image = [config.soi_token_id, *[config.img_token_id] * config.num_image_tokens, config.eoi_token_id]
-    with torch.no_grad():
-        _, tokens = model.encode_images(pixels)
-        batch = PackedBatch.pack([torch.tensor(image + text)], pixels, config)
-        scores = model.lm_head(model.encode_documents(batch, tokens)[len(image) - 1 : -1]).log_softmax(-1)
-    return float(scores.gather(1, torch.tensor(text)[:, None]).sum())
-
-
 def test_sampling_is_reproducible_and_leaves_the_global_generator_alone(model, processor, pixels):
     model.lm_head[1].weight.data.div_(20)
     before = torch.get_rng_state()

@@ -48,7 +48,6 @@ def test_contrastive_loss_by_hand():
 
 
 GROUPS = torch.tensor([4, 9, 4, 7, 4])
-Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from workers.settings import WorkerSettings
 VERSIONS = ("1.30", "1.34", "1.37")
 MANIFESTS = Path(__file__).parents[3] / "deploy" / "kubernetes" / "base"
 NAME = "lcl-run-cr9vavs83kmzn8w35h-9134ea28"  # as long as any
-LONGEST_NAME = 63  # of a pod
 
 
 def built(**changes):

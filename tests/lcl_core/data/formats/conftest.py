@@ -9,8 +9,6 @@ import pytest
 from lcl_core.data.records import BadItem, Record
 from tests.lcl_core.data.corpus_layouts import Maker, Sample
 
-Walked = tuple[list[Record], list[BadItem]]
-
 
 @pytest.fixture(scope="session")
 def sample(sample_zip):

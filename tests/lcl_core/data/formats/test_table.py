@@ -110,18 +110,6 @@ def test_a_table_without_header(make, walk, sample):
     assert {record.split for record in records} == {"train"}
 
 
-def test_columns_by_number_and_one_of_several(make, walk, sample_images):
-    make.file("t.csv", "a.webp,An ant.,insect\n")
-    reader = open_reader(make.root, "table", header=False, image=0, captions=1, labels=[2])
-    records, bad = walk(reader)
-    assert bad == []
-    assert records[0].body == CaptionedImage("a.webp", ("An ant.",), {"2": "insect"})
-    with pytest.raises(UserError, match="captions"):
-        open_reader(make.root, "table", captions=True)
-    with pytest.raises(UserError, match="header"):
-        open_reader(make.root, "table", header="x")
-
-
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -196,18 +184,6 @@ def test_parquet_beside_tables_of_text_is_not_read_too(make, walk, sample_images
     assert [record.id for record in walk(open_reader(make.root / "t.parquet"))[0]] == ["t.parquet:1"]
 
 
-def test_documents_and_tables_in_parquet_are_distinguished(make):
-    make.parquet("a/x.parquet", {"images": [["u"]], "texts": [[None]], "url": ["u"], "text": ["x"]})
-    make.parquet("b/x.parquet", {"url": ["u"], "text": ["x"]})
-    assert [open_reader(make.root / name).format for name in "ab"] == ["obelics", "table"]
-    make.parquet("c/x.parquet", {"day": [1], "rain": [2]})
-    with pytest.raises(UserError) as caught:
-        open_reader(make.root / "c")
-    assert caught.value.code == "invalid_value"
-    with pytest.raises(UserError, match=r"which column is the image.*'day', 'rain'"):
-        list(open_reader(make.root / "c", "table").records())
-
-
 def test_a_value_that_python_cannot_have_is_a_bad_row(make, walk, sample_images):
     days = pa.array([2**31 - 1, 1], pa.int32()).view(pa.date32())
     make.parquet("x.parquet", pa.table({"image": ["a.webp", "b.webp"], "caption": ["x", "y"], "day": days}))
@@ -262,22 +238,6 @@ def test_rows_of_json_lines_may_lack_the_split(make, walk, sample_images):
     assert bad == []
     found = [(record.split, record.body.captions, record.extra) for record in records[-3:]]
     assert found == [("train", ("x",), {}), ("val", ("y",), {}), ("test", ("z",), {})]
-
-
-def test_rows_of_json_lines_may_lack_captions_or_labels(make, walk, sample_images):
-    rows = [{"image": "a.webp"}, {"image": "a.webp", "label": "ant"}, {"image": "b.webp", "text": "A bird."}]
-    make.jsonl("t.jsonl", [*rows, {"image": "c.webp", "url": "https://x.org/c", "note": 1, "caption": "A cat."}])
-    records, bad = walk(open_reader(make.root))
-    assert [(item.line, item.reason, item.detail) for item in bad] == [
-        (1, "bad row", "there is neither caption nor label")
-    ]
-    assert [(record.body, record.extra) for record in records] == [
-        (CaptionedImage("a.webp", (), {"label": "ant"}), {}),
-        (CaptionedImage("b.webp", ("A bird.",), {}), {}),
-        (CaptionedImage("c.webp", ("A cat.",), {}), {"url": "https://x.org/c", "note": 1}),
-    ]
-    records, _ = walk(open_reader(make.root, captions=["caption"], labels=["note"]))
-    assert [record.body for record in records] == [CaptionedImage("c.webp", ("A cat.",), {"note": "1"})]
 
 
 def test_images_beside_the_table_or_elsewhere(make, walk, sample_images):
@@ -427,19 +387,6 @@ def test_an_open_quote_costs_a_bounded_part_of_the_table(make, walk):
     assert records[-1].id == "t.csv:8002"
 
 
-def test_an_open_quote_in_the_last_row(make, walk, sample_images):
-    make.file("t.csv", 'image,caption\na.webp,x\nb.webp,"open')
-    (record,), (bad,) = walk(open_reader(make.root))
-    assert (record.id, bad.line, bad.reason) == ("t.csv:2", 3, "bad row")
-
-
-def test_headers_with_gaps(make, walk, sample_images):
-    make.file("t.csv", ",image,caption,caption,\n0,a.webp,one,two,z\n")
-    (record,), bad = walk(open_reader(make.root))
-    assert (record.body.captions, bad) == (("one",), [])
-    assert dict(record.extra) == {"column 0": "0", "caption 3": "two", "column 4": "z"}
-
-
 def test_json_lines_are_kept_as_they_are(make, walk, sample_images):
     row = {"image": "a.webp", "caption": "x", "size": [1, 2], "more": {"a": None}, "score": 0.5}
     make.file("t.jsonl", json.dumps(row))
@@ -473,11 +420,3 @@ def test_a_json_array_of_objects(make, walk, sample_images):
         ("torn.json", 1, "bad json"),
         ("torn.json", 0, "no rows"),
     ]
-
-
-def test_json_beside_other_tables_is_about_something_else(make, walk, sample_images):
-    make.file("t.csv", CSV)
-    make.file("t.json", json.dumps([{"image": "a.webp", "caption": "x"}]))
-    records, bad = walk(open_reader(make.root))
-    assert ([record.id for record in records], bad) == (["t.csv:2", "t.csv:3"], [])
-    assert [record.id for record in walk(open_reader(make.root / "t.json"))[0]] == ["t.json:1"]

@@ -10,8 +10,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import SAMPLE_CORPUS, Sample, SampleStream, open_corpus
 from lcl_core.data.formats import open_reader
 from lcl_core.data.records import ImageSubject, Record
-from lcl_core.data.sampling.captions import captioned_concept, draw_caption, draw_sentences, hash_term, term_hashes
-from lcl_core.data.sampling.document_plan import MatchedPlan, plan_document
+from lcl_core.data.sampling.captions import captioned_concept, draw_caption, hash_term, term_hashes
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.parsing import parse_spec
@@ -20,7 +19,6 @@ from lcl_core.train.factory import build_tokenizer
 
 N, SIZE, LENGTH = 4, 16, 160
 DOG = {"name": "dog face", "keywords": ["dog", "pet", "puppy"], "labels": {"concept": "dog face"}}
-DOG_SUBJECT = {"name": "dog face", "keywords": ["dog", "pet", "puppy"]}
 WRITTEN = "the face of a dog"
 DRAWN_PAIRS = {"dataset": "here", "view": "pairs", "captions": "drawn"}
 DRAWN = {"dataset": "here", "captions": "drawn"}
@@ -100,14 +98,6 @@ def test_half_of_the_single_terms_follow_an_attribute_or_give_way_to_it():
             assert all(counts[caption] > draws / 60 * single for caption in captions)
 
 
-def test_without_attributes_captions_are_drawn_as_they_were():
-    """A changed number of draws would change the data of runs that are half done."""
-    subject, draw = ImageSubject("dog face", ("dog", "pet", "puppy"), "dog face"), random.Random(0)
-    assert [draw_caption(draw, [WRITTEN], subject) for _ in range(6)] == [
-        "dog face, dog, pet", "puppy, dog, dog face", "dog face", "dog", WRITTEN, "dog face",
-    ]  # fmt: skip
-
-
 def test_what_an_image_does_not_have_is_not_drawn():
     draw = random.Random(0)
     assert {draw_caption(draw, [], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat"}
@@ -121,16 +111,6 @@ def test_a_keyword_alone_is_drawn_as_often_as_the_name(open_stream, tokenizer):
     assert all(count / 400 == pytest.approx(0.25, abs=0.07) for count in dogs.values())
     assert set(captions["2"]) == {"a blue square", "plain"}, "without keywords the captions stay"
     assert set(captions["4"]) == {"cat", "kitten"}, "there is no name"
-
-
-def test_each_pass_has_another_caption_and_single_words_occur(open_stream, tokenizer):
-    captions = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 4 * 400)
-    dogs = Counter(captions["1"])
-    assert sum(dogs[word] for word in ("dog", "pet", "puppy")) / 400 == pytest.approx(0.25, abs=0.06)
-    assert dogs[WRITTEN] / 400 == pytest.approx(0.25, abs=0.06)
-    assert len(dogs) > 20
-    assert set(captions["2"]) == {"a blue square", "plain"}, "without keywords the captions stay"
-    assert {"wool", "farm", "sheep"} < set(captions["3"])
 
 
 def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_stream, tokenizer):
@@ -210,17 +190,6 @@ def test_of_images_that_share_a_sentence_each_has_its_own_caption(kit, tokenizer
     assert found == own | written | {("an animal", hash_term("bird"))}
 
 
-def test_sentences_of_one_image_are_drawn_as_they_were(kit):
-    """Also where the image is not similar enough: other texts would change the data of runs that are half done."""
-    images = [kit.image("red.png", 0) | {"subject": DOG_SUBJECT}, kit.image("blue.png", 1) | {"subject": DOG_SUBJECT}]
-    images[1]["matched_sim"] = 0.1
-    document = kit.document([WRITTEN, "a puppy", "no image"], *images)
-    drawn, captions = draw_sentences(document, random.Random(0))
-    plan = plan_document(document | drawn, DataSpec(), random.Random(1), captions=captions)
-    assert isinstance(plan, MatchedPlan)
-    assert plan.sentences == drawn["text_list"] == ["dog face, dog, pet", "puppy, dog, dog face", "no image"]
-
-
 def read(batches, count):
     return list(itertools.islice(batches, count))
 
@@ -287,13 +256,6 @@ def test_a_field_of_another_type_is_a_bad_line(kit, line, problem):
     with pytest.raises(UserError, match=problem) as caught:
         kit.corpus(pairs=[line]).all_pairs[0]
     assert (caught.value.code, caught.value.line) == ("bad_document", 1)
-
-
-def test_a_malformed_subject_is_a_bad_line(kit):
-    for subject in ("dog", {"name": "dog", "concept": 3}, {"keywords": [1]}):
-        document = kit.document(["one"], {**kit.image("red.png", 0), "subject": subject})
-        with pytest.raises(UserError, match=r"image_info\[0\]\.subject"):
-            kit.corpus([document]).documents[0]
 
 
 def test_a_subject_in_the_document_itself_comes_first(kit, tokenizer):
@@ -437,11 +399,3 @@ def test_a_sequence_draws_the_text_beside_an_image_that_is_its_caption(kit, corp
         sheep.update(word for word in ("sheep", "wool", "farm") if word in middle)
     assert len(dogs) >= 4
     assert sheep == {"sheep", "wool", "farm"}
-
-
-def test_malformed_segments_are_left_out_and_not_drawn(kit, corpus, open_stream):
-    good = {"segments": [{"image": "red.png"}, {"text": WRITTEN}]}
-    lines = [good, {"segments": [{"image": 3}, "x"]}, {"segments": "none"}]
-    kit.write("interleaved.jsonl", [BESIDE | line for line in lines])
-    stream = open_stream(DRAWN, corpus=open_corpus(kit.root))
-    assert {isinstance(stream[position], Sample) for position in range(3)} == {True, False}

@@ -151,20 +151,6 @@ def test_pieces_start_and_end_like_documents(open_stream, tokenizer):
         assert ids[1] != tokenizer.specials.soi
 
 
-def test_a_long_lead_in_does_not_push_a_pieces_image_out(kit, open_stream, tokenizer):
-    long = [f"sentence number {number} is of no use" for number in range(30)]
-    corpus = kit.corpus([kit.document([*long, "a red square", "tail"], kit.image("red.png", 30))])
-    stream = open_stream(corpus=corpus, piece_images=1, image_first_probability=0, context_length=60)
-    sample = stream[0]
-    assert len(sample.token_ids) <= 60
-    text = tokenizer.decode(sample.token_ids.tolist())
-    assert "number 29 is of no use a red square" in text
-    assert "number 0 " not in text
-    assert isinstance(open_stream(corpus=corpus, context_length=60)[0], SkippedSample), (
-        "whole documents are cut as MMC4's"
-    )
-
-
 def test_pairs_follow_the_wrapper(open_stream, tokenizer):
     specials = tokenizer.specials
     stream = open_stream(PAIRS)
@@ -305,8 +291,3 @@ def test_a_dataset_without_documents_is_named(kit, open_stream):
     with pytest.raises(UserError, match="use its pairs") as caught:
         open_stream(corpus=kit.corpus(pairs=[kit.pair("red.png", "x")]))
     assert caught.value.field == "data.sources.0.view"
-
-
-def test_a_negative_position_is_refused(open_stream):
-    with pytest.raises(IndexError):
-        open_stream()[-1]

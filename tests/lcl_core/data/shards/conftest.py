@@ -1,7 +1,6 @@
 """Records made on the spot, and their shards."""
 
 import io
-import os
 from functools import partial
 from typing import ClassVar
 
@@ -77,25 +76,6 @@ class Make:
             cls.matched("m1", ["a blue square"], ("blue.png", 0, 0.9), split="val_docs"),
             cls.pair("p2", "blue.png", "blue", source="t"),
         ]
-
-
-@pytest.fixture
-def unflushed(monkeypatch):
-    """Names of what lies below a folder and has changed since it was flushed to disk, if ever."""
-    flushed = set()
-    fsync = os.fsync
-
-    def state(status):
-        return status.st_ino, status.st_size, status.st_mtime_ns
-
-    def recorded(descriptor):
-        fsync(descriptor)
-        flushed.add(state(os.fstat(descriptor)))
-
-    monkeypatch.setattr(os, "fsync", recorded)
-    return lambda folder: sorted(
-        path.name for path in (folder, *folder.rglob("*")) if state(path.stat()) not in flushed
-    )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.records import BadItem, Record
-from lcl_core.data.shards import index, writer
+from lcl_core.data.shards import writer
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.data import DataSpec
 
@@ -133,19 +133,6 @@ def test_a_record_beyond_the_bound_is_quarantined(make, tmp_path, monkeypatch):
     three = make.sequence("s", "red.png", "green.png", "blue.png")
     report = convert([three, make.sequence("t", "red.png", "x")], tmp_path / "t")
     assert (report.records, report.quarantined) == (1, {"too_large": 1})
-
-
-@pytest.mark.parametrize("bound", [1024, 1536, 2048, 2560])
-def test_the_bound_of_a_record_is_that_of_its_members(make, tmp_path, monkeypatch, bound):
-    """With their headers and padding, since no reader takes a longer range; what is written can be read."""
-    for module in (writer, index):
-        monkeypatch.setattr(module, "MAX_RECORD_BYTES", bound)
-    if bound >= 2048:
-        convert([make.pair("p", "red.png", "x")], tmp_path / "t")
-        assert [pair.captions for pair in open_corpus(tmp_path / "t").pairs()] == [("x",)]
-    else:
-        with pytest.raises(UserError, match="too_large: 1"):
-            convert([make.pair("p", "red.png", "x")], tmp_path / "t")
 
 
 def test_similarities_that_are_no_numbers_match_nothing(make, tmp_path):

@@ -20,7 +20,7 @@ from lcl_core.data.records import BadItem, Record, RecordImage
 from lcl_core.data.shards.convert import convert, convert_parts
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus, ShardedRecords, read_shard_records
 from lcl_core.data.shards.statistics import ConversionStatistics
-from lcl_core.parts import LOG_FILE, CompletionLog
+from lcl_core.parts import LOG_FILE
 from tests.lcl_core.data.shards.conftest import Make
 from tests.lcl_core.data.shards.part_sources import (
     LENGTHS,
@@ -48,16 +48,6 @@ def expected(tmp_path_factory):
     return contents(folder / "made")
 
 
-def test_more_shards_than_a_header_can_name_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lcl_core.data.shards.convert.MAX_SHARDS", 3)
-    done = []
-    with pytest.raises(UserError, match="at most 3 shards; raise shard_megabytes") as caught:
-        in_parts(NumberedSource(LENGTHS), tmp_path, 7, on_progress=done.append)
-    assert caught.value.code == "too_large"
-    assert max(done) < ITEMS, "as early as it is known"
-    assert contents(tmp_path) == {}, "nothing is left"
-
-
 @pytest.mark.parametrize(("processes", "seed"), [(1, 0), (3, 0), (4, 1), (4, 2)])
 def test_the_bytes_do_not_depend_on_who_converts_which_part_when(tmp_path, expected, processes, seed):
     runner = partial(ShuffledRunner, processes=processes, seed=seed) if processes > 1 else None
@@ -83,19 +73,6 @@ def check_statistics(report, folder):
     assert found == expected.to_json()
     assert found["pairs"] + found["documents"] == report.records
     assert (found["images"], found["splits"]) == (report.pictures, corpus.splits())
-
-
-def test_all_is_on_disk_when_the_log_says_done(tmp_path, monkeypatch, unflushed):
-    finish = CompletionLog.finish
-    left = []
-
-    def observed(log, **entry):
-        left.append(unflushed(tmp_path / "work" / "dataset"))
-        finish(log, **entry)
-
-    monkeypatch.setattr(CompletionLog, "finish", observed)
-    in_parts(NumberedSource(LENGTHS), tmp_path, 29)
-    assert left == [[]]
 
 
 def test_statistics_count_no_record_that_is_left_out(tmp_path, monkeypatch):

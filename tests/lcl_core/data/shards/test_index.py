@@ -8,9 +8,8 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.data.sampling.document_plan import ChunkIndex
 from lcl_core.data.shards import storage as storage_module
-from lcl_core.data.shards.format import BLOCK, CODE, MAX_RECORDS, MAX_SHARDS, ROW, SIMILARITY
+from lcl_core.data.shards.format import BLOCK, CODE, ROW, SIMILARITY
 from lcl_core.data.shards.index import (
-    IndexHeader,
     RecordGroup,
     RecordSelection,
     ShardChunkIndex,
@@ -115,12 +114,6 @@ def test_a_header_that_is_too_large_is_not_parsed(tmp_path, monkeypatch):
     assert (caught.value.code, caught.value.file) == ("too_large", "index.json")
 
 
-def test_a_header_of_as_many_shards_as_may_be_is_read():
-    longest = ShardFile("shards/" + "-".join(["9" * 9] * 3) + ".tar", (1 << 40) - 1, "f" * 64, MAX_RECORDS)
-    one, two = (len(IndexHeader(0, (longest,) * count, (), {}).to_json()) for count in (1, 2))
-    assert (two - one) * MAX_SHARDS < 0.9 * storage_module.MAX_FILE_BYTES, "the rest is for the groups"
-
-
 @pytest.mark.parametrize("part", ["rows", "groups", "blocks", "starts", "similarities"])
 def test_an_index_that_was_cut_short_is_not_opened(tmp_path, part):
     """Else records would be counted, and their groups be whatever the memory held."""
@@ -136,15 +129,3 @@ def test_an_index_that_was_cut_short_is_not_opened(tmp_path, part):
         with pytest.raises(UserError, match="convert the corpus again") as caught:
             ShardIndex(LocalShardStorage(tmp_path))
         assert (caught.value.code, caught.value.file) == ("corpus_unreadable", f"index/{part}.bin")
-
-
-@pytest.mark.parametrize("sizes", [((1 << 30) + 1, 0), (512, 513)])
-def test_a_record_longer_than_any_that_is_written_is_not_read(tmp_path, sizes):
-    rows = np.zeros(2, ROW)
-    rows["length"][1], rows["json"][1] = sizes
-    write_index(tmp_path, [(rows, np.empty(0, SIMILARITY))], [RecordGroup("pair", "train", "")], [])
-    index = ShardIndex(LocalShardStorage(tmp_path))
-    assert index.row(0).length == 0
-    with pytest.raises(UserError, match="convert the corpus again") as caught:
-        index.row(1)
-    assert caught.value.code == "corpus_unreadable"

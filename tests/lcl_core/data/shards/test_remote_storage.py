@@ -1,15 +1,11 @@
 """Corpora at a distance: any fsspec URL, one request a document, retries, a cache on the local disk."""
 
-import os
-import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
 
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.common.storage import Storage
 from lcl_core.data import open_corpus
 from lcl_core.data.corpus.base import usable_image_counts
 from lcl_core.data.sampling.loader import load_batches
@@ -127,11 +123,6 @@ def test_the_cache_is_bounded_and_lies_where_the_settings_say(memory, tmp_path, 
         open_corpus(memory)
 
 
-def test_an_index_is_on_disk_before_it_gets_its_name(memory, tmp_path, unflushed):
-    digests = open_corpus(memory).index.header.files.values()
-    assert not set(unflushed(tmp_path / "cache" / "index")) & set(digests)
-
-
 def test_an_index_that_cannot_be_kept_says_where(memory, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "file" / "in the way"))
@@ -167,29 +158,6 @@ def test_an_index_is_never_whole_in_memory(memory, monkeypatch):
     monkeypatch.setattr(RemoteShardStorage, "read", record)
     open_corpus(memory)
     assert not [name for name in read if name.endswith(".bin")]
-
-
-def test_processes_of_one_pid_on_a_shared_folder_fetch_an_index_once(memory, tmp_path, monkeypatch):
-    """Containers number their processes alike."""
-    monkeypatch.setattr(os, "getpid", lambda: 7)
-    fetched = []
-    original, together = Storage.download, threading.Barrier(4)
-
-    def record(storage, name, target):
-        fetched.append(name)
-        original(storage, name, target)
-
-    monkeypatch.setattr(Storage, "download", record)
-
-    def opened():
-        together.wait(60)
-        return everything(open_corpus(memory))
-
-    with ThreadPoolExecutor(4) as pool:
-        found = [future.result(180) for future in [pool.submit(opened) for _ in range(4)]]
-    assert all(each == found[0] for each in found)
-    assert len(fetched) == len(set(fetched)) > 0
-    assert not list((tmp_path / "cache" / "index").glob("*.partial"))
 
 
 @pytest.fixture
@@ -232,17 +200,3 @@ def test_an_outage_leaves_no_sample_out(outage, tokenizer, tmp_path, view):
     ):
         with pytest.raises(StoreError):
             read()
-
-
-def test_an_outage_between_a_record_and_its_images_leaves_none_out(memory, tokenizer, monkeypatch):
-    corpus = open_corpus(memory)
-
-    def refuse(name):
-        raise StoreError("it does not answer", code="store_unreachable")
-
-    monkeypatch.setattr(corpus, "image_bytes", refuse)
-    stream = SampleStream(DataSpec(sources=({"dataset": "d"},)), {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
-    with pytest.raises(StoreError):
-        stream[0]
-    with pytest.raises(StoreError):
-        validate(corpus)

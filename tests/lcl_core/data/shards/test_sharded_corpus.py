@@ -89,14 +89,6 @@ def test_a_document_and_its_images_are_one_range_read(corpus, monkeypatch):
     assert reads[-1][2] < whole, "a description alone reads no image"
 
 
-def test_a_field_of_the_corpus_named_segments_makes_no_sequence(make, shards):
-    extra = {"segments": [[0, 4]], "url": "u"}
-    record = make.matched("m", ["a red square"], ("red.png", 0, 0.5), extra=extra)
-    (document,) = open_corpus(shards([record], "fields")).documents
-    assert "segments" not in document
-    assert document["url"] == "u"
-
-
 BAD_NAMES = ["red.png", "../000000000.0.png", "000000000.7.png", "000000099.0.png", "000000000.json", ""]
 
 

@@ -70,15 +70,6 @@ def test_nothing_is_overwritten(url, make):
     assert contents(url) == before
 
 
-def test_what_is_no_corpus_is_not_touched_either(memory, make):
-    files, path = fsspec.core.url_to_fs(memory)
-    files.pipe_file(f"{path}/letters/first.txt", b"dear")
-    with pytest.raises(UserError) as caught:
-        convert(make.mixed(), memory)
-    assert caught.value.code == "conflict"
-    assert contents(memory) == {"letters/first.txt": b"dear"}
-
-
 def test_a_place_that_cannot_be_written_is_reported(make, tmp_path):
     with pytest.raises(UserError) as caught:
         convert(make.mixed(), "nonsense://bucket/made")

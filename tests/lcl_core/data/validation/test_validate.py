@@ -256,17 +256,6 @@ def test_the_list_is_bounded_and_the_rest_is_counted(kit, tmp_path, monkeypatch)
     assert report.reasons == {"missing image": 10, "no usable image": 10}
 
 
-def test_too_many_groups_are_put_together(kit):
-    given = [
-        record(CaptionedImage("p", ("x",)), {"p": sample_image(kit, 1)}, f"f:{place}", source=str(place))
-        for place in range(1200)
-    ]
-    report = validate(ListSource(given))
-    assert len(report.groups) == 1001
-    assert report.documents == 1200
-    assert next(group.documents for group in report.groups if group.split == "(others)") == 200
-
-
 def test_a_report_is_json(kit):
     report = validate(kit.corpus(pairs=[kit.pair("red.png", "x")]))
     assert Report.model_validate_json(report.model_dump_json()) == report

@@ -21,15 +21,6 @@ from tests.lcl_core.encoders.export.conftest import encode_uncommon_images
 TYPOGRAPHIC = ["The cat\u2019s nap", "cafe\u0301", "&amp;amp; <start_of_text> <pad>"]
 
 
-def export_cached(sample, cache):
-    """The export as a hub's cache has it after a download; the name of its repository."""
-    repository = cache / "models--me--encoder"
-    export("huggingface", sample.directory, repository / "snapshots" / ("a" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("a" * 40)
-    return "me/encoder"
-
-
 @torch.inference_mode()
 def test_it_loads_without_lcl_core(sample, tmp_path, anonymous_users):
     export("huggingface", sample.directory, tmp_path / "out")
