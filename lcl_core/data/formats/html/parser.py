@@ -119,7 +119,7 @@ _CAPTION_CLASSES = _word_set("caption caption-text figcaption figure-caption thu
 
 def _words(element: Any, name: str) -> list[str]:
     """The words of an attribute such as ``class``, lower-cased."""
-    return element.get(name, "").lower().split()  # type: ignore[no-any-return]
+    return element.get(name, "").lower().split()
 
 
 def _is_main(element: Any) -> bool:

@@ -119,16 +119,6 @@ SEGMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", SEGMENTS)
-def test_malformed_segments_of_our_own_form(make, walk, name):
-    segments, reason = SEGMENTS[name]
-    make.jsonl("interleaved.jsonl", [{"text_list": [], "image_info": [], "segments": segments}])
-    records, (bad,) = walk(open_reader(make.root))
-    assert (bad.file, bad.line, bad.reason) == ("interleaved.jsonl", 1, reason)
-    kept = [segment.text for record in records for segment in record.body.segments]
-    assert kept == (["x"] if reason == "bad image reference" else [])
-
-
 NOISE = shard(*[json.dumps({"text_list": [os.urandom(40).hex()], "image_info": []}).encode() for _ in range(2000)])
 
 
@@ -177,23 +167,6 @@ def test_a_malformed_archive(make, walk, name):
     assert all(record.body.sentences[0] in NOISE.decode() for record in records[:-1])
     assert [item.reason for item in bad] == ([reason] if reason else [])
     assert not bad or bad[0].line == 0 or bad[0].line == len(records), "the line after the last that was read"
-
-
-def test_files_that_are_no_files(make, walk):
-    outside = make.file("../outside.jsonl", GOOD)
-    make.file("docs_shard_0_v2.jsonl", GOOD)
-    (make.root / "docs_shard_1_v2.jsonl").symlink_to(outside)
-    (make.root / "docs_shard_2_v2.jsonl").symlink_to(make.root / "docs_shard_2_v2.jsonl")
-    (make.root / "docs_shard_3_v2.jsonl").symlink_to(make.root / "nothing")
-    os.mkfifo(make.root / "docs_shard_4_v2.jsonl")
-    (make.root / "docs_shard_5_v2.jsonl").symlink_to("docs_shard_0_v2.jsonl")
-    make.jsonl("docs_shard_0_v2.jsonl.zip", [])
-    records, bad = walk(open_reader(make.root))
-    assert [record.id for record in records] == ["docs_shard_0_v2.jsonl:1", "docs_shard_5_v2.jsonl:1"]
-    assert [(item.file, item.reason) for item in bad] == [
-        ("docs_shard_1_v2.jsonl", "unsafe link"),
-        *[(f"docs_shard_{number}_v2.jsonl", "unreadable file") for number in (2, 3, 4)],
-    ]
 
 
 def make_link_out(make):
