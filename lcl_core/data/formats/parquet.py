@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import BadItem
 
 # Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted
@@ -17,6 +18,7 @@ from lcl_core.data.records import BadItem
 # there ends the process in the library's C++.)
 MAX_GROUP_BYTES = 4 << 30
 _BATCH_ROWS = 64
+MAX_ENTRIES = 100_000  # of a list in a row
 READ_ERRORS = (pa.ArrowException, OSError, ValueError, EOFError, MemoryError)
 
 
@@ -147,12 +149,16 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]] | Ba
         for index in range(rows.batch.num_rows):
             line = rows.start + index + 1
             try:
-                yield (
-                    line,
-                    {name: column[index].as_py() for name, column in columns.items()},
-                )
-            except (ValueError, OverflowError, pa.ArrowException) as error:  # such as a date beyond Python's
+                yield line, {name: _value(name, column[index]) for name, column in columns.items()}
+            except (BadValue, ValueError, OverflowError, pa.ArrowException) as error:  # such as a date beyond Python's
                 yield BadItem(name, line, "bad row", str(error)[:200])
+
+
+def _value(name: str, value: pa.Scalar) -> Any:
+    """Raises: BadValue for a list of more than ``MAX_ENTRIES``: empty entries are tiny in a file, large in memory."""
+    if isinstance(value, pa.ListScalar | pa.LargeListScalar) and value.is_valid and len(value) > MAX_ENTRIES:
+        raise BadValue(f"{name} has {len(value):,} places; {MAX_ENTRIES:,} are allowed")
+    return value.as_py()
 
 
 def unique_names(fields: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import open_reader
+from lcl_core.data.formats import open_reader, parquet
 from lcl_core.data.records import CaptionedImage
 
 CSV = 'file_name,caption,label,note\na.webp,"An ant, small",insect,x\nb.webp,A bird.,bird,\n'
@@ -189,6 +189,13 @@ def test_a_value_that_python_cannot_have_is_a_bad_row(make, walk, sample_images)
     make.parquet("x.parquet", pa.table({"image": ["a.webp", "b.webp"], "caption": ["x", "y"], "day": days}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, record.extra, bad.line, bad.reason) == ("x.parquet:2", {"day": "1970-01-02"}, 1, "bad row")
+
+
+def test_cells_of_parquet_are_bounded(make, walk, monkeypatch, sample_images):
+    make.parquet("x.parquet", {"image": ["a.webp", "b.webp"], "captions": [["one", "two", "three"], ["one"]]})
+    monkeypatch.setattr(parquet, "MAX_ENTRIES", 2)
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, bad.line, bad.reason) == ("x.parquet:2", 1, "bad row")
 
 
 def test_labels_of_every_kind(make, walk, sample_images):
