@@ -141,35 +141,6 @@ def pages(world: Any) -> str:
 
 
 @pytest.mark.extended
-def test_a_second_message_is_seen_and_other_documents_begin_at_their_top(
-    visitor: Any, page_url: str, world: Any, pages: str
-) -> None:
-    """Gradio changes the elements that are there: an animation does not begin anew, a scroll position stays."""
-    page = visitor.open(f"{page_url}/?dataset={pages}")
-    page.add_style_tag(content=".lcl-toast { animation-delay: 2s !important; }")
-    page.add_style_tag(content=".lcl-doc__body { max-height: 20px !important; overflow: auto !important; }")
-    documents = page.locator("#documents article")
-    item = world.client.dataset_documents(pages)["items"][1]["item"]
-    try:
-        for tag in ("one", "two"):
-            documents.nth(1).get_by_text("Tag", exact=True).click()
-            documents.nth(1).get_by_role("textbox", name="Tag").fill(tag)
-            page.keyboard.press("Enter")
-            said = page.get_by_text(f"1 document gained the tag {tag}.")
-            expect(said).to_be_visible()
-            expect(said).to_be_hidden()
-    finally:
-        world.client.tag_documents(pages, [item], remove=["one", "two"])
-    body = documents.first.locator(".lcl-doc__body")
-    title = documents.first.get_by_role("heading").inner_text()
-    body.evaluate("(shown) => { shown.scrollTop = 7; }")
-    assert body.evaluate("(shown) => shown.scrollTop") > 0
-    page.get_by_role("button", name="Next").click()
-    expect(documents.first.get_by_role("heading")).not_to_have_text(title)
-    assert body.evaluate("(shown) => shown.scrollTop") == 0
-
-
-@pytest.mark.extended
 def test_documents_are_tagged_filtered_and_left_out_of_a_conversion(
     visitor: Any, page_url: str, world: Any, pages: str
 ) -> None:

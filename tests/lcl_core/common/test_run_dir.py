@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -119,31 +117,3 @@ def test_sigterm_becomes_a_request(run_dir):
         return {}
 
     assert run_main(work, [str(run_dir.path)]) == ExitCode.CANCELLED
-
-
-def test_a_group_of_its_own_leaves_with_it(run_dir):
-    code = (
-        "import subprocess, sys, threading; from lcl_core.common.run_dir import run_main\n"
-        "def work(run):\n"
-        "    child = subprocess.Popen([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)'])\n"
-        "    threading.Event().wait()\n"
-        "run_main(work, [sys.argv[1]])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(run_dir.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "LCL_SUPERVISED": "1"},
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"1\n"
-        process.stdin.close()
-        assert process.wait(timeout=180) == -signal.SIGKILL
-        assert process.stdout.read() == b"", "the child holds this pipe open for as long as it lives"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()

@@ -11,7 +11,6 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from api.client import ApiError
 from ui.common import PageSelection
 from ui.html import esc
 from ui.tabs.documents import UNCHANGED, DocumentsInput, DocumentsTab, document_title, draw_documents
@@ -207,21 +206,6 @@ def test_a_tag_that_the_service_refuses_changes_nothing_on_the_page(service: Any
     assert rest == [gr.skip()] * 9
 
 
-def test_a_tag_whose_answer_comes_late_does_not_bring_its_dataset_back(service: Any) -> None:
-    turn = PageSelection(0)
-
-    def tag(*_: Any, **__: Any) -> int:
-        tab.start(turn, "second", "interleaved")
-        return 1
-
-    tab = DocumentsTab(service(dataset_documents=answer(ITEM), dataset_tags={}, tag_documents=tag))
-    change = json.dumps({"text": "x", "items": ["interleaved.jsonl:1"], "button": "add"})
-    event: Any = SimpleNamespace(pick=f"tag:first:{change}")
-    said, *rest = tab.change_tags(event, turn, "first", "interleaved", "", "", "", "", 0)
-    assert "1 document gained the tag x" in said
-    assert tuple(rest) == UNCHANGED
-
-
 def test_a_tag_of_another_dataset_is_no_filter(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM), dataset_tags={"other": 1})
     menu = DocumentsTab(client).show(query("d", "interleaved", "", "", "", "blurred"))[3]
@@ -233,80 +217,12 @@ def request(**parameters: str) -> Any:
     return SimpleNamespace(query_params=parameters, cookies={})
 
 
-def test_a_page_that_was_asked_for_before_another_is_not_drawn(service: Any) -> None:
-    """A search by words takes two seconds; another dataset is chosen meanwhile."""
-    turn, drawn = PageSelection(0), []
-
-    def documents(dataset: str, *_: Any, q: str, **__: Any) -> dict[str, Any]:
-        if q:
-            drawn.append(tab.start(turn, "second", "interleaved"))
-        return answer(ITEM)
-
-    tab = DocumentsTab(service(dataset_documents=documents, dataset_tags={}))
-    assert tab.show_inputs(turn, "first", "interleaved", "", "", "owl", "") == UNCHANGED
-    assert "&quot;second&quot;" in drawn[0][-1]
-    assert "&quot;first&quot;" in tab.show_inputs(turn, "first", "interleaved", "", "", "", "", 6)[-1]
-
-
-def test_a_tag_is_changed_even_if_another_page_is_asked_for_meanwhile(service: Any) -> None:
-    turn = PageSelection(0)
-
-    def documents(*_: Any, **__: Any) -> dict[str, Any]:
-        turn.current += 1
-        return answer(ITEM)
-
-    tab = DocumentsTab(service(dataset_documents=documents, dataset_tags={}, tag_documents=1))
-    event: Any = SimpleNamespace(pick=f"tag:d:{json.dumps({'text': 'x', 'items': ['a'], 'button': 'add'})}")
-    said, *rest = tab.change_tags(event, turn, "d", "interleaved", "", "", "", "", 0)
-    assert "1 document gained the tag x." in said
-    assert tuple(rest) == UNCHANGED
-
-
-def test_an_address_leaves_the_fields_alone_that_it_does_not_change(service: Any) -> None:
-    client = service(dataset_documents=answer(ITEM), dataset_tags={"dull": 1}, dataset_statistics={})
-    tab, values = DocumentsTab(client), (*query("d", "interleaved"), 0)
-    *fields, offset, _, _, _, _, _, _, _, drawn = tab.open_address(request(dataset="d", start="7"), *values)
-    assert fields == [gr.skip()] * 3, "words that are typed while the dataset is opened stay"
-    assert (offset, "&quot;start&quot;: &quot;7&quot;" in drawn) == (6, True)
-    linked = request(dataset="other", show="pairs", q="owl", split="val", tag="dull")
-    client.answers["datasets"] = [{"name": "d"}, {"name": "other"}]
-    menu, *fields = tab.open_address(linked, *values)[:3]
-    assert (menu["value"], fields) == ("other", ["pairs", "owl"])
-    assert [value for _, value in menu["choices"]] == ["d", "other"], "the page's may lack it"
-    assert client.arguments_of("dataset_documents")[-1] == {
-        "q": "owl", "tag": "dull", "split": "val", "source": None
-    }  # fmt: skip
-    assert tab.open_address(request(tab="runs"), *values)[:3] == (gr.skip(),) * 3
-
-
-def test_fields_are_emptied_in_the_browser_and_not_by_a_late_answer(service: Any) -> None:
-    tab = DocumentsTab(service())
-    with gr.Blocks() as page:
-        tab.build()
-        tab.wire(page, gr.Tab(), gr.HTML())
-    for field in (tab.words, tab.number):
-        writing = [event for event in page.fns.values() if field in event.outputs and event.fn is not None]
-        assert [event.name for event in writing] == (["open_address"] * 2 if field is tab.words else [])
-
-
 def test_a_page_that_fails_leaves_the_one_on_show(service: Any, away: Exception) -> None:
     tab = DocumentsTab(service(dataset_tags=away, tag_documents=1))
     asked = query("d", "interleaved", "", "", "fox")
     for offset, *rest in (tab.show_inputs(*asked, 4302), tab.go_back(*asked, 4302), tab.show_inputs(*asked)):
         assert "no answer from" in rest.pop(3)
         assert (offset, rest) == (gr.skip(), [gr.skip()] * 7), "the same button tries again"
-
-
-@pytest.mark.parametrize("is_away", [True, False])
-def test_a_dataset_that_the_menu_does_not_offer_is_not_written_into_it(
-    service: Any, away: Exception, is_away: bool
-) -> None:
-    """Gradio would refuse each event of the tab from then on, that of “Try again” too."""
-    gone = ApiError(404, "not_found", "there is no dataset 'x'")
-    client = service(datasets=away if is_away else [{"name": "d"}], dataset_tags=away if is_away else gone)
-    menu, *_, problem = DocumentsTab(client).open_address(request(dataset="x"), *query(None, "interleaved"), 0)
-    assert menu == gr.skip()
-    assert ("no answer from" if is_away else "there is no dataset") in problem
 
 
 def test_an_opening_that_fails_is_tried_again_with_its_address(service: Any, away: Exception) -> None:

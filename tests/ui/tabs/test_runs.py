@@ -10,7 +10,6 @@ import pytest
 
 from api.client import ApiError
 from ui.charts import METRIC_LABELS
-from ui.common import ListPage
 from ui.tabs.run_table import RunListing
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
@@ -76,44 +75,6 @@ def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, r
 def linked(selection: SelectedRun) -> dict[str, str]:
     """What the address says of the comparison."""
     return selection.comparison.address
-
-
-def test_an_address_compares_as_its_page_did(service: Any, run: dict[str, Any]) -> None:
-    """The other run is not among those listed; one that is gone and one that is no pre-training are left out."""
-    from api.client import ApiError
-
-    others = {"run_2": {**run, "id": "run_2", "name": "old"}, "run_3": {**run, "id": "run_3", "kind": "index"}}
-    stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
-    client = page_service(service, run, stored=stored)
-
-    def find(run_id: str) -> dict[str, Any]:
-        if run_id not in others | {"run_1": run}:
-            raise ApiError(404, "not_found", "there is no such run")
-        return (others | {"run_1": run})[run_id]
-
-    client.answers["run"] = find
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    address = {"run": "run_1", "with": "run_2,run_3,gone,run_2", "metric": "contrastive_loss", "over": "images_seen"}
-    opened = type("Request", (), {"query_params": address})()
-    drawn = tab.open_address(selection, "all", opened)
-    assert "Contrastive loss over images seen" in drawn[DRAWN_CURVES]
-    assert "Not compared: run_3, gone." in drawn[DRAWN_CURVES]
-    assert (
-        "Not compared"
-        not in tab.compare(selection, "all", ["run_2"], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
-    )
-    assert linked(selection) == {"with": "run_2", "metric": "contrastive_loss", "over": "images_seen"}
-    compared, metrics, axis = tab.comparison.show_linked(selection)
-    assert (compared["value"], metrics["value"], axis["value"]) == (["run_2"], ["contrastive_loss"], "images_seen")
-    assert ("old · run_2", "run_2") in compared["choices"]
-    assert tab.comparison.show_linked(selection) == [gr.skip()] * 3, "what a visitor changes afterwards stays"
-    selection.absent = ("gone",)
-    tab.select(selection, "all", type("Event", (), {"pick": "run_2"})())
-    assert selection.absent == (), "another run was selected, which no address has"
-    opened.query_params = {"run": "run_1"}
-    tab.open_address(selection, "all", opened)
-    assert linked(selection) == {}
-    assert tab.comparison.show_linked(selection)[0]["value"] == []
 
 
 def test_several_metrics_have_a_panel_each_and_none_means_all(service: Any, run: dict[str, Any]) -> None:
@@ -202,24 +163,6 @@ def test_notes_are_saved_to_the_run_whose_fields_they_stand_in(service: Any, run
     assert [args for name, args, _ in client.calls if name == "annotate"] == [("run_1",), ("run_2",)]
 
 
-def test_what_is_typed_stays_while_its_run_cannot_be_shown(service: Any, run: dict[str, Any], away: Exception) -> None:
-    client = page_service(service, {**run, "notes": "kept"}, stored={"run_1": []})
-    tab, selection, own = RunsTab(client), SelectedRun(WatchedRun("run_1")), client.answers["run"]
-    tab.refresh(selection)
-    client.answers["run"] = away
-    failed = tab.refresh(selection)
-    assert "cannot be shown" in failed[2]
-    assert failed[ANNOTATION] == (gr.skip(),) * 3
-    client.answers["run"] = own
-    assert tab.refresh(selection)[ANNOTATION] == (gr.skip(),) * 3
-    selection.current = WatchedRun("gone")
-    client.answers["run"] = away
-    assert not tab.refresh(selection)[ANNOTATION][0].visible, "these are of another run"
-    selection.current, client.answers["run"] = WatchedRun("run_1"), own
-    panel, _, notes = tab.refresh(selection)[ANNOTATION]
-    assert (panel.visible, notes) == (True, "kept")
-
-
 def test_a_run_whose_log_cannot_be_read_is_shown(service: Any, run: dict[str, Any]) -> None:
     ended = {**run, "state": "failed", "reason": {"code": "crash", "message": "it <broke>"}}
     client = page_service(service, ended, stored={"run_1": [line(10), line(20)]})
@@ -255,21 +198,6 @@ def test_of_a_long_log_the_end_is_shown(service: Any, run: dict[str, Any]) -> No
     assert "“lcl runs logs run_1” prints all of it" in drawn
 
 
-def test_notes_that_were_written_elsewhere_since_are_not_replaced(service: Any, run: dict[str, Any]) -> None:
-    client = page_service(service, run, stored={"run_1": []})
-    client.answers["annotate"] = lambda run_id, **_: {**run, "id": run_id}
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    tab.refresh(selection)
-    client.answers["run"] = {**run, "notes": "of another page"}
-    tab.refresh(selection)
-    assert "Saved" in tab.annotate(selection, "mine", "")
-    assert client.arguments_of("annotate") == [{"tags": ["mine"]}]
-    assert "Saved" in tab.annotate(selection, "mine", "")
-    assert len(client.arguments_of("annotate")) == 1, "nothing was edited since"
-    tab.annotate(selection, "mine", "why")
-    assert client.arguments_of("annotate")[1] == {"notes": "why"}
-
-
 def pages_of_runs(run: dict[str, Any], cursor: str | None, **_: Any) -> dict[str, Any]:
     """Three pages with a run each."""
     number = int(cursor or 1)
@@ -298,35 +226,6 @@ def test_older_runs_are_on_further_pages(service: Any, run: dict[str, Any], layo
     assert 'data-pick="run_1"' in pressed("newer", "newer")
 
 
-def test_another_kind_a_tag_and_a_submission_lead_to_the_newest_runs(service: Any, run: dict[str, Any]) -> None:
-    client = page_service(service, run, stored={"run_1": []})
-    client.answers["runs"] = lambda **query: pages_of_runs(run, **query)
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    second = RunListing(page=ListPage(("2",)))
-    selection.listing = second
-    assert "Page 2" in tab.refresh(selection)[0]
-    assert "Page 1" in tab.list_kind(selection, "index")[0]
-    selection.listing = second
-    assert "Page 1" in tab.select(selection, "all", SimpleNamespace(pick="tag:kept"))[0]  # type: ignore[arg-type]
-    selection.listing = second
-    form = SimpleNamespace(send=lambda *_: ("sent", "run_1"))
-    tab.submit(form, "", "", selection, ())  # type: ignore[arg-type]
-    assert "Page 1" in tab.refresh(selection)[0]
-
-
-def test_a_page_that_is_opened_while_another_is_fetched_has_its_own_next_one(service: Any, run: dict[str, Any]) -> None:
-    client = page_service(service, run, stored={"run_1": []})
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-
-    def overtaken(cursor: str | None, **query: Any) -> dict[str, Any]:
-        selection.listing = RunListing(page=ListPage(("2",)))
-        return pages_of_runs(run, cursor, **query)
-
-    client.answers["runs"] = overtaken
-    tab.refresh(selection)
-    assert selection.listing.page == ListPage(("2",)), "not '2' again, which follows the first page"
-
-
 def test_a_list_says_that_no_run_matches(service: Any, run: dict[str, Any]) -> None:
     client = page_service(service, run, stored={"run_1": []})
     tab, selection = RunsTab(client), SelectedRun(WatchedRun())
@@ -351,17 +250,6 @@ def answered(verb: str, *refusals: ApiError | None, service: Any, run: dict[str,
     event: Any = SimpleNamespace(pick=f"{verb}:{','.join(runs)}")
     said = RunsTab(client).answer(selection, "all", event)[0]
     return said, sorted(selection.listing.checked)
-
-
-def test_a_run_that_has_ended_meanwhile_keeps_no_other_from_being_cancelled(service: Any, run: dict[str, Any]) -> None:
-    ended, gone = ApiError(409, "wrong_state", "it has <ended>"), ApiError(404, "not_found", "no such run")
-    said, chosen = answered("cancel", None, ended, gone, None, service=service, run=run)
-    assert "2 of 4 runs were not cancelled" in said
-    assert ("it has &lt;ended&gt;" in said, "no such run" in said) == (True, False)
-    assert chosen == ["run_2", "run_3"]
-    assert answered("delete", None, None, service=service, run=run) == ("", [])
-    one, _ = answered("cancel", ended, service=service, run=run)
-    assert ("it has &lt;ended&gt;" in one, "1 of 1" in one) == (True, False)
 
 
 def test_after_another_refusal_the_rest_of_the_runs_stays(service: Any, run: dict[str, Any], away: Exception) -> None:

@@ -21,12 +21,11 @@ from ui.tabs.search_query import (
     BOTH,
     IMAGE_TO_TEXTS,
     TEXT_TO_IMAGES,
-    PageQuery,
     SearchRunner,
     filter_choices,
     parse_label_filter,
 )
-from ui.tabs.search_view import BEGIN_SCRIPT, END_SCRIPT, OPENED_SCRIPT, OPENING, draw_results, label_choice
+from ui.tabs.search_view import draw_results, label_choice
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}, "text_vectors": True}
 COLLECTION |= {"labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
@@ -205,31 +204,6 @@ def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any)
     assert (client.arguments_of("search")[-1]["offset"], len(query.hits)) == (0, 12)
 
 
-def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
-    found = [f"i{place}" for place in range(30)]
-
-    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
-        return {"hits": [{**HIT, "id": item} for item in found[offset : offset + k]], "took_ms": 1}
-
-    tab = SearchTab(service(search=search))
-    query = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
-    found.insert(0, "new")
-    drawn, query, *_ = tab.show_more(query)
-    assert "23 images" in drawn
-    assert [hit["id"] for hit in query.hits] == found[1:24]
-
-
-def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
-    client = service(search=lambda _, k, offset, **__: {
-        "hits": [{**HIT, "id": f"i{place}"} for place in range(offset, offset + k)], "took_ms": 1
-    })  # fmt: skip
-    tab = SearchTab(client)
-    query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
-    assert more.visible
-    drawn, _, more, _ = tab.show_more(query)
-    assert ("1000 images" in drawn, more.visible, client.arguments_of("search")[1]["k"]) == (True, False, 400)
-
-
 def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1}, collections=[COLLECTION])
     assert "lcl-results" in SearchTab(client).search(TEXT_TO_IMAGES, None, "ant", None, 50, [], 12)[0]
@@ -272,53 +246,6 @@ def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> N
     client.answers |= {"collections": [COLLECTION], "collection": COLLECTION}
     assert ("What are you looking for" in tab.poll(None, True, None)[3], tab.poll(None, True, None)[-1]) == (True, True)
     assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
-
-
-def test_a_link_that_was_opened_before_the_service_answered_leads_to_its_search(service: Any, away: Exception) -> None:
-    client = service(collections=away)
-    tab, link = SearchTab(client), Request(collection="col_1", q="ant")
-    *_, found = tab.poll(None, True, None, link)
-    assert tab.open_late_link(found, PageSelection(0), None, None, link) == OpenedSearch()
-    found = {"hits": [HIT], "took_ms": 1}
-    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION, "search": found}
-    *_, found = tab.poll(None, True, None, link)
-    assert "“ant”" in tab.open_late_link(found, PageSelection(0), None, None, link).results
-    *_, found = tab.poll("col_1", False, None, link)
-    assert tab.open_late_link(found, PageSelection(0), None, None, link) == OpenedSearch(), "once"
-
-
-def test_a_filter_that_is_chosen_during_a_search_is_one_of_the_next(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    tab, turn = SearchTab(client), PageSelection(0)
-
-    def refilter(text: str, where: list[str], on_show: PageQuery | None) -> tuple[Any, ...]:
-        return tab.filter_again(
-            turn, turn.current + 1, TEXT_TO_IMAGES, "col_1", text, None, 50, where, 12, False, None, on_show
-        )
-
-    shown = tab.search(TEXT_TO_IMAGES, "col_1", "bee", None, 50, [], 12)[1]
-    for on_show in (None, shown):
-        drawn, query, _ = refilter("ant", [RED], on_show)
-        assert "“ant”" in drawn
-        assert query.where == {"hue": ["red"]}
-    begun = turn.current
-    assert refilter("ant", [RED], query) == (gr.skip(),) * 3
-    assert turn.current == begun, "a search under way goes on"
-    assert refilter("", [RED], None) == (gr.skip(),) * 3
-    assert "write label=value" in refilter("", ["ab"], None)[0]
-
-
-def test_before_the_service_has_answered_the_page_neither_invites_nor_stops_asking(
-    service: Any, away: Exception
-) -> None:
-    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
-    assert tab.poll(None, None, None) == tab.tick(None, True, None, None) == (*(gr.skip(),) * 5, False)
-    _, bare, _, shown = tab.refresh(None, None)
-    assert (bare, shown) == (False, gr.skip()), "a search may be on show"
-    assert OPENING.index("asks the service") < OPENING.index('<div class="lcl-opened">')
-    silent = SearchTab(service(collections=[], runs=away))
-    _, bare, _, shown, clock, _ = silent.poll(None, True, None)
-    assert (bare, shown, clock) == (True, gr.skip(), gr.skip()), "what is shown stays"
 
 
 def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
@@ -452,33 +379,6 @@ def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> 
         assert older.result(60) == (gr.skip(),) * 3
 
 
-def test_a_cancellation_that_arrives_late_ends_the_searches_before_it_alone(service: Any) -> None:
-    """Requests overtake each other on the way: the number that the browser gave each says which was pressed first."""
-    tab = SearchTab(service(search={"hits": [HIT], "took_ms": 1}))
-    find, turn = newest(tab.search), PageSelection(0)
-    event = gr.EventData(None, {"number": 2})
-
-    def search(number: int) -> tuple[Any, ...]:
-        return find(turn, number, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)
-
-    assert "“house”" in search(3)[0]
-    tab.cancel(turn, event)
-    assert "“house”" in search(3)[0], "begun after what was cancelled"
-    assert search(1) == (gr.skip(),) * 3
-
-
-def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> None:
-    turn = PageSelection(4)
-    assert newest(lambda: ("more",), begins=False)(turn) == ("more",)
-    assert turn.current == 4
-
-    def overtaken() -> tuple[str]:
-        turn.current += 1
-        return ("late",)
-
-    assert newest(overtaken, begins=False)(turn) == (gr.skip(),)
-
-
 @pytest.fixture
 def overtaken(service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a tab, and a pick in it during which another is made. Returns: the tab, and what each pick changes."""
@@ -540,53 +440,9 @@ def test_a_tag_is_reported_whatever_is_opened_meanwhile(overtaken: Any) -> None:
     assert "lcl-detail" in newer[tab.detail]
 
 
-def test_an_address_that_is_opened_late_ends_no_search(service: Any) -> None:
-    turn = PageSelection(0)
-
-    def search(*_: Any, **__: Any) -> dict[str, Any]:
-        turn.current += 1
-        return {"hits": [HIT], "took_ms": 1}
-
-    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION, search=search))
-    request = Request(collection="col_1", q="ant")
-    assert tuple(tab.open_link(turn, None, None, request)) == tuple(OpenedSearch())
-    assert tuple(tab.open_link(turn, None, None, request)) == tuple(OpenedSearch()), "a search came first"
-    assert tuple(tab.navigate(turn, 2, None, None, request)) == tuple(OpenedSearch())
-    tab.client.answers["search"] = {"hits": [HIT], "took_ms": 1}
-    assert "“ant”" in OpenedSearch(*tab.navigate(turn, 9, None, None, request)).results
-    assert turn.current == 9
-
-
 def test_another_mode_searches_with_what_is_there(service: Any, image: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     tab = SearchTab(client)
     assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", image, 50, [], 24)[5]
     assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[5]
     assert len(client.arguments_of("search")) == 1
-
-
-def test_an_address_of_a_collection_that_the_menu_lacks_brings_new_choices(service: Any) -> None:
-    """Gradio refuses each event of a tab with a value that its menu does not offer."""
-    newer = COLLECTION | {"id": "col_2", "name": "newer"}
-    client = service(collections=[newer, COLLECTION], collection=COLLECTION, encoders=[], encoder_figures=[])
-    tab, request = SearchTab(client), Request(collection="newer")
-    opened = OpenedSearch(*tab.navigate(PageSelection(0), 1, None, None, request, "col_1"))
-    assert [value for _, value in opened.collection["choices"]] == ["col_2", "col_1"]
-    assert opened.collection["value"] == "col_2"
-    opened = OpenedSearch(*tab.navigate(PageSelection(0), 1, None, None, request, "col_2"))
-    assert opened.collection == gr.skip(), "another may be chosen meanwhile"
-
-
-def test_the_search_that_an_event_begins_is_ended_also_if_the_event_is_refused(service: Any) -> None:
-    tab = SearchTab(service())
-    with gr.Blocks() as page:
-        tab.build()
-        tab.wire(page, gr.Tab(), gr.HTML())
-    events = list(page.fns.values())
-    begun = {event._id for event in events if event.js == BEGIN_SCRIPT}
-    opens = {event._id for event in events if event.name in ("refresh", "open_link") and event.targets[0][1] == "load"}
-    opens |= {event._id for event in events if event.trigger_after in opens and event.name == "open_link"}
-    for first, script in ((begun, END_SCRIPT), (opens, OPENED_SCRIPT)):
-        assert len(first) > 1
-        after = [event for event in events if event.js == script and event.trigger_only_on_failure]
-        assert {event.trigger_after for event in after} == first

@@ -122,23 +122,6 @@ def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
     assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["loss", "lr"]
 
 
-def test_a_curve_that_the_study_has_not_recorded_gives_way_to_one_that_it_has(client: Any) -> None:
-    """The menu keeps the choice of the study before, and fires no event when the page changes it."""
-    points = [[10, 2.5, 2.0, 3.0], [20, 1.5, 1.0, 2.0]]
-
-    def curves(study_id: str, value: str) -> Json:
-        rows = [{"labels": {}, "points": points if value == "loss" else []}]
-        return {"value": value, "values": ["loss"], "rows": rows}
-
-    client.answers |= {"study": study(state="succeeded"), "study_curves": curves}
-    tab, selection = StudiesTab(client), at("study_1")
-    drawn = tab.refresh(selection, "TR@5", "contrastive_loss")
-    assert drawn[9]["value"] == "loss"
-    assert "Waiting for the first" not in drawn[10].split("<figure")[-1], "the curves"
-    assert tab.refresh(selection, "TR@5", "loss")[10] == drawn[10]
-    assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["contrastive_loss", "loss"]
-
-
 def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
     shown = StudiesTab(client).refresh(at("study_1"), "TR@5", "lr")
     metric, value, charts = shown[8:11]
@@ -151,19 +134,6 @@ def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
 def test_nothing_is_fetched_while_another_tab_is_looked_at(client: Any) -> None:
     assert StudiesTab(client).tick(at("study_1"), "IR@5", None, None) == gr.skip()
     assert client.calls == []
-
-
-def test_a_study_that_is_chosen_while_another_is_fetched_stays(client: Any) -> None:
-    selection = at("study_1")
-
-    def chosen_meanwhile(*_: Any) -> dict[str, Any]:
-        selection.current = WatchedStudy("study_2")
-        return study()
-
-    client.answers["study"] = chosen_meanwhile
-    drawn = StudiesTab(client).refresh(selection)
-    assert selection.current.id == "study_2"
-    assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
 
 
 def test_buttons_fit_the_state(client: Any) -> None:
@@ -214,17 +184,6 @@ def test_every_built_in_study_can_be_chosen(client: Any, preset: str) -> None:
     assert "pre-trainings" in verdict
 
 
-def test_broken_json_is_left_to_be_mended(client: Any, service: Any, away: Exception) -> None:
-    form = StudyForm(client)
-    assert "line 1" in form.validate("{")
-    assert form.write_fields("{", "1", None)[0] == gr.skip()
-    assert form.read_editor("{")[:3] == (gr.skip(),) * 3
-    _, seeds, steps, verdict = form.read_editor('{"seeds": [7], "pretrain": {"steps": 9}}')
-    assert (seeds, steps.value) == ("7", 9)
-    assert "6 pre-trainings" in verdict
-    assert "no answer from" in StudyForm(service(plan_study=away)).validate("{}")
-
-
 @pytest.mark.parametrize(
     "unfinished",
     [
@@ -258,20 +217,6 @@ def test_a_draft_fills_the_fields_without_a_call_and_without_one_they_stay(servi
     draft["study"]["text"] = "{"
     assert form.restore_draft(json.dumps(draft))[2:] == ("{", *(gr.skip(),) * 3)
     assert form.restore_draft("{}") == (gr.skip(),) * 6
-
-
-def test_an_opening_of_the_tab_writes_no_field_after_a_call_of_the_service(service: Any) -> None:
-    tab = StudiesTab(service())
-    with gr.Blocks() as page:
-        opened = gr.Tab()
-        tab.build()
-        tab.wire(page, opened, gr.HTML())
-    form = tab.form
-    assert {event.name for event in page.fns.values() if form.seeds in event.outputs} == {
-        "apply_preset", "read_editor", "restore_draft"
-    }  # fmt: skip
-    followers = [event for event in page.fns.values() if event.trigger_after is not None and event.fn == form.validate]
-    assert [event.outputs for event in followers] == [[form.verdict]]
 
 
 def test_the_count_is_honest() -> None:

@@ -84,18 +84,6 @@ def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
     assert selection.current == {}
 
 
-def test_an_event_that_was_overtaken_draws_nothing(service: Any) -> None:
-    selection = EncoderSelection({"encoder": "enc_1"})
-
-    def encoders() -> list[dict[str, Any]]:
-        selection.current = {}  # Back was pressed while this event waits for the service
-        return [{"id": "enc_1", "name": "mine", "info": {}}]
-
-    tab = EncodersTab(service(encoders=encoders, encoder_figures=[], collections=[]))
-    request: Any = type("Request", (), {"query_params": {"encoder": "enc_1"}})()
-    assert tab.open_address(selection, request) == gr.skip()
-
-
 def test_two_encoders_are_compared(service: Any) -> None:
     encoders = [{"id": f"enc_{n}", "name": f"name-{n}", "info": {}} for n in (1, 2)]
     compared = {"left": encoders[0], "right": encoders[1], "rows": []}
@@ -114,29 +102,6 @@ def test_two_encoders_are_compared(service: Any) -> None:
     assert "There is no encoder &#x27;enc_gone&#x27;" in tab.open_address(selection, request)
 
 
-def test_a_second_pin_counts_and_the_cards_show_both(service: Any) -> None:
-    """The cards of the first press were fetched before the second pin."""
-    encoders = {name: {"id": name, "name": name, "info": {}, "pinned": False} for name in ("enc_1", "enc_2")}
-    drawn: list[str] = []
-
-    def pin(encoder: str, pinned: bool) -> None:
-        encoders[encoder]["pinned"] = pinned
-
-    def collections() -> list[Any]:
-        if not drawn:
-            drawn.append("")
-            drawn[0] = tab.select(selection, picked("pin:enc_2"))
-        return []
-
-    client = service(
-        encoders=lambda: [dict(each) for each in encoders.values()],
-        encoder_figures=[], collections=collections, change_encoder=pin,
-    )  # fmt: skip
-    tab, selection = EncodersTab(client), EncoderSelection({})
-    assert tab.select(selection, picked("pin:enc_1")) == gr.skip()
-    assert drawn[0].count("Unpin") == 2
-
-
 def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
     client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
@@ -148,20 +113,6 @@ def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
     tab.select(selection, renamed("yours"))
     assert selection.current == {"encoder": "enc_1"}
     assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
-
-
-def test_a_name_that_is_refused_stays_in_the_field(service: Any) -> None:
-    from api.client import ApiError
-
-    taken = ApiError(409, "conflict", "another encoder is named 'a<b'")
-    client = service(
-        encoders=[{"id": "enc_1", "name": "mine", "info": {}}], encoder_figures=[], collections=[], change_encoder=taken
-    )
-    drawn = EncodersTab(client).select(EncoderSelection({"encoder": "enc_1"}), renamed("a<b"))
-    assert 'value="a&lt;b"' in drawn
-    assert "another encoder is named" in drawn
-    client.answers["change_encoder"] = {}
-    assert "lcl-rename" not in EncodersTab(client).select(EncoderSelection({"encoder": "enc_1"}), renamed("b"))
 
 
 def renamed(name: str) -> Any:
@@ -235,37 +186,6 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
     drawn = tab.refresh(selection)
     assert len(client.arguments_of("metrics")) == len(client.arguments_of("artifacts")) == 1
     assert "eval.json" in str(drawn)
-
-
-def test_a_run_whose_files_cannot_be_listed_is_shown(service: Any, run: dict[str, Any]) -> None:
-    from api.client import ApiError
-
-    ended = {**run, "state": "failed"}
-    pending = ApiError(409, "artifacts_pending", "its files are on their way")
-    client = service(
-        runs={"items": [ended]}, run=ended, metrics=[], logs={"text": "abc", "offset": 3, "size": 3}, artifacts=pending
-    )
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
-    drawn = str(tab.refresh(selection))
-    assert "abc" in drawn
-    assert "cannot be shown" not in drawn
-    tab.refresh(selection)
-    assert len(client.arguments_of("artifacts")) == 2, "they are asked for until they can be listed"
-
-
-def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
-    selection = SelectedRun(WatchedRun("run_1"))
-
-    def chosen_meanwhile(_: str, after: int) -> list[Any]:
-        selection.current = WatchedRun("run_2")
-        return []
-
-    client = service(
-        runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0, "size": 0}
-    )
-    drawn = RunsTab(client).refresh(selection)
-    assert selection.current.id == "run_2"
-    assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
 
 
 def test_fields_of_a_form_write_into_the_spec_together(service: Any, estimate: dict[str, Any]) -> None:

@@ -110,15 +110,6 @@ def test_a_malformed_pair_of_our_own_form(make, walk, name):
     assert (bad.file, bad.line, bad.reason) == ("pairs.jsonl", 2, "bad pair")
 
 
-SEGMENTS = {
-    "no list": ("x", "bad document"),
-    "an entry that is text": (["x"], "bad document"),
-    "an entry of neither": ([{"video": "x"}], "bad document"),
-    "an image without a name": ([{"text": "x"}, {"image": ""}], "bad image reference"),
-    "an image that climbs": ([{"text": "x"}, {"image": "../x.png"}], "bad image reference"),
-}
-
-
 NOISE = shard(*[json.dumps({"text_list": [os.urandom(40).hex()], "image_info": []}).encode() for _ in range(2000)])
 
 
@@ -129,22 +120,8 @@ def zipped(data, method=zipfile.ZIP_DEFLATED, name="x.jsonl"):
     return buffer.getvalue()
 
 
-def with_flag(data, bit):
-    """The zip with a flag set for its one member, in both headers."""
-    changed, central = bytearray(data), data.rindex(b"PK\1\2")
-    changed[6] |= bit
-    changed[central + 8] |= bit
-    return bytes(changed)
-
-
 def flipped(data, place):
     return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
-
-
-def with_size(data, size):
-    """The zip whose directory states another unpacked size."""
-    central = data.rindex(b"PK\1\2")
-    return data[: central + 24] + size.to_bytes(4, "little") + data[central + 28 :]
 
 
 ARCHIVES = {

@@ -44,35 +44,6 @@ def test_a_group_that_fills_no_block_is_found():
     assert [selection.find(record) for record in (2 * BLOCK - 1, 0, BLOCK, 2 * BLOCK)] == [0, None, None, None]
 
 
-def test_rows_and_figures_of_a_long_index(tmp_path):
-    records = 2 * BLOCK + 5
-    rows = np.zeros(records, ROW)
-    rows["offset"], rows["images"], rows["text"] = np.arange(records) * 512, 2, 10
-    rows["matches"] = 2
-    rows["group"] = np.arange(records) % 2
-    groups = [RecordGroup("pair", "train", ""), RecordGroup("matched", "train", "x")]
-    similarities = np.repeat(np.array([0.1, 0.5], SIMILARITY), records)[: 2 * records]
-    write_index(tmp_path, [(rows[:100], similarities[:200]), (rows[100:], similarities[200:])], groups, [])
-    index = ShardIndex(LocalShardStorage(tmp_path))
-    assert len(index) == index.header.records == records
-    assert (index.header.images, index.header.text_bytes) == (2 * records, 10 * records)
-    assert [count for _, count in index.header.groups] == [BLOCK + 3, BLOCK + 2]
-    assert index.row(records - 1).offset == (records - 1) * 512
-    assert np.array_equal(index.rows, rows)
-    assert index.select(("matched",))[7] == 15
-    for selection in (index.select(("matched",)), index.select(("matched", "pair"))):
-        assert [selection.find(selection[at]) for at in (0, BLOCK, len(selection) - 1)] == [
-            0,
-            BLOCK,
-            len(selection) - 1,
-        ]
-    assert index.select(("matched",)).find(14) is None
-    usable = np.concatenate([index.usable(block, 0.3) for block in range(3)])
-    assert np.array_equal(usable, (similarities.reshape(-1, 2) >= 0.3).sum(axis=1))
-    with pytest.raises(IndexError):
-        index.row(records)
-
-
 @pytest.mark.parametrize(
     ("part", "change"),
     [
