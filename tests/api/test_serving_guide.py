@@ -38,14 +38,14 @@ def test_its_requests_are_answered(live_service: Any, ant: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     first, *requested = [block for block in blocks("sh") if not block.startswith("lcl ")]
-    assert len(requested) == 5
+    assert len(requested) == 4
     answers = []
     for block in requested:
         script = (first + block).replace('"sample"', '"tiny"')
         environment = {**os.environ, "API": live_service.url, "KEY": live_service.keys["viewer"], "NO_PROXY": "*"}
         done = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, check=True)
         answers.append(done.stdout)
-    assert [len(json.loads(answer)["data"]) for answer in (answers[0], answers[1], answers[4])] == [2, 1, 1]
+    assert [len(json.loads(answer)["data"]) for answer in answers[:2]] == [2, 1]
     assert answers[2].rstrip().splitlines()[-2] == "event: done"
     assert isinstance(json.loads(answers[3])["text"], str)
 
@@ -55,7 +55,6 @@ def test_its_python_runs(ant: Path) -> None:
     names: dict[str, Any] = {}
     exec(compile(code.replace('"sample"', '"tiny"'), str(GUIDE), "exec"), names)
     assert isinstance(names["text"], str)
-    assert len(names["weights"]) == 2
 
 
 def test_its_commands_exist() -> None:
