@@ -363,6 +363,8 @@ class FolderJob:
 
     def _decide(self, state: JobState | None) -> int:
         """Exit status of the job when the engine has ended it, or its processes have ended. Raises: MachineLost."""
+        self._read_at = 0.0
+        self._read_statuses()  # of processes that have ended since the last time
         complete, status = self._is_complete, self._combined()
         if self._stopped:
             return status if complete else -signal.SIGKILL

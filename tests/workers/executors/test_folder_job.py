@@ -307,8 +307,6 @@ def test_without_a_worker_a_job_saves_its_state_and_ends(engine, tmp_path, event
         eventually(run_dir.metrics_file.exists, "a step")
         assert job.detach()
     eventually((run_dir.checkpoints / "state.json").exists, "the checkpoint")
-    name, job_id = handles[-1]["name"], handles[-1]["job_id"]
-    eventually(lambda: engine.read_state(job_id, name).phase is JobPhase.ENDED, "the end")
     with engine.attach(handles[-1], run_dir) as job, pytest.raises(MachineLost, match="was asked to end"):
         until_exit(job)
 
