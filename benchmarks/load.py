@@ -19,37 +19,22 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Requests to send: to which service, by how many clients, how often.
-
-    Attributes:
-        traffic: a name in ``TRAFFIC`` of ``benchmarks.load_generator``.
-        keys: API keys, spread over the clients.
-        requests: number of counted requests; ``warm_up`` uncounted ones precede them.
-        rate: requests a second of all clients together; None: each client sends again after each response.
-    """
+    """Requests to send: to which service, by how many clients, how often."""
 
     url: str
-    traffic: str
-    keys: list[str]
+    traffic: str  # a name in ``TRAFFIC`` of ``benchmarks.load_generator``
+    keys: list[str]  # spread over the clients
     clients: int
-    requests: int
-    warm_up: int = 0
-    rate: float | None = None
+    requests: int  # that count
+    warm_up: int = 0  # requests before them
+    rate: float | None = None  # a second, of all clients; None: each sends again after each response
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """Result of a plan.
-
-    Attributes:
-        seconds: from the first counted request to the last response.
-        latencies: of the counted requests, seconds each.
-        wrong: number of unexpected responses, by method, path and status.
-    """
-
-    seconds: float
-    latencies: list[float]
-    wrong: dict[str, int]
+    seconds: float  # from the first counted request to the last response
+    latencies: list[float]  # of the counted requests, seconds each
+    wrong: dict[str, int]  # unexpected responses by method, path and status
 
 
 def run_load(plan: LoadPlan) -> LoadResult:

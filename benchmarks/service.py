@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -24,13 +23,12 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunningApi:
-    """A running api: URL, admin key, home, database and process id."""
+    """A running api: URL, admin key, home and database."""
 
     url: str
     key: str
     home: Path
     database: Database
-    pid: int
 
     def keys(self, owners: int) -> list[str]:
         """New submitter keys, one an owner."""
@@ -38,8 +36,7 @@ class RunningApi:
             return [admin.create_key(f"owner-{number}", "submitter")["key"] for number in range(owners)]
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process and of its children, which encode texts."""
-        return sum(_resident_bytes(pid) for pid in (self.pid, *_child_pids(self.pid)))
+        return int(self._metric("process_resident_memory_bytes"))
 
     def cpu_seconds(self) -> float:
         """CPU time of the process so far."""
@@ -55,14 +52,7 @@ class RunningApi:
 
 @contextmanager
 def running_api(kind: str, name: str = "api", env: Mapping[str, str] | None = None) -> Iterator[RunningApi]:
-    """Start an api on an empty home; it is gone after the context.
-
-    Args:
-        kind: of database.
-        env: settings added to those of a team.
-
-    Raises: UserError ``not_ready``, or ChildDied.
-    """
+    """An api on an empty home with a database of the kind, until the end of the block."""
     with (
         TemporaryDirectory(prefix="lcl-bench-") as folder,
         database_for(kind, Path(folder)) as url,
@@ -83,19 +73,9 @@ def running_api(kind: str, name: str = "api", env: Mapping[str, str] | None = No
         }
         stack, address, database = ProcessStack(Path(folder) / "logs"), f"http://{LOOPBACK}:{port}", Database(url)
         try:
-            child = stack.start(Service(name, ("python", "-m", "api"), environment))
+            stack.start(Service(name, ("python", "-m", "api"), environment))
             stack.wait_until(lambda: responds(f"{address}/healthz"), "the api", START_SECONDS)
-            yield RunningApi(address, key, Path(folder), database, child.process.pid)
+            yield RunningApi(address, key, Path(folder), database)
         finally:
             stack.stop()
             database.dispose()
-
-
-def _child_pids(pid: int) -> list[int]:
-    lists = Path("/proc", str(pid), "task").glob("*/children")
-    return [int(each) for listed in lists for each in listed.read_text(encoding="ascii").split()]
-
-
-def _resident_bytes(pid: int) -> int:
-    pages = Path("/proc", str(pid), "statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -26,7 +26,7 @@ REGISTRIES = {  # folders whose modules are entries of a registry, however short
 }
 # an application factory, one type of encoder, and the entry point of a job: searched for under these names
 SMALL_MODULES = {
-    *("api/app.py", "deploy/embedded_redis.py"),
+    *("api/app.py", "api/services/request_images.py", "deploy/embedded_redis.py"),
     *("lcl_core/encoders/timm.py", "lcl_core/evaluation/evaluate.py"),
     "lcl_core/train/optimizer.py",
 }

@@ -99,15 +99,13 @@ def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> Any:
     """Read and register a corpus, as a new dataset or as a new version of one of the caller's own."""
-    from api.services import corpora  # numpy, Pillow and tokenizers
-
     root = resolve_allowed(body.path, state.settings.roots)
     try:
-        corpus = corpora.open_corpus(root)
+        corpus = _corpora().open_corpus(root)
     except UserError as error:
         error.field = "path"
         raise
-    figures, digest = corpora.compute_statistics(corpus), corpus.content_hash()
+    figures, digest = _corpora().compute_statistics(corpus), corpus.content_hash()
     with transaction() as session:  # only now: write transactions exclude each other
         registry.check_name(session, "dataset", body.name, principal.owner, admin=principal.visible_owner is None)
         row = datasets.register_dataset(
@@ -171,12 +169,10 @@ def documents(
 
     ``q``: a search ends after two seconds, also with fewer items; ``next`` is the offset to go on with.
     """
-    from api.services import corpora  # numpy, Pillow and tokenizers
-
     dataset = datasets.get_dataset(session, name)
     among = None if tag is None else datasets.tagged_items(session, dataset, [tag])
     session.close()
-    page = corpora.document_page(
+    page = _corpora().document_page(
         _open_corpus(state, dataset),
         name,
         view=view,
@@ -205,12 +201,10 @@ def change_tags(
     A conversion keeps or leaves out what has a tag (``only_tags``, ``without_tags``). Tags belong to the contents of
     the dataset: a new version begins without tags. The same call again changes nothing.
     """
-    from api.services import corpora  # numpy, Pillow and tokenizers
-
     with state.database.reading() as session:
         dataset = datasets.get_dataset(session, name)
     check_owner(principal, "dataset", dataset.name, dataset.owner, verb="tag documents of")
-    items = corpora.item_locations(_open_corpus(state, dataset), body.items)
+    items = _corpora().item_locations(_open_corpus(state, dataset), body.items)
     if dataset.content_hash is None:
         _store_statistics(state, dataset)
     with transaction() as session:
@@ -229,28 +223,28 @@ def image(
     session: ReadSessionDep,
 ) -> Response:
     """An image file of the corpus."""
-    from api.services import corpora  # numpy, Pillow and tokenizers
-
     dataset = datasets.get_dataset(session, name)
     session.close()
-    data, media_type = corpora.image_file(_open_corpus(state, dataset), image)
+    data, media_type = _corpora().image_file(_open_corpus(state, dataset), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 
-def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:
+def _corpora() -> Any:
     from api.services import corpora  # numpy, Pillow and tokenizers
 
+    return corpora
+
+
+def _open_corpus(state: AppState, dataset: Dataset) -> Corpus:
     settings = state.settings
     with state.database.reading() as session:
         fetched = {dataset.path: state.artifacts.folder(session, dataset.path)}
-    return corpora.open_corpus(registry.dataset_location(settings.home, dataset, settings.roots, fetched))
+    return _corpora().open_corpus(registry.dataset_location(settings.home, dataset, settings.roots, fetched))
 
 
 def _store_statistics(state: AppState, dataset: Dataset) -> dict[str, Any]:
-    from api.services import corpora  # numpy, Pillow and tokenizers
-
     corpus = _open_corpus(state, dataset)
-    statistics, digest = corpora.compute_statistics(corpus), corpus.content_hash()
+    statistics, digest = _corpora().compute_statistics(corpus), corpus.content_hash()
     with state.database.session() as session:
         datasets.record_version(session, datasets.get_dataset(session, dataset.name), digest, statistics)
     return statistics

@@ -139,7 +139,7 @@ async def add_items(
     _stored_labels(opened.collection, body.items)  # a bad one is refused before anything is embedded
 
     def use(raw: bytes, image: Image) -> tuple[str, bytes, str, PreparedImage]:
-        from lcl_core.collections.thumbnail import thumbnail  # Pillow
+        from api.services.collection_views import thumbnail  # Pillow
 
         data, media_type = thumbnail(raw, image, MAX_STORED_IMAGE_BYTES)
         return hashlib.sha256(raw).hexdigest(), data, media_type, encoder.prepare(image)

@@ -18,6 +18,7 @@ from lcl_core.collections.file_format import PREFIXES
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
+from lcl_core.collections.thumbnail import thumbnail as thumbnail
 from lcl_core.collections.vector_index import combine_vectors, unit_vector
 from lcl_core.common.errors import Busy, UserError
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed

@@ -1,4 +1,4 @@
-"""Registered encoders for requests: loading with an integrity check, bounds on inputs, and the decoding of images.
+"""Registered encoders for requests: loading with an integrity check, and bounds on inputs.
 
 Damage on the server is not a fault of the request: the response names the encoder and who can restore it, the log names
 the path.
@@ -6,8 +6,6 @@ the path.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from anyio import to_thread
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.models import IMAGE_URL_START
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import registry
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 MAX_INPUTS = 256  # texts and images of a request
 MAX_TEXT_CHARACTERS = 20_000  # of one text
-MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS = 16 << 20, 40_000_000  # of one encoded image
-MAX_REQUEST_PIXELS = 200_000_000  # of all images of a request together
-MANY_PIXELS = 8_000_000  # of a request, whose freed memory is returned to the system
 CHANGED, UNREADABLE = "encoder_changed", "encoder_unreadable"
 Result = TypeVar("Result")
 
@@ -127,48 +121,8 @@ async def read_images(
 
     Raises: Problem 422 naming an image that is unreadable, too large, or one too many; UserError ``out_of_memory``.
     """
-
-    def decode() -> dict[str, Result]:
-        from lcl_core.data.image_decoding import decode_image  # Pillow
-
-        results, pixels = {}, 0
-        for field, url in urls.items():
-            raw = _image_file(url, field)
-            try:
-                image = decode_image(raw, field, max_pixels=MAX_IMAGE_PIXELS)
-            except UserError as error:
-                raise Problem(422, error.code, f"{field}: {error.message}", field=field) from error
-            pixels += image.width * image.height
-            if pixels > MAX_REQUEST_PIXELS:
-                message = (
-                    f"{field}: the images up to this one have {pixels:,} pixels together, and those of one request "
-                    f"may have {MAX_REQUEST_PIXELS:,}; send several requests"
-                )
-                raise Problem(422, "too_many_items", message, field=field)
-            results[field] = use(raw, image)
-            del raw, image  # before the next one is decoded
-        if pixels > MANY_PIXELS:
-            release_freed_memory()
-        return results
-
     if not urls:
         return {}
-    from lcl_core.common.device import release_freed_memory  # torch, which the opened encoder has imported
-    from lcl_core.serving.batched_engine import within_memory
+    from api.services.request_images import decode_images  # Pillow, and torch, which the opened encoder has imported
 
-    return await to_thread.run_sync(within_memory, decode, limiter=state.inferring)
-
-
-def _image_file(url: str, field: str) -> bytes:
-    """Raises: Problem 422 naming the field."""
-    head, comma, body = url.partition(",")
-    if not comma or not head.startswith(IMAGE_URL_START) or not head.endswith(";base64"):
-        message = f"{field}: send the image itself as `data:image/png;base64,…`; addresses are not fetched"
-        raise Problem(422, "invalid_value", message, field=field)
-    if len(body) > MAX_IMAGE_BYTES * 4 // 3 + 4:
-        message = f"{field}: the image is larger than {MAX_IMAGE_BYTES:,} bytes"
-        raise Problem(422, "too_large", message, field=field)
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Problem(422, "invalid_value", f"{field}: what follows the comma is not base64", field=field) from error
+    return await to_thread.run_sync(decode_images, urls, use, limiter=state.inferring)

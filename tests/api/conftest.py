@@ -9,7 +9,7 @@ import structlog
 
 from api.cli import main
 from api.core.settings import ApiSettings
-from api.services import encoders
+from api.services import encoders, request_images
 from api.services import runs as run_services
 from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
@@ -29,7 +29,8 @@ def _logs():
 def _quick_polls_and_small_bounds():
     run_services.POLL_SECONDS = 0.02
     encoders.MAX_INPUTS, encoders.MAX_TEXT_CHARACTERS = 8, 500
-    encoders.MAX_IMAGE_BYTES, encoders.MAX_IMAGE_PIXELS, encoders.MAX_REQUEST_PIXELS = 100_000, 250_000, 600_000
+    request_images.MAX_IMAGE_BYTES, request_images.MAX_IMAGE_PIXELS = 100_000, 250_000
+    request_images.MAX_REQUEST_PIXELS = 600_000
 
 
 @pytest.fixture(scope="session")
