@@ -5,7 +5,6 @@ Plain ASGI classes: Starlette's function middleware would buffer streams.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 import uuid
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core.auth import Authenticator, RateLimiter
 from api.core.errors import Problem, error_response, fault_response, user_error_response
+from lcl_core.common.errors import TERMINATIONS
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,6 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-TERMINATIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)  # not errors
 UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")  # called every few seconds
 AUTHENTICATED_PREFIX = "/v1/"  # every route below it needs a key; no other route reads a body
 MAX_BODY_BYTES = 64 << 20  # of a request, which the gateway bounds as well
