@@ -103,7 +103,7 @@ def _drain(url: str, home: Path, workers: int) -> tuple[list[ClaimLog], float]:
             process.stdin.write("go\n")
             process.stdin.flush()
         outputs = [process.communicate(timeout=LIMIT_SECONDS)[0] for process in started]
-        return [ClaimLog(**json.loads(text)) for text in outputs], time.perf_counter() - began
+        return [ClaimLog(**json.loads(text.splitlines()[-1])) for text in outputs], time.perf_counter() - began
     finally:
         for process in started:
             process.kill()

@@ -59,6 +59,7 @@ class RayRunner(Runner):
             "max_retries": MAX_ATTEMPTS - 1,
             "runtime_env": {"env_vars": OFFLINE | {"OMP_NUM_THREADS": "1"}},
         }
+        self._serve = ray.remote(_serve).options(**self._options)
         self._tasks: dict[Any, PartTask] = {}  # by Ray's reference to the answer
 
     def has_place(self) -> bool:
@@ -76,7 +77,7 @@ class RayRunner(Runner):
         return self.processes - len(self._tasks)
 
     def submit(self, task: PartTask) -> None:
-        reference = ray.remote(_serve).options(**self._options).remote(self._token, self._make, task)
+        reference = self._serve.remote(self._token, self._make, task)
         self._tasks[reference] = task
 
     def wait(self, report: Report, seconds: float = 0.5) -> list[tuple[PartTask, Json]]:

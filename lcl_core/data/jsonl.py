@@ -82,6 +82,7 @@ def to_json_safe(value: Any, depth: int = 0) -> Any:
 
 
 MAX_LINE_BYTES = 16 << 20
+MAX_LINES = 50_000_000  # of all files of a corpus, 24 bytes each; shards have no such bound
 
 
 class JsonLines(Generic[T]):
@@ -174,6 +175,9 @@ def _find_lines(files: Iterable[bytes | PreadFile]) -> tuple[np.ndarray, ...]:
                 kept = min(length - piece.endswith(b"\n"), MAX_LINE_BYTES + 1)
                 for column, value in zip(columns, (number, line, start, kept), strict=True):
                     column.append(value)
+                if len(columns[0]) > MAX_LINES:
+                    message = f"the corpus has more than {MAX_LINES:,} lines; convert it to shards in smaller parts"
+                    raise UserError(message, code="corpus_unreadable")
             start += length
         if not isinstance(content, bytes):
             file.detach()

@@ -57,8 +57,9 @@ class PreadFile(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
+        data = self[self._at : self._at + len(buffer)]  # a file that is cut short meanwhile is an error, not its end
         buffer[: len(data)] = data
+        self._at += len(data)
         return len(data)
 
     def __len__(self) -> int:

@@ -287,9 +287,11 @@ class FilesReader(FormatReader[Options]):
 
     Attributes:
         shared_files: names of files that say something of several, beside them or one folder up.
+        is_partial: the folder holds but some of the corpus's files.
     """
 
     shared_files: ClassVar[tuple[str, ...]] = ()
+    is_partial = False
 
     @abstractmethod
     def paths(self) -> list[Path]:

@@ -80,6 +80,7 @@ class RemoteFiles:
     def _reader(self, folder: Path) -> FilesReader[Any]:
         reader = reader_class(self.format)(folder, self.options)
         assert isinstance(reader, FilesReader)
+        reader.is_partial = len(self._sizes) > 1
         return reader
 
     def _download(self, names: Sequence[str], folder: Path) -> None:

@@ -164,7 +164,7 @@ class TableReader(FilesReader[TableOptions]):
                 items: list[Any] = [item for _, item in group]
                 yield items[0] if len(items) == 1 else _merge_captions(items)
         except UserError as error:  # in a folder there may be a table about something else
-            if len(self.paths()) == 1:
+            if len(self.paths()) == 1 and not self.is_partial:
                 raise
             yield BadItem(name, 0, "bad header", error.message)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from lcl_core.common.archive import open_zip
+from lcl_core.common.archive import MAX_EXPANSION, MIN_ALLOWANCE_BYTES, open_zip
 from lcl_core.data.jsonl import MAX_LINE_BYTES, BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem
 
@@ -38,19 +38,21 @@ class TextLine:
 def read_lines(path: Path, name: str) -> Iterator[TextLine | BadItem]:
     """All lines; what the file is shows in its first bytes. A zip gives the lines of all its ``.jsonl`` members.
 
-    A line above ``MAX_LINE_BYTES`` is a BadItem, and so is the place where an archive is cut short or damaged.
+    A line above ``MAX_LINE_BYTES`` is a BadItem, and so is the place where an archive is cut short, damaged, or
+    unpacks to more than ``MAX_EXPANSION`` times its size (small ones apart).
     """
     try:
+        allowance = max(MIN_ALLOWANCE_BYTES, MAX_EXPANSION * path.stat().st_size)
         with path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
             if magic == b"PK\3\4":
-                yield from _zip_lines(file, name)
+                yield from _zip_lines(file, name, allowance)
             elif magic[:2] == b"\x1f\x8b":
                 with gzip.GzipFile(fileobj=file) as unpacked:
-                    yield from _stream_lines(cast(BinaryIO, unpacked), name)
+                    yield from _stream_lines(cast(BinaryIO, unpacked), name, allowance)
             else:
-                yield from _stream_lines(file, name)
+                yield from _stream_lines(file, name, None)
     except _READ_ERRORS as error:
         yield BadItem(name, 0, "unreadable file", str(error)[:200])
 
@@ -67,7 +69,7 @@ def read_json_lines(path: Path, name: str) -> Iterator[tuple[TextLine, dict[str,
             yield BadItem(name, line.number, "bad line", str(error))
 
 
-def _zip_lines(file: BinaryIO, name: str) -> Iterator[TextLine | BadItem]:
+def _zip_lines(file: BinaryIO, name: str, allowance: int) -> Iterator[TextLine | BadItem]:
     with open_zip(file) as archive:
         found = sorted(
             each for each in archive.namelist() if each.lower().endswith(".jsonl") and not each.startswith("__MACOSX/")
@@ -77,22 +79,31 @@ def _zip_lines(file: BinaryIO, name: str) -> Iterator[TextLine | BadItem]:
         for member in found:
             try:
                 with archive.open(member) as unpacked:
-                    yield from _stream_lines(cast(BinaryIO, unpacked), name, member if len(found) > 1 else "")
+                    yield from _stream_lines(
+                        cast(BinaryIO, unpacked), name, allowance, member if len(found) > 1 else ""
+                    )
             except _READ_ERRORS as error:  # encrypted, or packed in an unusual way
                 yield BadItem(name, 0, "unreadable file", f"{member[:120]!r}: {error}"[:300])
 
 
-def _stream_lines(file: BinaryIO, name: str, member: str = "") -> Iterator[TextLine | BadItem]:
+def _stream_lines(file: BinaryIO, name: str, allowance: int | None, member: str = "") -> Iterator[TextLine | BadItem]:
     # readline of an unpacking file would otherwise go byte by byte
     reader = io.BufferedReader(cast(io.RawIOBase, file), 1 << 20)
-    number = 0
+    number = total = 0
     try:
         while data := reader.readline(MAX_LINE_BYTES + 1):
             number += 1
-            if len(data) > MAX_LINE_BYTES and not data.endswith(b"\n"):
+            total += len(data)
+            too_long = len(data) > MAX_LINE_BYTES and not data.endswith(b"\n")
+            while too_long and not data.endswith(b"\n") and (data := reader.readline(1 << 20)):
+                total += len(data)
+                if allowance is not None and total > allowance:
+                    break
+            if allowance is not None and total > allowance:
+                yield BadItem(name, number, "archive expands too much", f"beyond {allowance:,} bytes")
+                return
+            if too_long:
                 yield BadItem(name, number, "line too long", f"more than {MAX_LINE_BYTES:,} bytes")
-                while data and not data.endswith(b"\n"):
-                    data = reader.readline(1 << 20)
             elif stripped := data.rstrip(b"\r\n"):
                 yield TextLine(number, stripped, member)
     except _READ_ERRORS as error:

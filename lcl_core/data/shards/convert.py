@@ -16,7 +16,7 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -150,6 +150,7 @@ def convert_parts(
             make = partial(ConversionTasks, source, work, shard_bytes, url, change, threads)
             options: dict[str, Any] = {"processes": processes, "runner": runner, "part_items": part_items}
             ended = run_parts(sections, make, converted.add, log, on_progress=on_progress, **options)
+            _check_shards(converted.shards, dataset, storage)
             header = converted.write_index(dataset)
             if storage is not None:
                 for name in (QUARANTINE, *header.files):
@@ -187,6 +188,23 @@ def _check_empty(storage: Storage) -> None:
     if storage.with_retries("", "read", list_names):
         message = "there is something already; choose another place, or remove what an unfinished conversion has left"
         raise UserError(message, code="conflict", field="to", file=storage.url)
+
+
+def _check_shards(shards: Sequence[ShardFile], dataset: Path, storage: Storage | None) -> None:
+    """Raises: UserError ``conflict`` where one of an earlier attempt has been removed; StoreError."""
+    if storage is None:
+        found = {f"shards/{path.name}": path.stat().st_size for path in (dataset / "shards").iterdir()}
+    else:
+
+        def list_sizes(files: Any, path: str) -> dict[str, int]:
+            files.invalidate_cache()
+            return {f"shards/{Path(name).name}": each["size"] for name, each in files.find(path, detail=True).items()}
+
+        found = storage.with_retries("shards", "read", list_sizes)
+    for shard in shards:
+        if found.get(shard.name) != shard.bytes:
+            message = f"{shard.name} of an earlier attempt is gone; remove what else it has left, and convert again"
+            raise UserError(message, code="conflict", field="to", file=dataset if storage is None else storage.url)
 
 
 def _publish(dataset: Path, target: str | Path, storage: Storage | None) -> None:

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import open_reader
+from lcl_core.data.formats import open_reader, text_files
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 
 GOOD = b'{"text_list": ["good"], "image_info": []}\n'
@@ -144,6 +144,17 @@ def test_a_malformed_archive(make, walk, name):
     assert all(record.body.sentences[0] in NOISE.decode() for record in records[:-1])
     assert [item.reason for item in bad] == ([reason] if reason else [])
     assert not bad or bad[0].line == 0 or bad[0].line == len(records), "the line after the last that was read"
+
+
+@pytest.mark.parametrize("packing", ["gz", "zip"])
+def test_an_archive_that_expands_too_much(make, walk, packing, monkeypatch):
+    monkeypatch.setattr(text_files, "MIN_ALLOWANCE_BYTES", 1 << 16)
+    for number, data in enumerate((GOOD * 40_000, GOOD + b"\0" * (20 << 20))):
+        packed = zipped(data) if packing == "zip" else gzip.compress(data)
+        make.file(f"docs_shard_{number}_v2.jsonl.{packing}", packed)
+    records, bad = walk(open_reader(make.root))
+    assert 0 < len(records) < 40_000
+    assert [item.reason for item in bad] == ["archive expands too much"] * 2
 
 
 def make_link_out(make):

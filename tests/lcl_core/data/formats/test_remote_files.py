@@ -90,6 +90,15 @@ def test_processes_share_the_download(make, sample, cache, tmp_path):
     assert len([path for path in cache.iterdir() if path.is_dir()]) == len(reader.paths())
 
 
+def test_a_table_about_something_else_among_others_is_listed(tmp_path, url):
+    for name, text in (("a.csv", TABLE), ("b.csv", "day,rain\n1,2\n")):
+        (tmp_path / name).write_text(text)
+        upload(tmp_path / name, f"{url}/{name}")
+    found = list(open_remote_files(url, "table", {}).records())
+    assert [(item.file, item.reason) for item in found if isinstance(item, BadItem)] == [("b.csv", "bad header")]
+    assert any(isinstance(item, Record) for item in found)
+
+
 def test_one_file_is_a_corpus(url, tmp_path):
     (tmp_path / "one.csv").write_text(TABLE)
     upload(tmp_path / "one.csv", f"{url}/one.csv")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled
 from lcl_core.data import open_corpus
 from lcl_core.data.shards.convert import convert_parts
@@ -56,3 +57,12 @@ def test_shards_of_an_interrupted_attempt_are_used_again(url, tmp_path):
     assert times.items() <= {path.name: path.stat().st_mtime_ns for path in far.glob("shards/*.tar")}.items()
     whole(tmp_path)
     assert contents(far) == contents(tmp_path / "whole")
+
+
+def test_a_shard_that_was_removed_meanwhile_is_noticed_before_there_is_a_corpus(url, tmp_path):
+    interrupt(url, tmp_path)
+    next((tmp_path / "far" / "made").glob("shards/*.tar")).unlink()
+    with pytest.raises(UserError, match="of an earlier attempt is gone") as caught:
+        in_parts(NumberedSource(LENGTHS), url, tmp_path)
+    assert (caught.value.code, caught.value.field) == ("conflict", "to")
+    assert "index.json" not in contents(tmp_path / "far" / "made")
