@@ -29,7 +29,7 @@ MAX_THUMBNAIL_PIXELS = 16_000_000  # of an image that is decoded
 THUMBNAIL_SIDE = 96  # twice what is shown, for dense screens
 THUMBNAIL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of these: the page shows a thumbnail of each image
-NOT_AN_IMAGE = "not an image; jpg, jpeg, png, webp, gif and zip are taken"
+NOT_AN_IMAGE = f"not an image; {', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)} and zip are taken"
 _ARCHIVE_ERRORS = (*ARCHIVE_ERRORS, OSError)
 
 

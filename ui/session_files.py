@@ -83,6 +83,7 @@ class SessionFiles:
             shutil.rmtree(folder, ignore_errors=True)
             with self._lock:
                 self._incoming.remove((session, key, size))
+                self._make_room(key, 0)  # a request may have more bytes than it announced
 
     def store(self, session: str, key: str, received: Path, name: Path | str) -> Path:
         """Move a received file into a new folder of the session, unless it has ended. Returns: the new path.
@@ -97,7 +98,6 @@ class SessionFiles:
                 self._folders[session] = folder
                 target.parent.mkdir(mode=0o700, parents=True)
                 received.rename(target)
-                self._make_room(key, 0, newest=target)
             return target
 
     def store_bytes(self, session: str, key: str, name: str, data: bytes) -> str:
@@ -142,16 +142,15 @@ class SessionFiles:
                 raise UploadError(507, "The page has no room for more files at the moment. Try again later.")
             self._incoming.append((session, key, size))
 
-    def _make_room(self, key: str, size: int, newest: Path | None = None) -> None:
+    def _make_room(self, key: str, size: int) -> None:
         """Delete the oldest files of a key until ``size`` more bytes are within its quota. The lock is held."""
         kept = sorted(self._kept(_hash(key)))
         used = sum(bytes_ for _, bytes_, _ in kept)
         for _, bytes_, file in kept:
             if used + size <= self.limits.session:
                 return
-            if file != newest:
-                shutil.rmtree(self.root.joinpath(*file.relative_to(self.root).parts[:3]), ignore_errors=True)
-                used -= bytes_
+            shutil.rmtree(self.root.joinpath(*file.relative_to(self.root).parts[:3]), ignore_errors=True)
+            used -= bytes_
 
     def _kept(self, key: str = "*") -> Iterator[tuple[int, int, Path]]:
         """Time, counted bytes and path of each file, of one key or of all."""

@@ -40,9 +40,9 @@ def create(
 def revoke(prefix: Prefix, yes: Yes = False) -> None:
     """Make a key invalid at once."""
     with options.client() as client:
-        keys = client.keys()
-        owner = next((key["owner"] for key in keys if key["prefix"] == prefix), "nobody")
-        confirm(f"make key {prefix} of {owner} invalid?", yes)
+        for key in client.keys():  # noqa: SIM118
+            if key["prefix"] == prefix:  # of none the service says so
+                confirm(f"make key {prefix} of {key['owner']} invalid?", yes)
         client.revoke_key(prefix)
     options.print({"prefix": prefix, "revoked": True}, f"{prefix} is revoked")
 

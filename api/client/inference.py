@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 24 << 20  # of image files; base64 adds a third, and the service accepts 64 MiB
 INPUTS_PER_REQUEST = 256  # that the service accepts
+IMAGE_ERRORS = ("image_unreadable", "too_large")  # codes of a request with an image that is refused
 TOO_MANY = "too_many_items"  # code of errors that a request of fewer inputs does not have
 # The service converts an encoder for up to 300 s and examines one for three minutes and a second per
 # 20 MiB, beside hashing and copying its files.
@@ -225,7 +226,7 @@ class InferenceCalls(Transport):
             return [(name, item["embedding"]) for (name, _), item in zip(inputs, answer["data"], strict=True)]
         except ApiError as error:
             too_much = error.status == 413 or error.code == TOO_MANY
-            of_image = error.status == 422 and error.code.startswith("image_")
+            of_image = error.status == 422 and error.code in IMAGE_ERRORS
             if len(inputs) == 1 and skipped is not None and (too_much or of_image):
                 skipped.append(Skipped(inputs[0][0], error.message))
                 return []

@@ -31,7 +31,7 @@ from ui.common import (
 from ui.file_routes import image_media_type
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import collection_choices, linked_collection, preferred_collection, used_script
-from ui.session_files import store_file
+from ui.session_files import UploadError, store_file
 from ui.tabs.search_query import (
     BOTH,
     DEFAULT_COUNT,
@@ -541,7 +541,10 @@ class SearchTab:
     def _fetch_image(self, collection: str, item: str) -> str:
         """Raises: ApiError."""
         image = self.client.item_image(collection, item)
-        return store_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
+        try:
+            return store_file(f"sample.{image_media_type(image).partition('/')[2]}", image)
+        except UploadError as error:
+            raise ApiError(error.status, "busy", str(error)) from error
 
 
 def _query_visibility(mode: str) -> tuple[Any, Any, Any, Any, Any]:
