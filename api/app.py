@@ -34,7 +34,6 @@ from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.session import Database
 from lcl_core.db.workers import PeriodicTask
 
-MAX_THREADS = 100  # of requests; many only wait for disks, the database, or an encoder
 WARM_SECONDS = 5.0  # between two queries for new collections
 UPLOAD_SECONDS = 2.0  # between two queries for uploads that are due
 
@@ -83,7 +82,6 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
-    to_thread.current_default_thread_limiter().total_tokens = MAX_THREADS
     await to_thread.run_sync(state.prepare)
     tasks = home_tasks(state.database, state.settings, state.artifacts)
     if state.settings.warm_encoders:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated
+from functools import partial, wraps
+from typing import Annotated, ParamSpec, TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPBearer
@@ -19,6 +20,8 @@ from lcl_core.db import audit
 from lcl_core.db.models import Run, Study
 from lcl_core.db.runs import find_owned
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
 WriteTransaction = Callable[[], AbstractContextManager[Session]]
 
 # Objects that belong to an owner, by the name of their id in the path of every route.
@@ -88,6 +91,24 @@ def get_read_session(state: StateDep) -> Iterator[Session]:
 # Scope "function": committed before the response is sent, so that a client that got a 202 finds the row.
 WriteSessionDep = Annotated[Session, Depends(get_write_session, scope="function")]
 ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]
+
+
+def in_thread_pool(name: str) -> Callable[[Callable[P, Result]], Callable[P, Awaitable[Result]]]:
+    """Run an endpoint that has a ``state`` in the threads of that state's limiter ``name``, ``slow`` or ``comparing``.
+
+    For slow endpoints, which would use up the framework's threads. The event loop serialises what such an endpoint
+    returns: a large answer should be a finished ``Response``.
+    """
+
+    def decorate(endpoint: Callable[P, Result]) -> Callable[P, Awaitable[Result]]:
+        @wraps(endpoint)
+        async def in_pool(*args: P.args, **kwargs: P.kwargs) -> Result:
+            limiter: CapacityLimiter = getattr(kwargs["state"], name)
+            return await to_thread.run_sync(partial(endpoint, *args, **kwargs), limiter=limiter)
+
+        return in_pool
+
+    return decorate
 
 
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer KEY`")

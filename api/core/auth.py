@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi.security.utils import get_authorization_scheme_param
 from limits import RateLimitItemPerMinute
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -34,7 +34,9 @@ ROLES = ("viewer", "submitter", "admin")  # each may do what those before it may
 CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its own
 LAST_USED_INTERVAL = timedelta(minutes=5)
 CACHE_TIME = timedelta(seconds=1)
+MAX_LOOKUPS = 4  # threads that look for keys: slow requests do not keep others from being authenticated
 REDIS_SECONDS = 1.0  # within which it answers
+RETRY_SECONDS = 10.0  # after which a silent Redis is asked again
 CHALLENGE = {"www-authenticate": "Bearer"}
 
 
@@ -119,6 +121,7 @@ class Authenticator:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._threads = CapacityLimiter(MAX_LOOKUPS)
         self._known: dict[str, tuple[Principal, datetime]] = {}  # with the time until which it needs no query
 
     async def authenticate(self, authorization: str | None) -> Principal:
@@ -130,9 +133,10 @@ class Authenticator:
                 "the file `key` of its home folder"
             )
             raise Problem(401, "unauthorized", message, headers=CHALLENGE)
-        if key in self._known and utc_now() < self._known[key][1]:
-            return self._known[key][0]
-        return await to_thread.run_sync(self._verify, key)
+        principal, end = self._known.get(key, (None, utc_now()))
+        if principal is not None and utc_now() < end:
+            return principal
+        return await to_thread.run_sync(self._verify, key, limiter=self._threads)
 
     def forget_keys(self) -> None:
         """A change of keys in this process is valid at once."""
@@ -155,28 +159,32 @@ class Authenticator:
 class RateLimiter:
     """Requests of each key in a minute, counted in Redis over all processes of the service; without one by each.
 
-    While Redis does not answer, nothing is refused.
+    While Redis does not answer, each counts for itself, too.
     """
 
     def __init__(self, per_minute: int, broker_url: str = "") -> None:
         self._limit = RateLimitItemPerMinute(per_minute)
+        self._own = FixedWindowRateLimiter(storage_from_string("async+memory://"))
+        self._shared: FixedWindowRateLimiter | None = None
         self._errors: type[Exception] | tuple[type[Exception], ...] = ()
+        self._asked_again_at = 0.0
         if broker_url.startswith(("redis://", "rediss://")):
             seconds = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
             storage = storage_from_string(f"async+{broker_url}", implementation="redispy", **seconds)
-            self._errors = storage.base_exceptions
-        else:
-            storage = storage_from_string("async+memory://")
-        self._limiter = FixedWindowRateLimiter(storage)
+            self._shared, self._errors = FixedWindowRateLimiter(storage), storage.base_exceptions
 
     async def hit(self, key: str) -> None:
         """Count a request. Raises: Problem 429 ``too_many_requests``."""
+        limiter = self._own
+        if self._shared is not None and time.monotonic() >= self._asked_again_at:
+            limiter = self._shared
         try:
-            if await self._limiter.hit(self._limit, key):
+            if await limiter.hit(self._limit, key):
                 return
-            reset = (await self._limiter.get_window_stats(self._limit, key)).reset_time
+            reset = (await limiter.get_window_stats(self._limit, key)).reset_time
         except self._errors as error:
-            log.warning("requests_not_counted", error=str(error))
+            log.warning("limits_not_shared", error=str(error))
+            self._asked_again_at = time.monotonic() + RETRY_SECONDS
             return
         wait = max(1, math.ceil(reset - time.time()))
         message = f"more than {self._limit.amount} requests in a minute (LCL_REQUESTS_PER_MINUTE); wait {wait} s"

@@ -23,6 +23,7 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
+    in_thread_pool,
 )
 from api.services import search as search_service
 from api.services.collection_items import AddItemsRequest, ChangeLabelsRequest, add_items, change_labels, remove_item
@@ -118,6 +119,7 @@ async def search(name: CollectionReference, body: SearchRequest, _: Viewer, stat
 
 
 @router.get("/{name}/duplicates", summary="Find near-duplicates")
+@in_thread_pool("comparing")
 def duplicates(
     name: CollectionReference,
     _: Viewer,
@@ -132,8 +134,7 @@ def duplicates(
     """
     started = time.perf_counter()
     row, collection = open_collection(state, name)
-    with state.comparing:
-        page, total = state.inference().duplicates.page(collection, threshold, slice(offset, offset + limit))
+    page, total = state.inference().duplicates.page(collection, threshold, slice(offset, offset + limit))
     groups = [
         DuplicateGroupView(size=size, items=[{"score": hit.score, **item_view(row.id, hit.metadata)} for hit in hits])
         for size, hits in page
@@ -155,9 +156,7 @@ def items(
 
 
 @router.get("/{name}/items/{item}", summary="Get item")
-def item(
-    name: CollectionReference, item: ItemId, _: Viewer, state: StateDep, session: ReadSessionDep
-) -> dict[str, Any]:
+def item(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep) -> dict[str, Any]:
     """An image's record: captions, labels, split, source, and the URL of the image."""
     row, collection = open_collection(state, name)
     return item_view(row.id, collection.item(item))
@@ -181,6 +180,7 @@ def image(name: CollectionReference, item: ItemId, _: Viewer, state: StateDep) -
     response_class=Response,
     responses=documented_responses(BYTES),
 )
+@in_thread_pool("comparing")
 def map_file(
     name: CollectionReference,
     _: Viewer,
@@ -195,8 +195,7 @@ def map_file(
     groups mean nothing.
     """
     _row, collection = open_collection(state, name)
-    with state.comparing:
-        return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)
+    return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)
 
 
 @router.post("/{name}/items", summary="Add items", status_code=201)

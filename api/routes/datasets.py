@@ -19,6 +19,7 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
+    in_thread_pool,
 )
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
@@ -95,6 +96,7 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 
 
 @router.post("", summary="Register dataset", status_code=201, response_model=DatasetView)
+@in_thread_pool("slow")
 def register(
     body: DatasetRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep, response: Response
 ) -> Any:
@@ -142,6 +144,7 @@ def delete(
 
 
 @router.get("/{name}/statistics", summary="Get statistics of dataset")
+@in_thread_pool("slow")
 def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
     """Counts of documents, images, captions, splits and labels; computed by the first call where they are missing."""
     dataset = datasets.get_dataset(session, name)
@@ -150,6 +153,7 @@ def statistics(name: DatasetName, _: Viewer, state: StateDep, session: ReadSessi
 
 
 @router.get("/{name}/documents", summary="List documents of dataset", response_model=DocumentPage)
+@in_thread_pool("slow")
 def documents(
     name: DatasetName,
     _: Viewer,
@@ -193,6 +197,7 @@ def documents(
 
 
 @router.patch("/{name}/tags", summary="Change tags of documents")
+@in_thread_pool("slow")
 def change_tags(
     name: DatasetName, body: ItemTagsRequest, principal: Submitter, state: StateDep, transaction: WriteTransactionDep
 ) -> ChangedItemsView:
@@ -215,6 +220,7 @@ def change_tags(
 @router.get(
     "/{name}/images/{image:path}", summary="Download image of dataset", response_class=Response, responses=IMAGES
 )
+@in_thread_pool("slow")
 def image(
     name: DatasetName,
     image: Annotated[str, Path(description="path of the image in the corpus")],

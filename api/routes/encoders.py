@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field, create_model
 from sqlalchemy import event
 
@@ -21,6 +21,7 @@ from api.deps import (
     Viewer,
     WriteSessionDep,
     WriteTransactionDep,
+    in_thread_pool,
 )
 from api.services import comparisons
 from api.services.encoder_archive import (
@@ -28,8 +29,10 @@ from api.services.encoder_archive import (
     FORMAT_DESCRIPTION,
     ExportFormat,
     encoder_files,
-    make_archive,
+    exported_files,
     stage_import,
+    stream_tar,
+    tar_size,
 )
 from api.services.encoders import damage_as_problem
 from lcl_core.common.files import remove_tree
@@ -77,6 +80,7 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 
 
 @router.post("", summary="Import encoder", status_code=201, response_model=EncoderView)
+@in_thread_pool("slow")
 def import_(
     body: EncoderImportRequest,
     principal: Submitter,
@@ -107,6 +111,7 @@ def import_(
 
 
 @router.get("/compare", summary="Compare encoders", response_model=EncoderComparisonView)
+@in_thread_pool("slow")
 def compare(
     _: Viewer,
     state: StateDep,
@@ -190,14 +195,14 @@ def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> I
     response_class=Response,
     responses=documented_responses("application/x-tar"),
 )
+@in_thread_pool("slow")
 def export(
     encoder: EncoderReference,
     _: Viewer,
     state: StateDep,
     session: ReadSessionDep,
-    after: BackgroundTasks,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
-) -> FileResponse:
+) -> StreamingResponse:
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
     What a format cannot express is refused with the reason (422 ``unsupported``). Encoders of other libraries are
@@ -208,11 +213,12 @@ def export(
     folder = state.settings.encoders_dir / f".{new_id('enc')}"  # removed by the garbage collector after a crash
     try:
         with state.artifacts.open_folder(session, row.path) as directory, damage_as_problem(row, directory):
+            session.close()  # no connection is held while files are read
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            archive = make_archive(directory, format, folder, name)
-    except BaseException:
-        remove_tree(folder)
-        raise
-    after.add_task(remove_tree, folder)
-    return FileResponse(archive, filename=archive.name, media_type="application/x-tar")
+            files: list[BinaryIO] = [path.open("rb") for path in exported_files(directory, format, folder)]
+    finally:
+        remove_tree(folder)  # open files stay readable
+    disposition = f'attachment; filename="{name}.tar"'
+    headers = {"content-disposition": disposition, "content-length": str(tar_size(files, name))}
+    return StreamingResponse(stream_tar(files, name), media_type="application/x-tar", headers=headers)

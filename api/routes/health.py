@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import lcl_core
 from api.core.errors import ERROR_RESPONSES, FAULT_MESSAGES, documented_responses, error_object
-from api.deps import StateDep, Viewer
+from api.deps import StateDep, Viewer, in_thread_pool
 from api.services.state import AppState
 from lcl_core.common.errors import failure_code
 from lcl_core.db import runs
@@ -95,6 +95,7 @@ async def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", summary="Check readiness", responses={200: {"model": ReadinessView}})
+@in_thread_pool("slow")
 def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker is alive; else 503.
 
@@ -110,6 +111,7 @@ def ready(state: StateDep) -> JSONResponse:
 
 
 @router.get("/v1/status", summary="Get status")
+@in_thread_pool("slow")
 def status(principal: Viewer, state: StateDep) -> StatusView:
     """Version, database, workers and queue of the service; ready as ``/readyz`` has it."""
     checks = check_readiness(state)
@@ -130,6 +132,7 @@ def status(principal: Viewer, state: StateDep) -> StatusView:
 @router.get(
     "/metrics", summary="Get service metrics", response_class=Response, responses=documented_responses("text/plain")
 )
+@in_thread_pool("slow")
 def metrics(state: StateDep) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

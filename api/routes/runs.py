@@ -26,6 +26,7 @@ from api.deps import (
     Submitter,
     Viewer,
     WriteSessionDep,
+    in_thread_pool,
 )
 from api.services.run_files import OCTET_STREAM, ArtifactView, LogChunk, RunFiles
 from api.services.runs import RunView, metrics_json, run_view, run_views, stream_events
@@ -269,6 +270,7 @@ def delete(run_id: RunId, _: Submitter, state: StateDep, session: WriteSessionDe
 
 
 @router.get("/{run_id}/metrics", summary="List metrics of run", response_model=ItemList)
+@in_thread_pool("slow")
 def metrics(
     run_id: RunId,
     _: Viewer,

@@ -23,6 +23,7 @@ from api.deps import (
     Submitter,
     Viewer,
     WriteSessionDep,
+    in_thread_pool,
 )
 from api.routes.runs import check_references
 from api.services.comparisons import sample_tests
@@ -319,6 +320,7 @@ def curves(study_id: StudyId, _: Viewer, session: ReadSessionDep, value: MetricN
 
 
 @router.get("/{study_id}/compare", summary="Compare rows of study")
+@in_thread_pool("slow")
 def compare(
     study_id: StudyId, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
 ) -> RowComparisonView:

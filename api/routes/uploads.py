@@ -50,6 +50,10 @@ async def create(
     upload_id, most = new_id(UPLOAD_PREFIX), state.settings.max_upload_bytes
     folder = state.settings.home.resolve() / stored_path(upload_id)
 
+    def make_folder() -> None:
+        folder.mkdir(mode=0o700, parents=True)
+        write_json_atomically(folder / _INFO, {"owner": principal.owner})
+
     def unpack() -> Unpacked:
         unpacked = unpack_zip(folder / _ARCHIVE, folder / _CORPUS, max_bytes=most, max_files=MAX_FILES)
         if not unpacked.files:
@@ -61,8 +65,7 @@ async def create(
         return unpacked
 
     try:
-        folder.mkdir(mode=0o700, parents=True)
-        write_json_atomically(folder / _INFO, {"owner": principal.owner})
+        await to_thread.run_sync(make_folder)
         await _receive_archive(folder / _ARCHIVE, request.stream(), most)
         unpacked = await to_thread.run_sync(unpack)
     except BaseException:

@@ -130,7 +130,7 @@ async def add_items(
     Raises: Problem 422 naming the item, 409 without the encoder; UserError as ``collections.add_items``.
     """
     check_count(body.items, "items")
-    opened = await to_thread.run_sync(lambda: open_for_search(state, name, ["images"]))
+    opened = await to_thread.run_sync(lambda: open_for_search(state, name, ["images"]), limiter=state.opening)
     encoder = opened.encoder
     assert encoder is not None, "requested above"
     for index, item in enumerate(body.items):

@@ -7,13 +7,14 @@ Conversions run in a confined process each, so its memory and its crashes stay t
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import structlog
 
@@ -34,6 +35,7 @@ ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
+TAR_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
 EXPORT_SECONDS = 300.0  # after which a conversion is ended
 
@@ -106,11 +108,8 @@ def _bad_encoder(message: str) -> Problem:
     return Problem(422, "encoder_unreadable", message, field="path")
 
 
-def make_archive(directory: Path, name: ExportFormat, target: Path, folder: str) -> Path:
-    """A tar of the encoder's files in a format, below ``folder`` in it: ``target/FOLDER.tar``.
-
-    Args:
-        target: a new folder, in which the files are converted unless they are stored so.
+def exported_files(directory: Path, name: ExportFormat, target: Path) -> list[Path]:
+    """The encoder's files in a format: its own, or those of the new folder ``target``.
 
     Raises: Problem 410 (files are gone), 422 ``unsupported`` with the reason, 503.
     """
@@ -128,12 +127,27 @@ def make_archive(directory: Path, name: ExportFormat, target: Path, folder: str)
             log.error("export failed", status=result.status, reason=result.reason, error=result.error[-2000:])
             raise Problem(503, "export_failed", f"rewriting as {name} failed; the service's log says why")
         files = sorted(path for path in target.iterdir() if path.is_file())
-    target.mkdir(parents=True, exist_ok=True)
-    archive = target / f"{folder}.tar"
-    with tarfile.open(archive, "w") as tar:
-        for path in files:
-            info = tarfile.TarInfo(f"{folder}/{path.name}")
-            info.size = path.stat().st_size
-            with path.open("rb") as file:
-                tar.addfile(info, file)
-    return archive
+    return files
+
+
+def stream_tar(files: list[BinaryIO], folder: str) -> Iterator[bytes]:
+    """The files, which may have been removed since they were opened, as a tar; a chunk is in memory at a time."""
+    for file in files:
+        with file:
+            yield _tar_header(file, folder)
+            while chunk := file.read(TAR_CHUNK_BYTES):
+                yield chunk
+            yield bytes(-file.tell() % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def tar_size(files: list[BinaryIO], folder: str) -> int:
+    """Bytes of ``stream_tar``."""
+    sizes = [len(_tar_header(file, folder)) + os.fstat(file.fileno()).st_size for file in files]
+    return sum(size + -size % tarfile.BLOCKSIZE for size in sizes) + 2 * tarfile.BLOCKSIZE
+
+
+def _tar_header(file: BinaryIO, folder: str) -> bytes:
+    info = tarfile.TarInfo(f"{folder}/{Path(file.name).name}")
+    info.size = os.fstat(file.fileno()).st_size
+    return info.tobuf(tarfile.GNU_FORMAT)

@@ -51,7 +51,7 @@ async def open_encoder(state: AppState, reference: str) -> BatchedEngine:
                 raise Problem(422, "unsupported", message, field="model")
             return load_encoder(state, session, row)
 
-    return await to_thread.run_sync(find)
+    return await to_thread.run_sync(find, limiter=state.opening)
 
 
 def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -217,12 +218,14 @@ def _collection_encoder(state: AppState, collection: CollectionRow, evict: bool)
     problem: UserError = Problem(409, "conflict", message)
     with state.database.reading() as session:
         own = registry.collection_encoder(session, collection)
-        for encoder in [own, *registry.identical_encoders(session, collection)]:
-            if encoder is not None:
-                try:
-                    return load_encoder(state, session, encoder, evict=evict)
-                except Problem as error:  # its files are damaged
-                    problem = error if encoder is own else problem
+        if own is not None:
+            try:
+                return load_encoder(state, session, own, evict=evict)
+            except Problem as error:  # its files are damaged
+                problem = error
+        for encoder in registry.identical_encoders(session, collection):
+            with suppress(Problem):
+                return load_encoder(state, session, encoder, evict=evict)
     raise problem
 
 
@@ -252,14 +255,18 @@ def warm_next_encoder(state: AppState, known: set[str]) -> bool:
 async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     started = time.perf_counter()
-    opened = await to_thread.run_sync(_open_for_query, state, name, body)
-    embedded: dict[str, Any] = {}
-    if body.image is not None:
-        encoder = opened.encoder
-        assert encoder is not None, "an image needs it"
-        images = await read_images(state, {"image": body.image}, lambda _, image: encoder.prepare(image))
-        (embedded["image"],) = await gather_results(encoder.submit_images([images["image"]]))
-    return await to_thread.run_sync(_find, body, opened, embedded, started)
+
+    def find(opened: OpenedCollection | None = None, **embedded: Any) -> SearchResponse:
+        return _find(body, opened or _open_for_query(state, name, body), embedded, started)
+
+    if body.image is None:
+        return await to_thread.run_sync(find, limiter=state.opening)
+    opened = await to_thread.run_sync(_open_for_query, state, name, body, limiter=state.opening)
+    encoder = opened.encoder
+    assert encoder is not None, "an image needs it"
+    images = await read_images(state, {"image": body.image}, lambda _, image: encoder.prepare(image))
+    (vector,) = await gather_results(encoder.submit_images([images["image"]]))
+    return await to_thread.run_sync(partial(find, opened, image=vector), limiter=state.opening)
 
 
 def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from api.routes.health import CheckView
     from api.services.inference_backend import InferenceBackend
 
-MAX_INFERRING = 8  # threads that decode the images of a request; models run, and are loaded, in threads of their own
+# Threads by kind of request, so that slow ones do not use up the framework's 40.
+MAX_SLOW = 16  # read corpora, encoders and lines of metrics, export, and wait for slow disks
+MAX_INFERRING = 8  # decode the images of a request; models run, and are loaded, in threads of their own
+MAX_OPENING = 64  # nearly all wait for an encoder or a text's vector, and texts that wait share a batch
 MAX_WRITERS = 16  # those that wait for another transaction each keep a thread
 
 
@@ -47,8 +50,9 @@ class AppState:
         self.metrics = ServiceMetrics(self.database, settings.home, self.encoder_bytes)
         self.authenticator = Authenticator(self.database)
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
-        self.inferring, self.writers = CapacityLimiter(MAX_INFERRING), CapacityLimiter(MAX_WRITERS)
-        self.comparing = threading.Lock()  # of near-duplicates and maps, which take memory and all cores
+        self.slow, self.inferring = CapacityLimiter(MAX_SLOW), CapacityLimiter(MAX_INFERRING)
+        self.opening, self.writers = CapacityLimiter(MAX_OPENING), CapacityLimiter(MAX_WRITERS)
+        self.comparing = CapacityLimiter(1)  # near-duplicates and maps, which take memory and all cores
         self.checks: dict[str, CheckView] = {}  # of readiness, at ``checked_at`` of the monotonic clock
         self.checked_at = float("-inf")
         self.checking = threading.Lock()

@@ -84,6 +84,7 @@ def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> U
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
     target.mkdir(mode=0o700)
     files = size = 0
+    folders: set[PurePosixPath] = set()
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -91,8 +92,9 @@ def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> U
                 if relative is None:
                     continue
                 files += 1
-                if files > max_files:
-                    raise _too_large(f"more than {max_files:,} files")
+                folders.update(relative.parents[:-1])
+                if max(files, len(folders)) > max_files:
+                    raise _too_large(f"more than {max_files:,} files or folders")
                 out = target / relative
                 out.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, out.open("xb") as file:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -179,11 +180,11 @@ def fsync_tree(folder: Path) -> None:
 
 
 def parse_strict_json(body: bytes | str) -> Any:
-    """Parse JSON, but neither what parsers disagree about (a name that is twice in an object) nor NaN and Infinity.
+    """Parse JSON, but neither what parsers disagree about (a name that is twice in an object) nor infinite numbers.
 
     Raises: ValueError, of invalid JSON JSONDecodeError; RecursionError for a too deep nesting.
     """
-    return json.loads(body, object_pairs_hook=_unique_names, parse_constant=_reject_constant)
+    return json.loads(body, object_pairs_hook=_unique_names, parse_float=_finite, parse_constant=_finite)
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,5 +195,7 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return parsed
 
 
-def _reject_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number in JSON")
+def _finite(word: str) -> float:
+    if not math.isfinite(number := float(word)):
+        raise ValueError(f"{word[:80]} is no finite number")
+    return number

@@ -57,8 +57,8 @@ _POSTGRES_CONNECT_ARGS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# readers and writers together have as many connections as the api has threads: an overflow connection is opened and
-# closed with each transaction, which costs more than the transaction
+# an overflow connection is opened and closed with each transaction, which costs more than the transaction: most do
+# without one
 _POOL: dict[str, Any] = {"pool_size": 12, "max_overflow": 11, "hide_parameters": True}  # errors quote no private value
 _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
 _CLOCK = "lcl.clock"  # key in the info of a session

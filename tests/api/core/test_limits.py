@@ -29,8 +29,10 @@ def test_requests_of_a_key_in_a_minute():
     assert 1 <= int(error.headers["retry-after"]) <= 61
 
 
-def test_without_an_answer_of_redis_nothing_is_refused(free_port):
-    assert refusals(RateLimiter(2, f"redis://127.0.0.1:{free_port}"), "a", "a", "a") == []
+def test_without_an_answer_of_redis_each_process_counts(free_port):
+    limiter = RateLimiter(2, f"redis://127.0.0.1:{free_port}")
+    assert refusals(limiter, "a") == [], "the one that finds out is not counted"
+    assert len(refusals(limiter, "a", "a", "a")) == 1
 
 
 def test_a_key_that_asks_too_much_is_told_when_to_come_back(tmp_path, serve, house_of, refused):

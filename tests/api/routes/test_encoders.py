@@ -100,17 +100,6 @@ def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(live_servi
     assert left_over(live_service) == []
 
 
-def test_a_reader_who_goes_leaves_nothing_behind(live_service, http, encoder_dir, data_root, eventually):
-    """More than fits between the two: the service is in the middle of it when it hears."""
-    source = save_encoder(data_root / "heavy", vision_width=1536)
-    assert (source / "model.safetensors").stat().st_size > 96 << 20
-    live_service.admin.import_encoder("heavy", str(source))
-    with http.stream("GET", "/v1/encoders/heavy/export?format=huggingface") as answer:
-        next(answer.iter_raw(1 << 16))
-        assert len(left_over(live_service)) == 1
-    eventually(lambda: left_over(live_service) == [], "the copy's end")
-
-
 def test_an_encoder_of_others_leaves_as_it_came(live_service, http, data_root, refused):
     pytest.importorskip("timm")
     source = save_timm(data_root / "their-vit", **SMALL)

@@ -72,6 +72,7 @@ def test_sizes_and_numbers_are_counted_while_unpacking(pack, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "one").iterdir()) <= 5 << 20
     assert refusal(archive, tmp_path / "two", max_files=1).code == "too_large"
     assert unpack_zip(archive, tmp_path / "three", max_bytes=6 << 20, max_files=2) == (2, 6 << 20)
+    assert refusal(pack({"a/b/c/x": b""}), tmp_path / "folders", max_files=2).code == "too_large"
 
 
 def test_whatever_is_damaged_is_an_error_of_the_archive(pack, tmp_path):
