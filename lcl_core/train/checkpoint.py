@@ -211,12 +211,12 @@ class CheckpointManager:
             return None
         folder = self.folder / name
 
-        def read() -> None:
+        def read() -> Any:
             for group, tensors in into.items():
                 _fill(folder / f"{group}.safetensors", tensors)
+            return json.loads((folder / _STATE).read_bytes())
 
-        self._ranks.run_on_all_ranks(read)
-        state: dict[str, Any] = json.loads((folder / _STATE).read_bytes())
+        state: dict[str, Any] = self._ranks.run_on_all_ranks(read)[self._ranks.rank]
         return state
 
     def _newest_whole(self) -> str | None:

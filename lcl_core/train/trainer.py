@@ -186,7 +186,8 @@ class Trainer:
         """Train to the end, from the newest checkpoint if there is one.
 
         Returns: the run's result; empty on ranks other than the first.
-        Raises: JobCancelled after SIGTERM, with a checkpoint on disk; UserError for bad data or a non-finite loss.
+        Raises: JobCancelled after SIGTERM, with a checkpoint of the last step unless held-out data were being measured;
+            UserError for bad data or a non-finite loss.
         """
         spec = self.spec
         with CheckpointManager(
@@ -204,6 +205,7 @@ class Trainer:
                 self.metrics = MetricsAggregator(self.progress, spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
                     self._train()
+            self.checkpoints.wait()  # before the export, in which all ranks take part
         return self._export()
 
     def _restore(self) -> None:
