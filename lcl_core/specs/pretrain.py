@@ -62,8 +62,7 @@ class ModelSpec(Spec):
         "random weights",
     )
     freeze: tuple[ModelPart, ...] = Field(
-        (),
-        description="parts whose weights stay as they are; the temperature is always trained",
+        (), max_length=3, description="parts whose weights stay as they are; the temperature is always trained"
     )
 
     @model_validator(mode="after")

@@ -120,6 +120,7 @@ def test_labels_splits_and_sources_are_named_as_a_corpus_writes_them():
         ("pretrain", {"model": {"context_length": 20}, "data": {"sources": [{"view": "pairs"}]}},
          "model.context_length", "take 21"),
         ("pretrain", {"model": {"freeze": ["eyes"]}}, "model.freeze.0", "'vision'"),
+        ("pretrain", {"model": {"freeze": ["vision", "pooler", "text", "head"]}}, "model.freeze", "at most 3"),
         ("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}},
          "captioning", "no captions are generated"),
         ("evaluate", {"encoder": "e", "dialogue": {"align": {"search": {}}}}, "dialogue.align.search", "no such field"),
