@@ -293,7 +293,7 @@ def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., 
     page = open_map()
     page.get_by_role("button", name="Zoom in").click()
     page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',1.6')")
-    for name in ("Encoders", "Compare"):
+    for name in ("Encoders", "Studies"):
         page.get_by_role("tab", name=name).click()
         page.wait_for_function(f"new URLSearchParams(location.search).get('tab') === '{name.lower()}'")
     page.go_back()

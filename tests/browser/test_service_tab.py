@@ -83,7 +83,7 @@ def test_who_is_no_admin_has_no_such_tab(visitor: Any, team_url: str, world: Any
         page = visitor.open(f"{team_url}/?tab=service")
         page.get_by_label("API key").fill(made["key"])
         page.get_by_label("API key").press("Enter")
-        expect(page.get_by_role("tab", name="Compare")).to_be_visible()
+        expect(page.get_by_role("tab", name="Studies")).to_be_visible()
         expect(page.get_by_role("tab", name="Search")).to_have_attribute("aria-selected", "true")
         expect(page.get_by_text("viola")).to_be_visible()
         expect(page.get_by_role("tab", name="Service")).to_have_count(0)

@@ -16,7 +16,6 @@ from api.client import data_url
 from api.services import encoder_archive
 from lcl_core.db.models import EncoderRow
 from lcl_core.evaluation.results import PredictionFile, PredictionStore
-from tests.api.sample_assets import save_encoder
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_sentence_encoder, save_timm
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}
