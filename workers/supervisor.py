@@ -158,7 +158,6 @@ def prepare_run_dir(attempt: Attempt, fetched: Mapping[str, Path]) -> None:
             "encoder_files": inputs.encoder_files,
             "items": inputs.items,
             "attempt": claim.attempt,
-            "attempt_id": claim.attempt_id,
             "restarts": claim.restarts,
             "collections": prepare_collection_snapshots(
                 attempt.database, spec, run_dir.changes, settings.home, fetched

@@ -171,8 +171,7 @@ class Collection:
             encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
 
         Raises:
-            UserError: ``encoder_mismatch``, ``invalid_value``, ``no_text_encoder``,
-                ``invalid_value``; of a hybrid search also ``invalid_value``.
+            UserError: ``encoder_mismatch``, ``invalid_value``, ``no_text_encoder``.
         """
         self.check_vectors(target)
         most = FUSED_HITS if words else MAX_HITS
@@ -262,7 +261,7 @@ class Collection:
         return changed
 
     def caption_vectors(self, record: Mapping[str, Any]) -> list[np.ndarray]:
-        """f32 [E] of each of the captions that are texts of the collection (``records.caption_texts``); none where
+        """f32 [E] of each of the captions that are texts of the collection (``changes.caption_texts``); none where
         captions have no vectors."""
         texts = caption_texts(record) if self.has_text_vectors else ()
         return [self.vector(file_format.text_id(text)) for text in texts]

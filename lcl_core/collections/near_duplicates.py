@@ -59,7 +59,7 @@ def near_duplicate_groups(
     # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
     # the processors' time, and six times as long where others used them too.
     with threadpool_limits(1, user_api="blas"):
-        for left, right in _linked_pairs(vectors, threshold - _ROUNDING, graph):
+        for left, right in _linked_pairs(vectors, threshold - _ROUNDING, sets, graph):
             if time.monotonic() > deadline:
                 message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
                 raise UserError(message, code="too_large")
@@ -99,9 +99,9 @@ class UnionFind:
         return sorted(found, key=lambda rows: (-len(rows), int(rows[0])))
 
 
-def _linked_pairs(vectors: RowVectors, limit: float, graph: RowGraph | None) -> Iterator[Pairs]:
+def _linked_pairs(vectors: RowVectors, limit: float, sets: UnionFind, graph: RowGraph | None) -> Iterator[Pairs]:
     if graph is None:
-        yield from _pairs_of_all(vectors, limit)
+        yield from _pairs_of_all(vectors, limit, sets)
         return
     for ours in _blocks(0, len(vectors)):
         directions = _directions(vectors[ours])
@@ -110,19 +110,21 @@ def _linked_pairs(vectors: RowVectors, limit: float, graph: RowGraph | None) -> 
         right = found[left, column]
         linked = np.einsum("me,me->m", directions[left], _directions(vectors[right])) >= limit
         yield left[linked] + ours.start, right[linked]
-    yield from _pairs_of_all(vectors, limit, graph.linked)
+    yield from _pairs_of_all(vectors, limit, sets, graph.linked)
 
 
-def _pairs_of_all(vectors: RowVectors, limit: float, first: int = 0) -> Iterator[Pairs]:
+def _pairs_of_all(vectors: RowVectors, limit: float, sets: UnionFind, first: int = 0) -> Iterator[Pairs]:
     """The linked pairs of the rows from ``first`` on, each block with each: first by bounds of the cosines."""
-    sketches = _sketches(vectors, first)
+    sketches, rows = _sketches(vectors, first), np.arange(len(vectors))
     for ours in _blocks(first, len(vectors)):
         directions = _directions(vectors[ours])
         for theirs in _blocks(ours.start, len(vectors)):
             bounds = sketches[ours.start - first : ours.stop - first] @ sketches[theirs.start - first :][:BLOCK_ROWS].T
-            # as np.nonzero, in a fifth of the time
-            left, right = np.divmod(np.flatnonzero(bounds >= limit - _SCREENED), bounds.shape[1])
-            if len(left) > bounds.size // SINGLY:
+            near = bounds >= limit - _SCREENED
+            if np.count_nonzero(near) > near.size // SINGLY:  # many of them may belong together already
+                near &= sets.roots(rows[ours])[:, None] != sets.roots(rows[theirs])
+            left, right = np.divmod(np.flatnonzero(near), near.shape[1])  # as np.nonzero, in a fifth of the time
+            if len(left) > near.size // SINGLY:
                 cosines = directions @ _directions(vectors[theirs]).T
                 left, right = np.divmod(np.flatnonzero(cosines >= limit), cosines.shape[1])
             else:

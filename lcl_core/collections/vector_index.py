@@ -50,7 +50,7 @@ def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], d
         weights: by the same names, may be negative; 1 where missing.
 
     Raises:
-        UserError: ``invalid_value``, naming the part; ``invalid_value`` where the sum cancels out.
+        UserError: ``invalid_value``, naming the part, or ``weights`` where the sum cancels out.
     """
     total = np.zeros(dim, np.float32)
     for name, vector in parts.items():

@@ -142,7 +142,11 @@ class FolderCache:
 
     def _make(self, entry: Path, make: Callable[[Path], None], size: int) -> None:
         for left in self.folder.glob(f"{_PARTIAL_PREFIX}*/"):  # of killed processes
-            self._remove(left, left.name.removeprefix(_PARTIAL_PREFIX).rpartition(".")[0])
+            made = left.name.removeprefix(_PARTIAL_PREFIX).rpartition(".")[0]
+            if made == entry.name:  # whose lock this process has
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                self._remove(left, made)
         self._make_room(size)
         partial = self.folder / f"{_PARTIAL_PREFIX}{entry.name}.{secrets.token_hex(4)}"
         try:

@@ -7,8 +7,7 @@
                        "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory that runs share, "roots"?: [allowed data roots],
-                       "attempt_id"?: of the lease,
-                       "restarts"?: how often the run was begun anew}
+                        "restarts"?: how often the run was begun anew}
       changes/         in:  additions to, and removals from, a collection that an index run appends to
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
@@ -280,8 +279,8 @@ class JobProgress:
         return max(self._every, min((now - self._started) / _INTERVALS, _LONGEST_INTERVAL_SECONDS))
 
     def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
-        known, made = {}, done - self._start
-        if total:
-            known = {"total_steps": total, "seconds_left": round(seconds / max(made, 1) * (total - done), 1)}
+        made, known = done - self._start, {"total_steps": total} if total else {}
+        if total and made:
+            known["seconds_left"] = round(seconds / made * (total - done), 1)
         rate = round(made / max(seconds, 1e-9), 1)
         self._run_dir.append_metrics(step=done, phase=self._phase, **{f"{self._unit}_per_s": rate}, **known)

@@ -76,7 +76,6 @@ class ImageEncoder(ABC):
         tokens, width: N and W.
         image_size: S, pixels.
         weights_hash: sha256 of the weights.
-        preprocessing_bytes: memory that ``preprocess`` takes for each pixel of an image, beside the image.
     """
 
     module: nn.Module
@@ -85,9 +84,6 @@ class ImageEncoder(ABC):
     width: int
     image_size: int
     weights_hash: str
-    preprocessing_bytes: ClassVar[int] = (
-        16  # other libraries copy the image, as RGB and as arrays, before they shrink it
-    )
 
     @classmethod
     @abstractmethod

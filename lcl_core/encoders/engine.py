@@ -51,8 +51,8 @@ class EncoderEngine:
         file_hashes: sha256 of the directory's data files by name.
 
     Raises:
-        UserError: ``encoder_unreadable``, ``encoder_changed``, ``invalid_value``; ``unsupported``
-            for an encoder without pooled latents.
+        UserError: ``encoder_unreadable``, ``encoder_changed``, ``invalid_value``; ``unsupported`` for an encoder
+            without pooled latents.
     """
 
     def __init__(

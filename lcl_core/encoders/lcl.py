@@ -109,8 +109,6 @@ class LCLEncoder(ImageEncoder):
         weights_hash: sha256 of the weights (the file's for a saved encoder).
     """
 
-    preprocessing_bytes = 0  # images are shrunk as they are read
-
     def __init__(self, model: LCLModel, processor: LCLProcessor, weights_hash: str) -> None:
         self.model, self.module = model, model.visual
         self.processor = processor

@@ -80,8 +80,8 @@ def import_original(config_json: str | Path, weights: str | Path, directory: str
     """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
 
     Raises:
-        UserError: as :func:`load_official`; ``encoder_unreadable`` for other special tokens than
-            those of CLIP's tokenizer, which the encoder gets: its texts would be read wrongly.
+        UserError: as :func:`load_official`; ``encoder_unreadable`` for other special tokens than those of CLIP's
+            tokenizer, which the encoder gets: its texts would be read wrongly.
     """
     model, tokenizer = load_official(config_json, weights), clip_tokenizer()
     for field in SPECIAL_TOKENS:
@@ -120,7 +120,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # each library raises its own; the reader needs one sentence
         raise UserError(f"cannot read weights: {error}", code="encoder_unreadable", file=path) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
         message = "cannot read weights: a state_dict has tensors by name, and nothing else"
         raise UserError(message, code="encoder_unreadable", file=path)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}

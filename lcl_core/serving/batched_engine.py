@@ -100,7 +100,6 @@ class BatchedEngine:
         self.directory = engine.directory
         self.hash, self.dim = engine.hash, engine.dim
         self.image_tokens = engine.encoder.tokens  # patch tokens of an image
-        self.preparing_bytes = engine.encoder.preprocessing_bytes  # memory of ``prepare`` a pixel, beside the image
         self.prepared_bytes = engine.encoder.prepared_bytes  # memory of a prepared image
         self._engine = engine
         self._generation_bytes = generation_bytes
@@ -175,8 +174,7 @@ class BatchedEngine:
     ) -> Future[Any]:
         """A future of the str that continues texts and images.
 
-        Raises: as ``submit_images``; UserError ``too_large``, ``image_unreadable``,
-            ``unsupported``.
+        Raises: as ``submit_images``; UserError ``too_large``, ``image_unreadable``, ``unsupported``.
         """
         self._batcher.check_room()
         prompt = self._engine.lcl_encoder.encode_document(parts)

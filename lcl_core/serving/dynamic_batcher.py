@@ -156,7 +156,7 @@ class EncoderUnloaded(Busy):
     """The encoder was closed before the request ran."""
 
     def __init__(self) -> None:
-        super().__init__("the encoder was unloaded; send the request again", code="busy")
+        super().__init__("the encoder was unloaded; send the request again")
 
 
 class DynamicBatcher:

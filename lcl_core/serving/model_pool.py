@@ -114,8 +114,8 @@ class ModelPool:
 
         Raises:
             UserError: as EncoderEngine; a ``get`` after ``FAILURE_SECONDS``, or of other files, tries again.
-                ``too_large`` for one that is larger than the budget, ``busy`` where it fits only in place
-                of others and may not evict them, ``busy`` after ``close``.
+                ``too_large`` for one that is larger than the budget, ``busy`` where it fits only in place of others and
+                may not evict them, and after ``close``.
         """
         return self._entry(Path(directory), registered, evict).future.result()
 

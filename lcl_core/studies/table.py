@@ -136,7 +136,8 @@ def _empty_column_note(metric: MetricSpec, cells: Sequence[CellRecord]) -> str:
     else:
         rows = [row for cell in ended if cell.evaluation for row in cell.evaluation.result.get("rows", ())]
         there = sorted({" ".join(str(row[key]) for key in SELECTORS if row.get(key)) for row in rows})
-    return f"No result has a figure for {metric.name}. There are: {'; '.join(there[:6]) or 'none'}."
+    words = "; ".join(there[:6]) + " and others" * (len(there) > 6)
+    return f"No result has a figure for {metric.name}. There are: {words or 'none'}."
 
 
 # ---- the table
