@@ -36,8 +36,7 @@ _KINDS: dict[str, type[Exception]] = {"store": StoreError, "user": UserError, "c
 class RankGroup:
     """Rank of this process, and a gloo group of its own for JSON messages between ranks.
 
-    Each user makes its own group, on all ranks at once: a checkpoint is written in a background thread, and messages of
-    two threads in one group would mix. A single process needs no group.
+    All ranks make it at once. A single process needs no group.
     """
 
     def __init__(self) -> None:
