@@ -29,6 +29,7 @@ from lcl_core.encoders.captioning import GenerationConfig, StreamListener
 from lcl_core.serving.dynamic_batcher import gather_results
 
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
+FEW = 4096  # characters of texts, numbers of vectors: the event loop reads or writes them faster than it asks a thread
 STREAM_RESPONSES = documented_responses(
     "application/json",
     "text/event-stream",
@@ -177,9 +178,10 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep) -> JSON
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
-    futures, tokens = await to_thread.run_sync(submit)
+    characters = sum(map(len, texts.values()))
+    futures, tokens = submit() if characters < FEW else await to_thread.run_sync(submit)
     vectors = dict(zip(futures, await gather_results(list(futures.values())), strict=True))
-    return await to_thread.run_sync(respond, vectors)
+    return respond(vectors) if len(items) * encoder.dim < FEW else await to_thread.run_sync(respond, vectors)
 
 
 def _encode_vector(vector: Any, encoding: str) -> list[float] | str:
