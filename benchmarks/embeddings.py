@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             # texts are fast: enough of them that the text process has started before counting
             texts = replace(plan, traffic="text embeddings", requests=8 * plan.requests, warm_up=8 * plan.requests)
             batching["texts"] = _loads(texts, options.few)
-    with _plain(options.plain) as url:
+    with plain_route("embed", options.plain) as url:
         plain = run_load(
             LoadPlan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up)
         )
@@ -79,13 +79,14 @@ def _loads(plan: LoadPlan, few: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain(model: str) -> Iterator[str]:
+def plain_route(*arguments: str) -> Iterator[str]:
+    """URL of a ``benchmarks.baseline_app`` with these arguments, until the end of the block."""
     port = free_port(0)
     url = f"http://{LOOPBACK}:{port}"
     with TemporaryDirectory(prefix="lcl-bench-plain-") as folder:
         stack = ProcessStack(Path(folder))
         try:
-            stack.start(Service("plain", ("python", "-m", "benchmarks.baseline_app", str(port), model)))
+            stack.start(Service("plain", ("python", "-m", "benchmarks.baseline_app", str(port), *arguments)))
             stack.wait_until(lambda: responds(f"{url}/healthz"), "the plain route", START_SECONDS)
             yield url
         finally:

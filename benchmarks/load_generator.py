@@ -63,6 +63,11 @@ def searches() -> Iterator[Request]:
         yield Request("POST", "/v1/collections/bench/search", {"text": text, "k": 10})
 
 
+def plain_searches() -> Iterator[Request]:
+    for text in _texts():
+        yield Request("POST", "/search", {"text": text, "k": 10})
+
+
 def _texts() -> Iterator[str]:
     """Texts of three words, none like another."""
     words = [name + ending for name in ("cat", "bird", "lamp", "tree", "boat", "moon", "hand") for ending in ("", "s")]
@@ -88,6 +93,7 @@ TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
     "text embeddings": text_embeddings,
     "plain embeddings": plain_embeddings,
     "searches": searches,
+    "plain searches": plain_searches,
 }
 
 

@@ -36,18 +36,15 @@ class RunningApi:
             return [admin.create_key(f"owner-{number}", "submitter")["key"] for number in range(owners)]
 
     def resident_bytes(self) -> int:
-        return int(self._metric("process_resident_memory_bytes"))
+        return int(process_metric(self.url, "process_resident_memory_bytes"))
 
-    def cpu_seconds(self) -> float:
-        """CPU time of the process so far."""
-        return self._metric("process_cpu_seconds_total")
 
-    def _metric(self, name: str) -> float:
-        """A metric that the service exposes to Prometheus."""
-        text = httpx.get(f"{self.url}/metrics", timeout=60, trust_env=False).text
-        match = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-        assert match, f"the service exposes no {name}"
-        return float(match[1])
+def process_metric(url: str, name: str) -> float:
+    """A metric that the service at ``url`` exposes to Prometheus."""
+    text = httpx.get(f"{url}/metrics", timeout=60, trust_env=False, follow_redirects=True).text
+    match = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    assert match, f"the service exposes no {name}"
+    return float(match[1])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from benchmarks.load import LoadPlan, run_load, summarize_load
-from benchmarks.service import RunningApi, running_api
+from benchmarks.service import RunningApi, process_metric, running_api
 from lcl_core.db.models import Run
 
 OWNERS = 8
@@ -36,9 +36,9 @@ def measure(database: str, clients: int, requests: int, warm_up: int, rate: floa
     """Both loads on one service. Raises: UserError when it does not start or the clients fail."""
     with running_api(database) as api:
         plan = LoadPlan(api.url, "submissions", api.keys(OWNERS), clients, requests, warm_up)
-        before = api.cpu_seconds()
+        before = process_metric(api.url, "process_cpu_seconds_total")
         flat_out = run_load(plan)
-        used = api.cpu_seconds() - before
+        used = process_metric(api.url, "process_cpu_seconds_total") - before
         steady = run_load(replace(plan, warm_up=clients, rate=rate))
         return {
             "database": database,

@@ -207,25 +207,28 @@ def open_for_search(
 
     Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
-    row, collection = open_collection(state, name)
-    needed = any(kind in collection.vector_targets for kind in embeds)
-    return OpenedCollection(row.id, collection, _collection_encoder(state, row, evict) if needed else None)
+
+    def use(session: Session, row: CollectionRow, collection: Collection) -> OpenedCollection:
+        needed = any(kind in collection.vector_targets for kind in embeds)
+        encoder = _collection_encoder(state, session, row, evict) if needed else None
+        return OpenedCollection(row.id, collection, encoder)
+
+    return with_collection(state, name, use)
 
 
-def _collection_encoder(state: AppState, collection: CollectionRow, evict: bool) -> BatchedEngine:
-    """The collection's own encoder or, where that cannot be used, one with identical files."""
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
+    """The collection's own encoder or, where that cannot be used, one with identical files. Closes the session."""
     message = f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
     problem: UserError = Problem(409, "conflict", message)
-    with state.database.reading() as session:
-        own = registry.collection_encoder(session, collection)
-        if own is not None:
-            try:
-                return load_encoder(state, session, own, evict=evict)
-            except Problem as error:  # its files are damaged
-                problem = error
-        for encoder in registry.identical_encoders(session, collection):
-            with suppress(Problem):
-                return load_encoder(state, session, encoder, evict=evict)
+    own = registry.collection_encoder(session, collection)
+    if own is not None:
+        try:
+            return load_encoder(state, session, own, evict=evict)
+        except Problem as error:  # its files are damaged
+            problem = error
+    for encoder in registry.identical_encoders(session, collection):
+        with suppress(Problem):
+            return load_encoder(state, session, encoder, evict=evict)
     raise problem
 
 

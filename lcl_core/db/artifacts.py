@@ -60,8 +60,10 @@ def bundled_path(stored: str) -> Path | None:
     A row has the path of the installation whose api started last; another machine may have the same file elsewhere.
     """
     _, package, rest = stored.rpartition(_PACKAGE_FOLDER)
+    if not package or not rest.startswith(_BUNDLED_FOLDERS):
+        return None
     path = Path(lcl_core.__file__).resolve().parent / rest
-    return path if package and rest.startswith(_BUNDLED_FOLDERS) and path.exists() else None
+    return path if path.exists() else None
 
 
 def home_id(home: Path) -> str:

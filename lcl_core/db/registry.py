@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import or_, select
+from sqlalchemy import BindParameter, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import Conflict, UserError
@@ -46,6 +46,14 @@ _NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
 # a reference is an id or a name; datasets have names alone
 _ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
 _NO_FETCHED: Mapping[str, Path] = {}
+# made once: every search asks for its collection, and a statement takes longer to make than to answer
+_REFERENCE: BindParameter[str] = bindparam("reference")
+_COLLECTION = (
+    select(CollectionRow)
+    .where(or_(CollectionRow.id == _REFERENCE, CollectionRow.name == _REFERENCE))
+    .order_by((CollectionRow.id == _REFERENCE).desc())
+    .limit(1)
+)
 
 
 def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
@@ -98,9 +106,7 @@ def list_encoders(session: Session) -> Sequence[EncoderRow]:
 
 
 def get_collection(session: Session, id_or_name: str) -> CollectionRow:
-    matches = or_(CollectionRow.id == id_or_name, CollectionRow.name == id_or_name)
-    query = select(CollectionRow).where(matches).order_by((CollectionRow.id == id_or_name).desc()).limit(1)
-    row = session.scalars(query).one_or_none()
+    row = session.scalars(_COLLECTION, {"reference": id_or_name}).one_or_none()
     if row is None:
         raise unknown_name(session, CollectionRow, id_or_name)
     return row
