@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ from lcl_core.db import states, submit
 from lcl_core.db.complete_run import RunSucceeded, complete_run
 from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import Run
-from lcl_core.db.session import Database
+from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.workers import WorkerIdentity
 from workers.claim_loop import ClaimLoop
 
@@ -141,9 +142,12 @@ def _claim_all(url: str, home: Path) -> ClaimLog:
     database, log = Database(url), ClaimLog()
 
     def work(claim: Claim, stopping: threading.Event) -> None:
-        with database.session() as session:
-            begin_attempt(session, claim, encoder_id=None, from_scratch=True)
-        complete_run(database, claim, RunSucceeded({}), home / "runs" / claim.run_id, home, 0.0)
+        with suppress(*UNREACHABLE):
+            with database.session() as session:
+                begin_attempt(session, claim, encoder_id=None, from_scratch=True)
+            complete_run(database, claim, RunSucceeded({}), home / "runs" / claim.run_id, home, 0.0)
+            return
+        work(claim, stopping)  # the database was busy: the product's supervisor repeats its writes too
 
     worker = WorkerIdentity(f"worker-{os.getpid()}", "localhost", os.getpid(), 1, ("none",), ("cpu",))
     claim_loop = _TimedClaimLoop(worker, database, LEASE_SECONDS, work)

@@ -88,8 +88,7 @@ class LocalStack:
     After entry, ``check`` restarts what has died; before, a death ends the start.
 
     Raises (on entry):
-        UserError: ``bad_setting``, ``home_unusable``, ``conflict``, ``not_ready``, or a child's
-            ChildDied.
+        UserError: ``bad_setting``, ``home_unusable``, ``conflict``, ``process_died``.
     """
 
     def __init__(

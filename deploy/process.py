@@ -216,7 +216,7 @@ class ProcessStack:
             child.check()
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Poll ``ready``. Raises: ChildDied, or UserError ``not_ready`` after ``seconds``."""
+        """Poll ``ready``. Raises: ChildDied, or UserError ``process_died`` after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not ready():
             self.check()

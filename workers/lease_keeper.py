@@ -129,7 +129,7 @@ class LeaseKeeper:
         """Wait until a renewal is fresh enough to start a process. Raises: StaleLease, AttemptInterrupted."""
         while boot_time() > self._renewed + TERMINATE_SHARE * self._seconds:
             self.raise_if_interrupted()
-            time.sleep(self._settings.watch_seconds)
+            time.sleep(self._settings.watch_seconds / 20)  # the first renewal takes milliseconds
         self.check()
 
     def raise_if_interrupted(self) -> None:

@@ -26,7 +26,7 @@ from lcl_core.jobs import ANY_DEVICE
 
 log = structlog.get_logger(__name__)
 FORGET_AFTER = timedelta(minutes=10)
-ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
+ALIVE_WITHIN = timedelta(seconds=30)  # ten heartbeats, and at least two
 _ENGINE_PREFIX = "executor "
 ENGINES_NEEDED = (
     "runs of several nodes need workers with LCL_EXECUTOR=ray, slurm or kubernetes "
