@@ -67,7 +67,6 @@ class Claim:
     nodes: int = 1
     gpus: int = 1  # of each node that runs on GPUs
     devices: tuple[str, ...] = ()  # ids of the GPUs that it may use; none: the processor
-    waited_seconds: float = 0.0  # from when the run could have been claimed
     handle: dict[str, Any] | None = None  # of processes that outlived the worker before
     restarts: int = 0  # how often a retry started the run from the beginning
 

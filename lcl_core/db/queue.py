@@ -100,7 +100,7 @@ _LEASE = (
             _run.handle: case((is_unwanted(_run), null()), else_=_run.handle),
         }
     )
-    .returning(*(_run[name] for name in ("id", "ready_at", *CLAIM_FIELDS)))
+    .returning(*(_run[name] for name in ("id", *CLAIM_FIELDS)))
 )
 
 
@@ -178,8 +178,7 @@ def _lease(session: Session, run_id: str, worker: str, lease_seconds: float, dev
     given = {"claimed": run_id, "moment": moment, "token": token, "worker": worker}
     given["expires_at"] = moment + timedelta(seconds=lease_seconds)
     run = session.execute(_LEASE, given).one()
-    waited = max(0.0, (moment - run.ready_at).total_seconds())
-    return Claim.of(run, token, worker, waited_seconds=waited, devices=devices)
+    return Claim.of(run, token, worker, devices=devices)
 
 
 def has_ready_runs(session: Session) -> bool:
