@@ -23,7 +23,7 @@ def test_every_page_of_the_documentation_is_in_the_navigation(docs_site):
     sources = {str(build_docs.staged_name(name)).removesuffix(".md") for name in build_docs.page_sources()}
     assert sources - {"index"} <= listed
     assert {page for pages in build_docs.NAVIGATION.values() for page in pages} == sources - {"index"}
-    assert {f"reference/{name}" for name in ("spec_pretrain", "settings", "api", "errors", "commands")} <= listed
+    assert {f"reference/{name}" for name in ("spec_pretrain", "settings", "commands")} <= listed
 
 
 def test_nothing_is_loaded_from_elsewhere(docs_site):
