@@ -12,7 +12,7 @@ from importlib import import_module
 
 from lcl_core.common.errors import UserError
 
-CORE = ("train", "as-shipped", "gpu", "collection", "linear-probe", "latent-rank")
+CORE = ("train", "as-shipped", "gpu", "collection", "linear-probe")
 SERVICE = ("submissions", "claims", "embeddings", "searches")
 
 

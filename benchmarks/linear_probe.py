@@ -2,6 +2,7 @@
 
 Features are standardised by the training images. The weight of the L2 penalty is chosen on every tenth training image,
 from the same grid for each kind of features; then the probe is fitted on all and asked once about the test split.
+``effective_rank`` is that of the test images: the mean is not subtracted; 1: the encoder has collapsed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.classifiers import LogisticRegression, fit_logistic_regression
+from lcl_core.objectives.emu import effective_rank
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # an image
 HELD_OUT_EVERY = 10
@@ -70,10 +72,11 @@ def labelled(corpus: Corpus, split: str, label: str, limit: int | None) -> list[
 def measure(
     corpus: Corpus, train: Sequence[CaptionPair], test: Sequence[CaptionPair], label: str, features: Features
 ) -> dict[str, float]:
-    """Accuracy on ``test``, its standard error, the accuracy on held-out training images, and the chosen penalty."""
+    """Accuracy on ``test``, its standard error, that on held-out training images, the chosen penalty, the rank."""
     classes = sorted({pair.labels[label] for pair in train})
     rows, asked = (read_features(corpus, [pair.image for pair in pairs], features) for pairs in (train, test))
     own, others = (torch.tensor([classes.index(pair.labels[label]) for pair in pairs]) for pairs in (train, test))
+    rank = round(float(effective_rank(asked)), 3)
     mean, deviation = rows.mean(0), rows.std(0).clamp_min(1e-6)
     rows, asked = (rows - mean) / deviation, (asked - mean) / deviation
     held_out = torch.arange(len(rows)) % HELD_OUT_EVERY == 0
@@ -91,7 +94,8 @@ def measure(
     best = max(found, key=found.__getitem__)
     value = accuracy(fit(rows, own, best), asked, others)
     error = (value * (1 - value) / len(asked)) ** 0.5
-    return {"accuracy": round(value, 4), "error": round(error, 4), "held_out": round(found[best], 4), "penalty": best}
+    figures = {"accuracy": round(value, 4), "error": round(error, 4), "held_out": round(found[best], 4)}
+    return {**figures, "penalty": best, "effective_rank": rank}
 
 
 def raw_pixels(images: Sequence[Image.Image], side: int) -> Tensor:

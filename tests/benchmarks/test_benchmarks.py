@@ -28,7 +28,6 @@ RUNS = [
         "recall_at_10",
     ),
     ("linear-probe", [*PROBE, "--label", "group", "--test-split", "test_vendor", "--pixels", "8"], "rows"),
-    ("latent-rank", [*PROBE, "--split", "test_vendor"], "rows"),
     ("submissions", [*LOAD, "--rate", "40"], "flat_out"),
     ("claims", ["--runs", "30", "--workers", "2"], "claim_p99_ms"),
     ("embeddings", [*LOAD, "--few", "2", "--model", "tiny", "--plain", "ViT-S-32-alt"], "ratio"),
