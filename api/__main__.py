@@ -38,6 +38,7 @@ def main() -> int:
     """
     forbid_downloads()
     os.environ.update(thread_env(os.environ))  # before anything imports torch
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads of many short searches wait for each other
     try:
         for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201

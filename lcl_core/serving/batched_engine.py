@@ -5,6 +5,7 @@ Failures to allocate memory of Python, Pillow and PyTorch become one error, ``Ou
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lcl_core.common.errors import Busy, UserError, tokenizer_errors
+from lcl_core.common.processes import threads_per_process
 from lcl_core.encoders.captioning import DocumentPrompt, GenerationConfig, PreparedImage, StreamListener
 from lcl_core.serving.dynamic_batcher import BatchObserver, DynamicBatcher, failed_future, wait_all
 
@@ -62,6 +64,7 @@ def steps_within_memory(steps: Iterable[Any]) -> Iterator[Any]:
 
 MAX_QUEUE_BYTES = 512 << 20  # of prepared images that wait for one encoder
 GENERATION_BYTES = 1 << 30  # of keys, values and scores of all texts that one encoder generates at a time
+FEW_TEXTS = 32  # threads would wait for each other, and for those that answer requests, longer than they compute
 _GENERATION = ("captions", "continuations")
 
 
@@ -92,7 +95,7 @@ class BatchedEngine:
         engine: EncoderEngine,
         *,
         max_batch: int = 64,
-        max_wait: float = 0.005,
+        max_wait: float = 0.0,
         max_queue: int = 512,
         generation_bytes: int = GENERATION_BYTES,
         observe: BatchObserver | None = None,
@@ -252,7 +255,10 @@ def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[
         "continuations": continuations,
     }
 
+    threads = threads_per_process(os.environ, 1)
+
     def run(key: _BatchKey, items: list[Any]) -> Iterable[Any]:
+        torch.set_num_threads(1 if key.kind == "texts" and len(items) <= FEW_TEXTS else threads)
         results = within_memory(lambda: runs[key.kind](key, items))
         return steps_within_memory(results) if key.kind in _GENERATION else results
 
