@@ -13,7 +13,7 @@ from lcl_core.collections import file_format
 from lcl_core.collections.file_format import CollectionManifest, ReadOnlyDatabase, Target
 from lcl_core.collections.full_text import FullTextIndex
 from lcl_core.collections.labels import LabelColumn, LabelIndex
-from lcl_core.collections.vector_index import ExternalIndex, HnswIndex
+from lcl_core.collections.vector_index import BLOCK_ROWS, ExternalIndex, HnswIndex
 from lcl_core.specs.corpus_jobs import LabelType
 from lcl_core.vector_indexes import SearchFn
 
@@ -40,6 +40,9 @@ class Directory:
         self.indexes: dict[Target, HnswIndex | ExternalIndex] = {**self.graphs}
         if ask is not None:
             self.indexes = {target: ExternalIndex(ask, target, self.vectors[target]) for target in self.vectors}
+        for target, vectors in self.vectors.items():
+            if target not in self.indexes and len(vectors) <= BLOCK_ROWS:  # every query reads them all: widened once
+                self.vectors[target] = vectors.astype(np.float32)
         stored = self.items.rows("SELECT label, kind, stated, texts, codes FROM labels ORDER BY rowid")
         columns = {
             label: LabelColumn(json.loads(texts), np.frombuffer(codes, "<i4"), kind)

@@ -182,7 +182,7 @@ class DynamicBatcher:
         name: str = "encoder",
         max_batch: int = 64,
         max_cost: int = 1 << 62,
-        max_wait: float = 0.005,
+        max_wait: float = 0.0,
         max_queue: int = 512,
         observe: BatchObserver | None = None,
     ) -> None:
