@@ -64,7 +64,6 @@ def steps_within_memory(steps: Iterable[Any]) -> Iterator[Any]:
 
 MAX_QUEUE_BYTES = 512 << 20  # of prepared images that wait for one encoder
 GENERATION_BYTES = 1 << 30  # of keys, values and scores of all texts that one encoder generates at a time
-FEW_TEXTS = 32  # threads would wait for each other, and for those that answer requests, longer than they compute
 _GENERATION = ("captions", "continuations")
 
 
@@ -258,7 +257,7 @@ def _runner(engine: EncoderEngine) -> Callable[[_BatchKey, list[Any]], Iterable[
     threads = threads_per_process(os.environ, 1)
 
     def run(key: _BatchKey, items: list[Any]) -> Iterable[Any]:
-        torch.set_num_threads(1 if key.kind == "texts" and len(items) <= FEW_TEXTS else threads)
+        torch.set_num_threads(1 if key.kind == "texts" else threads)  # small products gain nothing from threads
         results = within_memory(lambda: runs[key.kind](key, items))
         return steps_within_memory(results) if key.kind in _GENERATION else results
 
