@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +14,7 @@ from typing import Any
 
 from benchmarks.encoder import TINY, VIT_B_32, register_encoder, write_encoder
 from benchmarks.load import LoadPlan, run_load, summarize_load
-from benchmarks.service import START_SECONDS, running_api
-from deploy.process import LOOPBACK, ProcessStack, Service, free_port, responds
+from benchmarks.service import plain_route, running_api
 
 SIZES = {"ViT-B-32": VIT_B_32, "tiny": TINY}
 
@@ -45,7 +42,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             register_encoder(api, Path(folder) / "encoder")
             plan = LoadPlan(api.url, "embeddings", [api.key], options.clients, options.requests, options.warm_up)
             batching = {"images": _loads(plan, options.few)}
-            # texts are fast: enough of them that the text process has started before counting
             texts = replace(plan, traffic="text embeddings", requests=8 * plan.requests, warm_up=8 * plan.requests)
             batching["texts"] = _loads(texts, options.few)
     with plain_route("embed", options.plain) as url:
@@ -76,18 +72,3 @@ def _loads(plan: LoadPlan, few: int) -> dict[str, Any]:
     some, one = summaries["few"], summaries["one"]
     gain, slower = some["items_per_s"] / one["items_per_s"], some["p99_ms"] / one["p50_ms"]
     return {**summaries, "gain": round(gain, 2), "few_p99_by_one_p50": round(slower, 2)}
-
-
-@contextmanager
-def plain_route(*arguments: str) -> Iterator[str]:
-    """URL of a ``benchmarks.baseline_app`` with these arguments, until the end of the block."""
-    port = free_port(0)
-    url = f"http://{LOOPBACK}:{port}"
-    with TemporaryDirectory(prefix="lcl-bench-plain-") as folder:
-        stack = ProcessStack(Path(folder))
-        try:
-            stack.start(Service("plain", ("python", "-m", "benchmarks.baseline_app", str(port), *arguments)))
-            stack.wait_until(lambda: responds(f"{url}/healthz"), "the plain route", START_SECONDS)
-            yield url
-        finally:
-            stack.stop()

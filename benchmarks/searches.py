@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.embeddings import plain_route
 from benchmarks.encoder import VIT_B_32, link_collection, register_encoder, write_encoder
 from benchmarks.load import LoadPlan, run_load, summarize_load
-from benchmarks.service import process_metric, running_api
+from benchmarks.service import plain_route, process_metric, running_api
 from lcl_core.collections.collection import Collection
 from lcl_core.encoders.export import export
 
@@ -41,7 +40,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All loads on one service. Raises: UserError for a folder that is no collection, or of another width."""
+    """All loads on one service; answers to texts of another width are ``wrong``. Raises: UserError: no collection."""
     vectors = Collection.open(options.collection).vectors()[1]
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder, ExitStack() as stack:
         encoder = options.encoder

@@ -1,4 +1,5 @@
-"""The api as a deployment runs it: a process of its own with team settings, a broker, and either database."""
+"""The api as a deployment runs it, a process of its own with team settings, a broker, and either database; and a plain
+route to compare it with."""
 
 from __future__ import annotations
 
@@ -76,3 +77,18 @@ def running_api(kind: str, name: str = "api", env: Mapping[str, str] | None = No
         finally:
             stack.stop()
             database.dispose()
+
+
+@contextmanager
+def plain_route(*arguments: str) -> Iterator[str]:
+    """URL of a ``benchmarks.baseline_app`` with these arguments, until the end of the block."""
+    port = free_port(0)
+    url = f"http://{LOOPBACK}:{port}"
+    with TemporaryDirectory(prefix="lcl-bench-plain-") as folder:
+        stack = ProcessStack(Path(folder))
+        try:
+            stack.start(Service("plain", ("python", "-m", "benchmarks.baseline_app", str(port), *arguments)))
+            stack.wait_until(lambda: responds(f"{url}/healthz"), "the plain route", START_SECONDS)
+            yield url
+        finally:
+            stack.stop()

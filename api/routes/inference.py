@@ -29,7 +29,7 @@ from lcl_core.encoders.captioning import GenerationConfig, StreamListener
 from lcl_core.serving.dynamic_batcher import gather_results
 
 router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
-FEW = 4096  # characters of texts, numbers of vectors: the event loop reads or writes them faster than it asks a thread
+MAX_INLINE = 4096  # characters of texts, numbers of vectors that the event loop reads or writes itself
 STREAM_RESPONSES = documented_responses(
     "application/json",
     "text/event-stream",
@@ -179,9 +179,9 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep) -> JSON
         return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
 
     characters = sum(map(len, texts.values()))
-    futures, tokens = submit() if characters < FEW else await to_thread.run_sync(submit)
+    futures, tokens = submit() if characters < MAX_INLINE else await to_thread.run_sync(submit)
     vectors = dict(zip(futures, await gather_results(list(futures.values())), strict=True))
-    return respond(vectors) if len(items) * encoder.dim < FEW else await to_thread.run_sync(respond, vectors)
+    return respond(vectors) if len(items) * encoder.dim < MAX_INLINE else await to_thread.run_sync(respond, vectors)
 
 
 def _encode_vector(vector: Any, encoding: str) -> list[float] | str:

@@ -258,18 +258,16 @@ def warm_next_encoder(state: AppState, known: set[str]) -> bool:
 async def search(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     started = time.perf_counter()
-
-    def find(opened: OpenedCollection | None = None, **embedded: Any) -> SearchResponse:
-        return _find(body, opened or _open_for_query(state, name, body), embedded, started)
-
     if body.image is None:
-        return await to_thread.run_sync(find, limiter=state.opening)
+        return await to_thread.run_sync(
+            lambda: _find(body, _open_for_query(state, name, body), {}, started), limiter=state.opening
+        )
     opened = await to_thread.run_sync(_open_for_query, state, name, body, limiter=state.opening)
     encoder = opened.encoder
     assert encoder is not None, "an image needs it"
     images = await read_images(state, {"image": body.image}, lambda _, image: encoder.prepare(image))
     (vector,) = await gather_results(encoder.submit_images([images["image"]]))
-    return await to_thread.run_sync(partial(find, opened, image=vector), limiter=state.opening)
+    return await to_thread.run_sync(_find, body, opened, {"image": vector}, started, limiter=state.opening)
 
 
 def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:

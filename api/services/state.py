@@ -52,7 +52,7 @@ class AppState:
         self.rate_limiter = RateLimiter(settings.requests_per_minute, settings.broker_url)
         self.slow, self.inferring = CapacityLimiter(MAX_SLOW), CapacityLimiter(MAX_INFERRING)
         self.opening, self.writers = CapacityLimiter(MAX_OPENING), CapacityLimiter(MAX_WRITERS)
-        self.comparing = CapacityLimiter(1)  # near-duplicates and maps, which take memory and all cores
+        self.comparing = CapacityLimiter(1)  # near-duplicates and maps, which take memory and seconds
         self.checks: dict[str, CheckView] = {}  # of readiness, at ``checked_at`` of the monotonic clock
         self.checked_at = float("-inf")
         self.checking = threading.Lock()

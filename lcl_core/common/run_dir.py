@@ -7,7 +7,7 @@
                        "items"?: {"only": [locations] or null, "without": [locations]} of the dataset to convert,
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory that runs share, "roots"?: [allowed data roots],
-                        "restarts"?: how often the run was begun anew}
+                       "restarts"?: how often the run was begun anew}
       changes/         in:  additions to, and removals from, a collection that an index run appends to
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
@@ -279,7 +279,8 @@ class JobProgress:
         return max(self._every, min((now - self._started) / _INTERVALS, _LONGEST_INTERVAL_SECONDS))
 
     def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
-        made, known = done - self._start, {"total_steps": total} if total else {}
+        made = done - self._start
+        known: dict[str, float] = {"total_steps": total} if total else {}
         if total and made:
             known["seconds_left"] = round(seconds / made * (total - done), 1)
         rate = round(made / max(seconds, 1e-9), 1)

@@ -94,7 +94,6 @@ class BatchedEngine:
         engine: EncoderEngine,
         *,
         max_batch: int = 64,
-        max_wait: float = 0.0,
         max_queue: int = 512,
         generation_bytes: int = GENERATION_BYTES,
         observe: BatchObserver | None = None,
@@ -111,7 +110,6 @@ class BatchedEngine:
             name=engine.directory.name,
             max_batch=max_batch,
             max_cost=generation_bytes,
-            max_wait=max_wait,
             max_queue=min(max_queue, max(max_batch, MAX_QUEUE_BYTES // self.prepared_bytes)),
             observe=None if observe is None else lambda key, waited: observe(key.kind, waited),
         )

@@ -1,8 +1,8 @@
 """Dynamic batching: one owner thread runs the requests of many clients. Imports no torch.
 
-Requests with equal keys may share a batch. A batch starts when it is full or when its oldest request has waited
-``max_wait`` seconds; while one batch runs the next one fills, so a busy server never waits. Long work (generation)
-runs in steps: between two steps one batch of other keys runs, and several long batches advance side by side.
+Requests with equal keys may share a batch. A batch starts when the thread is free; while one runs the next one fills.
+Long work (generation) runs in steps: between two steps one batch of other keys runs, and several long batches advance
+side by side.
 """
 
 from __future__ import annotations
@@ -169,7 +169,6 @@ class DynamicBatcher:
         name: shown in the thread's name.
         max_batch: items a call of ``run``, and items of all stepwise batches together.
         max_cost: of the items of all stepwise batches together; one that costs more is worked on alone.
-        max_wait: seconds that the oldest request waits for a full batch.
         max_queue: requests that may wait.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
@@ -182,14 +181,13 @@ class DynamicBatcher:
         name: str = "encoder",
         max_batch: int = 64,
         max_cost: int = 1 << 62,
-        max_wait: float = 0.0,
         max_queue: int = 512,
         observe: BatchObserver | None = None,
     ) -> None:
         self._run = run
         self._in_steps = in_steps
         self._observe = observe
-        self.max_batch, self.max_cost, self.max_wait, self.max_queue = max_batch, max_cost, max_wait, max_queue
+        self.max_batch, self.max_cost, self.max_queue = max_batch, max_cost, max_queue
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
         self._waiting = 0
@@ -295,20 +293,12 @@ class DynamicBatcher:
         """Wait for the next batch, unless stepwise batches are active; None: there is none, or closed and empty."""
         with self._changed:
             while True:
-                ready = self._ready_keys()
-                if not ready:
-                    if self._closing or self._stepwise:
-                        return None
-                    self._changed.wait()
-                    continue
-                key = min(ready, key=lambda key: self._queues[key][0].arrived)
-                queue = self._queues[key]
-                remaining = queue[0].arrived + self.max_wait - time.monotonic()
-                if len(queue) >= self.max_batch or remaining <= 0 or self._closing:
-                    return key, self._pop(key, queue)
-                if self._stepwise:
+                if ready := self._ready_keys():
+                    key = min(ready, key=lambda key: self._queues[key][0].arrived)
+                    return key, self._pop(key, self._queues[key])
+                if self._closing or self._stepwise:
                     return None
-                self._changed.wait(remaining)
+                self._changed.wait()
 
     def _ready_keys(self) -> list[Hashable]:
         """Keys of which a batch may start. Of stepwise ones the oldest alone, else costly items might starve."""

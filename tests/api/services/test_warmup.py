@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from api import app as service
 from api.app import create_app, warmup_task
 from api.core.settings import ApiSettings
-from api.services.state import MAX_INFERRING, AppState
+from api.services.state import MAX_OPENING, AppState
 from lcl_core.encoders.engine import estimate_memory
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool
@@ -130,7 +130,7 @@ def test_a_slow_load_delays_no_other_request_and_is_reported(live_service, encod
 
 def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(live_service, encoders, loads, eventually):
     """Neither embeddings nor searches, however many requests wait for it."""
-    with restarted(live_service, warm_encoders=False) as client, ThreadPoolExecutor(2 * MAX_INFERRING) as clients:
+    with restarted(live_service, warm_encoders=False) as client, ThreadPoolExecutor(MAX_OPENING) as clients:
 
         def embed(encoder):
             return client.post("/v1/embeddings", json={"model": encoder, "input": "a red square"}).status_code
@@ -142,7 +142,7 @@ def test_an_encoder_that_is_being_loaded_stops_no_request_for_another(live_servi
         assert embed(newer) == 200
         loads.gate.clear()
         try:
-            waiting = [clients.submit(embed, older) for _ in range(MAX_INFERRING)]
+            waiting = [clients.submit(embed, older) for _ in range(MAX_OPENING - 10)]
             waiting += [clients.submit(search, "older") for _ in range(2)]
             eventually(lambda: client.get("/readyz").json()["loading"] == 1, "the load")
             others = [clients.submit(embed, newer), clients.submit(search, "newer")]

@@ -42,7 +42,7 @@ def test_the_owner_thread_outlives_a_panic():
             raise Panicking("in Rust")
         return [len(item) for item in items]
 
-    batcher = DynamicBatcher(run, max_wait=0.05)
+    batcher = DynamicBatcher(run)
     good, evil, other = batcher.submit("texts", ["ab", EVIL, "abc"])
     assert (good.result(SECONDS), other.result(SECONDS)) == (2, 3), "others of the batch are served"
     with pytest.raises((UserError, RuntimeError)):

@@ -166,14 +166,25 @@ def test_a_document_that_takes_too_much_memory_is_refused(alone):
     session.close()
 
 
-def test_too_much_at_once_is_refused_before_any_work(alone, drawings):
-    session = BatchedEngine(alone, max_queue=4, max_wait=30, max_batch=64)
+def test_too_much_at_once_is_refused_before_any_work(alone, drawings, monkeypatch):
+    entered, release, embed = threading.Event(), threading.Event(), alone.embed_texts
+
+    def held(texts):
+        entered.set()
+        assert release.wait(30)
+        return embed(texts)
+
+    monkeypatch.setattr(alone, "embed_texts", held)
+    session = BatchedEngine(alone, max_queue=4, max_batch=4)
+    session.submit_texts(["held"])
+    assert entered.wait(30)
     with pytest.raises(UserError) as caught:
         session.submit_images(drawings[:5])
     assert caught.value.code == "too_many_items"
     waiting = session.submit_texts(["a", "b", "c", "d"])
     with pytest.raises(Overloaded):
         session.submit_images(drawings[:1])
+    release.set()
     session.close()
     assert all(future.result(0).shape == (alone.dim,) for future in waiting)
     with pytest.raises(EncoderUnloaded):
@@ -182,7 +193,7 @@ def test_too_much_at_once_is_refused_before_any_work(alone, drawings):
 
 def test_a_session_that_nobody_holds_finishes_and_leaves(alone):
     before = set(threading.enumerate())
-    session = BatchedEngine(alone, max_wait=30)
+    session = BatchedEngine(alone)
     (thread,) = set(threading.enumerate()) - before
     (future,) = session.submit_texts(["ant"])
     del session

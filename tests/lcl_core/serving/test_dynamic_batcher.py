@@ -37,7 +37,7 @@ class Recorder:
 
 def held_batcher(recorder, **limits):
     """A batcher whose owner thread is busy with the item 0."""
-    batcher = DynamicBatcher(recorder, max_wait=0, **limits)
+    batcher = DynamicBatcher(recorder, **limits)
     batcher.submit("held", [0])
     assert recorder.entered.wait(SECONDS)
     return batcher
@@ -50,16 +50,6 @@ def test_what_waits_shares_a_batch_up_to_the_limit():
     recorder.release.set()
     assert [future.result(SECONDS) for future in futures] == [2, 4, 6, 8, 10]
     assert recorder.batches[1:] == [("k", [1, 2, 3]), ("k", [4, 5])]
-    batcher.close()
-
-
-def test_a_batch_waits_for_company_until_it_is_full():
-    recorder = Recorder()
-    batcher = DynamicBatcher(recorder, max_batch=2, max_wait=SECONDS)
-    first = batcher.submit("k", [1])
-    second = batcher.submit("k", [2])
-    assert wait_all(first + second) == [2, 4]
-    assert recorder.batches == [("k", [1, 2])]
     batcher.close()
 
 
@@ -86,7 +76,7 @@ def test_a_bad_item_fails_alone():
 
 
 def test_a_result_too_few_fails_the_items_rather_than_shifting_them():
-    batcher = DynamicBatcher(lambda key, items: [], max_wait=0)
+    batcher = DynamicBatcher(lambda key, items: [])
     with pytest.raises(RuntimeError, match="0 results for 1"):
         batcher.submit("k", [1])[0].result(SECONDS)
     batcher.close()
@@ -207,7 +197,7 @@ def test_nobody_is_left_waiting_when_the_owner_thread_dies():
         assert release.wait(SECONDS)
         raise SystemExit
 
-    batcher = DynamicBatcher(die, max_wait=0)
+    batcher = DynamicBatcher(die)
     running = batcher.submit("k", [1])
     assert entered.wait(SECONDS)
     waiting = batcher.submit("k", [2])

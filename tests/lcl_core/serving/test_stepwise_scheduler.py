@@ -35,7 +35,7 @@ class Counter:
             yield [(place, f"{item} done") for place, item in enumerate(items) if item == step]
 
     def batcher(self, **limits):
-        return DynamicBatcher(self, in_steps=lambda key: key.startswith("long"), max_wait=0, **limits)
+        return DynamicBatcher(self, in_steps=lambda key: key.startswith("long"), **limits)
 
 
 def test_short_work_does_not_wait_for_long_work():
