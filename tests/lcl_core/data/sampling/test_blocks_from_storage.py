@@ -63,9 +63,9 @@ def read(url, tokenizer, cursor, count, workers, ranks=1, memory=1 << 30, **data
     """The first samples: position, id, levels."""
     spec = DataSpec(**{"sources": ({"dataset": "d"},), **BLOCKS, **data})
     stream = SampleStream(spec, {"d": open_corpus(url)}, tokenizer, 4, 16, 120, seed=0, block_bytes=memory)
-    positions = itertools.chain(cursor.held, itertools.count(cursor.position, ranks))
+    positions = itertools.islice(itertools.chain(cursor.held, itertools.count(cursor.position, ranks)), count)
     with LoaderPool(stream.corpora, workers) as pool:
-        samples = itertools.islice(pool.samples(stream, positions, 16, ranks), count)
+        samples = pool.samples(stream, positions, 16, ranks)
         return [(each.position, each.id, each.levels.tobytes()) for each in samples]
 
 
@@ -77,8 +77,8 @@ def test_few_requests_fetch_each_block_for_one_reader(url, tokenizer, tally, ran
     assert {name for each in found for _, name, _ in each} == {f"d:{number:09d}" for number in range(DOCUMENTS)}
     corpus = ShardedCorpus.open(url)
     needed = sum(corpus.index.row(number).length for number in range(DOCUMENTS))
-    assert tally.requests.value <= 0.05 * DOCUMENTS * 1.6, "and half a window of the second epoch, read ahead"
-    assert needed <= tally.bytes.value <= 1.6 * needed
+    assert tally.requests.value <= 0.05 * DOCUMENTS * 1.6, "some are of the second epoch, read ahead"
+    assert needed <= tally.bytes.value <= 1.6 * needed, "a block that a late thread still needs is fetched again"
 
 
 @pytest.mark.parametrize("workers", [0, 2, 5])
