@@ -93,7 +93,7 @@ def test_an_example_is_classified_with_one_click_and_its_address_is_kept(tab: An
     classes(tab).fill("an ant\na house")
     tab.get_by_role("button", name="Classify", exact=True).click()
     expect(predictions(tab)).to_contain_text("2 classes")
-    assert tab.url != first
+    expect(tab).not_to_have_url(first)
     tab.go_back()
     expect(classes(tab)).to_have_value(listed)
     expect(predictions(tab)).to_contain_text(f"{len(listed.splitlines())} classes")
