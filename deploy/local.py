@@ -127,7 +127,7 @@ def run_demo(client: Client, check: Callable[[], None]) -> None:
     # full transfer, which is in the preset too, would take as long as the training
     evaluation = {"preset": "sample", "encoder": encoder, "classification": {"transfer": ["frozen"]}}
     evaluate = follow_run(client, check, "evaluate", evaluation)
-    index = follow_run(client, check, "index", {"encoder": encoder, "collection": "sample"})
+    index = follow_run(client, check, "index", {"encoder": encoder, "collection": "sample", "mode": "replace"})
     made, collection = pretrain["result"]["encoder"], index["result"]["collection"]
     print_scores(evaluate["result"]["rows"])
     print_line(

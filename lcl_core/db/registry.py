@@ -164,13 +164,17 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
 
 
 def check_run_names(session: Session, kind: str, spec: AnySpec, name: str | None, owner: str) -> None:
-    """``check_name`` for the output of a run."""
+    """``check_name`` for the output of a run; a collection is replaced only where the spec says so."""
     if kind == "pretrain" and name is not None:
         check_name(session, "encoder", slug(name), owner)
     elif isinstance(spec, ConvertSpec | MatchSpec):
         check_name(session, "dataset", spec.name, owner)
     elif isinstance(spec, IndexSpec) and spec.mode == "replace":
         check_name(session, "collection", spec.collection, owner, "collection")
+        row = session.scalars(select(CollectionRow).where(CollectionRow.name == spec.collection)).one_or_none()
+        if row is not None and "mode" not in spec.model_fields_set:
+            message = f"there is a collection {row.name!r} already; choose another name, or set mode to add, "
+            raise Conflict(message + "which keeps its items, or to replace, which deletes them", field="collection")
 
 
 def available_name(session: Session, noun: str, name: str, owner: str, run_id: str) -> str:

@@ -126,11 +126,11 @@ class IndexSpec(JobSpec):
         "that each belongs to; none, with mode add: nothing more",
     )
     splits: tuple[Name, ...] | None = Field(None, description="only these splits; none: all")
-    collection: Name = Field(..., description="name of the collection to make, or to add to")
+    collection: Name = Field(..., description="name of the collection to make, or of one that exists: then state mode")
     mode: Literal["replace", "add"] = Field(
         "replace",
-        description="replace: an older collection of that name is deleted; add: it keeps its items, embedded once and "
-        "not again, takes in what was added and removed since, and gets what the dataset has besides",
+        description="of a name that exists, which needs it: replace deletes the older collection; add keeps its items, "
+        "embedded once and not again, takes in what was added and removed since, and adds what the dataset has besides",
     )
     index: Literal["auto", "files", "qdrant"] = Field(
         "auto",

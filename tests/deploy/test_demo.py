@@ -71,7 +71,7 @@ def test_three_runs_one_after_the_other(capsys):
     assert demonstrate().submitted == [
         ("pretrain", {"preset": "sample_resnet"}),
         ("evaluate", {"preset": "sample", "encoder": "enc_1", "classification": {"transfer": ["frozen"]}}),
-        ("index", {"encoder": "enc_1", "collection": "sample"}),
+        ("index", {"encoder": "enc_1", "collection": "sample", "mode": "replace"}),
     ]
     text = capsys.readouterr().out
     for cell in ("text → image, R@5", "0.120", "subgroup, full", "named class, top-1"):

@@ -121,7 +121,11 @@ def test_what_comes_with_the_product_keeps_its_name(live_service, clients, hers,
 def test_a_collections_name_is_its_first_owners(clients, hers, her_collection, refused):
     index = {"kind": "index", "spec": {"encoder": hers["encoder"]["id"], "collection": "squares"}}
     refused(clients["mallory"].post("/v1/runs", json=index), 409, "conflict", "collection")
-    assert clients["alice"].post("/v1/runs", json=index).status_code == 202
+    message = refused(clients["alice"].post("/v1/runs", json=index), 409, "conflict", "collection")["message"]
+    assert all(words in message for words in ("'squares'", "another name", "mode to add", "replace"))
+    replacing = {"kind": "index", "spec": {**index["spec"], "mode": "replace"}}
+    refused(clients["mallory"].post("/v1/runs", json=replacing), 409, "conflict", "collection")
+    assert clients["alice"].post("/v1/runs", json=replacing).status_code == 202
     adding = {"kind": "index", "spec": {**index["spec"], "mode": "add"}}
     assert clients["mallory"].post("/v1/runs", json=adding).status_code == 202, "to add is everybody's"
 
