@@ -1,7 +1,7 @@
 // The address bar follows what the open tab shows, and Back, Forward and links inside the page lead to it again.
 (() => {
   'use strict';
-  const { owners, options, first } = window.lclAddress;
+  const { owners, options, first, earlier } = window.lclAddress;
   const TABS = '.lcl-tabs .tab-container[role="tablist"] > [role="tab"]';
   let last = null;      // the view when it was last compared, as canonical address
   let target = null;    // address that is being opened: until the view is there, nothing is written
@@ -11,8 +11,10 @@
     const words = new URLSearchParams(parameters).toString();
     return words ? `?${words}` : '';
   };
-  const tabOf = (parameters) =>
-    parameters.get('tab') ?? owners[Object.keys(owners).find((name) => parameters.has(name))] ?? first;
+  function tabOf(parameters) {
+    const named = parameters.get('tab') ?? owners[Object.keys(owners).find((name) => parameters.has(name))] ?? first;
+    return earlier[named] ?? named;
+  }
   // One spelling of each address, for comparison.
   function canonical(search) {
     const parameters = new URLSearchParams(search);
@@ -44,6 +46,9 @@
     const now = view();
     if (!now) return;
     if (document.title !== now.title) document.title = now.title;
+    if (tabOf(new URLSearchParams(last ?? '')) !== tabOf(new URLSearchParams(now.address)) || last === null) {
+      document.querySelector(`${TABS}[aria-selected="true"]`).scrollIntoView({ block: 'nearest' });
+    }
     const shown = canonical(now.address), before = last;
     last = shown;
     if (target !== null) {

@@ -18,8 +18,10 @@ from ui.html import esc
 # Parameter -> the tab that it belongs to, where no ``tab`` is given; the first that an address has decides.
 TAB_OF_PARAMETER = {
     "run": "runs", "study": "studies", "classes": "try", "encoder": "encoders",
-    "dataset": "documents", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
+    "dataset": "data", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
+# Names that tabs had before, which links of that time still have.
+EARLIER_NAMES = {"embed": "map", "documents": "data", "caption": "try", "zero-shot": "try", "compare": "encoders"}
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
 OPTION_PARAMETERS = (
     *("words", "where", "k", "captions", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
@@ -50,18 +52,22 @@ def address(**parameters: str | None) -> str:
 def read_address(request: gr.Request | None, tab: str) -> dict[str, str]:
     """Parameters of the address, if it is one of this tab; else none."""
     parameters = {} if request is None else dict(request.query_params)
-    return parameters if linked_tab(parameters) == tab else {}
+    return parameters if linked_tab(parameters) == current_name(tab) else {}
 
 
 def linked_tab(parameters: Mapping[str, str]) -> str:
-    """The tab of an address: ``?tab=embed``, else that of its parameters: ``?run=ID`` opens Runs."""
+    """The tab of an address: ``?tab=map``, else that of its parameters: ``?run=ID`` opens Runs."""
     owner = next((tab for name, tab in TAB_OF_PARAMETER.items() if name in parameters), FIRST_TAB)
-    return parameters.get("tab", owner)
+    return current_name(parameters.get("tab", owner))
+
+
+def current_name(tab: str) -> str:
+    return EARLIER_NAMES.get(tab, tab)
 
 
 def browser_settings() -> str:
     """The tables of this module as JavaScript, for ``address.js``."""
-    tables = {"owners": TAB_OF_PARAMETER, "options": OPTION_PARAMETERS, "first": FIRST_TAB}
+    tables = {"owners": TAB_OF_PARAMETER, "options": OPTION_PARAMETERS, "first": FIRST_TAB, "earlier": EARLIER_NAMES}
     return f"window.lclAddress = {json.dumps(tables)};"
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
@@ -29,7 +26,7 @@ from ui.auth import (
 from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes, error_response
-from ui.html import LOGO_SVG, TAGLINE, esc
+from ui.html import LOGO_SVG, esc
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
@@ -40,7 +37,7 @@ from ui.tabs.encoders import EncodersTab
 from ui.tabs.inference import InferenceTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
-from ui.tabs.service import ServiceTab, is_admin
+from ui.tabs.service import ServiceTab
 from ui.tabs.studies import StudiesTab
 from ui.uploads import build_upload_routes
 
@@ -106,54 +103,42 @@ def build_theme() -> gr.themes.Base:
 
 
 HERE = Path(__file__).parent
+GUIDE_LINK = '<a href="docs/guide/" target="_blank" rel="noopener">Guide</a>'
 TITLE = "LCL · Latent Compression Learning"
 CLEANUP_SECONDS = 60.0
 MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; least recently used first out
 QUEUE_POLL_SECONDS = 1.0
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
-    "embed": EmbedTab,
+    "map": EmbedTab,
     "try": InferenceTab,
-    "documents": DocumentsTab,
+    "data": DocumentsTab,
     "runs": RunsTab,
-    "studies": StudiesTab,
     "encoders": EncodersTab,
     "service": ServiceTab,
+    "studies": StudiesTab,
 }
-ADMIN_TAB = "service"
-HEADER = f'<header class="lcl-header">{LOGO_SVG}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
+HEADER = f'<header class="lcl-header">{LOGO_SVG}<h1>LCL</h1></header>'
 # Shown instead of the state of the service while a call hangs (page.js).
-SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hidden="true"></i><b>Service slow</b></p>'
-THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-label="Switch between light and dark">
-<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8.5"/>
-<path d="M12 3.5a8.5 8.5 0 0 1 0 17z"/></svg></button>"""
-GUIDE_LINK = '<a class="lcl-guide" href="docs/guide/" target="_blank" rel="noopener">Guide</a>'
+SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hidden="true"></i><b>Slow</b></p>'
 
 
-@dataclass
-class ServiceFeatures:
-    """Parts of an open page that depend on the service, in a ``gr.State`` changed in place. None: not known yet."""
-
-    guide: bool | None = None
-    admin: bool | None = None
-
-
-def update_features(client: Client, features: ServiceFeatures) -> tuple[Any, Any]:
-    """Link to the documentation site, and the tab for admins; no change of what is not known, or was before."""
-    guide = admin = gr.skip()
-    if features.guide is None and (has_guide := _has_guide(client)) is not None:
-        features.guide, guide = has_guide, GUIDE_LINK if has_guide else ""
-    if features.admin is None and (allowed := is_admin(client)) is not None:
-        features.admin, admin = allowed, gr.Tab(visible=allowed)
-    return guide, admin
+def draw_menu(client: Client, team: SessionStore | None) -> str:
+    """The menu beside the tabs: documentation site, colours, and the user of a ``team``."""
+    user = draw_user(team) if team else ""
+    return (
+        '<button type="button" class="lcl-menu" popovertarget="lcl-menu" aria-label="Menu">☰</button>'
+        f'<div id="lcl-menu" popover>{user}<button type="button" data-lcl-theme>Light or dark</button>'
+        f"{GUIDE_LINK if _has_guide(client) else ''}</div>"
+    )
 
 
-def _has_guide(client: Client) -> bool | None:
-    """Whether the service has a documentation site, as after ``make docs``; None: it does not answer."""
+def _has_guide(client: Client) -> bool:
+    """Whether the service has a documentation site, as after ``make docs``."""
     try:
         client.guide_file()
-    except ApiError as error:
-        return False if error.status == HTTPStatus.NOT_FOUND else None
+    except ApiError:
+        return False
     return True
 
 
@@ -162,11 +147,11 @@ def service_status(client: Client) -> str:
     try:
         health = client.health()
     except ApiError as error:
-        return _status_pill("down", "Service unreachable", error.message)
+        return _status_pill("down", "Unreachable", error.message)
     if health.get("ready"):
-        return _status_pill("up", "Service ready", "")
+        return _status_pill("up", "Ready", "")
     bad = [f"{name}: {check.get('detail', '')}" for name, check in health.get("checks", {}).items() if not check["ok"]]
-    return _status_pill("part", "Service not ready", "; ".join(bad))
+    return _status_pill("part", "Not ready", "; ".join(bad))
 
 
 def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
@@ -177,32 +162,19 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
             html_pane(HEADER)
             status = html_pane(elem_id="service")
             html_pane(SLOW_PILL, elem_id="service-slow")
-            user = html_pane(elem_id="visitor", visible=team is not None)
-            guide = html_pane(elem_id="guide")
-            html_pane(THEME_SWITCH, elem_id="theme")
-        with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
+            menu = html_pane(elem_id="menu")
+        with gr.Tabs(elem_classes="lcl-tabs", selected=FIRST_TAB, overflow_behavior="wrap") as bar:
             items = []
             for name, tab in tabs.items():
-                with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}", visible=name != ADMIN_TAB) as item:
+                with gr.Tab(name.title(), id=name, elem_id=f"tab-{name}") as item:
                     tab.build()
                 items.append(item)
         # outside of gr.Tabs, where every new component counts as a tab
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
-        page.load(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
-        features, parts = gr.State(ServiceFeatures()), [guide, items[list(tabs).index(ADMIN_TAB)]]
-        page.load(lambda features: update_features(client, features), features, parts, **SILENT_EVENT).then(
-            _admin_tab_opener(client), outputs=bar, **SILENT_EVENT
-        )
-        gr.Timer(20).tick(
-            lambda features: (service_status(client), *update_features(client, features)),
-            features,
-            [status, *parts],
-            **SILENT_EVENT,
-        )
-        if team:
-            page.load(lambda: draw_user(team), outputs=user, **SILENT_EVENT)
+        page.load(lambda: (service_status(client), draw_menu(client, team)), outputs=[status, menu], **SILENT_EVENT)
+        gr.Timer(20).tick(lambda: service_status(client), outputs=status, **SILENT_EVENT)
     return page
 
 
@@ -313,19 +285,11 @@ def _keep_page_state(page: gr.Blocks, name: str) -> None:
 def _linked_tab(request: gr.Request) -> gr.Tabs:
     """The tab of the address; the first one is open already, and a reader may have left it while the page started."""
     name = linked_tab(request.query_params)
-    return gr.Tabs(selected=name) if name in TABS and name not in (FIRST_TAB, ADMIN_TAB) else gr.skip()
-
-
-def _admin_tab_opener(client: Client) -> Callable[[gr.Request], gr.Tabs]:
-    """For an event after the one that makes the tab for admins visible: it is selected if the address is its own."""
-
-    def open_linked(request: gr.Request) -> gr.Tabs:
-        linked = linked_tab(request.query_params) == ADMIN_TAB and bool(is_admin(client))
-        return gr.Tabs(selected=ADMIN_TAB) if linked else gr.skip()
-
-    return open_linked
+    return gr.Tabs(selected=name) if name in TABS and name != FIRST_TAB else gr.skip()
 
 
 def _status_pill(kind: str, word: str, detail: str) -> str:
-    more = f"<span>{esc(detail)}</span>" if detail else ""
-    return f'<p class="lcl-pill lcl-pill--{kind}" role="status"><i aria-hidden="true"></i><b>{esc(word)}</b>{more}</p>'
+    return (
+        f'<p class="lcl-pill lcl-pill--{kind}" role="status" title="{esc(detail)}"><i aria-hidden="true"></i>'
+        f"<b>{esc(word)}</b></p>"
+    )

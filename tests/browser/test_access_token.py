@@ -39,11 +39,11 @@ def test_without_it_the_page_says_where_it_is_and_takes_the_token(visitor: Any, 
 def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, away_url: str) -> None:
     page = visitor.open(away_url)
     elsewhere = away_url.replace("127.0.0.1", "localhost")
-    letter = f"<a href='{away_url}/?tab=studies'>there</a>"
+    letter = f"<a href='{away_url}/?tab=encoders'>there</a>"
     page.route(f"{elsewhere}/letter", lambda route: route.fulfill(body=letter, content_type="text/html"))
     page.goto(f"{elsewhere}/letter")
     page.get_by_role("link", name="there").click()
-    expect(page.get_by_role("tab", name="Studies")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
     visitor.complaints.clear()  # it left the origin, as it should, and the browser notes the first answer's 401
 
 

@@ -79,7 +79,7 @@ def both(page: Any) -> None:
 
 STEPS = [
     words, example, image, neighbours, tab("Runs", "#run-head h2"), run, tab("Encoders", "#encoders article"), encoder,
-    both, tab("Documents", "#documents article"), second_page,
+    both, tab("Data", "#documents article"), second_page,
 ]  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, 
     expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
     assert page.evaluate("window.sameDocument")
     page.go_back()
-    expect(page.get_by_role("tab", name="Documents")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Data")).to_have_attribute("aria-selected", "true")
 
 
 @pytest.mark.extended

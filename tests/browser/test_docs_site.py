@@ -59,13 +59,14 @@ def test_the_service_serves_it_under_its_policy(docs_site: Path, chromium: Any, 
 def test_the_page_links_the_guide_where_there_is_one(visitor: Any, empty_url: str, empty_world: Any) -> None:
     site = empty_world.home / "site"
     page = visitor.open(empty_url)
-    expect(page.locator("#service")).to_contain_text("Service")
+    expect(page.locator("#service")).to_contain_text("eady")
     expect(page.get_by_role("link", name="Guide")).to_have_count(0)
     site.mkdir()
     (site / "index.html").write_text("<title>Guide</title><h1>Documentation</h1>")
     try:
         page.reload()
         with page.context.expect_page() as opened:
+            page.get_by_role("button", name="Menu").click()
             page.get_by_role("link", name="Guide").click()
         expect(opened.value.get_by_role("heading", name="Documentation")).to_be_visible()
         assert opened.value.url.startswith(empty_url)

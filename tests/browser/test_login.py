@@ -35,7 +35,7 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         runs = page.locator("#run-list").get_by_role("button")
         expect(runs).to_have_count(1)
         expect(runs).to_contain_text(f"of {owner}")
-        expect(page.locator("#visitor")).to_contain_text(f"{owner}submitter")
+        expect(page.locator("#menu")).to_contain_text(f"{owner}submitter")
 
 
 @pytest.mark.extended
@@ -43,7 +43,7 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
     for role, count in (("submitter", 1), ("viewer", 0)):
         page = visitor.open(f"{team_url}/?tab=runs&new=pretrain")
         sign_in(page, key_of("gwen", role))
-        expect(page.locator("#visitor")).to_contain_text(f"gwen{role}")
+        expect(page.locator("#menu")).to_contain_text(f"gwen{role}")
         expect(page.locator("#estimate-pretrain")).to_be_visible()  # which viewers may ask for
         expect(page.locator("#submit-pretrain:visible")).to_have_count(count)
         page.get_by_role("tab", name="Studies").click()
@@ -51,7 +51,7 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
         page.locator("#new-study > button").click()
         expect(page.locator("#new-study").get_by_label("Built-in study")).to_be_visible()
         expect(page.locator("#submit-study:visible")).to_have_count(count)
-        page.get_by_role("tab", name="Documents").click()
+        page.get_by_role("tab", name="Data").click()
         expect(page.locator("#documents article").first).to_be_visible()
         expect(page.locator("#corpus-panel:visible")).to_have_count(count)
         expect(page.locator("#documents-validate:visible")).to_have_count(count)
@@ -88,13 +88,13 @@ def test_a_wrong_key_is_reported_and_may_be_corrected_with_keys_alone(visitor: A
 def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url)
     sign_in(page, key_of("dora"))
-    expect(page.locator("#visitor")).to_contain_text("dora")
+    expect(page.locator("#menu")).to_contain_text("dora")
     elsewhere = team_url.replace("127.0.0.1", "localhost")
-    letter = f"<a href='{team_url}/?tab=studies'>there</a>"
+    letter = f"<a href='{team_url}/?tab=encoders'>there</a>"
     page.route(f"{elsewhere}/*", lambda route: route.fulfill(body=letter, content_type="text/html"))
     page.goto(f"{elsewhere}/letter")
     page.get_by_role("link", name="there").click()
-    expect(page.get_by_role("tab", name="Studies")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
     visitor.complaints.clear()  # it left the origin, as it should
 
 
@@ -102,7 +102,8 @@ def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, team_url: s
 def test_signing_out_asks_for_a_key_again(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url)
     sign_in(page, key_of("emil"))
-    expect(page.locator("#visitor")).to_contain_text("emil")
+    expect(page.locator("#menu")).to_contain_text("emil")
+    page.get_by_role("button", name="Menu").click()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
     visitor.complaints.clear()  # the browser notes the 401 of events that were under way
@@ -135,6 +136,7 @@ def test_the_door_fits_narrow_and_dark_screens(visitor: Any, team_url: str, widt
 def test_the_header_holds_the_visitor_on_a_narrow_screen(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(team_url, width=390, height=844)
     sign_in(page, key_of("gwendolyn-with-a-very-long-name-indeed"))
+    page.get_by_role("button", name="Menu").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.get_by_role("button", name="Sign out").bounding_box()["x"] < 390 - 60

@@ -298,7 +298,7 @@ def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., 
         page.wait_for_function(f"new URLSearchParams(location.search).get('tab') === '{name.lower()}'")
     page.go_back()
     expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
-    page.get_by_role("tab", name="Embed").click()
+    page.get_by_role("tab", name="Map").click()
     page.get_by_role("button", name="Zoom in").click()
     page.wait_for_function("new URLSearchParams(location.search).get('at')?.endsWith(',2.56')")
 
@@ -307,7 +307,7 @@ def test_back_in_another_tab_leaves_the_part_of_the_map(open_map: Callable[..., 
 def test_what_the_service_refuses_is_said(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.route("**/map/*", lambda route: route.fulfill(status=409, body="the collection is damaged"))
-    page.get_by_role("tab", name="Embed").click()
+    page.get_by_role("tab", name="Map").click()
     problem = page.locator("#map").get_by_role("alert")
     expect(problem).to_contain_text("the collection is damaged")
     page.unroute("**/map/*")
@@ -342,7 +342,7 @@ def test_fifty_thousand_points_are_drawn_while_they_move_and_the_right_one_is_pi
     page.route("**/map/*", lambda route: route.fulfill(body=file, content_type="application/octet-stream"))
     page.route("**/item/**", lambda route: route.fulfill(json={"caption": "it"}))
     page.route("**/media/**", lambda route: route.fulfill(body=b"", content_type="image/png"))
-    page.get_by_role("tab", name="Embed").click()
+    page.get_by_role("tab", name="Map").click()
     expect(page.locator("#map .lcl-map__facts")).to_have_text(
         "50,000 of 123,456 images · PCA, 5.1 % of the variance · "
         "3.1 % of each image’s 10 nearest neighbours are near on the map"

@@ -59,7 +59,7 @@ def test_a_stopped_service_is_said_at_each_moment(visitor: Any, api: tuple[str, 
     expect(page.locator(".lcl-skeletons")).to_be_visible()
     expect(search).to_be_disabled()
     expect(page.locator("#search-status")).to_contain_text("Searching …")
-    expect(page.get_by_text("Service slow")).to_be_visible()
+    expect(page.get_by_text("Slow")).to_be_visible()
     expect(page.locator("#service")).to_be_hidden()
     page.keyboard.press("Escape")
     expect(page.locator("#search-status")).to_contain_text("The search was cancelled.")
@@ -75,7 +75,7 @@ def test_a_stopped_service_is_said_at_each_moment(visitor: Any, api: tuple[str, 
     results = page.get_by_role("region", name="Search results")
     expect(results).to_contain_text("closest to “house”")
     expect(late).to_be_hidden()
-    expect(page.get_by_text("Service slow")).to_be_hidden()
+    expect(page.get_by_text("Slow")).to_be_hidden()
     expect(page.locator("#service")).to_be_visible()
 
 

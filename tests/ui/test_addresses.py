@@ -19,7 +19,7 @@ def request(**parameters: str) -> Any:
         ({}, "search"),
         ({"q": "ant"}, "search"),
         ({"run": "run_1"}, "runs"),
-        ({"tab": "embed", "collection": "col_1"}, "embed"),
+        ({"tab": "embed", "collection": "col_1"}, "map"),
         ({"collection": "col_1", "encoder": "enc_1"}, "encoders"),
         ({"encoder": "enc_1", "classes": "fox"}, "try"),
     ],

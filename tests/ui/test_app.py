@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from ui.__main__ import main
-from ui.app import GUIDE_LINK, ServiceFeatures, build_app, service_status, update_features
+from ui.app import build_app, draw_menu, service_status
 from ui.settings import UiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +99,7 @@ def test_below_another_path_it_knows_its_root() -> None:
 
 
 def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> None:
-    assert "Service ready" in service_status(service(health={"ready": True, "checks": {}}))
+    assert "Ready" in service_status(service(health={"ready": True, "checks": {}}))
     checks = {"database": {"ok": True, "detail": "fine"}, "worker": {"ok": False, "detail": "none <here>"}}
     partly = service_status(service(health={"ready": False, "checks": checks}))
     assert "worker: none &lt;here&gt;" in partly
@@ -108,20 +107,9 @@ def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> 
     assert "no answer from" in service_status(service(health=away))
 
 
-def test_after_an_outage_the_guide_and_the_tab_for_admins_appear(service: Any, away: Exception) -> None:
-    from api.client import ApiError
-
-    client, features = service(guide_file=away, own_key=away), ServiceFeatures()
-    assert update_features(client, features) == (gr.skip(), gr.skip())
-    client.answers |= {"guide_file": b"", "own_key": {"role": "admin"}}
-    guide, tab = update_features(client, features)
-    assert (guide, tab.visible) == (GUIDE_LINK, True)
-    calls = len(client.calls)
-    assert update_features(client, features) == (gr.skip(), gr.skip())
-    assert len(client.calls) == calls, "what is known is not asked again"
-    without = service(guide_file=ApiError(404, "not_found", "no guide"), own_key={"role": "viewer"})
-    guide, tab = update_features(without, ServiceFeatures())
-    assert (guide, tab.visible) == ("", False)
+def test_the_guide_is_linked_where_there_is_one(service: Any, away: Exception) -> None:
+    assert "docs/guide/" in draw_menu(service(guide_file=b""), None)
+    assert "docs/guide/" not in draw_menu(service(guide_file=away), None)
 
 
 def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> None:

@@ -181,29 +181,32 @@ class ServiceTab:
             html_pane(heading("Queue", "Runs that have not ended, with the reason why one waits."))
             self.run_question = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-run-question")
             self.queue = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-queue")
-        with gr.Column(elem_classes="lcl-panel"):
-            html_pane(heading("Keys", "A key is its owner's: it sees their runs. Secrets are not stored."))
-            self.question = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-question")
-            self.keys = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-keys")
-            with gr.Row(elem_classes="lcl-toolbar"):
-                self.owner = gr.Textbox(label="Owner of a new key", max_lines=1, min_width=180, elem_id="key-owner")
-                self.role = gr.Dropdown(list(ROLES), value="submitter", label="Role", min_width=140, elem_id="key-role")
-                self.expires = gr.Textbox(
-                    label="Expires",
-                    placeholder="never, or 2030-01-31",
-                    max_lines=1,
-                    min_width=160,
-                    elem_id="key-expires",
-                )
-                self.create = gr.Button("Create key", variant="primary", min_width=130, elem_id="key-create")
-            self.verdict = html_pane(elem_id="key-verdict")
-        with gr.Column(elem_classes="lcl-panel"):
-            html_pane(heading("Audit log", "Every change through the service, newest first."))
-            self.audit = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-audit")
+        with gr.Column(visible=False) as self.for_admins:
+            with gr.Column(elem_classes="lcl-panel"):
+                html_pane(heading("Keys", "A key is its owner's: it sees their runs. Secrets are not stored."))
+                self.question = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-question")
+                self.keys = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-keys")
+                with gr.Row(elem_classes="lcl-toolbar"):
+                    self.owner = gr.Textbox(label="Owner of a new key", max_lines=1, min_width=180, elem_id="key-owner")
+                    self.role = gr.Dropdown(
+                        list(ROLES), value="submitter", label="Role", min_width=140, elem_id="key-role"
+                    )
+                    self.expires = gr.Textbox(
+                        label="Expires",
+                        placeholder="never, or 2030-01-31",
+                        max_lines=1,
+                        min_width=160,
+                        elem_id="key-expires",
+                    )
+                    self.create = gr.Button("Create key", variant="primary", min_width=130, elem_id="key-create")
+                self.verdict = html_pane(elem_id="key-verdict")
+            with gr.Column(elem_classes="lcl-panel"):
+                html_pane(heading("Audit log", "Every change through the service, newest first."))
+                self.audit = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-audit")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         moving = [self.overview, self.workers, self.queue]
-        everything = [*moving, self.keys, self.audit]
+        everything = [*moving, self.for_admins, self.keys, self.audit]
         for event in (tab.select, navigation.select):
             event(self.refresh, self.audited, everything, **SILENT_EVENT)
         self.clock = gr.Timer(REFRESH_SECONDS)
@@ -222,10 +225,17 @@ class ServiceTab:
         """Fetches nothing while another tab is looked at."""
         return self.refresh_moving() if seen else (gr.skip(),) * 3
 
-    def refresh(self, audited: PageSelection[int]) -> tuple[str, ...]:
+    def refresh(self, audited: PageSelection[int]) -> tuple[Any, ...]:
+        try:
+            own = self.client.own_key()
+        except ApiError:
+            own = {"role": ""}
+        if not may(own["role"], "admin"):
+            return (*self.refresh_moving(), gr.update(visible=False), "", "")
         return (
             *self.refresh_moving(),
-            self._part(lambda: draw_keys(self.client.keys(), self.client.own_key()["prefix"])),
+            gr.update(visible=True),
+            self._part(lambda: draw_keys(self.client.keys(), own["prefix"])),
             self._part(lambda: self._audit(audited.current)),
         )
 
@@ -274,11 +284,11 @@ class ServiceTab:
         """The question was answered."""
         verb, _, prefix = str(event.pick).partition(":")
         if verb not in QUESTIONS:
-            return "", *(gr.skip(),) * 6
+            return "", *(gr.skip(),) * 7
         try:
             self.client.revoke_key(prefix)
         except ApiError as error:
-            return toast(error.message), *(gr.skip(),) * 6
+            return toast(error.message), *(gr.skip(),) * 7
         return "", "", *self.refresh(audited)
 
     def create_key(self, owner: str, role: str, expires: str) -> tuple[str, Any]:
@@ -318,11 +328,3 @@ class ServiceTab:
             return draw()
         except ApiError as error:
             return error_box(error.message, "This cannot be shown", reopens=True)
-
-
-def is_admin(client: Client) -> bool | None:
-    """Whether the key of this visitor is an admin's; None: the service does not answer."""
-    try:
-        return may(client.own_key()["role"], "admin")
-    except ApiError:
-        return None
