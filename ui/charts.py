@@ -9,9 +9,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from ui.html import badge, esc, number
+from ui.figures import is_share, metric_text, number
+from ui.html import badge, esc
 
 MAX_POINTS = 400
 PALETTE_SIZE = 11  # colours in style.css
@@ -57,21 +59,21 @@ COST_LABELS = {
     "flops": "floating-point operations",
 }
 LOG_AXIS_RATIO = 8.0  # costs that differ by more than this factor get a logarithmic axis
-LETTER_WIDTH, LINE_HEIGHT = 2.4, 6.5  # of a label, in percent of the plot
 NO_VALUES = '<p class="lcl-note">Waiting for the first figures.</p>'
 NO_RECORD = '<p class="lcl-note">The run recorded no value of it.</p>'
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About ``count`` round numbers in [low, high]."""
+def ticks(low: float, high: float, least: int = 3) -> list[float]:
+    """At least ``least`` round numbers in [low, high], and few more."""
     span = high - low
     if not math.isfinite(span) or span <= 0:
         return [low]
-    rough = span / count
-    size = 10 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    size = 10 ** math.floor(math.log10(span))
+    for factor in (5, 2.5, 2, 1, 0.5, 0.25):
+        first, last = math.ceil(low / (size * factor) - 1e-9), math.floor(high / (size * factor) + 1e-9)
+        if last - first + 1 >= least:
+            break
+    return [round(size * factor * place, 12) for place in range(first, last + 1)]
 
 
 def subsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
@@ -93,41 +95,49 @@ def moving_average(points: Sequence[Point], weight: float = 0.6) -> list[Point]:
 
 
 def line_chart(
-    title: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = (), *, ended: bool = False
+    metric: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = (), *, ended: bool = False
 ) -> str:
     """One curve over steps: raw, averaged, latest value as text; dashed: of held-out data. ``ended``: no more come."""
+    title = METRIC_LABELS.get(metric, metric)
     good = [(x, y) for x, y in points if math.isfinite(y)]
-    last = number(good[-1][1]) if good else "…"
+    last = metric_text(metric, good[-1][1]) if good else "…"
     dashed = subsample([(x, y) for x, y in held_out if math.isfinite(y)])
-    hint = f"<em>held out {esc(number(dashed[-1][1]))}</em>" if dashed else ""
-    head = f"<figcaption><span>{esc(title)}</span>{hint}<b>{esc(last)}</b></figcaption>"
+    hint = f"<em>held out {metric_text(metric, dashed[-1][1])}</em>" if dashed else ""
+    head = f"<figcaption><span>{esc(title)}</span>{hint}<b>{last}</b></figcaption>"
     if ended and len(good) == 1:
-        at = f"{number(good[0][1])} at step {number(good[0][0])}"
-        return (
-            f'<figure class="lcl-chart lcl-colour-{colour}">{head}<div class="lcl-plot lcl-plot--point" role="img" '
-            f'aria-label="{esc(f"{title}: {at}, the only value")}"><i aria-hidden="true"></i><span>{esc(at)}</span>'
-            "</div></figure>"
-        )
+        only = f"The only value: {last} at step {number(good[0][0])}."
+        return f'<figure class="lcl-chart">{head}<p class="lcl-note">{only}</p></figure>'
     if len(good) < 2:
         return f'<figure class="lcl-chart">{head}{NO_RECORD if ended else NO_VALUES}</figure>'
-    raw, mean = subsample(good), subsample(moving_average(good))
+    raw, drawn = subsample(good), subsample(smoothed(metric, good))
     frame = plot_frame([*raw, *dashed])
-    lines = (
-        f'<path class="lcl-line lcl-line--raw" d="{svg_path(raw, frame)}"/>'
-        f'<path class="lcl-line" d="{svg_path(mean, frame)}"/>'
-    )
+    lines = f'<path class="lcl-line" d="{svg_path(drawn, frame)}"/>'
+    if raw != drawn:
+        lines = f'<path class="lcl-line lcl-line--raw" d="{svg_path(raw, frame)}"/>{lines}'
     (first_x, first_y), (last_x, _) = good[0], good[-1]
-    words = f"{title}: {number(first_y)} at step {number(first_x)}, {last} at step {number(last_x)}"
+    words = f"{title}: {metric_text(metric, first_y)} at step {number(first_x)}, {last} at step {number(last_x)}"
     if dashed:
         lines += f'<path class="lcl-line lcl-line--held-out" d="{svg_path(dashed, frame)}"/>'
-        words += f"; of held-out data {number(dashed[-1][1])} at step {number(dashed[-1][0])}"
-    data = ";".join(f"{x:g},{y:.5g}" for x, y in subsample(good, 200))
-    low_x, high_x, low_y, high_y = frame
+        words += f"; of held-out data {metric_text(metric, dashed[-1][1])} at step {number(dashed[-1][0])}"
+    data = ";".join(f"{x:g},{y:.5g}" for x, y in subsample(good, _HOVER_POINTS))
+    plot = _plot(f'data-points="{data}"', words, frame, lines, metric, "steps")
+    return f'<figure class="lcl-chart lcl-colour-{colour}">{head}{plot}</figure>'
+
+
+def smoothed(metric: str, points: Sequence[Point]) -> list[Point]:
+    """A moving average; a peak is the highest so far, and a metric without noise is as it was recorded."""
+    if metric.startswith("memory"):
+        highest = accumulate((y for _, y in points), max)
+        return [(x, y) for (x, _), y in zip(points, highest, strict=True)]
+    return list(points) if metric in _EXACT else moving_average(points)
+
+
+def _plot(data: str, words: str, frame: Frame, lines: str, metric: str, over: str, style: str = "") -> str:
+    edges = ",".join(f"{edge:g}" for edge in frame)
     return (
-        f'<figure class="lcl-chart lcl-colour-{colour}">{head}<div class="lcl-plot" data-points="{data}" '
-        f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{y_axis(frame)}'
+        f'<div class="lcl-plot{style}" {data} data-frame="{edges}">{y_axis(frame, metric)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{esc(words)}">{lines}</svg>'
-        f"{x_axis(frame, whole=True)}</div></figure>"
+        f'{x_axis(frame)}<span class="lcl-tick lcl-tick--over">{esc(over)}</span></div>'
     )
 
 
@@ -148,24 +158,26 @@ def svg_path(points: Sequence[Point], frame: Frame) -> str:
     return "M" + "L".join(positions)
 
 
-def y_axis(frame: Frame) -> str:
-    """Tick labels and grid lines of the y axis."""
+def y_axis(frame: Frame, metric: str) -> str:
+    """Tick labels and grid lines of the y axis, in the format of the metric."""
     _, _, low, high = frame
-    positions = ((100 * (high - y) / (high - low), number(y, 3)) for y in ticks(low, high, 3))
+    values = ticks(low, high)
+    texts = [metric_text(metric, y) for y in values] if is_share(metric) else [number(y) for y in values]
+    places = [100 * (high - y) / (high - low) for y in values]
     return "".join(
         f'<i class="lcl-rule" style="top:{top:.2f}%"></i>'
-        f'<span class="lcl-tick lcl-tick--y" style="top:{top:.2f}%">{y}</span>'
-        for top, y in positions
+        f'<span class="lcl-tick lcl-tick--y" style="top:{top:.2f}%">{text.replace(".0 %", " %")}</span>'
+        for top, text in zip(places, texts, strict=True)
     )
 
 
-def x_axis(frame: Frame, *, whole: bool = False) -> str:
-    """Tick labels of the x axis. ``whole``: it counts steps, of which there are no fractions."""
+def x_axis(frame: Frame) -> str:
+    """Tick labels of the x axis."""
     low, high, _, _ = frame
-    shown = [x for x in ticks(low, high, 4) if not whole or float(x).is_integer()]
     return "".join(
-        f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (x - low) / (high - low):.2f}%">{number(x, 3)}</span>'
-        for x in shown
+        f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (x - low) / (high - low):.2f}%">{number(x)}</span>'
+        for x in ticks(low, high)
+        if high < 3 or float(x).is_integer()
     )
 
 
@@ -196,7 +208,7 @@ def metric_points(lines: Sequence[Mapping[str, Any]], metric: str, axis: str) ->
 
 def overlay_chart(metric: str, axis: str, series: Sequence[RunSeries]) -> str:
     """The first ``MAX_SERIES`` curves; a run without values is only in the legend."""
-    return _overlay_figure(metric, axis, series[:MAX_SERIES], _series_legend(series[:MAX_SERIES]), tall=True)
+    return _overlay_figure(metric, axis, series[:MAX_SERIES], _series_legend(series[:MAX_SERIES], metric), tall=True)
 
 
 def overlay_panels(axis: str, panels: Mapping[str, Sequence[RunSeries]]) -> str:
@@ -205,76 +217,69 @@ def overlay_panels(axis: str, panels: Mapping[str, Sequence[RunSeries]]) -> str:
     curves = {metric: series[:MAX_SERIES] for metric, series in panels.items()}
     drawn = [metric for metric, series in curves.items() if any(len(run.points) > 1 for run in series)]
     absent = ", ".join(METRIC_LABELS.get(metric, metric) for metric in curves if metric not in drawn)
-    figures = "".join(_overlay_figure(metric, axis, curves[metric], _latest_values(curves[metric])) for metric in drawn)
+    figures = "".join(
+        _overlay_figure(metric, axis, curves[metric], _latest_values(curves[metric], metric)) for metric in drawn
+    )
     hint = f'<p class="lcl-note">No curve yet: {esc(absent)}.</p>' if absent else ""
-    legend = _series_legend(runs, values=False)
+    legend = _series_legend(runs)
     return f'<section class="lcl-panels">{legend}<div class="lcl-charts">{figures}</div>{hint}</section>'
 
 
 def _overlay_figure(metric: str, axis: str, series: Sequence[RunSeries], below: str, *, tall: bool = False) -> str:
     title, over = METRIC_LABELS.get(metric, metric), AXIS_LABELS.get(axis, axis).lower()
     drawn = [(index, run) for index, run in enumerate(series) if len(run.points) > 1]
-    plot = _overlay_plot(title, over, drawn, tall=tall, smooth=metric not in _EXACT) if drawn else NO_VALUES
+    plot = _overlay_plot(metric, f"{title} over {over}", over, drawn, tall=tall) if drawn else NO_VALUES
     return (
         f'<figure class="lcl-chart lcl-overlay"><figcaption><span>{esc(title)}</span><em>over {esc(over)}</em>'
         f"</figcaption>{plot}{below}</figure>"
     )
 
 
-def _overlay_plot(title: str, over: str, drawn: Sequence[tuple[int, RunSeries]], *, tall: bool, smooth: bool) -> str:
+def _overlay_plot(metric: str, title: str, over: str, drawn: Sequence[tuple[int, RunSeries]], *, tall: bool) -> str:
     last = max(run.points[-1][0] for _, run in drawn)
     settled = [point for _, run in drawn for point in run.points if point[0] >= TRANSIENT_SHARE * last]
     _, right, bottom, top = plot_frame(settled)
     frame = (0.0, right, bottom, top)
-    raw = smooth and len(drawn) <= _MAX_RAW_SERIES
-    lines = ""
+    lines, words, data = "", [], []
     for index, run in drawn:
-        if raw:
+        points = subsample(smoothed(metric, run.points))
+        if len(drawn) <= _MAX_RAW_SERIES and metric not in _EXACT:
             lines += f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(run.points), frame)}"/>'
-        points = subsample(moving_average(run.points) if smooth else run.points)
         lines += f'<path class="lcl-line lcl-o{index}" d="{svg_path(points, frame)}"/>'
-    words = "; ".join(
-        f"{run.name}: {number(run.points[0][1])} at {number(run.points[0][0])}, "
-        f"{number(run.points[-1][1])} at {number(run.points[-1][0])}"
-        for _, run in drawn
-    )
-    data = []
-    for index, run in drawn:
-        points = [(x, float(f"{y:.5g}")) for x, y in subsample(run.points, _HOVER_POINTS)]
-        data.append({"name": run.name, "place": index, "points": points})
-    return (
-        f'<div class="lcl-plot{" lcl-plot--tall" if tall else ""}" data-series="{esc(json.dumps(data))}" '
-        f'data-over="{esc(over)}" '
-        f'data-frame="{",".join(f"{edge:g}" for edge in frame)}">{y_axis(frame)}'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{esc(f"{title} over {over}. {words}")}">{lines}</svg>{x_axis(frame)}</div>'
-    )
+        ends = (f"{metric_text(metric, y)} at {number(x)}" for x, y in (run.points[0], run.points[-1]))
+        words.append(f"{run.name}: {', '.join(ends)}")
+        hovered = [(x, float(f"{y:.5g}")) for x, y in subsample(run.points, _HOVER_POINTS)]
+        data.append({"name": run.name, "place": index, "points": hovered})
+    attributes = f'data-series="{esc(json.dumps(data))}" data-over="{esc(over)}"'
+    style = " lcl-plot--tall" if tall else ""
+    return _plot(attributes, f"{title}. {'; '.join(words)}", frame, lines, metric, over, style)
 
 
-def _series_legend(series: Sequence[RunSeries], *, values: bool = True) -> str:
+def _series_legend(series: Sequence[RunSeries], metric: str = "") -> str:
+    """Names and states of the runs; with a ``metric`` its last values."""
     rows = "".join(
         f"<li>{_legend_line(index)}<span>{esc(run.name)}</span>{badge(run.state)}"
-        f"{f'<b>{esc(_latest_value(run.points))}</b>' if values else ''}</li>"
+        f"{f'<b>{_latest_value(run, metric)}</b>' if metric else ''}</li>"
         for index, run in enumerate(series)
     )
     return f'<ul class="lcl-overlay__key" aria-label="Runs in the chart">{rows}</ul>'
 
 
-def _latest_values(series: Sequence[RunSeries]) -> str:
+def _latest_values(series: Sequence[RunSeries], metric: str) -> str:
     """The last value of each curve, beside its line; the names are in the legend of all panels."""
     rows = "".join(
-        f'<li title="{esc(run.name)}">{_legend_line(index)}<b>{esc(_latest_value(run.points))}</b></li>'
+        f'<li title="{esc(run.name)}">{_legend_line(index)}<b>{_latest_value(run, metric)}</b></li>'
         for index, run in enumerate(series)
     )
     return f'<ul class="lcl-overlay__values" aria-label="Last values, in the order of the runs">{rows}</ul>'
 
 
+def _latest_value(run: RunSeries, metric: str) -> str:
+    return metric_text(metric, run.points[-1][1]) if run.points else "…"
+
+
 def _legend_line(index: int) -> str:
     return f'<svg viewBox="0 0 30 8" aria-hidden="true"><path class="lcl-line lcl-o{index}" d="M0 4H30"/></svg>'
-
-
-def _latest_value(points: Sequence[Point]) -> str:
-    return number(points[-1][1]) if points else "…"
 
 
 def _is_number(value: Any) -> bool:
@@ -305,24 +310,19 @@ def cost_chart(table: Json, head: str) -> str:
     costs = [cost for *_, cost in rows]
     log = min(costs) > 0 and max(costs) > LOG_AXIS_RATIO * min(costs)
     at = {index: (math.log10(cost) if log else cost, figure["mean"]) for index, _, figure, cost in rows}
-    bars = [(at[index][0], figure["mean"], figure["sd"] or 0.0) for index, _, figure, _ in rows]
-    ends = [(x, mean + sign * sd) for x, mean, sd in bars for sign in (-1, 1)]
-    left, right, bottom, top = plot_frame([*at.values(), *ends])
+    ends = [
+        (at[index][0], figure["mean"] + sign * (figure["sd"] or 0.0))
+        for index, _, figure, _ in rows
+        for sign in (-1, 1)
+    ]
+    left, right, bottom, top = plot_frame(ends)
     room = 0.07 * (right - left)
     frame = (left - room, right + room, bottom, top)
     front = _staircase([at[index] for index in table["pareto"][head] if index in at])
     lines = f'<path class="lcl-line lcl-line--front" d="{svg_path(front, frame)}"/>'
-    wide = right - left + 2 * room
-    spots = {
-        index: (100 * (x - left + room) / wide, 100 * (top - y) / (top - bottom)) for index, (x, y) in at.items()
-    }  # in percent, from the left and top of the plot
-    sides = label_positions([(*spots[index], row_label(row)) for index, row, *_ in rows])
-    points = "".join(
-        _cost_point(spots[index], side, frame, index, row, figure, cost, head)
-        for (index, row, figure, cost), side in zip(rows, sides, strict=True)
-    )
-    words = ", ".join(f"{row_label(row)} {number(figure['mean'], 3)}" for _, row, figure, _ in rows)
-    plot = _study_plot(f"{title}: {words}", frame, lines, points, _log_axis(frame) if log else x_axis(frame))
+    points = "".join(_cost_point(at[index], frame, index, row, head, cost) for index, row, _, cost in rows)
+    words = ", ".join(f"{row_label(row)} {metric_text(head, figure['mean'])}" for _, row, figure, _ in rows)
+    plot = _study_plot(f"{title}: {words}", frame, lines, points, _log_axis(frame) if log else x_axis(frame), head)
     return _figure(title, plot, "dashed: Pareto front")
 
 
@@ -345,8 +345,12 @@ def curves_chart(curves: Json, title: str) -> str:
         f"<title>{esc(row_label(curves['rows'][index]))}</title></path>"
         for index, points in drawn
     )
-    ends = ", ".join(f"{row_label(curves['rows'][index])} {number(points[-1][1], 3)}" for index, points in drawn)
-    return _figure(title, _study_plot(f"{title}, at the end: {ends}", frame, lines, "", x_axis(frame)), "over steps")
+    ends = ", ".join(
+        f"{row_label(curves['rows'][index])} {metric_text(title, points[-1][1])}" for index, points in drawn
+    )
+    return _figure(
+        title, _study_plot(f"{title}, at the end: {ends}", frame, lines, "", x_axis(frame), title), "over steps"
+    )
 
 
 def _staircase(points: Sequence[Point]) -> list[Point]:
@@ -357,47 +361,18 @@ def _staircase(points: Sequence[Point]) -> list[Point]:
     return line
 
 
-def label_positions(spots: Sequence[tuple[float, float, str]]) -> list[str]:
-    """Right, left, above, below or none for each (x, y in percent of the plot, label): none overlaps another."""
-    occupied = [(x - 2.5, y - 2.5, x + 2.5, y + 2.5) for x, y, _ in spots]
-    sides = []
-    for x, y, name in spots:
-        boxes = {side: _label_box(x, y, name, side) for side in ("right", "left", "above", "below")}
-        side = next((side for side, box in boxes.items() if _is_free(box, occupied)), "none")
-        if side != "none":
-            occupied.append(boxes[side])
-        sides.append(side)
-    return sides
-
-
-def _label_box(x: float, y: float, name: str, side: str) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a label."""
-    wide, high = LETTER_WIDTH * len(name), LINE_HEIGHT
-    left = {"right": x + 3.5, "left": x - 3.5 - wide}.get(side, x - wide / 2)
-    top = {"above": y - 3.5 - high, "below": y + 3.5}.get(side, y - high / 2)
-    return left, top, left + wide, top + high
-
-
-def _is_free(box: tuple[float, float, float, float], occupied: Sequence[tuple[float, float, float, float]]) -> bool:
-    left, top, right, bottom = box
-    inside = left >= -2 and right <= 102 and top >= -2 and bottom <= 102
-    apart = (right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top for other in occupied)
-    return inside and all(apart)
-
-
-def _cost_point(
-    spot: Point, side: str, frame: Frame, which: int, row: Json, figure: Json, cost: float, head: str
-) -> str:
-    (x, y), (_, _, bottom, top) = spot, frame
+def _cost_point(spot: Point, frame: Frame, index: int, row: Json, head: str, cost: float) -> str:
+    """A point with its deviation; its name and values are the tooltip, its colour that of the row of the table."""
+    left, right, bottom, top = frame
+    x, y = 100 * (spot[0] - left) / (right - left), 100 * (top - spot[1]) / (top - bottom)
+    figure, colour = row["figures"][head], row_colour_class(index)
     tall = 200 * (figure["sd"] or 0.0) / (top - bottom)
-    spread = "" if figure["sd"] is None else f" ± {number(figure['sd'], 2)}"
-    words = f"{row_label(row)}: {head} {number(figure['mean'], 3)}{spread} at {number(float(f'{cost:.3g}'))}"
-    name = "" if side == "none" else f'<span class="lcl-{side}">{esc(row_label(row))}</span>'
+    spread = "" if figure["sd"] is None else f" ± {metric_text(head, figure['sd'])}"
+    words = f"{row_label(row)}: {head} {metric_text(head, figure['mean'])}{spread} at {number(cost)}"
+    whisker = f"left:{x:.2f}%;top:{y - tall / 2:.2f}%;height:{tall:.2f}%"
     return (
-        f'<i class="lcl-whisker {row_colour_class(which)}" '
-        f'style="left:{x:.2f}%;top:{y - tall / 2:.2f}%;height:{tall:.2f}%">'
-        f'</i><i class="lcl-mark-point {row_colour_class(which)}" style="left:{x:.2f}%;top:{y:.2f}%" '
-        f'title="{esc(words)}">{name}</i>'
+        f'<i class="lcl-whisker {colour}" style="{whisker}"></i><i class="lcl-mark-point {colour}" '
+        f'style="left:{x:.2f}%;top:{y:.2f}%" title="{esc(words)}"></i>'
     )
 
 
@@ -409,14 +384,14 @@ def _log_axis(frame: Frame) -> str:
     shown = [value for value in values if left <= math.log10(value) <= right]
     return "".join(
         f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (math.log10(value) - left) / (right - left):.2f}%">'
-        f"{number(value) if value < 1e6 else f'{value:.0e}'.replace('e+0', 'e').replace('e+', 'e')}</span>"
+        f"{number(value)}</span>"
         for value in shown
     )
 
 
-def _study_plot(words: str, frame: Frame, lines: str, points: str, axis: str) -> str:
+def _study_plot(words: str, frame: Frame, lines: str, points: str, axis: str, metric: str) -> str:
     return (
-        f'<div class="lcl-plot lcl-plot--tall" role="img" aria-label="{esc(words)}">{y_axis(frame)}'
+        f'<div class="lcl-plot lcl-plot--tall" role="img" aria-label="{esc(words)}">{y_axis(frame, metric)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg>{points}{axis}</div>'
     )
 

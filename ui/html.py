@@ -98,10 +98,10 @@ def notice(message: str, title: str) -> str:
 def question_box(title: str, consequence: str, yes: tuple[str, str], no: tuple[str, str]) -> str:
     """A question before something is lost; ``yes`` and ``no``: value of the select event (PICK_SCRIPT), and words."""
     buttons = " ".join(
-        f'<button type="button" data-pick="{esc(pick)}">{esc(words)}</button>' for pick, words in (yes, no)
+        f'<button type="button" data-pick="{esc(pick)}">{esc(words)}</button>' for pick, words in (no, yes)
     )
     return (
-        f'<div class="lcl-problem lcl-question-box" role="alertdialog" aria-label="{esc(f"{title} {consequence}")}">'
+        f'<div class="lcl-question-box" role="alertdialog" aria-label="{esc(f"{title} {consequence}")}">'
         f"<strong>{esc(title)}</strong><p>{esc(consequence)}</p><p>{buttons}</p></div>"
     )
 
@@ -135,6 +135,12 @@ def definition_list(pairs: list[tuple[str, str]]) -> str:
     """A definition list; pairs with an empty value are left out."""
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
     return f'<dl class="lcl-facts">{rows}</dl>'
+
+
+def fold(title: str, inside: str, key: str = "") -> str:
+    """``inside`` behind a line that opens it. It stays open when it is drawn again (page.js)."""
+    name = f" lcl-fold--{key}" if key else ""
+    return f'<details class="lcl-fold{name}"><summary>{esc(title)}</summary><div>{inside}</div></details>'
 
 
 def item_url(collection: str, item: str) -> str:
@@ -195,17 +201,6 @@ def ago(iso: str | None, now: datetime | None = None) -> str:
         if seconds < limit:
             return f"{int(seconds // size)} {unit} ago" if size else "just now"
     return f"{int(seconds // 86_400)} days ago"
-
-
-def number(value: Any, digits: int = 4) -> str:
-    """A readable number: ``6412345`` -> ``6.4M``, ``0.04321`` -> ``0.0432``; other values as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "" if value is None else str(value)
-    if abs(value) >= 1_000_000:
-        return f"{value / 1_000_000:.1f}M"
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
 def html_table(label: str, columns: Sequence[str], body: str, modifier: str = "") -> str:

@@ -64,7 +64,7 @@
   const QUESTION = '[role="alertdialog"], .lcl-rename';
   const isOpen = (question) => question.isConnected && question.matches(QUESTION) && question.checkVisibility();
   const openQuestion = () => [...document.querySelectorAll(QUESTION)].find(isOpen);
-  const keepButton = (question) => [...question.querySelectorAll('button')].at(-1);
+  const keepButton = (question) => question.querySelector('[data-pick^="keep:"], [data-pick^="encoder:"]');
   let lastPressed = null;  // the last button outside of questions: itself, its value, and the panel around it
   let opener = null;       // the one that led to the question
   document.addEventListener('click', ({ target }) => {
@@ -319,6 +319,53 @@
       return [JSON.stringify(all)];
     },
   };
+
+  // What was unfolded stays so when it is drawn again; a menu closes when something else is pressed.
+  const unfolded = new WeakSet();
+  document.addEventListener('click', ({ target }) => {
+    const fold = target.closest('summary')?.parentElement;
+    if (fold) unfolded[fold.open ? 'delete' : 'add'](fold);
+    for (const menu of document.querySelectorAll('details.lcl-more[open]')) {
+      if (menu === fold) continue;
+      unfolded.delete(menu);
+      menu.open = false;
+    }
+  }, { capture: true });
+  new MutationObserver((changes) => {
+    for (const { target } of changes) if (unfolded.has(target) && !target.open) target.open = true;
+  }).observe(document.documentElement, { subtree: true, attributeFilter: ['open'] });
+
+  // Tables of figures are sorted by a column; the text beside a button is saved as a file; words are found in a log.
+  document.addEventListener('click', ({ target }) => {
+    const head = target.closest('.lcl-table--figures th'), save = target.closest('[data-save]');
+    if (head) {
+      const rows = [...head.closest('table').tBodies[0].rows], column = head.cellIndex;
+      const order = head.ariaSort === 'descending' ? 'ascending' : 'descending', sign = order === 'ascending' ? 1 : -1;
+      const key = ({ cells }) => cells[column].dataset.sort ?? cells[column].textContent;
+      rows.sort((a, b) => sign * key(a).localeCompare(key(b), 'en', { numeric: true }) || 0);
+      for (const other of head.parentElement.cells) other.ariaSort = other === head ? order : null;
+      head.closest('table').tBodies[0].append(...rows);
+    }
+    if (!save) return;
+    const text = save.closest('details').querySelector('pre').textContent;
+    const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(new Blob([text])), download: save.dataset.save });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
+  document.addEventListener('input', ({ target }) => {
+    if (!target.matches('[data-find]')) return;
+    const log = target.closest('details').querySelector('pre'), words = target.value.toLowerCase();
+    const text = log.firstChild.data.toLowerCase(), found = [];
+    for (let at = text.indexOf(words); words && at >= 0; at = text.indexOf(words, at + words.length)) {
+      const range = new Range();
+      range.setStart(log.firstChild, at);
+      range.setEnd(log.firstChild, at + words.length);
+      found.push(range);
+    }
+    CSS.highlights.set('lcl-found', new Highlight(...found));
+    const last = found.at(-1)?.getBoundingClientRect();
+    if (last) log.scrollTop += last.top - log.getBoundingClientRect().top - log.clientHeight / 2;
+  });
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {

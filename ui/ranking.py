@@ -2,7 +2,7 @@
 
 First what this browser used last, then pinned encoders, then the encoder that comes with the product unless an
 evaluation on the same figure found a better one, then evaluated encoders by their main figure, then the others, newest
-first. Encoders that are worse than untrained weights or hardly trained carry a badge, and come last unless pinned.
+first. Encoders that are no better than untrained weights or hardly trained carry a badge, and come last unless pinned.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import gradio as gr
 
 from api.client import Client
 from api.client.payloads import Json
+from ui.figures import WORSE, is_worse, main_figures
 
 PRODUCT_OWNER = "lcl"  # of the encoders and datasets that come with the product
 SAMPLE_DATASET = "sample"
 MIN_STEP_SHARE = 0.01  # of the longest training: with less, an encoder is hardly trained
 MAX_RANKED = 40  # encoders whose figures are read; older ones follow in their order
-WORSE, HARDLY_TRAINED = "worse than untrained", "hardly trained"
+HARDLY_TRAINED = "hardly trained"
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,6 @@ def quality_badge(encoder: Json, rows: Sequence[dict[str, Any]], most_steps: int
 def measured_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of evaluations of this service, not of a model card."""
     return [row for row in rows if not row.get("source")]
-
-
-def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first."""
-    first: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault((row["task"], row["split"], row.get("transfer"), row["metric"]), row)
-    leading = ("@5", "accuracy", "acc@1")
-    return sorted(first.values(), key=lambda row: (not row["metric"].endswith(leading), row["task"]))
-
-
-def is_worse(row: Json) -> bool:
-    """Is the value no better than that of untrained weights? False where that is not known."""
-    value, untrained = row["value"], row.get("untrained")
-    if untrained is None:
-        return False
-    return bool(value >= untrained if row["metric"].endswith("rank") else value <= untrained)
 
 
 def encoder_choices(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from ui.charts import MAX_POINTS, line_chart, moving_average, subsample, ticks
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(0, 10, [0, 2.5, 5, 7.5, 10]), (0.13, 0.42, [0.2, 0.3, 0.4]), (-1, 1, [-1, -0.5, 0, 0.5, 1]), (3, 3, [3])],
+    [(0, 10, [0, 5, 10]), (0.13, 0.42, [0.2, 0.3, 0.4]), (-1, 1, [-1, 0, 1]), (0, 99, [0, 25, 50, 75]), (3, 3, [3])],
 )
 def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == expected
@@ -32,9 +32,9 @@ def test_smoothing_starts_at_the_first_value_and_leaves_a_constant_alone() -> No
 
 
 def test_a_curve_ends_at_the_latest_value() -> None:
-    drawn = line_chart("Loss", [(10, 4.0), (20, 2.0), (30, 1.0)], 1)
-    assert 'aria-label="Loss: 4 at step 10, 1 at step 30"' in drawn
-    assert "<b>1</b>" in drawn
+    drawn = line_chart("loss", [(10, 4.0), (20, 2.0), (30, 1.0)], 1)
+    assert 'aria-label="Loss: 4.000 at step 10, 1.000 at step 30"' in drawn
+    assert "<b>1.000</b>" in drawn
     path = re.search(r'lcl-line--raw" d="M([^"]+)"', drawn)
     assert path is not None
     places = [tuple(map(float, pair.split())) for pair in path[1].split("L")]

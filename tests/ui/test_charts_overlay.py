@@ -32,10 +32,10 @@ def test_every_run_has_a_line_a_colour_and_a_line_of_the_legend() -> None:
     assert drawn.count('class="lcl-line lcl-o0"') == 2, "line and legend"
     assert drawn.count('class="lcl-line lcl-o1"') == 2
     assert "<span>a &lt;b&gt;</span>" in drawn
-    assert "<b>2.5</b></li>" in drawn
+    assert "<b>2.500</b></li>" in drawn
     assert "lcl-badge--succeeded" in drawn
     words = unescape(re.findall(r'aria-label="(Loss[^"]*)"', drawn)[0])
-    assert words == "Loss over steps. a <b>: 5 at 10, 3 at 30; other: 6 at 10, 2.5 at 30"
+    assert words == "Loss over steps. a <b>: 5.000 at 10, 3.000 at 30; other: 6.000 at 10, 2.500 at 30"
     data = json.loads(unescape(re.findall(r'data-series="([^"]*)"', drawn)[0]))
     assert data[1] == {"name": "other", "place": 1, "points": [[10, 6], [20, 5], [30, 2.5]]}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ui.charts import cost_chart, curves_chart, label_positions, row_colour_class, row_label
+from ui.charts import cost_chart, curves_chart, row_colour_class, row_label
 
 Json = dict[str, Any]
 
@@ -50,21 +50,13 @@ def test_costs_that_differ_widely_stand_on_a_logarithmic_axis() -> None:
     at = spots(cost_chart(table(row("a", 1, 0.1), row("b", 10, 0.2), row("c", 100, 0.3)), "m"))
     assert at["b"][0] - at["a"][0] == pytest.approx(at["c"][0] - at["b"][0], abs=0.02)
     drawn = cost_chart(table(row("a", 1e12, 0.1), row("c", 1e14, 0.3), compute="flops"), "m")
-    assert re.findall(r">(\d+e\d+)<", drawn) == ["1e12", "2e12", "5e12", "1e13", "2e13", "5e13", "1e14"]
+    assert re.findall(r">(\d·[^<]+)<", drawn) == ["1·10¹²", "2·10¹²", "5·10¹²", "1·10¹³", "2·10¹³", "5·10¹³", "1·10¹⁴"]
 
 
 def test_rows_without_figure_or_cost_are_left_out() -> None:
     drawn = cost_chart(table(row("a", 10, 0.2), row("b", None, 0.1), row("c", 30, None), front=(0,)), "m")
     assert set(spots(drawn)) == {"a"}
     assert "Waiting for the first figures" in cost_chart(table(row("a", None, None)), "m")
-
-
-def test_names_cover_neither_points_nor_each_other() -> None:
-    assert label_positions([(50, 50, "ab")]) == ["right"]
-    assert label_positions([(95, 50, "abcd")]) == ["left"], "the right edge is near"
-    assert label_positions([(50, 50, "abcd"), (57, 50, "abcd")]) == ["left", "right"]
-    crowd = [(50.0 + 0.1 * n, 50.0, "a long name") for n in range(8)]
-    assert label_positions(crowd).count("none") >= 4, "better no name than one on another"
 
 
 def test_a_row_keeps_its_colour_in_both_charts() -> None:
@@ -75,7 +67,7 @@ def test_a_row_keeps_its_colour_in_both_charts() -> None:
         assert f"stroke:var(--{row_colour_class(place)})" in drawn
         assert f"lcl-mark-point {row_colour_class(place)}" in cost_chart(table(row("p", 1, 0.1), row("q", 2, 0.2)), "m")
     assert row_colour_class(11) == row_colour_class(0)
-    assert 'aria-label="loss, at the end: p 1, q 2"' in drawn
+    assert 'aria-label="loss, at the end: p 1.000, q 2.000"' in drawn
 
 
 def test_the_steep_beginning_does_not_flatten_the_rest() -> None:

@@ -18,7 +18,6 @@ from ui.html import (
     empty_state,
     error_box,
     item_url,
-    number,
     parse_time,
     pick_form,
     progress_bar,
@@ -73,15 +72,6 @@ def test_ages(iso: str | None, words: str) -> None:
 
 def test_a_time_without_a_zone_is_utc() -> None:
     assert parse_time("2026-01-02T12:00:00") == NOW
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(None, ""), (6_412_345, "6.4M"), (33_120, "33,120"), (300.0, "300"), (0.043219, "0.04322"), (1234.56, "1,234.6"),
-     ("text", "text"), (True, "True"), (0, "0")],
-)  # fmt: skip
-def test_figures(value: Any, words: str) -> None:
-    assert number(value) == words
 
 
 def test_a_bar_stays_between_nothing_and_all() -> None:

@@ -18,7 +18,8 @@ from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, PACKED_FOLDER, format_bytes
 from ui.addresses import address
 from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
-from ui.html import badge, error_box, esc, number, run_link, status_line
+from ui.figures import number
+from ui.html import badge, error_box, esc, run_link, status_line
 from ui.session_files import path_below_upload
 
 POLL_SECONDS = 1.5

@@ -28,6 +28,7 @@ from ui.common import (
     select_choice,
     update_dropdown,
 )
+from ui.figures import number
 from ui.html import (
     PICK_SCRIPT,
     dataset_image_url,
@@ -35,7 +36,6 @@ from ui.html import (
     error_box,
     esc,
     notice,
-    number,
     run_link,
     status_line,
     toast,

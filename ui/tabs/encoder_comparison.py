@@ -9,6 +9,7 @@ from api.client import ApiError, Client
 from api.client.payloads import Json
 from ui.addresses import address, mark_view
 from ui.common import api_error_box, unreachable_box
+from ui.figures import interval_text, metric_text
 from ui.html import error_box, esc, heading, html_table, item_url, pick_form
 from ui.ranking import SAMPLE_DATASET
 
@@ -68,7 +69,7 @@ def draw_figures(encoders: Sequence[Json], rows: Sequence[Json], figures: Sequen
     columns = ("figure", "of", *(encoder["name"] for encoder in encoders), "difference", "p", "chance")
     body = "".join(_figure_row(row, known) for row in rows)
     return html_table("Figures of both", columns, body, "compare") + (
-        f'<p class="lcl-note">In brackets 95 % intervals: of each value over the images, and of the difference '
+        f'<p class="lcl-note">Small: 95 % intervals, of each value over the images, and of the difference '
         f"({names[1]} minus {names[0]}) over the same images for both. p: sign flips, two-sided, of this row alone. "
         "Bold: the better one, where the interval of the difference does not hold 0.</p>"
     )
@@ -104,31 +105,24 @@ def _figure_row(row: Json, known: Sequence[Mapping[Any, Json]]) -> str:
     cells = []
     for side, rows in zip(("left", "right"), known, strict=True):
         figure = rows.get((row.get(f"{side}_run"), *key), {})
-        value = _format_value(row.get(side))
+        value = metric_text(row["metric"], row.get(side))
         strong = f"<b>{value}</b>" if side == better else value
-        cells.append(f"<td>{strong}{_interval(figure.get('interval'))}</td>")
+        cells.append(f"<td>{strong}{_interval(figure)}</td>")
     p = row.get("p")
     p_text = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
     words = " · ".join(esc(row[key]) for key in ("task", "transfer") if row.get(key))
-    difference = ("+" if (row.get("difference") or 0) > 0 else "") + _format_value(row.get("difference"))
+    difference = ("+" if (row.get("difference") or 0) > 0 else "") + metric_text(row["metric"], row.get("difference"))
     reason = f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
     return (
         f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
         f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
-        f"<td>{difference}{_interval(bounds)}{reason}</td>"
-        f"<td>{p_text}</td><td>{_format_value(row.get('chance'))}</td></tr>"
+        f"<td>{difference}{_interval(row)}{reason}</td>"
+        f"<td>{p_text}</td><td>{metric_text(row['metric'], row.get('chance'))}</td></tr>"
     )
 
 
-def _interval(bounds: Sequence[float] | None) -> str:
-    return f"<small>[{_format_value(bounds[0])}, {_format_value(bounds[1])}]</small>" if bounds else ""
-
-
-def _format_value(value: float | None) -> str:
-    """Three digits for shares, one for ranks."""
-    if value is None:
-        return ""
-    return (f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}").replace("-", "−")
+def _interval(row: Json) -> str:
+    return f"<small>{interval_text(row)}</small>" if row.get("interval") else ""
 
 
 def draw_comparison(client: Client, left: Json, right: Json, query: Mapping[str, str]) -> str:

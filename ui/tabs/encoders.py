@@ -23,6 +23,7 @@ from ui.common import (
     html_pane,
     unreachable_box,
 )
+from ui.figures import draw_figures, draw_table, main_figures, number
 from ui.html import (
     PICK_SCRIPT,
     ago,
@@ -31,19 +32,16 @@ from ui.html import (
     error_box,
     esc,
     heading,
-    number,
     pick_form,
     question_box,
     toast,
 )
-from ui.ranking import RankedEncoder, is_worse, main_figures, measured_rows, rank_encoders
+from ui.ranking import RankedEncoder, measured_rows, rank_encoders
 from ui.tabs.encoder_comparison import draw_comparison
-from ui.tabs.run_view import draw_metrics
 
 PARAMETERS = ("encoder", "with", "q", "item")
-SHOWN = 4
+SHOWN = 3
 COMPARED = 12  # encoders that one can be compared with by a click, best first
-WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
 NOT_EVALUATED = '<p class="lcl-note">Not evaluated yet.</p>'
@@ -183,20 +181,20 @@ def draw_encoder(
     about = {**(encoder.get("info") or {}), **encoder}
     size = about.get("image_size")
     listed = [
-        ("Parameters", number(about.get("parameters"))),
+        ("Parameters", number(about["parameters"]) if about.get("parameters") else ""),
         ("Images", f"{size} × {size} px" if size else ""),
         ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
-        ("Images seen", number(about.get("images_seen"))),
+        ("Images seen", number(about["images_seen"]) if about.get("images_seen") else ""),
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
     measured = measured_rows(rows)
     if alone:  # all metrics of its evaluations, and below all those of its model card
         parts = (measured, [row for row in rows if row not in measured])
-        below = "".join(draw_metrics(part) + _draw_source(part) for part in parts if part) or NOT_EVALUATED
+        below = "".join(draw_table(part) + _draw_source(part) for part in parts if part) or NOT_EVALUATED
     else:
-        figures = "".join(_figure(row) for row in main_figures(measured or rows)[:SHOWN])
-        below = f'<ul class="lcl-figures">{figures}</ul>' if figures else NOT_EVALUATED
+        figures = main_figures(measured or rows)[:SHOWN]
+        below = draw_figures(figures) if figures else NOT_EVALUATED
         below += _draw_source(measured or rows)
     name = esc(encoder.get("name") or encoder["id"])
     title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
@@ -242,19 +240,3 @@ def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False
         f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>' for verb, words in changes.items()
     )
     return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{inside}{buttons}</nav>'
-
-
-def _figure(row: dict[str, Any]) -> str:
-    """A metric with its interval, beside chance and untrained weights; one that is no better than those says so."""
-    value, untrained, learnt = row["value"], row.get("untrained"), not is_worse(row)
-    notes = [f"chance {number(row['chance'], 3)}"] if row.get("chance") is not None else []
-    if row.get("chance") and not row.get("source"):  # figures of a model card are rounded
-        notes.append(f"{value / row['chance']:.0f} × chance")
-    if untrained is not None:
-        notes.append(f"{'' if learnt else 'no better than '}untrained {number(untrained, 3)}")
-    low, high = row.get("interval") or (None, None)
-    interval = "" if low is None else f" <i>[{number(low, 3)}, {number(high, 3)}]</i>"
-    return (
-        f"<li{'' if learnt else WORSE}><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
-        f"<b>{number(value, 3)}{interval}</b><small>{' · '.join(notes)}</small></li>"
-    )

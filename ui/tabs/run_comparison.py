@@ -51,11 +51,8 @@ class ComparisonChoice:
         """Parameters of the page's address; none where nothing is compared."""
         if not self.others:
             return {}
-        metrics, first = ",".join(self.metrics) or ALL_METRICS, ",".join(FIRST_METRICS)
-        chosen = {"metric": (metrics, first), "over": (self.axis, FIRST_AXIS)}
-        return {"with": ",".join(self.others)} | {
-            name: value for name, (value, initial) in chosen.items() if value != initial
-        }
+        metrics = "" if tuple(self.metrics) == FIRST_METRICS else ",".join(self.metrics) or ALL_METRICS
+        return {"with": ",".join(self.others), "metric": metrics, "over": "" if self.axis == FIRST_AXIS else self.axis}
 
 
 class Annotation(NamedTuple):

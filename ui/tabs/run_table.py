@@ -13,6 +13,7 @@ from api.client.payloads import Json, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import metric_value
 from ui.common import ListPage
+from ui.figures import main_figures, metric_text
 from ui.html import (
     ACTIVE_STATES,
     STATE_LABELS,
@@ -22,11 +23,9 @@ from ui.html import (
     esc,
     heading,
     html_table,
-    number,
     parse_time,
     status_line,
 )
-from ui.ranking import main_figures
 from ui.spec_fields import spec_differences
 
 TABLE = "table"
@@ -206,7 +205,7 @@ def _sort_head(name: str, title: str, sort: str) -> str:
 def _row(run: Json, selected: str | None, *, checked: bool) -> str:
     current = ' aria-current="true"' if run["id"] == selected else ""
     metric = final_metric(run)
-    value = f"<b>{number(metric[1], 3)}</b> <small>{esc(metric[0])}</small>" if metric else ""
+    value = f"<b>{metric_text(*metric)}</b> <small>{esc(metric[0])}</small>" if metric else ""
     tags = "".join(tag_button(tag) for tag in run.get("tags") or ())
     notes = " ".join(str(run.get("notes") or "").split())
     short = notes if len(notes) <= NOTE_CHARACTERS else f"{notes[: NOTE_CHARACTERS - 1]}…"

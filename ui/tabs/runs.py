@@ -49,20 +49,17 @@ from ui.tabs.run_table import (
     parse_tags,
 )
 from ui.tabs.run_view import (
-    NOTHING_SELECTED,
+    LOADING,
+    NO_SUCH_RUN,
     RUN_ACTIONS,
-    draw_artifacts,
     draw_chosen,
     draw_curves,
+    draw_details,
     draw_head,
     draw_list,
-    draw_log,
     draw_question,
     draw_question_of_many,
     draw_refusal,
-    draw_result,
-    draw_system,
-    draw_workers,
 )
 
 REFRESH_SECONDS = 2
@@ -74,12 +71,6 @@ SAME_TAB_SCRIPT = "(text, ...values) => [window.lclAddress.changedTab ? '' : tex
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # to a form that an address has filled in
 OPEN_FORM_SCRIPT = f"() => new URLSearchParams(location.search).has('new') && ({SCROLL_TO_FORM_SCRIPT})()"
-
-
-def visible_buttons(state: str | None) -> list[gr.Button]:
-    """Visibility of the buttons in a state; None: no run."""
-    buttons = [gr.Button(visible=state in action.states) for action in RUN_ACTIONS]
-    return [*buttons, gr.Button(visible=state is not None)]
 
 
 @dataclass(frozen=True)
@@ -134,41 +125,25 @@ class RunsTab:
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
             with gr.Column(scale=7, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
-        with gr.Accordion("Workers", open=False, elem_id="workers") as self.workers_drawer:
-            self.workers = html_pane(elem_id="worker-list")
 
     def _build_detail(self) -> None:
-        self.head = html_pane(NOTHING_SELECTED, elem_id="run-head")
-        small: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
-        with gr.Row(elem_classes="lcl-actions"):
-            self.buttons = {
-                action.verb: gr.Button(action.words, variant=action.variant, elem_id=f"run-{action.verb}", **small)
-                for action in RUN_ACTIONS
-            }
-            self.clone_button = gr.Button("Clone", elem_id="run-clone", **small)
+        self.head = html_pane(LOADING, js_on_load=PICK_SCRIPT, elem_id="run-head")
         self.refusal = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-question")
-        with gr.Accordion(
-            "Edit tags and notes", open=False, elem_id="run-annotation", visible=False
-        ) as self.annotation:
+        self.comparison.build()
+        self.curves = html_pane(elem_id="run-curves")
+        self.details = html_pane(elem_id="run-details")
+        with gr.Accordion("Notes", open=False, elem_id="run-annotation", visible=False) as self.annotation:
             self.tags = gr.Textbox(label="Tags", info="separated by blanks or commas", max_lines=1, elem_id="run-tags")
             self.notes = gr.Textbox(label="Notes", lines=3, max_lines=12, elem_id="run-notes")
             with gr.Row(elem_classes="lcl-submit"):
                 self.annotation_verdict = html_pane()
                 self.save = gr.Button("Save", size="sm", min_width=90, elem_id="run-annotate")
-        self.comparison.build()
-        self.curves = html_pane(elem_id="run-curves")
-        self.result = html_pane(elem_id="run-result")
-        with gr.Accordion("System", open=False, elem_id="run-system"):
-            self.system = html_pane()
-        with gr.Accordion("Log", open=False):
-            self.log = html_pane(autoscroll=True, elem_id="run-log")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
         edited = [self.annotation, self.tags, self.notes]
         everything = [
-            self.listing, self.comparison.others, self.head, *self.buttons.values(), self.clone_button, *edited,
-            self.system, self.curves, self.result, self.log,
+            self.listing, self.comparison.others, self.head, *edited, self.curves, self.details,
         ]  # fmt: skip
         for event in (tab.select, navigation.select):
             event(
@@ -181,7 +156,6 @@ class RunsTab:
         self.save.click(
             self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT
         ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
-        self.workers_drawer.expand(self.show_workers, None, self.workers, **SILENT_EVENT)
         self.comparison.wire()
         gr.on(
             [component.input for component in self.comparison.inputs],
@@ -193,19 +167,10 @@ class RunsTab:
             self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         self.refusal.select(self.answer, [self.selection, self.only], [self.refusal, *everything], **BUSY_EVENT)
-        for action in RUN_ACTIONS:
-            handle = self.show_question if action.asks else self.act
-            done = self.buttons[action.verb].click(
-                lambda selection, verb=action.verb, handle=handle: handle(verb, selection),
-                self.selection, self.refusal, **BUSY_EVENT,
-            )  # fmt: skip
-            if action.asks:
-                done.then(None, js=FOCUS_QUESTION_SCRIPT)
-            else:
-                done.then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.head.select(self.act, [self.selection, self.only], [self.refusal, *everything], **BUSY_EVENT).then(
+            None, js=FOCUS_QUESTION_SCRIPT
+        )
         filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
-        cloned = self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT)
-        cloned.then(None, js=SCROLL_TO_FORM_SCRIPT)
         carrier = self.forms["pretrain"].editor  # of the drafts
         opened = tab.select(self.restore_drafts, carrier, filled, js=restore_script("runs"), **SILENT_EVENT)
         prepared = opened.then(self.prepare_form, None, filled, **SILENT_EVENT)
@@ -214,7 +179,7 @@ class RunsTab:
         for event in (prepared, followed):
             event.then(None, js=OPEN_FORM_SCRIPT)
         for form in self.forms.values():
-            self._wire_form(form, cloned, prepared, followed, everything)
+            self._wire_form(form, prepared, followed, everything)
 
     def _wire_listing(self, everything: list[Any]) -> None:
         self.name.change(  # a text field has its event ``input`` at a key alone, not when a text is pasted
@@ -227,9 +192,8 @@ class RunsTab:
             None, js=FOCUS_QUESTION_SCRIPT
         )
 
-    def _wire_form(self, form: SpecForm, cloned: Any, prepared: Any, followed: Any, everything: list[Any]) -> None:
+    def _wire_form(self, form: SpecForm, prepared: Any, followed: Any, everything: list[Any]) -> None:
         form.wire()
-        form.wire_estimate(cloned)  # that of the other events comes with their proposals
         form.wire_proposal(prepared, None)
         form.wire_proposal(followed, SAME_TAB_SCRIPT)
         form.submit.click(
@@ -241,12 +205,6 @@ class RunsTab:
             None, js=submitted_script(form.kind)
         )
 
-    def show_workers(self) -> str:
-        try:
-            return draw_workers(self.client.workers())
-        except ApiError as error:
-            return error_box(error.message, "The workers cannot be shown")
-
     def submit(self, form: SpecForm, text: str, name: str, selection: SelectedRun, values: Sequence[Any]) -> str:
         """The new run is selected."""
         verdict, run_id = form.send(text, name, values)
@@ -255,10 +213,10 @@ class RunsTab:
             selection.listing = replace(selection.listing, page=ListPage())
         return verdict
 
-    def show_question(self, verb: str, selection: SelectedRun) -> str:
+    def show_question(self, verb: str, run_id: str) -> str:
         """The question before a verb of ``RUN_ACTIONS``, or the error of the service."""
         try:
-            return draw_question(verb, self.client.run(str(selection.current.id)))
+            return draw_question(verb, self.client.run(run_id))
         except ApiError as error:
             return toast(error.message)
 
@@ -302,13 +260,17 @@ class RunsTab:
         refusal = draw_refusal(verb, refusals[0].message, len(runs) - done, len(runs)) if refusals else ""
         return refusal, *self.refresh(selection, only)
 
-    def act(self, verb: str, selection: SelectedRun) -> str:
-        """Call a verb of ``RUN_ACTIONS`` for the selected run. Returns: the service's error, if any."""
+    def act(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
+        """A verb of ``RUN_ACTIONS`` was pressed, with the run: it is done, or asked about first."""
+        verb, _, run_id = str(event.pick).partition(":")
+        action = next((action for action in RUN_ACTIONS if action.verb == verb), None)
+        if action is None or action.asks:
+            return self.show_question(verb, run_id) if action else "", *_unchanged()
         try:
-            getattr(self.client, verb)(selection.current.id)
+            getattr(self.client, verb)(run_id)
         except ApiError as error:
-            return toast(error.message)
-        return ""
+            return toast(error.message), *_unchanged()
+        return "", *self.refresh(selection, only)
 
     def annotate(self, selection: SelectedRun, tags: str, notes: str) -> str:
         """Replace what was edited of tags and notes of the run whose tags and notes the fields hold.
@@ -332,14 +294,6 @@ class RunsTab:
         selection.annotated = edited
         return valid_message("Saved.")
 
-    def clone(self, selection: SelectedRun) -> list[Any]:
-        """Copy spec and name of the selected run into the form of its kind."""
-        try:
-            run = self.client.run(str(selection.current.id))
-        except ApiError as error:
-            return [*self._forms_unchanged()[:-1], toast(error.message)]
-        return self._open_form(run["kind"], run["spec"], run["name"])
-
     def _open_form(self, kind: str, spec: dict[str, Any], name: str | None) -> list[Any]:
         """The form of the kind alone, filled in."""
         filled = [
@@ -359,13 +313,19 @@ class RunsTab:
     def prepare_form(self, request: gr.Request) -> list[Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
 
-        ``dataset=NAME`` fills in the dataset of a pre-training, an index or a conversion, and ``only_tags=TAG`` or
-        ``without_tags=TAG`` what a conversion keeps or leaves out.
+        ``clone=RUN`` fills in spec and name of a run, ``dataset=NAME`` the dataset of a pre-training, an index or a
+        conversion, and ``only_tags=TAG`` or ``without_tags=TAG`` what a conversion keeps or leaves out.
         """
         linked = read_address(request, "runs")
         kind = linked.get("new", "")
         if kind not in self.forms:
             return self._forms_unchanged()
+        if source := linked.get("clone"):
+            try:
+                run = self.client.run(source)
+            except ApiError as error:
+                return [*self._forms_unchanged()[:-1], toast(error.message)]
+            return self._open_form(run["kind"], run["spec"], run["name"])
         spec = starting_spec(kind, FIRST_PRESET if FIRST_PRESET in preset_names(kind) else None)
         encoder, dataset = linked.get("on"), linked.get("dataset")
         if encoder and kind != "pretrain":
@@ -472,7 +432,7 @@ class RunsTab:
         watched = selection.current
         if watched.id is None:
             selection.annotated = None
-            return _draw_list(runs, None, only, listing), gr.skip(), NOTHING_SELECTED, *_empty_detail()
+            return _draw_list(runs, None, only, listing), gr.skip(), "", *_empty_detail()
         choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
@@ -480,7 +440,8 @@ class RunsTab:
             edits = selection.annotated is not None and selection.annotated.run == watched.id
             if not edits and selection.current.id == watched.id:
                 selection.annotated = None  # the fields are emptied
-            detail = error_box(error.message, "This run cannot be shown"), *_empty_detail(keep_annotation=edits)
+            message = NO_SUCH_RUN if error.status == HTTPStatus.NOT_FOUND else error.message
+            detail = error_box(message, "This run cannot be shown"), *_empty_detail(keep_annotation=edits)
         if selection.current.id != watched.id:  # another run was selected since
             return _unchanged()
         selection.current = watched
@@ -508,12 +469,16 @@ class RunsTab:
                 run=run["id"],
                 **selection.comparison.address,
             ),
-            *visible_buttons(run["state"]),
             *self._annotation(selection, run),
-            draw_system(run, watched.lines),
             (overlay or draw_curves(run, watched.lines)) + self.comparison.draw_absent(selection),
-            draw_result(run) + draw_artifacts(str(watched.id), watched.artifacts),
-            draw_log(watched.log, watched.log_error, f"lcl runs logs {run['id']}" if watched.log_cut else ""),
+            draw_details(
+                run,
+                watched.lines,
+                watched.artifacts,
+                watched.log,
+                watched.log_error,
+                f"lcl runs logs {run['id']}" if watched.log_cut else "",
+            ),
         )
 
     def _annotation(self, selection: SelectedRun, run: Json) -> list[Any]:
@@ -564,7 +529,7 @@ def _draw_list(runs: Sequence[Json], selected: str | None, only: str, listing: R
 def _empty_detail(*, keep_annotation: bool = False) -> tuple[Any, ...]:
     """``keep_annotation``: the fields of tags and notes stay, with what is being typed there."""
     annotation = (gr.skip(),) * 3 if keep_annotation else (gr.Accordion(visible=False), "", "")
-    return *visible_buttons(None), *annotation, "", "", "", ""
+    return *annotation, "", ""
 
 
 def _unchanged() -> tuple[Any, ...]:

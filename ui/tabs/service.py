@@ -12,6 +12,7 @@ from api.client.payloads import ROLES, may
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import mark_view
 from ui.common import BUSY_EVENT, FOCUS_QUESTION_SCRIPT, SILENT_EVENT, PageSelection, html_pane, seen_script
+from ui.figures import number
 from ui.html import (
     PICK_SCRIPT,
     STATE_LABELS,
@@ -23,17 +24,17 @@ from ui.html import (
     esc,
     heading,
     html_table,
-    number,
     question_box,
     run_link,
     toast,
 )
 from ui.tabs.run_form import invalid_message
-from ui.tabs.run_view import NO_WORKERS, RUN_ACTIONS, draw_question
+from ui.tabs.run_view import RUN_ACTIONS, draw_question
 
 Json = Mapping[str, Any]
 QUEUE_STATES = ("running", "pausing", "cancelling", "queued", "waiting", "paused")
 QUEUE_ACTIONS = tuple(action for action in RUN_ACTIONS if action.verb in ("pause", "resume", "cancel"))
+NO_WORKERS = empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
 EMPTY_QUEUE = empty_state("Nothing waits", "Runs that are submitted are listed here until they end.")
 NO_ACTIONS = empty_state("Nothing was changed yet", "Changes through the service are recorded here.")
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ui.charts import row_colour_class, row_label
+from ui.figures import metric_text, number
 from ui.html import (
     ACTIVE_STATES,
     STATE_LABELS,
@@ -15,7 +16,6 @@ from ui.html import (
     empty_state,
     esc,
     html_table,
-    number,
     progress_bar,
     question_box,
     run_link,
@@ -74,7 +74,7 @@ def draw_table(study: Json, head: str) -> str:
     names = [*(axes or ["row"]), "cells", "images", *heads, *against]
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     body = "".join(
-        _row(study, index, best, [_comparison_cell(compared.get(index), index == baseline)] if against else [])
+        _row(study, index, best, [_comparison_cell(head, compared.get(index), index == baseline)] if against else [])
         for index in range(len(table["rows"]))
     )
     return html_table("Table of the study", names, body, "study") + (
@@ -135,7 +135,7 @@ def _row(study: Json, index: int, best: Mapping[str, int | None], against: list[
     words = [*labels, *drawn] or ["all"]
     dot = f'<i class="lcl-dot {row_colour_class(index)}" aria-hidden="true"></i>'
     first = f'<th scope="row">{dot}{esc(words[0])}</th>' + "".join(f"<td>{esc(word)}</td>" for word in words[1:])
-    figures = "".join(_figure(row["figures"].get(head), best[head] == index) for head in best)
+    figures = "".join(_figure(head, row["figures"].get(head), best[head] == index) for head in best)
     seen = row["compute"]["images_seen"]
     seen_words = "–" if seen is None else number(round(seen))
     return f"<tr>{first}<td>{_dots(study, row)}</td><td>{seen_words}</td>{figures}{''.join(against)}</tr>"
@@ -153,34 +153,29 @@ def _dots(study: Json, row: Json) -> str:
     return f'<span class="lcl-cells" role="img" aria-label="{esc(words)}">{dots}</span>'
 
 
-def _figure(figure: Json | None, best: bool) -> str:
+def _figure(head: str, figure: Json | None, best: bool) -> str:
     if figure is None:
         return '<td class="lcl-figure"><span aria-label="not yet">–</span></td>'
-    mean = _fixed(figure["mean"])
+    mean = metric_text(head, figure["mean"])
     shown = f"<b>{mean}</b>" if best else f"<span>{mean}</span>"
     if figure["sd"] is None:
         return f'<td class="lcl-figure">{shown}<small>one seed</small></td>'
     low, high = figure["interval"]
     return (
-        f'<td class="lcl-figure">{shown} <em>± {_fixed(figure["sd"])}</em>'
-        f"<small>{_fixed(low)} to {_fixed(high)}</small></td>"
+        f'<td class="lcl-figure">{shown} <em>± {metric_text(head, figure["sd"])}</em>'
+        f"<small>{metric_text(head, low)} to {metric_text(head, high)}</small></td>"
     )
 
 
-def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:
+def _comparison_cell(head: str, comparison: Json | None, is_baseline: bool) -> str:
     if is_baseline:
         return '<td class="lcl-figure"><small>baseline</small></td>'
     if comparison is None:
         return '<td class="lcl-figure"><span aria-label="not yet">–</span></td>'
     p = comparison["p_holm"]
     chance = "no test: fewer than two pairs" if p is None else f"p {'< .001' if p < 0.001 else f'= {p:.3f}'}"
-    difference = ("+" if comparison["difference"] > 0 else "") + _fixed(comparison["difference"])
+    difference = ("+" if comparison["difference"] > 0 else "") + metric_text(head, comparison["difference"])
     return f'<td class="lcl-figure"><span>{difference}</span><small>{esc(chance)}</small></td>'
-
-
-def _fixed(value: float) -> str:
-    """Three decimals for small values."""
-    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else number(value)
 
 
 def _best(table: Json, metric: Json) -> int | None:

@@ -81,12 +81,12 @@ def test_figures_come_with_their_intervals_and_the_better_one_is_bold_where_that
     own = [[{**QUESTION, "metric": "IR@5", "run_id": run, "interval": (0.1, 0.4)}] for run in ("r1", "other")]
     drawn = draw_figures([OLD, NEW], rows, own)
     body = {line.split("</th>")[0]: line for line in drawn.split('<th scope="row">')[1:]}
-    assert "<td>0.200<small>[0.100, 0.400]</small></td><td><b>0.300</b></td>" in body["IR@5"]
-    assert "+0.100<small>[0.050, 0.150]</small>" in body["IR@5"]
+    assert "<td>20.0 %<small>10.0–40.0</small></td><td><b>30.0 %</b></td>" in body["IR@5"]
+    assert "+10.0 %<small>5.0–15.0</small>" in body["IR@5"]
     assert "&lt; .001" in body["IR@5"]
     assert "<b>" not in body["IR@1"]
-    assert "[−0.020, 0.040]" in body["IR@1"]
-    assert "<td><b>20.0</b></td><td>30.0</td>" in body["IR median rank"], "a low rank is a good one"
+    assert "−2.0 to 4.0" in body["IR@1"]
+    assert "<td><b>20</b></td><td>30</td>" in body["IR median rank"], "a low rank is a good one"
     assert "<b>" not in body["acc@1"]
     assert "Not evaluated on the same data" in draw_figures([OLD, NEW], [], own)
 
@@ -96,5 +96,5 @@ def test_a_figure_without_a_difference_has_the_reason() -> None:
     drawn = draw_figures(
         [OLD, NEW], [{**QUESTION, "metric": "IR@5", "left_run": "r1", "right_run": "r2", **facts}], [[], []]
     )
-    assert "<td><small>evaluated with different settings: &lt;source&gt;</small></td>" in drawn
+    assert "<td>–<small>evaluated with different settings: &lt;source&gt;</small></td>" in drawn
     assert "<b>" not in drawn

@@ -13,8 +13,8 @@ from ui.charts import METRIC_LABELS
 from ui.tabs.run_table import RunListing
 from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
 
-DRAWN_CURVES = -3  # of what a refresh draws
-ANNOTATION = slice(-7, -4)  # the panel, tags and notes
+DRAWN_CURVES = -2  # of what a refresh draws
+ANNOTATION = slice(-5, -2)  # the panel, tags and notes
 
 
 def line(step: int, loss: float = 5.0) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def test_two_runs_are_drawn_in_one_chart_and_read_on_while_they_move(service: An
     client = page_service(service, run, other, stored=stored)
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
     drawn = tab.compare(selection, "all", ["run_other2"], ["loss"], "step")[DRAWN_CURVES]
-    assert "Loss over steps. first · run_1: 4 at 10, 3 at 20; second · other2: 6 at 10, 5.5 at 20" in drawn
+    assert "first · run_1: 4.000 at 10, 3.000 at 20; second · other2: 6.000 at 10, 5.500 at 20" in drawn
     stored["run_other2"].append(line(30, 5.0))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
-    assert "5 at 30" in drawn
+    assert "5.000 at 30" in drawn
     requested = [(args[0], kwargs["after"]) for name, args, kwargs in client.calls if name == "metrics"]
     assert requested == [("run_1", 0), ("run_other2", 0), ("run_1", 20), ("run_other2", 20)]
 
@@ -52,7 +52,7 @@ def test_metric_and_axis_are_the_visitors(service: Any, run: dict[str, Any]) -> 
     tab, selection = RunsTab(page_service(service, run, other, stored=stored)), SelectedRun(WatchedRun("run_1"))
     drawn = tab.compare(selection, "all", ["run_2"], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
     assert "Contrastive loss over images seen" in drawn
-    assert "1 at 2,560" in drawn
+    assert "1.000 at 2,560" in drawn
     plain = tab.compare(selection, "all", [], ["contrastive_loss"], "images_seen")[DRAWN_CURVES]
     assert "lcl-overlay" not in plain
     assert "Generation loss" in plain
@@ -91,7 +91,7 @@ def test_several_metrics_have_a_panel_each_and_none_means_all(service: Any, run:
     every = tab.compare(selection, "all", ["run_2"], [], "step")[DRAWN_CURVES]
     recorded = [words for name, words in METRIC_LABELS.items() if name in line(10) or name == "loss"]
     assert [words for words in METRIC_LABELS.values() if f"<span>{words}</span>" in every] == recorded
-    assert linked(selection) == {"with": "run_2", "metric": "all"}
+    assert linked(selection) == {"with": "run_2", "metric": "all", "over": ""}
 
 
 def test_an_address_has_its_panels(service: Any, run: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dic
     tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_gone",)))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
     assert "run_gone" in drawn
-    assert "5 at 20" in drawn
+    assert "5.000 at 20" in drawn
 
 
 def test_beside_a_run_of_another_kind_only_pre_trainings_are_drawn(service: Any, run: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ def test_a_run_is_cancelled_from_the_queue_after_a_question_and_paused_without(c
     tab = ServiceTab(client)
     question, *rest = tab.pick_run_action(picked("cancel:run_1"))
     assert "Cancel base?" in question
-    assert "since its last checkpoint" in question
+    assert "A checkpoint is written first" in question
     assert rest == [gr.skip()] * 3
     assert tab.answer_of_run(picked("keep:"))[0] == ""
     assert client.arguments_of("cancel") == []

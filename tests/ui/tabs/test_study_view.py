@@ -80,17 +80,17 @@ def test_the_list_marks_the_selected_study_and_shows_how_far_each_is(study: Json
 def test_the_table_shows_figures_their_spread_and_the_baseline(study: Json) -> None:
     drawn = draw_table(study, "IR@5")
     text = words(drawn)
-    assert "both 64,000 0.200 ± 0.010 0.180 to 0.220 baseline" in text
-    assert "&lt;b&gt;gen&lt;/b&gt; 64,000 0.100 one seed −0.100 p &lt; .001" in text
+    assert "both 64,000 20.0 % ± 1.0 % 18.0 % to 22.0 % baseline" in text
+    assert "&lt;b&gt;gen&lt;/b&gt; 64,000 10.0 % one seed −10.0 % p &lt; .001" in text
     assert "IR@5 against both" in text
-    assert "<b>0.200</b>" in drawn, "the best stands out"
+    assert "<b>20.0 %</b>" in drawn, "the best stands out"
     assert 'aria-label="1 running, 1 failed"' in drawn
     assert drawn.count("lcl-cell--") == 3
 
 
 def test_lower_may_be_better(study: Json) -> None:
     study["table"]["metrics"][0]["better"] = "lower"
-    assert "<b>0.100</b>" in draw_table(study, "IR@5")
+    assert "<b>10.0 %</b>" in draw_table(study, "IR@5")
 
 
 def test_a_table_without_figures_waits(study: Json) -> None:
