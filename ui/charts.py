@@ -129,7 +129,8 @@ def smoothed(metric: str, points: Sequence[Point]) -> list[Point]:
     if metric.startswith("memory"):
         highest = accumulate((y for _, y in points), max)
         return [(x, y) for (x, _), y in zip(points, highest, strict=True)]
-    return list(points) if metric in _EXACT else moving_average(points)
+    exact = metric in _EXACT or metric.startswith("held_out.")
+    return list(points) if exact else moving_average(points)
 
 
 def _plot(data: str, words: str, frame: Frame, lines: str, metric: str, over: str, style: str = "") -> str:
@@ -243,7 +244,7 @@ def _overlay_plot(metric: str, title: str, over: str, drawn: Sequence[tuple[int,
     lines, words, data = "", [], []
     for index, run in drawn:
         points = subsample(smoothed(metric, run.points))
-        if len(drawn) <= _MAX_RAW_SERIES and metric not in _EXACT:
+        if len(drawn) <= _MAX_RAW_SERIES and points != subsample(run.points):
             lines += f'<path class="lcl-line lcl-line--raw lcl-o{index}" d="{svg_path(subsample(run.points), frame)}"/>'
         lines += f'<path class="lcl-line lcl-o{index}" d="{svg_path(points, frame)}"/>'
         ends = (f"{metric_text(metric, y)} at {number(x)}" for x, y in (run.points[0], run.points[-1]))

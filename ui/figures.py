@@ -156,7 +156,7 @@ def draw_bar(row: Row) -> str:
 
 def draw_table(rows: Sequence[Row]) -> str:
     """All figures; a press on the title of a column sorts (page.js)."""
-    columns = ("Task", "Metric", "Value", "95 %", "Chance", "Untrained", "Split", "Variant", "Protocol")
+    columns = ("Task", "Variant", "Metric", "Value", "95 %", "Chance", "Untrained", "Split", "Protocol")
     return html_table("All figures", columns, "".join(map(_table_row, rows)), "figures")
 
 
@@ -166,8 +166,9 @@ def _table_row(row: Row) -> str:
         f'<td data-sort="{esc(row.get(name, ""))}">{metric_text(metric, row.get(name))}</td>'
         for name in ("value", "chance", "untrained")
     )
-    words = [esc(row.get(name) or "") for name in ("split", "variant", "transfer")]
+    split, variant, transfer = (esc(row.get(name) or "") for name in ("split", "variant", "transfer"))
+    task = figure_label({**row, "variant": "", "transfer": ""})
     return (
-        f"<tr><td>{esc(figure_label(row))}</td><td>{esc(metric)}</td>{value}<td>{interval_text(row)}</td>"
-        f"{chance}{untrained}<td>{'</td><td>'.join(words)}</td></tr>"
+        f"<tr><td>{esc(task)}</td><td>{variant}</td><td>{esc(metric)}</td>"
+        f"{value}<td>{interval_text(row)}</td>{chance}{untrained}<td>{split}</td><td>{transfer}</td></tr>"
     )

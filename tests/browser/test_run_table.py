@@ -77,7 +77,7 @@ def test_runs_are_found_by_a_part_of_their_name(visitor: Any, sweep_url: str, sw
 
 def test_tags_and_notes_are_edited(visitor: Any, sweep_url: str, sweep_world: Any, sweep: dict[str, str]) -> None:
     page = visitor.open(f"{sweep_url}/?run={sweep['high']}")
-    page.get_by_role("button", name="Edit tags and notes").click()
+    page.get_by_role("button", name="Tags and notes").click()
     expect(page.get_by_label("Tags")).to_have_value("draft sweep")
     page.get_by_label("Tags").fill("kept, two words/")
     page.get_by_label("Notes").fill("settled\nearly")

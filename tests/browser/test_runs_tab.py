@@ -45,6 +45,14 @@ LATE_PROPOSALS = """(() => {
 })()"""  # what the service proposes for a form arrives when the test says so
 
 
+def press(page: Any, verb: str) -> None:
+    """An action of the selected run, from its menu unless it is beside the name."""
+    button = page.locator(f"#run-head [data-pick^='{verb}:']")
+    if not button.is_visible():
+        page.locator("#run-head").get_by_label("More").click()
+    button.click()
+
+
 def line(step: int) -> dict[str, Any]:
     """A line of metrics as the trainer writes it."""
     return {
@@ -80,21 +88,21 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
     (world.folder(run["id"]) / "log.txt").write_text("step 40 <b>loss</b>\n", encoding="utf-8")
     expect(head).to_contain_text("step 40 of 100 · 1 min 5 s left")
     expect(head.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "40")
-    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5, 0.1 at step 40")).to_be_visible()
-    page.locator(".lcl-run").get_by_role("button", name="Log").click()
+    expect(page.get_by_role("img", name="Contrastive loss: 0.800 at step 5, 0.100 at step 40")).to_be_visible()
+    page.locator("#run-details summary", has_text="Log").click()
     expect(page.get_by_role("log")).to_have_text("step 40 <b>loss</b>\n")
     world.record(claim, line(50))
-    expect(page.get_by_role("img", name="Generation loss: 12 at step 5, 1.2 at step 50")).to_be_visible()
+    expect(page.get_by_role("img", name="Generation loss: 12.000 at step 5, 1.200 at step 50")).to_be_visible()
 
-    page.locator("#run-cancel").click()
-    page.get_by_role("button", name="Cancel the run").click()
+    press(page, "cancel")
+    page.get_by_role("button", name="Cancel run").click()
     expect(head).to_contain_text("Stopping")
     world.settle(claim, complete_run.RunCancelled())
     expect(head).to_contain_text("Cancelled")
-    page.locator("#run-resume").click()
+    press(page, "resume")
     expect(head).to_contain_text("Queued")
-    page.locator("#run-cancel").click()
-    page.get_by_role("button", name="Cancel the run").click()
+    press(page, "cancel")
+    page.get_by_role("button", name="Cancel run").click()
     expect(head).to_contain_text("Cancelled")
 
 
@@ -136,20 +144,19 @@ def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_
     world.record(claim, line(20))
     page = visitor.open(f"{page_url}/?run={first}")
     head = page.locator("#run-head")
-    page.locator("#run-pause").click()
+    press(page, "pause")
     expect(head).to_contain_text("Pausing")
-    expect(page.locator("#run-pause")).to_be_hidden()
+    expect(page.locator("#run-head [data-pick^='pause:']")).to_have_count(0)
     world.hand_back(claim)
-    expect(head).to_contain_text("from where it was: step 20 of 100.")
-    expect(page.locator("#run-cancel")).to_be_visible()
+    expect(head).to_contain_text("Resume goes on from step 20/100.")
     page.locator("#run-list").get_by_role("button", name="after it").click()
     expect(head).to_contain_text("Waiting")
     head.get_by_role("link", name=first).click()
     expect(head.get_by_role("heading")).to_have_text("held back")
-    page.locator("#run-resume").click()
+    press(page, "resume")
     expect(head).to_contain_text("Queued")
-    page.locator("#run-cancel").click()
-    page.get_by_role("button", name="Cancel the run").click()
+    press(page, "cancel")
+    page.get_by_role("button", name="Cancel run").click()
     expect(head).to_contain_text("Cancelled")
 
 
@@ -157,7 +164,7 @@ def clone_examined(page: Any) -> Any:
     """The form, filled with the spec of the run ``examined``."""
     page.locator("#run-list").get_by_role("button", name="examined").click()
     expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
-    page.locator("#run-clone").click()
+    page.locator("#run-head").get_by_role("link", name="Clone").click()
     form = page.locator("#new-run")
     expect(form.get_by_label("Name")).to_have_value("examined")
     return form
@@ -266,23 +273,23 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
         claims[name] = world.claim(run_id)
         world.record(claims[name], *[line(step) | {"images_seen": 64 * step} for step in range(5, steps + 5, 5)])
     page = visitor.open(f"{page_url}/?run={claims['left'].run_id}", scheme="dark")
-    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5")).to_be_visible()
+    expect(page.get_by_role("img", name="Contrastive loss: 0.800 at step 5")).to_be_visible()
     expect(page.get_by_label("Metrics")).to_be_hidden()
     box = page.get_by_label("Compare with")
     box.focus()
     box.press_sequentially("right")
     box.press("Enter")
     chart = page.get_by_role("img", name="Loss over steps. left")
-    reported = re.compile(r"left · \w+: 12\.8 at 5, 1\.6 at 40; right .*1\.067 at 60")
+    reported = re.compile(r"left · \w+: 12\.800 at 5, 1\.600 at 40; right .*1\.067 at 60")
     expect(chart).to_have_attribute("aria-label", reported)
     key = page.get_by_role("list", name="Runs in the chart").get_by_role("listitem")
     expect(key).to_have_count(2)
     expect(key.nth(1)).to_contain_text("Running")
     world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
-    expect(chart).to_have_attribute("aria-label", re.compile(r"0\.8 at 80$"))
+    expect(chart).to_have_attribute("aria-label", re.compile(r"0\.800 at 80$"))
     page.get_by_role("radio", name="Images", exact=True).press("Space")
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
-        "aria-label", re.compile(r"0\.8 at 5,120$")
+        "aria-label", re.compile(r"0\.800 at 5,120$")
     )
     page.locator(".lcl-overlay .lcl-plot").hover()
     expect(page.locator(".lcl-overlay .lcl-cursor")).to_have_attribute("data-words", re.compile("left .*\nright "))
@@ -290,7 +297,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     page.wait_for_url(f"**/?tab=runs&*with={claims['right'].run_id}&over=images_seen*")
     page.reload()
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
-        "aria-label", re.compile(r"0\.8 at 5,120$")
+        "aria-label", re.compile(r"0\.800 at 5,120$")
     )
     expect(page.get_by_role("radio", name="Images", exact=True)).to_be_checked()
     metrics = page.get_by_label("Metrics")
@@ -304,7 +311,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     page.reload()
     expect(page.locator(".lcl-panels figure")).to_have_count(2)
     page.locator("#compare-with").get_by_role("button", name=re.compile("Remove")).first.click()
-    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5")).to_be_visible()
+    expect(page.get_by_role("img", name="Contrastive loss: 0.800 at step 5")).to_be_visible()
     for claim in claims.values():
         world.client.cancel(claim.run_id)
 
@@ -331,24 +338,33 @@ def test_a_failed_run_says_why(visitor: Any, page_url: str) -> None:
     expect(head).to_contain_text("Failed")
     expect(head.locator(".lcl-problem")).to_contain_text("batch.tokens")
     expect(head.locator(".lcl-problem")).to_contain_text("ran out of memory")
-    expect(page.locator("#run-retry")).to_be_visible()
-    expect(page.locator("#run-cancel")).to_be_hidden()
+    expect(page.locator("#run-head [data-pick^='retry:']")).to_have_count(1)
+    expect(page.locator("#run-head [data-pick^='cancel:']")).to_have_count(0)
 
 
-@pytest.mark.extended
-def test_a_link_opens_its_run_and_an_evaluation_shows_its_table(visitor: Any, page_url: str, world: Any) -> None:
+def test_a_shared_evaluation_answers_on_the_first_screen_of_a_phone(visitor: Any, page_url: str, world: Any) -> None:
     run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
-    page = visitor.open(f"{page_url}/?run={run['id']}")
+    page = visitor.open(f"{page_url}/?run={run['id']}", width=390, height=844)
+    figure = page.locator(".lcl-bars li", has_text="Finds the image for a text")
+    expect(figure).to_contain_text("17.1 %")
+    expect(figure).to_contain_text("14.2–20.3")
     expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
-    table = page.get_by_role("region", name="Result")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("IR@5")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
+    expect(page.get_by_label("Compare with")).to_be_hidden()
+    for shown in (page.locator("#run-head h2"), figure.locator("b")):
+        assert shown.bounding_box()["y"] < 420
+    fold = page.locator("#run-details summary", has_text="All 2 figures")
+    fold.click()
+    values = page.get_by_role("region", name="All figures").locator("tbody td:nth-child(4)")
+    expect(values).to_have_text(["17.1 %", "41.7 %"])
+    page.get_by_role("columnheader", name="Value").click()
+    expect(values).to_have_text(["41.7 %", "17.1 %"])
+    assert serious(page, "light") == []
 
 
 @pytest.mark.extended
 def test_a_link_to_a_run_that_is_gone_says_so(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?run=run_gone")
-    expect(page.locator("#run-head").get_by_role("alert")).to_contain_text("run_gone")
+    expect(page.locator("#run-head").get_by_role("alert")).to_contain_text("There is no run of this name")
     expect(page.locator("#run-list").get_by_role("button", name="examined")).to_be_visible()
 
 
@@ -380,15 +396,15 @@ def test_a_run_is_deleted_after_a_question(visitor: Any, page_url: str, world: A
     world.client.cancel(run)
     page = visitor.open(f"{page_url}/?run={run}")
     question = page.get_by_role("alertdialog")
-    page.locator("#run-delete").click()
+    press(page, "delete")
     expect(question).to_contain_text("Delete to be deleted?")
     expect(question.get_by_role("button", name="Keep it")).to_be_focused()
     assert serious(page, "light") == []
     page.keyboard.press("Enter")
     expect(question).to_be_hidden()
     assert world.client.run(run)["state"] == "cancelled"
-    page.locator("#run-delete").click()
-    question.get_by_role("button", name="Delete the run").click()
+    press(page, "delete")
+    question.get_by_role("button", name="Delete run").click()
     expect(page.locator("#run-list").get_by_role("button", name="to be deleted")).to_have_count(0)
     expect(page.locator("#run-head").get_by_role("heading")).not_to_have_text("to be deleted")
 

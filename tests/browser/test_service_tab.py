@@ -43,13 +43,13 @@ def test_a_run_is_paused_and_cancelled_from_the_queue(visitor: Any, page_url: st
         expect(row).to_contain_text("Held back until it is resumed.")
         row.get_by_role("button", name="Cancel to be cancelled").click()
         question = page.get_by_role("alertdialog")
-        expect(question.get_by_role("button", name="Let it go on")).to_be_focused()
+        expect(question.get_by_role("button", name="Keep running")).to_be_focused()
         assert serious(page, "light") == []
         page.keyboard.press("Escape")
         expect(question).to_have_count(0)
         expect(row.get_by_role("button", name="Cancel to be cancelled")).to_be_focused()
         page.keyboard.press("Enter")
-        question.get_by_role("button", name="Cancel the run").click()
+        question.get_by_role("button", name="Cancel run").click()
         expect(row).to_have_count(0)
         expect(page.locator(".lcl-panel:focus"), "the button is gone").to_contain_text("Runs that have not ended")
         assert world.client.run(run)["state"] == "cancelled"

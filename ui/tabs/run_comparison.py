@@ -169,9 +169,9 @@ class RunComparison:
         return status_line(f"Not compared: {names}. Each is gone, another owner's, or no pre-training.")
 
     def draw(self, selection: RunSelection[Any], run: Json, lines: Lines, listed: Sequence[Json]) -> str:
-        """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
+        """The selected run first, then the others in the order in which they were chosen."""
         choice = selection.comparison
-        drawn = [(run, lines)] if run["kind"] == "pretrain" else []
+        drawn = [(run, lines)]
         known, errors = {str(each["id"]): each for each in listed}, ""
         for run_id in (each for each in choice.others if each != run["id"]):
             try:

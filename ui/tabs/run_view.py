@@ -12,7 +12,7 @@ from api.client.payloads import Json, format_bytes, run_subject
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.addresses import address
 from ui.charts import METRIC_LABELS, line_chart, metric_points
-from ui.figures import draw_figures, draw_table, main_figures, metric_text, number
+from ui.figures import TASK_LABELS, draw_figures, draw_table, main_figures, metric_text, number
 from ui.html import (
     ACTIVE_STATES,
     ago,
@@ -64,12 +64,13 @@ def _facts(run: Json) -> str:
     """Kind and data, steps, time, device, and when it was submitted."""
     kind, subject = KIND_LABELS.get(run["kind"], run["kind"]), run_subject(run)
     ended = run["state"] not in ACTIVE_STATES
-    gpus = len(run.get("devices") or ()) or run.get("gpus") or 0
+    gpus = len(run.get("devices") or ())
+    cpu = run.get("resource") == "cpu" or (run["state"] == "running" and not gpus)
     words = [
         f"{kind} · {subject}" if subject else kind,
         f"{reached} steps" if ended and (reached := _fraction(run)) else "",
         duration(run_seconds(run)),
-        plural(gpus, "GPU") if gpus else "CPU",
+        plural(gpus, "GPU") if gpus else "CPU" if cpu else "",
         f"attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else "",
     ]
     created = f'<span title="{esc(run.get("created_at"))}">submitted {ago(run.get("created_at"))}</span>'
@@ -317,8 +318,10 @@ def draw_evaluation(run: Json, rows: Sequence[dict[str, Any]], artifacts: Sequen
 
 
 def _thumbnail(source: str, name: str, place: int) -> str:
-    """A small image; a click opens it over the page, and Escape closes it."""
-    words = esc(name.replace("-", " ").replace("_", " "))
+    """A small image; a click opens it over the page, and Escape closes it. ``name``: KIND-TASK-SPLIT-… of the run."""
+    kind, task, *_ = [*name.split("-"), ""]
+    way = next((way.replace("_", " ") for way in ("image_to_text", "text_to_image") if way in name), "")
+    words = esc(", ".join(filter(None, (kind.capitalize(), TASK_LABELS.get(task, task).lower(), way))))
     image = f'<img src="{source}" alt="{words}" loading="lazy" decoding="async">'
     return (
         f'<button type="button" popovertarget="figure-{place}">{image}<span>{words}</span></button>'

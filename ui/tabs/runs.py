@@ -129,10 +129,10 @@ class RunsTab:
     def _build_detail(self) -> None:
         self.head = html_pane(LOADING, js_on_load=PICK_SCRIPT, elem_id="run-head")
         self.refusal = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-question")
-        self.comparison.build()
         self.curves = html_pane(elem_id="run-curves")
+        self.comparison.build()
         self.details = html_pane(elem_id="run-details")
-        with gr.Accordion("Notes", open=False, elem_id="run-annotation", visible=False) as self.annotation:
+        with gr.Accordion("Tags and notes", open=False, elem_id="run-annotation", visible=False) as self.annotation:
             self.tags = gr.Textbox(label="Tags", info="separated by blanks or commas", max_lines=1, elem_id="run-tags")
             self.notes = gr.Textbox(label="Notes", lines=3, max_lines=12, elem_id="run-notes")
             with gr.Row(elem_classes="lcl-submit"):
@@ -460,7 +460,7 @@ class RunsTab:
             watched = self.fetch(watched)
             complete = not moving and files is not None and not watched.log_error
             watched = replace(watched, complete=complete, artifacts=files or ())
-        compares = selection.comparison.others
+        compares = selection.comparison.others and run["kind"] == "pretrain"
         overlay = self.comparison.draw(selection, run, watched.lines, listed) if compares else ""
         return watched, (
             mark_view(
