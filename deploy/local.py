@@ -129,7 +129,14 @@ def run_demo(client: Client, check: Callable[[], None]) -> None:
     evaluate = follow_run(client, check, "evaluate", evaluation)
     index = follow_run(client, check, "index", {"encoder": encoder, "collection": "sample", "mode": "replace"})
     made, collection = pretrain["result"]["encoder"], index["result"]["collection"]
-    print_scores(evaluate["result"]["rows"])
+    shown = []
+    for row in evaluate["result"]["rows"]:
+        if title := REPORTED_METRICS.get((row["task"], row["metric"])):
+            variant = f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
+            scores = (None if row[name] is None else f"{row[name]:.3f}" for name in ("value", "chance", "untrained"))
+            shown.append((title, variant, *scores, row["candidates"]))
+    print_line("\nThe encoder on drawings by artists it never saw:")
+    print_table(("test", "with", "encoder", "chance", "untrained", "choices"), shown, "nothing was measured")
     print_line(
         f"Training took {duration(made['seconds'])}: {made['steps']:,} steps, {made['images_seen']:,} images, "
         f"{made['parameters'] / 1e6:.1f} M parameters.\n"
@@ -158,18 +165,6 @@ def follow_run(client: Client, check: Callable[[], None], kind: str, spec: Json)
         message = f"{kind} run {run['id']} {run['state']}: {reason}; its log ends:"
         raise UserError("\n    ".join([message, *log]), code="demo_failed")
     return run
-
-
-def print_scores(rows: list[Json]) -> None:
-    """Main metrics of an evaluation, one a line; nothing for what was not measured."""
-    shown = []
-    for row in rows:
-        if title := REPORTED_METRICS.get((row["task"], row["metric"])):
-            variant = f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
-            scores = (None if row[name] is None else f"{row[name]:.3f}" for name in ("value", "chance", "untrained"))
-            shown.append((title, variant, *scores, row["candidates"]))
-    print_line("\nThe encoder on drawings by artists it never saw:")
-    print_table(("test", "with", "encoder", "chance", "untrained", "choices"), shown, "nothing was measured")
 
 
 def print_line(text: str) -> None:

@@ -112,7 +112,13 @@ class LocalStack:
         for warning in warnings:
             self._log(f"warning: {warning}")
         prepare_home(self.home)
-        self._lock_home()
+        self._lock = (self.home / LOCK_FILE).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
+            raise UserError(message, code="conflict") from None
         try:
             self._start(settings, page_settings)
         except BaseException:
@@ -148,15 +154,6 @@ class LocalStack:
     def check(self) -> None:
         """Restart what has died, and log it. Call it often."""
         self.stack.restart_dead()
-
-    def _lock_home(self) -> None:
-        self._lock = (self.home / LOCK_FILE).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            message = f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder"
-            raise UserError(message, code="conflict") from None
 
     def _write_address(self, address: str) -> None:
         """For clients of this home, which so find the service on whatever port it listens."""

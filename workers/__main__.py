@@ -35,7 +35,10 @@ def main(*, check: bool) -> int:
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
         settings = WorkerSettings()
         if check:
-            alive = has_live_worker(Database(settings.resolved_database_url), socket.gethostname())
+            host = socket.gethostname()
+            with Database(settings.resolved_database_url).reading() as session:
+                oldest = now(session) - ALIVE_WITHIN
+                alive = any(worker.host == host and worker.seen_at >= oldest for worker in list_workers(session))
             return 0 if alive else _print_error("no worker of this host has been seen lately", 1)
         configure_logging(settings.log_format)
         prepare_home(settings.home)
@@ -48,13 +51,6 @@ def main(*, check: bool) -> int:
         return _print_error(str(error), 1 if error.code in _UNUSABLE else 2)
     except (SQLAlchemyError, OSError) as error:
         return _print_error(str(error), 1)
-
-
-def has_live_worker(database: Database, host: str) -> bool:
-    """Raises: UNREACHABLE."""
-    with database.reading() as session:
-        oldest = now(session) - ALIVE_WITHIN
-        return any(worker.host == host and worker.seen_at >= oldest for worker in list_workers(session))
 
 
 def _print_error(message: str, status: int) -> int:

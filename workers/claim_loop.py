@@ -67,7 +67,10 @@ class ClaimLoop:
             while not self.stopping.is_set() and (claim := self._claim()) is not None:
                 self.notify()  # another slot may find work too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
-                    self._supervise(claim)
+                    try:
+                        self._work(claim, self.stopping)
+                    except Exception:  # the slot survives an error of the supervisor; the run's lease expires
+                        log.exception("supervisor_failed")
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -88,9 +91,3 @@ class ClaimLoop:
         except Exception:  # the slot is free again, and the next notification tries again
             log.exception("claim_failed")
         return None
-
-    def _supervise(self, claim: Claim) -> None:
-        try:
-            self._work(claim, self.stopping)
-        except Exception:  # the slot survives an error of the supervisor; the run's lease expires
-            log.exception("supervisor_failed")

@@ -338,7 +338,11 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
     line = last_error_line(log_file, exited.log_start)
     where = f"; `lcl runs logs {claim.run_id}` shows the whole log"
     if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, ExitCode.CANCELLED):
-        return _classify_outside_kill(claim, exited.status, where)
+        # An operator, a restart or the OOM killer: retried as long as attempts are left
+        name = signal.Signals(-exited.status).name if exited.status < 0 else "SIGTERM"
+        cause = f"the process was ended from outside by {name}"
+        hint = f" (the system ran out of memory, perhaps: {_memory_advice(claim.kind)})" if name == "SIGKILL" else ""
+        return Requeue("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
     if exited.status == ExitCode.RENDEZVOUS_FAILED:
         cause = line.removeprefix("error: ") or "its processes did not connect in time"
         return Requeue("rendezvous_failed", cause, f"{cause}{where}")
@@ -355,14 +359,6 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         name = signal.Signals(-exited.status).name
         return _failed("crash", f"the process was ended by {name}: {line or 'its log is empty'}{where}")
     return _failed("crash", f"{line or f'the process ended with status {exited.status}'}{where}")
-
-
-def _classify_outside_kill(claim: Claim, status: int, where: str) -> Requeue:
-    """An operator, a restart or the OOM killer: retried as long as attempts are left."""
-    name = signal.Signals(-status).name if status < 0 else "SIGTERM"
-    cause = f"the process was ended from outside by {name}"
-    hint = f" (the system ran out of memory, perhaps: {_memory_advice(claim.kind)})" if name == "SIGKILL" else ""
-    return Requeue("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
 
 
 def _memory_advice(kind: str) -> str:

@@ -68,8 +68,17 @@ class QueueMaintenance:
         """To be called every ``reap_seconds``. Returns: whether the next call is due at once. Raises: UNREACHABLE."""
         try:
             self._heartbeat()
-            self._check_clock()
-            more = self._maintain() if self.is_maintainer else False
+            moment = boot_time()
+            if moment - self._answered_at > self._longest_gap:
+                log.warning("clock_gap", seconds=round(moment - self._answered_at, 1))
+                self._answered_since = moment
+            self._answered_at = moment
+            more = False
+            if self.is_maintainer:
+                if moment >= self._answered_since + self._settings.lease_seconds:
+                    self._expire_leases()
+                more = schedule_dependents(self._database)
+                schedule_studies(self._database)
             with self._database.reading() as session:
                 waiting = has_ready_runs(session)
         except UNREACHABLE:
@@ -86,21 +95,6 @@ class QueueMaintenance:
             record_heartbeat(session, self._identity, gpus)
             elected = is_first_worker(session, self._identity.id, seconds)
         self._maintainer_until = began + seconds if elected else 0.0
-
-    def _check_clock(self) -> None:
-        moment = boot_time()
-        if moment - self._answered_at > self._longest_gap:
-            log.warning("clock_gap", seconds=round(moment - self._answered_at, 1))
-            self._answered_since = moment
-        self._answered_at = moment
-
-    def _maintain(self) -> bool:
-        """Returns: whether more dependents are to be released."""
-        if boot_time() >= self._answered_since + self._settings.lease_seconds:
-            self._expire_leases()
-        more = schedule_dependents(self._database)
-        schedule_studies(self._database)
-        return more
 
     def _expire_leases(self) -> None:
         with self._database.reading() as session:

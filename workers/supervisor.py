@@ -104,21 +104,6 @@ def locked_run_dir(attempt: Attempt) -> Iterator[None]:
         run_dir.unlock()
 
 
-def remove_earlier_state(claim: Claim, run_dir: RunDir) -> None:
-    """Remove from RUN_DIR, which is locked, what was computed before the run was last started from the beginning.
-
-    Each home has a folder of its own, and an attempt may be interrupted before it empties one: ``run.json`` says which
-    state a folder is in.
-    """
-    try:
-        restarts = int(run_dir.read_run().get("restarts", 0))
-    except (OSError, ValueError):
-        restarts = 0
-    if restarts < claim.restarts:
-        _remove_output(run_dir)
-        run_dir.tokenizer_file.unlink(missing_ok=True)
-
-
 def _remove_output(run_dir: RunDir) -> None:
     run_dir.metrics_file.unlink(missing_ok=True)
     remove_tree(run_dir.checkpoints)
@@ -254,7 +239,14 @@ class Supervisor:
     def _prepare_and_start(self, attempt: Attempt) -> ProcessExit:
         claim, run_dir, lease = attempt.claim, attempt.run_dir, attempt.lease
         with fetched_inputs(attempt) as inputs, locked_run_dir(attempt):
-            remove_earlier_state(claim, run_dir)
+            # Each home has a folder of its own: this one may hold what was computed before the run was last restarted.
+            try:
+                restarts = int(run_dir.read_run().get("restarts", 0))
+            except (OSError, ValueError):
+                restarts = 0
+            if restarts < claim.restarts:
+                _remove_output(run_dir)
+                run_dir.tokenizer_file.unlink(missing_ok=True)
             CheckpointMirror(attempt).fetch()
             lease.persist(lambda: prepare_run_dir(attempt, inputs))
             request = JobRequest(

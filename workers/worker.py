@@ -121,7 +121,15 @@ class WorkerProcess:
     def run(self) -> int:
         """Serve. Returns: the exit status. At shutdown its runs are requeued, for another worker to resume."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        self._await_database()
+        while True:
+            try:
+                self._database.migrate()
+                with self._database.session() as session:
+                    register_sample(session)
+                break
+            except UNREACHABLE as error:
+                log_database_error(error)
+                time.sleep(_RETRY_SECONDS)
         with self._executor.serving(self._modules.values()):
             for task in self._tasks:
                 task.start()
@@ -129,34 +137,15 @@ class WorkerProcess:
             identity = self._identity
             log.info("worker_ready", worker=identity.id, devices=identity.devices, offers=identity.offers)
             try:
-                return self._consume()
+                # Celery ends its consumer with an error when the broker dies between the delivery of a message and its
+                # acknowledgement. Runs do not depend on messages: the worker keeps them and continues with a new one.
+                while status := self._consume_once():
+                    log.warning("consumer_lost", effect="another follows; runs go on", seconds=_RETRY_SECONDS)
+                    if self._claim_loop.stopping.wait(_RETRY_SECONDS):
+                        return status
+                return 0
             finally:
                 self._close()
-
-    def _await_database(self) -> None:
-        """Migrate the schema as soon as the database responds."""
-        while True:
-            try:
-                self._database.migrate()
-                with self._database.session() as session:
-                    register_sample(session)
-                return
-            except UNREACHABLE as error:
-                log_database_error(error)
-                time.sleep(_RETRY_SECONDS)
-
-    def _consume(self) -> int:
-        """Consume messages until a signal ends the worker. Returns: the exit status.
-
-        Celery waits for a broker that is down or accepts no writes, but ends its consumer with an error when the broker
-        dies between the delivery of a message and its acknowledgement (kombu 5.7 restores the message over a closed
-        connection). Runs do not depend on messages, so the worker keeps them and continues with a new consumer.
-        """
-        while status := self._consume_once():
-            log.warning("consumer_lost", effect="another follows; runs go on", seconds=_RETRY_SECONDS)
-            if self._claim_loop.stopping.wait(_RETRY_SECONDS):
-                return status
-        return 0
 
     def _consume_once(self) -> int:
         """Returns: the exit status of Celery's worker, not 0 after an error."""

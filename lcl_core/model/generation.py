@@ -351,7 +351,10 @@ class IncrementalDetokenizer:
             self.ended = True
             return ""
         self._ids.append(token)
-        return self._new_part(_stable_text(self.text))
+        # Without what later tokens may change: an incomplete character, the start of a word's end, a final space
+        kept = self.text.rstrip(_INCOMPLETE_CHARACTER)
+        begun = next((n for n in range(len(_WORD_END) - 1, 0, -1) if kept.endswith(_WORD_END[:n])), 0)
+        return self._new_part(kept[: len(kept) - begun].rstrip())
 
     def flush(self) -> str:
         """The rest of the text, after the last token."""
@@ -361,10 +364,3 @@ class IncrementalDetokenizer:
         part = text[self._returned :]
         self._returned = max(self._returned, len(text))
         return part
-
-
-def _stable_text(text: str) -> str:
-    """Without what later tokens may change: an incomplete character, the start of a word's end, a final space."""
-    kept = text.rstrip(_INCOMPLETE_CHARACTER)
-    begun = next((n for n in range(len(_WORD_END) - 1, 0, -1) if kept.endswith(_WORD_END[:n])), 0)
-    return kept[: len(kept) - begun].rstrip()

@@ -139,8 +139,19 @@ class PackedBatch:
         """Pack token id rows (long, each at its own length) and their images."""
         tokens = PackedTokens.pack(documents, config)
         starts = torch.nonzero(tokens.ids == config.soi_token_id).flatten()
-        pairs = _contrastive_pairs(tokens, starts, config)
+        position = tokens.positions[starts]
+        has_context = position > 0  # and, in ``fixed``, not right behind ``<sot>``
+        if config.numerics == "fixed":
+            only_sot = (position == 1) & (tokens.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
+            has_context &= ~only_sot
+        pairs = torch.nonzero(has_context).flatten()
         label_positions = find_label_positions(tokens, config)
+        hashes, offsets = [], starts.tolist()  # of what precedes each pair's ``<soi>``: ids, and every eighth pixel
+        for image in pairs.tolist():
+            end = offsets[image]
+            begin = end - int(tokens.positions[end])
+            seen = [pixel_values[n, :, ::8, ::8] for n in range(bisect_left(offsets, begin), image)]
+            hashes.append(hash_tensors(tokens.ids[begin:end], *seen))
         return cls(
             pixel_values=pixel_values,
             token_ids=tokens.ids,
@@ -150,7 +161,7 @@ class PackedBatch:
             image_slots=_image_slots(tokens, starts, len(pixel_values), config),
             pair_positions=starts[pairs],
             pair_images=pairs,
-            pair_groups=_context_hashes(tokens, starts, pairs, pixel_values),
+            pair_groups=torch.tensor(hashes, dtype=torch.int64),
             label_positions=label_positions,
             labels=tokens.ids[label_positions + 1],
         )
@@ -258,27 +269,6 @@ def _check_each_image(tokens: PackedTokens, starts: Tensor, slots: Tensor) -> No
             f"document {tokens.document[starts[wrong[0]]]}: an image start is not followed by its placeholders",
             code="bad_document",
         )
-
-
-def _contrastive_pairs(tokens: PackedTokens, starts: Tensor, config: LCLConfig) -> Tensor:
-    """Images that have a context: ``<soi>`` not at position 0 and, in ``fixed``, not right behind ``<sot>``."""
-    position = tokens.positions[starts]
-    has_context = position > 0
-    if config.numerics == "fixed":
-        only_sot = (position == 1) & (tokens.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
-        has_context &= ~only_sot
-    return torch.nonzero(has_context).flatten()
-
-
-def _context_hashes(tokens: PackedTokens, starts: Tensor, pairs: Tensor, pixel_values: Tensor) -> Tensor:
-    """Hash of what precedes each pair's ``<soi>``: token ids, and every eighth pixel of the images among them."""
-    hashes, offsets = [], starts.tolist()
-    for image in pairs.tolist():
-        end = offsets[image]
-        begin = end - int(tokens.positions[end])
-        seen = [pixel_values[n, :, ::8, ::8] for n in range(bisect_left(offsets, begin), image)]
-        hashes.append(hash_tensors(tokens.ids[begin:end], *seen))
-    return torch.tensor(hashes, dtype=torch.int64)
 
 
 def hash_tensors(*tensors: Tensor) -> int:

@@ -65,7 +65,12 @@ def masked_block_patches(draw: np.random.Generator, side: int, ratio: float) -> 
     count = max(1, min(round(ratio * total), total - 1))
     grid = np.zeros((side, side), bool)
     while (missing := count - int(grid.sum())) > 0:
-        rows, columns = _random_block(draw, side, missing)
+        area = draw.uniform(min(_MIN_BLOCK * side * side, missing), missing)
+        aspect = math.exp(draw.uniform(math.log(_MIN_ASPECT), -math.log(_MIN_ASPECT)))
+        height = min(side, max(1, round(math.sqrt(area * aspect))))
+        width = min(side, max(1, round(math.sqrt(area / aspect))))
+        top, left = int(draw.integers(side - height + 1)), int(draw.integers(side - width + 1))
+        rows, columns = slice(top, top + height), slice(left, left + width)
         block = np.zeros_like(grid)
         block[rows, columns] = True
         grid.reshape(-1)[np.flatnonzero(block & ~grid)[:missing]] = True
@@ -76,15 +81,6 @@ def _either(draw: np.random.Generator) -> tuple[bool, bool]:
     """One of two, with equal chances."""
     first = bool(draw.random() < 0.5)
     return first, not first
-
-
-def _random_block(draw: np.random.Generator, side: int, missing: int) -> tuple[slice, slice]:
-    area = draw.uniform(min(_MIN_BLOCK * side * side, missing), missing)
-    aspect = math.exp(draw.uniform(math.log(_MIN_ASPECT), -math.log(_MIN_ASPECT)))
-    height = min(side, max(1, round(math.sqrt(area * aspect))))
-    width = min(side, max(1, round(math.sqrt(area / aspect))))
-    top, left = int(draw.integers(side - height + 1)), int(draw.integers(side - width + 1))
-    return slice(top, top + height), slice(left, left + width)
 
 
 _INIT_STD = 0.02  # of a mask's initial vector, as of a word's
@@ -200,7 +196,12 @@ class Beit3(Objective):
     def _pixel_error(self, model: LCLModel, hidden: Tensor, batch: MaskedBatch) -> Tensor:
         """Squared error of normalised pixels, a mean within each patch, summed over patches."""
         predicted = self.pixels(hidden.index_select(0, batch.target_slots)).float()
-        pixels = _patch_pixels(batch.pixel_values, model.config.patch_size)
+        side = model.config.patch_size
+        images, channels, size, _ = batch.pixel_values.shape
+        grid = size // side
+        # patches row by row, in the tower's order
+        cut = batch.pixel_values.view(images, channels, grid, side, grid, side)
+        pixels = cut.permute(0, 2, 4, 1, 3, 5).reshape(images * grid * grid, channels * side * side)
         target = pixels.index_select(0, batch.masked_patches).float()
         variance, mean = torch.var_mean(target, dim=1, keepdim=True)
         return (predicted - (target - mean) / (variance + _EPSILON).sqrt()).square().mean(dim=1).sum()
@@ -213,11 +214,3 @@ class Beit3(Objective):
     def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
         assert isinstance(batch, MaskedBatch)
         return replace(super().workload(config, batch), restored=len(batch.masked_patches))
-
-
-def _patch_pixels(pixel_values: Tensor, side: int) -> Tensor:
-    """[n, 3, S, S] → [n * N, 3 * side * side], patches row by row, in the tower's order."""
-    images, channels, size, _ = pixel_values.shape
-    grid = size // side
-    cut = pixel_values.view(images, channels, grid, side, grid, side)
-    return cut.permute(0, 2, 4, 1, 3, 5).reshape(images * grid * grid, channels * side * side)

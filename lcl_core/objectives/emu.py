@@ -109,7 +109,12 @@ class Emu(Flamingo):
         self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
     ) -> BatchLosses:
         generation = super().losses(model, batch, encoded, global_batch)
-        regression = SummedLoss(self._regression(batch, encoded), self.weights["regression"])
+        targets = encoded.activations.patch_tokens if self.target_encoder is None else self.target_encoder(batch)
+        assert targets is not None
+        targets = targets if self.target == "live" else targets.detach()
+        predicted = self.regressor(encoded.activations.hidden.index_select(0, batch.image_slots - 1))
+        errors = (predicted.float() - targets.flatten(0, 1).float()).square().mean(dim=1)
+        regression = SummedLoss(errors.sum(), self.weights["regression"])
         metrics = collapse_metrics(encoded.activations.image_latents) if global_batch.compute_metrics else {}
         return BatchLosses({**generation.sums, "regression": regression}, metrics)
 
@@ -124,11 +129,3 @@ class Emu(Flamingo):
     def after_step(self, model: LCLModel) -> None:
         if self.target_encoder is not None:
             self.target_encoder.update(model, TARGET_DECAY)
-
-    def _regression(self, batch: PackedBatch, encoded: EncodedBatch) -> Tensor:
-        """Squared error over image tokens, a mean over dimensions, summed over tokens."""
-        targets = encoded.activations.patch_tokens if self.target_encoder is None else self.target_encoder(batch)
-        assert targets is not None
-        targets = targets if self.target == "live" else targets.detach()
-        predicted = self.regressor(encoded.activations.hidden.index_select(0, batch.image_slots - 1))
-        return (predicted.float() - targets.flatten(0, 1).float()).square().mean(dim=1).sum()

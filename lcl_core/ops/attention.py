@@ -189,7 +189,11 @@ def _attend_groups(qkv: Tensor, heads: int, groups: Groups, lengths: Lengths, ca
     """Groups of equal-length sequences [P, 3D] → [P, D]. A compiler gets PyTorch's operator, which it knows."""
     short = all(length <= MAX_BLOCKWISE_LENGTH for _, length in groups)
     if qkv.device.type == "cpu" and short and not torch.compiler.is_compiling():
-        return blockwise_attention(qkv, groups, heads, causal=causal, lengths=lengths)
+        visible = lengths or [None] * len(groups)
+        masks = [_key_mask(heads, length, causal, keys) for (_, length), keys in zip(groups, visible, strict=True)]
+        if not torch.is_grad_enabled():
+            return _forward_groups(qkv, groups, heads, masks)[0]
+        return _Blockwise.apply(qkv, groups, heads, masks)
     parts = qkv.split([count * length for count, length in groups])
     attended = [
         _attend_group(part, heads, length, real, causal)
@@ -334,26 +338,6 @@ def _try_varlen(options: Mapping[str, Any], device: torch.device, dtype: torch.d
 # ---------------------------------------------------------------- blockwise attention (CPU)
 
 
-def blockwise_attention(
-    qkv: Tensor, groups: Groups, heads: int, *, causal: bool, lengths: Lengths | None = None
-) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of every sequence, heads side by side; softmax in fp32.
-
-    Args:
-        qkv: [P, 3D] projections of sequences laid end to end.
-        groups: (sequences, their length) of each group; together they have P tokens.
-        lengths: for each group the visible keys of each of its sequences, [sequences] and at least 1; none: all.
-
-    Returns:
-        [P, D].
-    """
-    visible = lengths or [None] * len(groups)
-    masks = [_key_mask(heads, length, causal, keys) for (_, length), keys in zip(groups, visible, strict=True)]
-    if not torch.is_grad_enabled():
-        return _forward_groups(qkv, groups, heads, masks)[0]
-    return _Blockwise.apply(qkv, groups, heads, masks)
-
-
 class _KeyMask(NamedTuple):
     """Visible keys of a group.
 
@@ -398,7 +382,10 @@ class _Blockwise(torch.autograd.Function):
             q, k, v, grad_mixed = map(_batched, (*parts, grad_rows))
             q = q * _scale(q)
             if q.shape[1] <= SHORT_SEQUENCE:
-                gradients = _backward_short(q, k, v, grad_mixed, probabilities=sums)
+                grad_v = torch.bmm(sums.transpose(1, 2), grad_mixed)
+                grad_probabilities = torch.bmm(grad_mixed, v.transpose(1, 2))
+                grad_scores = torch._softmax_backward_data(grad_probabilities, sums, -1, q.dtype)
+                gradients = torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v
             else:
                 weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
                 gradients = _backward_blocks(q, k, v, grad_mixed, sums, weighted, mask)
@@ -425,19 +412,12 @@ def _forward_groups(qkv: Tensor, groups: Groups, heads: int, masks: Sequence[_Ke
 def _forward_short(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
     """Scaled queries, keys, values [B, L, d] → attention output [B, L, d], and probabilities [B, L, L]."""
     scores = torch.bmm(q, k.transpose(1, 2))
-    _hide(scores, mask)
+    if mask.hidden is not None:
+        scores.masked_fill_(mask.hidden, float("-inf"))
+    if mask.causal:
+        _hide_later_keys(scores)
     probabilities = scores.softmax(-1)  # computed in fp32, whatever the scores are
     return torch.bmm(probabilities, v), probabilities
-
-
-def _backward_short(
-    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, probabilities: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v [B, L, d]."""
-    grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
-    grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
-    grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, q.dtype)
-    return torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v
 
 
 def _forward_blocks(q: Tensor, k: Tensor, v: Tensor, mask: _KeyMask) -> tuple[Tensor, Tensor]:
@@ -488,14 +468,6 @@ def _scores(q: Tensor, k: Tensor, block: _Block, mask: _KeyMask) -> Tensor:
     if mask.causal:
         _hide_later_keys(scores[:, :, block.queries])
     return scores
-
-
-def _hide(scores: Tensor, mask: _KeyMask) -> None:
-    """-inf at the hidden keys of scores [B, L, L]."""
-    if mask.hidden is not None:
-        scores.masked_fill_(mask.hidden, float("-inf"))
-    if mask.causal:
-        _hide_later_keys(scores)
 
 
 def _hide_later_keys(square: Tensor) -> None:

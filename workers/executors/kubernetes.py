@@ -450,17 +450,14 @@ def job_state(jobset: Object, pods: Sequence[Object]) -> JobState:
     unplaced = [_waiting_for(pod) for pod in pods if find_condition(pod, "PodScheduled") is None]
     if unplaced or len(pods) < nodes:
         return JobState(JobPhase.PENDING, next(iter(unplaced), "not all of its pods are there yet"))
-    return JobState(JobPhase.RUNNING, next((_waiting_for(pod) for pod in pods if not _has_started(pod)), ""))
+    waiting = (_waiting_for(pod) for pod in pods if not {"running", "terminated"} & _container_state(pod).keys())
+    return JobState(JobPhase.RUNNING, next(waiting, ""))
 
 
 def _container_state(pod: Object) -> Object:
     """Of the run's container; others were injected, such as the proxy of a service mesh."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
     return next((each.get("state", {}) for each in statuses if each["name"] == GROUP), {})
-
-
-def _has_started(pod: Object) -> bool:
-    return bool({"running", "terminated"} & _container_state(pod).keys())
 
 
 def _has_ended(pod: Object) -> bool:

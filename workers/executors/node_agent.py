@@ -91,7 +91,13 @@ class NodeAgent:
         moment = time.monotonic()
         try:
             for command in self._commands.read():
-                self._execute(command, process)
+                if command == "terminate":
+                    process.terminate()
+                elif command == "kill":
+                    process.kill()
+                else:
+                    answer = process.dump_stacks(node_stacks_name(self._number))
+                    self._folder.report(self._number, stacks=answer, stacks_command=command)
             control = self._folder.control_file.stat()
         except FileNotFoundError:  # a later attempt has begun
             process.kill()
@@ -108,15 +114,6 @@ class NodeAgent:
         elif (orphaned or self._terminated.is_set()) and moment > self._terminated_at + _REPEAT_SECONDS:
             self._terminated_at = moment
             process.terminate()
-
-    def _execute(self, command: str, process: JobProcess) -> None:
-        if command == "terminate":
-            process.terminate()
-        elif command == "kill":
-            process.kill()
-        else:
-            answer = process.dump_stacks(node_stacks_name(self._number))
-            self._folder.report(self._number, stacks=answer, stacks_command=command)
 
 
 def run_agent(folder: JobFolder, number: int, host: str, terminated: threading.Event) -> int:

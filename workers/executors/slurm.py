@@ -203,7 +203,11 @@ class SlurmExecutor(FolderExecutor):
             if time.monotonic() > self._asked_at + _QUEUE_SHARE * self.query_seconds:
                 try:
                     arguments = ["squeue", "--noheader", "--me", "--states=all", f"--format={_QUEUE_COLUMNS}"]
-                    self._answer = parse_queue(_query(arguments))
+                    jobs = {}
+                    for line in _query(arguments):
+                        number, reported, reason, nodes, job_name = line.strip().split(_SEPARATOR, 4)
+                        jobs[number] = job_name, job_state(reported, reason, nodes)
+                    self._answer = jobs
                 except EngineUnreachable as error:
                     self._answer = error
                 self._asked_at = time.monotonic()
@@ -278,15 +282,6 @@ def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> 
     """Environment of a job: the worker's without secrets, and without what is true on its machine alone."""
     kept = {name: value for name, value in without_secrets(environment).items() if name != VISIBLE_DEVICES}
     return {**kept, **more}
-
-
-def parse_queue(lines: Collection[str]) -> dict[str, tuple[str, JobState]]:
-    """{id: (name, state)}, of ``squeue --format=%i|%T|%r|%N|%j``."""
-    jobs = {}
-    for line in lines:
-        job_id, state, reason, nodes, name = line.strip().split(_SEPARATOR, 4)
-        jobs[job_id] = name, job_state(state, reason, nodes)
-    return jobs
 
 
 _NODE_COLUMNS = ("NodeList", "Partition", "StateLong", "CPUsState", "Gres", "GresUsed")
