@@ -94,7 +94,14 @@ def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path"
     Whether a URL exists is not checked.
     """
     if is_url(str(path)):
-        return _resolve_allowed_url(str(path), roots, field)
+        url = str(path)
+        problem = url_problem(url)
+        if problem is not None:
+            raise UserError(f"the URL {problem}", field=field)
+        bare = url.rstrip("/")
+        if not any(isinstance(root, str) and f"{bare}/".startswith(f"{root}/") for root in roots):
+            raise _forbidden(f"{url} is outside the URLs that may be used", "name a URL below one", roots, field)
+        return bare
     real = _resolve_path(path, field)
     folders = [root.expanduser().resolve() for root in roots if isinstance(root, Path)]
     if not any(real.is_relative_to(folder) for folder in folders):
@@ -115,17 +122,6 @@ def _resolve_path(path: str | Path, field: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, half a surrogate pair, too long, a loop of links
         message = f"{shown!r} cannot be followed; name a path that exists"
         raise UserError(message, field=field) from error
-
-
-def _resolve_allowed_url(url: str, roots: Sequence[Root], field: str) -> str:
-    problem = url_problem(url)
-    if problem is not None:
-        raise UserError(f"the URL {problem}", field=field)
-    bare = url.rstrip("/")
-    prefixes = [root for root in roots if isinstance(root, str)]
-    if not any(bare == prefix or bare.startswith(f"{prefix}/") for prefix in prefixes):
-        raise _forbidden(f"{url} is outside the URLs that may be used", "name a URL below one", roots, field)
-    return bare
 
 
 def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> UserError:

@@ -271,17 +271,15 @@ class JobProgress:
         now = time.monotonic()
         if (done, total) != self._last_line and (now - self._last_written >= self._interval(now) or done == total):
             self._last_written, self._last_line = now, (done, total)
-            self._write_metrics(done, total, now - self._started)
+            seconds = now - self._started
+            made = done - self._start
+            known: dict[str, float] = {"total_steps": total} if total else {}
+            if total and made:
+                known["seconds_left"] = round(seconds / made * (total - done), 1)
+            rate = round(made / max(seconds, 1e-9), 1)
+            self._run_dir.append_metrics(step=done, phase=self._phase, **{f"{self._unit}_per_s": rate}, **known)
         self._run_dir.raise_if_stopped()
 
     def _interval(self, now: float) -> float:
         """Seconds between two lines: a job of weeks would write millions every half second."""
         return max(self._every, min((now - self._started) / _INTERVALS, _LONGEST_INTERVAL_SECONDS))
-
-    def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
-        made = done - self._start
-        known: dict[str, float] = {"total_steps": total} if total else {}
-        if total and made:
-            known["seconds_left"] = round(seconds / made * (total - done), 1)
-        rate = round(made / max(seconds, 1e-9), 1)
-        self._run_dir.append_metrics(step=done, phase=self._phase, **{f"{self._unit}_per_s": rate}, **known)

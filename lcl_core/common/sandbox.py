@@ -101,7 +101,14 @@ def apply_limits(limits: SandboxLimits) -> None:
     _lower_limit(resource.RLIMIT_FSIZE, limits.written)
     _lower_limit(resource.RLIMIT_NOFILE, limits.open_files)
     _lower_limit(resource.RLIMIT_AS, limits.memory)
-    _isolate_network()
+    # A new network namespace has no interfaces. An unprivileged process needs a user namespace as well; where the
+    # kernel permits neither, only the audit hook applies.
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    with contextlib.suppress(AttributeError):  # another system than Linux
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if libc.unshare(_CLONE_NEWNET) and os.getuid():
+            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     sys.addaudithook(_refuse_network)
 
 
@@ -109,19 +116,6 @@ def _lower_limit(kind: int, bound: int) -> None:
     _, hard = resource.getrlimit(kind)
     bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
     resource.setrlimit(kind, (bound, bound))
-
-
-def _isolate_network() -> None:
-    """Move to a new network namespace, which has no interfaces, where the kernel permits it.
-
-    An unprivileged process needs a user namespace as well. Where neither is permitted, only the audit hook applies.
-    """
-    libc: Any = ctypes.CDLL(None, use_errno=True)
-    with contextlib.suppress(AttributeError):  # another system than Linux
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if libc.unshare(_CLONE_NEWNET) and os.getuid():
-            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:

@@ -79,19 +79,17 @@ class Storage:
                 raise
             except Exception as error:  # each protocol has its own exceptions
                 if attempt == self._attempts or _is_forbidden(error):
-                    raise self._store_error(name, verb, attempt, error) from error
+                    place = f"the file in {self.url}" if name else self.url
+                    message = (
+                        f"{place} cannot be {verb} after {attempt} attempts "
+                        f"({type(error).__name__}: {redact_credentials(str(error))}); check the network, and the "
+                        "credentials in the environment of the process"
+                    )
+                    code = "store_forbidden" if _is_forbidden(error) else "store_unreachable"
+                    raise StoreError(message, code=code, file=name or None) from error
                 time.sleep(wait)
                 wait *= 2
         raise AssertionError("the last attempt returns or raises")
-
-    def _store_error(self, name: str, verb: str, attempts: int, error: Exception) -> StoreError:
-        message = (
-            f"{f'the file in {self.url}' if name else self.url} cannot be {verb} after {attempts} attempts "
-            f"({type(error).__name__}: {redact_credentials(str(error))}); check the network, and the credentials in "
-            "the environment of the process"
-        )
-        code = "store_forbidden" if _is_forbidden(error) else "store_unreachable"
-        return StoreError(message, code=code, file=name or None)
 
 
 def _is_forbidden(error: Exception) -> bool:

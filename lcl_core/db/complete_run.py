@@ -192,20 +192,16 @@ def _finish(session: Session, run: Run, outcome: RunOutcome, ran_seconds: float)
         changes["handle"] = None
     if isinstance(outcome, RunSucceeded):
         transition(run, State.SUCCEEDED, result=storable_json(outcome.result), **changes)
-        _record_dataset_hashes(run, outcome.result)
+        result = outcome.result
+        computed = {run.spec.get("dataset"): result.get("dataset_hash"), **(result.get("dataset_hashes") or {})}
+        hashes = {name: value for name, value in computed.items() if name and value}
+        if hashes:  # they replace the registered ones, which may be None
+            inputs = run.inputs or {}
+            run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
     elif isinstance(outcome, RunFailed):
         transition(run, State.FAILED, reason=storable_json(outcome.reason), **changes)
     else:
         transition(run, State.CANCELLED, **changes)
-
-
-def _record_dataset_hashes(run: Run, result: dict[str, Any]) -> None:
-    """The hashes that the job computed replace the registered ones, which may be None."""
-    computed = {run.spec.get("dataset"): result.get("dataset_hash"), **(result.get("dataset_hashes") or {})}
-    hashes = {name: value for name, value in computed.items() if name and value}
-    if hashes:
-        inputs = run.inputs or {}
-        run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), **hashes}}
 
 
 def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _StagedOutput | None:

@@ -196,17 +196,12 @@ def collect_garbage(database: Database, settings: Settings, artifacts: Artifacts
             session.execute(delete(Garbage).where(Garbage.home == home, Garbage.path == path))
         log.info("collected", home=home, path=path)
         removed += 1
-    _remove_unfinished_copies(artifacts, settings.gc_grace_seconds)
-    return removed
-
-
-def _remove_unfinished_copies(artifacts: Artifacts, grace_seconds: float) -> None:
-    """Hidden folders beside the outputs: copies that a process did not finish before it was killed."""
     for folder in OUTPUT_FOLDERS:
-        for hidden in (artifacts.home / folder).glob(".*"):
+        for hidden in (artifacts.home / folder).glob(".*"):  # copies that a process did not finish before it was killed
             with suppress(FileNotFoundError):
-                if hidden.stat().st_mtime < time.time() - grace_seconds:
+                if hidden.stat().st_mtime < time.time() - settings.gc_grace_seconds:
                     remove_tree(hidden)
+    return removed
 
 
 def _named(session: Session, paths: Sequence[str]) -> set[str]:

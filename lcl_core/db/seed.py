@@ -49,7 +49,9 @@ def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRo
             session.add(row)
     except IntegrityError:  # another process has inserted it, and queues the index
         return session.get_one(EncoderRow, row_id)
-    _queue_sample_index(session, row)
+    if session.scalars(select(CollectionRow).where(CollectionRow.name == SAMPLE_COLLECTION)).first() is None:
+        spec = {"encoder": row.id, "dataset": SAMPLE_DATASET, "collection": SAMPLE_COLLECTION}
+        submit(session, "index", spec, f"index-{SAMPLE_COLLECTION}", owner=PRODUCT_OWNER)
     return row
 
 
@@ -58,10 +60,3 @@ def _describe(encoder: PretrainedEncoder) -> tuple[dict[str, Any], str]:
     files = {**hash_files(encoder.directory), WEIGHTS_FILE: encoder.hash}
     figures = {"figures": list(encoder.figures)} if encoder.figures else {}
     return {**encoder.info, **figures, "files": files}, identity_hash(files)
-
-
-def _queue_sample_index(session: Session, row: EncoderRow) -> None:
-    """Unless the collection exists."""
-    if session.scalars(select(CollectionRow).where(CollectionRow.name == SAMPLE_COLLECTION)).first() is None:
-        spec = {"encoder": row.id, "dataset": SAMPLE_DATASET, "collection": SAMPLE_COLLECTION}
-        submit(session, "index", spec, f"index-{SAMPLE_COLLECTION}", owner=PRODUCT_OWNER)

@@ -93,7 +93,18 @@ class Database:
 
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         self.url = url
-        self.engine, self.writer = create_engines(url)
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            limits = {"statement_timeout": STATEMENT_SECONDS}
+            writing = {**limits, "idle_in_transaction_session_timeout": IDLE_SECONDS}
+            self.engine = _create_postgres_engine(parsed, limits)
+            self.writer = _create_postgres_engine(parsed, writing)
+        else:
+            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
+            event.listen(self.engine, "connect", _configure_sqlite)
+            _WriteLock(self.engine)
+            # BEGIN IMMEDIATE: SQLite refuses at once a reader that starts to write
+            self.writer = self.engine.execution_options(writes=True)
         self._info = {} if clock is None else {_CLOCK: clock}
 
     @contextmanager
@@ -144,22 +155,6 @@ class Database:
         """Close the pooled connections."""
         self.engine.dispose()
         self.writer.dispose()
-
-
-def create_engines(url: str) -> tuple[Engine, Engine]:
-    """A read engine and a write engine on one SQLite file or PostgreSQL database.
-
-    A write transaction on SQLite starts with BEGIN IMMEDIATE: SQLite refuses at once a reader that starts to write.
-    """
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        limits = {"statement_timeout": STATEMENT_SECONDS}
-        writing = {**limits, "idle_in_transaction_session_timeout": IDLE_SECONDS}
-        return _create_postgres_engine(parsed, limits), _create_postgres_engine(parsed, writing)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
-    event.listen(engine, "connect", _configure_sqlite)
-    _WriteLock(engine)
-    return engine, engine.execution_options(writes=True)
 
 
 def storable_json(value: Any) -> Any:

@@ -71,7 +71,11 @@ def submit(
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     requirements = resolve_requirements(kind, spec, resource, gpus)
-    _check_engine(session, requirements["nodes"])
+    nodes = requirements["nodes"]
+    workers = live_workers(session, now(session)) if nodes > 1 else []
+    if workers and not any(worker.has_engine for worker in workers):
+        message = f"engine.nodes: {ENGINES_NEEDED} (got {nodes}); set engine.nodes to 1"
+        raise UserError(message, code="no_engine", field="engine.nodes")
     if body_hash is None:
         body = {"kind": kind, "spec": spec.model_dump(mode="json"), "name": name, "tags": sorted(set(tags))}
         limits = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
@@ -107,13 +111,6 @@ def submit(
             raise
         return repeated
     return run
-
-
-def _check_engine(session: Session, nodes: int) -> None:
-    workers = live_workers(session, now(session)) if nodes > 1 else []
-    if workers and not any(worker.has_engine for worker in workers):
-        message = f"engine.nodes: {ENGINES_NEEDED} (got {nodes}); set engine.nodes to 1"
-        raise UserError(message, code="no_engine", field="engine.nodes")
 
 
 def check_branch(session: Session, spec: AnySpec, visible_to: str | None) -> None:

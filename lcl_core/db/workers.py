@@ -156,17 +156,14 @@ class PeriodicTask:
         if self._delayed:
             self.stopping.wait(self._seconds)
         while not self.stopping.is_set():
-            if self._round() is not True:
-                self.stopping.wait(self._seconds)
-
-    def _round(self) -> object:
-        try:
-            return self._work()
-        except UNREACHABLE as error:
-            log_database_error(error)
-        except Exception:
-            log.exception("maintenance_failed", task=self._name)
-        return None
+            try:
+                if self._work() is True:
+                    continue
+            except UNREACHABLE as error:
+                log_database_error(error)
+            except Exception:
+                log.exception("maintenance_failed", task=self._name)
+            self.stopping.wait(self._seconds)
 
 
 @dataclass(frozen=True)

@@ -386,10 +386,6 @@ def variant_of_head(label: str, head: Head, k: int | None = None) -> str:
     return label if head == "attentive" else f"{label}, {head}" + ("" if k is None else f" {k}")
 
 
-def _head_of_variant(variant: str) -> str:
-    return variant.partition(", ")[2].partition(" ")[0] or "attentive"
-
-
 def task_settings(
     fields: Mapping[str, Any], task: str, transfer: str | None, variant: str | None = None
 ) -> dict[str, Any]:
@@ -403,9 +399,13 @@ def task_settings(
     settings = {name: fields.get(name) for name in ("source", "exclude")}
     own = {name: value for name, value in fields.get(task, {}).items() if name not in _SIBLING_FIELDS}
     if task == "classification":
-        head = _head_of_variant(variant or "")
-        own = _fields_of_head(own, head)
-        if head == "knn":  # nothing is drawn
+        head = (variant or "").partition(", ")[2].partition(" ")[0] or "attentive"
+        if head == "linear":
+            own = {name: own[name] for name in ("train_split", "train_dataset", "validation_split", "l2")}
+        elif head != "knn":
+            own = {name: value for name, value in own.items() if name not in ("l2", "neighbours")}
+        else:  # nothing is drawn
+            own = {name: own[name] for name in ("train_split", "train_dataset")}
             return settings | {f"{task}.{name}": value for name, value in own.items()}
     if task not in _UNSEEDED_TASKS:
         settings["seed"] = fields.get("seed")
@@ -414,13 +414,3 @@ def task_settings(
         if "search" in own:
             own["search"] = {name: values for name, values in own["search"].items() if name not in _ENCODER_FIELDS}
     return settings | {f"{task}.{name}": value for name, value in own.items()}
-
-
-def _fields_of_head(own: Mapping[str, Any], head: str) -> dict[str, Any]:
-    """The fields of classification on which the figures of a head depend."""
-    data = {name: own[name] for name in ("train_split", "train_dataset")}
-    if head == "linear":
-        return {**data, "validation_split": own["validation_split"], "l2": own["l2"]}
-    if head == "knn":
-        return data
-    return {name: value for name, value in own.items() if name not in ("l2", "neighbours")}

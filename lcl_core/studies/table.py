@@ -161,6 +161,7 @@ def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: boo
         name: next((number for number in candidates if name in rows[number]["figures"]), next(iter(candidates), None))
         for name in names
     }
+    results = [cell.evaluation.result for cell in cells if cell.evaluation and cell.evaluation.state == SUCCEEDED]
     return {
         "axes": [axis.name for axis in study.axes] + ([] if isinstance(study.search, GridSearch) else [TRIAL]),
         "parameters": sorted({name for row in rows for name in row["parameters"]}),
@@ -171,7 +172,10 @@ def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: boo
         "baselines": baselines,
         "comparisons": {name: _comparisons(name, rows, baselines[name]) for name in names},
         "pareto": {metric.name: _pareto_rows(study, metric, rows) for metric in study.metrics},
-        "provenance": _provenance(cells),
+        "provenance": {
+            "versions": sorted({str(result["version"]) for result in results if "version" in result}),
+            "datasets": sorted({f"{r['dataset']} {r['dataset_hash']}" for r in results if r.get("dataset_hash")}),
+        },
     }
 
 
@@ -237,15 +241,6 @@ def _pareto_rows(study: StudySpec, metric: MetricSpec, rows: Sequence[Json]) -> 
         if (cost := row["compute"][study.compute]) is not None and metric.name in row["figures"]
     ]
     return [known[index][0] for index in pareto_front([point for _, point in known], metric.better)]
-
-
-def _provenance(cells: Sequence[CellRecord]) -> Json:
-    """Versions of the code and hashes of the datasets behind the figures."""
-    results = [cell.evaluation.result for cell in cells if cell.evaluation and cell.evaluation.state == SUCCEEDED]
-    return {
-        "versions": sorted({str(result["version"]) for result in results if "version" in result}),
-        "datasets": sorted({f"{r['dataset']} {r['dataset_hash']}" for r in results if r.get("dataset_hash")}),
-    }
 
 
 # ---- formats
