@@ -191,8 +191,13 @@ def decode_image(
             if stated is not None and math.prod(image.size) > math.prod(stated):
                 raise MalformedImage("its headers contradict one another")
             if need is not None:
-                _shrink_on_load(image, need)
-            return _to_rgb(_apply_orientation(image))
+                factor = need.reduction(*image.size)
+                if factor > 1 and image.format in ("JPEG", "MPO"):  # decoders that can give fewer pixels
+                    image.draft(None, (image.width // factor, image.height // factor))
+            image.load()  # some formats have their EXIF behind the pixels
+            check_exif(image)
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            return _to_rgb(image if upright else ImageOps.exif_transpose(image))
 
 
 def read_image_size(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Size:
@@ -227,13 +232,6 @@ def _decoder_errors(data: bytes, name: str, max_pixels: int) -> Iterator[None]:
         ) from error
 
 
-def _shrink_on_load(image: Image.Image, need: CropNeed) -> None:
-    """Tell the JPEG decoder to give fewer pixels; other formats cannot."""
-    factor = need.reduction(*image.size)
-    if factor > 1 and image.format in ("JPEG", "MPO"):
-        image.draft(None, (image.width // factor, image.height // factor))
-
-
 def _check_pixel_count(size: Size, name: str, max_pixels: int) -> None:
     if math.prod(size) > max_pixels:
         raise _too_large(name, max_pixels)
@@ -243,19 +241,14 @@ def _too_large(name: str, max_pixels: int) -> UserError:
     return UserError(f"the image has more than {max_pixels:,} pixels; make it smaller", code="too_large", file=name)
 
 
-def _apply_orientation(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
-    image.load()  # some formats have their EXIF behind the pixels
-    check_exif(image)
-    if image.getexif().get(ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any image, strip by strip: beside the image and the result only one strip is in memory."""
-    convert = _converter(image)
-    if convert is None:
+    convert: Callable[[Image.Image], Image.Image] = _drop_alpha
+    if image.mode.startswith("I"):
+        convert = _grey16_to_rgb
+    elif image.has_transparency_data:
+        convert = _composite_on_white
+    elif image.mode == "RGB":
         if image.format not in ("WEBP", "AVIF"):
             return image
         convert = Image.Image.copy  # their decoders keep canvases of the same size as long as the image lives
@@ -267,15 +260,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         result.paste(converted, (0, top))
         result.info = converted.info
     return result
-
-
-def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
-    """How a strip of the image becomes RGB; None: it is RGB already."""
-    if image.mode.startswith("I"):
-        return _grey16_to_rgb
-    if image.has_transparency_data:
-        return _composite_on_white
-    return None if image.mode == "RGB" else _drop_alpha
 
 
 def _drop_alpha(image: Image.Image) -> Image.Image:

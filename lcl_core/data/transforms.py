@@ -98,27 +98,17 @@ def _central_box(width: int, height: int) -> Box:
 
 def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
-    resized, (left, top) = _resized_size(image.size, size)
+    long = max(size, int(size * max(image.size) / min(image.size)))
+    resized = (size, long) if image.width <= image.height else (long, size)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
     if max(resized) > _LONGEST_STRIP * size:
-        return normalise(_crop_strip(image, size, resized, (left, top)))
+        # of a hair-thin image only what the square shows is resized: the rest could fill the memory
+        across, down = image.width / resized[0], image.height / resized[1]
+        x, y = left * across, top * down
+        box = (x, y, min(x + size * across, image.width), min(y + size * down, image.height))
+        return normalise(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
     square = image.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return normalise(square)
-
-
-def _resized_size(image: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height when the shortest side has ``size`` pixels, and the central square's corner in it."""
-    width, height = image
-    long = max(size, int(size * max(image) / min(image)))
-    resized = (size, long) if width <= height else (long, size)
-    return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
-
-
-def _crop_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
-    """Resize only what the square shows: of a hair-thin image the rest could fill the memory."""
-    across, down = image.width / resized[0], image.height / resized[1]
-    left, top = corner[0] * across, corner[1] * down
-    box = (left, top, min(left + size * across, image.width), min(top + size * down, image.height))
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 _COLOUR_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -187,7 +177,9 @@ def augment_levels(
     if changes.channels is not None:
         out[:] = out[list(changes.channels)]
     if changes.inverted:
-        invert_lightness(out)
+        # HSL's lightness becomes its complement; hue and chroma stay
+        shift = 255 - out.max(axis=0).astype(np.int16) - out.min(axis=0)
+        out[:] = out + shift  # within 0 and 255: the largest channel becomes 255 minus the smallest
     return table
 
 
@@ -228,12 +220,6 @@ def draw_changes(draw: random.Random, width: int, height: int, spec: Augmentatio
         levels = draw.choice(_GROUND_LEVELS)
         ground = tuple(draw.choice(levels) for _ in range(3))
     return ImageChanges(box, mirrored, grey, tuple(colours), channels, inverted, ground)
-
-
-def invert_lightness(levels: np.ndarray) -> None:
-    """HSL's lightness of uint8 [3, H, W] becomes its complement, in place; hue and chroma stay."""
-    shift = 255 - levels.max(axis=0).astype(np.int16) - levels.min(axis=0)
-    levels[:] = levels + shift  # within 0 and 255: the largest channel becomes 255 minus the smallest
 
 
 def has_white_border(image: Image.Image) -> bool:

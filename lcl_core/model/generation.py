@@ -168,7 +168,12 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
         over = torch.isin(tokens, ends) | (length == last)
         scores, kept = (top + over * _EXCLUDED_SCORE).topk(num_beams)
         for row, state in rows.items():
-            _advance(state, top[row], parents[row], tokens[row], over[row], kept[row], length)
+            # of the candidates, those among the best that are over end, the kept ones continue
+            origins, words, is_over = parents[row].tolist(), tokens[row].tolist(), over[row].tolist()
+            for rank, score in enumerate(top[row, : state.width].tolist()):
+                if is_over[rank]:
+                    state.end(score / length, [*state.running[origins[rank]], words[rank]])
+            state.running = [[*state.running[origins[rank]], words[rank]] for rank in kept[row].tolist()]
         best = (scores[:, 0] / length).tolist()
         decided = [row for row, state in rows.items() if length == last or not state.may_improve(best[row])]
         yield [(row, rows.pop(row).ended[0][1]) for row in decided]
@@ -176,17 +181,6 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
             return
         cache.reorder_cache((parents.gather(1, kept) + offsets).flatten())  # type: ignore[arg-type]
         new = model.text.token_embedding(tokens.gather(1, kept).flatten())[:, None]
-
-
-def _advance(
-    state: _BeamRow, top: Tensor, parents: Tensor, tokens: Tensor, over: Tensor, kept: Tensor, length: int
-) -> None:
-    """One row's next beams: of the candidates, those among the best that are over end, the ``kept`` ones continue."""
-    origins, words, is_over = parents.tolist(), tokens.tolist(), over.tolist()
-    for rank, score in enumerate(top[: state.width].tolist()):
-        if is_over[rank]:
-            state.end(score / length, [*state.running[origins[rank]], words[rank]])
-    state.running = [[*state.running[origins[rank]], words[rank]] for rank in kept.tolist()]
 
 
 def caption_prompt_ids(config: LCLConfig, processor: LCLProcessor, prompt: str = "", context: str = "") -> list[int]:

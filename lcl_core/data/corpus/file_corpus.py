@@ -131,27 +131,21 @@ class FileCorpus(Corpus):
         Files of held-out documents, which no training reads, are left out: hashes that are recorded stay as they are.
         """
         if self._content_hash is None:
-            self._content_hash = self._hash_contents(progress)
+            total = hashlib.sha256()
+            for name in self._store.names():
+                progress()
+                if name.startswith("images/") or name in self._document_files or name in self._pair_files:
+                    buffer = self._store.buffer(name)
+                    digest = hashlib.sha256()
+                    for start in range(0, len(buffer), BLOCK):
+                        digest.update(buffer[start : start + BLOCK])
+                    line = f"{name}\0{digest.hexdigest()}\n"
+                    total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
+            self._content_hash = total.hexdigest()
         return self._content_hash
-
-    def _hash_contents(self, progress: Callable[[], None]) -> str:
-        total = hashlib.sha256()
-        for name in self._store.names():
-            progress()
-            if name.startswith("images/") or name in self._document_files or name in self._pair_files:
-                line = f"{name}\0{_sha256(self._store.buffer(name))}\n"
-                total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
-        return total.hexdigest()
 
     def _buffers(self, files: Sequence[str]) -> dict[str, bytes | PreadFile]:
         return {name: self._store.buffer(name) for name in files}
-
-
-def _sha256(buffer: bytes | PreadFile) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, len(buffer), BLOCK):
-        digest.update(buffer[start : start + BLOCK])
-    return digest.hexdigest()
 
 
 def jsonl_files(store: FileStore, stem: str) -> tuple[str, ...]:

@@ -103,7 +103,13 @@ def read_row(
     row_images = _RowImages(finder, metadata.get("metadata"))
     documents: list[list[Segment]] = [[]]
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-        problem = _check_place(image, text)
+        problem = None
+        if (image is None) == (text is None):
+            problem = "neither text nor image" if image is None else "both text and image"
+        elif text is not None and not isinstance(text, str):
+            problem = "a text that is no string"
+        elif text is None and image_source(image) == ("", None):
+            problem = "an image that is neither URL nor bytes"
         if problem is not None:
             yield BadItem(file, line, "bad place", f"{problem} at place {number}")
         elif text is None:
@@ -128,14 +134,6 @@ def read_row(
             split,
             extra={**extra, **({"images": about} if about else {})},
         )
-
-
-def _check_place(image: Any, text: Any) -> str | None:
-    if (image is None) == (text is None):
-        return "neither text nor image" if image is None else "both text and image"
-    if text is not None:
-        return None if isinstance(text, str) else "a text that is no string"
-    return None if image_source(image) != ("", None) else "an image that is neither URL nor bytes"
 
 
 _LISTS = ("images", "texts")
@@ -185,8 +183,11 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
-        missing = self._missing_columns(file)
-        if missing:
+        schema = read_schema(file)  # None: its damage will show as it is read
+        columns = (*_LISTS, self.options.bytes_column) if self.options.bytes_column else _LISTS
+        wrong = [] if schema is None else _unusable_columns(schema, columns)
+        if wrong:
+            missing = f"there must be one column of lists called {', '.join(wrong)}"
             yield BadItem(name, 0, "not in this format", missing)
             return
         for row in read_rows(file, name):
@@ -198,14 +199,6 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
                 yield from read_row(fields, name, line, split_from_name(name), self._finder, self.options.bytes_column)
             except BadValue as error:
                 yield BadItem(name, line, "bad row", str(error)[:200])
-
-    def _missing_columns(self, file: Path) -> str:
-        """What keeps the file from being read at all; empty for nothing, and where its damage will show anyway."""
-        schema = read_schema(file)
-        if schema is None:
-            return ""
-        wrong = _unusable_columns(schema, (*_LISTS, self.options.bytes_column) if self.options.bytes_column else _LISTS)
-        return f"there must be one column of lists called {', '.join(wrong)}" if wrong else ""
 
 
 def _unusable_columns(schema: pa.Schema, columns: tuple[str, ...]) -> list[str]:

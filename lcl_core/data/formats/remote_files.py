@@ -66,7 +66,10 @@ class RemoteFiles:
             with tempfile.TemporaryDirectory() as empty:
                 yield from self._reader(Path(empty)).read_section(WHOLE, start)
             return
-        names = [key, *self._side_files(key)]
+        path = PurePosixPath(key)
+        shared: tuple[str, ...] = getattr(reader_class(self.format), "shared_files", ())
+        sides = [path.with_suffix(_SIDE_FILE), *(folder / file for folder in path.parents for file in shared)]
+        names = [key, *[side for side in map(str, sides) if side != key and side in self._stamps]]
         stamps = [self._stamps[name] for name in names]
         entry = hashlib.sha256("\n".join([self.url, *names, *stamps]).encode()).hexdigest()
         size = sum(self._sizes[name] or 0 for name in names)
@@ -93,12 +96,6 @@ class RemoteFiles:
             if listed not in (None, size):
                 message = f"it was listed with {listed:,} bytes and has {size:,}: it changed meanwhile; "
                 raise UserError(message + "start again", code="file_unreadable", file=f"{self.url}: {name}")
-
-    def _side_files(self, name: str) -> list[str]:
-        path = PurePosixPath(name)
-        shared: tuple[str, ...] = getattr(reader_class(self.format), "shared_files", ())
-        sides = [path.with_suffix(_SIDE_FILE), *(folder / file for folder in path.parents for file in shared)]
-        return [side for side in map(str, sides) if side != name and side in self._stamps]
 
     @cached_property
     def _files_of_url(self) -> tuple[bool, Mapping[str, dict[str, Any]]]:

@@ -148,17 +148,6 @@ class BenchmarkFiles:
         return (self.classes[number] or label) if number < len(self.classes) else None
 
 
-def read_benchmark_files(tar: Path, corpus: Path) -> BenchmarkFiles:
-    """Read them where they lie: beside the tar, or beside the folder of its split."""
-    folders = [tar.parent]
-    if tar.parent not in (corpus, corpus.parent) or (tar.parent / _SPLIT_FILE).is_file():
-        folders.append(tar.parent.parent)
-    problems: list[BadItem] = []
-    kind, classes = (_first_text(folders, name, problems) for name in (_TYPE_FILE, _CLASSES_FILE))
-    names = distinct_names([line.strip() for line in classes.splitlines()])
-    return BenchmarkFiles(kind.strip().lower() == "retrieval", names, tuple(problems))
-
-
 def _first_text(folders: Iterable[Path], name: str, problems: list[BadItem]) -> str:
     """Text of the file in the first folder that has it; empty for none."""
     for folder in folders:
@@ -327,7 +316,13 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
         return corpus_paths(self.path, is_tar)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
-        benchmark = read_benchmark_files(file, self.path)
+        folders = [file.parent]  # or, of a tar of a split, the folder above
+        if file.parent not in (self.path, self.path.parent) or (file.parent / _SPLIT_FILE).is_file():
+            folders.append(file.parent.parent)
+        problems: list[BadItem] = []
+        kind, classes = (_first_text(folders, name, problems) for name in (_TYPE_FILE, _CLASSES_FILE))
+        names = distinct_names([line.strip() for line in classes.splitlines()])
+        benchmark = BenchmarkFiles(kind.strip().lower() == "retrieval", names, tuple(problems))
         yield from benchmark.problems
         yield from _TarShard(file, self.path, self.options.caption_field, benchmark).records()
 

@@ -32,15 +32,6 @@ class Placement:
     name: str
 
 
-def choose_images(doc: dict[str, Any], threshold: float, max_images: int, draw: random.Random) -> list[Placement]:
-    """Rules 1-4: similar enough, one a sentence, the first ``max_images`` in document order."""
-    chosen = [
-        Placement(sentence, names[draw.randrange(len(names)) if len(names) > 1 else 0])
-        for sentence, names in images_by_sentence(doc, threshold).items()
-    ]
-    return chosen[:max_images]
-
-
 def images_by_sentence(doc: dict[str, Any], threshold: float) -> dict[int, list[str]]:
     """Names of the usable images of each sentence, sentences ascending, images as listed."""
     groups: dict[int, list[str]] = {}
@@ -88,7 +79,8 @@ def encode_document(
     starts = ids.count(specials.soi)
     if starts >= min_images and ids.count(specials.img) != num_image_tokens * starts:
         # the cut went through an image, which is dropped with all that follows
-        ids = [*ids[: _last_index(ids, specials.soi)], specials.eot]
+        cut = len(ids) - 1 - list(reversed(ids)).index(specials.soi)
+        ids = [*ids[:cut], specials.eot]
         starts -= 1
     if starts < min_images:
         return None
@@ -139,10 +131,6 @@ def render_pair(
     words = tok.encode(text, numerics == "fixed")[:room]
     block = image_block(tok, num_image_tokens)
     return [*block, *words, tok.specials.eot] if image_first else [tok.specials.sot, *words, *block]
-
-
-def _last_index(ids: Sequence[int], token: int) -> int:
-    return len(ids) - 1 - list(reversed(ids)).index(token)
 
 
 def chunk_count(images: int, piece_images: int) -> int:
@@ -289,7 +277,12 @@ def plan_document(
     """
     if "segments" in document:
         return _plan_sequence(parse_segments(document), data, draw, chunk)
-    placements = choose_images(document, data.similarity_threshold, data.max_images, draw)
+    # Rules 1-4: similar enough, one a sentence, the first `max_images` in document order
+    chosen = [
+        Placement(sentence, names[draw.randrange(len(names)) if len(names) > 1 else 0])
+        for sentence, names in images_by_sentence(document, data.similarity_threshold).items()
+    ]
+    placements = chosen[: data.max_images]
     if not placements:
         return None
     sentences: list[str] = list(document["text_list"])

@@ -376,7 +376,9 @@ class LoaderPool:
     def close(self) -> None:
         """End the processes; one that reads is not waited for long. A thread that waits for samples gets an error."""
         for connection in self._connections:
-            _shut_down(connection)
+            # for both sides, whoever has copies of its descriptors
+            with socket.socket(fileno=os.dup(connection.fileno())) as pair, suppress(OSError):
+                pair.shutdown(socket.SHUT_RDWR)
         for process in self._processes:
             process.join(_EXIT_SECONDS)
             process.kill()
@@ -426,12 +428,6 @@ def _samples_of_own_pool(
         yield from pool.samples(stream, positions, ahead, stride)
 
 
-def _shut_down(connection: Connection) -> None:
-    """End the connection for both sides, whoever has copies of its descriptors."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as pair, suppress(OSError):
-        pair.shutdown(socket.SHUT_RDWR)
-
-
 def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None:
     """Body of a loader process: the first message has the options of the stream, the others positions."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -441,28 +437,22 @@ def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None
     with suppress(EOFError, ConnectionError):
         try:
             stream = SampleStream(corpora=corpora, **requests.recv())
-            _answer(stream, requests, reads)
+            # Answers in the order of the requests. What the pipe cannot hold yet waits here, as many messages as the
+            # trainer has requested.
+            made: queue.SimpleQueue[Future[Samples]] = queue.SimpleQueue()
+            threads = ThreadPoolExecutor(reads)
+            threading.Thread(target=_send_in_order, args=(made, requests), daemon=True).start()
+            try:
+                while True:
+                    made.put(threads.submit(_read_samples, stream, requests.recv()))
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+                stream.close()
         except (EOFError, ConnectionError):
             raise
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))
             requests.send(error)
-
-
-def _answer(stream: SampleStream, requests: Connection, reads: int) -> None:
-    """Samples for positions, in the order of the requests; up to ``reads`` requests are worked on at once.
-
-    What the pipe cannot hold yet waits here, as many messages as the trainer has requested.
-    """
-    made: queue.SimpleQueue[Future[Samples]] = queue.SimpleQueue()
-    threads = ThreadPoolExecutor(reads)
-    threading.Thread(target=_send_in_order, args=(made, requests), daemon=True).start()
-    try:
-        while True:
-            made.put(threads.submit(_read_samples, stream, requests.recv()))
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        stream.close()
 
 
 def _send_in_order(made: queue.SimpleQueue[Future[Samples]], requests: Connection) -> None:

@@ -172,7 +172,12 @@ def write_resident_images(
                 rows.append((start, *read.shape[:2]))
                 start += read.size
                 if start > max_bytes:
-                    raise _too_large(source, max_bytes)
+                    message = (
+                        f"the images of dataset {source.sources[0].dataset!r} take more than {max_bytes:,} bytes at "
+                        f"the size that crops to {source.need.size} pixels need; raise LCL_DATA_CACHE_BYTES of the "
+                        f"worker, or leave {FIELD} out"
+                    )
+                    raise UserError(f"{FIELD}: {message}", code="too_large", field=FIELD)
                 file.write(np.ascontiguousarray(read).data)
     np.save(folder / _INDEX, np.array(rows, _ROW))
     write_json_atomically(folder / _IMAGES, {"names": names, "problems": problems})
@@ -189,15 +194,6 @@ def _read_item(source: ResidentSource, names: Sequence[str]) -> list[tuple[str, 
         except UserError as error:
             found.append((name, error))
     return found
-
-
-def _too_large(source: ResidentSource, max_bytes: int) -> UserError:
-    need = source.need
-    message = (
-        f"the images of dataset {source.sources[0].dataset!r} take more than {max_bytes:,} bytes at the size that "
-        f"crops to {need.size} pixels need; raise LCL_DATA_CACHE_BYTES of the worker, or leave {FIELD} out"
-    )
-    return UserError(f"{FIELD}: {message}", code="too_large", field=FIELD)
 
 
 def resident_sources(

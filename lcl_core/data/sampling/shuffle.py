@@ -196,16 +196,11 @@ def mixture_quotas(weights: Sequence[float]) -> list[int]:
     best, least = _largest_remainders(weights, _MAX_CYCLE), inf
     for length in range(len(weights), _MAX_CYCLE + 1):
         counts = [max(1, round(weight / total * length)) for weight in weights]
-        error = _largest_error(counts, weights)
+        scale = sum(weights) / sum(counts)  # of a share, to compare it with the requested one
+        error = max(abs(count * scale / weight - 1) for count, weight in zip(counts, weights, strict=True))
         if sum(counts) <= _MAX_CYCLE and error < least - 1e-9:  # equal errors may differ in their last bits
             best, least = counts, error
     return best
-
-
-def _largest_error(counts: Sequence[int], weights: Sequence[float]) -> float:
-    """Largest deviation of a share from the requested one, relative to it."""
-    scale = sum(weights) / sum(counts)
-    return max(abs(count * scale / weight - 1) for count, weight in zip(counts, weights, strict=True))
 
 
 def divisor_quotas(weights: Sequence[float], total: int, counts: Sequence[int]) -> list[int]:

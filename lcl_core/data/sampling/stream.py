@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
@@ -31,27 +31,10 @@ from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.specs.data import BLOCK_RECORDS, DataSpec, SourceSpec
 
-WeightUnit = Literal["documents", "images", "tokens"]
 _MEASURED_ITEMS = 128
 BLOCK_BYTES = 2 << 30  # of each training process, for blocks of documents in memory
 _REQUESTS = 8  # for blocks, under way at once
 _LEAD_TURNS = 8  # times that each block of a window is read while the blocks of the next one are fetched
-
-
-def weights_by_documents(
-    sources: Sequence[SampleSource[Any]], weights: Sequence[float], unit: WeightUnit
-) -> list[float]:
-    """Weights by documents that give the sources these shares of ``unit``.
-
-    Raises: UserError where none of the documents measured can be used.
-    """
-    if unit == "documents":
-        return list(weights)
-    column = 0 if unit == "images" else 1
-    return [
-        weight / mean_sample_size(source, f"data.sources.{number}")[column]
-        for number, (source, weight) in enumerate(zip(sources, weights, strict=True))
-    ]
 
 
 def mean_sample_size(source: SampleSource[Any], field: str, at_most: int = _MEASURED_ITEMS) -> tuple[float, float]:
@@ -199,9 +182,13 @@ class SampleStream:
         )  # fmt: skip
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         if document_weights is None:
-            document_weights = weights_by_documents(
-                self._sources, [spec.weight for spec in data.sources], data.weight_by
-            )
+            document_weights = [spec.weight for spec in data.sources]
+            if data.weight_by != "documents":
+                column = 0 if data.weight_by == "images" else 1
+                document_weights = [
+                    weight / mean_sample_size(source, f"data.sources.{number}")[column]
+                    for number, (source, weight) in enumerate(zip(self._sources, document_weights, strict=True))
+                ]
         blocks = Blocks(BLOCK_RECORDS, data.window_blocks) if data.order == "blocks" else None
         self._mixture = Mixture(self.source_items, document_weights, seed, blocks)
         remote = {

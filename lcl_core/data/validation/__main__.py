@@ -45,7 +45,15 @@ def draw_plots(report: Report, folder: Path) -> list[str]:
             written.append(f"{name}.png")
     if report.reasons:
         figure, axes = _new_axes("Problems by reason", 0.5 * min(len(report.reasons), MAX_REASONS) + 1.6)
-        _draw_reasons(axes, report)
+        reasons = list(report.reasons.items())[:MAX_REASONS][::-1]
+        names, counts = zip(*reasons, strict=True)
+        bars = axes.barh(names, counts, height=0.62, color=COLOURS[1])
+        axes.bar_label(bars, [f"{number:,}" for number in counts], padding=6, fontsize=9.5, color=INK)
+        axes.margins(x=0.15)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", labelsize=10, colors=INK)
+        _write_above(axes, f"of {report.documents:,} documents and {report.images:,} images")
         save_figure(figure, folder / "problems.png")
         written.append("problems.png")
     return written
@@ -76,17 +84,6 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     values = (histogram.count, histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0)
     count, mean, least, most = map(format_short, values)
     _write_above(axes, f"{count} values  ·  mean {mean}  ·  {least} to {most}")
-
-
-def _draw_reasons(axes: Any, report: Report) -> None:
-    reasons = list(report.reasons.items())[:MAX_REASONS][::-1]
-    bars = axes.barh([name for name, _ in reasons], [number for _, number in reasons], height=0.62, color=COLOURS[1])
-    axes.bar_label(bars, [f"{number:,}" for _, number in reasons], padding=6, fontsize=9.5, color=INK)
-    axes.margins(x=0.15)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(axis="y", labelsize=10, colors=INK)
-    _write_above(axes, f"of {report.documents:,} documents and {report.images:,} images")
 
 
 def _write_above(axes: Any, words: str) -> None:

@@ -230,7 +230,10 @@ class ReportBuilder:
                 self._count(record, group)
             for image in record.images:
                 if image.content is not None:
-                    self._count_image(image)
+                    self._image_bytes += image.bytes
+                    self._histograms["image_side"].add(image.side)
+                    self._formats[image.format] += 1
+                    self._traits.update(image.traits)
                     if next(image_copies):
                         detail = f"{image.name}: the same bytes stood there before"
                         self._add_issue(record, group, DUPLICATE_IMAGE, detail, image.name)
@@ -280,12 +283,6 @@ class ReportBuilder:
         self._histograms["images_per_document"].add(len(record.images))
         for similarity in record.similarities:
             self._histograms["similarity"].add(similarity)
-
-    def _count_image(self, image: ImageReport) -> None:
-        self._image_bytes += image.bytes
-        self._histograms["image_side"].add(image.side)
-        self._formats[image.format] += 1
-        self._traits.update(image.traits)
 
     def _add_issue(self, record: RecordReport, group: GroupCounts, reason: str, detail: str, image: str = "") -> None:
         group.reasons[reason] = group.reasons.get(reason, 0) + 1

@@ -222,8 +222,14 @@ class _DocumentBuilder:
         for item in page.items:
             try:
                 if isinstance(item, TextItem):
-                    self._check_text(item, texts[item.block])
-                    _append_text(kept, item)
+                    text = texts[item.block]
+                    if item.level <= 1 and (share := self._repeats.share(text)):
+                        raise self._once("repeated text", text, f"on {share}: {text[:100]!r}")
+                    last = kept[-1][0] if kept else None
+                    if isinstance(last, TextItem) and last.block == item.block:  # an icon separated them
+                        kept[-1] = (replace(last, text=f"{last.text} {item.text}"), None)
+                    else:
+                        kept.append((item, None))
                 else:
                     kept.append((item, self._find_image(item, name, page.base)))
             except RejectedItem as error:
@@ -242,12 +248,14 @@ class _DocumentBuilder:
             yield BadItem(shown, 0, "empty document", "the page has neither text nor images")
         images = {image.name: image for _, image in kept if image is not None}
         for number, chunk in enumerate(chunk_units(units, options.max_images, options.max_words)):
-            yield _make_record(shown, number, page.title, chunk, images)
-
-    def _check_text(self, item: TextItem, text: str) -> None:
-        """Raises: RejectedItem if most pages have the block; without detail if it was reported before."""
-        if item.level <= 1 and (share := self._repeats.share(text)):
-            raise self._once("repeated text", text, f"on {share}: {text[:100]!r}")
+            segments = tuple(segment for unit in chunk for segment in unit.segments)
+            names = dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment))
+            yield Record(
+                id=f"{shown}#{number}" if number else shown,
+                body=SequenceDocument(segments),
+                images=tuple(images[name] for name in names),
+                extra={"page": shown, "title": page.title} if page.title else {"page": shown},
+            )
 
     def _find_image(self, item: ImageItem, name: str, base: str) -> RecordImage:
         """The image of an item. Raises: likewise."""
@@ -267,26 +275,6 @@ class _DocumentBuilder:
         reported = (reason, key) in self._reported
         self._reported.add((reason, key))
         return RejectedItem(reason, "" if reported else detail)
-
-
-def _append_text(kept: list[tuple[PageItem, RecordImage | None]], item: TextItem) -> None:
-    """Texts of one block that an icon separated are joined."""
-    last = kept[-1][0] if kept else None
-    if isinstance(last, TextItem) and last.block == item.block:
-        kept[-1] = (replace(last, text=f"{last.text} {item.text}"), None)
-    else:
-        kept.append((item, None))
-
-
-def _make_record(page: str, number: int, title: str, chunk: list[ChunkUnit], images: dict[str, RecordImage]) -> Record:
-    segments = tuple(segment for unit in chunk for segment in unit.segments)
-    names = dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment))
-    return Record(
-        id=f"{page}#{number}" if number else page,
-        body=SequenceDocument(segments),
-        images=tuple(images[name] for name in names),
-        extra={"page": page, "title": title} if title else {"page": page},
-    )
 
 
 class WebReader(SiteReader):
