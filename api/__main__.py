@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 from argparse import ArgumentParser
@@ -18,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from api.app import create_app
 from api.core.settings import ApiSettings
+from api.http_server import server_config
 from api.services.inference_device import reserve_visibility
 from lcl_core.common.errors import UserError
 from lcl_core.common.logging import configure_logging
@@ -25,8 +25,6 @@ from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.processes import forbid_downloads, thread_env
 from lcl_core.common.settings import check_setting_names, settings_error_message
 
-MAX_CONNECTIONS = 1000  # a further request is answered with 503
-OPEN_FILES = MAX_CONNECTIONS + 512  # also of database, downloads and encoders
 UNUSABLE = ("home_unusable", "database_newer")  # no setting is wrong
 
 
@@ -59,15 +57,8 @@ def main() -> int:
 
 def _serve(app: FastAPI, settings: ApiSettings) -> int:
     """Returns: the exit status; 3 when the port is in use."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
-        limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    config = uvicorn.Config(
+    config = server_config(
         app,
-        ws="none",
-        server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         host=settings.api_host,
         port=settings.api_port,
         log_config=None,  # structlog handles its records

@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 import uvicorn
 from pydantic import ValidationError
 
+from api.http_server import server_config
 from ui.settings import UiSettings, default_home, format_validation_error, load_or_create_token, url_with_token
 
 
@@ -35,7 +36,7 @@ def main() -> int:
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     with tempfile.TemporaryDirectory(prefix="lcl-page-") as folder:  # mode 0700
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
-        config = uvicorn.Config(
+        config = server_config(
             "ui.app:create_app",  # imported by the server: gradio reads the environment above
             factory=True,
             host=settings.host,

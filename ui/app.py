@@ -13,16 +13,7 @@ from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from ui.addresses import FIRST_TAB, browser_settings, linked_tab, navigation_script
-from ui.auth import (
-    TOKEN_SESSION_SECONDS,
-    ApiKeySignIn,
-    AuthMiddleware,
-    SignInMethod,
-    TokenSignIn,
-    build_login_routes,
-    build_session_check,
-    draw_user,
-)
+from ui.auth import TOKEN_SESSION_SECONDS, AuthMiddleware, SignIn, build_login_routes, draw_user
 from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes, error_response
@@ -197,15 +188,12 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
     )
     app.exception_handler(ApiError)(error_response)
     app.include_router(build_file_routes(client, team))
-    app.include_router(build_session_check(sessions))
     app.include_router(build_upload_routes(files, sessions))
-    sign_in: SignInMethod
-    if team:
-        app.include_router(build_login_routes(client, team))
-        sign_in = ApiKeySignIn()
-    else:
+    token = None
+    if team is None:
         token = load_or_create_token(default_home()) if settings.token is None else settings.token
-        sign_in = TokenSignIn(sessions, token)
+    sign_in = SignIn(client, sessions, token)
+    app.include_router(build_login_routes(sign_in))
     hosts = parse_hosts(settings.hosts)
     # innermost first
     app.add_middleware(
@@ -216,8 +204,8 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
         drop_state=lambda name: _drop_page_state(page, name),
         keep_state=lambda name: _keep_page_state(page, name),
     )
-    app.add_middleware(RouteAllowlistMiddleware, login=team is not None)
-    app.add_middleware(AuthMiddleware, sessions=sessions, sign_in=sign_in)
+    app.add_middleware(RouteAllowlistMiddleware)
+    app.add_middleware(AuthMiddleware, sign_in=sign_in)
     app.add_middleware(CsrfMiddleware, hosts=hosts)
     app.add_middleware(HostMiddleware, hosts=hosts, any_host=team is not None)
     app.add_middleware(SecurityHeadersMiddleware)

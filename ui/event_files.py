@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.client import ApiError
+from ui.security import RequestPlaces
 from ui.session_files import STORE_SCOPE_KEY, SessionFiles
 from ui.sessions import SESSION_SCOPE_KEY, SessionStore
 from ui.uploads import GRADIO_PREFIX
@@ -29,9 +31,7 @@ EVENT_PATH = f"{GRADIO_PREFIX}/run/predict"
 HEARTBEAT_PATH = f"{GRADIO_PREFIX}/heartbeat/"
 MAX_EVENT_BYTES = 4 * 2**20  # of one event: twice the largest spec that the service accepts
 BODY_SECONDS = 30.0
-# of 40 threads in which all events run
-MAX_CONCURRENT_EVENTS = 24  # of one session
-MAX_CONCURRENT_EVENTS_PER_KEY = 32
+MAX_CONCURRENT_EVENTS = 24  # of one key, of the 40 threads in which all events run
 MAX_OPEN_PAGES = 64  # of one key whose state Gradio keeps, half a MB part
 PAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 EVENT_FIELDS = ("event_data", "fn_index", "trigger_id")  # beside its data
@@ -41,7 +41,6 @@ FILE_NOT_OWNED = (
     "This file is not among those that you uploaded on this page, or it is no longer kept. Choose it again."
 )
 PAGE_CHANGED = "This page has changed since you opened it. Reload it, then try again."
-TOO_MANY_EVENTS = "Too many requests at once. Wait for some to finish, then try again."
 EVENT_UNREADABLE = "The page could not read what was sent. Reload it, then try again."
 EVENT_TOO_LARGE = "That is more than the page takes at once."
 VALUE_NOT_OFFERED = "One of the values is not among those that this form offers. Reload the page, then choose again."
@@ -78,7 +77,7 @@ class EventFileMiddleware:
         self.events = events
         self.drop_state = drop_state
         self.keep_state = keep_state
-        self._running: Counter[tuple[str, str]] = Counter()  # by session, and by key
+        self._places = RequestPlaces(MAX_CONCURRENT_EVENTS)
         self._pages: dict[str, OrderedDict[str, str]] = {}  # key -> name of an open page -> session
         sessions.on_end.append(self._close_session)
 
@@ -100,20 +99,15 @@ class EventFileMiddleware:
     async def _handle_event(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: EventError, before the response begins."""
         user = self.sessions.find(session)
-        limits = {("session", session): MAX_CONCURRENT_EVENTS}
-        if user is not None:
-            limits["key", user.key] = MAX_CONCURRENT_EVENTS_PER_KEY
-        if any(self._running[name] >= limit for name, limit in limits.items()):
-            raise EventError(429, "too_many_events", TOO_MANY_EVENTS)
-        self._running.update(limits.keys())
+        key = user.key if user else ""
         try:
-            event = self._check_event(session, await _read_body(receive))
-            scope[STORE_SCOPE_KEY] = partial(self.files.store_bytes, session, user.key if user else "")
-            response = await _call_app(self.app, scope, json.dumps(event).encode(), receive)
-            await (response if response.status_code < 400 else _readable_error(response))(scope, receive, send)
-        finally:
-            self._running.subtract(limits.keys())
-            self._running += Counter()  # forgets what has no events
+            async with self._places.taken(key):
+                event = self._check_event(session, await _read_body(receive))
+                scope[STORE_SCOPE_KEY] = partial(self.files.store_bytes, session, key)
+                response = await _call_app(self.app, scope, json.dumps(event).encode(), receive)
+                await (response if response.status_code < 400 else _readable_error(response))(scope, receive, send)
+        except ApiError as error:
+            raise EventError(error.status, error.code, error.message) from error
 
     def _check_event(self, session: str, body: bytes) -> dict[str, Any]:
         """The event for Gradio. Raises: EventError."""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial, wraps
 from itertools import chain
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
+import anyio
 import httpx
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
-from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
+from ui.security import RequestPlaces
+from ui.sessions import SESSION_SCOPE_KEY, SessionStore, current_key, use_key
 
 Page = tuple[Sequence[str], Sequence[Sequence[float]]]  # names of images, and their vectors
 Writer = Callable[[int, Iterable[Page]], Iterator[bytes]]
@@ -79,8 +83,9 @@ UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" he
 <path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
 <text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
 </svg>"""
-MAX_DOWNLOADS = 8  # streamed ones of one key at a time: each holds one of the page's connections to the service
-TOO_MANY_DOWNLOADS = "Too many downloads at once. Wait until one of them has ended, then try again."
+READ_THREADS = 16  # of their own, so that events find theirs
+MAX_READS, MAX_WAITING_READS = 8, 64  # of one key: a browser asks for a hundred images at once
+MAX_DOWNLOADS = 8  # streamed ones of one key: each holds one of the page's connections to the service
 GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
 DATASET_IMAGE_SECONDS = 3600  # that a browser keeps an image of a dataset
 ITEM_SECONDS = 300  # that it keeps an image or caption of a collection, which may be replaced under the same id
@@ -95,6 +100,21 @@ def image_media_type(data: bytes) -> str:
     )
 
 
+class _ThreadedRoute(APIRoute):
+    """A route whose function runs in threads of its own, in a place of the key that asks."""
+
+    reads = RequestPlaces(MAX_READS, MAX_WAITING_READS)
+    threads = anyio.CapacityLimiter(READ_THREADS)
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        @wraps(endpoint)
+        async def in_thread(**values: Any) -> Any:
+            async with self.reads.taken(current_key()):
+                return await anyio.to_thread.run_sync(partial(endpoint, **values), limiter=self.threads)
+
+        super().__init__(path, endpoint if inspect.iscoroutinefunction(endpoint) else in_thread, **options)
+
+
 def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRouter:
     """Routes beside the page, of an application with ``error_response``."""
 
@@ -102,7 +122,7 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
         session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
         use_key(session.key if session else None)
 
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(use_session_key)])
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(use_session_key)], route_class=_ThreadedRoute)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:  # waits for no thread: others may wait for the service in all of them
@@ -133,17 +153,13 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     def dataset_image(dataset: str, image: str) -> Response:
         return _image_response(lambda: client.dataset_image(dataset, image), DATASET_IMAGE_SECONDS, placeholder=True)
 
-    _add_downloads(router, client, team)
+    _add_downloads(router, client)
     _add_guide_routes(router, client)
     return router
 
 
-def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None) -> None:
-    running = RunningDownloads()
-
-    def user_key(request: Request) -> str:
-        session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
-        return session.key if session else ""
+def _add_downloads(router: APIRouter, client: Client) -> None:
+    places = RequestPlaces(MAX_DOWNLOADS)
 
     @router.get("/study/{study}/table.{kind}")
     def study_table(study: str, kind: str) -> Response:
@@ -151,20 +167,17 @@ def _add_downloads(router: APIRouter, client: Client, team: SessionStore | None)
         return Response(client.study_table(study, kind), media_type="application/octet-stream", headers=headers)
 
     @router.get("/encoder/{encoder}/{format}.tar")
-    def exported(encoder: str, format: str, request: Request) -> Response:
+    def exported(encoder: str, format: str) -> Response:
         opened = client.encoder_archive(encoder, format)
-        return _streamed_attachment(
-            running.one_more(user_key(request)), opened, f"{encoder}-{format}.tar", "application/x-tar"
-        )
+        return _streamed_attachment(places, opened, f"{encoder}-{format}.tar", "application/x-tar")
 
     @router.get("/artifacts/{run}/{name:path}")
-    def artifact(run: str, name: str, request: Request) -> Response:
-        opened = client.artifact_stream(run, name)
-        return _streamed_attachment(running.one_more(user_key(request)), opened, PurePosixPath(name).name)
+    def artifact(run: str, name: str) -> Response:
+        return _streamed_attachment(places, client.artifact_stream(run, name), PurePosixPath(name).name)
 
     @router.get("/vectors/{collection}.{kind}")
-    def vectors(collection: str, kind: str, request: Request) -> Response:
-        return _vectors_file(running.one_more(user_key(request)), client, collection, kind)
+    def vectors(collection: str, kind: str) -> Response:
+        return _vectors_file(places, client, collection, kind)
 
 
 def _add_guide_routes(router: APIRouter, client: Client) -> None:
@@ -196,18 +209,17 @@ def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool =
     return Response(data, media_type=image_media_type(data), headers=_cached_headers(seconds))
 
 
-def _vectors_file(counted: AbstractContextManager[None], client: Client, collection: str, kind: str) -> Response:
-    """All vectors as a download, streamed; ``counted`` until its end."""
+def _vectors_file(places: RequestPlaces, client: Client, collection: str, kind: str) -> Response:
+    """All vectors as a download, streamed."""
     if kind not in FORMATS:
         return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
     with ExitStack() as stack:
-        stack.enter_context(counted)
         pages = stack.enter_context(closing(client.vector_pages(collection)))
         first = next(pages)
         write, media_type = FORMATS[kind]
         headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
         rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
-        return _ClosingResponse(write(first["total"], rows), stack.pop_all(), headers, media_type)
+        return _ClosingResponse(write(first["total"], rows), places, stack.pop_all(), headers, media_type)
 
 
 def error_response(_: Request, error: ApiError) -> Response:
@@ -215,55 +227,39 @@ def error_response(_: Request, error: ApiError) -> Response:
     return PlainTextResponse(error.message, status_code=error.status or 502)
 
 
-class RunningDownloads:
-    """Downloads under way, by key."""
-
-    def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def one_more(self, key: str) -> Iterator[None]:
-        """Count a download for the block. Raises: ApiError 429 where the key has ``MAX_DOWNLOADS``."""
-        with self._lock:
-            if self._running[key] >= MAX_DOWNLOADS:
-                raise ApiError(429, "too_many_downloads", TOO_MANY_DOWNLOADS)
-            self._running[key] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running[key] -= 1
-                self._running += Counter()  # forgets the keys without downloads
-
-
 def _streamed_attachment(
-    counted: AbstractContextManager[None],
+    places: RequestPlaces,
     opened: AbstractContextManager[httpx.Response],
     name: str,
     media_type: str = "application/octet-stream",
 ) -> Response:
-    """A file of the service as a download, streamed; ``counted`` until its end."""
+    """A file of the service as a download, streamed."""
     with ExitStack() as stack:
-        stack.enter_context(counted)
         file = stack.enter_context(opened)
         headers = {"content-disposition": f'attachment; filename="{quote(name)}"'}
         headers |= {name: value for name, value in file.headers.items() if name == "content-length"}
         headers["x-content-type-options"] = "nosniff"
-        return _ClosingResponse(file.iter_bytes(), stack.pop_all(), headers, media_type)
+        return _ClosingResponse(file.iter_bytes(), places, stack.pop_all(), headers, media_type)
 
 
 class _ClosingResponse(StreamingResponse):
-    """Closes the request to the service after the last byte, or when the browser disconnects."""
+    """Has a place of its key, and closes the request to the service after the last byte, or when the browser leaves."""
 
     def __init__(
-        self, chunks: Iterator[bytes], resources: ExitStack, headers: Mapping[str, str], media_type: str
+        self,
+        chunks: Iterator[bytes],
+        places: RequestPlaces,
+        resources: ExitStack,
+        headers: Mapping[str, str],
+        media_type: str,
     ) -> None:
         super().__init__(chunks, media_type=media_type, headers=headers)
+        self._place = places.taken(current_key())
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with self._place:
+                await super().__call__(scope, receive, send)
         finally:
             self._resources.close()

@@ -7,14 +7,20 @@ name of its own answers every origin. Routes: Gradio has about ninety; its brows
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.client import ApiError
+
+TOO_MANY = "Too many requests at once. Wait for some of them to end, then try again."
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9][a-z0-9._-]{0,252})(?::([0-9]{1,5}))?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -51,17 +57,17 @@ SECURITY_HEADERS = {
 TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
 
 OWN_GET_ROUTES = (
-    r"/healthz", r"/loading", r"/signed-in", r"/media/.+", r"/item/.+", r"/map/.+", r"/corpus/.+", r"/study/.+",
+    r"/healthz", r"/login", r"/loading", r"/media/.+", r"/item/.+", r"/map/.+", r"/corpus/.+", r"/study/.+",
     r"/encoder/.+", r"/vectors/.+", r"/artifacts/.+", r"/docs/guide(/.*)?",
 )  # fmt: skip
-LOGIN_GET_ROUTES, LOGIN_POST_ROUTES = (r"/login",), (r"/login", r"/logout")
 GRADIO_GET_ROUTES = (
     r"/", r"/config/?", r"/theme\.css", r"/favicon\.ico", r"/manifest\.json", r"/robots\.txt", r"/pwa_icon(/\d+)?",
     r"/assets/.+", r"/static/.+", r"/svelte/.+", r"/gradio_api/info/?", r"/gradio_api/theme\.css",
     r"/gradio_api/app_id/?", r"/gradio_api/heartbeat/[^/]+",
     r"/gradio_api/upload_progress", r"/gradio_api/file=.+",
 )  # fmt: skip
-GRADIO_POST_ROUTES = (r"/gradio_api/run/predict", r"/gradio_api/upload")
+POST_ROUTES = re.compile(r"/gradio_api/(run/predict|upload)|/login|/logout")
+GET_ROUTES = re.compile("|".join((*OWN_GET_ROUTES, *GRADIO_GET_ROUTES)), re.DOTALL)
 FORBIDDEN_PARAMETERS = {"deep_link"}  # opens the saved state of another page
 
 
@@ -183,18 +189,10 @@ class SecurityHeadersMiddleware:
 
 
 class RouteAllowlistMiddleware:
-    """Answers 404 to every request for a route that the page does not use.
+    """Answers 404 to every request for a route that the page does not use."""
 
-    Args:
-        login: whether ``/login`` and ``/logout`` are ours; Gradio has routes of the same names.
-    """
-
-    def __init__(self, app: ASGIApp, login: bool) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        get_routes = (*OWN_GET_ROUTES, *GRADIO_GET_ROUTES, *(LOGIN_GET_ROUTES if login else ()))
-        post_routes = (*GRADIO_POST_ROUTES, *(LOGIN_POST_ROUTES if login else ()))
-        self.get_routes = re.compile("|".join(get_routes), re.DOTALL)
-        self.post_routes = re.compile("|".join(post_routes), re.DOTALL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_allowed(scope):
@@ -205,10 +203,34 @@ class RouteAllowlistMiddleware:
     def _is_allowed(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD", "POST"):
             return False
-        routes = self.post_routes if scope["method"] == "POST" else self.get_routes
+        routes = POST_ROUTES if scope["method"] == "POST" else GET_ROUTES
         query = scope["query_string"].decode("latin-1")
         parameters = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
         return routes.fullmatch(scope["path"]) is not None and not parameters & FORBIDDEN_PARAMETERS
+
+
+class RequestPlaces:
+    """So many requests of a key run at a time, and so many more wait for their turn."""
+
+    def __init__(self, running: int, waiting: int = 0) -> None:
+        self.running = running
+        self.waiting = waiting
+        self._asked: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def taken(self, key: str) -> AsyncIterator[None]:
+        """A place for the block. Raises: ApiError 429 where none is left to wait for."""
+        if self._asked[key] >= self.running + self.waiting:
+            raise ApiError(429, "too_many_requests", TOO_MANY)
+        self._asked[key] += 1
+        try:
+            async with self._turns.setdefault(key, asyncio.Semaphore(self.running)):
+                yield
+        finally:
+            self._asked[key] -= 1
+            if not self._asked[key]:
+                del self._asked[key], self._turns[key]
 
 
 async def _refuse(status: int, error: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field
 import httpx
 from gradio.context import LocalContext
 
-MAX_SESSIONS = 10_000
 MAX_SESSIONS_PER_KEY = 100
 SESSION_SCOPE_KEY = "lcl.session"  # of the ASGI scope, for the token of the session
 
@@ -39,19 +37,16 @@ class SessionStore:
 
     Args:
         seconds: lifetime of a session, active or not.
-        limit: sessions; above it the oldest session of the key with the most sessions ends.
         limit_per_key: sessions of one key; above it the oldest session of that key ends.
     """
 
     def __init__(
         self,
         seconds: float,
-        limit: int = MAX_SESSIONS,
         limit_per_key: int = MAX_SESSIONS_PER_KEY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.seconds = seconds
-        self.limit = limit
         self.limit_per_key = limit_per_key
         self.clock = clock
         self.on_end: list[Callable[[str], None]] = []  # called with the token of each session that has ended
@@ -63,7 +58,8 @@ class SessionStore:
         self.close_expired()
         token = secrets.token_urlsafe(32)
         with self._lock:
-            evicted = self._sessions_to_evict(key)
+            own = [other for other, session in self._open.items() if session.key == key]
+            evicted = own[: max(0, len(own) - self.limit_per_key + 1)]
             for other in evicted:
                 del self._open[other]
             self._open[token] = UserSession(key, owner, role, self.clock() + self.seconds)
@@ -92,16 +88,6 @@ class SessionStore:
     def close_expired(self) -> None:
         now = self.clock()
         self._close_if(lambda _, session: session.expires_at <= now)
-
-    def _sessions_to_evict(self, key: str) -> list[str]:
-        """Tokens of the sessions that end so that one more of this key may open. The lock is held."""
-        own = [token for token, session in self._open.items() if session.key == key]
-        if len(own) >= self.limit_per_key:
-            return own[: len(own) - self.limit_per_key + 1]
-        if len(self._open) < self.limit:
-            return []
-        fullest = Counter(session.key for session in self._open.values()).most_common(1)[0][0]
-        return [next(token for token, session in self._open.items() if session.key == fullest)]
 
     def _close_if(self, ended: Callable[[str, UserSession], bool]) -> None:
         with self._lock:
@@ -139,3 +125,8 @@ class SessionKeyAuth(httpx.Auth):
 def use_key(key: str | None) -> None:
     """Send ``key`` with all further calls of this request."""
     _key.set(key)
+
+
+def current_key() -> str:
+    """The key of this request; empty on one machine."""
+    return _key.get() or ""

@@ -23,13 +23,13 @@ def test_the_printed_address_opens_the_page_and_loses_its_token(visitor: Any, aw
 @pytest.mark.extended
 def test_without_it_the_page_says_where_it_is_and_takes_the_token(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=encoders", token=None)
-    expect(page.get_by_text("Open the page with the address that was printed")).to_be_visible()
-    expect(page.get_by_label("Or enter the token")).to_be_focused()
+    expect(page.get_by_text("print the address that opens the page")).to_be_visible()
+    expect(page.get_by_label("Token")).to_be_focused()
     page.keyboard.type("not-the-token-of-the-tests")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("not the token of the service")
     visitor.complaints.clear()  # the browser notes the answers' 401
-    page.get_by_label("Or enter the token").fill(TOKEN)
+    page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
     assert TOKEN not in page.url
@@ -44,7 +44,7 @@ def test_a_link_from_another_site_opens_where_it_leads(visitor: Any, away_url: s
     page.goto(f"{elsewhere}/letter")
     page.get_by_role("link", name="there").click()
     expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
-    visitor.complaints.clear()  # it left the origin, as it should, and the browser notes the first answer's 401
+    visitor.complaints.clear()  # it left the origin, as it should
 
 
 @pytest.mark.extended
@@ -54,4 +54,3 @@ def test_it_fits_narrow_and_dark_screens(visitor: Any, away_url: str, width: int
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(12, 17, 24)") is (scheme == "dark")
-    visitor.complaints.clear()  # the browser notes the answer's 401

@@ -119,7 +119,7 @@ def test_a_key_that_is_revoked_leads_back_to_the_door(visitor: Any, team_url: st
     expect(page.get_by_text("No runs yet")).to_be_visible()
     world.client.revoke_key(key.partition(".")[0])
     expect(page.get_by_label("API key")).to_be_visible()
-    assert page.url == f"{team_url}/login?tab=runs"
+    assert page.url == f"{team_url}/?tab=runs"
     visitor.complaints.clear()  # the browser notes the 401 that led here
 
 

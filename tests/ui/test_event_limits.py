@@ -10,7 +10,7 @@ import pytest
 
 from tests.ui.hostile_events import HostilePage
 from ui import app as page_module
-from ui import event_files
+from ui import event_files as guard
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_state_of_a_page_belongs_to_its_session(walk: HostilePage) -> None:
 def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sessions a key has. Each state takes half a megabyte."""
     most = 8
-    monkeypatch.setattr(event_files, "MAX_OPEN_PAGES", most)
+    monkeypatch.setattr(guard, "MAX_OPEN_PAGES", most)
 
     async def scenario() -> None:
         one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
@@ -123,27 +123,13 @@ def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_so_many_events_of_a_session_at_once(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_files, "MAX_CONCURRENT_EVENTS", 3)
+def test_so_many_events_of_a_key_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions it has."""
+    assert guard.MAX_CONCURRENT_EVENTS < 40, "the threads of events"
+    monkeypatch.setattr(guard, "MAX_CONCURRENT_EVENTS", 3)
 
     async def scenario() -> list[int]:
-        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number, values = next((n, v) for n, v in walk.events.items() if v)
-        answers = await asyncio.gather(*(vic.run(number, values) for _ in range(5)), bob.run(number, values))
-        assert (await vic.run(number, values))[0] == 200
-        return [status for status, _ in answers]
-
-    *vic, bob = asyncio.run(scenario())
-    assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)
-
-
-def test_the_sessions_of_a_key_share_a_limit_below_the_number_of_threads(
-    walk: HostilePage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert event_files.MAX_CONCURRENT_EVENTS < event_files.MAX_CONCURRENT_EVENTS_PER_KEY < 40
-    monkeypatch.setattr(event_files, "MAX_CONCURRENT_EVENTS_PER_KEY", 3)
-
-    async def scenario() -> list[int]:
+        walk = HostilePage(tmp_path, team=True)
         browsers = [await walk.browser("key-vic") for _ in range(5)]
         number, values = next((n, v) for n, v in walk.events.items() if v)
         answers = await asyncio.gather(*(browser.run(number, values) for browser in browsers))

@@ -8,7 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.client import ApiError
-from ui.file_routes import FORMATS, MAX_DOWNLOADS, RunningDownloads, as_npy, build_file_routes, error_response
+from ui.file_routes import FORMATS, MAX_READS, MAX_WAITING_READS, as_npy, build_file_routes, error_response
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 
@@ -101,16 +101,6 @@ def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
     assert rows == [["name", "v0", "v1"], ["a", "0.1", "-0.2"], ["b,c", "0.3", "0.4"]]
     assert json.loads(client.get("/vectors/col.json").text)[1] == {"name": "b,c", "vector": [0.3, 0.4]}
     assert "attachment" in client.get("/vectors/col.npy").headers["content-disposition"]
-
-
-def test_a_download_of_vectors_is_one_of_those_that_a_key_may_have(
-    http: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = http(vector_pages=lambda _: (page for page in [{"ids": ["a"], "vectors": [[1.0]], "total": 1}]))
-    monkeypatch.setattr("ui.file_routes.MAX_DOWNLOADS", 1)
-    assert [client.get("/vectors/c.csv").status_code for _ in range(2)] == [200, 200], "the first has ended"
-    monkeypatch.setattr("ui.file_routes.MAX_DOWNLOADS", 0)
-    assert client.get("/vectors/c.csv").status_code == 429
 
 
 def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
@@ -233,17 +223,33 @@ def test_the_page_is_alive_while_all_its_threads_wait_for_the_service(service: A
     assert asyncio.run(ask()) == 200
 
 
-def test_so_many_downloads_of_one_key_run_at_one_time() -> None:
-    """Each holds one of the connections that the page has to the service, for all of its users."""
-    running = RunningDownloads()
-    with ExitStack() as stack:
-        for _ in range(MAX_DOWNLOADS):
-            stack.enter_context(running.one_more("ada"))
-        with pytest.raises(ApiError, match="Too many downloads") as caught, running.one_more("ada"):
-            pass
-        assert caught.value.status == 429
-        with running.one_more("bob"):
-            pass
-    with running.one_more("ada"):
-        pass
-    assert not running._running
+@pytest.mark.parametrize(("path", "most"), [("/media/c/i", MAX_READS + MAX_WAITING_READS), ("/vectors/c.csv", 8)])
+def test_a_key_has_so_many_requests_at_one_time_and_an_event_its_thread(service: Any, path: str, most: int) -> None:
+    """A flood of one user takes neither the threads of events nor more than some connections to the service."""
+    go_on, asked = threading.Event(), list[str]()
+
+    def wait(*_: Any) -> bytes:
+        asked.append(path)
+        assert go_on.wait(30)
+        return PNG
+
+    def pages(_: str) -> Iterator[Any]:
+        yield {"ids": ["a"], "vectors": [[1.0]], "total": 2}
+        wait()
+        yield {"ids": ["b"], "vectors": [[1.0]], "total": 2}
+
+    app = FastAPI()
+    app.exception_handler(ApiError)(error_response)
+    app.include_router(build_file_routes(service(item_image=wait, vector_pages=pages)))
+
+    async def flood() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://page") as client:
+            requests = [asyncio.create_task(client.get(path)) for _ in range(most + 3)]
+            while len(asked) < MAX_READS or sum(task.done() for task in requests) < 3:
+                await asyncio.sleep(0.01)
+            assert len(asked) == MAX_READS == 8
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "an event"), 5)
+            go_on.set()
+            return sorted(answer.status_code for answer in await asyncio.gather(*requests))
+
+    assert asyncio.run(flood()) == [200] * most + [429] * 3

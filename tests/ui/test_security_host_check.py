@@ -14,7 +14,7 @@ from ui.sessions import SessionStore
 from ui.settings import UiSettings
 
 TOKEN = "the-token-of-the-tests"
-PATHS = ["/", f"/?token={TOKEN}", "/config", "/signed-in", "/gradio_api/file=/etc/passwd", "/assets/index.js"]
+PATHS = ["/", f"/?token={TOKEN}", "/config", "/login", "/gradio_api/file=/etc/passwd", "/assets/index.js"]
 
 
 def answered(app: Any, host: str, path: str = "/config", method: str = "GET", **headers: str) -> tuple[int, bytes]:

@@ -21,6 +21,7 @@ KEPT = {
     "/gradio_api/info/", "/gradio_api/theme.css", "/gradio_api/app_id", "/gradio_api/app_id/",
     "/gradio_api/heartbeat/{session_hash}", "/gradio_api/upload_progress",
     "/gradio_api/file={path_or_url:path}", "/gradio_api/upload", "/gradio_api/run/{api_name}",
+    "/login",  # ours answers
 }  # fmt: skip
 GONE = [
     ("GET", "/gradio_api/deep_link?session_hash=s"),
@@ -45,11 +46,8 @@ GONE = [
     ("POST", "/gradio_api/vibe-edit"),
     ("GET", "/gradio_api/dev/reload"),
     ("GET", "/gradio_api/custom_component/a/client/b/c"),
-    ("GET", "/login"),
-    ("POST", "/login"),
     ("POST", "/login/"),
     ("GET", "/logout"),
-    ("POST", "/logout"),
     ("GET", "/monitoring"),
     ("GET", "/monitoring/summary"),
     ("GET", "/gradio_api/mcp/sse"),
