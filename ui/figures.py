@@ -52,10 +52,10 @@ def is_share(metric: str) -> bool:
     return any(part in metric for part in SHARES) and not metric.endswith(("rank", "per_s"))
 
 
-def metric_text(metric: str, value: float | None, unit: str = " %") -> str:
+def metric_text(metric: str, value: float | str | None, unit: str = " %") -> str:
     """A value of a metric by its name. ``unit``: behind a share."""
-    if value is None or not math.isfinite(value):
-        return MISSING
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return number(value)
     if is_share(metric):
         return ("< 0.1" if 0 < value < 0.0005 else f"{100 * value:.1f}".replace("-", "−")) + unit
     if metric.endswith("rank"):

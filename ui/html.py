@@ -137,10 +137,9 @@ def definition_list(pairs: list[tuple[str, str]]) -> str:
     return f'<dl class="lcl-facts">{rows}</dl>'
 
 
-def fold(title: str, inside: str, key: str = "") -> str:
+def fold(title: str, inside: str) -> str:
     """``inside`` behind a line that opens it. It stays open when it is drawn again (page.js)."""
-    name = f" lcl-fold--{key}" if key else ""
-    return f'<details class="lcl-fold{name}"><summary>{esc(title)}</summary><div>{inside}</div></details>'
+    return f'<details class="lcl-fold"><summary>{esc(title)}</summary><div>{inside}</div></details>'
 
 
 def item_url(collection: str, item: str) -> str:

@@ -29,11 +29,12 @@ from ui.html import (
     status_line,
     toast,
 )
+from ui.spec_fields import preset_names, spec_differences, starting_spec
 from ui.tabs.run_table import run_seconds
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 HELD_OUT_SHARES = ("held_out.retrieval_r5", "held_out.knn_accuracy")
-SYSTEM_METRICS = ("images_per_s", "tokens_per_s", "mfu", "cpu_cores", "data_wait", "memory_gib", "rss_gib")
+SYSTEM_METRICS = ("images_per_s", "tokens_per_s", "mfu", "cpu_cores", "data_wait", "memory_gib")
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NO_MATCHING_RUNS = empty_state(
     "No run matches",
@@ -56,7 +57,7 @@ def draw_head(run: Json) -> str:
     return (
         f'<header class="lcl-run__head"><h2>{esc(run.get("name") or kind)}</h2>{badge(run["state"])}'
         f'{_draw_actions(run)}</header><p class="lcl-run__line">{_facts(run)}</p>{_outcome(run)}'
-        f"{_progress(run)}{_reason(run)}{_annotation(run)}"
+        f"{_changes(run)}{_progress(run)}{_reason(run)}{_annotation(run)}"
     )
 
 
@@ -106,6 +107,17 @@ def _outcome(run: Json) -> str:
     led = f'<a href="{esc(to)}">{esc(link)}</a>' if link else ""
     shown = " → ".join(filter(None, (f"<b>{esc(words)}</b>" if words else "", led)))
     return f'<p class="lcl-run__made">{shown}</p>' if shown else ""
+
+
+def _changes(run: Json) -> str:
+    """The fields in which a spec differs from its preset."""
+    spec = run.get("spec") or {}
+    if spec.get("preset") not in preset_names(run["kind"]):
+        return ""
+    rows = spec_differences([starting_spec(run["kind"], spec["preset"]), spec])
+    plain = [(name.rpartition(".")[2], value) for name, (_, value) in rows if isinstance(value, str | int | float)]
+    words = [f"{name} {metric_text(name, value)}" for name, value in plain]
+    return status_line(f"Differs from the preset {spec['preset']}: {', '.join(words)}") if words else ""
 
 
 def _draw_actions(run: Json) -> str:
@@ -282,8 +294,8 @@ def draw_details(
         (draw_evaluation(run, rows, artifacts) if rows else "")
         + (_problems(report) if report else "")
         + (fold(f"{plural(len(others), 'more curve')}", _charts(run, lines, others)) if others else "")
-        + (fold("System", _charts(run, lines, system), "system") if system else "")
-        + fold("Log", draw_log(log, log_error, whole), "log")
+        + (fold(f"System, {plural(len(system), 'curve')}", _charts(run, lines, system)) if system else "")
+        + fold("Log", draw_log(log, log_error, whole))
         + _files(run["id"], artifacts)
         + fold("Spec", _spec(run))
     )
@@ -344,7 +356,7 @@ def _files(run_id: str, artifacts: Sequence[Json]) -> str:
         for file in artifacts
     )
     table = html_table("Files of the run", ("File", "Size"), rows)
-    return fold(f"{plural(len(artifacts), 'file')}, {total}", table, "files")
+    return fold(f"{plural(len(artifacts), 'file')}, {total}", table)
 
 
 def draw_log(text: str, error: str = "", whole: str = "") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ui.charts import metric_value
+from ui.spec_fields import starting_spec
 from ui.tabs.run_view import (
     draw_curves,
     draw_details,
@@ -213,6 +214,14 @@ def test_what_stops_a_run_is_behind_a_menu_and_the_question_is_true(run: dict[st
     asked = draw_question("cancel", run)
     assert "A checkpoint is written first; nothing is lost. Resume goes on from there." in asked
     assert asked.index("Keep running") < asked.index("Cancel run<")
+
+
+def test_what_differs_from_the_preset_is_named(run: dict[str, Any]) -> None:
+    spec = starting_spec("pretrain", "sample")
+    changed = {**run, "spec": {**spec, "steps": 240, "optimizer": {**spec["optimizer"], "lr": 0.002}}}
+    assert "Differs from the preset sample: " in draw_head(changed)
+    assert "lr .002" in draw_head(changed)
+    assert "Differs" not in draw_head({**run, "spec": spec})
 
 
 def test_a_peak_never_falls(run: dict[str, Any]) -> None:
