@@ -163,7 +163,10 @@ def y_axis(frame: Frame, metric: str) -> str:
     """Tick labels and grid lines of the y axis, in the format of the metric."""
     _, _, low, high = frame
     values = ticks(low, high)
-    texts = [metric_text(metric, y) for y in values] if is_share(metric) else [number(y) for y in values]
+    if is_share(metric) or metric.endswith("lr"):
+        texts = [metric_text(metric, y) for y in values]
+    else:
+        texts = [number(y) if abs(y) < 10 or float(y).is_integer() else f"{y:,.1f}" for y in values]
     places = [100 * (high - y) / (high - low) for y in values]
     return "".join(
         f'<i class="lcl-rule" style="top:{top:.2f}%"></i>'

@@ -55,9 +55,9 @@ def draw_question(verb: str, study: Json) -> str:
         words, keep = "Delete the study", "Keep it"
     else:
         running = study["counts"].get("running", 0)
-        stops = f"{number(running)} of its cells are running: they lose the steps since their last checkpoints. "
+        stops = f"{number(running)} of its cells are running: each writes a checkpoint first. "
         lost = f"{stops if running else ''}Cells that have ended stay. Resume queues the others again."
-        words, keep = "Cancel the study", "Let it go on"
+        words, keep = "Cancel the study", "Keep running"
     return question_box(f"{verb.capitalize()} {name}?", lost, (f"{verb}:{study['id']}", words), ("keep:", keep))
 
 
