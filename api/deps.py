@@ -68,7 +68,12 @@ def get_write_transaction(state: StateDep, request: Request, response: Response)
     def transaction() -> Iterator[Session]:
         with Session(state.database.writer, expire_on_commit=False) as session:  # a route may roll back and go on
             yield session
-            _record_audit(session, request, response)
+            route, principal = request.scope["route"], request.state.principal
+            created = response.headers.get("location", "").rpartition("/")[2]
+            # of the object in the response's Location, else in the request's path
+            object_id = created or next(iter(request.path_params.values()), "")
+            action = f"{route.tags[0]}.{request.path_params.get('action', route.name.rstrip('_'))}"
+            audit.record_action(session, principal.owner, principal.prefix, action, object_id, request.state.request_id)
             session.commit()
 
     return transaction
@@ -153,13 +158,3 @@ def _find_id(state: AppState, principal: Principal, name: str, reference: str) -
     """
     with state.database.reading() as session:
         return OWNED[name](session, reference, principal.visible_owner).id
-
-
-def _record_audit(session: Session, request: Request, response: Response) -> None:
-    """The object is the one in the response's Location, else in the request's path."""
-    route, principal = request.scope["route"], request.state.principal
-    created = response.headers.get("location", "").rpartition("/")[2]
-    object_id = created or next(iter(request.path_params.values()), "")
-    verb = request.path_params.get("action", route.name.rstrip("_"))
-    action = f"{route.tags[0]}.{verb}"
-    audit.record_action(session, principal.owner, principal.prefix, action, object_id, request.state.request_id)

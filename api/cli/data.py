@@ -200,7 +200,11 @@ def preview(
         typer.secho(item["id"], bold=True, nl=False)
         typer.echo(f"  ({item['item']}{''.join(f', {tag}' for tag in item['tags'])})")
         for segment in item["segments"]:
-            typer.echo(_segment(segment))
+            if "image" in segment:
+                similarity = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
+                typer.echo(f"  [{segment['image']}]{similarity}")
+            else:
+                typer.echo(textwrap.fill(segment["text"], 100, initial_indent="  ", subsequent_indent="  "))
         if "problem" in item:
             typer.secho(f"  {item['problem']}", fg="red")
         typer.echo()
@@ -256,13 +260,6 @@ def print_report(report: Json) -> None:
     more = report["quarantined"] + report["not_listed"] - len(report["first"])
     if more > 0:
         typer.secho(f"and {more:,} more: --out FOLDER fetches quarantine.jsonl", fg="red", err=True)
-
-
-def _segment(segment: Json) -> str:
-    if "image" in segment:
-        similarity = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
-        return f"  [{segment['image']}]{similarity}"
-    return textwrap.fill(segment["text"], 100, initial_indent="  ", subsequent_indent="  ")
 
 
 def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:

@@ -50,20 +50,20 @@ def check_readiness(state: AppState) -> dict[str, CheckView]:
     """All checks by name, those of the last second if there were any: anybody may ask for them without a key."""
     with state.checking:
         if time.monotonic() - state.checked_at >= READINESS_SECONDS:
-            state.checks, state.checked_at = _run_checks(state), time.monotonic()
+            try:
+                with state.database.reading() as session:
+                    alive = bool(live_workers(session, now(session)))
+                detail = "gave a sign of life" if alive else "none gave a sign of life lately; start one"
+                worker = CheckView(ok=alive, detail=detail)
+                database = CheckView(ok=True, detail="answers")
+            except SQLAlchemyError as error:
+                database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")
+                worker = CheckView(ok=False, detail="cannot be known without the database")
+            published = state.wakeup_producer.wake(None)
+            broker = CheckView(ok=published, detail="takes messages" if published else "does not answer")
+            state.checks = {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
+            state.checked_at = time.monotonic()
         return state.checks
-
-
-def _run_checks(state: AppState) -> dict[str, CheckView]:
-    try:
-        worker = _check_worker(state)
-        database = CheckView(ok=True, detail="answers")
-    except SQLAlchemyError as error:
-        database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")
-        worker = CheckView(ok=False, detail="cannot be known without the database")
-    published = state.wakeup_producer.wake(None)
-    broker = CheckView(ok=published, detail="takes messages" if published else "does not answer")
-    return {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
 
 
 def _check_disk(state: AppState) -> CheckView:
@@ -80,12 +80,6 @@ def _check_disk(state: AppState) -> CheckView:
             message = FAULT_MESSAGES.get(code, message)
         return CheckView(ok=False, detail=message.format(folder=home))
     return CheckView(ok=True, detail="takes files")
-
-
-def _check_worker(state: AppState) -> CheckView:
-    with state.database.reading() as session:
-        alive = bool(live_workers(session, now(session)))
-    return CheckView(ok=alive, detail="gave a sign of life" if alive else "none gave a sign of life lately; start one")
 
 
 @router.get("/healthz", summary="Check liveness")

@@ -258,7 +258,8 @@ async def captions(body: CaptionRequest, _: Viewer, state: StateDep) -> Any:
     encoder = await open_encoder(state, body.model)
     options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
     encoder.check_room(len(body.images))
-    images = await read_images(state, _image_fields(body.images), lambda _, image: encoder.prepare(image))
+    fields = {f"images.{index}": url for index, url in enumerate(body.images)}
+    images = await read_images(state, fields, lambda _, image: encoder.prepare(image))
     writing = TextConsumers(len(images), stream=body.stream, field="images")
     texts = await to_thread.run_sync(encoder.submit_captions, list(images.values()), options, writing.listeners)
     if body.stream:
@@ -294,10 +295,6 @@ async def continuations(body: ContinuationRequest, _: Viewer, state: StateDep) -
     if body.stream:
         return EventSourceResponse(writing.events([text], lambda index, words: {"index": index, "text": words}))
     return ContinuationResponse(model=body.model, text=(await writing.wait_all([text]))[0])
-
-
-def _image_fields(images: Sequence[str]) -> dict[str, str]:
-    return {f"images.{index}": url for index, url in enumerate(images)}
 
 
 class TextConsumers:

@@ -127,6 +127,14 @@ def submit_run(
         spec = validate_submission(session, body.kind, body.spec, state.settings)
         registry.check_run_names(session, body.kind, spec, body.name, owner)
         with state.admit_runs(session, owner):
+            ids = []
+            for index, reference in enumerate(body.after):
+                try:
+                    ids.append(runs.find_owned(session, Run, reference, visible_owner).id)
+                except NotFound:
+                    ids.append(reference)  # the submission refuses it
+                except UserError as error:
+                    raise Problem(422, error.code, error.message, field=f"after.{index}") from error
             run = submit.submit(
                 session,
                 body.kind,
@@ -136,7 +144,7 @@ def submit_run(
                 owner,
                 idempotency_key,
                 **body.model_dump(include={"priority", "max_attempts", "resource", "gpus"}),
-                after=_predecessor_ids(session, body.after, visible_owner),
+                after=ids,
                 visible_to=visible_owner,
                 body_hash=body_hash,
             )
@@ -178,22 +186,6 @@ def check_references(session: Session, read: References, roots: Sequence[Root], 
         for field, name in names.items():
             with problem_of_field(prefix + field):
                 find(name)
-
-
-def _predecessor_ids(session: Session, references: Sequence[str], owner: str | None) -> list[str]:
-    """Ids of the runs of ``after``, which are named by id or name. One that is not found stays as it is.
-
-    Raises: Problem 422 ``conflict`` with the field ``after.INDEX``.
-    """
-    ids = []
-    for index, reference in enumerate(references):
-        try:
-            ids.append(runs.find_owned(session, Run, reference, owner).id)
-        except NotFound:
-            ids.append(reference)  # the submission refuses it
-        except UserError as error:
-            raise Problem(422, error.code, error.message, field=f"after.{index}") from error
-    return ids
 
 
 @router.get("", summary="List runs")

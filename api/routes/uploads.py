@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -66,25 +65,20 @@ async def create(
 
     try:
         await to_thread.run_sync(make_folder)
-        await _receive_archive(folder / _ARCHIVE, request.stream(), most)
+        received = 0
+        with (folder / _ARCHIVE).open("xb") as file:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > most:
+                    message = f"the archive has more than {most} bytes; put the corpus into a data root instead"
+                    raise Problem(413, "too_large", message)
+                await to_thread.run_sync(file.write, chunk)
         unpacked = await to_thread.run_sync(unpack)
     except BaseException:
         with CancelScope(shield=True):  # the client may have disconnected
             await to_thread.run_sync(remove_tree, folder)
         raise
     return UploadView(id=upload_id, bytes=unpacked.bytes, path=str(corpus_folder(folder)), files=unpacked.files)
-
-
-async def _receive_archive(archive: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
-    """Write a request's body, in threads. Raises: Problem 413 ``too_large``; starlette's ClientDisconnect."""
-    received = 0
-    with archive.open("xb") as file:
-        async for chunk in chunks:
-            received += len(chunk)
-            if received > max_bytes:
-                message = f"the archive has more than {max_bytes} bytes; put the corpus into a data root instead"
-                raise Problem(413, "too_large", message)
-            await to_thread.run_sync(file.write, chunk)
 
 
 @router.delete("/{upload_id}", summary="Delete upload", status_code=204)

@@ -79,11 +79,6 @@ class MapCache:
         return maps[key]
 
 
-def spread_rows(total: int, limit: int) -> np.ndarray:
-    """int64: at most ``limit`` of the rows 0 to ``total`` - 1, evenly chosen."""
-    return np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
-
-
 def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
     """The map of at most ``limit`` images, evenly chosen, as a safetensors file.
 
@@ -99,7 +94,7 @@ def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
     Raises: Busy if the process that computes t-SNE does.
     """
     total = collection.count("images")
-    chosen = spread_rows(total, limit)
+    chosen = np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
     ids, vectors = collection.at("images", chosen.tolist())
     if method == "tsne":
         points, variance = _project_neighbours(vectors), ""

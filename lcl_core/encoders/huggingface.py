@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,12 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
         states, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
         if states.ndim == 4:
             return states.mean((2, 3)) if pooled is None else pooled.flatten(1), feature_map_to_tokens(states)
-        before = self._before_patches(states.shape[1])
+        before = 0  # class and register tokens before the patches; none where patches were merged
+        if isinstance(patch := getattr(self.module.config, "patch_size", None), int):
+            before = max(0, states.shape[1] - (self.image_size // patch) ** 2)
         if pooled is None:
             pooled = states[:, 0] if before else states.mean(1)
         return pooled, states[:, before:]
-
-    def _before_patches(self, length: int) -> int:
-        """How many class and register tokens stand before the patches; none where patches were merged."""
-        patch = getattr(self.module.config, "patch_size", None)
-        return max(0, length - (self.image_size // patch) ** 2) if isinstance(patch, int) else 0
 
 
 class _VisionModule(nn.Module):
@@ -188,11 +185,14 @@ def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
     transformers_logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
     config.dtype = torch.float32
-    attention = _attention(config)
+    listed = transformers.MODEL_MAPPING.get(type(config), None)
+    # said, so that nothing beside the weights names another
+    attention = "sdpa" if getattr(listed, "_supports_sdpa", False) else "eager"
     names = tensor_names(directory, origin)
     kind: Any = transformers.AutoModel
     make = partial(kind.from_config, config, trust_remote_code=False, attn_implementation=attention)
-    if _is_projected(origin, names):  # AutoModel would leave out the projection, and make vectors of another space
+    if origin.model == "clip_vision_model" and _PROJECTION in names:
+        # AutoModel would leave out the projection, and make vectors of another space
         kind = transformers.CLIPVisionModelWithProjection  # type: ignore[attr-defined]
         make = partial(kind._from_config, config, attn_implementation=attention)
     if trained:
@@ -213,17 +213,6 @@ def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
     return model
 
 
-def _is_projected(origin: EncoderFormat, names: Set[str]) -> bool:
-    """Whether it is the vision side of CLIP alone, with the projection into the space of the texts."""
-    return origin.model == "clip_vision_model" and _PROJECTION in names
-
-
-def _attention(config: Any) -> str:
-    """The implementation that is taken, said, so that nothing beside the weights names another."""
-    kind = transformers.MODEL_MAPPING.get(type(config), None)
-    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
-
-
 def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextEncoder:
     if not hasattr(model, "text_model"):
         raise unreadable(directory, f"a text side like that of {type(model).__name__} is not known")
@@ -234,7 +223,10 @@ def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextEncoder:
 
 
 def _tokenizer(directory: Path, reader: Any) -> Any:
-    if _is_siglip(directory, reader):
+    # SigLIP's first tokenizer, which transformers reads of SentencePiece's own file alone, or another
+    path = directory / "tokenizer_config.json"
+    kind = read_json_object(path).get("tokenizer_class") if path.is_file() else None
+    if kind in _SIGLIP_CLASSES or (kind is None and reader.config.model_type.startswith("siglip")):
         tokenizer = _siglip_tokenizer(directory)
     else:
         try:
@@ -264,13 +256,6 @@ def _saved_tokenizer(directory: Path, known: Any) -> Any:
     if isinstance(theirs, BertNormalizer) and isinstance(saved.backend_tokenizer.normalizer, BertNormalizer):
         saved.backend_tokenizer.normalizer = theirs
     return saved
-
-
-def _is_siglip(directory: Path, reader: Any) -> bool:
-    """Whether the tokenizer is SigLIP's first, which transformers reads of SentencePiece's own file alone."""
-    path = directory / "tokenizer_config.json"
-    kind = read_json_object(path).get("tokenizer_class") if path.is_file() else None
-    return kind in _SIGLIP_CLASSES or (kind is None and reader.config.model_type.startswith("siglip"))
 
 
 def _siglip_tokenizer(directory: Path) -> Any:

@@ -40,15 +40,12 @@ class TimmImageEncoder(ExternalImageEncoder):
     def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.module
         features = sight.forward_features(pixels)
-        return sight.forward_head(features, pre_logits=True), self._tokens(features)
-
-    def _tokens(self, features: Tensor) -> Tensor:
-        sight: Any = self.module
+        pooled = sight.forward_head(features, pre_logits=True)
         if features.ndim == 3:
-            return features[:, getattr(sight, "num_prefix_tokens", 0) :]
+            return pooled, features[:, getattr(sight, "num_prefix_tokens", 0) :]
         if features.shape[1] == sight.num_features:
-            return feature_map_to_tokens(features)
-        return features.flatten(1, 2)  # Swin keeps the channels last
+            return pooled, feature_map_to_tokens(features)
+        return pooled, features.flatten(1, 2)  # Swin keeps the channels last
 
 
 def arguments_beside(config: dict[str, Any]) -> dict[str, Any]:

@@ -251,15 +251,12 @@ class DynamicBatcher:
             message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
             raise UserError(message, code="too_many_items")
         if self._waiting + count > self.max_queue:
-            self._drop_cancelled()
+            for key, queue in list(self._queues.items()):
+                kept = deque(request for request in queue if not request.future.cancelled())
+                self._waiting -= len(queue) - len(kept)
+                self._replace(key, kept)
         if self._waiting + count > self.max_queue:
             raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
-
-    def _drop_cancelled(self) -> None:
-        for key, queue in list(self._queues.items()):
-            kept = deque(request for request in queue if not request.future.cancelled())
-            self._waiting -= len(queue) - len(kept)
-            self._replace(key, kept)
 
     def _replace(self, key: Hashable, queue: deque[QueuedItem]) -> None:
         if queue:

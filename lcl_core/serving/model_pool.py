@@ -79,7 +79,7 @@ class ModelPool:
         self.max_bytes = max_bytes
         self._admit = admit or (lambda directory, registered: None)
         self._load = load or _loader(device, precision, observe)
-        self._measure = measure or _measurer(device, precision)
+        self._measure = measure or (lambda directory: _engine().estimate_memory(directory, device, precision))
         self._entries: OrderedDict[FilesStamp, _Entry] = OrderedDict()
         # Also those that had to leave and somebody still uses: who waited for one finds it here. A dropped one has no
         # stamp.
@@ -246,10 +246,6 @@ def _loader(device: str, precision: Precision, observe: BatchObserver | None) ->
         return BatchedEngine(engine.open_engine(directory, device, precision, registered), observe=observe)
 
     return load
-
-
-def _measurer(device: str, precision: Precision) -> Measure:
-    return lambda directory: _engine().estimate_memory(directory, device, precision)
 
 
 def _engine() -> Any:

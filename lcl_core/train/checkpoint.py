@@ -38,10 +38,6 @@ _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 _DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"{_NAME}{step:08d}"
-
-
 def step_of(path: Path) -> int:
     return int(path.name.removeprefix(_NAME))
 
@@ -179,7 +175,7 @@ class CheckpointManager:
         return copies
 
     def _write_checkpoint(self, step: int, groups: Groups, state: str) -> None:
-        target = checkpoint_path(self.folder, step)
+        target = self.folder / f"{_NAME}{step:08d}"
         unfinished = _hidden(target)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Set
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,13 +91,10 @@ def portable_sources() -> dict[str, str]:
             queue += imported
     for entry in ("modeling_lcl", "encoder_model"):  # those of ``auto_map``
         others = {name.removesuffix(".py") for name in sources} - {entry, "encoder_model", "processing_lcl"}
-        sources[f"{entry}.py"] += _named_modules(others)
+        # of a local directory, transformers 4 copies those modules alone that an entry imports itself
+        imports = (f"from .{name} import __name__ as _{name}  # noqa: E402, F401\n" for name in sorted(others))
+        sources[f"{entry}.py"] += "\n" + "".join(imports)
     return sources
-
-
-def _named_modules(names: Set[str]) -> str:
-    """Imports of all modules: of a local directory, transformers 4 copies those alone that an entry names itself."""
-    return "\n" + "".join(f"from .{name} import __name__ as _{name}  # noqa: E402, F401\n" for name in sorted(names))
 
 
 def _make_relative(module: str) -> tuple[str, list[str]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
@@ -55,7 +54,16 @@ def write(directory: Path, target: Path) -> None:
     """
     model, _ = load_model(directory)
     config = model.config
-    save_file(_renamed(model.visual.state_dict()), target / WEIGHTS, metadata={"format": "pt"})
+    weights = model.visual.state_dict()
+    state = {
+        "cls_token": weights.pop("class_embedding")[None, None],
+        "pos_embed": weights.pop("positional_embedding")[None],
+    }
+    for name, value in weights.items():
+        for ours, theirs in _RENAMED.items():
+            name = name.replace(ours, theirs)
+        state[name] = value.contiguous()
+    save_file(state, target / WEIGHTS, metadata={"format": "pt"})
     settings = _settings(config)
     described = {
         "architecture": _ARCHITECTURES[config.activation],
@@ -99,15 +107,3 @@ def _transform(config: LCLConfig) -> dict[str, Any]:
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
-
-
-def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {
-        "cls_token": weights.pop("class_embedding")[None, None],
-        "pos_embed": weights.pop("positional_embedding")[None],
-    }
-    for name, value in weights.items():
-        for ours, theirs in _RENAMED.items():
-            name = name.replace(ours, theirs)
-        state[name] = value.contiguous()
-    return state

@@ -211,12 +211,6 @@ class CaptionEncoder:
     module: nn.Module | None
 
 
-def trainable_captions(encoder: TextEncoder) -> CaptionEncoder:
-    """A copy of the text encoder; the original is unchanged."""
-    copy = encoder.copy()
-    return CaptionEncoder(copy.features, encoder.width, copy.module)
-
-
 def frozen_captions(encoder: TextEncoder, texts: Sequence[str], context: EvalContext) -> CaptionEncoder:
     """Features of ``texts``, all that will be encoded, computed once."""
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -413,7 +407,8 @@ class TunedRetrieval(Task):
     ) -> FittedMatcher:
         """A new head and text encoder, and in full transfer a new copy of the image encoder."""
         if self.spec.text_lr > 0:
-            captions = trainable_captions(text_encoder)
+            copy = text_encoder.copy()  # the original is unchanged
+            captions = CaptionEncoder(copy.features, text_encoder.width, copy.module)
         else:
             captions = frozen_captions(text_encoder, self._all_texts, context)
         source = FeatureSource(context, transfer, spec.augmentation)
