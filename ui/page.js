@@ -32,9 +32,11 @@
     }
     const copy = event.target.closest('[data-lcl-copy]');
     if (copy) copyCode(copy);
-    const card = event.target.closest('.lcl-card[data-pick]');
-    if (card) {
-      document.querySelectorAll('.lcl-card[aria-current]').forEach((other) => other.removeAttribute('aria-current'));
+    const CHOICES = ['.lcl-card', '.lcl-examples button', '.lcl-samples button'];
+    const kind = CHOICES.find((each) => event.target.closest(`${each}[data-pick]`));
+    if (kind) {
+      const card = event.target.closest(kind);
+      document.querySelectorAll(`${kind}[aria-current]`).forEach((other) => other.removeAttribute('aria-current'));
       card.setAttribute('aria-current', 'true');
     }
   });

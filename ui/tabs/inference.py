@@ -209,9 +209,9 @@ class InferenceTab:
         fields = [gr.update(visible=shown) for shown in (classifies, classifies, *(not classifies,) * 4)]
         return *fields, gr.update(value=ACTIONS[task]), examples
 
-    def _draw_examples(self, task: str, ranked: Sequence[RankedEncoder] | None = None) -> str:
+    def _draw_examples(self, task: str, ranked: Sequence[RankedEncoder] | None = None, chosen: str = "") -> str:
         if task == CLASSIFY:
-            return draw_examples(find_examples(self.client, ranked))
+            return draw_examples(find_examples(self.client, ranked), chosen)
         collection = first_choice(collection_choices(self.client, ranked))
         return (
             "" if collection is None else draw_samples(collection, self.client.items(collection, limit=SAMPLE_IMAGES))
@@ -242,7 +242,7 @@ class InferenceTab:
         try:
             ranked = rank_encoders(self.client)
             choices = encoder_choices(self.client, ranked)
-            examples = self._draw_examples(wanted_task, ranked)
+            examples = self._draw_examples(wanted_task, ranked, address.get("sample", sample))
         except ApiError as error:
             return OpenedForm(results=gr.skip() if encoder else unreachable_box(error, reopens=True))
         wanted = address.get("encoder") or encoder or last_used(request, "encoder")
@@ -417,12 +417,13 @@ class CollectionClasses:
     items: tuple[tuple[str, Path], ...]
 
 
-def draw_examples(examples: Sequence[CollectionClasses]) -> str:
-    """One button for each list of classes."""
+def draw_examples(examples: Sequence[CollectionClasses], chosen: str = "") -> str:
+    """One button for each list of classes; the label that is ``chosen`` is marked."""
     if not examples:
         return ""
     buttons = "".join(
-        f'<li><button type="button" data-pick="{esc(each.label)}"><b>{esc(each.label)}</b>'
+        f'<li><button type="button" data-pick="{esc(each.label)}"{" aria-current=true" * (each.label == chosen)}>'
+        f"<b>{esc(each.label)}</b>"
         f"<span>{esc(', '.join(each.classes[:EXAMPLE_CLASSES]))}"
         f"{' …' if len(each.classes) > EXAMPLE_CLASSES else ''}</span>"
         f"<small>{len(each.items)} images</small></button></li>"
@@ -445,12 +446,12 @@ def draw_samples(collection: str, items: Sequence[Json]) -> str:
 def draw_captions(captions: Sequence[tuple[Path, str, str]], skipped: Sequence[Skipped]) -> str:
     """A row for each image. ``captions``: name, address of a small image, and caption."""
     rows = "".join(
-        f'<tr><th scope="row">{_image_cell(name, image)}</th><td class="lcl-caption">'
+        f'<tr>{_image_cells(name, image)}<td class="lcl-caption">'
         + (f'{esc(text)} <a href="{esc(address(q=text))}">Search with it</a>' if text else "<em>no words</em>")
         + "</td></tr>"
         for name, image, text in captions
     )
-    table = html_table("Captions", ("Image", "Caption"), rows, "zero") if captions else ""
+    table = html_table("Captions", ("Image", "Name", "Caption"), rows, "zero") if captions else ""
     return f'<section class="lcl-zero" role="status">{skipped_box(skipped)}{table}</section>'
 
 
@@ -471,7 +472,8 @@ def draw_result(
     head = heading(
         "Predictions",
         f"{plural(len(result.names), 'image')} {about} · {len(result.classes)} classes · "
-        f"{plural(len(result.templates), 'template')} · {seconds:.1f} s",
+        f"{plural(len(result.templates), 'template')} · {seconds:.1f} s. "
+        "It must choose one of your classes.",
     )
     return (
         f'<section class="lcl-zero" aria-label="Predictions" aria-busy="false">{head}{download * bool(result.names)}'
@@ -514,7 +516,7 @@ def _draw_predictions(result: ZeroShotResult, labels: Sequence[str], thumbnails:
         _prediction_row(result, index, place, has_labels, thumbnails.get(index, ""))
         for index, place in enumerate(places)
     )
-    columns = ("Image", "Likeliest classes", *(("Label",) if has_labels else ()))
+    columns = ("Image", "Name", "Likeliest classes", *(("Label",) if has_labels else ()))
     return html_table("Predictions of each image", columns, rows, "zero")
 
 
@@ -532,14 +534,12 @@ def _prediction_row(result: ZeroShotResult, index: int, place: int | None, has_l
         mark = "" if place is None else "correct" if right else "wrong"
         sign = {"correct": "✓", "wrong": "✗", "": ""}[mark]
         folder = f'<td class="lcl-mark--{mark or "none"}">{sign} {esc(name.parent.name)}<small>{mark}</small></td>'
-    return (
-        f'<tr><th scope="row">{_image_cell(name, image)}</th><td><ol class="lcl-likely">{bars}</ol></td>{folder}</tr>'
-    )
+    return f'<tr>{_image_cells(name, image)}<td><ol class="lcl-likely">{bars}</ol></td>{folder}</tr>'
 
 
-def _image_cell(name: Path, image: str) -> str:
+def _image_cells(name: Path, image: str) -> str:
     small = f'<img src="{esc(image)}" alt="" loading="lazy">' if image else "<i></i>"
-    return f"<div>{small}<span>{esc(name.name)}</span></div>"
+    return f'<td>{small}</td><th scope="row">{esc(name.name)}</th>'
 
 
 def _draw_confusion(classes: Sequence[str], accuracy: LabeledAccuracy) -> str:
