@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import pytest
@@ -40,11 +39,6 @@ def test_a_curve_ends_at_the_latest_value() -> None:
     places = [tuple(map(float, pair.split())) for pair in path[1].split("L")]
     assert [x for x, _ in places] == [0, 50, 100]
     assert places[0][1] < places[1][1] < places[2][1]  # y grows downwards
-
-
-@pytest.mark.parametrize("points", [[], [(1, 2.0)], [(1, math.nan), (2, math.inf)]])
-def test_too_few_figures_are_waited_for(points: list[tuple[float, float]]) -> None:
-    assert "Waiting" in line_chart("Loss", points, 1)
 
 
 def test_a_flat_curve_is_drawn() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ui.charts import cost_chart, curves_chart, row_colour_class, row_label
+from ui.charts import cost_chart, curves_chart, row_colour_class
 
 Json = dict[str, Any]
 
@@ -84,8 +84,3 @@ def test_odd_curves_survive() -> None:
     nan = {"rows": [{"labels": {"a": "<x>"}, "points": [[0, float("nan"), 0, 0], [1, 1.0, 1, 1], [2, 2.0, 2, 2]]}]}
     assert "nan" not in curves_chart(nan, "loss")
     assert "&lt;x&gt;" in curves_chart(nan, "loss")
-
-
-def test_rows_have_names() -> None:
-    assert row_label({"labels": {}}) == "all"
-    assert row_label({"labels": {"a": "x", "trial": "t01"}}) == "x t01"

@@ -82,17 +82,6 @@ def test_the_list_marks_the_selected_run_and_escapes_names(run: dict[str, Any]) 
     assert "No runs yet" in draw_list([], None)
 
 
-def test_curves_are_for_pre_training_only(run: dict[str, Any]) -> None:
-    lines = [
-        {"step": step, "contrastive_loss": contrastive, "generation_loss": generation}
-        for step, contrastive, generation in ((10, 0.4, 6.0), (20, 0.3, 5.0))
-    ]
-    drawn = draw_curves(run, lines)
-    assert "Contrastive loss: 0.400 at step 10, 0.300 at step 20" in drawn
-    assert "Generation loss: 6.000 at step 10, 5.000 at step 20" in drawn
-    assert draw_curves({**run, "kind": "index"}, lines) == ""
-
-
 def test_held_out_numbers_are_drawn_beside_the_losses(run: dict[str, Any]) -> None:
     lines = [
         {"step": step, "generation_loss": 5 - step / 10, "held_out.generation_loss": 6.0, "held_out.loss": 6.0,
