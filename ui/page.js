@@ -327,7 +327,7 @@
   document.addEventListener('click', ({ target }) => {
     const fold = target.closest('summary')?.parentElement;
     if (fold) unfolded[fold.open ? 'delete' : 'add'](fold);
-    for (const menu of document.querySelectorAll('details.lcl-menu[open]')) {
+    for (const menu of document.querySelectorAll('details.lcl-run__menu[open]')) {
       if (menu === fold) continue;
       unfolded.delete(menu);
       menu.open = false;

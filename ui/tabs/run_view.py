@@ -134,7 +134,7 @@ def _draw_actions(run: Json) -> str:
     inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
     if buttons:
         rest = "".join(buttons.values())
-        inside += f'<details class="lcl-menu"><summary aria-label="More">⋯</summary><div>{rest}</div></details>'
+        inside += f'<details class="lcl-run__menu"><summary aria-label="More">⋯</summary><div>{rest}</div></details>'
     return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{first}{inside}</nav>'
 
 
