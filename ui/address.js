@@ -27,7 +27,7 @@
     const button = document.querySelector(`${TABS}[aria-selected="true"]`);
     if (!button) return null;
     const tab = button.id.replace(/^tab-|-button$/g, '');
-    const marks = [...document.querySelectorAll(`#tab-${tab} [data-view]`)];
+    const marks = [...document.querySelectorAll(`#tab-${tab} [data-view]:not(.prose *)`)];
     const own = tab === first ? {} : { tab };
     const title = marks.map((mark) => mark.dataset.title).filter(Boolean).at(-1);
     return {
@@ -93,6 +93,14 @@
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     if (canonical(link.search) !== canonical(location.search)) history.pushState({}, '', link.search || location.pathname);
+    open();
+  });
+
+  // A form whose fields are the parameters of an address.
+  document.addEventListener('submit', (event) => {
+    if (!event.target.matches('form[data-address]') || event.target.closest('.prose')) return;
+    event.preventDefault();
+    history.pushState({}, '', query(new FormData(event.target)));
     open();
   });
 

@@ -166,6 +166,11 @@ def _add_downloads(router: APIRouter, client: Client) -> None:
         headers = {"content-disposition": f'attachment; filename="table.{kind}"', "x-content-type-options": "nosniff"}
         return Response(client.study_table(study, kind), media_type="application/octet-stream", headers=headers)
 
+    @router.get("/encoder/{encoder}/README.md")
+    def model_card(encoder: str) -> Response:
+        headers = {"content-disposition": 'attachment; filename="README.md"', "x-content-type-options": "nosniff"}
+        return Response(client.encoder_card(encoder)["readme"], media_type="text/markdown", headers=headers)
+
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str) -> Response:
         opened = client.encoder_archive(encoder, format)

@@ -10,7 +10,7 @@ import typer
 from api.cli.output import MADE, Yes, options, print_table, progress_bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
-ArchiveFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
+ArchiveFormat = Literal["lcl", "huggingface", "timm", "onnx"]
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
 
 
@@ -51,7 +51,8 @@ def compare(left: Encoder, right: Encoder) -> None:
         [*(_format_number(row.get(name)) for name in columns[:8]), *_test(row), row.get("reason") or ""]
         for row in comparison["rows"]
     )
-    options.print_table(comparison, columns, rows, "they were not evaluated on the same task and data yet")
+    commands = [f"lcl submit evaluate --set encoder={comparison[side]['name']}" for side in ("left", "right")]
+    options.print_table(comparison, columns, rows, f"not evaluated on the same data: {'; '.join(commands)}")
     if not comparison["rows"]:
         raise typer.Exit(1)
 

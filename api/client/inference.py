@@ -38,8 +38,9 @@ class TextDelta:
 
 
 class InferenceCalls(Transport):
-    def encoders(self) -> list[Json]:
-        return self.get(v1("encoders"))["items"]
+    def encoders(self, order: str = "newest") -> list[Json]:
+        """``order``: ``newest``, or ``quality`` for the best first, each with its main ``figures`` and ``badge``."""
+        return self.get(v1("encoders"), order=order)["items"]
 
     def encoder(self, id_or_name: str) -> Json:
         return self.get(v1("encoders", id_or_name))
@@ -47,6 +48,10 @@ class InferenceCalls(Transport):
     def encoder_figures(self, id_or_name: str) -> list[Json]:
         """Result rows of every evaluation of the encoder."""
         return self.get(v1("encoders", id_or_name, "figures"))["items"]
+
+    def encoder_card(self, id_or_name: str) -> Json:
+        """Its README, licence, figures, spec of its training and collections."""
+        return self.get(v1("encoders", id_or_name, "card"))
 
     def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
         return self.get(v1("encoders", "compare"), left=left, right=right, paired=paired)
@@ -66,7 +71,7 @@ class InferenceCalls(Transport):
     def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
     ) -> Path:
-        """Write the encoder as a tar file: as it is, or as ``huggingface``, ``openclip``, ``timm`` or ``onnx``.
+        """Write the encoder as a tar file: as it is, or as ``huggingface``, ``timm`` or ``onnx``.
 
         ApiError 422 says why a conversion is impossible.
         """
@@ -130,12 +135,10 @@ class InferenceCalls(Transport):
     ) -> ZeroShotResult:
         """Classify images by the names of the classes, without training. Unreadable images are skipped.
 
-        Args:
-            images: names, and bytes or files, which are read as they are sent.
-            templates: texts with ``{}`` for the name of the class, averaged; none: those of the evaluation.
-            batch: images in a request; fewer if they are large.
-
-        Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or templates.
+        ``images``: names, and bytes or files, which are read as they are sent. ``templates``: texts with ``{}`` for the
+        name of the class, averaged; none: those of the evaluation. ``batch``: images in a request; fewer if they are
+        large. Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or
+        templates.
         """
         from api.client.zero_shot import ZeroShotClassifier, ZeroShotResult  # numpy, which other calls do without
 
@@ -194,9 +197,8 @@ class InferenceCalls(Transport):
     ) -> Generator[list[tuple[Any, list[float]]]]:
         """Vectors of named texts, images or image files, of one request after the other.
 
-        Args:
-            count: inputs in a request; default: as many as the service accepts.
-            skipped: receives each image that cannot be read; None: an error.
+        ``count``: inputs in a request; default: as many as the service accepts. ``skipped``: receives each image that
+        cannot be read; None: an error.
         """
         batch: list[tuple[Any, str]] = []
         size = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import StreamingResponse
@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES, Problem, documented_responses
-from api.core.models import ItemList, PathText, Reference, RequestModel, list_of, request_example, row_view
+from api.core.models import ItemList, PathText, Reference, RequestModel, RowView, list_of, request_example, row_view
 from api.deps import (
     EncoderReference,
     ReadSessionDep,
@@ -23,13 +23,14 @@ from api.deps import (
     WriteTransactionDep,
     in_thread_pool,
 )
-from api.services import comparisons
+from api.services import comparisons, encoder_figures
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
     ExportFormat,
     encoder_files,
     exported_files,
+    read_card,
     stage_import,
     stream_tar,
     tar_size,
@@ -37,15 +38,42 @@ from api.services.encoder_archive import (
 from api.services.encoders import damage_as_problem
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
-from lcl_core.db import artifacts, garbage, registry, runs
+from lcl_core.db import artifacts, garbage, registry
 from lcl_core.db.models import EncoderRow, new_id
+from lcl_core.encoders.export.files import CARD, card_body, card_licence
 from lcl_core.encoders.files import check_unchanged, hash_files
 from lcl_core.specs.base import Name
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RESPONSES)
-CARD_SOURCE = "model card: measured before the release with `python -m benchmarks`, not by this service"
 # ``identity``: sha256 over all files; ``hash``: of the weights alone
-EncoderView = row_view(EncoderRow, "id name hash identity owner run_id info pinned created_at")
+COLUMNS = "id name hash identity owner run_id info pinned created_at"
+EncoderView = row_view(EncoderRow, COLUMNS)
+
+
+class ListedEncoderView(RowView):
+    figures: list[dict[str, Any]] = Field(
+        [],
+        description="only with order=quality: up to three, with the title text → image, image → text, zero-shot or "
+        "probe; of the newest evaluation, else with a source, of the model card",
+    )
+    badge: str = Field("", description="only with order=quality: worse than untrained, hardly trained, or empty")
+
+
+ListedEncoder = row_view(EncoderRow, COLUMNS, ListedEncoderView)
+
+
+EncoderCardView = create_model(
+    "EncoderCardView",
+    encoder=(EncoderView, ...),
+    readme=(str, Field(description="Markdown with a header in YAML, as hubs read it")),
+    about=(str, Field(description="the part of it about the encoder: words, data, method")),
+    licence=(str | None, Field(description="license of that header; null: none given")),
+    main=(list[dict[str, Any]], Field(description="figures as in the list of encoders")),
+    badge=(str, Field(description="as in the list of encoders")),
+    figures=(list[dict[str, Any]], Field(description="all of them")),
+    spec=(dict[str, Any], Field(description="of the training that made it; empty for an encoder of others")),
+    collections=(list[dict[str, Any]], Field(description="made with it: id, name, images")),
+)
 
 
 class EncoderImportRequest(RequestModel):
@@ -73,10 +101,18 @@ EncoderComparisonView = create_model(
 )
 
 
-@router.get("", summary="List encoders", response_model=list_of(EncoderView))
-def page(_: Viewer, session: ReadSessionDep) -> Any:
-    """Newest first."""
-    return {"items": registry.list_encoders(session)}
+@router.get("", summary="List encoders", response_model=list_of(ListedEncoder), response_model_exclude_unset=True)
+def page(
+    _: Viewer,
+    session: ReadSessionDep,
+    order: Annotated[Literal["newest", "quality"], Query(description="quality: as menus offer them")] = "newest",
+) -> Any:
+    """Newest first, or the best first: pinned, shipped until evaluated, by the first figure; with a badge last."""
+    if order == "newest":
+        return {"items": registry.list_encoders(session)}
+    ranked = encoder_figures.encoders_by_quality(session)
+    views = [EncoderView.model_validate(row).model_dump() for row, _, _ in ranked]
+    return {"items": [{**view, "figures": each[1], "badge": each[2]} for view, each in zip(views, ranked, strict=True)]}
 
 
 @router.post("", summary="Import encoder", status_code=201, response_model=EncoderView)
@@ -179,14 +215,30 @@ def delete(
 @router.get("/{encoder}/figures", summary="List metrics of encoder")
 def figures_(encoder: EncoderReference, _: Viewer, session: ReadSessionDep) -> ItemList:
     """All metrics of its evaluations, newest evaluation first; then, with their ``source``, those of its model card."""
+    return ItemList(items=encoder_figures.encoder_figures(session, registry.get_encoder(session, encoder)))
+
+
+@router.get("/{encoder}/card", summary="Get model card", response_model=EncoderCardView)
+@in_thread_pool("slow")
+def card(encoder: EncoderReference, _: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+    """What is known of an encoder: its README as in every export, figures, spec of its training, and collections."""
     row = registry.get_encoder(session, encoder)
-    items = []
-    for run, figures in runs.list_evaluations(session, row.id):
-        digest = (run.result or {}).get("dataset_hash")
-        origin = {"run_id": run.id, "dataset": run.spec.get("dataset"), "dataset_hash": digest}
-        items += [{**figure, **origin} for figure in figures]
-    no_origin = {"run_id": None, "dataset": None, "dataset_hash": None, "source": CARD_SOURCE}
-    return ItemList(items=items + [{**figure, **no_origin} for figure in row.info.get("figures", ())])
+    quality = {each.id: (main, badge) for each, main, badge in encoder_figures.encoders_by_quality(session)}
+    collections = [each for each in registry.list_collections(session) if each.encoder_id == row.id]
+    with state.artifacts.open_folder(session, row.path) as directory, damage_as_problem(row, directory):
+        readme, spec = read_card(session, row, directory)
+    main, badge = quality[row.id]
+    return {
+        "encoder": row,
+        "readme": readme,
+        "about": card_body(readme),
+        "licence": card_licence(readme),
+        "main": main,
+        "badge": badge,
+        "figures": encoder_figures.encoder_figures(session, row),
+        "spec": spec,
+        "collections": [{"id": each.id, "name": each.name, "images": each.images} for each in collections],
+    }
 
 
 @router.get(
@@ -205,6 +257,8 @@ def export(
 ) -> StreamingResponse:
     """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
+    Its ``README.md`` is the model card.
+
     What a format cannot express is refused with the reason (422 ``unsupported``). Encoders of other libraries are
     exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``).
     """
@@ -216,7 +270,12 @@ def export(
             session.close()  # no connection is held while files are read
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            files: list[BinaryIO] = [path.open("rb") for path in exported_files(directory, format, folder)]
+            paths, readme = exported_files(directory, format, folder), folder / CARD
+            folder.mkdir(exist_ok=True)
+            use = readme.read_text("utf-8") if readme.is_file() else ""
+            readme.write_text(read_card(session, row, directory, use)[0], encoding="utf-8")
+            session.close()
+            files: list[BinaryIO] = [path.open("rb") for path in (*paths, readme)]
     finally:
         remove_tree(folder)  # open files stay readable
     disposition = f'attachment; filename="{name}.tar"'

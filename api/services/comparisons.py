@@ -36,14 +36,14 @@ Key = tuple[Any, ...]
 class EvaluatedFigure:
     """One figure of an encoder.
 
-    Attributes:
-        key: values of COMPARISON_KEYS.
-        settings: of the evaluation, as far as the figure depends on them, each as JSON text.
+    ``key``: values of COMPARISON_KEYS. ``settings``: of the evaluation, as far as the figure depends on them, each as
+    JSON text.
     """
 
     key: Key
     value: float | None
     chance: float | None
+    interval: list[float] | None
     run_id: str
     settings: dict[str, str]
 
@@ -67,7 +67,7 @@ def _figures_of_run(run: Run, rows: Sequence[Json]) -> Iterator[EvaluatedFigure]
         key = tuple({**row, **origin}.get(name) for name in COMPARISON_KEYS)
         settings = settings_of(row.get("task", ""), row.get("transfer"), row.get("variant"))
         settings = {**settings, "candidates": str(row.get("candidates"))}
-        yield EvaluatedFigure(key, row["value"], row.get("chance"), run.id, settings)
+        yield EvaluatedFigure(key, row["value"], row.get("chance"), row.get("interval"), run.id, settings)
 
 
 def _complete_fields(run: Run) -> Json:
@@ -113,6 +113,8 @@ def _row(key: Key, left: Sequence[EvaluatedFigure], right: Sequence[EvaluatedFig
         **dict(zip(COMPARISON_KEYS, key, strict=True)),
         "left": one.value,
         "right": other.value,
+        "left_interval": one.interval,
+        "right_interval": other.interval,
         "difference": difference,
         "reason": reason,
         "chance": one.chance if one.chance == other.chance else None,
@@ -131,10 +133,8 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
     """The rows with ``interval`` (95 %, of the difference), ``p`` and ``units`` where both runs' predictions exist.
 
     Rows with a ``reason`` are not tested. The tests cover the units in common, so that values may differ from the row's
-    where one run has more units.
-
-    Args:
-        records_of: the folder of a run's predictions; raises UserError when they cannot be fetched.
+    where one run has more units. ``records_of``: the folder of a run's predictions; raises UserError when they cannot
+    be fetched.
     """
 
     @cache

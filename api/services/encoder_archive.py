@@ -17,23 +17,28 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
+from api.services.encoder_figures import encoder_figures, main_figures
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import Staged, fsync_path
 from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
 from lcl_core.db import registry
-from lcl_core.db.models import EncoderRow, new_id
+from lcl_core.db.models import Dataset, EncoderRow, new_id
 from lcl_core.encoders.export import EXPORT_REFUSED, FORMATS, check_exportable
-from lcl_core.encoders.files import combined_weights_hash, data_files, hash_files
+from lcl_core.encoders.export.files import CARD, model_card
+from lcl_core.encoders.files import combined_weights_hash, data_files, hash_files, read_json_object
 from lcl_core.encoders.pooling import files_to_import
 from lcl_core.encoders.registry import detect_encoder
 from lcl_core.encoders.sandbox import inspect_encoder
 
 log = structlog.get_logger(__name__)
-ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
+ExportFormat = Literal["lcl", "huggingface", "timm", "onnx"]
 AS_STORED: ExportFormat = "lcl"
 FORMAT_DESCRIPTION = f"`lcl`: as stored; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
+TRAINING = "training.json"  # spec of the training that made an encoder
 EXAMINATIONS_FOLDER = "examined"  # in the home: results of examinations
 TAR_CHUNK_BYTES = 1 << 20
 EXPORT_BASE_BYTES, EXPORT_SIZE_FACTOR = 64 << 20, 4  # largest converted file: bf16 becomes fp32
@@ -108,8 +113,23 @@ def _bad_encoder(message: str) -> Problem:
     return Problem(422, "encoder_unreadable", message, field="path")
 
 
+def read_card(session: Session, row: EncoderRow, directory: Path, use: str = "") -> tuple[str, dict[str, Any]]:
+    """(README, spec of its training or {}) of an encoder. ``use``: how to load it in another format."""
+    own, training = directory / CARD, directory / TRAINING
+    spec = read_json_object(training) if training.is_file() else {}
+    sources = spec["data"].get("sources") or [] if isinstance(spec.get("data"), dict) else []
+    names = dict.fromkeys(str(each["dataset"]) for each in sources if isinstance(each, dict) and "dataset" in each)
+    known = {
+        each.name: each.statistics or {} for each in session.scalars(select(Dataset).where(Dataset.name.in_(names)))
+    }
+    data = [{"dataset": name, **known.get(name, {})} for name in names]
+    words = own.read_text("utf-8", errors="replace") if own.is_file() and not own.is_symlink() else ""
+    figures = main_figures(encoder_figures(session, row))
+    return model_card(row.name, words, spec, data, figures, use), spec
+
+
 def exported_files(directory: Path, name: ExportFormat, target: Path) -> list[Path]:
-    """The encoder's files in a format: its own, or those of the new folder ``target``.
+    """The encoder's files in a format: its own, or those of the new folder ``target``; without its README.
 
     Raises: Problem 410 (files are gone), 422 ``unsupported`` with the reason, 503.
     """
@@ -127,7 +147,7 @@ def exported_files(directory: Path, name: ExportFormat, target: Path) -> list[Pa
             log.error("export failed", status=result.status, reason=result.reason, error=result.error[-2000:])
             raise Problem(503, "export_failed", f"rewriting as {name} failed; the service's log says why")
         files = sorted(path for path in target.iterdir() if path.is_file())
-    return files
+    return [path for path in files if path.name != CARD]
 
 
 def stream_tar(files: list[BinaryIO], folder: str) -> Iterator[bytes]:

@@ -36,6 +36,7 @@ from lcl_core.specs.pretrain import HELD_OUT, PretrainSpec
 MAX_LISTED_IDS = 3  # of runs or studies that have one name
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 _FETCHED_LINES = 5000  # of metrics, at one time
+_EVALUATED = (Run.kind == "evaluate", Run.state == State.SUCCEEDED.value)
 _NO_CHANGES: Mapping[str, Any] = {}
 OwnedRow = TypeVar("OwnedRow", Run, Study)
 _REMEDIES = {
@@ -145,12 +146,21 @@ def thinned_metrics(session: Session, run_ids: Sequence[str], most: int = 200) -
 
 def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[dict[str, Any]]]]:
     """Succeeded evaluations of an encoder, newest first, each with the rows of its result."""
-    query = (
-        select(Run)
-        .where(Run.encoder_id == encoder_id, Run.kind == "evaluate", Run.state == State.SUCCEEDED.value)
-        .order_by(Run.id.desc())
-    )
+    query = select(Run).where(Run.encoder_id == encoder_id, *_EVALUATED).order_by(Run.id.desc())
     return [(run, (run.result or {}).get("rows", [])) for run in session.scalars(query)]
+
+
+def evaluation_rows(session: Session, encoder_id: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """{encoder: rows of its evaluations, newest first, each with its run and dataset}, of one encoder or of all."""
+    query = select(Run.encoder_id, Run.id, Run.spec, Run.result).where(*_EVALUATED).order_by(Run.id.desc())
+    found: dict[str, list[dict[str, Any]]] = {}
+    for encoder, run_id, spec, result in session.execute(
+        query if encoder_id is None else query.where(Run.encoder_id == encoder_id)
+    ):
+        result = result or {}
+        origin = {"run_id": run_id, "dataset": spec.get("dataset"), "dataset_hash": result.get("dataset_hash")}
+        found.setdefault(encoder, []).extend({**row, **origin} for row in result.get("rows", ()))
+    return found
 
 
 def count_runs_by_state(session: Session, owner: str | None = None) -> dict[str, int]:

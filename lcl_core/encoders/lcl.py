@@ -105,8 +105,7 @@ class LCLTextEncoder(TextEncoder):
 class LCLEncoder(ImageEncoder):
     """An LCLModel with its processor; it also generates text.
 
-    Args:
-        weights_hash: sha256 of the weights (the file's for a saved encoder).
+    ``weights_hash``: sha256 of the weights (the file's for a saved encoder).
     """
 
     def __init__(self, model: LCLModel, processor: LCLProcessor, weights_hash: str) -> None:

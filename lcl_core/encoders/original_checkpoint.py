@@ -58,12 +58,8 @@ def config_from_official(official: dict[str, Any]) -> LCLConfig:
 def load_official(config_json: str | Path | dict[str, Any], weights: str | Path) -> LCLModel:
     """Build an LCLModel from the authors' config JSON and weights.
 
-    Args:
-        config_json: their model JSON, a path or the parsed object.
-        weights: a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``.
-
-    Raises:
-        UserError: a file is missing or is not what it should be, or names or shapes of the weights do not fit.
+    ``config_json``: their model JSON, a path or the parsed object. ``weights``: a ``.safetensors`` file, or a ``.pt``
+    read with ``weights_only=True``.
     """
     config = read_official_config(config_json)
     model = LCLModel(config)
@@ -77,12 +73,7 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
 
 
 def import_original(config_json: str | Path, weights: str | Path, directory: str | Path) -> None:
-    """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
-
-    Raises:
-        UserError: as :func:`load_official`; ``encoder_unreadable`` for other special tokens than those of CLIP's
-            tokenizer, which the encoder gets: its texts would be read wrongly.
-    """
+    """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same."""
     model, tokenizer = load_official(config_json, weights), clip_tokenizer()
     for field in SPECIAL_TOKENS:
         said, own = getattr(model.config, field), getattr(tokenizer.specials, field.removesuffix("_token_id"))
@@ -108,11 +99,7 @@ def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state_dict from safetensors, or from a pickle of tensors and nothing else.
-
-    Raises:
-        UserError: ``encoder_unreadable``, naming the file.
-    """
+    """A state_dict from safetensors, or from a pickle of tensors and nothing else."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

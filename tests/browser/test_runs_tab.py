@@ -191,7 +191,7 @@ def test_a_clone_is_the_runs_spec_in_the_form(visitor: Any, page_url: str, world
 
 @pytest.mark.extended
 def test_an_evaluation_opens_with_the_best_encoder(visitor: Any, page_url: str, world: Any) -> None:
-    best = rank_encoders(world.client)[0].encoder["name"]
+    best = rank_encoders(world.client)[0]["name"]
     page = open_form(visitor, page_url, "Evaluate")
     form = page.locator("#new-run")
     expect(form.get_by_label("Encoder")).to_have_value(best)

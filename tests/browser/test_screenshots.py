@@ -80,7 +80,7 @@ def studies(page: Any) -> None:
 
 
 def encoders(page: Any) -> None:
-    page.locator("#encoders article").first.wait_for()
+    page.locator("#encoders li").first.wait_for()
 
 
 def service(page: Any) -> None:

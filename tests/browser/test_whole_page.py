@@ -17,7 +17,7 @@ READY = {
     "data": "#documents article",
     "runs": "#run-list button",
     "studies": "text=No studies yet",
-    "encoders": "#encoders article",
+    "encoders": "#encoders li",
     "service": "#service-audit table",
 }
 
@@ -67,11 +67,12 @@ def test_dark_follows_the_system_and_the_switch_is_remembered(visitor: Any, page
 def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("tab", name="Encoders").click()
-    card = page.get_by_role("article").filter(has=page.get_by_role("heading", name="tiny"))
-    expect(card).to_contain_text("IR@5")
-    expect(card).to_contain_text("20 × chance")
+    row = page.locator(".lcl-encoders li").filter(has_text="tiny")
+    expect(row).to_contain_text("text → image")
+    row.get_by_role("button", name="tiny").click()
+    page.get_by_text("Download", exact=True).click()
     with page.expect_download() as waiting:
-        card.get_by_role("link", name="transformers").click()
+        page.get_by_role("link", name="transformers").click()
     assert waiting.value.suggested_filename.endswith("-huggingface.tar")
     assert waiting.value.failure() is None
     expect(page.get_by_role("tab")).to_have_count(8)

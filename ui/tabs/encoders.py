@@ -1,11 +1,11 @@
-"""Encoders tab: a card for each encoder with its properties and metrics, one with all of them, or two side by side."""
+"""Encoders tab: a list, best first, the model card of one, or the figures of two."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from api.client.payloads import Json
+from lcl_core import __version__
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     EACH_COUNTS,
@@ -23,37 +24,41 @@ from ui.common import (
     html_pane,
     unreachable_box,
 )
-from ui.figures import draw_figures, draw_table, main_figures, number
+from ui.figures import draw_figures, draw_table, figure_label, interval_text, metric_text, number
 from ui.html import (
     PICK_SCRIPT,
     ago,
-    definition_list,
     empty_state,
     error_box,
     esc,
-    heading,
+    fold,
+    html_table,
+    notice,
     pick_form,
     question_box,
     toast,
 )
-from ui.ranking import RankedEncoder, measured_rows, rank_encoders
-from ui.tabs.encoder_comparison import draw_comparison
+from ui.ranking import rank_encoders
+from ui.tabs.run_view import draw_curves
 
-PARAMETERS = ("encoder", "with", "q", "item")
-SHOWN = 3
-COMPARED = 12  # encoders that one can be compared with by a click, best first
+PRODUCT_OWNER = "lcl"  # of the encoders that come with the product
+PARAMETERS = ("encoder", "with", "find")
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
-NOT_EVALUATED = '<p class="lcl-note">Not evaluated yet.</p>'
-CHANGES = ("pin", "unpin", "renaming", "deletion")
-BACK = '<p class="lcl-back"><button type="button" data-pick="all:">‹ All encoders</button></p>'
+CHANGES = ("pin", "unpin", "renaming", "deletion", "evaluate")
+BACK = '<button type="button" data-pick="all:" aria-label="All encoders">‹</button>'
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
+MORE = (
+    '<p>Train one: <a href="?tab=runs&amp;new=pretrain">new pre-training</a>.</p>'
+    "<p>Import one: <code>lcl encoders import NAME FOLDER</code>.</p><p>Pin, rename and delete: in ⋯ of an encoder.</p>"
+)
 
 
 @dataclass
 class EncoderSelection(PageSelection[dict[str, str]]):
-    """What is shown, as ``PARAMETERS`` of the address: without any all encoders. ``turn``: of the newest drawing."""
+    """What is shown, as ``PARAMETERS`` of the address. ``checked``: ids; ``turn``: of the newest drawing."""
 
+    checked: list[str] = field(default_factory=list)
     turn: int = 0
 
 
@@ -65,13 +70,15 @@ class EncodersTab:
 
     def build(self) -> None:
         self.selection = gr.State(EncoderSelection({}))
-        html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
-        self.cards = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
+        self.top = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
+        self.readme = gr.Markdown(sanitize_html=True, latex_delimiters=[], elem_classes="lcl-readme", visible=False)
+        self.details = html_pane(elem_classes="lcl-details")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
+        panes = [self.top, self.readme, self.details]
         for event in (tab.select, navigation.select):
-            event(self.open_address, self.selection, self.cards, **SILENT_EVENT | LAST_COUNTS)
-        self.cards.select(self.select, self.selection, self.cards, **SILENT_EVENT | EACH_COUNTS).then(
+            event(self.open_address, self.selection, panes, **SILENT_EVENT | LAST_COUNTS)
+        self.top.select(self.select, self.selection, panes, **SILENT_EVENT | EACH_COUNTS).then(
             None, js=FOCUS_QUESTION_SCRIPT
         )
 
@@ -82,75 +89,79 @@ class EncodersTab:
         return self._draw(selection)
 
     def select(self, selection: EncoderSelection, event: gr.EventData) -> Any:
-        """A card was opened, the one encoder was closed, or is to be pinned, renamed or deleted."""
+        """An encoder was opened, closed, chosen for a comparison, or is to be changed."""
         action, _, value = str(event.pick).partition(":")
         encoder, _, form = value.partition(":")
-        name = str(json.loads(form)["text"]) if action == "renaming" else ""
+        above = below = ""
         if action in CHANGES:
+            name = str(json.loads(form)["text"]) if action == "renaming" else ""
             try:
-                self._change(action, encoder, name)
+                below = self._change(action, encoder, name)
             except ApiError as error:
-                again = draw_renaming(encoder, name) if action == "renaming" else ""
-                return self._draw(selection, above=again, below=toast(error.message))
-            if action == "deletion" and selection.current.get("encoder") == encoder:
+                above, below = draw_renaming(encoder, name) if name else "", toast(error.message)
+            if action == "deletion" and not below:
                 selection.current = {}
-            return self._draw(selection)
-        if action in ("ask", "item"):
-            query = {"item": value} if action == "item" else {"q": str(json.loads(value)["text"])}
-            selection.current = {name: selection.current[name] for name in ("encoder", "with")} | query
-            return self._draw(selection)
-        selection.current = {"encoder": encoder} if encoder else {}
-        question = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
-        return self._draw(selection, above=question)
+        elif action == "check":
+            checked = [each for each in selection.checked if each != encoder]
+            selection.checked = checked if len(checked) < len(selection.checked) else [*checked, encoder][-2:]
+        elif action == "compare" and len(selection.checked) == 2:
+            selection.current = dict(zip(("encoder", "with"), selection.checked, strict=True))
+        elif action == "compare":
+            below = toast("Choose two encoders first.", "Compare")
+        elif action == "find":
+            selection.current = {"find": str(json.loads(value)["text"])}
+        else:
+            selection.current = {"encoder": encoder} if encoder else {}
+            above = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
+        return self._draw(selection, above, below)
 
     def _draw(self, selection: EncoderSelection, above: str = "", below: str = "") -> Any:
         """What is selected; no change if a newer event draws already, or has selected something else."""
         chosen, mine = selection.current, selection.turn + 1
         selection.turn = mine
-        drawn = above + self.refresh(**chosen) + below
-        return drawn if (selection.current, selection.turn) == (chosen, mine) else gr.skip()
+        top, readme, rest = self.refresh(selection.checked, **chosen)
+        if (selection.current, selection.turn) != (chosen, mine):
+            return [gr.skip()] * 3
+        return [above + top + below, gr.update(value=readme, visible=bool(readme)), rest]
 
-    def _change(self, action: str, encoder: str, name: str) -> None:
-        """One of ``CHANGES``. Raises: ApiError."""
+    def _change(self, action: str, encoder: str, name: str) -> str:
+        """One of ``CHANGES``. Returns: what is to be said of it. Raises: ApiError."""
         if action == "deletion":
             self.client.delete_encoder(encoder)
         elif action == "renaming":
             self.client.change_encoder(encoder, name=name)
+        elif action == "evaluate":
+            for each in encoder.split(",")[:2]:
+                self.client.submit("evaluate", {"encoder": each})
+            return notice("Two evaluations are queued; the Runs tab shows them.", "Submitted")
         else:
             self.client.change_encoder(encoder, pinned=action == "pin")
+        return ""
 
-    def refresh(self, encoder: str = "", **others: str) -> str:
-        """All encoders, best first, or one with all of its figures, or two. ``others``: further ``PARAMETERS``."""
+    def refresh(self, checked: Sequence[str] = (), **current: str) -> tuple[str, str, str]:
+        """(HTML, README, HTML below it) of the list, of one encoder, or of two. ``current``: ``PARAMETERS``."""
+        encoder, other, lines = current.get("encoder"), current.get("with"), list[Json]()
         try:
-            ranked = rank_encoders(self.client)
-            collections = self.client.collections() if ranked else []
+            if not encoder:
+                return draw_list(rank_encoders(self.client), checked, current.get("find", "")), "", ""
+            if other:
+                return draw_comparison(self.client, encoder, other, BACK), "", ""
+            card = self.client.encoder_card(encoder)
         except ApiError as error:
-            return unreachable_box(error, reopens=True)
-        if encoder:
-            return BACK + self._draw_chosen(encoder, others, ranked, collections)
-        cards = [draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections) for each in ranked]
-        return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
+            if error.status != 404:
+                return unreachable_box(error, reopens=True), "", ""
+            return f'<p class="lcl-head">{BACK}</p>{error_box(error.message, "Not found")}', "", ""
+        if run := card["encoder"].get("run_id"):
+            try:
+                lines = self.client.metrics(run)
+            except ApiError:  # the run is somebody else's, or gone
+                run = None
+        return draw_card(card), readable(card["about"]), draw_details(card, run, lines)
 
-    def _draw_chosen(
-        self, encoder: str, others: Mapping[str, str], ranked: Sequence[RankedEncoder], collections: Sequence[Json]
-    ) -> str:
-        known = {name: each for each in reversed(ranked) for name in (each.encoder.get("name"), each.id)}
-        for name in (encoder, others.get("with", encoder)):
-            if name not in known:
-                return error_box(f"There is no encoder {name!r}.", "This encoder cannot be shown")
-        each = known[encoder]
-        if "with" in others:
-            return draw_comparison(self.client, each.encoder, known[others["with"]].encoder, others)
-        card = draw_encoder(each.encoder, each.rows, badge=each.badge, collections=collections, alone=True)
-        links = "".join(
-            f'<a href="{esc(address(encoder=each.id, **{"with": other.id}))}">{esc(other.label)}</a>'
-            for other in ranked[: COMPARED + 1]
-            if other.id != each.id
-        )
-        compare = (
-            f'<nav class="lcl-links" aria-label="Compare with"><span>Compare with</span>{links}</nav>' if links else ""
-        )
-        return mark_view(card + compare, str(each.encoder.get("name") or each.id), encoder=each.id)
+
+def readable(markdown: str) -> str:
+    """Markdown without diagrams, and without attributes that the page's scripts act on."""
+    return re.sub(r"(?i)(?<![-\w])data-", "data\u2011", markdown).replace("mermaid", "Mermaid")
 
 
 def draw_deletion(encoder: str) -> str:
@@ -169,74 +180,201 @@ def draw_renaming(encoder: str, name: str = "") -> str:
     return pick_form(f"renaming:{encoder}", "lcl-question-box lcl-rename", inside)
 
 
-def draw_encoder(
-    encoder: Json,
-    rows: Sequence[dict[str, Any]],
-    *,
-    badge: str = "",
-    collections: Sequence[Json] = (),
-    alone: bool = False,
-) -> str:
-    """Name, sizes, main metrics and actions of an encoder; ``alone``: with all metrics as a table."""
-    about = {**(encoder.get("info") or {}), **encoder}
-    size = about.get("image_size")
-    listed = [
-        ("Parameters", number(about["parameters"]) if about.get("parameters") else ""),
-        ("Images", f"{size} × {size} px" if size else ""),
-        ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
-        ("Images seen", number(about["images_seen"]) if about.get("images_seen") else ""),
-        ("Hash", str(about.get("hash") or "")[:12]),
-        ("Made", ago(about.get("created_at"))),
-    ]
-    measured = measured_rows(rows)
-    if alone:  # all metrics of its evaluations, and below all those of its model card
-        parts = (measured, [row for row in rows if row not in measured])
-        below = "".join(draw_table(part) + _draw_source(part) for part in parts if part) or NOT_EVALUATED
-    else:
-        figures = main_figures(measured or rows)[:SHOWN]
-        below = draw_figures(figures) if figures else NOT_EVALUATED
-        below += _draw_source(measured or rows)
-    name = esc(encoder.get("name") or encoder["id"])
-    title = name if alone else f'<button type="button" data-pick="encoder:{esc(encoder["id"])}">{name}</button>'
-    mark = '<span class="lcl-badge" title="offered first by every form">Pinned</span>' if encoder.get("pinned") else ""
-    mark += f'<span class="lcl-badge lcl-badge--failed">{esc(badge)}</span>' if badge else ""
-    own = [each for each in collections if each.get("encoder_id") == encoder["id"]]
+def draw_list(encoders: Sequence[Json], checked: Sequence[str], find: str) -> str:
+    """Search box, comparison of two, and a row for each encoder whose name has ``find``."""
+    if not encoders:
+        return EMPTY
+    shown = [each for each in encoders if find.lower() in str(each.get("name") or "").lower()]
+    box = f'<input type="search" name="find" value="{esc(find)}" placeholder="Find …" aria-label="Find">'
+    rows = "".join(_row(each, str(each["id"]) in checked) for each in shown)
+    note = f'{len(shown)} of {len(encoders)} encoders. <button type="button" data-pick="all:">Show all</button>'
+    count = f" {len(checked)} of 2" if checked else ""
+    return mark_view(
+        f'<div class="lcl-head">{pick_form("find", "lcl-find", box)}'
+        f'<button type="button" data-pick="compare:">Compare{count}</button>{_menu("More", MORE)}</div>'
+        f'<p class="lcl-note">{note if find else ""}</p><ul class="lcl-encoders">{rows}</ul>',
+        find=find,
+    )
+
+
+def _row(encoder: Json, checked: bool) -> str:
+    key, name = esc(encoder["id"]), esc(encoder.get("name") or encoder["id"])
+    figures = "".join(
+        f'<div title="{esc(_about(row))}"><dt>{esc(row["title"])}</dt><dd>{metric_text(row["metric"], row["value"])}'
+        "</dd></div>"
+        for row in encoder.get("figures") or ()
+    )
+    size = (encoder.get("info") or {}).get("parameters")
     return (
-        f'<article class="lcl-encoder"><header><h3>{title}{mark}</h3><code>{esc(encoder["id"])}</code></header>'
-        f"{definition_list(listed)}{below}{draw_actions(encoder, own, alone)}"
-        f"{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
+        f'<li><input type="checkbox" data-pick="check:{key}" aria-label="Compare {name}"{" checked" * checked}>'
+        f'<h3><button type="button" data-pick="encoder:{key}">{name}</button>'
+        f"{_marks(encoder, encoder.get('badge'))}</h3>"
+        f"<dl>{figures or '<div><dt>Not evaluated</dt></div>'}</dl>"
+        f"<span>{number(size) if size else ''}</span>{_made(encoder)}</li>"
     )
 
 
-def _draw_source(rows: Sequence[dict[str, Any]]) -> str:
-    """Where the figures come from, if not from evaluations of this service."""
-    source = rows[0].get("source") if rows else None
-    words = re.sub("`([^`]*)`", r"<code>\1</code>", esc(f"{source[0].upper()}{source[1:]}.")) if source else ""
-    return f'<p class="lcl-note">{words}</p>' if words else ""
+def _about(row: Json) -> str:
+    beside = (f"{name} {metric_text(row['metric'], row[name])}" for name in ("untrained", "chance") if row.get(name))
+    where = " of ".join(filter(None, (str(row.get("split") or ""), row.get("dataset"))))
+    return ", ".join(filter(None, (row["metric"], interval_text(row), where, *beside)))
 
 
-def draw_exports(encoder: str, kind: str) -> str:
-    """Links to tar files of the encoder in each format."""
-    address = f"encoder/{quote(encoder, safe='')}"
-    formats = EXPORTS if kind == "lcl" else {"lcl": "as it is"}
-    links = "".join(f'<a href="{address}/{name}.tar" download>{words}</a>' for name, words in formats.items())
-    return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
+def _marks(encoder: Json, badge: str | None) -> str:
+    star = '<span title="pinned: offered first" aria-label="pinned">★</span>' if encoder.get("pinned") else ""
+    return star + (f'<span class="lcl-badge lcl-badge--failed">{esc(badge)}</span>' if badge else "")
 
 
-def draw_actions(encoder: Json, collections: Sequence[Json], alone: bool = False) -> str:
-    """Links to what can be done with an encoder; ``collections``: those that it has embedded, newest first."""
-    key, run = str(encoder["id"]), encoder.get("run_id")
-    links = {
-        "Evaluate": address(tab="runs", new="evaluate", on=key),
-        "Index": address(tab="runs", new="index", on=key),
-        "Search": address(collection=str(collections[0]["id"]), captions="0") if collections else "",
-        "Try": address(tab="try", encoder=key),
-        "Its run": address(run=str(run)) if run else "",
+def _made(encoder: Json) -> str:
+    made = str(encoder.get("created_at") or "")
+    words = f"shipped with {__version__.rpartition('.')[0]}" if encoder.get("owner") == PRODUCT_OWNER else ago(made)
+    return f'<time datetime="{esc(made)}" title="{esc(made)}">{words}</time>'
+
+
+def _menu(words: str, inside: str, label: str = "") -> str:
+    named = f' aria-label="{label}"' if label else ""
+    return f'<details class="lcl-menu"><summary{named}>{words}</summary><div>{inside}</div></details>'
+
+
+def draw_card(card: Json) -> str:
+    """Name, actions, three figures, and how to use the encoder; the README follows."""
+    encoder, key = card["encoder"], str(card["encoder"]["id"])
+    info, name = encoder.get("info") or {}, str(encoder.get("name") or key)
+    size = number(info["parameters"]) + " parameters" if info.get("parameters") else ""
+    licence = f"licence {card['licence']}" if card.get("licence") else "licence: none given"
+    facts = " · ".join(filter(None, (size, esc(licence), _made(encoder))))
+    formats = EXPORTS if info.get("kind", "lcl") == "lcl" else {"lcl": "as it is"}
+    base = f"encoder/{quote(key, safe='')}"
+    downloads = f'<a href="{base}/README.md" download>Card (README.md)</a>' + "".join(
+        f'<a href="{base}/{each}.tar" download>{words}</a>' for each, words in formats.items()
+    )
+    head = (
+        f'<header class="lcl-head">{BACK}<h2>{esc(name)}{_marks(encoder, card.get("badge"))}</h2>'
+        f'<a href="{esc(address(tab="try", encoder=key))}">Try</a>{_menu("Download", downloads)}'
+        f'{_menu("⋯", _actions(encoder), "Actions")}</header><p class="lcl-note">{facts}</p>'
+    )
+    figures = draw_figures(card["main"]) if card["main"] else '<p class="lcl-note">Not evaluated yet.</p>'
+    source = next((row["source"] for row in card["main"] if row.get("source")), "")
+    figures += f'<p class="lcl-note">Figures of the {esc(source.replace("`", ""))}.</p>' if source else ""
+    sides = f"<section>{figures}</section><section>{_use(card)}</section>"
+    return mark_view(f'{head}<div class="lcl-card-sides">{sides}</div>', name, encoder=key)
+
+
+def _use(card: Json) -> str:
+    """A search with the encoder, and calls that use it."""
+    name, on = str(card["encoder"].get("name")), str(card["encoder"]["id"])
+    body = json.dumps({"model": name, "input": ["a red fish"]})
+    calls = (
+        f'from api.client import Client\n\nClient().embed_texts("{name}", ["a red fish"])\n\n'
+        'curl -sS $API/v1/embeddings -H "Authorization: Bearer $KEY" \\\n'
+        f"  -H 'Content-Type: application/json' -d '{body}'"
+    )
+    link = f'<a href="{esc(address(tab="runs", new="index", on=on))}">Index a dataset</a>'
+    search = f'<p class="lcl-note">No collection yet. {link} to search with it.</p>'
+    if card["collections"]:
+        search = (
+            '<form data-address class="lcl-find"><input type="hidden" name="collection" '
+            f'value="{esc(card["collections"][0]["name"])}"><label>Search with it <input type="search" name="q" '
+            'required maxlength="1000" placeholder="a red fish" enterkeyhint="search"></label></form>'
+        )
+    return search + fold("Use it: Python, curl", f"<pre><code>{esc(calls)}</code></pre>")
+
+
+def _actions(encoder: Json) -> str:
+    key = str(encoder["id"])
+    links = {"Evaluate": address(tab="runs", new="evaluate", on=key), "Index": address(tab="runs", new="index", on=key)}
+    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
+    verbs = {"unpin": "Unpin"} if encoder.get("pinned") else {"pin": "Pin"}
+    inside += "".join(
+        f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>'
+        for verb, words in {**verbs, "rename": "Rename", "delete": "Delete"}.items()
+    )
+    return f'<nav class="lcl-actions-of" aria-label="Actions">{inside}</nav><code>{esc(key)}</code>'
+
+
+def draw_details(card: Json, run: str | None, lines: Sequence[Json]) -> str:
+    """Below the README: curve, lineage, and folded evaluations, specification and files."""
+    encoder, files = card["encoder"], (card["encoder"].get("info") or {}).get("files") or {}
+    curve = "<h3>Curve</h3>" + draw_curves({"kind": "pretrain", "state": "succeeded"}, lines) if lines else ""
+    sources = ((card["spec"].get("data") or {}).get("sources") or ()) if run else ()
+    names = dict.fromkeys(str(each.get("dataset")) for each in sources)
+    steps = [
+        ", ".join(f'<a href="{esc(address(dataset=name))}">{esc(name)}</a>' for name in names),
+        f'<a href="{esc(address(run=run))}">its run</a>' if run else "",
+        f"<b>{esc(encoder.get('name'))}</b>",
+        ", ".join(
+            f'<a href="{esc(address(collection=each["name"]))}">{esc(each["name"])}</a> ({each["images"]:,} images)'
+            for each in card["collections"]
+        ),
+    ]
+    hashes = "".join(
+        f"<tr><td>{esc(name)}</td><td><code>{esc(digest)}</code></td></tr>" for name, digest in files.items()
+    )
+    runs = dict.fromkeys((row["run_id"], row.get("dataset")) for row in card["figures"] if row.get("run_id"))
+    measured = "".join(
+        f'<li><a href="{esc(address(run=key))}">on {esc(name or "sample")}</a></li>' for key, name in runs
+    )
+    folded = {
+        f"{len(runs)} evaluations": f"<ul>{measured}</ul>" if runs else "",
+        f"All {len(card['figures'])} figures": draw_table(card["figures"]) if card["figures"] else "",
+        "Spec": f"<pre><code>{esc(json.dumps(card['spec'], indent=2))}</code></pre>" if card["spec"] else "",
+        f"{len(files)} files and hashes": html_table("Files", ("File", "sha256"), hashes) if files else "",
     }
-    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items() if link)
-    changes = {"unpin" if encoder.get("pinned") else "pin": "Unpin" if encoder.get("pinned") else "Pin"}
-    changes |= {"rename": "Rename", "delete": "Delete"} if alone else {}
-    buttons = "".join(
-        f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>' for verb, words in changes.items()
+    sections = "".join(fold(words, inside) for words, inside in folded.items() if inside)
+    return f'{curve}<h3>Lineage</h3><p class="lcl-lineage">{" → ".join(filter(None, steps))}</p>{sections}'
+
+
+def draw_comparison(client: Client, encoder: str, other: str, back: str) -> str:
+    """Figures that both encoders have, below the button ``back``, or one that evaluates both. Raises: ApiError."""
+    comparison = client.compare_encoders(encoder, other)
+    left, right = comparison["left"], comparison["right"]
+    title = f"{left['name']} and {right['name']}"
+    head = f'<header class="lcl-head">{back}<h2>{esc(title)}</h2></header>'
+    drawn = head + draw_differences(left, right, comparison["rows"])
+    return mark_view(drawn, title, encoder=left["id"], **{"with": right["id"]})
+
+
+def draw_differences(left: Json, right: Json, rows: Sequence[Json]) -> str:
+    """A row for each compared metric: values and difference, with intervals."""
+    if not rows:
+        return (
+            '<div class="lcl-empty" role="status"><strong>Not examined on the same data.</strong>'
+            f'<p class="lcl-actions-of"><button type="button" data-pick="evaluate:{left["id"]},{right["id"]}">'
+            "Evaluate both</button></p></div>"
+        )
+    columns = ("figure", "of", left["name"], right["name"], "difference", "p", "chance")
+    body = "".join(map(_figure_row, rows))
+    return html_table("Figures of both", columns, body, "compare") + (
+        '<p class="lcl-note">Of the newest two evaluations with equal settings. Small: 95 % intervals, also of the '
+        f"difference ({esc(right['name'])} minus {esc(left['name'])}) over the same images. p: sign flips, two-sided, "
+        "of this row alone. Bold: the better one, where the interval of the difference does not hold 0.</p>"
     )
-    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{inside}{buttons}</nav>'
+
+
+def _figure_row(row: Json) -> str:
+    metric = str(row["metric"])
+    bounds: Sequence[float] | None = row.get("interval")
+    higher, lower = ("left", "right") if metric.endswith("rank") else ("right", "left")  # lower ranks are better
+    better = None
+    if bounds is not None and not bounds[0] <= 0 <= bounds[1]:
+        better = higher if bounds[0] > 0 else lower
+    cells = []
+    for side in ("left", "right"):
+        value = metric_text(metric, row.get(side))
+        strong = f"<b>{value}</b>" if side == better else value
+        cells.append(f"<td>{strong}{_interval(metric, row.get(f'{side}_interval'))}</td>")
+    p = row.get("p")
+    p_text = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
+    sign = "+" if (row.get("difference") or 0) > 0 else ""
+    difference = "" if row.get("difference") is None else sign + metric_text(metric, row["difference"])
+    reason = f"<small>{esc(row['reason'])}</small>" if row.get("reason") else ""
+    split = " · ".join(esc(row[name]) for name in ("split", "variant") if row.get(name))
+    return (
+        f'<tr><th scope="row">{esc(metric)}</th><td>{esc(figure_label(row))}<small>{split}</small></td>'
+        f"{''.join(cells)}<td>{difference}{_interval(metric, bounds)}{reason}</td>"
+        f"<td>{p_text}</td><td>{metric_text(metric, row.get('chance'))}</td></tr>"
+    )
+
+
+def _interval(metric: str, bounds: Sequence[float] | None) -> str:
+    return "" if not bounds else f"<small>{' to '.join(metric_text(metric, bound, '') for bound in bounds)}</small>"

@@ -48,7 +48,7 @@ from ui.image_uploads import (
     thumbnail,
     unique_names,
 )
-from ui.ranking import RankedEncoder, collection_choices, encoder_choices, last_used, rank_encoders, used_script
+from ui.ranking import collection_choices, encoder_choices, last_used, rank_encoders, used_script
 
 CAPTION, CLASSIFY = "caption", "classify"
 ACTIONS = {CAPTION: "Write captions", CLASSIFY: "Classify"}
@@ -90,7 +90,7 @@ def parse_templates(text: str) -> tuple[list[str], list[str]]:
     return [line for line in lines if "{}" in line], notes
 
 
-def find_examples(client: Client, encoders: Sequence[RankedEncoder] | None = None) -> list[CollectionClasses]:
+def find_examples(client: Client, encoders: Sequence[Json] | None = None) -> list[CollectionClasses]:
     """Lists of classes out of the labels of the first collection, with some of its images. Raises: ApiError."""
     collection = first_choice(collection_choices(client, encoders))
     if collection is None:
@@ -209,7 +209,7 @@ class InferenceTab:
         fields = [gr.update(visible=shown) for shown in (classifies, classifies, *(not classifies,) * 4)]
         return *fields, gr.update(value=ACTIONS[task]), examples
 
-    def _draw_examples(self, task: str, ranked: Sequence[RankedEncoder] | None = None, chosen: str = "") -> str:
+    def _draw_examples(self, task: str, ranked: Sequence[Json] | None = None, chosen: str = "") -> str:
         if task == CLASSIFY:
             return draw_examples(find_examples(self.client, ranked), chosen)
         collection = first_choice(collection_choices(self.client, ranked))

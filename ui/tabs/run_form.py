@@ -294,7 +294,7 @@ class SpecForm:
         """Names of a resource: datasets newest first, encoders best first. Raises: ApiError."""
         if listed == "datasets":
             return _item_names(sorted(self.client.datasets(), key=lambda each: each["created_at"], reverse=True))
-        return list(dict.fromkeys(_item_names([each.encoder for each in rank_encoders(self.client)])))
+        return list(dict.fromkeys(_item_names(rank_encoders(self.client))))
 
     def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:
         """Submit. Returns: message, and the id of the run or None if it was rejected."""

@@ -1,13 +1,4 @@
-"""Export formats: an encoder of ours, rewritten for other libraries. Importing this loads no torch.
-
-OpenCLIP is a format that cannot be written. The text tower would fit (a causal transformer that is read at its last
-token), and so would the vision tower's patches; the step from patches to the pooled latent does not:
-
-* OpenCLIP's own ViT lets its attentional pooler attend to the class token. For us that token is a register, which the
-  pooler never sees, and no setting hides it.
-* A timm trunk leaves the class token out, but its attention pooling reads the patches as they come from the last norm.
-  Ours normalises them once more, and a norm of a norm with learnt gains cannot be folded into a projection.
-"""
+"""Export formats: an encoder of ours, rewritten for other libraries. Importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -26,41 +17,29 @@ EXPORT_REFUSED = 2  # exit status of ``python -m lcl_core.encoders export``: the
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format of another library.
+    """A format of another library, written by the module of its name: ``write(directory, target)``.
 
-    Attributes:
-        writer: module of this package whose ``write(directory, target)`` makes the files; none: impossible.
-        carries: for people, what the format holds.
-        towers: kinds of vision towers that it can hold.
+    ``carries``: for people, what the format holds. ``towers``: kinds of vision towers that it can hold.
     """
 
-    writer: str | None
     carries: str
     towers: tuple[str, ...] = tuple(VISION_TOWERS)
 
 
 FORMATS = {
-    "huggingface": ExportFormat("huggingface", "both towers for transformers, with the code that computes them"),
-    "openclip": ExportFormat(
-        None, "nothing: OpenCLIP has no place for the attentive pooling, and the refusal says why"
-    ),
-    "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
-    "onnx": ExportFormat("onnx", "both towers up to L2-normalised vectors, for any ONNX runtime"),
+    "huggingface": ExportFormat("both towers for transformers, with the code that computes them"),
+    "timm": ExportFormat("the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
+    "onnx": ExportFormat("both towers up to L2-normalised vectors, for any ONNX runtime"),
 }
 
 
 def export(name: str, directory: Path, target: Path) -> None:
-    """Write the encoder of ``directory`` in a format of others into ``target``, which is new or empty.
-
-    Raises:
-        UserError: ``unsupported`` (field ``format``) when the format cannot hold it; ``encoder_unreadable``;
-            ``invalid_value`` when ``target`` is not empty; ``missing_extra`` when a library is missing.
-    """
+    """Write the encoder of ``directory`` in a format of others into ``target``, which is new or empty."""
     check_exportable(name, directory)
     check_encoder(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("the target is not empty; name a new directory", file=target)
-    writer = import_module(f"{__package__}.{FORMATS[name].writer}")
+    writer = import_module(f"{__package__}.{name}")
     target.mkdir(parents=True, exist_ok=True)
     writer.write(directory, target)
 
@@ -74,13 +53,6 @@ def check_exportable(name: str, directory: Path) -> None:
         raise UserError(
             f"this is an encoder of {found.kind}'s own, and only those of ours are rewritten in other formats; "
             "take it as it is, with format=lcl",
-            code="unsupported", field="format",
-        )  # fmt: skip
-    if FORMATS[name].writer is None:
-        raise UserError(
-            "OpenCLIP cannot hold the attentive pooling of this encoder: its own ViT pools over the class token, which "
-            "ours leaves out, and its timm trunks pool without the norms that ours has before keys and values; "
-            "encode_image would be wrong. Take format=huggingface or onnx for both towers, timm for the vision tower",
             code="unsupported", field="format",
         )  # fmt: skip
     vision = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER))

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
-from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, write_inputs, write_model_card
+from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, write_inputs, write_use
 from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
@@ -58,11 +58,7 @@ similarity = images @ texts.T
 
 
 def write(directory: Path, target: Path) -> None:
-    """Weights, configuration, tokenizer, processor, code and a README. Still an encoder of ours for ``lcl``.
-
-    Raises:
-        UserError: ``encoder_unreadable``.
-    """
+    """Weights, configuration, tokenizer, processor, code and a README. Still an encoder of ours for ``lcl``."""
     # transformers 4 would write the token embeddings over the head of a configuration that does not say this
     config = {**read_json_object(directory / CONFIG), "tie_word_embeddings": False, "auto_map": _AUTO_MODEL}
     write_json_atomically(target / CONFIG, config)
@@ -76,7 +72,7 @@ def write(directory: Path, target: Path) -> None:
     shutil.copyfile(directory / WEIGHTS, target / WEIGHTS)
     for name, source in portable_sources().items():
         (target / name).write_text(source, encoding="utf-8")
-    write_model_card(target, "Encoders of images and texts", _TEXT, _RECIPE, "transformers")
+    write_use(target, _TEXT, _RECIPE, "transformers")
 
 
 def portable_sources() -> dict[str, str]:

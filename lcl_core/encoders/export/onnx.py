@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core.common.errors import import_optional
-from lcl_core.encoders.export.files import write_inputs, write_model_card
+from lcl_core.encoders.export.files import write_inputs, write_use
 from lcl_core.encoders.export.portable import preprocessing_lcl
 from lcl_core.encoders.lcl import load_model
 from lcl_core.model import LCLModel
@@ -106,7 +106,7 @@ def write(directory: Path, target: Path) -> None:
     n, length = torch.export.Dim("n"), torch.export.Dim("length")
     _write_graph(target / IMAGE, _Images(model), "pixel_values", "image_embeds", pixels, {0: n})
     _write_graph(target / TEXT, _Texts(model), "input_ids", "text_embeds", ids, {0: n, 1: length})
-    write_model_card(target, "Encoders of images and texts for ONNX", _WORDS, _RECIPE, "onnx")
+    write_use(target, _WORDS, _RECIPE, "onnx")
 
 
 def _write_graph(path: Path, tower: nn.Module, takes: str, gives: str, example: Tensor, sizes: dict[int, Any]) -> None:

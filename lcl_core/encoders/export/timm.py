@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.export.files import write_model_card
+from lcl_core.encoders.export.files import write_use
 from lcl_core.encoders.lcl import load_model
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig
@@ -47,11 +47,7 @@ patches = model.forward_features(transform(image)[None])[:, model.num_prefix_tok
 
 
 def write(directory: Path, target: Path) -> None:
-    """What ``timm.models.save_for_hf`` writes of such a network, and a README. Needs no timm.
-
-    Raises:
-        UserError: ``encoder_unreadable``.
-    """
+    """What ``timm.models.save_for_hf`` writes of such a network, and a README. Needs no timm."""
     model, _ = load_model(directory)
     config = model.config
     weights = model.visual.state_dict()
@@ -74,7 +70,7 @@ def write(directory: Path, target: Path) -> None:
         "pretrained_cfg": _transform(config),
     }
     write_json_atomically(target / CONFIG, described)
-    write_model_card(target, "A vision tower for timm", _WORDS, _RECIPE, "timm")
+    write_use(target, _WORDS, _RECIPE, "timm")
 
 
 def _settings(config: LCLConfig) -> dict[str, Any]:

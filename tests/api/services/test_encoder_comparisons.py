@@ -10,7 +10,7 @@ from lcl_core.specs.parsing import parse_spec
 
 def figure(run_id, value, settings="a", metric="IR@5"):
     key = tuple(metric if name == "metric" else name for name in COMPARISON_KEYS)
-    return EvaluatedFigure(key, value, 0.1, run_id, {"source": settings, "seed": "0"})
+    return EvaluatedFigure(key, value, 0.1, None, run_id, {"source": settings, "seed": "0"})
 
 
 def stored(spec):

@@ -140,10 +140,10 @@ def test_nothing_is_proposed_for_a_draft_without_the_part_of_a_field(service: An
     assert skipped == [gr.skip()] * (1 + len(form.choices))
 
 
-def test_an_empty_encoder_is_the_best_and_a_pinned_one_before_it(service: Any) -> None:
+def test_an_empty_encoder_is_the_first_in_the_order_of_the_service(service: Any) -> None:
     newest, pinned = ({"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned"))
     datasets = [{"name": "early", "created_at": "2026-01-01"}, {"name": "sample", "created_at": "2026-01-02"}]
-    client = service(encoders=[newest, {**pinned, "pinned": True}], encoder_figures=[], datasets=datasets)
+    client = service(encoders=[pinned, newest], datasets=datasets)
     form = SpecForm(client, "evaluate")
     with gr.Blocks():
         form.build(visible=True)

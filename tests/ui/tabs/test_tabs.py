@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +9,6 @@ import gradio as gr
 import pytest
 
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
-from ui.tabs.encoders import EncoderSelection, EncodersTab, draw_encoder, draw_exports
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import RUN_ACTIONS
 from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
@@ -19,85 +16,6 @@ from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
 
 def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
-
-
-def test_a_card_never_shows_a_value_alone(service: Any) -> None:
-    row = {"task": "retrieval", "split": "s", "metric": "IR@5", "value": 0.009, "untrained": 0.0102, "chance": 0.0085,
-           "interval": [0.004, 0.015]}  # fmt: skip
-    encoder = {"id": "enc_1", "name": "mine", "run_id": "run_1", "info": {}}
-    collections = [{"id": "col_1", "encoder_id": "enc_1"}, {"id": "col_2", "encoder_id": "enc_2"}]
-    drawn = EncodersTab(service(encoders=[encoder], encoder_figures=[row], collections=collections)).refresh()
-    for part in ("0.9 %", "0.4–1.5", "chance 0.9", "untrained 1.0", "lcl-bars__worse"):
-        assert part in drawn
-    assert "no better than untrained</span>" in drawn
-    links = re.findall(r'<a href="([?][^"]+)">', drawn)
-    assert links == [
-        "?tab=runs&amp;new=evaluate&amp;on=enc_1", "?tab=runs&amp;new=index&amp;on=enc_1",
-        "?collection=col_1&amp;captions=0", "?tab=try&amp;encoder=enc_1", "?run=run_1",
-    ]  # fmt: skip
-
-
-def test_a_card_shows_the_figures_of_the_model_card_until_the_encoder_is_evaluated_here() -> None:
-    source = "model card: measured with `bench`, not by this service"
-    row = {"task": "retrieval", "split": "OpenMoji", "variant": "by name", "metric": "IR@5", "value": 0.288,
-           "chance": 0.003, "untrained": 0.003, "source": source}  # fmt: skip
-    encoder = {"id": "enc_1", "name": "drawings", "info": {}}
-    drawn = draw_encoder(encoder, [row])
-    for part in ("28.8 %", "chance 0.3", "untrained 0.3", "Model card: measured with <code>bench</code>"):
-        assert part in drawn
-    assert "Not evaluated yet" not in drawn
-    own = {**row, "value": 0.25, "source": None}
-    assert "not by this service" not in draw_encoder(encoder, [own, row])
-    alone = draw_encoder(encoder, [own, row], alone=True)
-    assert alone.index("25.0 %<") < alone.index("28.8 %<") < alone.index("not by this service")
-
-
-def test_an_encoder_is_deleted_after_a_question(service: Any) -> None:
-    encoder = {"id": "enc_1", "name": "mine", "info": {}}
-    client = service(encoders=[encoder], encoder_figures=[], collections=[], delete_encoder=None)
-    tab, selection = EncodersTab(client), EncoderSelection({"encoder": "enc_1"})
-    asked = tab.select(selection, picked("delete:enc_1"))
-    assert "Delete this encoder?" in asked
-    assert client.arguments_of("delete_encoder") == []
-    tab.select(selection, picked("deletion:enc_1"))
-    assert len(client.arguments_of("delete_encoder")) == 1
-    assert selection.current == {}
-
-
-def test_two_encoders_are_compared(service: Any) -> None:
-    encoders = [{"id": f"enc_{n}", "name": f"name-{n}", "info": {}} for n in (1, 2)]
-    compared = {"left": encoders[0], "right": encoders[1], "rows": []}
-    client = service(
-        encoders=encoders, encoder_figures=[], collections=[], compare_encoders=compared, search={"hits": []}
-    )
-    tab, selection = EncodersTab(client), EncoderSelection({})
-    request: Any = type("Request", (), {"query_params": {"encoder": "enc_1"}})()
-    assert '<a href="?encoder=enc_1&amp;with=enc_2">name-2</a>' in tab.open_address(selection, request)
-    request.query_params["with"] = "enc_2"
-    assert "name-1 and name-2" in tab.open_address(selection, request)
-    tab.select(selection, picked('ask:{"text": "ant"}'))
-    assert selection.current == {"encoder": "enc_1", "with": "enc_2", "q": "ant"}
-    assert "&quot;item&quot;: &quot;i1&quot;" in tab.select(selection, picked("item:i1"))
-    request.query_params["with"] = "enc_gone"
-    assert "There is no encoder &#x27;enc_gone&#x27;" in tab.open_address(selection, request)
-
-
-def test_an_encoder_is_pinned_and_renamed(service: Any) -> None:
-    encoder = {"id": "enc_1", "name": "mine", "info": {}, "pinned": True}
-    client = service(encoders=[encoder], encoder_figures=[], collections=[], change_encoder={})
-    tab, selection = EncodersTab(client), EncoderSelection({})
-    assert "Pinned" in tab.refresh()
-    tab.select(selection, picked("unpin:enc_1"))
-    assert selection.current == {}, "the list stays"
-    assert "New name" in tab.select(selection, picked("rename:enc_1"))
-    tab.select(selection, renamed("yours"))
-    assert selection.current == {"encoder": "enc_1"}
-    assert client.arguments_of("change_encoder") == [{"pinned": False}, {"name": "yours"}]
-
-
-def renamed(name: str) -> Any:
-    """What the form of a new name for ``enc_1`` sends."""
-    return picked(f"renaming:enc_1:{json.dumps({'text': name, 'button': '', 'address': '?encoder=enc_1'})}")
 
 
 def picked(value: str) -> Any:
@@ -115,21 +33,6 @@ def test_an_address_prepares_the_form_of_a_run(service: Any) -> None:
     assert any(isinstance(part, str) and '"encoder": "enc_1"' in part for part in filled)
     request.query_params.pop("new")
     assert tab.prepare_form(request)[1] == gr.skip()
-
-
-def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:
-    assert "No encoder yet" in EncodersTab(service(encoders=[])).refresh()
-    unreachable = EncodersTab(service(encoders=away)).refresh()
-    assert ("no answer from" in unreachable, "data-reopen" in unreachable) == (True, True)
-
-
-def test_an_encoder_offers_the_formats_that_can_hold_it() -> None:
-    ours = draw_exports("enc/1", "lcl")
-    assert re.findall(r'href="([^"]+)"', ours) == [
-        f"encoder/enc%2F1/{name}.tar" for name in ("lcl", "huggingface", "timm", "onnx")
-    ]  # fmt: skip
-    assert re.findall(r'href="([^"]+)"', draw_exports("enc_2", "openclip")) == ["encoder/enc_2/lcl.tar"]
-    assert 'href="encoder/e/onnx.tar"' in draw_encoder({"id": "e", "info": {}}, [])
 
 
 def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:

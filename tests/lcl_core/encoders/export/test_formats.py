@@ -23,8 +23,7 @@ def refused(name, directory, target, words):
 
 
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(sample, tmp_path):
-    refused("openclip", sample.directory, tmp_path / "out", "pools over the class token")
-    refused("tensorrt", sample.directory, tmp_path / "out", "the formats are huggingface, openclip, timm, onnx")
+    refused("tensorrt", sample.directory, tmp_path / "out", "the formats are huggingface, timm, onnx")
 
 
 @pytest.mark.parametrize("name", FORMATS)
