@@ -21,11 +21,17 @@ help:
 
 setup: .venv/.service
 
+# The guide, which api and page serve, is built beside the start where its sources have changed.
+GUIDE := build/site/index.html
+BUILD_GUIDE := (nice $(MAKE) --silent $(GUIDE) >/dev/null 2>&1 &)
+$(GUIDE): $(wildcard *.md docs/*.md docs/*/*.md scripts/*_pages.py api/cli/*.py lcl_core/specs/*.py)
+	@.venv/bin/python -m scripts.build_docs
+
 up: setup
-	@exec env $(if $(EXECUTOR),LCL_EXECUTOR=$(EXECUTOR)) .venv/bin/python -m deploy.local up
+	@$(BUILD_GUIDE); exec env $(if $(EXECUTOR),LCL_EXECUTOR=$(EXECUTOR)) .venv/bin/python -m deploy.local up
 
 demo: setup
-	@exec .venv/bin/python -m deploy.local demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+	@$(BUILD_GUIDE); exec .venv/bin/python -m deploy.local demo $(if $(filter-out 0 no false,$(ONCE)),--once)
 
 # Bytecode is kept whatever the machine's setting: without, each of the hundreds of processes compiles torch's and its
 # companions' source anew, which is two thirds of the time that the import takes.
@@ -52,7 +58,7 @@ lint: .venv/.test
 	@.venv/bin/lint-imports --no-cache
 
 # The documentation site as static files with a search. No network is needed, neither to build nor to read it.
-docs: .venv/.docs
+docs: .venv/.service
 	@.venv/bin/python -m scripts.build_docs
 
 # The client of the service as a wheel of its own, lcl-client. No network is needed.
@@ -108,22 +114,16 @@ clean:
 	echo "Install one (Debian: apt install python3-venv) or say make PYTHON=/path/to/python." >&2; \
 	exit 1
 
-.venv/.service: pyproject.toml requirements/service.lock | .venv/.made
+# the service, with what builds its guide
+.venv/.service: pyproject.toml requirements/docs.lock | .venv/.made
 	@echo "installing into .venv (about 2 GB, a few minutes the first time)"
-	@$(LOCKED) --only-binary :all: --requirement requirements/service.lock
-	@$(PROJECT) --editable '.[service]'
-	@touch $@
-
-# the test tools have what builds the documentation, too
-.venv/.docs: pyproject.toml requirements/service.lock requirements/docs.lock | .venv/.made
-	@echo "installing with the documentation's tools into .venv (about 2 GB, a few minutes the first time)"
 	@$(LOCKED) --only-binary :all: --requirement requirements/docs.lock
 	@$(PROJECT) --editable '.[service,docs]'
-	@touch .venv/.service $@
+	@touch $@
 
-# one installation of both; what tests import is compiled when they do, and the rest of 2 GB never
-.venv/.test: pyproject.toml requirements/service.lock requirements/test.lock | .venv/.made
+# what tests import is compiled when they do, and the rest of 2 GB never
+.venv/.test: pyproject.toml requirements/test.lock | .venv/.made
 	@echo "installing with the test tools into .venv (about 2 GB, a few minutes the first time)"
 	@$(LOCKED) --no-compile --requirement requirements/test.lock
 	@$(PROJECT) --no-compile --editable '.[service,test]'
-	@touch .venv/.service .venv/.docs $@
+	@touch .venv/.service $@

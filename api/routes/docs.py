@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from api.core.errors import Problem
@@ -21,6 +21,7 @@ GUIDE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+GUIDE_LINE = 'How-tos and reference: the <a href="/docs/guide/">guide</a>.\n'  # of docs.html
 
 
 class SiteFiles(StaticFiles):
@@ -51,14 +52,21 @@ def root() -> Response:
 
 
 @router.get("/docs")
-def page() -> Response:
-    return FileResponse(STATIC / "docs.html", headers={"content-security-policy": POLICY})
+def page(request: Request) -> Response:
+    text = (STATIC / "docs.html").read_text(encoding="utf-8")
+    if not _has_guide(request):
+        text = text.replace(GUIDE_LINE, "")
+    return HTMLResponse(text, headers={"content-security-policy": POLICY})
 
 
 @router.get("/docs/guide")
 def guide_without_slash(request: Request) -> Response:
     """The site's links are relative to the folder."""
-    if not (request.app.state.context.settings.docs_dir / "index.html").is_file():
+    if not _has_guide(request):
         message = "the guide is not built here: run `make docs` in the source tree, or set LCL_DOCS_DIR to a built site"
         raise Problem(404, "not_found", message)
     return RedirectResponse("/docs/guide/")
+
+
+def _has_guide(request: Request) -> bool:
+    return bool((request.app.state.context.settings.docs_dir / "index.html").is_file())

@@ -18,7 +18,6 @@ def clone(tmp_path):
     for name in (
         "Makefile",
         "pyproject.toml",
-        "requirements/service.lock",
         "requirements/test.lock",
         "requirements/docs.lock",
     ):
@@ -41,13 +40,13 @@ def test_an_unfit_python_is_refused_with_the_way_out(clone):
     assert not (clone / ".venv").exists()
 
 
-@pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"]), ("docs", ["docs"])])
+@pytest.mark.parametrize(("goal", "locks"), [("setup", ["docs"]), ("test", ["test"])])
 def test_libraries_are_installed_from_the_lock_with_hashes(clone, goal, locks):
     (clone / ".venv").mkdir()
     (clone / ".venv" / ".made").touch()
     plan = [line for line in make(clone, "-n", goal).stdout.splitlines() if "-m pip" in line]
     assert len(plan) == 2
-    assert [name for name in ("service", "test", "docs") if f"requirements/{name}.lock" in plan[0]] == locks
+    assert [name for name in ("test", "docs") if f"requirements/{name}.lock" in plan[0]] == locks
     assert {"--require-hashes", "--no-deps"} <= set(plan[0].split())
     assert "--no-build-isolation" in plan[1].split(), "what builds the project is locked too"
 

@@ -30,6 +30,7 @@ def test_pages_are_served_without_a_key_and_with_a_policy(guide):
     assert guide.get("/").headers["location"] == "/docs"
     moved = guide.get("/docs/guide")
     assert (moved.status_code, moved.headers["location"]) == (307, "/docs/guide/")
+    assert 'href="/docs/guide/"' in guide.get("/docs").text
     page = guide.get("/docs/guide/")
     assert (page.status_code, page.text) == (200, "<h1>Guide</h1>")
     policy = page.headers["content-security-policy"]
@@ -55,5 +56,7 @@ def test_a_site_that_is_not_built_says_how_to_build_it(serve, tmp_path):
         assert "make docs" in answer.text
         assert "LCL_DOCS_DIR" in answer.text
         assert client.get("/docs/guide/").status_code == 404
-        assert client.get("/docs").headers["content-type"].startswith("text/html")
+        page = client.get("/docs")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "/docs/guide" not in page.text
         assert client.get("/docs/docs.js").headers["content-type"].startswith("text/javascript")
