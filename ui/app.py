@@ -22,7 +22,7 @@ from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
-from ui.tabs.documents import DocumentsTab
+from ui.tabs.data import DataTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
 from ui.tabs.inference import InferenceTab
@@ -103,7 +103,7 @@ TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
     "map": EmbedTab,
     "try": InferenceTab,
-    "data": DocumentsTab,
+    "data": DataTab,
     "runs": RunsTab,
     "encoders": EncodersTab,
     "service": ServiceTab,

@@ -68,8 +68,8 @@ def encoder(page: Any) -> None:
 
 
 def second_page(page: Any) -> None:
-    page.get_by_role("button", name="Next").click()
-    expect(page.locator("#documents-place")).to_contain_text("7–12")
+    page.locator("#documents").get_by_role("link", name="Next").first.click()
+    expect(page.locator("#documents")).to_contain_text("25–48")
 
 
 def both(page: Any) -> None:

@@ -32,7 +32,7 @@ def notes(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, world: Any, notes: Path) -> None:
-    page = visitor.open(f"{page_url}/?tab=documents&new=corpus")
+    page = visitor.open(f"{page_url}/?tab=data&new=upload")
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose a folder").click()
     chooser.value.set_files(str(notes))
@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, wor
 def test_a_folder_that_is_no_corpus_says_why(visitor: Any, page_url: str, world: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.bin").write_bytes(b"\0\1\2")
-    page = visitor.open(f"{page_url}/?tab=documents&new=corpus")
+    page = visitor.open(f"{page_url}/?tab=data&new=upload")
     page.get_by_role("button", name="Check and convert").click()
     expect(page.locator("#corpus-status")).to_contain_text("Choose a folder or a zip first.")
     with page.expect_file_chooser() as chooser:
@@ -81,6 +81,6 @@ def test_a_folder_that_is_no_corpus_says_why(visitor: Any, page_url: str, world:
     expect(page.locator("#corpus-status")).to_contain_text("1 file")
     page.get_by_role("button", name="Check and convert").click()
     expect(page.locator("#corpus-status")).to_contain_text("Queued")
-    run = next(run for run in world.client.runs(kind="validate")["items"] if run["name"] == "check my-corpus")
+    run = next(run for run in world.client.runs(kind="validate")["items"] if run["name"] == "check my-data")
     world.work(run["id"])
     expect(page.locator("#corpus-status")).to_contain_text("the format is not recognised")

@@ -53,8 +53,7 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
         expect(page.locator("#submit-study:visible")).to_have_count(count)
         page.get_by_role("tab", name="Data").click()
         expect(page.locator("#documents article").first).to_be_visible()
-        expect(page.locator("#corpus-panel:visible")).to_have_count(count)
-        expect(page.locator("#documents-validate:visible")).to_have_count(count)
+        expect(page.locator("#data-actions:visible")).to_have_count(count)
         expect(page.locator("#documents article").first.locator("summary:visible")).to_have_count(count)
         page.get_by_role("tab", name="Encoders").click()
         encoder = page.locator("#encoders article").first

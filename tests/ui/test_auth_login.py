@@ -214,7 +214,7 @@ def test_everybody_acts_with_a_key_of_their_own(browser: Any) -> None:
     sign_in(bob, "key-bob")
     for http, name in ((ada, "ada"), (bob, "bob"), (ada, "ada")):
         assert f"<b>{name}</b>" in visible_owner(http)
-        assert f"<p>not for {name} <" in answered(http, "documents", None, None, "interleaved")
+        assert f"<p>not for {name} <" in answered(http, "documents", None, None, "")
         assert http.get("/media/c/i").content == name.encode()
 
 

@@ -1,4 +1,4 @@
-"""A corpus from the browser: a folder or zip is sent to the service, checked, converted, and ready to train on."""
+"""A dataset from the browser: a folder or zip is sent to the service, checked and converted."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from api.client.payloads import FINAL_STATES, PACKED_FOLDER, format_bytes
 from ui.addresses import address
 from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
 from ui.figures import number
-from ui.html import badge, error_box, esc, run_link, status_line
+from ui.html import badge, error_box, esc, plural, run_link, status_line
 from ui.session_files import path_below_upload
 
 POLL_SECONDS = 1.5
 MAX_SHOWN_PROBLEMS = 5
-DELETED = "deleted"  # state of a run that the service no longer has
-HINT = (
-    "Markdown or HTML pages, folders named like classes, captions in CSV or JSON lines, COCO, Karpathy, NoCaps, MMC4, "
-    "OBELICS or WebDataset: the format is detected."
-)
-LARGER = "A larger corpus: “lcl data import FOLDER --name NAME”, or a data root of the service."
+STEPS = ("Upload", "Check", "Convert", "Train")
+HINT = """<p class="lcl-note"><a href="?tab=data">‹ Data</a></p>
+<p class="lcl-note">Markdown or HTML pages, folders named like classes, captions in CSV or JSON lines, COCO, Karpathy,
+NoCaps, MMC4, OBELICS or WebDataset: the format is detected. For more than 256 files use a zip, above 32 MB
+<code>lcl data import</code>.</p>"""
+KEPT = status_line("The files are removed when the dataset is made; files that are not sent, when your session ends.")
 NOTHING_CHOSEN = status_line("Choose a folder or a zip first.")
 
 Run = Mapping[str, Any]
@@ -54,100 +54,80 @@ class CorpusImport:
 
     def build(self) -> None:
         self.imported = gr.State(PageSelection[ImportedCorpus | None](None))
-        self.suggested = gr.State("")  # the last name that was suggested
         self.seen = gr.Checkbox(True, visible=False)  # whether the tab is looked at (seen_script)
-        html_pane(status_line(HINT))
-        with gr.Row(equal_height=False, elem_classes="lcl-columns"):
-            with gr.Column(scale=5, min_width=300):
-                self.files, self.folder = file_inputs("A zip, or the files of one folder", "corpus")
-                html_pane(status_line(LARGER))
-            with gr.Column(scale=4, min_width=260):
-                self.name = gr.Textbox(
-                    "", label="Name of the dataset", placeholder="my-corpus", max_lines=1, elem_id="corpus-name"
-                )
-                self.version = html_pane(elem_id="corpus-version")
-                self.go = gr.Button("Check and convert", variant="primary", elem_id="corpus-import")
-                self.status = html_pane(elem_id="corpus-status")
+        html_pane(HINT)
+        with gr.Walkthrough(selected=0, elem_id="corpus-steps") as self.steps:
+            for place, step in enumerate(STEPS):
+                with gr.Step(step, id=place, interactive=place == 0):
+                    if place == 0:
+                        self.files, self.folder = file_inputs("A zip, or the files of one folder", "corpus")
+                        html_pane(KEPT)
+                        self.name = gr.Textbox(
+                            "", label="Name of the dataset", placeholder="my-data", max_lines=1, elem_id="corpus-name"
+                        )
+                        self.version = html_pane(elem_id="corpus-version")
+                        self.go = gr.Button("Check and convert", variant="primary", elem_id="corpus-import")
+        self.status = html_pane(elem_id="corpus-status")
 
     def wire(self) -> None:
-        self.clock = gr.Timer(POLL_SECONDS, active=False)
+        clock = gr.Timer(POLL_SECONDS, active=False)
         for source in (self.files, self.folder):
-            source.upload(
-                self.use_files, [source, self.name, self.suggested],
-                [self.files, self.name, self.suggested, self.version, self.status], **SILENT_EVENT,
-            )  # fmt: skip
+            source.upload(self.use_files, [source, self.name], [self.files, self.name, self.status], **SILENT_EVENT)
         self.name.change(self.describe_version, self.name, self.version, **SILENT_EVENT | LAST_COUNTS)
-        self.go.click(
-            self.start, [self.imported, self.files, self.name], [self.name, self.status, self.clock], **BUSY_EVENT
-        )
-        self.clock.tick(
-            self.tick, [self.imported, self.seen], [self.status, self.clock], js=seen_script("documents"),
-            **SILENT_EVENT,
-        )  # fmt: skip
+        outputs = [self.status, self.steps, clock]
+        self.go.click(self.start, [self.imported, self.files, self.name], [self.name, *outputs], **BUSY_EVENT)
+        clock.tick(self.tick, [self.imported, self.seen], outputs, js=seen_script("data"), **SILENT_EVENT)
 
-    def use_files(self, files: list[str] | None, name: str, suggested: str) -> tuple[Any, ...]:
-        """Updates of files, name, ``suggested``, whether it becomes a new version, and status."""
+    def use_files(self, files: list[str] | None, name: str) -> tuple[Any, Any, str]:
+        """The files, a name where none was typed, and what was chosen."""
         if not files:
-            return *(gr.skip(),) * 4, ""
-        size = sum(Path(file).stat().st_size for file in files)
-        status = status_line(f"{len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)} chosen.")
-        if name not in ("", suggested):
-            return files, gr.skip(), gr.skip(), self.describe_version(name), status
-        new = suggest_name(files)
-        return files, new, new, self.describe_version(new), status
+            return gr.skip(), gr.skip(), ""
+        size = format_bytes(sum(Path(file).stat().st_size for file in files))
+        chosen = status_line(f"{plural(len(files), 'file')}, {size} chosen.")
+        return files, gr.skip() if name.strip() else suggest_name(files), chosen
 
     def describe_version(self, name: str) -> str:
         """That the import becomes a new version, where there is a dataset of the name; else empty."""
         name = slug(name)
         try:
-            exists = bool(name) and any(dataset["name"] == name for dataset in self.client.datasets())
+            exists = any(dataset["name"] == name for dataset in self.client.datasets())
         except ApiError:  # the service says so when the files are sent
             return ""
-        words = (
-            f"There is a dataset {name}. The import becomes a new version of it; only its owner and admins may add one."
-        )
-        return status_line(words) if exists else ""
+        return status_line(f"{name} exists and gets a new version. Its owner and admins may add one.") if exists else ""
 
     def start(
         self, imported: PageSelection[ImportedCorpus | None], files: list[str] | None, name: str
-    ) -> tuple[Any, str, Any]:
+    ) -> tuple[Any, ...]:
         """Send the files, and queue a validation and the conversion after it."""
-        idle = gr.Timer(active=False)
         if not files:
-            return gr.skip(), NOTHING_CHOSEN, idle
+            return gr.skip(), NOTHING_CHOSEN, gr.skip(), gr.skip()
         name = slug(name) or suggest_name(files)
         try:
             imported.current = self._send(files, name)
         except (ApiError, UserError) as error:
-            return name, error_box(error.message, "The corpus was not taken"), idle
+            return name, error_box(error.message, "The files were not taken"), gr.skip(), gr.skip()
         except OSError:
-            return name, error_box("The files are no longer kept; choose them again.", "The corpus was not taken"), idle
+            gone = error_box("The files are no longer kept; choose them again.", "The files were not taken")
+            return name, gone, gr.skip(), gr.skip()
         return name, *self.poll(imported)
 
-    def tick(self, imported: PageSelection[ImportedCorpus | None], seen: bool | None) -> tuple[Any, Any]:
+    def tick(self, imported: PageSelection[ImportedCorpus | None], seen: bool | None) -> tuple[Any, ...]:
         """Fetches nothing while another tab is looked at."""
-        return self.poll(imported) if seen else (gr.skip(), gr.skip())
+        return self.poll(imported) if seen else (gr.skip(),) * 3
 
-    def poll(self, imported: PageSelection[ImportedCorpus | None]) -> tuple[str, Any]:
-        """Both runs as they are; the clock stops when both have ended, or are deleted."""
+    def poll(self, imported: PageSelection[ImportedCorpus | None]) -> tuple[Any, ...]:
+        """Both runs as they are, and the step; the clock stops when both have ended, or one is deleted."""
         corpus = imported.current
         if corpus is None:
-            return "", gr.Timer(active=False)
+            return "", gr.skip(), gr.Timer(active=False)
         try:
-            check, convert = self._run(corpus.check_run), self._run(corpus.convert_run)
+            check, convert = self.client.run(corpus.check_run), self.client.run(corpus.convert_run)
         except ApiError as error:
-            return error_box(error.message, "The runs cannot be shown"), gr.Timer(active=True)
-        moving = any(run["state"] not in (*FINAL_STATES, DELETED) for run in (check, convert))
-        return draw_import(corpus, check, convert), gr.Timer(active=moving)
-
-    def _run(self, run_id: str) -> Run:
-        """A run, in the state ``DELETED`` if the service has it no longer. Raises: ApiError."""
-        try:
-            return self.client.run(run_id)
-        except ApiError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-            return {"id": run_id, "state": DELETED}
+            again = error.status != HTTPStatus.NOT_FOUND
+            return error_box(error.message, "The runs cannot be shown"), gr.skip(), gr.Timer(active=again)
+        moving = any(run["state"] not in FINAL_STATES for run in (check, convert))
+        step = 1 + (check["state"] == "succeeded") + (convert["state"] == "succeeded")
+        return draw_import(corpus, check, convert), gr.Walkthrough(selected=step), gr.Timer(active=moving)
 
     def _send(self, files: Sequence[str], name: str) -> ImportedCorpus:
         """Raises: ApiError, UserError, OSError."""
@@ -189,7 +169,7 @@ def upload_names(files: Sequence[str]) -> list[str]:
 
 def suggest_name(files: Sequence[str]) -> str:
     """A name for the dataset: that of the zip. The browser does not say how a folder is called."""
-    return (slug(Path(files[0]).stem) if is_single_archive(files) else "") or "my-corpus"
+    return (slug(Path(files[0]).stem) if is_single_archive(files) else "") or "my-data"
 
 
 def slug(text: str) -> str:
@@ -200,8 +180,8 @@ def slug(text: str) -> str:
 def draw_import(corpus: ImportedCorpus, check: Run, convert: Run) -> str:
     """What has arrived, the check with its problems, the conversion, and what to do next."""
     rows = [
-        ("Received", f"{number(corpus.files)} files, {format_bytes(corpus.bytes)}"),
-        ("Checked", f"{badge(check['state'])} {_check_result(check)}{_problems(check)}"),
+        ("Received", f"{plural(corpus.files, 'file')}, {format_bytes(corpus.bytes)}"),
+        ("Checked", f"{badge(check['state'])} {_check_result(check)}"),
         ("Converted", f"{badge(convert['state'])} {_convert_result(convert)}"),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{html}</dd></div>" for name, html in rows)
@@ -213,21 +193,14 @@ def _check_result(run: Run) -> str:
     if report is None:
         return _reason(run)
     found = [f"{number(report[what])} {what}" for what in ("documents", "images") if report.get(what)]
-    problems = sum(report["reasons"].values())
-    return esc(", ".join([*found, f"{number(problems)} problem{'s' if problems != 1 else ''}"]))
-
-
-def _problems(run: Run) -> str:
-    report = (run.get("result") or {}).get("report") or {}
-    first = report.get("first", [])[:MAX_SHOWN_PROBLEMS]
-    if not first:
-        return ""
-    lines = "".join(
+    counts = ", ".join([*found, plural(sum(report["reasons"].values()), "problem")])
+    problems = "".join(
         f"<li>{esc(issue['file'])}{':' + str(issue['line']) if issue['line'] else ''}: "
         f"{esc(issue['reason'])}: {esc(issue['detail'])}</li>"
-        for issue in first
+        for issue in report.get("first", [])[:MAX_SHOWN_PROBLEMS]
     )
-    return f"<ul>{lines}<li>All of them are artifacts of {run_link(str(run['id']))}.</li></ul>"
+    listed = f"<ul>{problems}<li>All problems: files of {run_link(str(run['id']))}.</li></ul>" if problems else ""
+    return f"{counts}{listed}"
 
 
 def _convert_result(run: Run) -> str:
@@ -250,7 +223,7 @@ def _next_steps(run: Run) -> str:
     doors = (
         ("Train on it", "The form of a pre-training, filled in", address(tab="runs", new="pretrain", dataset=name)),
         ("Search it", "The form that makes a collection of its images", address(tab="runs", new="index", dataset=name)),
-        ("Look at it", f"The documents of {name}", address(tab="documents", dataset=name)),
+        ("Look at it", f"The documents of {name}", address(dataset=name)),
     )
     cards = "".join(
         f'<li><a href="{esc(link)}"><b>{title}</b><span>{esc(hint)}</span></a></li>' for title, hint, link in doors

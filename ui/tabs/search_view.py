@@ -28,7 +28,7 @@ DOORS = (
     (
         "Use my corpus",
         "Drop a folder or a zip: it is checked, converted, and ready to train on.",
-        address(tab="documents", new="corpus"),
+        address(tab="data", new="upload"),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The panel for a corpus of one's own: files as they are sent, names, and what is shown of the runs."""
+"""A dataset from the browser: files as they are sent, names, and what is shown of the runs."""
 
 from __future__ import annotations
 
@@ -87,31 +87,15 @@ def test_names_that_the_service_accepts(text: str, name: str) -> None:
     assert slug(text) == name
 
 
-def test_the_name_of_a_zip_is_suggested() -> None:
-    assert suggest_name(["/tmp/x/My manuals.zip"]) == "My-manuals"
-    assert suggest_name(["/tmp/x/a.md", "/tmp/y/b.md"]) == "my-corpus"
-    panel = CorpusImport(None)  # type: ignore[arg-type]
-    assert panel.use_files(None, "", "")[-1] == ""
-
-
-def test_a_typed_name_stays(service: Any, uploads: Any) -> None:
-    panel = CorpusImport(service(datasets=[]))
-    files, name, suggested, version, status = panel.use_files(uploads(a_md="A"), "mine", "cats")
-    assert (len(files), name, suggested) == (1, gr.skip(), gr.skip()), "more of it may have been typed since"
-    assert "1 file, " in status
-    assert version == ""
-
-
-def test_another_zip_replaces_a_suggested_name_and_an_existing_name_is_said_to_be_one(
-    service: Any, uploads: Any, away: Exception
-) -> None:
+def test_a_name_is_suggested_where_none_was_typed(service: Any, uploads: Any, away: Exception) -> None:
+    assert suggest_name(["/tmp/x/a.md", "/tmp/y/b.md"]) == "my-data"
     panel = CorpusImport(service(datasets=[{"name": "birds"}]))
-    _, name, suggested, version, _ = panel.use_files(uploads(cats_zip="1"), "", "")
-    assert (name, suggested, version) == ("cats", "cats", "")
-    _, name, suggested, version, _ = panel.use_files(uploads(birds_zip="2"), name, suggested)
-    assert (name, suggested) == ("birds", "birds")
-    assert "There is a dataset birds. The import becomes a new version of it" in version
-    assert "a new version" in panel.describe_version(" birds ")
+    files, name, status = panel.use_files(uploads(birds_zip="1"), "")
+    assert (len(files), name) == (1, "birds")
+    assert "1 file, " in status
+    assert panel.use_files(uploads(a_md="A"), "mine")[1] == gr.skip()
+    assert panel.use_files(None, "")[-1] == ""
+    assert "gets a new version" in panel.describe_version(" birds ")
     assert panel.describe_version("") == CorpusImport(service(datasets=away)).describe_version("birds") == ""
 
 
@@ -123,7 +107,7 @@ def test_it_is_checked_then_converted(service: Any, uploads: Any) -> None:
         run=lambda run_id: runs[run_id == "run_convert"],
     )
     imported: PageSelection[ImportedCorpus | None] = PageSelection(None)
-    name, status, clock = CorpusImport(client).start(imported, uploads(a_md="A", b_md="B"), "My notes")
+    name, status, _, clock = CorpusImport(client).start(imported, uploads(a_md="A", b_md="B"), "My notes")
     assert name == "My-notes"
     assert clock.active
     assert "2 files" in status
@@ -136,34 +120,23 @@ def test_it_is_checked_then_converted(service: Any, uploads: Any) -> None:
         ("convert", {"path": "/data/x", "name": "My-notes"}),
         {"name": "convert My-notes", "after": ["run_validate"]},
     )
-    runs[:] = run("succeeded", result={"report": REPORT}), run("succeeded", result={"dataset": DATASET})
-    status, clock = CorpusImport(client).poll(imported)
-    assert not clock.active
-    assert "Train on it" in status
 
 
-def test_a_check_that_is_deleted_hides_no_conversion_and_ends_the_polling(service: Any, away: Exception) -> None:
-    runs = {"run_convert": run("running")}
-
-    def find(run_id: str) -> dict[str, Any]:
-        if run_id not in runs:
-            raise ApiError(404, "not_found", "there is no such run")
-        return runs[run_id]
-
+def test_polling_ends_with_the_runs(service: Any, away: Exception) -> None:
     imported: PageSelection[ImportedCorpus | None] = PageSelection(CORPUS)
-    client = service(run=find)
+    client = service(run=run("running"))
     panel = CorpusImport(client)
-    status, clock = panel.tick(imported, True)
-    assert ("deleted" in status, "Running" in status, clock.active) == (True, True, True)
-    runs["run_convert"] = run("succeeded", result={"dataset": DATASET})
-    status, clock = panel.poll(imported)
-    assert ("Train on it" in status, clock.active) == (True, False)
-    del runs["run_convert"]
-    assert not panel.poll(imported)[1].active
+    status, step, clock = panel.tick(imported, True)
+    assert ("Running" in status, step.selected, clock.active) == (True, 1, True)
+    client.answers["run"] = run("succeeded", result={"dataset": DATASET})
+    status, step, clock = panel.poll(imported)
+    assert ("Train on it" in status, step.selected, clock.active) == (True, 3, False)
     client.answers["run"] = away
-    assert panel.poll(imported)[1].active, "the service may answer again"
+    assert panel.poll(imported)[-1].active, "the service may answer again"
+    client.answers["run"] = ApiError(404, "not_found", "there is no such run")
+    assert not panel.poll(imported)[-1].active
     calls = len(client.calls)
-    assert panel.tick(imported, None) == (gr.skip(), gr.skip())
+    assert panel.tick(imported, None) == (gr.skip(),) * 3
     assert len(client.calls) == calls, "another tab is looked at"
 
 
@@ -173,13 +146,12 @@ def test_without_files_and_with_an_error_of_the_service(
     imported: PageSelection[ImportedCorpus | None] = PageSelection(None)
     client = service(upload_corpus=ApiError(413, "too_large", "the archive has more than 5 bytes"))
     assert "Choose a folder" in CorpusImport(client).start(imported, None, "x")[1]
-    _, status, clock = CorpusImport(client).start(imported, uploads(a_md="A"), "x")
+    _, status, *_ = CorpusImport(client).start(imported, uploads(a_md="A"), "x")
     assert "more than 5 bytes" in status
-    assert not clock.active
     assert imported.current is None
     gone = [*uploads(b_md="B"), "/gone/a.md"]
     monkeypatch.setattr("ui.tabs.corpus_import.upload_names", lambda files: ["b.md", "a.md"])
-    _, status, _ = CorpusImport(client).start(imported, gone, "x")
+    _, status, *_ = CorpusImport(client).start(imported, gone, "x")
     assert "choose them again" in status
 
 
@@ -197,5 +169,5 @@ def test_the_name_under_which_it_was_registered_leads_on() -> None:
     result = {"dataset": DATASET, "registered_as": "notes-2"}
     drawn = draw_import(CORPUS, run("succeeded", result={"report": REPORT}), run("succeeded", result=result))
     assert "?tab=runs&amp;new=pretrain&amp;dataset=notes-2" in drawn
-    assert "?tab=documents&amp;dataset=notes-2" in drawn
+    assert "?dataset=notes-2" in drawn
     assert "?tab=runs&amp;new=index&amp;dataset=notes-2" in drawn
