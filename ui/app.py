@@ -23,9 +23,9 @@ from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
 from ui.tabs.data import DataTab
-from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
 from ui.tabs.inference import InferenceTab
+from ui.tabs.map import MapTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.service import ServiceTab
@@ -101,7 +101,7 @@ MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; le
 QUEUE_POLL_SECONDS = 1.0
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
-    "map": EmbedTab,
+    "map": MapTab,
     "try": InferenceTab,
     "data": DataTab,
     "runs": RunsTab,

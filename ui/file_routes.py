@@ -87,6 +87,7 @@ READ_THREADS = 16  # of their own, so that events find theirs
 MAX_READS, MAX_WAITING_READS = 8, 64  # of one key: a browser asks for a hundred images at once
 MAX_DOWNLOADS = 8  # streamed ones of one key: each holds one of the page's connections to the service
 GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
+MAP_IMAGES = 10_000  # of a map: as many as an index run arranges, and as are drawn while they move
 DATASET_IMAGE_SECONDS = 3600  # that a browser keeps an image of a dataset
 ITEM_SECONDS = 300  # that it keeps an image or caption of a collection, which may be replaced under the same id
 
@@ -146,8 +147,9 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
         return JSONResponse({"caption": caption}, headers=_cached_headers(ITEM_SECONDS))
 
     @router.get("/map/{collection}")
-    def map_file(collection: str, method: str = "pca") -> Response:
-        return Response(client.collection_map_file(collection, method=method), media_type="application/octet-stream")
+    def map_file(collection: str, method: str = "tsne") -> Response:
+        file = client.collection_map_file(collection, limit=MAP_IMAGES, method=method)
+        return Response(file, media_type="application/octet-stream")
 
     @router.get("/corpus/{dataset}/{image:path}")
     def dataset_image(dataset: str, image: str) -> Response:

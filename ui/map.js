@@ -1,9 +1,11 @@
 // The map of a collection: a file of points drawn on a canvas. Zoom, a lasso, keys, the image under the pointer.
 (() => {
   'use strict';
-  const { OTHERS, clamp, parse, inside, colouring, Dots } = window.lclPoints;
+  const { OTHERS, clamp, parse, inside, colouring } = window.lclPoints;
   const MOST_ZOOM = 400, PAN_STEP = 60, TAP_PX = 5, REACH_PX = 14, SHOWN = 24, MARGIN_PX = 26;
   const REST_MS = 60;            // of the pointer on an image, before it is asked for
+  const NEAR = 60;               // images in view that are shown as images
+  const PREFERRED = ['group', 'category', 'subgroup'];  // labels with few values
   const figure = (value) => value.toLocaleString('en');
   const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
   const make = (name, properties = {}, ...inside) => {
@@ -15,6 +17,7 @@
   const seen = new Map();        // by address of the file: view, selection and current image, while the page draws anew
   const files = new Map();       // the last file
   const captions = new Map();    // of images that were looked at
+  const thumbnails = new Map();  // of images that were near, by address
 
   function load(source) {
     if (!files.has(source)) {
@@ -32,42 +35,25 @@
   class CollectionMap {
     constructor(root, data) {
       Object.assign(this, { root, data, collection: root.dataset.collection });
-      for (const part of ['facts', 'said', 'chosen', 'at', 'pick', 'lasso']) this[part] = root.querySelector(`.lcl-map__${part}`);
-      [this.stage, this.canvas, this.tip, this.legend, this.tags] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend', '.lcl-tag'].map((name) => root.querySelector(name));
+      for (const part of ['facts', 'said', 'chosen', 'at', 'pick']) this[part] = root.querySelector(`.lcl-map__${part}`);
+      [this.stage, this.canvas, this.tip, this.legend, this.tags, this.colours, this.lasso] = ['.lcl-map__stage', 'canvas', '.lcl-tip', '.lcl-legend', '.lcl-tag', '.lcl-map__colour', '[data-tool="lasso"]'].map((name) => root.querySelector(name));
       this.context = this.canvas.getContext('2d');
-      this.dots = new Dots(this.context);
-      this.state = seen.get(root.dataset.source) ?? { view: null, chosen: null, current: -1 };
+      this.state = seen.get(root.dataset.source) ?? { view: null, chosen: null, current: -1, label: null };
       seen.set(root.dataset.source, this.state);
-      this.bounds = this.extent();
       this.state.view ??= this.addressed() ?? this.whole();
-      this.label = colouring(data, root.dataset.label);
-      [this.only, this.hovered] = [null, -1];  // the colour that is brought out, the image under the pointer
+      [this.close, this.hovered] = [[], -1];  // the images that are shown as such, the one under the pointer
       this.pointers = new Map();
       this.describe();
-      this.drawLegend();
+      this.paint(this.state.label ?? new URLSearchParams(location.search).get('colour'));
       this.drawChosen();
+      this.setLasso(false);
       this.follow();
       this.listen();
       new ResizeObserver(() => this.resize()).observe(this.stage);
       this.resize();
-      this.note();
     }
 
-    extent() {
-      const { points } = this.data;
-      let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
-      for (let at = 0; at < points.length; at += 2) {
-        left = Math.min(left, points[at]); right = Math.max(right, points[at]);
-        low = Math.min(low, points[at + 1]); high = Math.max(high, points[at + 1]);
-      }
-      return { left, right, low, high };
-    }
-
-    whole() {
-      const { left, right, low, high } = this.bounds;
-      return { x: (left + right) / 2, y: (low + high) / 2, zoom: 1 };
-    }
-
+    whole() { return { x: 0, y: 0, zoom: 1 }; }
     // ?at=X,Y,ZOOM
     addressed() {
       const numbers = (new URLSearchParams(location.search).get('at') ?? '').split(',').map(Number);
@@ -77,12 +63,26 @@
 
     describe() {
       const { count, total, about } = this.data;
-      const axes = about.method === 'tsne' ? 't-SNE: what is near is alike, what is far says nothing' : `PCA, ${percent(Number(about.variance))} of the variance`;
+      const axes = about.method === 'tsne' ? 't-SNE: what is near is alike, what is far says nothing' : `principal axes, ${percent(Number(about.variance))} of the variance`;
       const words = [`${figure(count)} of ${figure(total)} images`, axes];
-      if (about.neighbours_kept) words.push(`${percent(Number(about.neighbours_kept))} of each image’s ${about.neighbours} nearest neighbours are near on the map`);
+      if (about.neighbours_kept) words.push(`${percent(Number(about.neighbours_kept))} of neighbours kept`);
+      if (about.method === 'pca' && this.root.dataset.source.endsWith('tsne')) words.push('its index run left no neighbours: index it again');
       this.facts.textContent = words.join(' · ');
-      const by = this.root.dataset.label ? `, coloured by ${this.root.dataset.label}` : '';
-      this.canvas.setAttribute('aria-label', `Map of ${figure(count)} images${by}`);
+    }
+
+    // Colours by a label.
+    paint(wanted) {
+      const names = Object.keys(this.data.labels).sort();
+      this.usual = PREFERRED.find((name) => names.includes(name)) ?? names[0] ?? '';
+      const label = names.includes(wanted) ? wanted : this.usual;
+      this.state.label = label;
+      this.label = colouring(this.data, label);
+      this.only = null;          // the colour that is brought out
+      this.colours.replaceChildren(...names.map((name) => make('option', { textContent: name, selected: name === label })));
+      this.canvas.setAttribute('aria-label', `Map of ${figure(this.data.count)} images${label && `, coloured by ${label}`}`);
+      this.drawLegend();
+      this.redraw();
+      this.note();
     }
 
     drawLegend() {
@@ -106,11 +106,7 @@
     bright(index) { return this.shows(index) && (!this.state.chosen || this.state.chosen.has(index)); }
 
     // Geometry: pixels of the page from the middle of the stage.
-    get scale() {
-      const { left, right, low, high } = this.bounds;
-      const room = Math.min((this.width - 2 * MARGIN_PX) / Math.max(right - left, 1e-6), (this.height - 2 * MARGIN_PX) / Math.max(high - low, 1e-6));
-      return Math.min(room, 1e6) * this.state.view.zoom;
-    }
+    get scale() { return Math.max(1, Math.min(this.width, this.height) / 2 - MARGIN_PX) * this.state.view.zoom; }
     screen(index) {
       const { view } = this.state, { points } = this.data;
       return [this.width / 2 + (points[2 * index] - view.x) * this.scale, this.height / 2 - (points[2 * index + 1] - view.y) * this.scale];
@@ -120,7 +116,8 @@
       return [view.x + (x - this.width / 2) / this.scale, view.y - (y - this.height / 2) / this.scale];
     }
     nearest(x, y) {
-      return this.data.grid(...this.plane(x, y), REACH_PX / this.scale, (index) => this.shows(index));
+      const reach = this.close.length ? Math.max(REACH_PX, this.size / 2) : REACH_PX;
+      return this.data.grid(...this.plane(x, y), reach / this.scale, (index) => this.shows(index));
     }
 
     zoom(factor, x = this.width / 2, y = this.height / 2) {
@@ -136,18 +133,19 @@
       this.moved();
     }
     moved() {
-      const { view } = this.state, { left, right, low, high } = this.bounds;
+      const { view } = this.state;
       if (view.zoom === 1) Object.assign(view, this.whole());
-      view.x = clamp(view.x, left, right);
-      view.y = clamp(view.y, low, high);
+      view.x = clamp(view.x, -1, 1);
+      view.y = clamp(view.y, -1, 1);
       this.redraw();
       clearTimeout(this.settling);
-      this.settling = setTimeout(() => this.note(), 250);
+      this.settling = setTimeout(() => { this.settling = null; this.note(); this.redraw(); }, 250);
     }
-    // The address keeps the part of the map on show.
+    // The address keeps the part of the map on show, and the colours.
     note() {
-      const { x, y, zoom } = this.state.view;
-      this.at.dataset.view = JSON.stringify(zoom === 1 ? {} : { at: [x, y, zoom].map((number) => Number(number.toPrecision(5))).join(',') });
+      const { view: { x, y, zoom }, label } = this.state;
+      const at = zoom === 1 ? {} : { at: [x, y, zoom].map((number) => Number(number.toPrecision(5))).join(',') };
+      this.at.dataset.view = JSON.stringify(label === this.usual ? at : { ...at, colour: label });
     }
 
     resize() {
@@ -156,7 +154,6 @@
       this.ratio = clamp(window.devicePixelRatio || 1, 1, 2);
       [this.width, this.height] = [clientWidth, clientHeight];
       [this.canvas.width, this.canvas.height] = [clientWidth, clientHeight].map((size) => Math.round(size * this.ratio));
-      this.dots.resize(this.canvas.width, this.canvas.height);
       this.draw();
     }
     redraw() {
@@ -165,36 +162,82 @@
     }
     draw() {
       if (!this.width || !this.root.isConnected) return;
+      this.close = this.near();
       this.drawDots();
+      this.drawThumbnails();
       this.drawRing(this.state.current, 3);
       if (this.hovered !== this.state.current) this.drawRing(this.hovered, 1.5);
       if (this.path) this.drawPath();
       this.canvas.dispatchEvent(new Event('lcl-drawn'));
     }
     colour(name) { return getComputedStyle(this.stage).getPropertyValue(name).trim(); }
+    // Discs are drawn once for each colour, and copied: that is faster than as many paths.
     drawDots() {
-      const { dots, ratio, label } = this, { points } = this.data, { view } = this.state;
-      const packed = (name) => { const [r, g, b] = this.colour(name).match(/\w\w/g).map((part) => parseInt(part, 16)); return (0xff000000 | b << 16 | g << 8 | r) >>> 0; };
-      const colours = Array.from({ length: OTHERS + 1 }, (_, place) => packed(`--lcl-c${place}`));
-      dots.pixels.fill(packed('--lcl-sunk'));
-      this.radius = clamp(clamp(40 / Math.sqrt(this.data.count), 0.17, 1) * 4.6 * view.zoom ** 0.35, 1.5, 6.5);
-      const stamp = dots.stamp(this.radius * ratio), scale = this.scale * ratio;
-      const left = this.canvas.width / 2 + dots.edge - view.x * scale, top = this.canvas.height / 2 + dots.edge + view.y * scale;
-      const rim = Math.ceil(this.radius * ratio) + 1, right = dots.width - rim, bottom = dots.height - rim;
+      const { context, ratio, label } = this;
+      context.fillStyle = this.colour('--lcl-sunk');
+      context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+      this.radius = clamp(clamp(40 / Math.sqrt(this.data.count), 0.17, 1) * 4.6 * this.state.view.zoom ** 0.35, 1.5, 6.5);
+      const middle = Math.ceil(this.radius * ratio) + 1, discs = Array.from({ length: OTHERS + 1 }, (_, place) => this.disc(`--lcl-c${place}`, middle));
       const filtered = this.only !== null || this.state.chosen !== null;
-      const pass = (bright, strength) => {
+      for (const [bright, strength] of filtered ? [[false, 0.12], [true, 0.84]] : [[true, 0.84]]) {
+        context.globalAlpha = strength;
         for (const index of label.order) {
           if (filtered && this.bright(index) !== bright) continue;
-          const x = Math.round(left + points[2 * index] * scale), y = Math.round(top - points[2 * index + 1] * scale);
-          if (x > rim && x < right && y > rim && y < bottom) dots.put(y * dots.width + x, colours[label.colours[index]], stamp, strength);
+          const [x, y] = this.screen(index);
+          if (x < -10 || y < -10 || x > this.width + 10 || y > this.height + 10) continue;
+          context.drawImage(discs[label.colours[index]], Math.round(x * ratio) - middle, Math.round(y * ratio) - middle);
         }
-      };
-      if (filtered) pass(false, 30);
-      pass(true, 215);
-      dots.show();
+      }
+      context.globalAlpha = 1;
+    }
+    disc(name, middle) {
+      const disc = make('canvas', { width: 2 * middle, height: 2 * middle }), context = disc.getContext('2d');
+      context.fillStyle = this.colour(name);
+      context.arc(middle, middle, this.radius * this.ratio, 0, 2 * Math.PI);
+      context.fill();
+      return disc;
+    }
+    // The images in view, if they are few.
+    near() {
+      const [left, high] = this.plane(0, 0), [right, low] = this.plane(this.width, this.height), { points, count } = this.data, found = [];
+      for (let index = 0; index < count && found.length <= NEAR; index++) {
+        const x = points[2 * index], y = points[2 * index + 1];
+        if (x >= left && x <= right && y >= low && y <= high && this.shows(index)) found.push(index);
+      }
+      return found.length > NEAR ? [] : found;
+    }
+    drawThumbnails() {
+      const { context, ratio, close, hovered, state: { current } } = this;
+      this.size = clamp(0.6 * Math.sqrt(this.width * this.height / Math.max(close.length, 1)), 36, 76);
+      for (const index of close.includes(hovered) ? [...close, hovered] : close) {
+        const image = this.thumbnailAt(index);
+        if (!image) continue;
+        const scale = this.size * ratio / Math.max(image.naturalWidth, image.naturalHeight);
+        const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale], [x, y] = this.screen(index);
+        const box = [x * ratio - width / 2, y * ratio - height / 2, width, height];
+        context.globalAlpha = this.bright(index) ? 1 : 0.25;
+        context.fillStyle = '#fff';  // of drawings without a background
+        context.fillRect(...box);
+        context.drawImage(image, ...box);
+        const marked = index === current || index === hovered;
+        context.lineWidth = (marked ? 4 : 2) * ratio;
+        context.strokeStyle = this.colour(marked ? '--lcl-ink' : `--lcl-c${this.label.colours[index]}`);
+        context.strokeRect(...box);
+      }
+      context.globalAlpha = 1;
+    }
+    // An image that is there; others are fetched while the map is at rest.
+    thumbnailAt(index) {
+      const source = this.media(this.data.id(index)), known = thumbnails.get(source);
+      if (!known && !this.settling) {
+        const image = make('img', { onload: () => this.redraw(), src: source });
+        thumbnails.set(source, image);
+        if (thumbnails.size > 500) thumbnails.delete(thumbnails.keys().next().value);
+      }
+      return known?.complete && known.naturalWidth ? known : null;
     }
     drawRing(index, width) {
-      if (index < 0) return;
+      if (index < 0 || this.close.includes(index)) return;
       const { context, ratio } = this, [x, y] = this.screen(index);
       context.lineWidth = width * ratio;
       context.strokeStyle = this.colour('--lcl-ink');
@@ -302,7 +345,7 @@
       const act = (words, then) => { const button = make('button', { type: 'button', textContent: words }); button.addEventListener('click', then); return button; };
       const words = make('p', { textContent: `${figure(chosen.size)} of ${figure(this.data.count)} selected` });
       words.setAttribute('role', 'status');
-      const head = make('div', { className: 'lcl-map__head' }, words, act('Download ids', () => this.download()), act('Clear', () => { this.choose(new Set()); this.canvas.focus(); }));
+      const head = make('div', { className: 'lcl-map__head' }, words, act('Clear', () => { this.choose(new Set()); this.canvas.focus(); }));
       const list = make('ul', { className: 'lcl-samples' }, ...[...chosen].slice(0, shown).map((index) => make('li', {}, this.thumbnail(index))));
       this.tags.dataset.values = JSON.stringify({ items: [...chosen].map((index) => this.data.id(index)) });
       this.chosen.replaceChildren(head, this.tags, list);
@@ -313,17 +356,8 @@
       button.dataset.pick = `image:${this.collection}:${id}`;
       button.setAttribute('aria-label', `Look at ${id}`);
       this.caption(id).then((caption) => { button.title = caption; button.setAttribute('aria-label', `Look at ${caption}`); });
-      button.addEventListener('pointerenter', () => { this.hovered = index; this.redraw(); });
-      button.addEventListener('pointerleave', () => { this.hovered = -1; this.redraw(); });
       return button;
     }
-    download() {
-      const lines = [...this.state.chosen].map((index) => `${this.data.id(index)}\n`);
-      const link = make('a', { href: URL.createObjectURL(new Blob(lines, { type: 'text/plain' })), download: 'selected-ids.txt' });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    }
-
     listen() {
       const on = (name, act, options) => this.canvas.addEventListener(name, act, options);
       on('wheel', (event) => this.wheel(event), { passive: false });
@@ -334,8 +368,9 @@
       on('pointerleave', () => this.point(-1));
       on('keydown', (event) => this.key(event));
       on('blur', () => this.point(-1));
-      const tools = { in: () => this.zoom(1.6), out: () => this.zoom(1 / 1.6), whole: () => this.reset(), lasso: () => this.setLasso(!this.lassoing), visible: () => this.chooseVisible() };
+      const tools = { in: () => this.zoom(1.6), out: () => this.zoom(1 / 1.6), whole: () => this.reset(), lasso: () => this.setLasso(!this.lassoing) };
       for (const button of this.root.querySelectorAll('[data-tool]')) button.addEventListener('click', tools[button.dataset.tool]);
+      this.colours.addEventListener('change', () => this.paint(this.colours.value));
     }
     reset() { Object.assign(this.state.view, this.whole()); this.moved(); }
     setLasso(on) {
@@ -406,7 +441,7 @@
       const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
       const keys = {
         Enter: () => { this.byKey = true; this.open(this.state.current); }, ' ': () => this.toggle(), '+': () => this.zoom(1.6), '=': () => this.zoom(1.6),
-        '-': () => this.zoom(1 / 1.6), 0: () => this.reset(), PageDown: () => this.step(1), PageUp: () => this.step(-1), Escape: () => this.clear(event),
+        '-': () => this.zoom(1 / 1.6), 0: () => this.reset(), a: () => this.chooseVisible(), PageDown: () => this.step(1), PageUp: () => this.step(-1), Escape: () => this.clear(event),
       };
       const [x, y] = arrows[event.key] ?? [];
       if (x !== undefined && event.shiftKey) this.pan(-x * PAN_STEP, y * PAN_STEP);
@@ -471,12 +506,12 @@
       const words = make('p', { textContent: `${error.message} ` }, again);
       const box = make('div', { className: 'lcl-problem' }, make('strong', { textContent: 'The map cannot be shown' }), words);
       box.setAttribute('role', 'alert');
-      root.replaceChildren(box);
+      root.querySelector('.lcl-map__main').replaceChildren(box);
     }
   }
   function look() {
     for (const map of maps) if (map.root.isConnected) map.follow(); else maps.delete(map);
-    document.querySelectorAll('.lcl-map[data-source]:not([data-mounted])').forEach(mount);
+    document.querySelectorAll('.lcl-map:not([data-source=""], [data-mounted])').forEach(mount);
   }
   // Details were opened or closed: who clicked stays on the map.
   window.lclMap = {
@@ -490,7 +525,24 @@
   };
   // Back and Forward to another part of the map.
   window.addEventListener('lcl-navigate', ({ detail }) => {
-    if (detail === 'embed') maps.forEach((map) => { Object.assign(map.state.view, map.addressed() ?? map.whole()); map.moved(); });
+    if (detail !== 'map') return;
+    maps.forEach((map) => {
+      Object.assign(map.state.view, map.addressed() ?? map.whole());
+      map.paint(new URLSearchParams(location.search).get('colour'));
+      map.moved();
+    });
+  });
+  // Another collection: its address, which this browser remembers as the one used last.
+  document.addEventListener('change', ({ target }) => {
+    if (!target.matches('.lcl-map__collection')) return;
+    document.cookie = `lcl-collection=${new URLSearchParams(target.value).get('collection')}; path=/; max-age=31536000; samesite=strict`;
+    const link = make('a', { href: target.value, hidden: true });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  });
+  document.addEventListener('click', ({ target }) => {
+    document.querySelectorAll('.lcl-map__bar details[open]').forEach((more) => more.contains(target) || more.removeAttribute('open'));
   });
   function start() {
     let due = false;

@@ -1,4 +1,4 @@
-// The points of a map: the file, the nearest to a place, colours by a label, discs in a pixel buffer.
+// The points of a map: the file, the nearest to a place, colours by a label.
 window.lclPoints = (() => {
   'use strict';
   const OTHERS = 11;             // colour of the labels beyond the palette, and of images without one (style.css)
@@ -76,41 +76,5 @@ window.lclPoints = (() => {
     return { colours, entries, order, value: (index) => (codes && codes[index] >= 0 ? data.labels[label][codes[index]] : '') };
   }
 
-  // Discs in a pixel buffer: 50,000 of them take a fraction of the time of as many calls of the canvas, with no GPU.
-  class Dots {
-    constructor(context) { this.context = context; }
-
-    resize(width, height) {
-      this.edge = 24;  // discs may stick out
-      this.width = width + 2 * this.edge;
-      this.height = height + 2 * this.edge;
-      this.image = new ImageData(this.width, this.height);
-      this.pixels = new Uint32Array(this.image.data.buffer);
-    }
-
-    stamp(radius) {
-      const reach = Math.ceil(radius), offsets = [], covers = [];
-      for (let y = -reach; y <= reach; y++) {
-        for (let x = -reach; x <= reach; x++) {
-          const cover = clamp(radius + 0.5 - Math.hypot(x, y), 0, 1);
-          if (cover > 0.02) { offsets.push(y * this.width + x); covers.push(Math.round(256 * cover)); }
-        }
-      }
-      return { offsets: Int32Array.from(offsets), covers: Uint16Array.from(covers) };
-    }
-
-    // Red and blue are mixed in one product: their bytes are far enough apart.
-    put(at, colour, { offsets, covers }, strength) {
-      const pixels = this.pixels, redBlue = colour & 0xff00ff, green = colour & 0xff00;
-      for (let i = 0; i < offsets.length; i++) {
-        const place = at + offsets[i], cover = covers[i] * strength >> 8, left = 256 - cover, under = pixels[place];
-        const mixed = ((under & 0xff00ff) * left + redBlue * cover) >>> 8;
-        pixels[place] = 0xff000000 | (mixed & 0xff00ff) | ((((under & 0xff00) * left + green * cover) >>> 8) & 0xff00);
-      }
-    }
-
-    show() { this.context.putImageData(this.image, -this.edge, -this.edge); }
-  }
-
-  return { OTHERS, clamp, parse, inside, colouring, Dots };
+  return { OTHERS, clamp, parse, inside, colouring };
 })();

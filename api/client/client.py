@@ -186,8 +186,8 @@ class CollectionCalls(DatasetCalls):
         """Write records and vectors of all current items to ``path``, as JSON lines."""
         return self.download(v1("collections", id_or_name, "export"), path, params={"target": target})
 
-    def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "pca") -> bytes:
-        """Map of up to 100,000 images by ``pca`` or ``tsne``, as safetensors: ``points``, ``ids``, ``label.NAME``."""
+    def collection_map_file(self, collection: str, limit: int = 50_000, method: str = "tsne") -> bytes:
+        """Map of up to 100,000 images by ``tsne`` or ``pca``, as safetensors: ``points``, ``ids``, ``label.NAME``."""
         return self.read(v1("collections", collection, "map.safetensors"), limit=limit, method=method)
 
     def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:

@@ -75,16 +75,14 @@ class AddedItemsView(BaseModel):
 
 class DuplicateGroupView(BaseModel):
     size: int = Field(description="images that it holds")
-    items: list[dict[str, Any]] = Field(
-        description="the first 100 of them, each with its score: the cosine to the first"
-    )
+    items: list[dict[str, Any]] = Field(description="100 at most, the centre first; score: the cosine to it")
 
 
 class DuplicatePage(BaseModel):
     groups: list[DuplicateGroupView] = Field(description="the largest first")
     total: int = Field(description="groups in all")
     offset: int = Field(description="groups that were skipped")
-    threshold: float = Field(description="least cosine of near-duplicates")
+    threshold: float = Field(description="least cosine to the centre of a group")
     took_ms: float = Field(description="milliseconds in the service")
 
 
@@ -128,7 +126,7 @@ def duplicates(
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=100, description="greatest number of groups")] = 20,
 ) -> DuplicatePage:
-    """Groups of images that are linked, directly or through others; the largest first.
+    """Groups of images that are nearly the same as their centre, the image with most of them; the largest first.
 
     Every pair is compared; in a collection with a graph each image with its 32 nearest, so that a link may be missed.
     """
@@ -186,13 +184,13 @@ def map_file(
     _: Viewer,
     state: StateDep,
     limit: Annotated[int, Query(ge=1, le=100_000, description="greatest number of points; by t-SNE 10,000")] = 50_000,
-    method: Annotated[MapMethod, Query(description="principal components, or t-SNE, which takes seconds")] = "pca",
+    method: Annotated[MapMethod, Query(description="t-SNE of the index run, or principal components")] = "tsne",
 ) -> Response:
     """The map of many images: tensors ``points`` f32 [n, 2], ``ids`` u64 [n] and ``label.NAME`` i16 [n].
 
     Its metadata say how many images of how many it shows, the share of the variance along its axes, and how many of an
     image's nearest neighbours are near to it on the map. By t-SNE neighbours stay together, and distances between
-    groups mean nothing.
+    groups mean nothing; where the index run left none, its ``method`` is ``pca``.
     """
     _row, collection = open_collection(state, name)
     return Response(state.inference().maps.get_file(collection, limit, method), media_type=BYTES)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -17,22 +14,18 @@ from lcl_core.collections.collection import Collection, Hit
 from lcl_core.collections.file_format import PREFIXES
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
-from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca
+from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca, spread_rows
 from lcl_core.collections.thumbnail import thumbnail as thumbnail
 from lcl_core.collections.vector_index import combine_vectors, unit_vector
-from lcl_core.common.errors import Busy, UserError
-from lcl_core.common.sandbox import SandboxLimits, run_sandboxed
+from lcl_core.common.errors import UserError
 
 if TYPE_CHECKING:
     from api.services.search import SearchQuery
 
-MAX_NEIGHBOUR_POINTS = 10_000  # of a map by t-SNE, which takes some ten seconds of a core for 4,000
-NEIGHBOUR_LIMITS = SandboxLimits(seconds=600, written=16 << 20)  # of the process that computes it
 MAX_MAPS = 4  # of one open collection, by format and number of points
 MAX_LABEL_VALUES = 300  # of a label in a map's file; one with more, such as the file name, is no colour
 DUPLICATES_SECONDS = 90.0  # after which a search for near-duplicates gives up
 MAX_GROUP_ITEMS = 100  # images listed of one group
-log = logging.getLogger(__name__)
 
 
 def query_vector(query: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
@@ -66,10 +59,8 @@ class MapCache:
     def __init__(self) -> None:
         self._maps: WeakKeyDictionary[Collection, dict[tuple[str, int], bytes]] = WeakKeyDictionary()
 
-    def get_file(self, collection: Collection, limit: int, method: str = "pca") -> bytes:
-        """The file of ``map_file`` with at most ``limit`` images. Blocks. Raises: as ``map_file``."""
-        if method == "tsne":
-            limit = min(limit, MAX_NEIGHBOUR_POINTS)
+    def get_file(self, collection: Collection, limit: int, method: str) -> bytes:
+        """The file of ``map_file`` with at most ``limit`` images. Blocks."""
         key = (method, min(limit, collection.count("images")))
         maps = self._maps.setdefault(collection, {})
         if key not in maps:
@@ -79,26 +70,25 @@ class MapCache:
         return maps[key]
 
 
-def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
+def map_file(collection: Collection, limit: int, method: str) -> bytes:
     """The map of at most ``limit`` images, evenly chosen, as a safetensors file.
 
-    By ``pca`` its axes are the two principal components; ``tsne`` keeps neighbours together, and distances between
-    groups mean nothing.
+    By ``pca`` its axes are the two principal components, also by ``tsne`` where the index run left no places; these
+    keep neighbours together, and distances between groups mean nothing.
 
     Tensors: ``points`` f32 [n, 2] within [-1, 1]; ``ids`` u64 [n], the numbers of the ids ``img_%016x``; for each label
     with up to ``MAX_LABEL_VALUES`` values ``label.NAME`` i16 [n], a position in its values, -1 where an image has none.
     Metadata, texts all: ``method``, ``total`` images of the collection, ``variance`` and ``neighbours_kept``, shares of
     0 to 1 (the first empty by t-SNE, the second where there are too few images), ``neighbours`` compared of each image,
     and ``labels``, {label: its values} as JSON.
-
-    Raises: Busy if the process that computes t-SNE does.
     """
     total = collection.count("images")
-    chosen = np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
+    placed = collection.neighbour_places() if method == "tsne" else None
+    chosen = spread_rows(total if placed is None else len(placed[0]), limit)
+    if placed is not None:
+        chosen, points, variance = placed[0][chosen], placed[1][chosen], ""
     ids, vectors = collection.at("images", chosen.tolist())
-    if method == "tsne":
-        points, variance = _project_neighbours(vectors), ""
-    else:
+    if placed is None:
         projected = project_pca(vectors)
         points, variance = projected.points, f"{projected.variance:.4f}"
     kept = kept_neighbours(vectors, points)
@@ -107,7 +97,7 @@ def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
     codes, values = _label_codes(collection, chosen.tolist())
     tensors |= {f"label.{name}": column for name, column in codes.items()}
     metadata = {
-        "method": method,
+        "method": "pca" if placed is None else "tsne",
         "total": str(total),
         "variance": variance,
         "neighbours": str(NEIGHBOURS),
@@ -115,19 +105,6 @@ def map_file(collection: Collection, limit: int, method: str = "pca") -> bytes:
         "labels": json.dumps(values, ensure_ascii=False),
     }
     return save(tensors, metadata)
-
-
-def _project_neighbours(vectors: np.ndarray) -> np.ndarray:
-    """``projection.project_neighbours`` in a process of its own. Raises: Busy."""
-    with tempfile.TemporaryDirectory(prefix="lcl-map-") as folder:
-        source, target = Path(folder, "vectors.npy"), Path(folder, "points.npy")
-        np.save(source, vectors)
-        done = run_sandboxed("lcl_core.collections.projection", [str(source), str(target)], NEIGHBOUR_LIMITS)
-        if done.status != 0:
-            log.warning("map of %d images failed: %s\n%s", len(vectors), done.reason, done.error[-2000:])
-            message = "the map by neighbours could not be computed, the service's log says why; try the map by variance"
-            raise Busy(message)
-        return np.load(target, allow_pickle=False)
 
 
 def _label_codes(collection: Collection, rows: list[int]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:

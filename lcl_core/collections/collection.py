@@ -35,6 +35,7 @@ from lcl_core.collections.labels import (
     parse_where,
     stored_value,
 )
+from lcl_core.collections.projection import spread_rows
 from lcl_core.collections.vector_index import chosen_first, nearest, unit_vector
 from lcl_core.common.errors import Conflict, NotFound, UserError
 from lcl_core.specs.corpus_jobs import LabelType
@@ -207,7 +208,7 @@ class Collection:
         return unit_vector(np.mean(vectors, axis=0), self.dim) if vectors else None
 
     def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
-        """Ids of every group of images linked by cosines from ``threshold`` on, the largest group first.
+        """Ids of every group of images with cosines to its centre, the first, from ``threshold`` on; the largest first.
 
         Compares every pair, or with a graph each image with its nearest. Raises: as ``near_duplicate_groups``.
         """
@@ -311,6 +312,22 @@ class Collection:
         self.check_vectors(target)
         rows, wanted = self._rows[target], np.asarray(positions, dtype=np.int64)
         return self._ids(target, rows.numbers(wanted)), rows[wanted]
+
+    def neighbour_places(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Positions of images, int64 [n], and their places on a map by neighbours, f32 [n, 2] within [-1, 1].
+
+        An image that was added or changed since the index run has the place of the most similar one. None: the index
+        run left no places.
+        """
+        images, places = self._rows["images"], self._files.places
+        if places is None:
+            return None
+        rows = spread_rows(images.count, len(places))
+        shown, blocks = images.mask[rows], np.array_split(images.added_vectors, 1 + len(images.added) // 1024)
+        placed = np.asarray(images.vectors[rows], dtype=np.float32).T
+        nearest_rows = np.concatenate([(block @ placed).argmax(axis=1) for block in blocks])
+        positions = np.concatenate([images.positions(rows[shown]), images.kept + np.arange(len(images.added))])
+        return positions, np.concatenate([places[shown], places[nearest_rows]])
 
     def record(self, target: Target, position: int) -> dict[str, Any]:
         """The record at a position, as a hit's ``metadata``.

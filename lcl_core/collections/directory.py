@@ -24,6 +24,7 @@ class Directory:
     Attributes:
         vectors: of images and of texts, [n, E].
         indexes: what is searched in place of all vectors.
+        places: f32 [p, 2] of the rows ``spread_rows(images, p)``; None: the index run could not compute them.
     """
 
     def __init__(self, path: Path, manifest: CollectionManifest, ask: SearchFn | None) -> None:
@@ -43,6 +44,8 @@ class Directory:
         for target, vectors in self.vectors.items():
             if target not in self.indexes and len(vectors) <= BLOCK_ROWS:  # every query reads them all: widened once
                 self.vectors[target] = vectors.astype(np.float32)
+        place_file = path / file_format.PLACES
+        self.places = np.fromfile(place_file, "<f4").reshape(-1, 2) if place_file.name in manifest.files else None
         stored = self.items.rows("SELECT label, kind, stated, texts, codes FROM labels ORDER BY rowid")
         columns = {
             label: LabelColumn(json.loads(texts), np.frombuffer(codes, "<i4"), kind)
@@ -122,6 +125,10 @@ class Rows:
         """Of what is at these positions."""
         before = self.hidden - np.arange(len(self.hidden))  # of each hidden row, the rows before it that are not
         return positions + np.searchsorted(before, positions, side="right")
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows of the directory that are not hidden."""
+        return rows - np.searchsorted(self.hidden, rows)
 
     def shows(self, row: int) -> bool:
         """Whether there is such a row of the directory, and it is not hidden."""

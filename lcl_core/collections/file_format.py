@@ -7,6 +7,7 @@ COLLECTION/
   *_vectors.bin       the L2-normalised vectors, row by row, f32 or f16; text_vectors.bin is empty where the encoder
                       reads images alone (manifest: text_vectors)
   *_graph.usearch     of a large collection: the HNSW graph of its vectors (``vector_index``)
+  image_places.bin    the images by their neighbours on a plane, f32 [n, 2], of at most MAX_PLACES rows, evenly chosen
 
 Rows of images, and of captions, count from 0 in the order of addition, and number their vectors. Nothing is changed
 once it is written. Opening compares the sizes of all files with the manifest, a run that adds the checksums too.
@@ -32,6 +33,7 @@ FORMAT_VERSION = 1
 MANIFEST, ITEMS, CAPTIONS = "manifest.json", "items.sqlite", "captions.sqlite"
 VECTORS: dict[Target, str] = {"images": "image_vectors.bin", "texts": "text_vectors.bin"}
 GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
+PLACES, MAX_PLACES = "image_places.bin", 10_000
 FILES = (ITEMS, CAPTIONS, *VECTORS.values())
 PREFIXES: dict[Target, str] = {"images": "img_", "texts": "txt_"}
 SCHEMA = """

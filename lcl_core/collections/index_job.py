@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
 from collections import Counter
@@ -37,7 +38,7 @@ from lcl_core.collections.labels import choose_types
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import NotFound, UserError, item_errors_suppressed
 from lcl_core.common.processes import usable_cores
-from lcl_core.common.run_dir import JobProgress, RunDir, run_main
+from lcl_core.common.run_dir import JobCancelled, JobProgress, RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.records import illustrated_texts
 from lcl_core.encoders.engine import EncoderEngine
@@ -52,6 +53,7 @@ MAX_CAPTION = 200  # characters of a document's text that stands as the caption 
 READERS = min(4, usable_cores())
 _COPY_ROWS = 256  # with their images, up to a megabyte each
 _TEXTS = 10_000  # that are copied at once
+log = logging.getLogger(__name__)
 
 
 def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def run_index_job(run_dir: RunDir, part_items: int = PART_ITEMS) -> dict[str, An
         if index == FILES:  # another is written by the worker
             progress = JobProgress(run_dir, "links", "links", done)
             writer.link(lambda linked, links: progress(done + linked, done + links))
+        _arrange(writer, JobProgress(run_dir, "map", "steps", done), done)
     shutil.rmtree(work, ignore_errors=True)
     header = {"path": "artifacts/collection", "name": name, "encoder_hash": encoder_hash}
     sizes = {"images": writer.image_count, "texts": writer.text_count, "dim": dim, "index": index}
@@ -179,6 +182,16 @@ def _embed(
             part_items=part_items,
             on_progress=lambda done: progress(start + done, total),
         )
+
+
+def _arrange(writer: CollectionWriter, progress: JobProgress, done: int) -> None:
+    """A map that fails leaves the collection without one, which the log says. Raises: JobCancelled."""
+    try:
+        writer.arrange(lambda steps, total: progress(done + steps, done + total))
+    except JobCancelled:
+        raise
+    except Exception as error:  # everything else is complete: no map is worth the run
+        log.warning("the map by neighbours could not be computed (%s): it shows principal axes instead", error)
 
 
 def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:

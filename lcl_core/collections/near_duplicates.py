@@ -1,4 +1,4 @@
-"""Near-duplicate groups: connected components of rows with cosines from a threshold on. Imports no torch."""
+"""Near-duplicate groups: rows with cosines to the group's centre from a threshold on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class RowGraph:
 def near_duplicate_groups(
     vectors: RowVectors, threshold: float, graph: RowGraph | None = None, seconds: float = float("inf")
 ) -> list[np.ndarray]:
-    """Rows (int64, ascending) of every group of two or more; the largest group first, of equal ones the first row's.
+    """Rows (int64) of every group of two or more, its centre first; the largest group first.
 
-    Compares every pair; with ``graph`` only the pairs that it finds, so that a link may be missed, and every pair of
-    the rows that it does not link.
+    The centre of a group is the row with the most links of those that are in no group yet; the group has the rows that
+    are linked to it. Compares every pair; with ``graph`` only the pairs that it finds, so that a link may be missed,
+    and every pair of the rows that it does not link.
 
     Args:
         vectors: compared by direction alone.
@@ -55,16 +56,40 @@ def near_duplicate_groups(
     Raises:
         UserError: ``too_large`` after the time limit.
     """
-    deadline, sets = time.monotonic() + seconds, UnionFind(len(vectors))
+    deadline, sets, limit = time.monotonic() + seconds, UnionFind(len(vectors)), threshold - _ROUNDING
+
+    def check_time() -> None:
+        if time.monotonic() > deadline:
+            message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
+            raise UserError(f"{message}; raise the threshold", code="too_large", field="threshold")
+
     # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
     # the processors' time, and six times as long where others used them too.
     with threadpool_limits(1, user_api="blas"):
-        for left, right in _linked_pairs(vectors, threshold - _ROUNDING, sets, graph):
-            if time.monotonic() > deadline:
-                message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
-                raise UserError(message, code="too_large")
+        for left, right in _linked_pairs(vectors, limit, sets, graph):
+            check_time()
             sets.join(left, right)
-    return sets.groups()
+        found = [group for rows in sets.groups() for group in _cut_at_centres(vectors, rows, limit, check_time)]
+    return sorted(found, key=lambda group: (-len(group), int(group[0])))
+
+
+def _cut_at_centres(
+    vectors: RowVectors, rows: np.ndarray, limit: float, check_time: Callable[[], None]
+) -> Iterator[np.ndarray]:
+    """The groups among rows that are linked directly or through others."""
+    directions, links = _directions(vectors[rows]), np.zeros(len(rows), np.int64)
+    for ours in _blocks(0, len(rows)):
+        for theirs in _blocks(0, len(rows)):
+            links[ours] += np.count_nonzero(directions[ours] @ directions[theirs].T >= limit, axis=1)
+    is_free = np.ones(len(rows), dtype=bool)
+    for centre in np.argsort(-links, kind="stable"):
+        if is_free[centre]:
+            check_time()
+            is_free[centre] = False
+            others = np.flatnonzero(is_free & (directions @ directions[centre] >= limit))
+            is_free[others] = False
+            if len(others):
+                yield rows[np.append(centre, others)]
 
 
 class UnionFind:
@@ -91,12 +116,11 @@ class UnionFind:
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
 
     def groups(self) -> list[np.ndarray]:
-        """Ascending rows of each group of two or more, as ``near_duplicate_groups`` returns them."""
+        """Ascending rows of each set of two or more."""
         roots = self.roots(np.arange(len(self._parent)))
         order = np.argsort(roots, kind="stable")
         starts = np.flatnonzero(np.diff(roots[order])) + 1
-        found = [rows for rows in np.split(order, starts) if len(rows) > 1]
-        return sorted(found, key=lambda rows: (-len(rows), int(rows[0])))
+        return [rows for rows in np.split(order, starts) if len(rows) > 1]
 
 
 def _linked_pairs(vectors: RowVectors, limit: float, sets: UnionFind, graph: RowGraph | None) -> Iterator[Pairs]:

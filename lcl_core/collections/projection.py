@@ -1,16 +1,12 @@
 """Vectors on a plane: principal components or t-SNE, and how much of the vectors' neighbourhoods the plane keeps.
 
 Components are computed in blocks of rows, so that memory does not grow with their number beyond the vectors themselves.
-t-SNE (L. van der Maaten and G. Hinton, JMLR 9, 2008, with openTSNE's Barnes-Hut approximation) takes seconds of a core,
-so it has a process of its own at low priority: ``python -m lcl_core.collections.projection VECTORS.npy POINTS.npy``.
-Imports no torch.
+t-SNE: L. van der Maaten and G. Hinton, JMLR 9, 2008, with openTSNE's Barnes-Hut approximation. Imports no torch.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,21 +113,33 @@ def _directions(vectors: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
+def spread_rows(total: int, limit: int) -> np.ndarray:
+    """int64: at most ``limit`` of the rows 0 to ``total`` - 1, evenly chosen."""
+    return np.unique(np.linspace(0, max(0, total - 1), num=min(limit, total)).round().astype(np.int64))
+
+
 PERPLEXITY = 30.0
 MIN_ROWS = 5  # fewer have no neighbourhoods
 # As many as change the map: of 3,835 drawings, .507 of the ten nearest are kept after these, .505 after twice as many.
 EXAGGERATED_STEPS, STEPS = 100, 250
+TOLD_STEPS = 10  # between two calls of ``progress``
 
 
-def project_neighbours(vectors: np.ndarray) -> np.ndarray:
+def project_neighbours(
+    vectors: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
+) -> np.ndarray:
     """f32 [n, 2] within [-1, 1], centred, on one scale; the same for the same vectors [n, E] of length 1.
 
-    Fewer than ``MIN_ROWS`` rows lie at the origin.
+    Fewer than ``MIN_ROWS`` rows lie on their principal components.
+
+    Args:
+        progress: receives the number of steps done, and of all; its exceptions end the computation.
     """
     if len(vectors) < MIN_ROWS:
-        return np.zeros((len(vectors), 2), np.float32)
+        return project_pca(vectors).points
     from openTSNE import TSNE  # a second to import
 
+    told = iter(range(0, EXAGGERATED_STEPS + STEPS, TOLD_STEPS))  # openTSNE counts each of its two phases
     method = TSNE(
         perplexity=min(PERPLEXITY, (len(vectors) - 1) / 3),
         early_exaggeration_iter=EXAGGERATED_STEPS,
@@ -141,17 +149,10 @@ def project_neighbours(vectors: np.ndarray) -> np.ndarray:
         negative_gradient_method="bh",
         random_state=0,
         n_jobs=1,
+        callbacks=lambda *_: progress(next(told, 0) + TOLD_STEPS, EXAGGERATED_STEPS + STEPS),
+        callbacks_every_iters=TOLD_STEPS,
     )
     points = np.asarray(method.fit(np.asarray(vectors, np.float32)), np.float64)
     points -= (points.max(axis=0) + points.min(axis=0)) / 2
     reach = np.abs(points).max()
     return (points / reach if reach > 0 else points).astype(np.float32)
-
-
-def main(source: str, target: str) -> None:
-    os.nice(10)
-    np.save(target, project_neighbours(np.load(source, allow_pickle=False)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

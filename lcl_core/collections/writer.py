@@ -22,6 +22,7 @@ from lcl_core.collections import file_format, full_text, vector_index
 from lcl_core.collections.changes import caption_texts
 from lcl_core.collections.file_format import CollectionManifest, Dtype, FileEntry, Target
 from lcl_core.collections.labels import LabelIndexBuilder, choose_types
+from lcl_core.collections.projection import project_neighbours, spread_rows
 from lcl_core.collections.vector_index import write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
@@ -131,7 +132,7 @@ class CollectionWriter:
         self._append_vectors("texts", self._checked(vectors, len(vectors), unit))
 
     def link(self, progress: Callable[[int, int], None] = lambda rows, total: None) -> None:
-        """Write an HNSW graph of images, and of texts, where they are too many for exact search; call it last.
+        """Write an HNSW graph of images, and of texts, where they are too many for exact search; after all are added.
 
         Args:
             progress: receives the number of rows linked so far, and of all; its exceptions end the build.
@@ -145,12 +146,24 @@ class CollectionWriter:
             progress(before + rows, total)
 
         for target, count in large.items():
-            self._vectors[target].flush()
-            dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (count, self._header["dim"])
-            vectors = np.memmap(self._building / file_format.VECTORS[target], dtype, mode="r", shape=shape)
             path = self._building / file_format.GRAPHS[target]
-            write_hnsw_index(path, vectors, partial(report, linked))
+            write_hnsw_index(path, self._written_vectors(target), partial(report, linked))
             linked += count
+
+    def arrange(self, progress: Callable[[int, int], None] = lambda steps, total: None) -> None:
+        """Write the places of the images on a map by their neighbours, as ``link`` the graphs."""
+        if self.image_count:
+            vectors = self._written_vectors("images")
+            points = project_neighbours(vectors[spread_rows(len(vectors), file_format.MAX_PLACES)], progress)
+            (self._building / file_format.PLACES).write_bytes(points.astype("<f4").tobytes())
+
+    def _written_vectors(self, target: Target) -> np.ndarray:
+        self._vectors[target].flush()
+        dtype, shape = (
+            file_format.NUMPY_DTYPES[self._header["dtype"]],
+            (self._vector_counts[target], self._header["dim"]),
+        )
+        return np.memmap(self._building / file_format.VECTORS[target], dtype, mode="r", shape=shape)
 
     def _add(self, item: CollectionItem) -> None:
         item_id = file_format.item_id(item.image)

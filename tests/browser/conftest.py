@@ -272,6 +272,7 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
         items,
         session.embed_images([corpus.read_image(pair.image) for pair in pairs]),
         dict(zip(texts, session.embed_texts(texts), strict=True)),
+        arranged=name == "drawings",
         name=name,
         encoder_hash=encoder["hash"],
     )

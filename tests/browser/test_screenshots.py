@@ -28,8 +28,7 @@ def search(page: Any) -> None:
         page.get_by_role("region", name="Chosen image").wait_for()
 
 
-def embed(page: Any) -> None:
-    page.get_by_role("radio", name="Neighbours").locator("..").click()
+def draw_map(page: Any) -> None:
     page.locator("#map .lcl-map__facts").get_by_text("t-SNE").wait_for()
     page.locator("#map .lcl-legend button").first.wait_for()
 
@@ -92,7 +91,7 @@ IMAGES_ARE_THERE = """[...document.images]
   .every(image => image.complete && image.naturalWidth)"""
 SCENES = {
     "search": search,
-    "embed": embed,
+    "embed": draw_map,
     "try": classify,
     "documents": documents,
     "runs": runs,

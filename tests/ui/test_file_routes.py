@@ -66,11 +66,11 @@ def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception
 
 def test_a_map_and_captions_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
     client = http(
-        collection_map_file=lambda name, method: f"{name} by {method}".encode(),
+        collection_map_file=lambda name, limit, method: f"{name} by {method}".encode(),
         item={"id": "i", "caption": "a <red> square", "captions": []},
     )
-    assert client.get("/map/col?version=1").content == b"col by pca"
-    assert client.get("/map/col?version=1&method=tsne").content == b"col by tsne"
+    assert client.get("/map/col?version=1").content == b"col by tsne"
+    assert client.get("/map/col?version=1&method=pca").content == b"col by pca"
     assert client.get("/item/col/i").json() == {"caption": "a <red> square"}
     gone = http(collection_map_file=ApiError(404, "not_found", "no such collection"), item=away)
     assert (gone.get("/map/col").status_code, gone.get("/map/col").text) == (404, "no such collection")

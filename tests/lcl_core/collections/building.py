@@ -9,7 +9,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import storable_text
 
 
-def build_collection(directory, items, image_vectors, text_vectors, **header):
+def build_collection(directory, items, image_vectors, text_vectors, arranged=False, **header):
     """``text_vectors``: {caption: [E]}, for every caption of the items; None: captions get no vectors."""
     header = {"dataset_hash": "", "dim": int(np.shape(image_vectors)[-1]), **header}
     with CollectionWriter(directory, **header, text_vectors=text_vectors is not None) as writer:
@@ -20,3 +20,5 @@ def build_collection(directory, items, image_vectors, text_vectors, **header):
                 raise UserError(f"caption {missing[0]!r} has no vector", code="invalid_value")
             writer.add_text_vectors(np.stack([known[text] for text in texts]))
         writer.link()
+        if arranged:
+            writer.arrange()

@@ -71,6 +71,9 @@ def test_a_collection_of_a_split(tmp_path, sample, sample_zip, encoder):
     }
     assert result["skipped"] == {}
     assert collection.manifest.dataset_hash == sample.content_hash()
+    positions, places = collection.neighbour_places()
+    assert (len(positions), places.shape) == (len(pairs), (len(pairs), 2))
+    assert metrics(run_dir)[-1]["phase"] == "map"
     pair = pairs[40]
     hit = collection.search(session.embed_images([sample.read_image(pair.image)])[0], k=1)[0]
     assert hit.metadata["image"] == pair.image
@@ -80,6 +83,16 @@ def test_a_collection_of_a_split(tmp_path, sample, sample_zip, encoder):
     words = collection.search(session.embed_texts([pair.captions[0]])[0], k=1, target="texts")[0]
     assert words.metadata["text"] == pair.captions[0]
     assert hit.id in words.metadata["items"]
+
+
+def test_a_map_that_cannot_be_computed_is_told_and_fails_no_run(tmp_path, sample_zip, encoder, monkeypatch, caplog):
+    def too_large(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("lcl_core.collections.writer.project_neighbours", too_large)
+    result = run_index_job(prepare(tmp_path / "run", sample_zip, encoder, splits=["val"]))
+    assert Collection.open(tmp_path / "run" / result["collection"]["path"]).neighbour_places() is None
+    assert "the map by neighbours could not be computed (no room)" in caplog.text
 
 
 def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path, sample, encoder):
