@@ -60,7 +60,7 @@ def plain_embeddings() -> Iterator[Request]:
 
 def searches() -> Iterator[Request]:
     for text in _texts():
-        yield Request("POST", "/v1/collections/bench/search", {"text": text, "k": 10})
+        yield Request("POST", "/v1/collections/bench/search", {"text": text, "k": 10, "match": "looks"})
 
 
 def plain_searches() -> Iterator[Request]:

@@ -41,7 +41,7 @@ def show(collection: Collection) -> None:
     if row["vectors"]:  # an index other than the collection's files
         lines.append(f"searched by Qdrant in {row['vectors']}_images and _texts")
     if not row["text_vectors"]:
-        lines.append("its encoder reads images alone: search with an image, or the words of captions (--hybrid)")
+        lines.append("its encoder reads images alone: search with an image, or the words of captions")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     options.print(row, "\n".join(lines))
     if not options.as_json:

@@ -53,14 +53,14 @@ def search(
         ),
     ] = None,
     offset: Annotated[int, typer.Option(min=0, max=9000, help="hits to skip")] = 0,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="rank images by the words of their captions, too")] = False,
+    match: Annotated[str, typer.Option(help="what a text is compared with: looks, captions or both")] = "both",
 ) -> None:
     """The nearest images or texts of a collection to a text, an image, an item, or a combination.
 
     Examples: lcl search sample "a red bird" -k 5;
     lcl search sample "red" --image bird.png --weight text=0.5;
     lcl search sample "a red bird" --where "year>=1990" --where "year<2000";
-    lcl search sample "a red bird" --hybrid
+    lcl search sample "a red bird" --match looks
     """
     if text is None and image is None and item is None:
         raise UserError("give a text, --image FILE or --item ID")
@@ -68,12 +68,14 @@ def search(
     weights = {name: _parse_weight(name, numbers[-1]) for name, numbers in given.items()}
     query: dict[str, Any] = {"text": text, "image": None if image is None else image.read_bytes(), "item": item}
     query |= {"weights": weights or None, "where": parse_where(where or ())}
-    query |= {"target": target, "k": k, "offset": offset, "hybrid": hybrid}
+    query |= {"target": target, "k": k, "offset": offset, "match": match}
     results = options.call(lambda client: client.search(collection, **query))
     rows = (
         (f"{hit['score']:.4f}", hit["id"], hit.get("text", hit.get("caption")), _labels(hit)) for hit in results["hits"]
     )
     options.print_table(results, ("score", "id", "text", "labels"), rows, "nothing fits")
+    for word in results["not_understood"]:
+        typer.echo(f"“{word}” is not understood; leave images out with --where 'label!=value'", err=True)
 
 
 def duplicates(

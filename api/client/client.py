@@ -117,21 +117,21 @@ class CollectionCalls(DatasetCalls):
         k: int = 20,
         where: Where | None = None,
         offset: int = 0,
-        hybrid: bool = False,
+        match: str = "both",
     ) -> Json:
-        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms", "text_limit"}.
+        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "read_as", "took_ms", …}.
 
         Args:
             item: id of an image or text of the collection.
             offset: hits to skip, those of earlier pages.
-            hybrid: rank images by the words of their captions, too; the query has a text.
+            match: what a text is compared with: ``looks`` of images, words of their ``captions``, or ``both``.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
             where: {label: value or values}; of a number or a date {label: {"gte": 1990, "lt": 2000}}; of a set
                 {label: {"all": ["red", "round"]}}, {"any": values} or {"none": values}.
         """
         image_url = None if image is None else data_url(image)
         body = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
-        body |= {"target": target, "k": k, "where": dict(where or {}), "offset": offset, "hybrid": hybrid}
+        body |= {"target": target, "k": k, "where": dict(where or {}), "offset": offset, "match": match}
         return self.post(v1("collections", collection, "search"), body, repeatable=True)
 
     def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:

@@ -54,13 +54,14 @@ CollectionView = row_view(CollectionRow, COLLECTION_COLUMNS)
 
 class CollectionDetail(RowView):
     labels: dict[str, list[str]] = Field(description="what a filter can ask for: 1,000 values of each label at most")
+    label_images: dict[str, list[int]] = Field(description="number of images of each of these values")
     label_counts: dict[str, int] = Field(description="number of all values of each label, of a set of its members")
     label_types: dict[str, LabelType] = Field(
         description="of each label, which say what forms its filter has: text, number, date or set"
     )
     text_vectors: bool = Field(
         description="whether its captions have vectors; false: its encoder reads images alone, and texts are searched "
-        "by the words of captions (hybrid)"
+        "by the words of captions"
     )
 
 
@@ -98,13 +99,14 @@ def page(_: Viewer, session: ReadSessionDep) -> Any:
 def one(name: CollectionReference, _: Viewer, state: StateDep) -> Any:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(state, name)
-    values = collection.label_values()
+    labels = {label: list(counts.items()) for label, counts in collection.label_counts.items()}
     return {
         **CollectionView.model_validate(row).model_dump(),
         "images": collection.count("images"),
         "texts": collection.count("texts"),
-        "labels": {label: listed[:MAX_LABEL_VALUES] for label, listed in values.items()},
-        "label_counts": {label: len(listed) for label, listed in values.items()},
+        "labels": {label: [value for value, _ in found[:MAX_LABEL_VALUES]] for label, found in labels.items()},
+        "label_images": {label: [count for _, count in found[:MAX_LABEL_VALUES]] for label, found in labels.items()},
+        "label_counts": {label: len(found) for label, found in labels.items()},
         "label_types": collection.label_types(),
         "text_vectors": collection.has_text_vectors,
     }

@@ -20,6 +20,7 @@ from api.core.errors import Problem
 from api.core.models import Content, Line, Reference, request_example
 from api.services.encoders import check_text, load_encoder, read_images
 from api.services.state import AppState
+from lcl_core.collections.folding import FoldedQuery, fold
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
 from lcl_core.db.models import CollectionRow
@@ -108,11 +109,11 @@ class SearchRequest(SearchQuery):
     target: Target = Field("images", description="what to search: images, or texts (captions)")
     k: int = Field(20, ge=1, le=1000, description="number of hits")
     offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
-    hybrid: bool = Field(
-        False,
-        description="rank images by the words of their captions, too: the ranks by cosine and by BM25 are fused; needs "
-        "text, and offset + k of at most 1000; where the encoder reads images alone, the mean of the ten images with "
-        "the best captions stands for the text's vector",
+    match: Literal["both", "looks", "captions"] = Field(
+        "both",
+        description="what a text is compared with: how images look (cosine), the words of their captions (BM25), or "
+        "both, whose ranks are fused. With captions offset + k is at most 1000. Looks alone count for texts as target "
+        "and for a text that is missing or of a weight of 0 or less",
     )
     where: dict[LabelText, LabelText | LabelTexts | Number | LabelCondition] = Field(
         {},
@@ -120,6 +121,12 @@ class SearchRequest(SearchQuery):
         description="{label: filter}, all of which apply: a value or values as they are written; a number; {gte, gt, "
         "lte, lt} of a label that is a number or a date; {any, all} of one that is a set; {none} of every label",
     )
+
+    @property
+    def uses_captions(self) -> bool:
+        """Whether the words of the text are looked for in captions."""
+        counts = self.text is not None and (self.weights.text is None or self.weights.text > 0)
+        return counts and self.match != "looks" and self.target == "images"
 
     def filters(self) -> dict[str, Any]:
         """``where`` without models."""
@@ -131,9 +138,12 @@ class SearchRequest(SearchQuery):
 
 class SearchResponse(BaseModel):
     hits: list[dict[str, Any]] = Field(
-        description="best first: id, score (cosine), and the item or text; a text with the number of its images "
-        "(item_count) and the ids and addresses of 100 at most (items, image_urls)"
+        description="best first: id, score (cosine), ranks by looks and by captions (null: not among the best), the "
+        "words that its best caption has (found), and the item or text; a text with the number of its images (item_count) and the ids and addresses of "
+        "100 at most (items, image_urls)"
     )
+    read_as: str | None = Field(None, description="the text without requests and articles")
+    not_understood: list[str] = Field([], description="words as “without”, for which nothing is left out: use where")
     took_ms: float = Field(description="milliseconds in the service")
     text_limit: int | None = Field(
         None, description="tokens that the encoder reads of a text, where this one fills them: the rest is not read"
@@ -274,9 +284,9 @@ def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCo
     """Raises: as ``open_for_search``; Problem 422 ``invalid_value``."""
     opened = open_for_search(state, name, body.embedded)
     opened.collection.check_vectors(body.target)
-    if body.hybrid and (body.text is None or body.weights.as_dict().get("text", 1) <= 0):
-        message = "hybrid: give a text, with a weight above 0, whose words the captions may have"
-        raise Problem(422, "invalid_value", message, field="hybrid")
+    if body.match == "captions" and not body.uses_captions:
+        message = "match: give a text with a weight above 0, and images as target; captions are compared with its words"
+        raise Problem(422, "invalid_value", message, field="match")
     for part in body.weights.as_dict():
         if getattr(body, part) is None:
             message = f"weights.{part}: there is no {part} in the query that it could weigh"
@@ -287,40 +297,59 @@ def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCo
 def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float) -> SearchResponse:
     from api.services.collection_views import query_vector  # numpy, which the open collection has imported
 
-    text_limit = None
+    text_limit, folded = None, None
     if body.text is not None:
-        text = check_text(body.text, "text")
-        embedded |= _text_vector(text, body, opened)
-        if opened.encoder is not None and len(text) >= LONG_TEXT:
-            text_limit = opened.encoder.filled_context(text)
+        folded = fold(check_text(body.text, "text"))
+        embedded |= _text_vector(folded, body, opened)
+        if opened.encoder is not None and len(folded.text) >= LONG_TEXT:
+            text_limit = opened.encoder.filled_context(folded.text)
     vector = query_vector(body, embedded, opened.collection)
-    encoder_hash = None if opened.encoder is None else opened.encoder.hash
-    count = body.offset + body.k
-    words = body.text if body.hybrid and body.text else ""
-    where = body.filters() or None
-    hits = opened.collection.search(vector, count, body.target, where, encoder_hash=encoder_hash, words=words)
-    views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
-    took_ms = round((time.perf_counter() - started) * 1000, 2)
-    return SearchResponse(hits=views, took_ms=took_ms, text_limit=text_limit)
+    hits = opened.collection.search(
+        vector,
+        body.offset + body.k,
+        body.target,
+        body.filters() or None,
+        encoder_hash=None if opened.encoder is None else opened.encoder.hash,
+        words=folded.words if folded is not None and body.uses_captions else "",
+        looks=body.match != "captions",
+    )
+    views = [
+        {
+            "id": hit.id,
+            "score": hit.score,
+            "rank_looks": hit.rank_looks,
+            "rank_captions": hit.rank_captions,
+            "found": hit.found,
+            **item_view(opened.id, hit.metadata),
+        }
+        for hit in hits[body.offset :]
+    ]
+    return SearchResponse(
+        hits=views,
+        read_as=None if folded is None else folded.text,
+        not_understood=[] if folded is None else folded.exclusions,
+        took_ms=round((time.perf_counter() - started) * 1000, 2),
+        text_limit=text_limit,
+    )
 
 
-def _text_vector(text: str, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
+def _text_vector(folded: FoldedQuery, body: SearchRequest, opened: OpenedCollection) -> dict[str, Any]:
     """{"text": f32 [E]}; of an encoder of images alone, as ``Collection.mean_of_matching_images``: {} if it has none.
 
-    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless the search is hybrid or the text has weight 0.
+    Raises: Problem 422 ``no_text_encoder`` for such an encoder, unless captions count or the text has weight 0.
     """
     if opened.collection.has_text_vectors:
         assert opened.encoder is not None, "a text needs it"
-        return {"text": opened.encoder.embed_texts([text])[0]}
+        return {"text": opened.encoder.embed_texts([folded.text])[0]}
     if body.weights.text == 0:
         return {}
-    if not body.hybrid:
+    if not body.uses_captions:
         message = (
             f"text: collection {opened.collection.name!r} was made with an encoder of images alone; search the words "
-            "of captions (hybrid), or send an image"
+            "of captions (match), or send an image"
         )
         raise Problem(422, "no_text_encoder", message, field="text")
-    vector = opened.collection.mean_of_matching_images(text)
+    vector = opened.collection.mean_of_matching_images(folded.words)
     return {} if vector is None else {"text": vector}
 
 

@@ -25,13 +25,12 @@ from lcl_core.collections import file_format, near_duplicates
 from lcl_core.collections.changes import ChangeRecord, Delta, caption_texts
 from lcl_core.collections.directory import Directory, Rows
 from lcl_core.collections.file_format import Target, verify_checksums
-from lcl_core.collections.full_text import fuse_ranks
+from lcl_core.collections.full_text import fuse_ranks, ranks
 from lcl_core.collections.labels import (
     LabelChange,
     LabelIndex,
     Where,
     check_value,
-    joined_values,
     parse_where,
     stored_value,
 )
@@ -43,18 +42,28 @@ from lcl_core.vector_indexes import SearchFn
 
 MAX_HITS = 10_000
 MAX_TEXT_ITEMS = 100  # images that the record of a text lists: in crawled pages many thousands have one alt text
-FUSED_HITS = 1000  # of a hybrid search: the best by vector and the best by words that are fused
+FUSED_HITS = 1000  # the best by vector and the best by words that are fused
 FEEDBACK_IMAGES = 10  # of ``mean_of_matching_images``
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A search result. ``score``: cosine similarity, -1 to 1; ``metadata``: the record of the item or text."""
+    """A search result.
+
+    Attributes:
+        score: cosine similarity, -1 to 1.
+        metadata: the record of the item or text.
+        rank_looks, rank_captions: from 1, by vector and by words; None: not among the best by them.
+        found: the query's words that its best caption has.
+    """
 
     id: str
     score: float
     metadata: dict[str, Any]
+    rank_looks: int | None = None
+    rank_captions: int | None = None
+    found: Sequence[str] = ()
 
 
 class Collection:
@@ -98,7 +107,7 @@ class Collection:
     def with_delta(self, delta: Delta) -> Collection:
         """The collection with these changes in place of its own; what is read of the directory is shared."""
         changed = copy.copy(self)
-        vars(changed).pop("_label_values", None)
+        vars(changed).pop("label_counts", None)
         changed._set_delta(delta)
         return changed
 
@@ -159,13 +168,15 @@ class Collection:
         *,
         encoder_hash: str | None = None,
         words: str = "",
+        looks: bool = True,
     ) -> list[Hit]:
         """The ``k`` items nearest to ``vector`` by cosine, best first, among those that ``where`` allows.
 
-        With ``words`` a hybrid search of images: the ``FUSED_HITS`` nearest and as many with the best captions for
-        these words (BM25), in the order of the sums of their reciprocal ranks (``full_text.fuse_ranks``).
+        With ``words`` images alone: the ``FUSED_HITS`` nearest and as many with the best captions for these words
+        (BM25), in the order of the sums of their reciprocal ranks (``full_text.fuse_ranks``).
 
         Args:
+            looks: with ``words``: the nearest count, too; else captions alone.
             vector: [E], of any length; None: nothing is similar to the query, so that nothing is found.
             where: {label: value or values}, or a range or members, as ``labels.LabelFilter``; ``split`` and
                 ``source`` count as labels. Applied before the top-k. Of the texts, those that a matching image carries.
@@ -177,8 +188,8 @@ class Collection:
         self.check_vectors(target)
         most = FUSED_HITS if words else MAX_HITS
         if not 1 <= k <= most:
-            what = f"k must be 1 to {most}" + (" in a hybrid search, with offset" if words else "")
-            raise UserError(f"{what} (got {k})", field="k")
+            what = ", with offset, where captions count; match: looks gives more" if words else ""
+            raise UserError(f"k must be 1 to {most}{what} (got {k})", field="k")
         if vector is None:
             parse_where(where or {}, self.label_types())
             return []
@@ -187,11 +198,10 @@ class Collection:
         query = unit_vector(vector, self.dim)
         if not words:
             found = self._best(target, query, k, where)
-            return [self._hit(target, at, score) for at, score in found]
+            return [self._hit(target, at, score, rank_looks=place) for place, (at, score) in enumerate(found, start=1)]
         if target != "images":
-            message = "a hybrid search is one of images; captions themselves are searched without hybrid"
-            raise UserError(message, field="target")
-        return self._best_fused(query, k, words, where)
+            raise UserError("captions are compared with words where images are searched", field="target")
+        return self._best_fused(query, k, words, where, looks)
 
     def mean_of_matching_images(self, words: str) -> np.ndarray | None:
         """f32 [E] of length 1 for a text that the encoder cannot embed: the mean of the ``FEEDBACK_IMAGES`` images with
@@ -201,7 +211,7 @@ class Collection:
         documents. Images whose caption lacks some of the words are used only where none has all; then those whose BM25
         is at least half of the best.
         """
-        found, lacking = self._matching(words, None, np.empty(0, dtype=np.int64))
+        found, lacking, _ = self._matching(words, None, np.empty(0, dtype=np.int64))
         least = max(found.values(), default=0.0) / 2
         best = [at for at in found if at not in lacking] or [at for at in found if found[at] >= least]
         vectors = [self._rows["images"].vector(at) for at in best[:FEEDBACK_IMAGES]]
@@ -351,13 +361,18 @@ class Collection:
 
     def label_values(self) -> dict[str, list[str]]:
         """{label: its values, of a set its members}: valid filters of ``search``."""
-        return dict(self._label_values)
+        return {label: list(counts) for label, counts in self.label_counts.items()}
 
     @cached_property
-    def _label_values(self) -> dict[str, list[str]]:
+    def label_counts(self) -> dict[str, dict[str, int]]:
+        """{label: {value, of a set its member: number of images that have it}}."""
         images = self._rows["images"]
-        shown = images.mask[: images.count] if len(images.hidden) else None
-        return joined_values(self._files.labels.values(shown), self._added_labels.values())
+        found = self._files.labels.counts(images.mask[: images.count] if len(images.hidden) else None)
+        for label, added in self._added_labels.counts().items():
+            known = found.setdefault(label, {})
+            for value, count in added.items():
+                known[value] = known.get(value, 0) + count
+        return found
 
     def label_types(self) -> dict[str, LabelType]:
         return {**self._added_labels.types, **self._files.labels.types}
@@ -407,22 +422,28 @@ class Collection:
         best = np.argsort(-scores, kind="stable")[:k]
         return list(zip(numbers[best].tolist(), scores[best].tolist(), strict=True))
 
-    def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None) -> list[Hit]:
-        """The hits of a validated hybrid search; ``score``: cosine, of every hit."""
-        near = dict(self._best("images", query, FUSED_HITS, where))
-        found, lacking = self._matching(words, where, np.array(list(near), dtype=np.int64))
+    def _best_fused(self, query: np.ndarray, k: int, words: str, where: Where | None, looks: bool) -> list[Hit]:
+        """The hits of a validated search with words; ``score``: cosine, of every hit."""
+        near = dict(self._best("images", query, FUSED_HITS, where)) if looks else {}
+        found, lacking, text_of = self._matching(words, where, np.array(list(near), dtype=np.int64))
+        best = fuse_ranks(near, found, lacking)[:k]
+        by_looks, by_captions = ranks(near), ranks(found)
+        has = self._files.captions.found_words(words, {text_of[at] for at in best if at in text_of})
         hits = []
-        for at in fuse_ranks(near, found, lacking)[:k]:
+        for at in best:
             score = near[at] if at in near else float(self._rows["images"].vector(at) @ query)
-            hits.append(self._hit("images", at, score))
+            why = {"rank_looks": by_looks.get(at), "rank_captions": by_captions.get(at)}
+            hits.append(self._hit("images", at, score, **why, found=has.get(text_of.get(at, -1), ())))
         return hits
 
-    def _matching(self, words: str, where: Where | None, near: np.ndarray) -> tuple[dict[int, float], set[int]]:
+    def _matching(
+        self, words: str, where: Where | None, near: np.ndarray
+    ) -> tuple[dict[int, float], set[int], dict[int, int]]:
         """Numbers of the images with the best captions for these words, and the BM25 of each one's best, best first.
 
         ``FUSED_HITS`` at most: of more images with one caption, those of ``near`` (numbers, best first) come first.
 
-        The second: those of them whose best caption lacks some of the words.
+        The second: those of them whose best caption lacks some of the words. The third: the keys of these captions.
         """
         index = self._files.captions
         index.add(dict(zip(self._new_keys, self._new_texts, strict=True)))
@@ -441,7 +462,7 @@ class Collection:
                 if len(found) >= FUSED_HITS:
                     break
         lacking = index.lacking_a_word(words, set(text_of.values()))
-        return found, {number for number, key in text_of.items() if key in lacking}
+        return found, {number for number, key in text_of.items() if key in lacking}, text_of
 
     def _carriers_of(self, keys: Sequence[int], allowed: np.ndarray) -> Iterator[np.ndarray]:
         """Of each key of a text, the numbers of the images that carry it; ``allowed`` bool, by number."""
@@ -479,9 +500,9 @@ class Collection:
             chosen = self._carried(chosen)
         return np.flatnonzero(chosen[:count]), np.flatnonzero(chosen[count:])
 
-    def _hit(self, target: Target, number: int, score: float) -> Hit:
+    def _hit(self, target: Target, number: int, score: float, **why: Any) -> Hit:
         record = self._record(target, number)
-        return Hit(record["id"], score, record)
+        return Hit(record["id"], score, record, **why)
 
     def _record(self, target: Target, number: int) -> dict[str, Any]:
         place = number - self._rows[target].count

@@ -33,6 +33,7 @@ _INSERT = "INSERT INTO captions (rowid, text) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)"
 _SEARCH = "SELECT rowid, -rank FROM captions WHERE captions MATCH ? ORDER BY rank, rowid"
 _MATCHES = "SELECT rowid FROM captions WHERE captions MATCH ?"
+_HAS = "SELECT 1 FROM captions WHERE captions MATCH ? AND rowid = ?"
 
 Key = TypeVar("Key")
 Matches = list[tuple[int, float]]  # key and BM25
@@ -104,6 +105,13 @@ class FullTextIndex:
             lacking.difference_update(key for (key,) in page)
         return lacking
 
+    def found_words(self, query: str, keys: Iterable[int]) -> dict[int, list[str]]:
+        """Of each key the words of ``query`` that count and that its text has."""
+        words = self._counting_words(query)
+        with self._lock:
+            has = self._database.execute
+            return {key: [word for word in words if has(_HAS, (_quoted(word), key)).fetchone()] for key in keys}
+
     def _pages(self, query: str, words: str) -> Iterator[list[Any]]:
         """Rows of a query; the lock is free between the pages."""
         with self._lock:
@@ -140,18 +148,22 @@ def fuse_ranks(
 
     Returns: the ids of both rankings, best first; equal ones in the order of the rankings.
     """
-    fused = dict(_reciprocal_ranks(near))
-    for item, share in _reciprocal_ranks(matching):
-        fused[item] = fused.get(item, 0.0) + share * (PARTIAL_WEIGHT if item in partial else 1.0)
+    fused = {item: 1 / (RANK_CONSTANT + rank) for item, rank in ranks(near).items()}
+    for item, rank in ranks(matching).items():
+        share = PARTIAL_WEIGHT if item in partial else 1.0
+        fused[item] = fused.get(item, 0.0) + share / (RANK_CONSTANT + rank)
     return sorted(fused, key=lambda item: -fused[item])
 
 
-def _reciprocal_ranks(ranking: Mapping[Key, float]) -> Iterator[tuple[Key, float]]:
+def ranks(scores: Mapping[Key, float]) -> dict[Key, int]:
+    """Of {item: score}, best first, the rank of each, from 1; equal scores have the same."""
+    found: dict[Key, int] = {}
     rank, before = 0, None
-    for at, (item, score) in enumerate(ranking.items(), start=1):
+    for at, (item, score) in enumerate(scores.items(), start=1):
         if score != before:
             rank, before = at, score
-        yield item, 1 / (RANK_CONSTANT + rank)
+        found[item] = rank
+    return found
 
 
 def _normalised(text: str) -> str:

@@ -266,15 +266,14 @@ class LabelColumn:
     codes: np.ndarray
     kind: LabelType = "text"
 
-    def values(self, images: np.ndarray | None = None) -> list[str]:
-        """The texts, of a set its members, among these images (bool [n]; None: all): valid filters."""
-        if images is None:
-            return list(self._owners) if self.kind == "set" else self.texts
-        present = np.zeros(len(self.texts) + 1, dtype=bool)
-        present[self.codes[images]] = True  # that of an absent label is the last
+    def counts(self, images: np.ndarray | None = None) -> dict[str, int]:
+        """{text, of a set its member: number of these images that have it} (bool [n]; None: all): valid filters."""
+        codes = self.codes if images is None else self.codes[images]
+        found = np.bincount(codes + 1, minlength=len(self.texts) + 1)[1:]
+        counts = dict(zip(self.texts, found.tolist(), strict=True))
         if self.kind == "set":
-            return [member for member, owners in self._owners.items() if present[owners].any()]
-        return [text for text, found in zip(self.texts, present[:-1], strict=True) if found]
+            counts = {member: int(found[owners].sum()) for member, owners in self._owners.items()}
+        return {text: count for text, count in counts.items() if count}
 
     def any_of(self, *values: str) -> np.ndarray:
         """bool, of each text: whether it, or a member of the set, is one of these."""
@@ -344,18 +343,10 @@ class LabelIndex:
                 return np.zeros_like(allowed)
         return allowed
 
-    def values(self, images: np.ndarray | None = None) -> dict[str, list[str]]:
-        """{label: its values, of a set its members} among these images; ``images`` bool [n]; None: all."""
-        found = {label: column.values(images) for label, column in self.columns.items()}
-        return found if images is None else {label: values for label, values in found.items() if values}
-
-
-def joined_values(values: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """{label: values} of both, each value once."""
-    found = dict(values)
-    for label, texts in more.items():
-        found[label] = list(dict.fromkeys([*found.get(label, []), *texts]))
-    return found
+    def counts(self, images: np.ndarray | None = None) -> dict[str, dict[str, int]]:
+        """{label: ``LabelColumn.counts``} among these images; ``images`` bool [n]; None: all."""
+        found = {label: column.counts(images) for label, column in self.columns.items()}
+        return {label: counts for label, counts in found.items() if counts}
 
 
 class LabelIndexBuilder:

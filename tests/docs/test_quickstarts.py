@@ -5,6 +5,7 @@ What is left out is named with its reason in ``LEFT_OUT``: Docker, GPUs, and the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -142,3 +143,44 @@ def test_researcher(reader: Reader) -> None:
     (evaluated,) = [run for run in reader.client.runs()["items"] if run["kind"] == "evaluate"]
     assert evaluated["state"] == "succeeded"
     assert "IR@5" in printed
+
+
+QUERIES = json.loads((Path(__file__).parent / "queries.json").read_text(encoding="utf-8"))
+SHOWN = [
+    r'lcl search [\w-]+ "([^"]+)"(?! --(?:image|item))',
+    r'search\(\\?"[\w-]+\\?", text=\\?"([^"\\]+)',
+    r'"text": "([^"]+)", "(?:k|where)"',
+]
+
+
+def test_every_query_of_the_documentation_is_among_the_forty() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.ipynb")]
+    shown = {query for page in pages for form in SHOWN for query in re.findall(form, page.read_text(encoding="utf-8"))}
+    shown -= {"fish"}  # in a collection that does not exist
+    named = [*QUERIES["documentation"], *QUERIES["pairs"], *map(without_article, QUERIES["pairs"])]
+    assert len(named) == 40
+    assert {"a red fish", "a house"} <= shown <= set(named)
+
+
+def without_article(query: str) -> str:
+    return query.split(" ", 1)[1]
+
+
+def test_queries_find_what_they_name_whether_or_not_they_have_an_article(reader: Reader) -> None:
+    def search(query: str, words: list[str]) -> tuple[bool, set[str]]:
+        """Is there a right hit among the first three? The hits."""
+        hits = reader.client.search("sample-drawings", text=query, k=8)["hits"]
+        pattern = re.compile(rf"\b({'|'.join(words)})(s|es)?\b", re.IGNORECASE)
+        texts = [" ".join([*hit["captions"], *hit["labels"].values()]) for hit in hits[:3]]
+        return any(map(pattern.search, texts)), {hit["id"] for hit in hits}
+
+    right = [search(query, words)[0] for query, words in QUERIES["documentation"].items()]
+    differences = []
+    for query, words in QUERIES["pairs"].items():
+        (one, hits), (other, others) = search(query, words), search(without_article(query), words)
+        right += [one, other]
+        differences.append(8 - len(hits & others))
+    print(f"{sum(right)} of 40 have a right hit among the first three; of pairs at most {max(differences)} hits differ")
+    assert all(right[: len(QUERIES["documentation"])])
+    assert sum(right) >= 34
+    assert max(differences) <= 1

@@ -54,7 +54,7 @@ def test_images_come_and_go(lcl, live_service, collection, files, tmp_path, monk
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [line["image"] for line in lines][4:] == ["pink.png"]
     assert lcl("search", "squares", "a red square", "-k", "1", "--offset", "4")[1].count("img_") == 1
-    assert "a blue square" in lcl("search", "squares", "blue", "-k", "1", "--hybrid")[1]
+    assert "a blue square" in lcl("search", "squares", "blue", "-k", "1")[1]
 
 
 def copies(files, folder, prefix):

@@ -20,7 +20,7 @@ def search(http, **body):
 
 
 def collection_item(client):
-    return client.search("squares", text="green", hybrid=True, k=1)["hits"][0]["id"]
+    return client.search("squares", text="green", k=1)["hits"][0]["id"]
 
 
 def captions(found):
@@ -32,29 +32,29 @@ def test_it_is_searched_by_image_and_by_the_words_of_captions(live_service, coll
     assert (collection["text_vectors"], collection["texts"]) == (False, 4)
     found = client.search("squares", image=sample_images["blue"])
     assert captions(found)[0] == "a blue square"
-    found = client.search("squares", text="green", hybrid=True, k=2)
+    found = client.search("squares", text="green", k=2)
     assert captions(found)[0] == "a green square"
     assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-5), "the mean of one image is that image"
-    assert client.search("squares", text="elephant", hybrid=True)["hits"] == []
-    mixed = client.search("squares", text="elephant", image=sample_images["red"], hybrid=True)
+    assert client.search("squares", text="elephant")["hits"] == []
+    mixed = client.search("squares", text="elephant", image=sample_images["red"])
     assert captions(mixed)[0] == "a red square", "the image alone counts"
-    alone = client.search("squares", text="elephant", item=collection_item(client), hybrid=True, weights={"item": 0})
+    alone = client.search("squares", text="elephant", item=collection_item(client), weights={"item": 0})
     assert alone["hits"] == [], "nothing counts that has a vector"
     near = client.search("squares", text="elephant", image=sample_images["red"], weights={"text": 0})
     assert captions(near)[0] == "a red square", "a text that does not count is no obstacle"
     weights = {"text": 1.0, "image": -1.0}
-    away = client.search("squares", text="green", image=sample_images["red"], hybrid=True, weights=weights)
+    away = client.search("squares", text="green", image=sample_images["red"], weights=weights)
     assert captions(away)[0] == "a green square"
 
 
 def test_what_needs_vectors_of_texts_is_refused_with_the_way_out(http, refused, collection, sample_images):
-    error = refused(search(http, text="green"), 422, "no_text_encoder", "text")
-    assert "search the words of captions (hybrid), or send an image" in error["message"]
+    error = refused(search(http, text="green", match="looks"), 422, "no_text_encoder", "text")
+    assert "search the words of captions (match), or send an image" in error["message"]
     item = http.get("/v1/collections/squares/items").json()["items"][0]["id"]
     refused(search(http, item=item, target="texts"), 422, "no_text_encoder", "target")
     refused(search(http, item="txt_0123456789abcdef"), 422, "no_text_encoder", "item")
     for words in ("green", "elephant"):  # whether a caption has them or not
-        query = {"text": words, "hybrid": True}
+        query = {"text": words}
         refused(search(http, **query, target="texts"), 422, "no_text_encoder", "target")
         refused(search(http, **query, where={"absent": "x"}), 422, "invalid_value")
         refused(search(http, **query, k=1000, offset=1), 422, "invalid_value", "k")
@@ -68,10 +68,10 @@ def test_images_are_added_with_captions_that_are_found(live_service, collection,
     new = {"image": sample_images["red"], "name": "cherry.png", "captions": ["a cherry"], "labels": {"hue": "r"}}
     added = client.add_items("squares", [new])
     assert client.collection("squares")["texts"] == 5
-    found = client.search("squares", text="cherry", hybrid=True)
+    found = client.search("squares", text="cherry")
     assert captions(found)[:2] == ["a cherry", "a red square"]
     assert client.change_labels("squares", added["ids"], labels={"hue": "dark"}) == 1
-    found = client.search("squares", text="cherry", hybrid=True, where={"hue": "dark"})
+    found = client.search("squares", text="cherry", where={"hue": "dark"})
     assert captions(found) == ["a cherry"]
 
 
@@ -80,8 +80,8 @@ def test_words_are_searched_without_the_encoder(live_service, http, refused, col
         raise AssertionError("no encoder is needed")
 
     monkeypatch.setattr("api.services.search.load_encoder", load)
-    assert captions(live_service.admin.search("squares", text="green", hybrid=True))[0] == "a green square"
-    refused(search(http, text="green"), 422, "no_text_encoder", "text")
+    assert captions(live_service.admin.search("squares", text="green"))[0] == "a green square"
+    refused(search(http, text="green", match="looks"), 422, "no_text_encoder", "text")
 
 
 def test_its_encoder_is_loaded_before_anybody_searches(live_service, collection):
@@ -95,8 +95,8 @@ def test_its_encoder_is_loaded_before_anybody_searches(live_service, collection)
 def test_the_command_line_says_how_to_search_it(lcl, collection):
     _, shown, _ = lcl("collections", "show", "squares")
     assert "its encoder reads images alone" in shown
-    _, found, _ = lcl("search", "squares", "green", "--hybrid")
+    _, found, _ = lcl("search", "squares", "green")
     assert "a green square" in found
-    status, _, error = lcl("search", "squares", "green")
+    status, _, error = lcl("search", "squares", "green", "--match", "looks")
     assert status != 0
-    assert "search the words of captions (hybrid)" in error
+    assert "search the words of captions (match)" in error

@@ -1,4 +1,4 @@
-"""Full-text search of captions, and hybrid searches of collections with and without changes."""
+"""Full-text search of captions, and searches by words of collections with and without changes."""
 
 from __future__ import annotations
 
@@ -201,6 +201,16 @@ def test_words_of_captions_mend_what_the_vectors_miss(collection):
     assert sorted(names(hits)) == sorted(item.image for item in ITEMS)
 
 
+def test_a_hit_says_its_ranks_and_the_words_that_its_best_caption_has(collection):
+    hits = {hit.metadata["image"]: hit for hit in collection.search(axis(0), 5, words="brown dogs")}
+    found = {name: (hit.rank_looks, hit.rank_captions, hit.found) for name, hit in hits.items()}
+    assert found["dog"] == (4, 1, ["brown", "dogs"])
+    assert found["chestnut"][0::2] == (1, ["brown"])
+    assert found["cat"] == (4, None, ())
+    assert names(collection.search(axis(0), 5, words="brown dogs", looks=False))[0] == "dog"
+    assert [hit.rank_looks for hit in collection.search(axis(0), 3)] == [1, 2, 3]
+
+
 def test_an_image_counts_by_its_best_caption_and_a_filter_applies(collection):
     assert names(collection.search(axis(3), 1, words="puppies")) == ["puppies"]
     found = names(collection.search(axis(3), 9, words="brown", where={"kind": "plant"}))
@@ -228,7 +238,7 @@ def test_changes_of_a_collection_are_found_by_their_words(collection):
     assert "poodle" not in names(later.search(axis(0), 9, words="poodle"))
 
 
-def test_a_hybrid_search_is_of_images_and_has_a_limit(collection):
+def test_a_search_by_words_is_of_images_and_has_a_limit(collection):
     with pytest.raises(UserError, check=lambda error: error.code == "invalid_value"):
         collection.search(axis(0), 3, "texts", words="dog")
     with pytest.raises(UserError, check=lambda error: error.code == "invalid_value"):
