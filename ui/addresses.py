@@ -24,7 +24,7 @@ TAB_OF_PARAMETER = {
 EARLIER_NAMES = {"embed": "map", "documents": "data", "caption": "try", "zero-shot": "try", "compare": "encoders"}
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
 OPTION_PARAMETERS = (
-    *("words", "where", "k", "captions", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
+    *("words", "where", "match", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
     *("state", "name", "with", "metric", "over"),
 )
 FIRST_TAB = "search"

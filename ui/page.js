@@ -32,8 +32,8 @@
     }
     const copy = event.target.closest('[data-lcl-copy]');
     if (copy) copyCode(copy);
-    const CHOICES = ['.lcl-card', '.lcl-examples button', '.lcl-samples button'];
-    const kind = CHOICES.find((each) => event.target.closest(`${each}[data-pick]`));
+    const CHOICES = ['.lcl-card', '.lcl-examples button[data-pick]', '.lcl-samples button[data-pick]'];
+    const kind = CHOICES.find((each) => event.target.closest(each));
     if (kind) {
       const card = event.target.closest(kind);
       document.querySelectorAll(`${kind}[aria-current]`).forEach((other) => other.removeAttribute('aria-current'));
@@ -109,7 +109,7 @@
     }
     if (window.lclSearch.cancel()) return;
     if (event.target.closest('input, textarea, [role="listbox"]')) return;
-    [...document.querySelectorAll('.lcl-detail [data-pick="close:"]')].find((button) => button.checkVisibility())?.click();
+    [...document.querySelectorAll('.lcl-detail [data-close]')].find((button) => button.checkVisibility())?.click();
   });
 
   // Gradio's menus look at every key a moment late, and by it open again after Tab has left and closed them.
@@ -225,12 +225,11 @@
     const line = document.querySelector('#search-status [role=status]');
     if (line && line.textContent !== words) line.textContent = words;
   };
-  const goButton = () => document.querySelector('#search-go');
+  const goButton = () => document.querySelector('#search-box .submit-button');
   function show(state) {
     document.querySelector('#tab-search')?.setAttribute('data-search', state);
     const late = document.querySelector('#search-status [role=alert]');
     if (late) late.hidden = state !== 'late';
-    if (goButton()) goButton().disabled = state === 'busy';
   }
   const loadsEncoder = async () => {
     try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
@@ -258,15 +257,12 @@
   // Gradio's own sign of pending events stands beside the container, and a reload of the pane may draw the same again.
   const shownResults = () => document.querySelector('#search-results .html-container')?.innerHTML;
   let before;           // results when the searches under way began
-  let filters = '[]';   // of the search that began last
   const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget(''));
   window.lclSearch = {
     number: () => numbered += 1,
-    // Gradio says that the filters have changed also where it draws the same again.
-    asks: (chosen) => JSON.stringify(chosen ?? []) === filters,
-    begin(chosen) {
-      filters = JSON.stringify(chosen ?? []);
+    begin() {
       const pane = document.querySelector('#search-results');
+      document.querySelector('#tab-search').classList.remove('lcl-is-editing');
       if (pane) arrival.observe(pane, { childList: true, subtree: true });
       searches += 1;
       if (searches === 1) {
@@ -288,6 +284,8 @@
     },
   };
   document.addEventListener('click', (event) => {
+    // on a narrow screen the form is folded while there are results
+    if (event.target.closest('[data-edit]')) document.querySelector('#tab-search').classList.toggle('lcl-is-editing');
     if (!event.target.closest('[data-retry]')) return;
     forget('');  // the new search has a higher number than those under way
     goButton()?.click();

@@ -139,9 +139,11 @@ class SearchRequest(SearchQuery):
 class SearchResponse(BaseModel):
     hits: list[dict[str, Any]] = Field(
         description="best first: id, score (cosine), ranks by looks and by captions (null: not among the best), the "
-        "words that its best caption has (found), and the item or text; a text with the number of its images (item_count) and the ids and addresses of "
-        "100 at most (items, image_urls)"
+        "words that its best caption has (found), and the item or text; a text with the number of its images "
+        "(item_count) and the ids and addresses of 100 at most (items, image_urls)"
     )
+    collection: str = Field(description="its name")
+    total: int = Field(description="images, or texts, of the collection, whether or not ``where`` allows them")
     read_as: str | None = Field(None, description="the text without requests and articles")
     not_understood: list[str] = Field([], description="words as “without”, for which nothing is left out: use where")
     took_ms: float = Field(description="milliseconds in the service")
@@ -326,6 +328,8 @@ def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any
     ]
     return SearchResponse(
         hits=views,
+        collection=opened.collection.name,
+        total=opened.collection.count(body.target),
         read_as=None if folded is None else folded.text,
         not_understood=[] if folded is None else folded.exclusions,
         took_ms=round((time.perf_counter() - started) * 1000, 2),

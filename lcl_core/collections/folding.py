@@ -1,4 +1,4 @@
-"""Queries in plain English: requests and articles are left out, and words that name nothing are not looked for in captions.
+"""Queries in plain English: requests, articles, and words that name nothing and are not looked for in captions.
 
 Other languages pass as they are, since hardly any of their words are in these lists.
 """
@@ -14,11 +14,12 @@ _REQUEST = re.compile(
     r"|((a|an|the|some) )?(picture|photo|photograph|image|drawing)s? (of|with|showing) "
 )
 _ARTICLES = frozenset(("a", "an", "the", "some"))
-FUNCTION_WORDS = _ARTICLES | frozenset(
-    "about am and any are as at be been being by can did do does for from had has have he her here his i in into is it "
-    "its me my of on onto or our she that their them there these they this those to us was we were what when where "
-    "which who whose will with you your".split()
-)
+_FUNCTION_WORDS = """
+about am and any are as at be been being by can did do does for from had has have he her here his i in into is it its me
+my of on onto or our she that their them there these they this those to us was we were what when where which who whose
+will with you your
+"""
+FUNCTION_WORDS = _ARTICLES | frozenset(_FUNCTION_WORDS.split())
 EXCLUSIONS = frozenset(("no", "not", "without"))
 
 

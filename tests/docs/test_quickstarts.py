@@ -180,7 +180,9 @@ def test_queries_find_what_they_name_whether_or_not_they_have_an_article(reader:
         (one, hits), (other, others) = search(query, words), search(without_article(query), words)
         right += [one, other]
         differences.append(8 - len(hits & others))
-    print(f"{sum(right)} of 40 have a right hit among the first three; of pairs at most {max(differences)} hits differ")
     assert all(right[: len(QUERIES["documentation"])])
-    assert sum(right) >= 34
-    assert max(differences) <= 1
+    found = (
+        f"{sum(right)} of 40 have a right hit among the first three; of pairs at most {max(differences)} hits differ"
+    )
+    assert sum(right) >= 34, found
+    assert max(differences) <= 1, found

@@ -3,107 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from ui.addresses import address, fits_address
 from ui.common import draw_tag_form
-from ui.html import duration, empty_state, error_box, esc, item_url, progress_bar, status_line
+from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
+
+if TYPE_CHECKING:
+    from ui.tabs.search_query import PageQuery
 
 Json = Mapping[str, Any]
 TAGS = "tags"  # the label that the page's tags are members of
-NO_COLLECTION = empty_state(
-    "No collection yet",
-    "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
+EXAMPLES = ("a red fish", "a house")
+_ADD_DATA = f'<p><a href="{esc(address(tab="documents", new="corpus"))}">Add my data</a></p>'
+NO_COLLECTION = (
+    empty_state("No collection yet", "An index run embeds a dataset, whose images can then be searched here.")
+    + _ADD_DATA
 )
-# Three ways to begin: (what, what happens, address).
-DOORS = (
-    ("Try search", "Look for a red apple among the drawings that come with LCL.", address(q="red apple")),
-    (
-        "Train on the sample",
-        "Pre-train an encoder on the sample corpus: minutes on two CPU cores.",
-        address(tab="runs", new="pretrain"),
-    ),
-    (
-        "Use my corpus",
-        "Drop a folder or a zip: it is checked, converted, and ready to train on.",
-        address(tab="data", new="upload"),
-    ),
-)
-
-
-# Kind of the event, mode in the address, words.
-DETAIL_ACTIONS = (("near", "images", "Neighbours"), ("texts", "texts", "Similar texts"), ("mix", "both", "Add words …"))
-
-
-def draw_doors(searchable: bool) -> str:
-    """Ways to begin; without a collection there is nothing to search."""
-    doors = DOORS if searchable else DOORS[1:]
-    cards = "".join(
-        f'<li><a href="{esc(link)}"><b>{esc(title)}</b><span>{esc(hint)}</span></a></li>' for title, hint, link in doors
-    )
-    return f'<ul class="lcl-doors" aria-label="Ways to begin">{cards}</ul>'
-
-
-def draw_preparation(run: Json) -> str:
-    """Progress of the index run that makes the first collection."""
-    progress = run.get("progress") or {}
-    step, total, left = progress.get("step"), progress.get("total_steps"), progress.get("seconds_left")
-    share = step / total if step and total else None
-    words = (
-        f"{step:,} of {total:,} images" if step and total else "Waiting for a worker" if not progress else "Starting"
-    )
-    if left is not None:
-        words += f" · {duration(left)} left"
-    name = (run.get("spec") or {}).get("collection") or "the first collection"
-    return (
-        f'<div class="lcl-empty" role="status"><strong>Preparing {esc(name)}</strong>'
-        f"<p>An index run embeds its images. Search opens here by itself.</p>"
-        f'<div class="lcl-preparation">{progress_bar(share, "images embedded")}<p>{esc(words)}</p></div></div>'
-        f"{draw_doors(searchable=False)}"
-    )
-
-
-NO_COLLECTION += draw_doors(searchable=False)
-INVITATION = empty_state(
-    "What are you looking for?", "Type a few words, pick an example, or search with an image."
-) + draw_doors(searchable=True)
-# first content of the page: the invitation appears when the collections are known, by OPENED_SCRIPT
-OPENING = (
-    f'<div class="lcl-opening">{empty_state("Opening", "The page asks the service for its collections.")}</div>'
-    f'<div class="lcl-opened">{INVITATION}</div>'
-)
-OPENED_SCRIPT = "() => document.body.classList.add('lcl-is-open')"
-WHERE = 5  # among the values of a search
+OPENING = empty_state("Opening", "The page asks the service for its collections.")
 # before and after each search (page.js)
-BEGIN_SCRIPT = f"(turn, number, ...query) => [turn, window.lclSearch.begin(query[{WHERE}]), ...query]"
-# an event of its own, so that a change that is none takes no turn
-REFILTER_SCRIPT = "(where, times) => window.lclSearch.asks(where) ? times : times + 1"
+BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
 END_SCRIPT = "() => window.lclSearch.end()"
 CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
-  document.querySelector('#search-results .lcl-results__head') ??
-  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
-NO_WORDS = empty_state("Type a few words first", "For example “red apple”, or pick one of the examples.")
-NO_IMAGE = empty_state(
-    "Which image?",
-    "Drop one above, paste it, or choose it from your files. One is kept for a day: choose an older one again.",
-)
-NOTHING_TO_MIX = empty_state(
-    "An image, and words about it",
-    "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
-)
-NO_TEXT_VECTORS = error_box(
-    "The encoder of this collection reads images alone. Search for images, with an image or with words that captions "
-    "have; captions cannot be searched by an image, and words cannot lead away from images.",
-    "The search was refused",
-)
-NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
-
-
+  document.querySelector('#search-results .lcl-results__head'))?.focus({preventScroll: true}), 30))"""
 # Beside the results: a line, skeletons while a search is under way, and what to do without an answer (page.js).
 SEARCH_STATUS = (
     f"{status_line('')}"
@@ -113,139 +40,191 @@ SEARCH_STATUS = (
 )
 
 
-def draw_results(
-    collection: str,
-    hits: Sequence[Json],
-    about: str,
-    target: str,
-    times: str,
-    link: str = "",
-    text_limit: int | None = None,
-) -> str:
-    """The hits and a line about them; ``text_limit``: tokens that the encoder read of a text too long for it."""
-    if not hits:
-        return NOTHING_FOUND
-    what = "texts" if target == "texts" else "images"
-    if target == "texts":
-        inside = draw_texts(collection, hits)
-    else:
-        inside = f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
-    cut = status_line(f"The encoder reads {text_limit} tokens of a text; the rest is cut.") if text_limit else ""
-    link_html = f'<a href="{esc(link)}">Link</a>' if link else ""
-    form = draw_tag_form(collection, [hit["id"] for hit in hits], hint=f"Tag these {len(hits)} images …")
+def draw_preparation(run: Json) -> str:
+    """Progress of the index run that makes the first collection."""
+    progress = run.get("progress") or {}
+    step, total, left = progress.get("step"), progress.get("total_steps"), progress.get("seconds_left")
+    words = "Starting" if progress else "Waiting for a worker"
+    if step and total:
+        words = f"{step:,} of {total:,} images"
+    if left is not None:
+        words += f" · {duration(left)} left"
+    name = (run.get("spec") or {}).get("collection") or "the first collection"
+    bar = progress_bar(step / total if step and total else None, "images embedded")
     return (
-        '<section class="lcl-results" aria-label="Search results">'
-        f'<p class="lcl-results__head" role="status" tabindex="-1"><em class="lcl-about"><b>{len(hits)} {what}</b> '
-        f"closest to {esc(about)}</em><span>{times}</span>{link_html}</p>{cut}"
-        f"{inside}{form if target != 'texts' else ''}</section>"
+        f'<div class="lcl-empty" role="status"><strong>Preparing {esc(name)}</strong>'
+        "<p>An index run embeds its images. Search opens here by itself.</p>"
+        f'<div class="lcl-preparation">{bar}<p>{esc(words)}</p></div>{_ADD_DATA}</div>'
     )
 
 
-def draw_texts(collection: str, hits: Sequence[Json], *, searches: bool = True) -> str:
-    """A ranked list of texts. ``searches``: as of ``draw_detail``."""
-    rows = "".join(_text_row(collection, hit["text"], hit["score"], searches) for hit in hits)
-    return f'<ol class="lcl-texts">{rows}</ol>'
+def draw_browsing(query: PageQuery, collection: Json, items: Sequence[Json]) -> str:
+    """The first images of a collection, and what can be asked."""
+    tries = " or ".join(f'<a href="{esc(query.link(q=words))}">{words}</a>' for words in EXAMPLES)
+    head = f"<b>{collection['images']:,} images</b>. Try {tries}."
+    if query.where:
+        head += " The filter counts once there are words or an image."
+    cards = "".join(_image_card(query, item) for item in items)
+    return _section(head, f'<ol class="lcl-grid">{cards}</ol>')
+
+
+def draw_results(query: PageQuery, hits: Sequence[Json], answer: Json) -> str:
+    """The hits and a line about them."""
+    about = [*(["this image"] if query.like else ["your image"] if query.image else [])]
+    about += [f"“{query.words}”"] if query.words else []
+    joined = (" away from " if query.weight < 0 and len(about) > 1 else " and ").join(about)
+    if not hits:
+        reset = f' <a href="{esc(query.link(where=""))}">Remove the filter</a>' if query.where else ""
+        where = f" passes the filter {_words_of(query.where)}." if query.where else f" fits {joined}."
+        return _section(esc(f"No image{where}") + reset, "")
+    what = "texts" if query.texts and (query.like or query.image) else "images"
+    read_as, limit = answer.get("read_as"), answer.get("text_limit")
+    head = f"<b>{len(hits):,} of {answer['total']:,} {what}</b> for {esc(joined)}"
+    if read_as and read_as != query.words:
+        head += f", read as {esc(read_as)}"
+    notes = [f"“{word}” is not understood; use Filter." for word in answer.get("not_understood", ())]
+    notes += [f"The encoder reads {limit} tokens of a text; the rest is cut."] if limit else []
+    inside = "".join(map(status_line, notes))
+    if what == "texts":
+        return _section(head, inside + _draw_texts(query, hits))
+    cards = "".join(_image_card(query, hit) for hit in hits)
+    form = draw_tag_form(query.collection, [hit["id"] for hit in hits], hint=f"Tag these {len(hits)} images …")
+    return _section(head, f'{inside}<ol class="lcl-grid">{cards}</ol>{form}', words=query.words or joined)
 
 
 def draw_detail(
-    collection: str,
+    query: PageQuery,
     item: Json,
     near: Sequence[Json],
-    texts: Sequence[Json] | None,
-    pickable: Mapping[str, Sequence[str]],
+    texts: Sequence[Json],
+    pickable: Mapping[str, Mapping[str, int]],
     *,
     searches: bool = True,
 ) -> str:
     """One image with its captions and labels, and the nearest images and texts.
 
     Args:
-        texts: None: captions have no vectors, so that there is no search for similar ones.
+        query: whose other hits stay beside it.
+        item: its record, of a hit with ranks and score.
         pickable: {label: values} that a search can be filtered by.
-        searches: what leads to a search is a button with an event, else a link to the Search tab.
+        searches: in the Search tab, where other images and no image are addresses; else they are events.
     """
+    collection = query.collection
     captions = [str(caption) for caption in item.get("captions", [])]
     title, more = (captions[0], captions[1:]) if captions else (str(item["id"]), [])
-    pick = f"{collection}:{item['id']}"
-    labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
-    buttons = "".join(
-        f'<button type="button" data-pick="{kind}:{esc(pick)}">{words}</button>'
-        if searches
-        else f'<a class="lcl-way" href="{esc(link_to(collection, like=item["id"], mode=mode))}">{words}</a>'
-        for kind, mode, words in DETAIL_ACTIONS
-        if kind != "texts" or texts is not None
-    )
+    pick, key = f"{collection}:{item['id']}", {"collection": query.name or collection}
+    close = 'aria-label="Close" title="Close (Escape)" data-close>✕'
+    close = f'<a href="{esc(query.link())}" {close}</a>' if searches else (
+        f'<button type="button" data-pick="close:" {close}</button>'
+    )  # fmt: skip
+    ways = [("More like this", address(**key, like=item["id"]))]
+    ways += [("Similar texts", address(**key, like=item["id"], mode="texts"))] if texts else []
+    ways += [("Open on map", address(tab="embed", **key, item=item["id"]))] if searches else []
+    links = "".join(f'<a class="lcl-way" href="{esc(link)}">{words}</a>' for words, link in ways)
+    why = _why(item)
+    if "score" in item:
+        why += f" Cosine {item['score']:.3f}."
     others = "".join(f"<li>{esc(caption)}</li>" for caption in more)
-    around = "".join(_thumbnail(collection, hit) for hit in near)
+    around = "".join(f"<li>{_thumbnail(query, hit, searches)}</li>" for hit in near)
+    labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
     return (
         f'<section class="lcl-detail" data-key="{esc(pick)}" aria-label="Chosen image">'
-        f'<header><h2 tabindex="-1">{esc(title)}</h2>'
-        '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
+        f'<header><h2 tabindex="-1">{esc(title)}</h2>{close}</header>'
         f'<img class="lcl-detail__image" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
-        f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
+        f'<p class="lcl-detail__ways">{links}</p>'
+        + (f'<p class="lcl-note">{esc(why)}</p>' if why else "")
         + (f'<h3>Also called</h3><ul class="lcl-detail__lines">{others}</ul>' if others else "")
         + (f'<h3>Similar images</h3><ul class="lcl-samples">{around}</ul>' if around else "")
-        + (f"<h3>Similar captions</h3>{draw_texts(collection, texts, searches=searches)}" if texts else "")
-        + _labels(collection, labels, pickable)
+        + (f"<h3>Similar captions</h3>{_draw_texts(query, texts)}" if texts else "")
+        + _draw_labels(query, labels, pickable)
         + draw_tag_form(collection, [item["id"]])
         + "</section>"
     )
 
 
-def link_to(collection: str, **parameters: str) -> str:
-    """Address of this page with a search (``q``) or one image (``item``)."""
-    query = "".join(f"&{name}={quote(value, safe='')}" for name, value in parameters.items())
-    return f"?collection={quote(collection, safe='')}{query}"
-
-
-def label_choice(label: str, value: str) -> str:
-    """A label and its value as one value of the menu of filters."""
-    return json.dumps([label, value], ensure_ascii=False)
-
-
-def _text_row(collection: str, words: str, score: float, searches: bool) -> str:
-    name = f'aria-label="{esc(words)}, score {score:.2f}. Find its images"'
-    inside = f"<span>{esc(words)}</span>{_score(score)}"
-    if not searches:
-        link = f'href="{esc(link_to(collection, q=words))}" {name}' if fits_address(words) else ""
-        return f"<li><a {link}>{inside}</a></li>"
-    return f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" {name}>{inside}</button></li>'
-
-
-def _image_card(collection: str, hit: Json) -> str:
-    words = hit.get("caption") or hit["id"]
-    source, key = esc(item_url(collection, hit["id"])), esc(f"{collection}:{hit['id']}")
+def _section(head: str, inside: str, words: str = "") -> str:
+    """``words``: of a search, whose form is folded on a narrow screen."""
+    edit = '<button type="button" class="lcl-edit" data-edit aria-label="Change the search">✎</button>' if words else ""
+    summary = f'<p class="lcl-results__query"><b>{esc(words)}</b>{edit}</p>' if words else ""
     return (
-        f'<li><button type="button" class="lcl-card" data-pick="image:{key}" data-key="{key}" '
-        f'title="Look at it" aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
-        f'<img src="{source}" alt="" loading="lazy" decoding="async">'
-        f'<span class="lcl-card__words">{esc(words)}</span>{_score(hit["score"])}</button></li>'
+        f'<section class="lcl-results" aria-label="Search results">{summary}'
+        f'<p class="lcl-results__head" role="status" tabindex="-1">{head}</p>{inside}</section>'
     )
 
 
-def _thumbnail(collection: str, hit: Json) -> str:
-    words, key = hit.get("caption") or hit["id"], esc(f"{collection}:{hit['id']}")
+def _words_of(where: Sequence[str]) -> str:
+    return ", ".join(": ".join(json.loads(each)) if each.startswith("[") else each for each in where)
+
+
+def _draw_texts(query: PageQuery, hits: Sequence[Json]) -> str:
+    """A ranked list of texts that lead to their images."""
+    rows = []
+    for text in (str(hit["text"]) for hit in hits):
+        href = f'href="{esc(address(q=text, collection=query.name))}"' if fits_address(text) else ""
+        rows.append(f"<li><a {href}>{esc(text)}</a></li>")
+    return f'<ol class="lcl-texts">{"".join(rows)}</ol>'
+
+
+def _image_card(query: PageQuery, hit: Json) -> str:
+    source, link = item_url(query.collection, hit["id"]), query.link(item=hit["id"])
     return (
-        f'<li><button type="button" data-pick="image:{key}" data-key="{key}" title="{esc(words)}" '
-        f'aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
-        f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy"></button></li>'
+        f'<li><a class="lcl-card" href="{esc(link)}" title="{esc(_why(hit) or "Look at it")}">'
+        f'<img src="{esc(source)}" alt="" loading="lazy" decoding="async">'
+        f'<span class="lcl-card__words">{_caption(hit)}</span></a></li>'
     )
 
 
-def _labels(collection: str, labels: Json, pickable: Mapping[str, Sequence[str]]) -> str:
-    """Labels; values that a search can be filtered by, of a set each member, are buttons."""
-    chips = "".join(
-        f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, value))}" '
-        f'title="Only such images" aria-label="Only images with {esc(name)} {esc(value)}">{_label(name, value)}'
-        "</button></li>"
-        if value in pickable.get(name, ())
-        else f"<li><span>{_label(name, value)}</span></li>"
-        for name, written in labels.items()
-        for value in _label_values(str(written), pickable.get(name, ()))
-    )
-    return f'<ul class="lcl-labels">{chips}</ul>' if chips else ""
+def _thumbnail(query: PageQuery, hit: Json, searches: bool) -> str:
+    words, key = esc(hit.get("caption") or hit["id"]), esc(f"{query.collection}:{hit['id']}")
+    image = f'<img src="{esc(item_url(query.collection, hit["id"]))}" alt="{words}" title="{words}" loading="lazy">'
+    if searches:
+        return f'<a href="{esc(query.link(item=hit["id"]))}">{image}</a>'
+    return f'<button type="button" data-pick="image:{key}" data-key="{key}">{image}</button>'
 
 
-def _label_values(written: str, known: Sequence[str]) -> list[str]:
+def _caption(hit: Json) -> str:
+    """The first caption and, bold, the words that were found in this or another one."""
+    caption, found = str(hit.get("caption") or hit["id"]), list(hit.get("found", ()))
+    if not found:
+        return esc(caption)
+    stems = "|".join(re.escape(re.sub(r"(?<=\w\w\w)(es|s|ing|ed)$", "", word)) for word in found)
+    word = re.compile(rf"(\b(?:{stems})(?:s|es|ed|ing)?\b)", re.IGNORECASE)
+    parts = word.split(caption)
+    drawn = "".join(f"<b>{esc(part)}</b>" if at % 2 else esc(part) for at, part in enumerate(parts))
+    others = [each for each in found if not any(each.casefold()[:3] == part.casefold()[:3] for part in parts[1::2])]
+    return drawn + "".join(f" · <b>{esc(each)}</b>" for each in others)
+
+
+def _why(hit: Json) -> str:
+    """Ranks of a hit: why it is where it is."""
+    why = f"Looks: {_ordinal(hit['rank_looks'])}." if hit.get("rank_looks") else ""
+    if hit.get("rank_captions"):
+        why += f" Caption: {_ordinal(hit['rank_captions'])} ({', '.join(hit['found'])})."
+    return why.strip()
+
+
+def _ordinal(rank: int) -> str:
+    ending = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank:,}{ending}"
+
+
+def _draw_labels(query: PageQuery, labels: Json, pickable: Mapping[str, Mapping[str, int]]) -> str:
+    """Labels; values that a search can be filtered by, of a set each member, are links."""
+    chips = []
+    for name, written in labels.items():
+        known = pickable.get(name, {})
+        for value in _label_values(str(written), known):
+            words = f"<i>{esc(name)}</i> {esc(value)}"
+            if value in known and not query.is_empty:
+                link = esc(query.narrowed(name, value).link())
+                words = f'<a href="{link}" aria-label="Only images with {esc(name)} {esc(value)}">{words}</a>'
+            else:
+                words = f"<span>{words}</span>"
+            chips.append(f"<li>{words}</li>")
+    return f'<ul class="lcl-labels">{"".join(chips)}</ul>' if chips else ""
+
+
+def _label_values(written: str, known: Mapping[str, int]) -> list[str]:
     """The value, or the members of a set: those of a JSON list of texts, or known texts between semicolons."""
     if written in known:
         return [written]
@@ -257,13 +236,3 @@ def _label_values(written: str, known: Sequence[str]) -> list[str]:
         return listed
     members = [member.strip() for member in written.split(";")]
     return [member for member in members if member in known] or [written]
-
-
-def _label(name: str, value: Any) -> str:
-    return f"<i>{esc(name)}</i> {esc(value)}"
-
-
-def _score(score: float) -> str:
-    """Cosine similarity as a bar (negative: empty) and a number."""
-    width = round(100 * min(1.0, max(0.0, score)))
-    return f'<span class="lcl-score"><i><b style="width:{width}%"></b></i><span>{score:.3f}</span></span>'

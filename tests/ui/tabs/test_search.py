@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from PIL import Image
 
 from api.client import ApiError
-from ui.common import PageSelection, newest
-from ui.tabs.search import OpenedSearch, SearchTab
-from ui.tabs.search_query import (
-    BOTH,
-    IMAGE_TO_TEXTS,
-    TEXT_TO_IMAGES,
-    SearchRunner,
-    filter_choices,
-    parse_label_filter,
-)
-from ui.tabs.search_view import draw_results, label_choice
+from ui.common import PageSelection
+from ui.tabs.search import SearchTab
+from ui.tabs.search_query import PageQuery, filter_choices, label_choice, parse_label_filter
+from ui.tabs.search_view import draw_detail, draw_results
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}, "text_vectors": True}
 COLLECTION |= {"labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
-HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
+COLLECTION |= {"label_images": {"hue": [2000, 1], "name": [1] * 301}}
+HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "text": "an ant", "labels": {}}
+HIT |= {"rank_looks": 3, "rank_captions": 21, "found": ["ants", "red"]}
+ANSWER = {"hits": [HIT], "collection": "drawings", "total": 5398, "read_as": "ant", "not_understood": []}
 RED, BLUE, BIG = label_choice("hue", "red"), label_choice("hue", "blue"), label_choice("size", "big")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> str:
-    path = tmp_path / "mine.png"
-    path.write_bytes(b"\x89PNG")
-    return str(path)
+QUERY = PageQuery("col_1", "ant", name="drawings")
 
 
 class Request:
@@ -48,401 +33,243 @@ class Request:
         self.cookies: dict[str, str] = {}
 
 
-def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 7.4})
-    drawn, query, more = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 50, [], 12)
-    assert client.arguments_of("search") == [{"target": "images", "k": 12, "offset": 0, "text": "ant"}]
-    assert "an &lt;ant&gt;" in drawn
-    assert "0.912" in drawn
-    assert "7 ms in the service" in drawn
-    assert 'href="?collection=col_1&amp;q=ant&amp;captions=0"' in drawn
-    assert (query.about, more.visible) == ("“ant”", False)
+class Page:
+    """The tab with the values of its fields; each search is the current one of the next."""
 
+    def __init__(self, client: Any) -> None:
+        self.client, self.tab = client, SearchTab(client)
+        self.values: dict[str, Any] = {"where": [], "match": "both", "weight": 50, "texts": False}
+        self.current: Any = None
 
-def test_an_images_bytes_are_sent(service: Any, image: str) -> None:
-    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
-    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", image, 50, [], 24)[0]
-    assert client.arguments_of("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
-    assert 'data-pick="text:col_1:words"' in drawn
-    assert "?collection" not in drawn, "an address cannot carry an image"
+    def search(self, text: str = "", file: str = "", *, again: bool = False, **changed: Any) -> Any:
+        self.values |= changed
+        box = {"text": text, "files": [file] if file else []}
+        handler = self.tab.search_again if again else self.tab.search
+        return self._keep(handler(self.current, self.values.get("collection", "col_1"), box, *self._options()))
 
+    def open(self, **address: str) -> Any:
+        return self._keep(self.tab.open(self.current, "col_1", None, Request(**address)))
 
-@pytest.mark.parametrize(("words", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
-def test_text_and_image_are_weighed(service: Any, image: str, words: float, weights: tuple[float, float]) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    drawn = SearchTab(client).search(BOTH, "col_1", "red", image, words, [], 24)[0]
-    (query,) = client.arguments_of("search")
-    assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
-    assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
-    assert ("your image away from “red”" if words < 0 else "your image and “red”") in drawn
+    def _options(self) -> list[Any]:
+        return [self.values[name] for name in ("where", "match", "weight", "texts")]
 
-
-def test_of_text_and_image_one_may_be_missing(service: Any, image: str) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    tab = SearchTab(client)
-    tab.search(BOTH, "col_1", "red", None, 50, [], 24)
-    tab.search(BOTH, "col_1", " ", image, 50, [], 24)
-    assert [set(query) - {"target", "k", "offset"} for query in client.arguments_of("search")] == [{"text"}, {"image"}]
-    assert "An image, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
-    assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
-
-
-def test_labels_that_were_chosen_are_asked_for(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG, BLUE], 24)
-    assert client.arguments_of("search")[0]["where"] == {"hue": ["red", "blue"], "size": ["big"]}
-    assert parse_label_filter(None) == {}
-
-
-def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
-    picker, kept = SearchTab(service(collection=COLLECTION)).labels("col_1", [RED, BIG])
-    assert kept == [RED]
-    assert [tuple(choice) for choice in picker["choices"]] == [("hue: blue", BLUE), ("hue: red", RED)]
-    assert (picker["value"], picker["visible"]) == ([RED], True)
-
-
-def test_ranges_and_members_that_were_typed_are_asked_for_and_kept(service: Any) -> None:
-    where = {
-        "year": {"gte": "1990", "lt": "2000"},
-        "tags": {"all": ["new"], "none": ["old"], "any": ["red"]},
-        "hue": ["red"],
-    }
-    typed = [RED, "year>=1990", "year < 2000", "tags+=new", "tags!=old", label_choice("tags", "red")]
-    client = service(search={"hits": [HIT], "took_ms": 1}, collection=COLLECTION | {"labels": where})
-    drawn = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, typed, 24)[0]
-    assert client.arguments_of("search")[0]["where"] == where
-    assert parse_label_filter(filter_choices(json.dumps(where))) == where
-    assert "&quot;gte" in drawn, "it is a part of the address"
-    assert SearchTab(client).labels("col_1", [*typed, "month>3", BIG])[1] == [
-        each for each in typed if each not in (RED, label_choice("tags", "red"))
-    ], "values that the menu lacks are dropped, conditions on labels of the collection are kept"
-
-
-@pytest.mark.parametrize(
-    ("typed", "why"),
-    [
-        (["old"], "is no filter; write label=value"),
-        (['["a", 1'], "is no filter; write label=value"),
-        (["[1, 2]"], "is no filter; write label=value"),
-        (['"ab"'], "is no filter; write label=value"),
-        (["year>1", "year>2"], "year&gt; is given twice"),
-        (["year>1", "year=2"], "both a value and a range"),
-    ],
-)
-def test_a_filter_that_cannot_be_read_says_so_and_nothing_is_searched(service: Any, typed: list[str], why: str) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    tab = SearchTab(client)
-    assert why in tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, typed, 24)[0]
-    assert client.arguments_of("search") == []
-    current = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 24)[1]
-    assert why in tab.change_filter(typed, current)[0]
-
-
-def test_words_of_captions_count_unless_the_address_says_otherwise(service: Any, image: str) -> None:
-    found = {"hits": [HIT | {"text": "an ant"}], "took_ms": 1}
-    client = service(search=found, collections=[COLLECTION], collection=COLLECTION)
-    tab = SearchTab(client)
-    drawn = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 24, True)[0]
-    assert 'href="?collection=col_1&amp;q=ant"' in drawn
-    assert "“ant”, by captions too" in drawn
-    for more in ({}, {"captions": "1"}):
-        opened = tab.open_address(None, None, Request(collection="col_1", q="ant", **more))
-        assert (opened.hybrid.value, opened.hybrid.visible) == (True, True)
-    tab.search(BOTH, "col_1", "red", image, 50, [], 24, True)
-    assert [query.get("hybrid") for query in client.arguments_of("search")] == [True] * 4
-    alone = tab.open_address(None, None, Request(collection="col_1", q="ant", captions="0"))
-    assert not alone.hybrid.value
-    assert "“ant”</em>" in alone.results
-    client.calls.clear()
-    tab.search(BOTH, "col_1", "red", image, -50, [], 24, True)
-    tab.search(IMAGE_TO_TEXTS, "col_1", "red", image, 50, [], 24, True)
-    assert [query.get("hybrid") for query in client.arguments_of("search")] == [None] * 2
-
-
-def test_a_text_that_is_cut_is_said_to_be(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1, "text_limit": 77})
-    drawn = SearchRunner(client).run("col_1", "“many words”", "images", 24, text="many words").html
-    assert "The encoder reads 77 tokens of a text; the rest is cut." in drawn
-    assert "rest is cut" not in draw_results("col_1", [HIT], "“x”", "images", "1 ms")
-
-
-def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1})
-    tab = SearchTab(client)
-    query = tab.runner.run("col_1", "this image", "images", 12, item="i1").query
-    drawn, narrowed, _ = tab.change_filter([RED], query)
-    expected = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
-    assert client.arguments_of("search")[1] == expected
-    assert "closest to this image" in drawn
-    assert tab.change_filter([RED], narrowed) == tab.change_filter([], None) == (gr.skip(),) * 3
-
-
-def test_another_collection_keeps_the_labels_that_it_has(service: Any) -> None:
-    client = service(collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    picker, _, query, _ = SearchTab(client).change_collection(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
-    assert picker["value"] == [RED]
-    assert query.where == client.arguments_of("search")[0]["where"] == {"hue": ["red"]}
-
-
-def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any) -> None:
-    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
-        return {"hits": [{**HIT, "id": f"i{place}"} for place in range(30)[offset : offset + k]], "took_ms": 1}
-
-    client = service(search=search)
-    tab = SearchTab(client)
-    drawn, query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
-    assert ("12 images" in drawn, more.visible) == (True, True)
-    for shown, last in ((24, False), (30, True)):
-        drawn, query, more, _ = tab.show_more(query)
-        assert (f"{shown} images" in drawn, more.visible) == (True, not last)
-        assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
-        assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
-    assert [(page["offset"], page["k"]) for page in client.arguments_of("search")] == [(0, 12), (12, 12), (24, 12)]
-    assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.arguments_of("search"))
-    drawn, query, _ = tab.change_filter([BLUE], query)
-    assert "12 images" in drawn, "other labels begin anew"
-    assert (client.arguments_of("search")[-1]["offset"], len(query.hits)) == (0, 12)
-
-
-def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1}, collections=[COLLECTION])
-    assert "lcl-results" in SearchTab(client).search(TEXT_TO_IMAGES, None, "ant", None, 50, [], 12)[0]
-    none = SearchTab(service(collections=[])).search(TEXT_TO_IMAGES, None, "ant", None, 50, [], 12)
-    assert "No collection yet" in none[0]
-
-
-def test_refusals_are_reported_in_words(service: Any, away: Exception) -> None:
-    def drawn(**answers: Any) -> str:
-        return SearchTab(service(**answers)).search(TEXT_TO_IMAGES, "c", "ant", None, 50, [], 12)[0]
-
-    assert "no answer from" in drawn(search=away)
-    assert "Nothing found" in drawn(search={"hits": [], "took_ms": 1})
-
-
-def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
-    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
-    picker, bare, _, shown = tab.refresh("col_1", False)
-    assert ("value" in picker, bare, shown) == (False, False, gr.skip()), "another may have been chosen meanwhile"
-    picker, bare, _, shown = tab.refresh(None, True)
-    assert (picker["value"], bare) == ("col_1", False)
-    assert "What are you looking for" in shown
-
-
-def test_the_empty_page_shows_how_far_the_first_collection_is(service: Any) -> None:
-    run = {
-        "state": "running", "spec": {"collection": "sample-drawings"},
-        "progress": {"step": 2560, "total_steps": 6123, "seconds_left": 20.0},
-    }  # fmt: skip
-    client = service(collections=[], runs={"items": [run]})
-    tab = SearchTab(client)
-    _, bare, _, drawn, clock, found = tab.poll(None, True, None)
-    assert (bare, found) == (True, False)
-    assert clock == gr.skip()
-    for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
-        assert part in drawn
-    assert "No collection yet" not in drawn
-    client.answers["runs"] = {"items": [{**run, "state": "failed"}]}
-    assert "No collection yet" in tab.poll(None, True, None)[3]
-    client.answers |= {"collections": [COLLECTION], "collection": COLLECTION}
-    assert ("What are you looking for" in tab.poll(None, True, None)[3], tab.poll(None, True, None)[-1]) == (True, True)
-    assert tab.poll("col_1", False, None)[:4] == (gr.skip(),) * 4
-
-
-def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
-    client = service(
-        collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
-        search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
-    )  # fmt: skip
-    tab = SearchTab(client)
-    opened = tab.open_link(PageSelection(0), None, None, Request(collection="drawings", q="an ant"))
-    assert (opened.collection["value"], opened.text.value, opened.detail) == ("col_1", "an ant", "")
-    assert "closest to “an ant”" in opened.results
-    opened = tab.open_link(PageSelection(0), None, None, Request(collection="drawings", item="i1"))
-    assert "Chosen image" in opened.detail
-    assert "What are you looking for" in opened.results, "there is no search to show"
-    assert (
-        "no collection &#x27;gone&#x27;"
-        in tab.open_link(PageSelection(0), None, None, Request(collection="gone", q="ant")).results
-    )
-    for elsewhere in (Request(), Request(tab="caption", q="ant"), Request(tab="search")):
-        assert tab.open_link(PageSelection(0), None, None, elsewhere) == OpenedSearch()
-
-
-def test_an_address_has_all_of_a_search(service: Any) -> None:
-    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    client.answers["item_image"] = ApiError(404, "not_found", "gone")
-    tab = SearchTab(client)
-    asked = {"mode": "both", "q": "red", "like": "i1", "words": "-25", "where": '{"hue": ["red"]}', "k": "12"}
-    opened = tab.open_address("upload.png", None, Request(**asked, collection="drawings"))
-    (query,) = client.arguments_of("search")
-    assert query == {
-        "target": "images", "k": 12, "offset": 0, "text": "red", "item": "i1", "where": {"hue": ["red"]},
-        "weights": {"text": -0.25, "item": 0.75},
-    }  # fmt: skip
-    assert (opened.mode, opened.words, opened.k, opened.anchor) == (BOTH, -25, 12, ("col_1", "i1"))
-    assert opened.where["value"] == [RED]
-    for parameter in ("&quot;like&quot;: &quot;i1&quot;", "&quot;words&quot;: &quot;-25&quot;", "«red»"):
-        assert parameter in opened.results
-
-
-@pytest.mark.parametrize("where", ["no", "[]", '{"hue": 3}', '{"size": ["big"]}'])
-def test_an_address_that_is_no_search_does_no_harm(service: Any, where: str) -> None:
-    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    address = {"q": "ant", "where": where, "k": "-4", "words": "many", "mode": "none"}
-    opened = SearchTab(client).open_address(None, None, Request(**address))
-    assert (opened.mode, opened.k, opened.words) == (TEXT_TO_IMAGES, 24, 50)
-    assert client.arguments_of("search") == [{"target": "images", "k": 24, "offset": 0, "text": "ant", "hybrid": True}]
-
-
-def test_back_to_an_uploaded_image_searches_with_the_one_that_is_there(service: Any, image: str) -> None:
-    client = service(collections=[COLLECTION], collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    tab = SearchTab(client)
-    assert "your image" in tab.open_address(image, None, Request(mode="images")).results
-    assert client.arguments_of("search")[0]["image"] == b"\x89PNG"
-    assert "Which image?" in tab.open_address(image, ("col_1", "i1"), Request(mode="images")).results
-
-
-def test_an_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
-    hits = [{**HIT, "id": f"i{place}"} for place in range(9)]
-    client = service(
-        item={"id": "i1", "captions": ["an <ant>", "insect"], "labels": {"hue": "red", "name": "i"}, "split": "val"},
-        collection=COLLECTION,
-        search=lambda _, target="images", **__: {
-            "hits": hits if target == "images" else [{"id": "t", "score": 0.5, "text": "words"}]
-        },
-    )
-    drawn = SearchTab(client).runner.details("col_1", "i1")
-    assert '<h2 tabindex="-1">an &lt;ant&gt;</h2>' in drawn
-    assert 'data-pick="image:col_1:i1"' not in drawn, "it is not its own neighbour"
-    assert drawn.count('data-pick="image:col_1:') == 8
-    assert 'data-pick="text:col_1:words"' in drawn
-    assert "label:col_1:[&quot;hue&quot;, &quot;red&quot;]" in drawn
-    assert "label:col_1:[&quot;name" not in drawn, "too many values to choose by"
-    gone = service(item=ApiError(404, "not_found", "the collection holds no item 'i1'"))
-    assert "holds no item" in SearchTab(gone).runner.details("col_1", "i1")
-
-
-def tag_event(collection: str, tag: str, *items: str, remove: bool = False) -> SimpleNamespace:
-    change = json.dumps({"text": tag, "button": "remove" if remove else "add", "items": items})
-    return SimpleNamespace(pick=f"tag:{collection}:{change}")
-
-
-def test_tags_of_results_and_of_one_image_are_changed_and_can_be_filtered_by(service: Any) -> None:
-    labels = {"label_types": {"tags": "set"}, "labels": {"tags": ["a: b"], "hue": ["red"]}, "text_vectors": True}
-    hits = {"hits": [], "took_ms": 1}
-    client = service(change_labels=2, collection=labels, item={"id": "i1", "labels": {}}, search=hits)
-    tab = SearchTab(client)
-    with gr.Blocks():
-        tab.build()
-    found = tab.follow(PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", " a: b ", "i1", "i2"))
-    assert [each["add"] for each in client.arguments_of("change_labels")] == [{"tags": ["a: b"]}]
-    assert "2 images gained the tag a: b." in found[tab.tagged]
-    assert [value for _, value in found[tab.where]["choices"]] == [label_choice("tags", "a: b")], (
-        "one member is a choice"
-    )
-    assert tab.detail not in found
-    found = tab.follow(
-        PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", "<b>", "i1", remove=True)
-    )
-    assert client.arguments_of("change_labels")[1]["remove"] == {"tags": ["<b>"]}
-    assert "lost the tag &lt;b&gt;" in found[tab.tagged]
-    assert "lcl-detail" in found[tab.detail]
-
-
-def test_tags_that_the_service_refuses_leave_the_results(service: Any) -> None:
-    labels = {"label_types": {}, "labels": {}}
-    client = service(change_labels=ApiError(403, "forbidden", "this needs the role submitter"), collection=labels)
-    tab = SearchTab(client)
-    with gr.Blocks():
-        tab.build()
-    found = tab.follow(PageSelection(0), 1, PageSelection(0), [], 24, None, tag_event("col_1", "x", "i1", "i2"))
-    assert "needs the role submitter" in found[tab.tagged]
-    assert tab.results not in found
-
-
-def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> None:
-    """The first waits for the encoder, and its answer comes after the second's."""
-    begun, release = threading.Event(), threading.Event()
-
-    def search(_: str, text: str, **__: Any) -> dict[str, Any]:
-        if text == "ant":
-            begun.set()
-            assert release.wait(60)
-        return {"hits": [HIT], "took_ms": 1}
-
-    find, turn = newest(SearchTab(service(search=search)).search), PageSelection(0)
-    with ThreadPoolExecutor(1) as first:
-        older = first.submit(find, turn, 1, TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
-        assert begun.wait(60)
-        assert "“house”" in find(turn, 2, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)[0]
-        release.set()
-        assert older.result(60) == (gr.skip(),) * 3
+    def _keep(self, shown: Any) -> Any:
+        self.current = self.current if shown.current == gr.skip() else shown.current
+        return shown
 
 
 @pytest.fixture
-def overtaken(service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a tab, and a pick in it during which another is made. Returns: the tab, and what each pick changes."""
-    monkeypatch.setattr("ui.tabs.search.store_file", lambda name, data: name)
-
-    def pick(older: str, newer: str) -> tuple[SearchTab, dict[Any, Any], dict[Any, Any]]:
-        changed: dict[Any, Any] = {}
-        begun: list[bool] = []
-
-        def follow(number: int, value: str) -> dict[Any, Any]:
-            event: Any = SimpleNamespace(pick=value)
-            return tab.follow(turn, number, opened, [], 24, None, event)
-
-        def slow(result: Any) -> Any:
-            def call(*_: Any, **__: Any) -> Any:
-                if not begun:
-                    begun.append(True)
-                    changed.update(follow(2, newer))
-                return result
-
-            return call
-
-        out = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(out, "PNG")
-        turn, opened = PageSelection(0), PageSelection(0)
-        hits = {"hits": [{**HIT, "text": "words"}], "took_ms": 1}
-        tab = SearchTab(service(
-            search=slow(hits), item=slow({"id": "i1", "labels": {}}), collection=COLLECTION,
-            item_image=out.getvalue(), change_labels=slow(2),
-        ))  # fmt: skip
-        with gr.Blocks() as page:
-            tab.build()
-            tab.wire(page, gr.Tab(), gr.HTML())
-        return tab, follow(1, older), changed
-
-    return pick
+def page(service: Any) -> Page:
+    answers = {"search": ANSWER, "collections": [COLLECTION], "collection": COLLECTION, "items": [HIT]}
+    answers["item"] = {"id": "i1", "captions": ["an <ant>"]}
+    return Page(service(**answers, item_image=b"\x89PNG\r\n\x1a\n"))
 
 
-def test_of_two_cards_the_one_pressed_last_is_shown(overtaken: Any) -> None:
-    tab, older, newer = overtaken("image:col_1:i1", "image:col_1:i2")
-    assert tab.detail not in older
-    assert "lcl-detail" in newer[tab.detail]
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    path = tmp_path / "mine.png"
+    path.write_bytes(b"\x89PNG")
+    return str(path)
 
 
-def test_a_search_from_a_card_is_dropped_for_a_newer_one_and_not_for_details(overtaken: Any) -> None:
-    tab, older, newer = overtaken("near:col_1:i1", "text:col_1:house")
-    assert not {tab.results, tab.current, tab.mode, tab.text, tab.image} & older.keys()
-    assert "“house”" in newer[tab.results]
-    tab, older, _ = overtaken("near:col_1:i1", "image:col_1:i2")
-    assert "closest to this image" in older[tab.results]
-    assert tab.detail not in older, "others were opened later"
+def test_it_asks_for_what_was_typed_and_says_why_a_hit_is_there_without_a_number(page: Page) -> None:
+    shown = page.search("  an ant ")
+    asked = {"target": "images", "match": "both", "where": {}, "k": 24, "offset": 0, "text": "an ant"}
+    assert page.client.arguments_of("search") == [asked]
+    assert "<b>1 of 5,398 images</b> for “an ant”, read as ant" in shown.results
+    assert "an &lt;<b>ant</b>&gt; · <b>red</b>" in shown.results
+    assert 'title="Looks: 3rd. Caption: 21st (ants, red)."' in shown.results
+    assert "0.91" not in shown.results
+    assert 'href="?q=an%20ant&amp;collection=drawings&amp;item=i1"' in shown.results
+    assert (shown.more.visible, shown.detail) == (False, "")
 
 
-def test_a_tag_is_reported_whatever_is_opened_meanwhile(overtaken: Any) -> None:
-    change = json.dumps({"text": "x", "items": ["i1"], "button": "add"})
-    tab, older, newer = overtaken(f"tag:col_1:{change}", "image:col_1:i2")
-    assert "gained the tag x" in older[tab.tagged]
-    assert tab.detail not in older
-    assert "lcl-detail" in newer[tab.detail]
+@pytest.mark.parametrize(("weight", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
+def test_text_and_image_are_weighed(page: Page, image: str, weight: float, weights: tuple[float, float]) -> None:
+    shown = page.search("red", image, weight=weight)
+    (query,) = page.client.arguments_of("search")
+    assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
+    assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
+    assert ("your image away from “red”" if weight < 0 else "your image and “red”") in shown.results
 
 
-def test_another_mode_searches_with_what_is_there(service: Any, image: str) -> None:
-    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
-    tab = SearchTab(client)
-    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", image, 50, [], 24)[5]
-    assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[5]
-    assert len(client.arguments_of("search")) == 1
+def test_an_image_alone_is_searched_with_and_can_find_texts(page: Page, image: str) -> None:
+    page.search("", image, match="captions")
+    page.client.answers["search"] = ANSWER | {
+        "hits": [{"id": "t1", "text": "words"}, {"id": "t2", "text": "w " * 2000}]
+    }
+    shown = page.search("", image, texts=True)
+    asked = [(query["target"], query["match"], "text" in query) for query in page.client.arguments_of("search")]
+    assert asked == [("images", "both", False), ("texts", "both", False)]
+    assert 'href="?q=words&amp;collection=drawings"' in shown.results
+    assert shown.results.count("<a href") == 1, "a text that is too long for an address has no link"
+
+
+def test_without_a_query_the_collection_is_looked_through(page: Page) -> None:
+    shown = page.search(" ")
+    assert "3 images</b>. Try <a" in shown.results
+    assert page.client.arguments_of("search") == []
+    page.values["where"] = [RED]
+    assert "The filter counts once" in page.search("", again=True).results
+
+
+def test_the_filter_offers_labels_with_few_values_and_their_counts(page: Page) -> None:
+    shown = page.open(collection="col_1", q="ant")
+    assert shown.where["choices"] == [("hue: blue · 1", BLUE), ("hue: red · 2,000", RED)]
+
+
+def test_filters_that_were_chosen_or_typed_are_asked_for_and_kept_in_the_address(page: Page) -> None:
+    where = {
+        "year": {"gte": "1990", "lt": "2000"},
+        "tags": {"all": ["new"], "none": ["old"], "any": ["a"]},
+        "hue": ["red"],
+    }
+    page.search("ant")
+    shown = page.search("ant", again=True, where=["hue: red · 2,000", "year>=1990", "year < 2000", "tags+=new",
+                                                  "tags!=old", label_choice("tags", "a")])  # fmt: skip
+    assert page.client.arguments_of("search")[1]["where"] == where
+    assert parse_label_filter(filter_choices(json.dumps(where))) == where
+    assert "%22gte%22" in shown.results
+    refused = page.search("ant", again=True, where=["old"])
+    assert "is no filter; write label=value" in refused.results
+    for given in ('["a", 1', "[1, 2]", '"ab"'):
+        assert "is no filter" in page.search("ant", where=[given]).results
+
+
+def test_options_that_an_address_has_set_are_not_searched_again(page: Page) -> None:
+    page.open(collection="col_1", q="ant", where='{"hue": ["red"]}', match="looks", words="-20", mode="texts")
+    (query,) = page.client.arguments_of("search")
+    assert (query["match"], query["where"], query["target"]) == ("looks", {"hue": ["red"]}, "images")
+    page.values = {"where": [RED], "match": "looks", "weight": -20, "texts": True}
+    assert page.search("ant", again=True) == page.search("ant", again=True, where=[RED])
+    assert len(page.client.arguments_of("search")) == 1
+    page.search("ant", again=True, match="both")
+    assert len(page.client.arguments_of("search")) == 2
+    assert PageQuery.of_address("c", {"match": "x", "words": "1e9"}, "") == PageQuery("c")
+
+
+def test_another_collection_keeps_the_labels_that_it_has(page: Page) -> None:
+    page.search("ant", collection="col_2")
+    shown = page.search("ant", again=True, collection="col_1", where=[RED, BIG])
+    assert shown.where["value"] == [RED]
+    assert page.client.arguments_of("search")[1]["where"] == {"hue": ["red"]}
+
+
+def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(page: Page) -> None:
+    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
+        return ANSWER | {"hits": [{**HIT, "id": f"i{place}."} for place in range(50)[offset : offset + k]]}
+
+    page.client.answers["search"] = search
+    shown = page.search("ant", where=[RED])
+    assert ("24 of 5,398" in shown.results, shown.more.visible) == (True, True)
+    for count, last in ((48, False), (50, True)):
+        drawn, page.current, more, _ = page.tab.show_more(page.current)
+        assert (f"{count} of 5,398" in drawn, more.visible) == (True, not last)
+        assert -1 < drawn.index("item=i0.") < drawn.index(f"item=i{count - 1}.")
+    assert [(query["offset"], query["where"]) for query in page.client.arguments_of("search")] == [
+        (offset, {"hue": ["red"]}) for offset in (0, 24, 48)
+    ]
+    page.client.answers["search"] = ApiError(503, "busy", "too much to do")
+    assert page.tab.show_more(page.current)[:3] == (gr.skip(),) * 3
+    assert "too much to do" in page.tab.show_more(page.current)[3]
+
+
+def test_another_image_beside_the_same_hits_draws_these_no_more(page: Page) -> None:
+    page.open(collection="drawings", q="ant")
+    shown = page.open(collection="drawings", q="ant", item="i1")
+    assert (shown.results, shown.current) == (gr.skip(), gr.skip())
+    assert "Looks: 3rd. Caption: 21st (ants, red). Cosine 0.912." in shown.detail
+    assert 'href="?q=ant&amp;collection=drawings" aria-label="Close"' in shown.detail
+    assert page.open(collection="drawings", q="ant").detail == ""
+    page.client.answers["item"] = ApiError(404, "not_found", "no such image")
+    assert "no such image" in page.open(collection="drawings", q="ant", item="i2").detail
+
+
+def test_an_image_of_the_collection_is_in_the_box_and_searched_with_by_its_id(
+    page: Page, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.tabs.search.store_file", lambda *_: "/the/stored.png")
+    shown = page.open(collection="drawings", like="i1")
+    assert shown.box == {"text": "", "files": ["/the/stored.png"]}
+    page.search("red", "/the/stored.png")
+    query = page.client.arguments_of("search")[-1]
+    assert (query["item"], query["text"], query["weights"]) == ("i1", "red", {"text": 0.5, "item": 0.5})
+    page.search("", image)
+    assert "item" not in page.client.arguments_of("search")[-1]
+    assert "item" not in page.open(collection="drawings", image="1", q="red").current.query.request()
+    assert page.current.query.image == image, "an address that had an uploaded image has it still"
+
+
+def test_refusals_and_nothing_are_reported_in_words(page: Page, away: Exception) -> None:
+    page.client.answers["search"] = ANSWER | {"hits": []}
+    assert "No image fits “ant”." in page.search("ant").results
+    shown = page.search("ant", again=True, where=[RED])
+    assert "No image passes the filter hue: red." in shown.results
+    assert 'href="?q=ant&amp;collection=drawings">Remove the filter' in shown.results
+    page.client.answers["search"] = away
+    assert "no answer from" in page.search("ant").results
+    page.client.answers["collections"] = away
+    assert "no answer from" in page.search("ant", collection=None).results
+    assert "There is no collection" in Page(type(page.client)(collections=[COLLECTION])).open(collection="x").results
+
+
+def test_words_that_are_not_understood_and_cut_texts_are_said() -> None:
+    drawn = draw_results(QUERY, [HIT], ANSWER | {"not_understood": ["without"], "text_limit": 77})
+    assert "“without” is not understood; use Filter." in drawn
+    assert "reads 77 tokens of a text" in drawn
+
+
+def test_the_tab_waits_for_the_first_collection_and_opens_it_by_itself(page: Page) -> None:
+    turn, request = PageSelection(0), Request(q="ant")
+    progress = {"step": 2560, "total_steps": 6123, "seconds_left": 20.0}
+    run = {"state": "running", "spec": {"collection": "sample-drawings"}, "progress": progress}
+    page.client.answers |= {"collections": [], "runs": {"items": [run]}}
+    *shown, clock = page.tab.start(turn, None, None, None, request)
+    assert clock == gr.skip()
+    for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
+        assert part in shown[6]
+    page.client.answers["runs"] = {"items": []}
+    assert "No collection yet" in page.tab.tick(turn, None, None, None, True, request)[6]
+    calls = len(page.client.calls)
+    page.tab.tick(turn, None, None, None, None, request)
+    assert len(page.client.calls) == calls, "nothing is fetched while the tab is not looked at"
+    page.client.answers["collections"] = [COLLECTION]
+    *shown, clock = page.tab.tick(turn, None, None, None, True, request)
+    assert (shown[0]["value"], "“ant”" in shown[6], clock.active) == ("col_1", True, False)
+    assert page.tab.start(PageSelection(3), None, None, None, request)[6] == gr.skip(), "a search came first"
+
+
+def test_tags_are_changed_and_the_image_is_drawn_again(page: Page) -> None:
+    page.client.answers["change_labels"] = 1
+    page.search("ant")
+    change = {"text": "new", "items": ["i1"], "button": "add"}
+    event: Any = type("Event", (), {"pick": f"tag:col_1:{json.dumps(change)}"})
+    where, detail, said = page.tab.change_tags(page.current, event)
+    assert page.client.arguments_of("change_labels")[0]["add"] == {"tags": ["new"]}
+    assert ("1 image gained the tag new." in said, "an &lt;ant&gt;" in detail) == (True, True)
+    assert "value" not in where
+    page.client.answers["change_labels"] = ApiError(422, "invalid_value", "tags is a text here")
+    assert "The tags were not changed" in page.tab.change_tags(page.current, event)[2]
+
+
+def test_what_is_drawn_of_an_image_cannot_break_out() -> None:
+    evil = {"id": '"><b>', "captions": ["<script>"], "labels": {"<i>": '"x"'}}
+    drawn = draw_detail(QUERY, evil, [evil], [], {"<i>": {'"x"': 1}})
+    assert "<script>" not in drawn
+    assert "<b>" not in drawn
+    assert 'aria-label="Only images with &lt;i&gt; &quot;x&quot;"' in drawn
+
+
+def test_where_captions_have_no_vectors_similar_ones_are_not_offered() -> None:
+    assert "Similar texts" in draw_detail(QUERY, HIT, [], [{"text": "an ant"}], {})
+    assert "Similar texts" not in draw_detail(QUERY, HIT, [], [], {})
+
+
+@pytest.mark.parametrize("written", ['["red", "new"]', "red; new", "red"])
+def test_the_members_of_a_set_are_filters_each(written: str) -> None:
+    item = {"id": "i1", "labels": {"tags": written, "size": "[5"}}
+    drawn = draw_detail(QUERY, item, [], [], {"tags": {"red": 1, "green": 2}, "size": {"1": 1}})
+    assert drawn.count("Only images with") == 1
+    assert "where=%7B%22tags%22%3A%20%5B%22red%22%5D%7D" in drawn
+    assert "[5" in drawn
+    assert ("<i>tags</i> new" in drawn) == written.startswith("["), "a member without a filter is shown"
