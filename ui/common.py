@@ -204,23 +204,6 @@ def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:
     return choices[0][1] if choices else None
 
 
-def image_input(label: str, height: int) -> gr.Image:
-    """An upload that keeps the bytes unchanged; the service reports files that are no image.
-
-    Update only its value: a change of its properties makes a new component, which decodes the image.
-    """
-    component = gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        height=height,
-        elem_classes="lcl-query-image",
-    )
-    component.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
-    return component
-
-
 def file_paths(payload: Any) -> list[str] | None:
     """Paths of uploaded files, as ``preprocess`` of an upload of several: Gradio's own makes an empty file for each."""
     return [file.path for file in payload] if payload else None

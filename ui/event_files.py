@@ -118,23 +118,12 @@ class EventFileMiddleware:
             if raw.get("fn_index") not in self.events:
                 raise EventError(404, "unknown_event", PAGE_CHANGED)
             event = {name: self._check_value(session, raw.get(name)) for name in EVENT_FIELDS}
-            event["data"] = [self._check_input(session, value) for value in raw["data"]]
+            event["data"] = [self._check_value(session, value) for value in raw["data"]]
         except (ValueError, TypeError, RecursionError):  # TypeError: fn_index is a list
             raise EventError(422, "event_unreadable", EVENT_UNREADABLE) from None
         if raw.get("session_hash") is not None:
             event["session_hash"] = self._page_name(session, raw["session_hash"])
         return event
-
-    def _check_input(self, session: str, value: Any) -> Any:
-        """As ``_check_value``; None for a file of the session that has been deleted, as if none had been chosen.
-
-        So an event that does not need it goes on, and one that does says what is missing. Among several files a deleted
-        one is an error, since the others would be used without it.
-        """
-        path = value.get("path") if isinstance(value, dict) else None
-        if isinstance(path, str) and self.files.was_deleted(session, path):
-            return None
-        return self._check_value(session, value)
 
     def _check_value(self, session: str, value: Any) -> Any:
         """A copy in which every file reference has been checked. Raises: EventError."""

@@ -110,10 +110,6 @@ class SessionFiles:
         """The file with exactly this path, if it exists and belongs to the session."""
         return Path(path) if self._is_own(session, path) and _is_regular_file(path) else None
 
-    def was_deleted(self, session: str, path: str) -> bool:
-        """Is it a path of the session at which there is nothing? Files are deleted for newer ones of the same key."""
-        return self._is_own(session, path) and not os.path.lexists(path)
-
     def close(self, session: str) -> None:
         """End a session: its files are deleted."""
         with self._lock:

@@ -19,7 +19,7 @@ VIEW = """() => {
     '#run-list [aria-current] b', '.lcl-encoders h3', '#documents h3'];
   const all = (selector) => [...panel.querySelectorAll(selector)];
   const seen = all(parts.join()).filter((each) => each.checkVisibility()).map((each) => each.textContent);
-  const inputs = all('.lcl-query textarea, .lcl-query input:not([type=radio]), .lcl-toolbar input:checked');
+  const inputs = all('#search-box textarea, .lcl-query :is(textarea, input:not([type=radio])), .lcl-toolbar :checked');
   return JSON.stringify([tab.textContent.trim(), seen, inputs.map((each) => each.value)]);
 }"""
 
@@ -39,22 +39,22 @@ def tab(name: str, ready: str) -> Callable[[Any], None]:
 def words(page: Any) -> None:
     page.get_by_placeholder("Describe an image").fill("ant")
     page.keyboard.press("Enter")
-    expect(results(page)).to_contain_text("closest to “ant”")
+    expect(results(page)).to_contain_text("for “ant”")
 
 
 def example(page: Any) -> None:
-    page.get_by_role("button", name="house").first.click()
-    expect(results(page)).to_contain_text("closest to “house”")
+    page.get_by_role("link", name="a house", exact=True).click()
+    expect(results(page)).to_contain_text("for “a house”")
 
 
 def image(page: Any) -> None:
-    results(page).get_by_role("button").nth(1).click()
+    results(page).locator(".lcl-card").nth(1).click()
     page.get_by_role("region", name="Chosen image").wait_for()
 
 
 def neighbours(page: Any) -> None:
-    page.get_by_role("button", name="Neighbours").click()
-    expect(results(page)).to_contain_text("closest to this image")
+    page.get_by_role("link", name="More like this").click()
+    expect(results(page)).to_contain_text("for this image")
 
 
 def run(page: Any) -> None:
@@ -141,10 +141,9 @@ def test_options_replace_the_entry_of_the_history(visitor: Any, page_url: str) -
     page = visitor.open(f"{page_url}/?q=house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
     entries = page.evaluate("history.length")
-    page.get_by_label("Results", exact=True).click()
-    page.get_by_role("option", name="12").click()
-    expect(results(page).get_by_role("listitem")).to_have_count(12)
-    page.wait_for_url(re.compile("k=12"))
+    page.locator("#search-options > .label-wrap").click()
+    page.get_by_role("radio", name="Looks", exact=True).check()
+    page.wait_for_url(re.compile("match=looks"))
     assert page.evaluate("history.length") == entries
 
 
@@ -181,7 +180,7 @@ def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, 
 def test_a_link_from_another_tab_opens_the_search_that_it_names(visitor: Any, page_url: str) -> None:
     """Beside what the Search tab shows: a click on the tab alone keeps that."""
     page = visitor.open(f"{page_url}/?collection=drawings&q=ant")
-    expect(results(page)).to_contain_text("closest to “ant”")
+    expect(results(page)).to_contain_text("for “ant”")
     page.get_by_role("tab", name="Encoders").click()
     page.locator(".lcl-encoders h3").first.wait_for()
     page.evaluate(
@@ -192,4 +191,4 @@ def test_a_link_from_another_tab_opens_the_search_that_it_names(visitor: Any, pa
         }"""
     )
     page.get_by_text("search for a house").click()
-    expect(results(page)).to_contain_text("closest to “house”")
+    expect(results(page)).to_contain_text("for “house”")

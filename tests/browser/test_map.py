@@ -116,9 +116,9 @@ def test_the_image_under_the_pointer_is_named_and_a_click_opens_it(
     detail = page.locator("#map-detail")
     expect(detail.get_by_role("heading", level=2)).to_have_text(point["caption"])
     expect(page).to_have_url(re.compile(f"item={point['id']}"))
-    detail.get_by_role("link", name="Neighbours").click()
+    detail.get_by_role("link", name="More like this").click()
     expect(page.get_by_role("tab", name="Search")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#search-results")).to_contain_text("closest to this image")
+    expect(page.locator("#search-results")).to_contain_text("for this image")
     page.go_back()
     expect(detail.get_by_role("heading", level=2)).to_have_text(point["caption"])
 
@@ -180,11 +180,11 @@ def test_selected_images_are_tagged_and_found_by_the_tag(visitor: Any, page_url:
         results = page.locator("#search-results")
         results.locator(".lcl-card").first.click()
         detail = page.locator("#search-detail")
-        expect(detail.get_by_role("button", name="Only images with tags kept; for now")).to_be_visible()
+        expect(detail.get_by_role("link", name="Only images with tags kept; for now")).to_be_visible()
         detail.get_by_role("textbox", name="Tag").fill("kept; for now")
         detail.get_by_role("button", name="Remove", exact=True).click()
         expect(page.locator(".lcl-notice")).to_contain_text("1 image lost the tag")
-        expect(detail.get_by_role("button", name="Only images with tags kept; for now")).to_have_count(0)
+        expect(detail.get_by_role("link", name="Only images with tags kept; for now")).to_have_count(0)
         where = {"tags": "kept; for now"}
         assert len(world.client.search("plain-drawings", text="bird", k=50, where=where)["hits"]) == 39
         results.get_by_role("textbox", name="Tag").fill("bird")

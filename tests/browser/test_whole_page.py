@@ -11,7 +11,7 @@ from tests.browser.axe import serious
 
 pytestmark = [pytest.mark.browser, pytest.mark.extended]
 READY = {
-    "search": "text=What are you looking for?",
+    "search": "#search-results .lcl-card",
     "map": "#map .lcl-legend button",
     "try": ".lcl-samples button",
     "data": "#documents article",

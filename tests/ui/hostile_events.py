@@ -202,7 +202,12 @@ def file_inputs(page: Any, number: int) -> list[int]:
     """Positions of an event's inputs that take files."""
     parts = {part["id"]: part for part in page.config["components"]}
     event = next(each for each in page.config["dependencies"] if each["id"] == number)
-    return [place for place, id_ in enumerate(event["inputs"]) if parts[id_]["type"] in ("image", "file")]
+    return [place for place, id_ in enumerate(event["inputs"]) if parts[id_]["type"] in ("multimodaltextbox", "file")]
+
+
+def file_value(kind: str, reference: Json) -> Json:
+    """What a component of this kind sends of one file."""
+    return [reference] if kind == "file" else {"text": "", "files": [reference]}
 
 
 def references_to(path: str, url: str | None = None) -> dict[str, Json]:

@@ -27,6 +27,7 @@ from tests.ui.hostile_events import (
     HostilePage,
     arguments,
     file_inputs,
+    file_value,
     files_below,
     png,
     references_to,
@@ -131,7 +132,7 @@ def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: Acce
                 walk.service.given.clear()
                 with watch.watching():
                     status, body = await browser.run(
-                        number, [*values[:place], [mine] if kind == "file" else mine, *values[place + 1 :]]
+                        number, [*values[:place], file_value(kind, mine), *values[place + 1 :]]
                     )
                 assert status == 200, body
                 read += bool(watch.opened_of({path})) and png() in walk.service.given
@@ -140,26 +141,21 @@ def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: Acce
     assert asyncio.run(scenario()) >= 4
 
 
-def test_a_deleted_image_counts_as_none_and_is_missed_among_several_files(walk: HostilePage) -> None:
-    """An event that does not need it, as a search by words, goes on; a list is not used without it."""
-
+def test_a_deleted_file_is_missed(walk: HostilePage) -> None:
     async def scenario() -> set[str]:
         browser, seen = await walk.browser("key-vic"), set()
         path = await browser.upload("old.png", png())
         Path(path).unlink()
-        reference = references_to(path)["alone"]
         for number, values in walk.events.items():
             for place in file_inputs(walk.page, number):
                 kind = walk.page.fns[number].inputs[place].get_block_name()
-                value = [reference] if kind == "file" else reference
+                value = file_value(kind, references_to(path)["alone"])
                 status, body = await browser.run(number, [*values[:place], value, *values[place + 1 :]])
-                assert (status, json.loads(body).get("code")) == (
-                    (422, "file_unknown") if kind == "file" else (200, None)
-                ), body
+                assert (status, json.loads(body).get("code")) == (422, "file_unknown"), body
                 seen.add(kind)
         return seen
 
-    assert asyncio.run(scenario()) == {"file", "image"}
+    assert asyncio.run(scenario()) == {"file", "multimodaltextbox"}
 
 
 def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessMonitor) -> None:

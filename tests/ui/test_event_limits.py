@@ -46,8 +46,8 @@ def test_a_value_that_is_not_offered_is_reported_in_words(walk: HostilePage) -> 
         vic = await walk.browser("key-vic")
         number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")
         values = list(walk.events[number])
-        wanted = [getattr(part, "label", "") for part in walk.page.fns[number].inputs].index("Results")
-        values[wanted] = 20  # results wanted: 12, 24, 48 or 96
+        wanted = [getattr(part, "label", "") for part in walk.page.fns[number].inputs].index("Compare words with")
+        values[wanted] = "smells"
         status, body = await vic.run(number, values)
         answer = json.loads(body)
         assert (status, answer["code"]) == (422, "value_not_offered")

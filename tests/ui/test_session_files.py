@@ -12,16 +12,12 @@ def store(files, session, name):
         return str(files.store(session, session, received, name))
 
 
-def test_a_deleted_file_is_known_to_its_session_alone_until_it_ends(tmp_path):
+def test_a_file_is_found_by_its_session_alone_until_it_is_deleted(tmp_path):
     files = SessionFiles(tmp_path, UploadLimits(session=2 * MIN_FILE_BYTES), lambda session: True)
     oldest, kept, newest = (store(files, "vic", f"{place}.png") for place in range(3))
-    assert [files.was_deleted("vic", path) for path in (oldest, kept, newest)] == [True, False, False]
     assert [str(files.find("vic", path)) for path in (oldest, kept, newest)] == ["None", kept, newest]
-    assert not files.was_deleted("bob", oldest)
     assert files.find("bob", newest) is None
-    assert not files.was_deleted("vic", str(tmp_path / "never.png"))
     around = newest.replace("2.png", "../2.png"), newest.replace("/2.png", "//2.png"), newest + "/.", newest + "\0"
     assert [files.find("vic", path) for path in around] == [None] * len(around)
     files.close("vic")
-    assert not files.was_deleted("vic", oldest)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 TAGS = "tags"  # the label that the page's tags are members of
 EXAMPLES = ("a red fish", "a house")
-_ADD_DATA = f'<p><a href="{esc(address(tab="documents", new="corpus"))}">Add my data</a></p>'
+_ADD_DATA = f'<p><a href="{esc(address(tab="data", new="corpus"))}">Add my data</a></p>'
 NO_COLLECTION = (
     empty_state("No collection yet", "An index run embeds a dataset, whose images can then be searched here.")
     + _ADD_DATA
@@ -119,7 +119,7 @@ def draw_detail(
     )  # fmt: skip
     ways = [("More like this", address(**key, like=item["id"]))]
     ways += [("Similar texts", address(**key, like=item["id"], mode="texts"))] if texts else []
-    ways += [("Open on map", address(tab="embed", **key, item=item["id"]))] if searches else []
+    ways += [("Open on map", address(tab="map", **key, item=item["id"]))] if searches else []
     links = "".join(f'<a class="lcl-way" href="{esc(link)}">{words}</a>' for words, link in ways)
     why = _why(item)
     if "score" in item:
