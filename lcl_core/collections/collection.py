@@ -428,7 +428,7 @@ class Collection:
         found, lacking, text_of = self._matching(words, where, np.array(list(near), dtype=np.int64))
         best = fuse_ranks(near, found, lacking)[:k]
         by_looks, by_captions = ranks(near), ranks(found)
-        has = self._files.captions.found_words(words, {text_of[at] for at in best if at in text_of})
+        has = self._files.captions.select_words(words, {text_of[at] for at in best if at in text_of})
         hits = []
         for at in best:
             score = near[at] if at in near else float(self._rows["images"].vector(at) @ query)

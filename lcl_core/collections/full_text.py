@@ -105,7 +105,7 @@ class FullTextIndex:
             lacking.difference_update(key for (key,) in page)
         return lacking
 
-    def found_words(self, query: str, keys: Iterable[int]) -> dict[int, list[str]]:
+    def select_words(self, query: str, keys: Iterable[int]) -> dict[int, list[str]]:
         """Of each key the words of ``query`` that count and that its text has."""
         words = self._counting_words(query)
         with self._lock:

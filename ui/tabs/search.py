@@ -40,6 +40,7 @@ from ui.tabs.search_view import (
     CANCEL_SCRIPT,
     END_SCRIPT,
     FOCUS_SCRIPT,
+    LABEL_SCRIPT,
     NO_COLLECTION,
     OPENING,
     SEARCH_STATUS,
@@ -115,6 +116,7 @@ class SearchTab:
         # until there is a collection, the clock looks for one
         self.clock = gr.Timer(POLL_SECONDS)
         begins = [self.turn, self.current, self.collection, self.box]
+        page.load(None, js=LABEL_SCRIPT)
         page.load(self.start, begins, [*shown, self.clock], **SILENT_EVENT)
         self.clock.tick(self.tick, [*begins, self.seen], [*shown, self.clock], js=seen_script("search"), **SILENT_EVENT)
         tab.select(self.refresh, self.collection, self.collection, **SILENT_EVENT)

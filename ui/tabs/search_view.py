@@ -27,6 +27,16 @@ OPENING = empty_state("Opening", "The page asks the service for its collections.
 BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
 END_SCRIPT = "() => window.lclSearch.end()"
 CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
+LABEL_SCRIPT = """() => {  // what Gradio's field lacks for screen readers
+  const box = document.querySelector('#search-box');
+  const label = () => {
+    box.querySelector('textarea')?.setAttribute('aria-label', 'Words or an image');
+    box.querySelector('.submit-button')?.removeAttribute('aria-label');
+    box.querySelector('.thumbnail-wrapper')?.parentElement.setAttribute('role', 'list');
+  };
+  new MutationObserver(label).observe(box, { childList: true, subtree: true });
+  label();
+}"""
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
