@@ -20,7 +20,6 @@ from api.core.errors import Problem
 from api.core.models import Content, Line, Reference, request_example
 from api.services.encoders import check_text, load_encoder, read_images
 from api.services.state import AppState
-from lcl_core.collections.folding import FoldedQuery, fold
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, registry
 from lcl_core.db.models import CollectionRow
@@ -29,6 +28,7 @@ from lcl_core.vector_indexes import IndexLocation, open_index
 
 if TYPE_CHECKING:
     from lcl_core.collections.collection import Collection
+    from lcl_core.collections.full_text import FoldedQuery
     from lcl_core.serving.batched_engine import BatchedEngine
 
 log = structlog.get_logger(__name__)
@@ -298,6 +298,7 @@ def _open_for_query(state: AppState, name: str, body: SearchRequest) -> OpenedCo
 
 def _find(body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float) -> SearchResponse:
     from api.services.collection_views import query_vector  # numpy, which the open collection has imported
+    from lcl_core.collections.full_text import fold
 
     text_limit, folded = None, None
     if body.text is not None:

@@ -1,6 +1,6 @@
 import pytest
 
-from lcl_core.collections.folding import fold
+from lcl_core.collections.full_text import fold
 
 
 @pytest.mark.parametrize(
