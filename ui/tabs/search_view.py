@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 TAGS = "tags"  # the label that the page's tags are members of
 EXAMPLES = ("a red fish", "a house")
-_ADD_DATA = f'<p><a href="{esc(address(tab="data", new="corpus"))}">Add my data</a></p>'
+_ADD_DATA = f'<p><a href="{esc(address(tab="data", new="upload"))}">Add my data</a></p>'
 NO_COLLECTION = (
     empty_state("No collection yet", "An index run embeds a dataset, whose images can then be searched here.")
     + _ADD_DATA
