@@ -15,7 +15,7 @@ from api.client import ApiError
 from ui.common import PageSelection
 from ui.tabs.map import MapTab, draw_map
 
-FOUND = {"id": "col_1", "images": 3, "changes": 7, "labels": {}, "text_vectors": True}
+FOUND = {"id": "col_1", "name": "drawings", "images": 3, "changes": 7, "labels": {}, "text_vectors": True}
 ITEM = {"id": "img_1", "caption": "a fox", "captions": ["a fox"], "labels": {"kind": "a"}}
 CHOICES = [("drawings", "col_1"), ("photos", "col_2")]
 
@@ -70,8 +70,8 @@ def test_names_are_escaped() -> None:
 
 def test_details_lead_to_searches_by_links(tab: MapTab) -> None:
     drawn = tab.follow(PageSelection(0), 1, pick("image:col_1:img_1"))[0]
-    assert 'href="?collection=col_1&amp;like=img_1&amp;mode=both"' in drawn
-    assert 'href="?collection=col_1&amp;q=a%20%22small%22%20cat"' in drawn
+    assert 'href="?collection=drawings&amp;like=img_1"' in drawn
+    assert 'href="?q=a%20%22small%22%20cat&amp;collection=drawings"' in drawn
     assert 'data-pick="image:col_1:img_2"' in drawn
     assert 'data-pick="near:' not in drawn
     assert 'data-pick="label:' not in drawn
