@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -36,6 +37,8 @@ STREAM_RESPONSES = documented_responses(
     description="The texts; with `stream` events: `piece` {index, piece}, `done` with a whole text, "
     "`error` {error, index?}",
 )
+# an address or a file's base64 alone, which clients of other services send for the image it stands for
+IMAGE_AS_TEXT = re.compile(r"\s*(https?://\S+|[A-Za-z0-9+/]{200,}={0,2})\s*")
 WRITING_SECONDS = 120.0  # after which captions and continuations that are not written end with an error
 
 
@@ -121,6 +124,7 @@ class EmbeddingRequest(BaseModel):
     )
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32")
     dimensions: int | None = Field(None, ge=1, description="numbers in a vector; only as many as the encoder gives")
+    truncate: bool = Field(True, description="false: a text longer than the encoder reads is refused instead of cut")
     user: str | None = Field(None, max_length=200, description="accepted for OpenAI's clients; not kept")
 
 
@@ -133,6 +137,7 @@ class EmbeddingView(BaseModel):
 class TokenUsageView(BaseModel):
     prompt_tokens: int = Field(description="tokens that the encoder read")
     total_tokens: int = Field(description="the same")
+    truncated_inputs: int = Field(description="texts that fill the encoder's context: what follows in them is not read")
 
 
 class EmbeddingResponse(BaseModel):
@@ -157,14 +162,28 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep) -> JSON
         if isinstance(item, ImagePart) or (isinstance(item, str) and content.startswith(IMAGE_URL_START)):
             urls[f"input.{index}"] = content
         else:
-            texts[f"input.{index}"] = check_text(content, f"input.{index}")
+            field = f"input.{index}"
+            if isinstance(item, str) and IMAGE_AS_TEXT.fullmatch(item):
+                message = (
+                    f"{field}: an address or base64 alone is not embedded as text; send an image as "
+                    '{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}, a text as '
+                    '{"type": "text", "text": "…"}'
+                )
+                raise Problem(422, "invalid_value", message, field=field)
+            texts[field] = check_text(content, field)
     encoder.check_room(len(urls))
     images = await read_images(state, urls, lambda _, image: encoder.prepare(image))
 
-    def submit() -> tuple[dict[str, Future[Any]], int]:
-        tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens
+    def submit() -> tuple[dict[str, Future[Any]], dict[str, int]]:
+        counts = dict(zip(texts, encoder.count_tokens(list(texts.values())), strict=True))
+        cut = [field for field, count in counts.items() if count == encoder.text_limit]
+        if cut and not body.truncate:
+            message = f"{cut[0]}: the encoder reads {encoder.text_limit} tokens, and this text fills them; shorten it"
+            raise Problem(422, "too_large", message, field=cut[0])
+        tokens = sum(counts.values()) + len(images) * encoder.image_tokens
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens, "truncated_inputs": len(cut)}
         futures = dict(zip(texts, encoder.submit_texts(list(texts.values())), strict=True))
-        return futures | dict(zip(images, encoder.submit_images(list(images.values())), strict=True)), tokens
+        return futures | dict(zip(images, encoder.submit_images(list(images.values())), strict=True)), usage
 
     def respond(vectors: dict[str, Any]) -> JSONResponse:
         data: list[dict[str, Any]] = [
@@ -175,11 +194,11 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, state: StateDep) -> JSON
             }
             for index in range(len(items))
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage})
+        headers = {"LCL-Truncated-Inputs": str(usage["truncated_inputs"])} if usage["truncated_inputs"] else None
+        return JSONResponse({"object": "list", "data": data, "model": body.model, "usage": usage}, headers=headers)
 
     characters = sum(map(len, texts.values()))
-    futures, tokens = submit() if characters < MAX_INLINE else await to_thread.run_sync(submit)
+    futures, usage = submit() if characters < MAX_INLINE else await to_thread.run_sync(submit)
     vectors = dict(zip(futures, await gather_results(list(futures.values())), strict=True))
     return respond(vectors) if len(items) * encoder.dim < MAX_INLINE else await to_thread.run_sync(respond, vectors)
 

@@ -7,6 +7,7 @@ between clients. ``estimate_memory`` computes its size from the headers of the w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lcl_core.encoders.lcl import LCLEncoder, is_precast
 from lcl_core.encoders.registry import detect_encoder, load_image_encoder
 
 BATCH_SIZE = 256  # images or texts a forward pass; bounds the memory of a long list
+_LONGEST_CONTEXT = 1 << 13  # tokens; a text encoder that reads more is taken for one without a limit
 FP32, BF16 = 4, 2  # bytes a number: every encoder is kept in fp32, whatever its file is in; its precast copy in bf16
 
 
@@ -69,6 +71,7 @@ class EncoderEngine:
         self._vectors = self.encoder.for_dtype(compute_dtype(self.device, precision))
         if warm_up:
             self.health()
+            _ = self.text_limit  # found now, since the event loop asks for it
 
     @property
     def reads_texts(self) -> bool:
@@ -92,12 +95,15 @@ class EncoderEngine:
         with tokenizer_errors():
             return self.encoder.text_encoder.count_tokens(texts)
 
-    def filled_context(self, text: str) -> int | None:
-        """Tokens that the encoder reads of any text, where this one fills them: the rest is cut. None: it does not."""
-        if not text.strip():
-            return None
-        tokens, of_twice_the_text = self.count_tokens([text, f"{text} {text}"])
+    @cached_property
+    def text_limit(self) -> int | None:
+        """Tokens that the encoder reads of any text; what is longer is cut. None: no text fills it."""
+        tokens, of_twice_the_text = self.count_tokens(["a " * _LONGEST_CONTEXT, "a " * (2 * _LONGEST_CONTEXT)])
         return tokens if tokens == of_twice_the_text > 0 else None
+
+    def filled_context(self, text: str) -> int | None:
+        """:attr:`text_limit`, where this text fills it."""
+        return self.text_limit if self.count_tokens([text]) == [self.text_limit] else None
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """f32 [n, 3, S, S] on the CPU, by the evaluation transform."""

@@ -124,6 +124,11 @@ class BatchedEngine:
         """Tokens read of each text, start and end included."""
         return self._engine.count_tokens(texts)
 
+    @property
+    def text_limit(self) -> int | None:
+        """As ``EncoderEngine.text_limit``."""
+        return self._engine.text_limit
+
     def filled_context(self, text: str) -> int | None:
         """As ``EncoderEngine.filled_context``."""
         return self._engine.filled_context(text)

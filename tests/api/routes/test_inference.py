@@ -50,9 +50,29 @@ def test_base64_holds_the_same_numbers(http, encoder):
 
 def test_usage_counts_what_the_model_read(http, encoder, session, sample_images):
     ids = session.encoder.processor.encode_texts(["a red square"])
-    assert ask(http, "a red square").json()["usage"] == {"prompt_tokens": ids.shape[1], "total_tokens": ids.shape[1]}
+    usage = {"prompt_tokens": ids.shape[1], "total_tokens": ids.shape[1], "truncated_inputs": 0}
+    assert ask(http, "a red square").json()["usage"] == usage
     patches = (32 // 16) ** 2
     assert ask(http, [data_url(sample_images["red"])] * 2).json()["usage"]["total_tokens"] == 2 * patches
+
+
+def test_a_text_longer_than_the_context_is_said_to_be_cut_or_refused(http, encoder, session):
+    long = "a word " * 60
+    answer = ask(http, ["a red square", long])
+    assert answer.json()["usage"]["truncated_inputs"] == 1
+    assert answer.headers["lcl-truncated-inputs"] == "1"
+    refused = ask(http, ["a red square", long], truncate=False)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "input.1")
+    assert f"reads {session.text_limit} tokens" in refused.json()["error"]["message"]
+    assert "lcl-truncated-inputs" not in ask(http, "a red square", truncate=False).headers
+
+
+@pytest.mark.parametrize("image", ["https://example.org/fish.png", base64.b64encode(bytes(300)).decode()])
+def test_an_address_or_base64_alone_is_no_text(http, encoder, image):
+    refused = ask(http, ["a fish", image])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "input.1")
+    assert '"type": "image_url"' in refused.json()["error"]["message"]
+    assert ask(http, {"type": "text", "text": image}).status_code == 200
 
 
 def test_the_client_embeds_and_captions(live_service, encoder, session, sample_images):
