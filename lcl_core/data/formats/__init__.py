@@ -21,6 +21,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "nocaps": ("coco", "NoCapsReader"),
     "coco": ("coco", "CocoReader"),
     "native": ("native", "NativeReader"),
+    "conversations": ("conversations", "ConversationsReader"),
     "obelics": ("obelics", "ObelicsReader"),
     "webdataset": ("webdataset", "WebDatasetReader"),
     "markdown": ("html.site", "MarkdownReader"),

@@ -1,9 +1,11 @@
-"""OBELICS: Parquet or Arrow files of web documents.
+"""OBELICS: Parquet or Arrow files of web documents; also rows of The Cauldron, and JSON lines (OmniCorpus).
 
 A row holds ``images`` and ``texts``, lists of one length with exactly one of the two at each index, ``metadata`` (of
 each image) and ``general_metadata`` (of the page), both JSON. Images are URLs, looked up in local images by
 ``ImageFinder``, or bytes in the rows. A text may contain ``END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED``: there another
 article of the page begins. Source: https://huggingface.co/datasets/HuggingFaceM4/OBELICS
+
+The Cauldron's ``texts`` are turns, objects with ``user`` and ``assistant``: its images stand before them.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from pydantic import Field
 from lcl_core.data.formats.base import (
     FilesReader,
     ReaderOptions,
-    contains_files,
-    corpus_files,
+    check_corpus_file,
     corpus_paths,
     display_name,
     split_from_name,
@@ -34,6 +35,7 @@ from lcl_core.data.formats.parquet import (
     read_rows,
     read_schema,
 )
+from lcl_core.data.formats.text_files import read_json_lines, read_numbered_objects
 from lcl_core.data.jsonl import BadValue, parse_json, to_json_safe
 from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
 
@@ -87,9 +89,12 @@ def read_row(
     """
     images, texts = fields.pop("images"), fields.pop("texts")
     embedded = fields.pop(bytes_column) if bytes_column else None
+    if isinstance(images, list) and texts and isinstance(texts, list) and isinstance(texts[0], dict):
+        turns = [turn.get(role) for turn in texts for role in ("user", "assistant")]
+        images, texts = images + [None] * len(turns), [None] * len(images) + turns
     if (
-        images is None
-        or texts is None
+        not isinstance(images, list)
+        or not isinstance(texts, list)
         or len({len(images), len(texts), len(images if embedded is None else embedded)}) > 1
     ):
         raise BadValue("images, texts and the column of bytes must be lists of one length")
@@ -163,16 +168,18 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
-        if not contains_files(path, _is_table):
+        files = [file for file in _files(path, path / "images") if _is_table(file.name) or _is_lines(file.name)]
+        first = check_corpus_file(files[0], path) if files else None
+        if not isinstance(first, Path):
             return False
-        files = corpus_files(path, _is_table, outside=path / "images")
-        first = next((file for file in files if isinstance(file, Path)), None)
-        schema = read_schema(first) if first is not None else None
-        return schema is not None and not _unusable_columns(schema, _LISTS)
+        if _is_table(first.name):
+            schema = read_schema(first)
+            return schema is not None and not _unusable_columns(schema, _LISTS)
+        line = next(iter(read_json_lines(first, first.name)), None)
+        return isinstance(line, tuple) and all(isinstance(line[1].get(name), list) for name in _LISTS)
 
     def paths(self) -> list[Path]:
-        # not the side files of the images
-        return corpus_paths(self.path, _is_table, outside=find_images(self.options.images, self.path))
+        return _files(self.path, find_images(self.options.images, self.path))
 
     def problems(self) -> Iterator[BadItem]:
         return iter(self._finder.problems)
@@ -183,14 +190,14 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
-        schema = read_schema(file)  # None: its damage will show as it is read
+        schema = read_schema(file) if _is_table(file.name) else None  # None: its damage will show as it is read
         columns = (*_LISTS, self.options.bytes_column) if self.options.bytes_column else _LISTS
         wrong = [] if schema is None else _unusable_columns(schema, columns)
         if wrong:
             missing = f"there must be one column of lists called {', '.join(wrong)}"
             yield BadItem(name, 0, "not in this format", missing)
             return
-        for row in read_rows(file, name):
+        for row in read_rows(file, name) if _is_table(file.name) else read_numbered_objects(file, name):
             if isinstance(row, BadItem):
                 yield row
                 continue
@@ -206,5 +213,14 @@ def _unusable_columns(schema: pa.Schema, columns: tuple[str, ...]) -> list[str]:
     return [name for name in columns if schema.names.count(name) != 1 or not is_list_column(schema.field(name))]
 
 
+def _files(path: Path, images: Path | None) -> list[Path]:
+    """Tables, or else JSON lines, without the side files of the images."""
+    return corpus_paths(path, _is_table, outside=images) or corpus_paths(path, _is_lines, outside=images)
+
+
 def _is_table(name: str) -> bool:
     return is_arrow_file(Path(name))
+
+
+def _is_lines(name: str) -> bool:
+    return name.endswith((".jsonl", ".jsonl.gz"))

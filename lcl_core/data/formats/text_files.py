@@ -69,6 +69,20 @@ def read_json_lines(path: Path, name: str) -> Iterator[tuple[TextLine, dict[str,
             yield BadItem(name, line.number, "bad line", str(error))
 
 
+def read_numbered_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]] | BadItem]:
+    """The objects of a file with their numbers from 1: those of its lines, or of a ``.json`` that is an array."""
+    if path.suffix != ".json":
+        for item in read_json_lines(path, name):
+            yield item if isinstance(item, BadItem) else (item[0].number, item[1])
+        return
+    value = read_json_file(path, name)
+    if isinstance(value, BadItem) or not isinstance(value, list):
+        yield value if isinstance(value, BadItem) else BadItem(name, 0, "bad json", "it must be an array")
+        return
+    for number, row in enumerate(value, 1):
+        yield (number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "it must be an object")
+
+
 def _zip_lines(file: BinaryIO, name: str, allowance: int) -> Iterator[TextLine | BadItem]:
     with open_zip(file) as archive:
         found = sorted(

@@ -9,12 +9,16 @@ CLIP benchmark's tars lie in a folder for each split. Beside it, or beside the t
     dataset_type.txt    "retrieval": KEY.txt has a caption a line
     classnames.txt      the class of each number that is in KEY.cls, from 0
 
+An interleaved sample is a document: ``KEY.json`` with lists ``images`` and ``texts`` of one length, exactly one of the
+two at each index, and its images as ``KEY.0.jpg``, ``KEY.1.jpg`` … in the order of the list.
+
 Sources: https://github.com/rom1504/img2dataset, https://github.com/LAION-AI/CLIP_benchmark
 """
 
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -49,6 +53,7 @@ from lcl_core.data.formats.image_lookup import (
     MAX_META_BYTES,
     IrregularMember,
     TarMember,
+    missing_image,
     read_folder_image,
     read_range,
     split_member_name,
@@ -56,7 +61,16 @@ from lcl_core.data.formats.image_lookup import (
 )
 from lcl_core.data.formats.parquet import read_rows, read_schema
 from lcl_core.data.jsonl import BadValue, decode_utf8, parse_json_object, to_json_safe
-from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
+from lcl_core.data.records import (
+    BadItem,
+    CaptionedImage,
+    ImageSegment,
+    Record,
+    RecordImage,
+    Segment,
+    SequenceDocument,
+    TextSegment,
+)
 from lcl_core.parts import Section
 
 # of a side file, which is in memory while its shard is read; img2dataset writes 10,000 samples a shard
@@ -65,6 +79,7 @@ MAX_MEMBERS = 64  # of a sample
 _SNIFFED_MEMBERS = 16
 _SNIFFED_FOLDERS = 200
 _TEXT_MEMBERS = frozenset(("txt", "json", "cls"))
+_NUMBERED = re.compile(rf"\d+\.({'|'.join(IMAGE_EXTENSIONS)})")  # the image of an interleaved sample
 _TYPE_FILE, _CLASSES_FILE, _SPLIT_FILE = "dataset_type.txt", "classnames.txt", "nshards.txt"
 
 
@@ -224,8 +239,11 @@ class PairShard(ABC):
             else:
                 files[entry[0]] = entry[1]
         images = [extension for extension in files if extension in IMAGE_EXTENSIONS]
+        numbered = {name.partition(".")[0]: file for name, file in files.items() if _NUMBERED.fullmatch(name)}
         if key in seen:
             yield self.bad("repeated sample", f"the key {key[:120]!r} has been there before")
+        elif not images and numbered and "json" in files:
+            yield self._document(key, files["json"], numbered)
         elif not images and files:
             yield self.bad("no image", f"{key[:120]!r} has only {', '.join(files)[:120]}")
         elif images:
@@ -234,6 +252,29 @@ class PairShard(ABC):
             yield from self._record(key, files, files[images[0]])
         if files:
             seen.add(key)
+
+    def _document(self, key: str, text: SampleFile, images: dict[str, SampleFile]) -> Record | BadItem:
+        """An interleaved sample. ``images`` by their numbers, as in their names."""
+        try:
+            fields = to_json_safe(parse_json_object(text.load(MAX_META_BYTES)))
+        except (BadValue, UserError) as error:
+            return self.bad("bad json", f"{text.name[:120]!r}: {error}")
+        listed, texts = fields.pop("images", None), fields.pop("texts", None)
+        if not isinstance(listed, list) or not isinstance(texts, list) or len(listed) != len(texts):
+            return self.bad("bad json", f"{text.name[:120]!r}: images and texts must be lists of one length")
+        segments: list[Segment] = []
+        number = 0
+        for place, (image, written) in enumerate(zip(listed, texts, strict=True)):
+            if (image is None) == (written is None) or not isinstance(written, str | None):
+                return self.bad("bad json", f"{text.name[:120]!r}: one of image and text must stand at place {place}")
+            segments.append(ImageSegment(str(number)) if written is None else TextSegment(written))
+            number += written is None
+        where = f"the files of {key[:120]!r}"
+        found = [
+            RecordImage(name, images[name].image if name in images else partial(missing_image, f"{key}.{name}", where))
+            for name in map(str, range(number))
+        ]
+        return Record(f"{self._stem}/{key}", SequenceDocument(tuple(segments)), tuple(found), self._split, extra=fields)
 
     def _record(self, key: str, files: dict[str, SampleFile], image: SampleFile) -> Iterator[Record | BadItem]:
         texts: dict[str, str] = {}
@@ -310,7 +351,7 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
             return False
         first = next((file for file in corpus_files(path, is_tar) if isinstance(file, Path)), None)
         members = islice(walk_tar(first), _SNIFFED_MEMBERS) if first is not None else ()
-        return any(split_member_name(member.name)[1] in IMAGE_EXTENSIONS for member in members)
+        return any(is_image_file(f"x.{split_member_name(member.name)[1]}") for member in members)
 
     def paths(self) -> list[Path]:
         return corpus_paths(self.path, is_tar)

@@ -159,6 +159,18 @@ def obelics_arrow(make, sample):
     return Truth(truth)
 
 
+def conversations(make, sample):
+    """LLaVA's JSON: each image where a turn has its mark."""
+    truth, rows = alternating(sample), []
+    for number, parts in enumerate(truth):
+        images = {f"{number}/{place}.webp": part for place, part in enumerate(parts) if isinstance(part, bytes)}
+        make.files("images", images)
+        turns = [{"from": "human", "value": part if isinstance(part, str) else "<image>"} for part in parts]
+        rows.append({"image": list(images), "conversations": turns})
+    make.file("llava.json", json.dumps(rows))
+    return Truth(truth)
+
+
 def webdataset(make, sample):
     """Its side file has a further row, whose download failed."""
     make.img2dataset("cc3m", sample.urls())
@@ -307,6 +319,7 @@ LAYOUTS = {
     "MMC4 core": ("mmc4", mmc4_core),
     "OBELICS parquet": ("obelics", obelics_parquet),
     "OBELICS arrow": ("obelics", obelics_arrow),
+    "LLaVA": ("conversations", conversations),
     "WebDataset": ("webdataset", webdataset),
     "CLIP benchmark": ("webdataset", clip_benchmark),
     "pairs in folders": ("pair_folders", pair_folders),

@@ -181,3 +181,26 @@ def test_many_rows_keep_their_numbers(make, walk):
     assert [(record.id, record.body.segments[0].text) for record in records] == [
         (f"x.parquet:{number + 1}", str(number)) for number in range(count)
     ]
+
+
+def test_rows_of_the_cauldron_are_images_and_then_the_turns(make, walk):
+    turns = [
+        {"user": "What is it?", "assistant": "A fish.", "source": "x"},
+        {"user": "Which?", "assistant": "Red."},
+    ]
+    make.parquet("train-0.parquet", {"images": [[{"bytes": b"pixels", "path": None}]], "texts": [turns]})
+    (record,), bad = walk(open_reader(make.root))
+    assert bad == []
+    texts = [TextSegment(text) for text in ("What is it?", "A fish.", "Which?", "Red.")]
+    assert record.body.segments == (ImageSegment("0"), *texts)
+    assert record.images[0].load() == b"pixels"
+
+
+def test_json_lines_of_the_same_lists(make, walk, sample):
+    given = rows(sample)
+    make.jsonl("docs.jsonl", given)
+    reader = open_reader(make.root, images=make.img2dataset("images", sample.urls()))
+    (first, _), bad = walk(reader)
+    assert (reader.format, bad, first.id) == ("obelics", [], "docs.jsonl:1")
+    assert first.body.segments[1:2] == (ImageSegment("1"),)
+    assert first.images[0].load() == sample.urls()[given[0]["images"][1]]

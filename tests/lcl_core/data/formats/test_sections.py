@@ -10,7 +10,18 @@ from lcl_core.data.shards.convert import convert_parts
 from tests.lcl_core.data.expected_corpora import LAYOUTS
 from tests.lcl_core.data.shards.part_sources import ShuffledRunner, contents
 
-FILES = ("mmc4", "obelics", "webdataset", "pair_folders", "table", "native", "coco", "karpathy", "nocaps")
+FILES = (
+    "mmc4",
+    "obelics",
+    "conversations",
+    "webdataset",
+    "pair_folders",
+    "table",
+    "native",
+    "coco",
+    "karpathy",
+    "nocaps",
+)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -5,8 +5,9 @@ import json
 import pyarrow as pa
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
-from lcl_core.data.records import BadItem, CaptionedImage
+from lcl_core.data.records import BadItem, CaptionedImage, ImageSegment, TextSegment
 
 
 def test_shards_with_side_files(make, sample, walk):
@@ -193,3 +194,18 @@ def test_a_date_of_a_side_file_beyond_pythons(make, walk):
     make.parquet("x.parquet", pa.table({"key": ["0"], "day": pa.array([2**30], pa.date32())}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.body.captions, record.extra, bad.reason) == (("zero",), {}, "bad row")
+
+
+def test_an_interleaved_sample_is_a_document(make, walk):
+    row = {"images": [None, "https://x.org/a.jpg", None, "b.jpg"], "texts": ["one", None, "two", None], "url": "u"}
+    wrong = {"images": ["a"], "texts": ["b"]}
+    members = [("7.json", json.dumps(row)), ("7.0.jpg", "a"), ("8.json", json.dumps(wrong)), ("8.0.jpg", "c")]
+    make.tar("x.tar", [(name, text.encode()) for name, text in members])
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, record.extra) == ("x/7", {"url": "u"})
+    texts = TextSegment("one"), TextSegment("two")
+    assert record.body.segments == (texts[0], ImageSegment("0"), texts[1], ImageSegment("1"))
+    assert record.images[0].load() == b"a"
+    with pytest.raises(UserError, match="not in the files of '7'"):  # it was not downloaded
+        record.images[1].load()
+    assert (bad.reason, "at place 0" in bad.detail) == ("bad json", True)
