@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import BadItem
 
-# Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted
-# one repeats a value can only be found by unpacking it. (Its columns must not be read for their metadata: damage
-# there ends the process in the library's C++.)
+# Far above what the known corpora have. It bounds memory for files that state their sizes truly. (The columns' metadata
+# in a row group must not be read: damage there ends the process in the library's C++.)
 MAX_GROUP_BYTES = 4 << 30
 _BATCH_ROWS = 64
 MAX_ENTRIES = 100_000  # of a list in a row
@@ -79,7 +78,11 @@ def _magic(path: Path) -> bytes:
 
 def _parquet_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[RowBatch | BadItem]:
     try:
-        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        schema = pq.read_metadata(path).schema
+        leaves = [schema.column(number) for number in range(len(schema))]
+        # a value that rows repeat stays one: a file of a kilobyte could fill memory with copies otherwise
+        repeated = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        file = pq.ParquetFile(path, read_dictionary=repeated, buffer_size=1 << 20, pre_buffer=False)
         names = file.schema_arrow.names
     except READ_ERRORS as error:
         yield BadItem(name, 0, "damaged parquet", first_line(error))

@@ -178,3 +178,13 @@ def test_embedded_bytes_are_bounded(make, walk, monkeypatch):
     with pytest.raises(UserError) as caught:
         record.images[0].load()
     assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize("column", [["x" * (4 << 20)] * 64, [["x" * (4 << 20)]] * 64], ids=["text", "list"])
+def test_a_value_that_many_rows_repeat_is_in_memory_once(make, column):
+    path = make.root / "rows.parquet"
+    make.file("rows.parquet", b"")
+    pq.write_table(pa.table({"text": column}), path, dictionary_pagesize_limit=1 << 30)
+    assert path.stat().st_size < 1 << 20
+    (rows,) = parquet.read_batches(path, path.name)
+    assert (rows.batch.num_rows, rows.batch.nbytes < 8 << 20) == (64, True)
