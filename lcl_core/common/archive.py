@@ -78,10 +78,13 @@ def _directory_bytes(file: BinaryIO) -> int:
 def unpack_zip(path: Path, target: Path, *, max_bytes: int, max_files: int) -> Unpacked:
     """Unpack the files of an archive below ``target``, which must not exist; hidden files and links are left out.
 
+    What unpacks to more than ``MAX_EXPANSION`` times its size (small ones apart) counts as too large.
+
     Raises: UserError for an archive that is damaged, encrypted or ambiguous, leads out of the folder or is too large;
         OSError: the disk is full, for instance.
     """
     check_directory(path, max(_LEAST_DIRECTORY_BYTES, max_files * _MEMBER_BYTES))
+    max_bytes = min(max_bytes, max(MIN_ALLOWANCE_BYTES, MAX_EXPANSION * path.stat().st_size))
     target.mkdir(mode=0o700)
     files = size = 0
     folders: set[PurePosixPath] = set()

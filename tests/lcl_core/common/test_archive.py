@@ -72,6 +72,11 @@ def test_sizes_and_numbers_are_counted_while_unpacking(pack, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "one").iterdir()) <= 5 << 20
     assert refusal(archive, tmp_path / "two", max_files=1).code == "too_large"
     assert unpack_zip(archive, tmp_path / "three", max_bytes=6 << 20, max_files=2) == (2, 6 << 20)
+
+
+def test_an_archive_made_to_fill_a_disk_is_refused(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MIN_ALLOWANCE_BYTES", 1 << 20)
+    assert refusal(pack({"zeros": bytes(4 << 20)}), tmp_path / "out").code == "too_large"
     assert refusal(pack({"a/b/c/x": b""}), tmp_path / "folders", max_files=2).code == "too_large"
 
 
