@@ -15,9 +15,9 @@ from lcl_core.collections.file_format import PREFIXES
 from lcl_core.collections.file_format import item_id as item_id
 from lcl_core.collections.labels import LabelIndexBuilder
 from lcl_core.collections.projection import NEIGHBOURS, kept_neighbours, project_pca, spread_rows
-from lcl_core.collections.thumbnail import thumbnail as thumbnail
 from lcl_core.collections.vector_index import combine_vectors, unit_vector
 from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import thumbnail as thumbnail
 
 if TYPE_CHECKING:
     from api.services.search import SearchQuery

@@ -28,13 +28,12 @@ import torch
 from torch import Tensor
 
 from lcl_core.collections.file_format import text_key
-from lcl_core.collections.thumbnail import thumbnail
 from lcl_core.collections.writer import CollectionItem
 from lcl_core.common.device import keep_freed_memory
 from lcl_core.common.errors import StoreError, UserError
 from lcl_core.common.files import fsync_path
 from lcl_core.data import CaptionPair, Corpus
-from lcl_core.data.image_decoding import decode_image
+from lcl_core.data.image_decoding import decode_image, thumbnail
 from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.part_runners import Json
 from lcl_core.parts import Section, SectionTasks

@@ -2,7 +2,7 @@
 
 The size in the header is checked first. Pillow allocates a canvas while it *opens*
 some files (an animated PNG or GIF whose first frame is disposed of) and one object for each strip that a TIFF lists,
-so PNG, GIF and TIFF headers are parsed here without Pillow.
+so PNG, GIF and TIFF headers are parsed here without Pillow. ``thumbnail`` makes the copy that a page shows.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ ORIENTATION = 0x0112
 MAX_JPEG_SCANS = 100  # each goes through the whole image; encoders write about ten
 MAX_TIFF_VALUES = 100_000  # of one tag; each strip's offset becomes an object of some hundred bytes
 MAX_EXIF_BYTES = 1 << 20
+
+MAX_COPIED_BYTES = 1_000_000  # of an image that is stored as it came
+MAX_SIDE = 512  # pixels of an image that is encoded again
+# formats that every browser draws; others are encoded again as WebP
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+}
 
 _PNG, _GIF, _TIFF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), {b"II": "<", b"MM": ">"}
 _ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 278, 322, 323, 277, 258
@@ -276,3 +287,24 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     """16-bit grey to 8 bits by its high byte; Pillow alone would clip it to white."""
     levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
     return Image.fromarray(levels.astype(np.uint8), mode="L").convert("RGB")
+
+
+def thumbnail(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES) -> tuple[bytes, str]:
+    """Bytes and media type to store: ``raw`` itself when it is small and a browser draws it, else a WebP.
+
+    Args:
+        raw: the file as the corpus holds it, already known to decode.
+        decoded: the same image as RGB.
+        most: bytes up to which it is small.
+    """
+    if len(raw) <= most:
+        with Image.open(io.BytesIO(raw)) as header:  # reads the header only
+            if header.format in MEDIA_TYPES:
+                return raw, MEDIA_TYPES[header.format]
+    small, scale = decoded, MAX_SIDE / max(decoded.size)
+    if scale < 1:  # as Image.thumbnail, without its copy of the whole image
+        width, height = (max(1, round(side * scale)) for side in decoded.size)
+        small = decoded.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85)
+    return buffer.getvalue(), "image/webp"

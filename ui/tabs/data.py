@@ -262,8 +262,8 @@ def draw_document(dataset: str, item: Json) -> str:
     images = sum("image" in segment for segment in segments)
     words = sum(len(segment.get("text", "").split()) for segment in segments)
     facts = [plural(images, "image"), plural(words, "word")]
-    facts += [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
-    marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
+    facts += [fact for fact in (item.get("split"), item.get("source"), *(item.get("labels") or {}).values()) if fact]
+    marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts)
     told = next((segment for segment in segments if _text(segment) == title), None)
     segments = [segment for segment in segments if segment is not told]
     body = f"<p>{' '.join(_segment(dataset, segment) for segment in segments) or 'It is empty.'}</p>"

@@ -98,11 +98,8 @@ class MapTab:
             if shown is not None and name in (None, shown):
                 return (gr.skip(),) * 3
             names = ("collection", "item", "colour", "arrange", "at")
-            return (
-                None,
-                mark_view(unreachable_box(error, reopens=True), **{each: asked.get(each) for each in names}),
-                "",
-            )
+            kept = {each: asked[each] for each in names if each in asked}
+            return None, mark_view(unreachable_box(error, reopens=True), **kept), ""
         opened.current = max(opened.current, int(number))
         detail = self.runner.details(found["id"], item, searches=False) if item else ""
         return found["id"], draw_map(choices, found, asked.get("arrange")), detail

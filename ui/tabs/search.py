@@ -86,7 +86,7 @@ class SearchTab:
                 sources=["upload"], file_types=["image"], lines=1, max_lines=1, submit_btn="Search", container=False,
                 elem_id="search-box",
             )  # fmt: skip
-            self.box.preprocess = _box_value  # type: ignore[method-assign]
+            self.box.preprocess = _box_value  # type: ignore[assignment, method-assign]
             with gr.Row(elem_classes="lcl-narrowing"):
                 self.collection = gr.Dropdown(label="Collection", show_label=False, min_width=200)
                 self.where = gr.Dropdown(
@@ -203,11 +203,10 @@ class SearchTab:
             return SearchPage(results=lost if name else self.preparation(), current=None, detail="")
         query = PageQuery.of_address(collection, address, current.query.image if current else _image(box))
         item = address.get("item", "")
-        same = current is not None and current.query == query
-        shown = current if same else self.runner.run(query)
+        if current is not None and current.query == query:
+            return SearchPage(detail=self.runner.details(collection, item, shown=current) if item else "")
+        shown = self.runner.run(query)
         detail = self.runner.details(collection, item, shown=shown) if item else ""
-        if same:
-            return SearchPage(detail=detail)
         file = query.image or (self._fetch_image(collection, query.like) if query.like else "")
         shown = replace(shown, file=file)
         value = {"text": query.words, "files": [file] if file else []}

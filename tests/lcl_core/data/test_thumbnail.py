@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.collections.thumbnail import MAX_COPIED_BYTES, MAX_SIDE, thumbnail
+from lcl_core.data.image_decoding import MAX_COPIED_BYTES, MAX_SIDE, thumbnail
 
 
 def encoded(image, kind):
