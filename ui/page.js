@@ -83,7 +83,8 @@
     if (!opener || openQuestion() || document.activeElement !== document.body) return;
     const { element, pick, around } = opener;
     const drawnAgain = pick && document.querySelector(`[data-pick="${CSS.escape(pick)}"]`);
-    const next = [element, drawnAgain, around].find((each) => each?.isConnected && each.checkVisibility());
+    const menu = drawnAgain?.closest('details')?.querySelector('summary');
+    const next = [element, drawnAgain, menu, around].find((each) => each?.isConnected && each.checkVisibility());
     if (next && next === around && !around.hasAttribute('tabindex')) around.tabIndex = -1;
     next?.focus({ preventScroll: next === around });
   }

@@ -35,7 +35,7 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         runs = page.locator("#run-list").get_by_role("button")
         expect(runs).to_have_count(1)
         expect(runs).to_contain_text(f"of {owner}")
-        expect(page.locator("#menu")).to_contain_text(f"{owner}submitter")
+        expect(page.locator("#menu")).to_contain_text(f"{owner} submitter")
 
 
 @pytest.mark.extended
