@@ -17,15 +17,17 @@ from ui.html import esc
 
 # Parameter -> the tab that it belongs to, where no ``tab`` is given; the first that an address has decides.
 TAB_OF_PARAMETER = {
-    "run": "runs", "study": "studies", "classes": "try", "encoder": "encoders",
+    "run": "runs", "study": "runs", "classes": "try", "encoder": "encoders",
     "dataset": "data", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
 # Names that tabs had before, which links of that time still have.
-EARLIER_NAMES = {"embed": "map", "documents": "data", "caption": "try", "zero-shot": "try", "compare": "encoders"}
+EARLIER_NAMES = {
+    "embed": "map", "documents": "data", "caption": "try", "zero-shot": "try", "compare": "encoders", "studies": "runs",
+}  # fmt: skip
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
 OPTION_PARAMETERS = (
-    *("words", "where", "match", "kind", "colour", "at", "split", "source", "layout", "sort", "tag"),
-    *("state", "name", "with", "metric", "over"),
+    *("words", "where", "match", "kind", "colour", "at", "split", "source", "columns", "sort", "tag"),
+    *("state", "of", "name", "with", "metric", "over"),
 )
 FIRST_TAB = "search"
 # Characters of one parameter, encoded: the browser sends the address with each event; gateways refuse lines of 8 KB.

@@ -29,7 +29,6 @@ from ui.tabs.map import MapTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.service import ServiceTab
-from ui.tabs.studies import StudiesTab
 from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -107,7 +106,6 @@ TABS: dict[str, type[PageTab]] = {
     "runs": RunsTab,
     "encoders": EncodersTab,
     "service": ServiceTab,
-    "studies": StudiesTab,
 }
 HEADER = f'<header class="lcl-header">{LOGO_SVG}<h1>LCL</h1></header>'
 # Shown instead of the state of the service while a call hangs (page.js).
@@ -118,7 +116,7 @@ def draw_menu(client: Client, team: SessionStore | None) -> str:
     """The menu beside the tabs: documentation site, colours, and the user of a ``team``."""
     user = draw_user(team) if team else ""
     return (
-        '<button type="button" class="lcl-menu" popovertarget="lcl-menu" aria-label="Menu">☰</button>'
+        '<button type="button" class="lcl-menu-button" popovertarget="lcl-menu" aria-label="Menu">☰</button>'
         f'<div id="lcl-menu" popover>{user}<button type="button" data-lcl-theme>Light or dark</button>'
         f"{GUIDE_LINK if _has_guide(client) else ''}</div>"
     )

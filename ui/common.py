@@ -41,19 +41,19 @@ IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 MAX_IMAGE_BYTES = 16 * 2**20  # as the service accepts
 
 
-def draft_script(form: str) -> str:
+def draft_script() -> str:
     """For an event with a name and a text as inputs: the browser keeps both until the form is submitted."""
-    return f"(name, text) => window.lclDraft.save('{form}', name, text)"
+    return "(name, text) => window.lclDraft.save(name, text)"
 
 
 def submitted_script(form: str) -> str:
-    """For an event after a submission: the draft is dropped if the verdict is good."""
+    """For an event after a submission: the draft is dropped if the form has closed."""
     return f"() => window.lclDraft.submitted('{form}')"
 
 
-def restore_script(group: str) -> str:
-    """For an event with one text as input: all drafts as JSON, or none if the group had them already."""
-    return f"() => window.lclDraft.restore('{group}')"
+def restore_script() -> str:
+    """For an event whose last input is a text: there the draft of this address as JSON, ``null`` without one."""
+    return "(...values) => [...values.slice(0, -1), window.lclDraft.restore()]"
 
 
 def run_after(event: Dependency, script: str) -> None:
@@ -73,13 +73,13 @@ def seen_script(tab: str) -> str:
 }}"""
 
 
-def parse_drafts(drafts: str) -> dict[str, tuple[str, str]]:
-    """Text and name of each draft of the browser, oldest first; what is no draft is left out."""
+def parse_draft(draft: str) -> tuple[str, str] | None:
+    """Text and name of the draft of a form; None: it is none."""
     try:
-        saved = json.loads(drafts)
-        return {str(form): (str(draft["text"]), str(draft["name"])) for form, draft in saved.items()}
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return {}
+        saved = json.loads(draft)
+        return str(saved["text"]), str(saved["name"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass

@@ -298,27 +298,22 @@
     if (tab) window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: tab.id.replace(/^tab-/, '') }));
   });
 
-  // Forms that were filled in and not submitted, by name: they survive a reload of the page.
+  // Forms that were filled in and not submitted, by address: they survive a reload of the page.
   const DRAFTS = 'lcl-drafts';
-  const restored = new Set();
   const drafts = () => { try { return JSON.parse(sessionStorage.getItem(DRAFTS)) ?? {}; } catch { return {}; } };
   const keep = (all) => { try { sessionStorage.setItem(DRAFTS, JSON.stringify(all)); } catch { /* not kept */ } };
+  let drafted = null;  // the address of the newest
   window.lclDraft = {
-    save(form, name, text) {
-      const { [form]: _, ...others } = drafts();
-      keep({ ...others, [form]: { name, text } });  // the newest last
+    save(name, text) {
+      drafted = location.search;
+      keep({ ...drafts(), [drafted]: { name, text } });
     },
     submitted(form) {
-      if (!document.querySelector(`#verdict-${form} .lcl-verdict--good`)) return;
-      const { [form]: _, ...others } = drafts();
+      if (document.querySelector(`#form-${form}`)?.checkVisibility()) return;
+      const { [drafted]: _, ...others } = drafts();
       keep(others);
     },
-    // Once for each group of forms: afterwards the page has them.
-    restore(group) {
-      const all = restored.has(group) ? {} : drafts();
-      restored.add(group);
-      return [JSON.stringify(all)];
-    },
+    restore: () => JSON.stringify(drafts()[location.search] ?? null),
   };
 
   // What was unfolded stays so when it is drawn again; a menu closes when something else is pressed.
@@ -326,7 +321,7 @@
   document.addEventListener('click', ({ target }) => {
     const fold = target.closest('summary')?.parentElement;
     if (fold) unfolded[fold.open ? 'delete' : 'add'](fold);
-    for (const menu of document.querySelectorAll('details.lcl-run__menu[open]')) {
+    for (const menu of document.querySelectorAll('details:is(.lcl-run__menu, .lcl-menu)[open]')) {
       if (menu === fold) continue;
       unfolded.delete(menu);
       menu.open = false;

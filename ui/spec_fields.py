@@ -1,24 +1,36 @@
-"""Form fields from the JSON schema of a spec, and the spec from their values."""
+"""Form fields from the JSON schema of a spec, the spec from their values, and its errors in their words."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api.client import UserError
+from api.client import ApiError, UserError
 from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import MAIN_FIELDS, SPECS, parse_spec
 
-FIRST_PRESET = "sample"
+STUDY = "study"  # a form like those of the kinds of runs
+FIRST_PRESETS = {"pretrain": "sample", "evaluate": "sample", STUDY: "loss_ablation"}
 EACH = "*"  # of a dotted path: the first item of a list, and all items that have the same value as the first
+PLAIN_WORDS = {
+    "must be greater than or equal to": "at least",
+    "must be less than or equal to": "at most",
+    "must be greater than": "more than",
+    "must be less than": "less than",
+    "this field is required": "fill this in",
+}
 _STAND_IN = "x"  # a name for required fields while a preset is resolved
 
 
 @dataclass(frozen=True)
 class Field:
-    """``kind``: integer, number, boolean, choice, choices, list or text. ``path`` is dotted, as in error messages."""
+    """``path`` is dotted, as in error messages.
+
+    ``kind``: integer, number, boolean, choice, choices, list, integers (a list of them) or text.
+    """
 
     path: str
     title: str
@@ -28,14 +40,15 @@ class Field:
 
     def to_form(self, value: Any) -> Any:
         """A value of the spec, valid or not, for the form: a list as one line, None as empty text."""
-        if self.kind == "list":
+        if self.kind in ("list", "integers"):
             return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
         return "" if value is None and self.kind == "text" else value
 
     def to_spec(self, value: Any) -> Any:
         """A value of the form for the spec; empty text is None."""
-        if self.kind == "list":
-            return [word.strip() for word in value.split(",") if word.strip()] or None
+        if self.kind in ("list", "integers"):
+            words = [word.strip() for word in value.split(",") if word.strip()]
+            return [int(word) if self.kind == "integers" and word.isdigit() else word for word in words] or None
         if self.kind == "integer" and isinstance(value, float) and value.is_integer():
             return int(value)
         return None if value == "" else value
@@ -48,6 +61,11 @@ class Field:
 
 def main_fields(kind: str) -> list[Field]:
     """The fields of a kind, with types and descriptions from the schema."""
+    if kind == STUDY:
+        return [
+            Field("seeds", "Seeds", "integers", "each row is trained once with every seed"),
+            Field("pretrain.steps", "Steps", "integer", "of each training; empty: those of the preset"),
+        ]
     schema = SPECS[kind].model_json_schema()
     return [_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items()]
 
@@ -59,14 +77,17 @@ def preset_names(kind: str) -> list[str]:
 def starting_spec(kind: str, preset: str | None = None) -> dict[str, Any]:
     """All fields of a preset, or the defaults; required fields are empty.
 
-    Without a preset it has the fields too that a stored spec leaves out where they say nothing.
+    Without a preset it has the fields too that a stored spec leaves out where they say nothing. What an index does to a
+    collection that exists is for a reader to say.
     """
+    if kind == STUDY:
+        return presets(STUDY)[preset or FIRST_PRESETS[STUDY]]
     model: type[Any] = SPECS[kind]
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     empty = dict.fromkeys(required, "")
     if preset is None:
         stored = model.model_construct(**empty).model_dump(mode="json")
-        return {name: stored.get(name, field.default) for name, field in model.model_fields.items()}
+        return {name: stored.get(name, field.default) for name, field in model.model_fields.items() if name != "mode"}
     filled = parse_spec(kind, {**dict.fromkeys(required, _STAND_IN), "preset": preset}).model_dump(mode="json")
     return {**filled, **empty}
 
@@ -88,10 +109,24 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def check(kind: str, text: str) -> dict[str, Any]:
-    """The spec in ``text``, valid. Raises: UserError with the field."""
+    """The spec in ``text``, valid; that of a study only the service checks. Raises: UserError with the field."""
     spec = from_json(text)
-    parse_spec(kind, spec)
+    if kind != STUDY:
+        parse_spec(kind, spec)
     return spec
+
+
+def plain_error(error: ApiError | UserError, fields: Sequence[Field]) -> tuple[Field | None, str]:
+    """The field of the form that an error is about, if any, and the error in words that begin with its title."""
+    path = re.sub(r"\.\d+\b", f".{EACH}", error.field or "")
+    field = next((each for each in fields if f"{path}.".startswith(f"{each.path}.")), None)
+    words = error.message.removeprefix(f"{error.field}: ")
+    words = "fill this in" if words.endswith("(got '')") else re.sub(r" \(got .*\)$", "", words, flags=re.DOTALL)
+    for said, plain in PLAIN_WORDS.items():
+        words = words.replace(said, plain)
+    title = field.title if field else error.field
+    words = words if words.endswith("?") else f"{words}."
+    return field, f"{title}: {words}" if title else f"{words[:1].upper()}{words[1:]}"
 
 
 def get_at(spec: Any, path: str) -> Any:

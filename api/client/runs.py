@@ -42,7 +42,7 @@ class RunCalls(Transport):
     def runs(self, **query: Any) -> Json:
         """One page, newest first: {"items": […], "next_cursor": str or None}.
 
-        ``query``: kind, state, tag, name (a part of the run's name), limit, cursor.
+        ``query``: kind, state, tag, name (a part of the run's name), study, limit, cursor.
         """
         return self.get(v1("runs"), **query)
 

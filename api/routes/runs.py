@@ -198,13 +198,14 @@ def page(
     name: Annotated[
         str | None, Query(min_length=1, max_length=100, description="only runs whose name contains this, in any case")
     ] = None,
+    study: Annotated[Reference | None, Query(description="only runs that this study, by its id, submitted")] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
 ) -> PageOf[RunView]:
     """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
     state_name = None if state is None else state.value
-    filters = {"kind": kind, "state": state_name, "tag": tag, "name": name, "owner": principal.visible_owner}
-    rows = runs.list_runs(session, **filters, limit=limit, cursor=cursor)
+    filters = {"kind": kind, "state": state_name, "tag": tag, "name": name, "study": study}
+    rows = runs.list_runs(session, **filters, owner=principal.visible_owner, limit=limit, cursor=cursor)
     return PageOf[RunView](items=run_views(session, rows.items), next_cursor=rows.next_cursor)
 
 

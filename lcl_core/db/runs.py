@@ -79,6 +79,7 @@ def list_runs(
     tag: str | None = None,
     name: str | None = None,
     owner: str | None = None,
+    study: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> CursorPage[Run]:
@@ -86,7 +87,7 @@ def list_runs(
     # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
     key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
     query = select(Run)
-    for column, value in ((Run.kind, kind), (Run.state, state), (owner_column, owner)):
+    for column, value in ((Run.kind, kind), (Run.state, state), (owner_column, owner), (Run.study_id, study)):
         if value is not None:
             query = query.where(column == value)
     if name is not None:

@@ -32,7 +32,7 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         pages[owner] = visitor.open(f"{team_url}/?tab=runs")
         sign_in(pages[owner], key)
     for owner, page in pages.items():
-        runs = page.locator("#run-list").get_by_role("button")
+        runs = page.locator("#run-list tbody th")
         expect(runs).to_have_count(1)
         expect(runs).to_contain_text(f"of {owner}")
         expect(page.locator("#menu")).to_contain_text(f"{owner} submitter")
@@ -46,11 +46,9 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
         expect(page.locator("#menu")).to_contain_text(f"gwen{role}")
         expect(page.locator("#estimate-pretrain")).to_be_visible()  # which viewers may ask for
         expect(page.locator("#submit-pretrain:visible")).to_have_count(count)
-        page.get_by_role("tab", name="Studies").click()
-        expect(page.locator("#study-list")).to_be_visible()
-        page.locator("#new-study > button").click()
-        expect(page.locator("#new-study").get_by_label("Built-in study")).to_be_visible()
-        expect(page.locator("#submit-study:visible")).to_have_count(count)
+        page.get_by_role("link", name="‹ Runs").click()
+        expect(page.get_by_text("No runs yet")).to_be_visible()
+        expect(page.locator("#run-menus .lcl-new:visible")).to_have_count(count)
         page.get_by_role("tab", name="Data").click()
         expect(page.locator("#documents article").first).to_be_visible()
         expect(page.locator("#data-actions:visible")).to_have_count(count)

@@ -45,14 +45,14 @@ def documents(page: Any) -> None:
 
 
 def runs(page: Any) -> None:
-    page.locator("#run-list").get_by_role("button").filter(has_text="Pre-train").first.click()
+    page.locator("#run-list tr").filter(has_text="loss").first.get_by_role("button").click()
     page.locator("#run-head h2").wait_for()
 
 
 def estimate(page: Any) -> None:
-    page.get_by_role("button", name="New run").click()
-    page.get_by_role("region", name="Estimate").get_by_text("How this was estimated").click()
-    page.get_by_role("region", name="Estimate").scroll_into_view_if_needed()
+    page.locator("#run-menus").get_by_text("New run").click()
+    page.get_by_role("link", name="Pre-train").click()
+    page.locator("#estimate-pretrain summary").click()
 
 
 def overlay(page: Any) -> None:
@@ -76,6 +76,7 @@ def overlay(page: Any) -> None:
 
 
 def studies(page: Any) -> None:
+    page.locator("#run-list button").filter(has_text="cells").first.click()
     page.locator("#study-charts figure").first.wait_for()
 
 

@@ -16,7 +16,6 @@ READY = {
     "try": ".lcl-samples button",
     "data": "#documents article",
     "runs": "#run-list button",
-    "studies": "text=No studies yet",
     "encoders": "#encoders li",
     "service": "#service-audit table",
 }
@@ -25,7 +24,8 @@ READY = {
 def open_form(page: Any, tab: str) -> None:
     """What a tab keeps folded: the form of a run, with what the run would take."""
     if tab == "runs":
-        page.get_by_role("button", name="New run").click()
+        page.locator("#run-menus").get_by_text("New run").click()
+        page.get_by_role("link", name="Pre-train").click()
         page.get_by_role("region", name="Estimate").wait_for()
 
 

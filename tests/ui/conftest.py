@@ -39,6 +39,19 @@ class Service:
         return [kwargs for called, _, kwargs in self.calls if called == name]
 
 
+def runs_tab(client: Any) -> Any:
+    """The tab Runs, built, of a service that has no studies unless it says so."""
+    import gradio as gr
+
+    from ui.tabs.runs import RunsTab
+
+    client.answers.setdefault("studies", {"items": []})
+    tab = RunsTab(client)
+    with gr.Blocks():
+        tab.build()
+    return tab
+
+
 @pytest.fixture(scope="session")
 def service() -> type[Service]:
     return Service

@@ -19,6 +19,7 @@ def request(**parameters: str) -> Any:
         ({}, "search"),
         ({"q": "ant"}, "search"),
         ({"run": "run_1"}, "runs"),
+        ({"tab": "studies", "study": "study_1"}, "runs"),
         ({"tab": "embed", "collection": "col_1"}, "map"),
         ({"collection": "col_1", "encoder": "enc_1"}, "encoders"),
         ({"encoder": "enc_1", "classes": "fox"}, "try"),
@@ -27,7 +28,7 @@ def request(**parameters: str) -> Any:
 def test_an_address_belongs_to_one_tab(parameters: dict[str, str], tab: str) -> None:
     assert linked_tab(parameters) == tab
     assert read_address(request(**parameters), tab) == parameters
-    assert read_address(request(**parameters), "studies") == {}
+    assert read_address(request(**parameters), "service") == {}
     assert read_address(None, tab) == {}
 
 

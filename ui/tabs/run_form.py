@@ -1,4 +1,4 @@
-"""Form for one kind of run: main fields, JSON editor, validation message and estimate."""
+"""Form for one kind of run, or a study: main fields, JSON editor, errors at their fields, and the estimate."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import Json, format_bytes, format_si
+from lcl_core.specs.base import slug
 from ui.common import LAST_COUNTS, SILENT_EVENT, PageSelection, draft_script, html_pane
-from ui.html import definition_list, duration, esc, run_link, status_line
+from ui.html import PICK_SCRIPT, definition_list, duration, esc, heading, plural, question_box, run_link, status_line
 from ui.ranking import rank_encoders
 from ui.spec_fields import (
-    FIRST_PRESET,
+    FIRST_PRESETS,
+    STUDY,
     Field,
     check,
     from_json,
     get_at,
     main_fields,
+    plain_error,
     preset_names,
     put_at,
     starting_spec,
     to_json,
 )
 
-# Writes a proposal into the form, unless editor or fields have changed since the service was asked for it: the answer
-# may arrive after a clone has filled the form. None in ``after``: the value stays; it is not written again, since more
-# may have been typed before the page writes it.
-APPLY_PROPOSAL_SCRIPT = """(proposal, ...current) => {
-  const { before, after } = proposal ?? { before: [], after: [] };
-  const given = [current[0], ...current.slice(current.length - before.length + 1)];
-  const unchanged = JSON.stringify(given) === JSON.stringify(before);
-  return current.map((_, index) => (unchanged ? after[index] : null) ?? { __type__: 'update' });
-}"""
+TITLES = {
+    "pretrain": "Pre-train an encoder",
+    "evaluate": "Evaluate an encoder",
+    "index": "Index a dataset",
+    "validate": "Validate a dataset",
+    "convert": "Convert a dataset",
+    "match": "Match images and sentences of a dataset",
+    STUDY: "Start a study",
+}
 CERTAINTY_LABELS = {
     "measured": ("Measured", "on previous runs of this configuration"),
     "scaled": ("Scaled", "from runs of other sizes"),
@@ -48,198 +51,281 @@ MEMORY_PARTS = {
     "activations": "activations",
     "process": "the process itself",
 }
+ESTIMATED_KINDS = ("pretrain", STUDY)
+LISTED_RESOURCES = {"encoder": "encoders", "dataset": "datasets"}  # last part of a field -> resource with its choices
+SUFFIXES = {"convert": "converted", "match": "matched"}  # of the name that is proposed for the dataset to make
+NEW_NAME, MODES = "new", (("New name", "new"), ("Add to it", "add"), ("Replace it", "replace"))
+FOCUS_ERROR_SCRIPT = (
+    "() => setTimeout(() => document.querySelector('.lcl-form .bad :is(input, textarea)')?.focus(), 60)"
+)
 
 
 def draw_estimate(estimate: Json) -> str:
-    """Time and memory with their ranges, counts, and the sources of the estimate."""
+    """Time and memory in a line, which unfolds their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
-    return (
-        f'<section class="lcl-estimate" aria-label="Estimate"><header><h3>Estimated cost</h3>'
-        f'<p class="lcl-estimate__sure lcl-estimate__sure--{esc(estimate["certainty"])}"><b>{word}</b> {why}</p>'
-        "</header>"
-        f"{_estimate_headline(estimate)}{definition_list(_estimate_counts(estimate))}{_estimate_basis(estimate)}</section>"
-    )
-
-
-def _estimate_headline(estimate: Json) -> str:
     seconds, memory = estimate["seconds"], estimate["memory_bytes"]
-    where = "of a GPU, a process" if estimate["device"] == "gpu" else "a process"
+    samples, step, parts = estimate["samples"], estimate["per_step"], estimate["memory_parts"]
+    counts = [
+        ("Time", _range(seconds, duration)),
+        (f"Peak memory {'of a GPU, ' if estimate['device'] == 'gpu' else ''}a process", _range(memory, format_bytes)),
+        ("Parameters", format_si(estimate["parameters"]).strip()),
+        ("Operations", f"{format_si(estimate['flops'])}FLOP ({format_si(estimate['flops_per_step'])}FLOP a step)"),
+        *(
+            (name.title(), f"{format_si(samples[name]).strip()} ({step[name]:,.0f} a step)")
+            for name in ("images", "documents", "tokens")
+        ),
+        ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),
+        ("Final disk use", format_bytes(estimate["disk_bytes"])),
+    ]
+    sentences = "".join(f"<li>{esc(sentence)}</li>" for sentence in estimate["basis"])
+    for run_id in estimate["runs"]:
+        sentences = sentences.replace(esc(run_id), run_link(run_id))
+    counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
     return (
-        '<div class="lcl-estimate__main">'
-        f"<p><b>{esc(duration(seconds['expected']))}</b> <span>{_range(seconds, duration)}</span></p>"
-        f"<p><b>{esc(format_bytes(memory['expected']))}</b> "
-        f"<span>peak memory {where}, {_range(memory, format_bytes)}</span></p></div>"
+        f'<details class="lcl-estimate" role="region" aria-label="Estimate"><summary>'
+        f"≈ <b>{esc(duration(seconds['expected']))}</b> · <b>{esc(format_bytes(memory['expected']))}</b> · "
+        f"{word.lower()}: {why}</summary>{definition_list(counts)}"
+        f"<ul>{sentences}<li>Counted: {esc(counted)}.</li></ul></details>"
     )
 
 
 def _range(estimate: Json, words: Any) -> str:
     low, high = words(estimate["low"]), words(estimate["high"])
-    return esc(low if low == high else f"{low} to {high}")
+    return str(low if low == high else f"{low} to {high}")
 
 
-def _estimate_counts(estimate: Json) -> list[tuple[str, str]]:
-    samples, step = estimate["samples"], estimate["per_step"]
-    return [
-        ("Parameters", format_si(estimate["parameters"]).strip()),
-        ("Operations", f"{format_si(estimate['flops'])}FLOP"),
-        ("Operations a step", f"{format_si(estimate['flops_per_step'])}FLOP"),
-        ("Images", f"{format_si(samples['images']).strip()} ({step['images']:,.0f} a step)"),
-        ("Documents", f"{format_si(samples['documents']).strip()} ({step['documents']:,.0f} a step)"),
-        ("Tokens", f"{format_si(samples['tokens']).strip()} ({step['tokens']:,.0f} a step)"),
-        ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),
-        ("Final disk use", format_bytes(estimate["disk_bytes"])),
-    ]
-
-
-def _estimate_basis(estimate: Json) -> str:
-    sentences = "".join(f"<li>{esc(sentence)}</li>" for sentence in estimate["basis"])
-    for run_id in estimate["runs"]:
-        sentences = sentences.replace(esc(run_id), run_link(run_id))
-    parts = estimate["memory_parts"]
-    counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
-    basis = f"{sentences}<li>Counted: {esc(counted)}.</li>"
-    return f"<details><summary>How this was estimated</summary><ul>{basis}</ul></details>"
-
-
-ESTIMATED_KINDS = ("pretrain",)  # kinds with an estimate
-LISTED_RESOURCES = {"encoder": "encoders", "dataset": "datasets"}  # last part of a field -> resource with its choices
+def plan_summary(plan: Mapping[str, Any]) -> str:
+    """Number of runs that a study trains and evaluates, of those that are reused, and the time of the others."""
+    cells, reused = plan["cells"], plan["reused"]
+    sizes = f"{plural(plan['rows'], 'row')} × {plural(plan['seeds'], 'seed')}"
+    words = f"{sizes} = {plural(cells, 'pre-training')} and {plural(cells, 'evaluation')}"
+    if reused:
+        words += f"; {reused} of the pre-trainings are there already and are not run again"
+    if not (seconds := plan.get("seconds")):
+        return f"{words}."
+    word, why = CERTAINTY_LABELS[plan["certainty"]]
+    return (
+        f"{words}. Pre-training takes {duration(seconds['expected'])} in one slot, one after another "
+        f"({_range(seconds, duration)}; {word.lower()}: {why}); evaluations come on top."
+    )
 
 
 class SpecForm:
-    """Fields and JSON editor show the same spec: an edit of either updates the other."""
+    """Fields and JSON editor show the same spec: an edit of either updates the other.
+
+    It is neutral until a field is left with a wrong value, or Start is pressed: then the error stands at its field.
+    """
 
     def __init__(self, client: Client, kind: str) -> None:
         self.client = client
         self.kind = kind
         self.fields = main_fields(kind)
         self.presets = preset_names(kind)
-        self.estimates: list[Any] = []
+        self.makes = next((each.path for each in self.fields if each.path in ("collection", "name")), "")
 
-    def build(self, visible: bool) -> None:
-        spec = starting_spec(self.kind, FIRST_PRESET if FIRST_PRESET in self.presets else None)
-        with gr.Column(visible=visible, elem_classes="lcl-form") as self.column:
+    def build(self) -> None:
+        spec = starting_spec(self.kind, FIRST_PRESETS.get(self.kind))
+        with gr.Column(visible=False, elem_classes="lcl-form", elem_id=f"form-{self.kind}") as self.column:
+            html_pane(heading(TITLES[self.kind]))
             with gr.Row():
-                self.name = gr.Textbox(
-                    "", label="Name", placeholder="optional, for people", max_lines=1, min_width=180,
-                    elem_classes="lcl-form__name",
-                )  # fmt: skip
+                first = FIRST_PRESETS.get(self.kind)
                 self.preset = gr.Dropdown(
-                    self.presets, value=spec.get("preset"), label="Preset", visible=bool(self.presets), min_width=180
+                    self.presets, value=first, label="Preset", visible=bool(self.presets), min_width=180
+                )
+                self.name = gr.Textbox(
+                    "", label="Name", placeholder="optional", max_lines=1, min_width=180, elem_classes="lcl-form__name"
                 )
             with gr.Row(elem_classes="lcl-fields"):
                 self.inputs = [_input_component(field, get_at(spec, field.path)) for field in self.fields]
+            self.mode = gr.Radio(
+                MODES, value=NEW_NAME, label="A collection of this name exists", visible=False, elem_id="index-mode"
+            )
             with gr.Accordion("Full spec (JSON)", open=False):
                 self.editor = gr.Code(
                     to_json(spec), language="json", label="Spec", interactive=True, lines=12, max_lines=22, buttons=[]
                 )
-            if self.kind in ESTIMATED_KINDS:
-                self.estimates = [html_pane(elem_id=f"estimate-{self.kind}")]
+            self.estimate = html_pane(elem_id=f"estimate-{self.kind}")
             with gr.Row(elem_classes="lcl-submit"):
-                verdict = self.validate(to_json(spec))
-                self.verdict = html_pane(verdict, elem_id=f"verdict-{self.kind}")
-                self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
-            self.proposal = gr.JSON(visible=False)
+                self.verdict = html_pane(elem_id=f"verdict-{self.kind}")
+                self.submit = gr.Button("Start run", variant="primary", elem_id=f"submit-{self.kind}")
+            self.question = html_pane(js_on_load=PICK_SCRIPT, elem_id=f"question-{self.kind}")
         self.turn = gr.State(PageSelection(0))  # number of the newest estimate
+        self.marked = gr.State(("", False))  # path of the field with an error, and whether the collection exists
 
     @property
     def parts(self) -> list[Any]:
-        """Outputs of ``fill`` and ``hide``."""
-        return [self.column, self.name, self.preset, *self.outputs]
+        """Outputs of the form's events."""
+        edited = [self.column, self.name, self.preset, *self.inputs, self.mode, self.editor, self.estimate]
+        return [*edited, self.verdict, self.question, self.marked]
 
     @property
-    def outputs(self) -> list[Any]:
-        """Editor, validation message, estimate and fields."""
-        return [self.editor, self.verdict, *self.estimates, *self.inputs]
-
-    @property
-    def output_count(self) -> int:
-        """Number of ``outputs``."""
-        return 2 + (self.kind in ESTIMATED_KINDS) + len(self.fields)
-
-    @property
-    def choices(self) -> list[Any]:
-        """Dropdowns whose choices the service has."""
-        return [component for field, component in zip(self.fields, self.inputs, strict=True) if _listed_resource(field)]
-
-    def wire_proposal(self, event: Any, js: str | None) -> None:
-        """After ``event``: choices, defaults and estimate from the service. ``js`` may empty the text to skip it."""
-        event.then(
-            self.propose, [self.editor, *self.inputs], [self.proposal, *self.choices], js=js, **SILENT_EVENT
-        ).then(None, [self.proposal, *self.outputs], self.outputs, js=APPLY_PROPOSAL_SCRIPT)
+    def values(self) -> list[Any]:
+        """Inputs of a submission."""
+        return [self.editor, self.name, *self.inputs]
 
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         edits = [
-            self.preset.input(self.apply_preset, self.preset, self.outputs, **SILENT_EVENT | LAST_COUNTS),
-            self.editor.input(self.read_editor, self.editor, self.outputs[1:], **SILENT_EVENT | LAST_COUNTS),
-        ]
-        # One event for all fields: separate events overtake each other, and the older result could be written last.
-        edits.append(gr.on(
-            [component.input for component in self.inputs],
-            self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict, *self.estimates],
-            **SILENT_EVENT | LAST_COUNTS,
-        ))  # fmt: skip
+            self.preset.input(
+                lambda preset: self.show(starting_spec(self.kind, preset)), self.preset, self.parts,
+                **SILENT_EVENT | LAST_COUNTS,
+            ),
+            self.editor.input(self.read_editor, self.editor, self.parts, **SILENT_EVENT | LAST_COUNTS),
+            # One event for all fields: separate ones overtake each other, and the older result could be written last.
+            gr.on(
+                [component.input for component in self.inputs],
+                self.write_fields, [self.editor, *self.inputs], self.parts, **SILENT_EVENT | LAST_COUNTS,
+            ),
+            self.mode.input(self.choose_mode, [self.editor, self.mode], self.parts, **SILENT_EVENT | LAST_COUNTS),
+        ]  # fmt: skip
         for edit in edits:
             self.wire_estimate(edit)
         for edit in (self.name.input(None), *edits):
-            edit.then(None, [self.name, self.editor], js=draft_script(self.kind))
+            edit.then(None, [self.name, self.editor], js=draft_script())
+        gr.on(
+            [component.blur for component in self.inputs if hasattr(component, "blur")],
+            self.mark, [self.marked, self.editor], self.parts, **SILENT_EVENT | LAST_COUNTS,
+        )  # fmt: skip
 
     def wire_estimate(self, event: Any) -> None:
         """After ``event``: the estimate of the service. The form does not wait for it: more may be edited meanwhile."""
-        for pane in self.estimates:
-            event.then(self.update_estimate, [self.turn, self.editor], pane, **SILENT_EVENT | LAST_COUNTS)
+        if self.kind in ESTIMATED_KINDS:
+            event.then(self.update_estimate, [self.turn, self.editor], self.estimate, **SILENT_EVENT | LAST_COUNTS)
 
-    def apply_preset(self, preset: str) -> tuple[Any, ...]:
-        spec = starting_spec(self.kind, preset)
-        return self._all_outputs(spec)
-
-    def fill(self, spec: dict[str, Any], name: str | None) -> list[Any]:
-        """Show the form with the spec."""
-        return [gr.Column(visible=True), name or "", spec.get("preset"), *self._all_outputs(spec)]
-
-    def restore(self, text: str, name: str, visible: bool) -> list[Any]:
-        """Show a draft, even one whose JSON is not valid."""
+    def open(self, spec: dict[str, Any], name: str = "") -> dict[Any, Any]:
+        """The form with the spec. What is empty gets the best encoder, the newest dataset, a name that is free."""
+        choices: dict[Any, Any] = {}
         try:
-            parts = self.fill(from_json(text), name)
+            names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
+            for field, component in zip(self.fields, self.inputs, strict=True):
+                if listed := _listed_resource(field):
+                    choices[component] = names[listed]
+                    optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
+                    first = None if optional else next(iter(names[listed]), None)
+                    spec = put_at(spec, field.path, get_at(spec, field.path) or first)
+            if self.makes and (not spec.get(self.makes) or spec[self.makes] in self._taken()):
+                spec = {**spec, self.makes: self._free_name(spec)}
+        except (ApiError, IndexError):  # the fields say what is missing once it is submitted
+            pass
+        shown = self.show(spec)
+        for component, names_of in choices.items():
+            shown[component] = gr.update(choices=names_of, value=shown[component])
+        hidden = {self.question: "", self.verdict: "", self.mode: gr.Radio(value=NEW_NAME, visible=False)}
+        more = {
+            self.name: name,
+            self.preset: spec.get("preset") or FIRST_PRESETS.get(self.kind),
+            self.marked: ("", False),
+        }
+        return {**shown, **hidden, **more, self.column: gr.Column(visible=True)}
+
+    def restore(self, text: str, name: str) -> dict[Any, Any]:
+        """The form as it was left, even with JSON that is not valid."""
+        try:
+            return self.open(from_json(text), name)
         except UserError:
-            parts = [None, name, gr.skip(), text, *self._messages(text), *[gr.skip()] * len(self.fields)]
-        return [gr.Column(visible=visible), *parts[1:]]
+            return {self.column: gr.Column(visible=True), self.name: name, **self.read_editor(text), self.editor: text}
 
-    def hide(self) -> list[Any]:
-        """Hide the form; its values stay."""
-        return [gr.Column(visible=False), *[gr.skip()] * (2 + self.output_count)]
+    def show(self, spec: dict[str, Any]) -> dict[Any, Any]:
+        """Editor and fields with the spec."""
+        values = [field.to_form(get_at(spec, field.path)) for field in self.fields]
+        return {self.editor: to_json(spec), **dict(zip(self.inputs, values, strict=True))}
 
-    def read_editor(self, text: str) -> tuple[Any, ...]:
+    def read_editor(self, text: str) -> dict[Any, Any]:
         """Update the fields; unchanged while the editor has no valid JSON."""
         try:
-            values = self._field_values(from_json(text))
-        except UserError:
-            values = [gr.skip()] * len(self.fields)
-        return *self._messages(text), *values
+            shown = self.show(from_json(text))
+        except UserError as error:
+            return {self.verdict: invalid_message(error.field, error.message)}
+        del shown[self.editor]
+        return {**shown, self.verdict: ""}
 
-    def write_fields(self, text: str, *values: Any) -> tuple[Any, ...]:
-        """Update the editor; invalid JSON stays unchanged."""
+    def write_fields(self, text: str, *values: Any) -> dict[Any, Any]:
+        """Update the editor, and a proposed name that was made of other fields; invalid JSON stays unchanged."""
         try:
-            spec = from_json(text)
+            spec = before = from_json(text)
             for field, value in zip(self.fields, values, strict=True):
                 if not field.agrees(get_at(spec, field.path), value):
                     spec = put_at(spec, field.path, field.to_spec(value))
-        except (UserError, IndexError):
-            return gr.skip(), *self._messages(text)
-        return to_json(spec), *self._messages(to_json(spec))
+            changed: dict[Any, Any] = {}
+            proposed = self.makes and str(before.get(self.makes)).startswith(self._stem(before))
+            if proposed and spec[self.makes] == before[self.makes] and self._stem(before) != self._stem(spec):
+                spec = {**spec, self.makes: self._free_name(spec)}
+                changed = {self._input(self.makes): spec[self.makes]}
+        except (ApiError, UserError, IndexError):
+            return {self.verdict: gr.skip()}
+        return {**changed, self.editor: to_json(spec), self.verdict: ""}
 
-    def validate(self, text: str) -> str:
-        """Validation message: valid, or the field and the error."""
+    def choose_mode(self, text: str, mode: str) -> dict[Any, Any]:
+        """What happens to the collection that exists; a new name is proposed instead."""
         try:
-            check(self.kind, text)
-        except UserError as error:
-            return invalid_message(error.field, error.message)
-        return valid_message("The spec is valid.")
+            spec = {name: value for name, value in from_json(text).items() if name != "mode"}
+            if mode != NEW_NAME:
+                return {self.editor: to_json({**spec, "mode": mode})}
+            return self.show({**spec, self.makes: self._free_name(spec)})
+        except (ApiError, UserError) as error:
+            return {self.verdict: invalid_message(error.field, error.message)}
 
-    def estimate(self, text: str) -> str:
+    def mark(self, marked: tuple[str, bool], text: str, *, started: bool = False) -> dict[Any, Any]:
+        """The error at its field, or none any more; before the start what is empty is no error."""
+        path, words, exists = "", "", False
+        try:
+            spec = check(self.kind, text)
+            exists = self._existing(spec) is not None
+            if exists and started and not spec.get("mode"):
+                raise UserError("this one exists; say below what happens to it", field=self.makes)
+        except (ApiError, UserError) as error:
+            field, words = plain_error(error, self.fields)
+            path = field.path if field and (started or words != f"{field.title}: fill this in.") else ""
+        return self._marks(marked, path, words, exists)
+
+    def _marks(self, marked: tuple[str, bool], path: str, words: str, exists: bool) -> dict[Any, Any]:
+        """Only what changes is updated: an update would close an open menu."""
+        updates: dict[Any, Any] = {self.marked: (path, exists)}
+        for field in self.fields:
+            if field.path == path:
+                updates[self._input(path)] = gr.update(info=words, elem_classes=["bad"])
+            elif field.path == marked[0]:
+                updates[self._input(field.path)] = gr.update(info=field.info or None, elem_classes=[])
+        if exists != marked[1]:
+            updates[self.mode] = gr.Radio(visible=exists)
+        return updates
+
+    def send(
+        self, marked: tuple[str, bool], text: str, name: str, *values: Any, confirmed: bool = False
+    ) -> tuple[dict[Any, Any], str | None]:
+        """Submit. Returns: what the form shows, and the id of the run or study, or None if there is none yet."""
+        marks = self.mark(marked, text, started=True)
+        cleared = {**marks, self.verdict: "", self.question: ""}
+        try:
+            spec = check(self.kind, text)
+            if marks[self.marked][0]:
+                return cleared, None
+            for field, value in zip(self.fields, values, strict=True):
+                if not field.agrees(get_at(spec, field.path), value):
+                    raise UserError("field and JSON differ; check them and start again", field=field.path)
+            existing = self._existing(spec)
+            if existing and spec.get("mode") == "replace" and not confirmed:
+                lost = f"Its {existing['images']:,} images and tags are deleted."
+                asked = question_box(
+                    f"Replace {existing['name']}?", lost, ("replace:", "Replace"), ("keep:", "Keep it")
+                )
+                return {**cleared, self.question: asked}, None
+            if self.kind == STUDY:
+                return cleared, self.client.submit_study(spec, name.strip() or spec.get("preset"))["id"]
+            return cleared, self.client.submit(self.kind, spec, name=name.strip() or None)["id"]
+        except (UserError, ApiError) as error:
+            about, words = plain_error(error, self.fields)
+            if about is None:
+                return {**cleared, self.verdict: invalid_message(None, words)}, None
+            return {**cleared, **self._marks(marked, about.path, words, marks[self.marked][1])}, None
+
+    def draw_cost(self, text: str) -> str:
         """The estimate of the service, which may reject a valid spec (unknown dataset)."""
         try:
             spec = check(self.kind, text)
+            if self.kind == STUDY:
+                question = f'<p class="lcl-note">{esc(spec.get("question", ""))}</p>'
+                return question + status_line(plan_summary(self.client.plan_study(spec)))
             return draw_estimate(self.client.estimate(self.kind, spec))
         except UserError:
             return WHEN_VALID
@@ -249,46 +335,11 @@ class SpecForm:
     def update_estimate(self, turn: PageSelection[int], text: str) -> Any:
         """The estimate of the editor's text; no change if that of a newer one was asked for meanwhile."""
         turn.current = mine = turn.current + 1
-        drawn = self.estimate(text)
+        drawn = self.draw_cost(text)
         return drawn if turn.current == mine else gr.skip()
 
-    def propose(self, text: str, *values: Any) -> list[Any]:
-        """Choices of the dropdowns; an empty name gets the best encoder, the newest dataset.
-
-        A dataset stays empty in a form in which a path may take its place. Nothing is proposed on an error of the
-        service, or while the editor has no valid JSON or lacks a part that has a field.
-
-        Returns: the proposal for ``APPLY_PROPOSAL_SCRIPT``, and updates of ``choices``.
-        """
-        try:
-            spec = before = from_json(text)
-            names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
-            for field in self.fields:
-                spec = put_at(spec, field.path, self._default(field, spec, names))
-        except (ApiError, UserError, IndexError):
-            return [gr.skip()] * (1 + len(self.choices))
-        changed = [
-            field.to_form(value) if (value := get_at(spec, field.path)) != get_at(before, field.path) else None
-            for field in self.fields
-        ]
-        filled, verdict = (to_json(spec), self.validate(to_json(spec))) if spec != before else (None, None)
-        estimates = [self.estimate(filled or text)] if self.kind in ESTIMATED_KINDS else []
-        after = [filled, verdict, *estimates, *changed]
-        proposal = {"before": [text, *values], "after": after}
-        return [
-            proposal,
-            *(gr.update(choices=names[listed]) for listed in map(_listed_resource, self.fields) if listed),
-        ]
-
-    def _default(self, field: Field, spec: dict[str, Any], names: dict[str, list[str]]) -> Any:
-        """The value of a field, else its default."""
-        value, listed = get_at(spec, field.path), _listed_resource(field)
-        if listed is not None:
-            optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
-            return value or (None if optional else next(iter(names[listed]), None))
-        if field.path == "collection":
-            return value or get_at(spec, "dataset")
-        return value
+    def _input(self, path: str) -> Any:
+        return self.inputs[[field.path for field in self.fields].index(path)]
 
     def _names(self, listed: str) -> list[str]:
         """Names of a resource: datasets newest first, encoders best first. Raises: ApiError."""
@@ -296,38 +347,27 @@ class SpecForm:
             return _item_names(sorted(self.client.datasets(), key=lambda each: each["created_at"], reverse=True))
         return list(dict.fromkeys(_item_names(rank_encoders(self.client))))
 
-    def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:
-        """Submit. Returns: message, and the id of the run or None if it was rejected."""
-        try:
-            spec = check(self.kind, text)
-            for field, value in zip(self.fields, values, strict=True):
-                if not field.agrees(get_at(spec, field.path), value):
-                    return invalid_message(field.path, "field and JSON differ; check them and submit again."), None
-            run = self.client.submit(self.kind, spec, name=name.strip() or None)
-        except (UserError, ApiError) as error:
-            return invalid_message(error.field, error.message), None
-        return valid_message(f"Submitted as {run['id']}. Its progress is shown below."), run["id"]
+    def _taken(self) -> list[str]:
+        return _item_names(self.client.collections() if self.kind == "index" else self.client.datasets())
 
-    def _all_outputs(self, spec: dict[str, Any]) -> tuple[Any, ...]:
-        """Values of ``outputs``."""
-        text = to_json(spec)
-        return text, *self._messages(text), *self._field_values(spec)
+    def _existing(self, spec: Mapping[str, Any]) -> Json | None:
+        """The collection that an index run would replace, if there is one. Raises: ApiError."""
+        if self.kind != "index":
+            return None
+        return next((each for each in self.client.collections() if each["name"] == spec.get("collection")), None)
 
-    def _messages(self, text: str) -> list[Any]:
-        """Validation message, and without a call that there is no estimate while the text is wrong."""
-        try:
-            check(self.kind, text)
-            estimate: Any = gr.skip()
-        except UserError:
-            estimate = WHEN_VALID
-        return [self.validate(text), *([estimate] if self.kind in ESTIMATED_KINDS else [])]
+    def _stem(self, spec: Mapping[str, Any]) -> str:
+        """What the proposed name of a collection or dataset begins with."""
+        encoder = str(spec.get("encoder") or "") if self.kind == "index" else SUFFIXES.get(self.kind, "")
+        if encoder.startswith("enc_"):
+            encoder = next((each["name"] for each in self.client.encoders() if each["id"] == encoder), encoder)
+        return slug("-".join(filter(None, (spec.get("dataset"), encoder))))[:90]
 
-    def _field_values(self, spec: dict[str, Any]) -> list[Any]:
-        return [field.to_form(get_at(spec, field.path)) for field in self.fields]
-
-
-def valid_message(message: str) -> str:
-    return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(message)}</p>'
+    def _free_name(self, spec: Mapping[str, Any]) -> str:
+        """The first name of which there is none yet. Raises: ApiError."""
+        stem, taken = self._stem(spec), self._taken()
+        names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
+        return next(name for name in names if name not in taken)
 
 
 def invalid_message(field: str | None, message: str) -> str:
@@ -359,5 +399,5 @@ def _input_component(field: Field, value: Any) -> Any:
         return gr.Dropdown(list(field.options), value=default, **shared)
     if field.kind == "choices":
         return gr.CheckboxGroup(list(field.options), value=default, **shared)
-    hint = "comma-separated" if field.kind == "list" else ""
+    hint = "comma-separated" if field.kind in ("list", "integers") else ""
     return gr.Textbox(default, placeholder=hint, max_lines=1, **shared)

@@ -1,37 +1,60 @@
-"""Runs as a table: sorted by a field, filtered by a tag; and the fields in which the specs of some differ."""
+"""Runs and studies as one table: found, filtered, sorted, with the columns that a reader chooses."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from api.client.payloads import Json, run_subject
-from lcl_core.specs.parsing import KIND_LABELS
+from lcl_core.specs.parsing import KIND_LABELS, MAIN_FIELDS
+from ui.addresses import address
 from ui.charts import metric_value
 from ui.common import ListPage
-from ui.figures import main_figures, metric_text
+from ui.figures import main_figures, metric_text, number
 from ui.html import (
     ACTIVE_STATES,
     STATE_LABELS,
     ago,
     badge,
     duration,
+    empty_state,
     esc,
     heading,
     html_table,
     parse_time,
+    plural,
     status_line,
 )
-from ui.spec_fields import spec_differences
+from ui.spec_fields import get_at, spec_differences
 
-TABLE = "table"
-MAX_TABLE_RUNS = 100
-NOTE_CHARACTERS = 80  # of the notes in a row
+MAX_RUNS = 100  # in the table
 MAX_NAME = 100  # characters of a run's name
+MAX_FIELDS = 30  # of the specs, offered as columns
+COLUMNS = {
+    "state": "State",
+    "data": "Data",
+    "steps": "Steps",
+    "optimizer.lr": "Learning rate",
+    "metric": "Result",
+    "created": "Submitted",
+    "kind": "Kind",
+    "duration": "Duration",
+    "owner": "Owner",
+    "tags": "Tags",
+    "notes": "Notes",
+}
+FIRST_COLUMNS = tuple(COLUMNS)[:6]
+FILTERS = ("kind", "state", "tag", "of")
+PASSING_STATES = ("pausing", "cancelling")  # for some seconds
+NEW_RUNS = {"pretrain": "Pre-train", "evaluate": "Evaluate", "index": "Index", "study": "Study"}
+NO_RUNS = empty_state("No runs yet", "The sample preset learns on two CPU cores in minutes.").replace(
+    "</p>", f' <a href="{address(tab="runs", new="pretrain")}">Start it</a>.</p>'
+)
+NO_MATCHING_RUNS = empty_state("No run matches", "No run has this name and passes the filter.")
 
 
 @dataclass(frozen=True)
@@ -39,39 +62,46 @@ class RunListing:
     """How the runs are listed.
 
     Args:
-        layout: ``table``, or empty for the list beside the selected run.
-        sort: a key of ``COLUMNS``; with ``-`` before it the greatest first.
-        tag, state: only runs with this one; empty: all.
+        sort: a column, or ``name``; with ``-`` before it the greatest first.
+        columns: those after the name: of ``COLUMNS``, or dotted fields of the specs.
+        kind, state, tag, of: only runs with this one, ``of``: a study; empty: all.
         name: only runs whose name contains this; empty: all.
         checked: ids of runs that are chosen in the table.
         page: which runs, in the order of their submission.
     """
 
-    layout: str = ""
     sort: str = "-created"
-    tag: str = ""
+    columns: tuple[str, ...] = FIRST_COLUMNS
+    kind: str = ""
     state: str = ""
+    tag: str = ""
+    of: str = ""
     name: str = ""
     checked: frozenset[str] = frozenset()
     page: ListPage = field(default_factory=ListPage)
 
     def changed(self, action: str, value: str) -> RunListing:
-        """The listing after a click on ``layout:``, ``sort:``, ``tag:`` or ``check:``, which a second click turns back,
-        or on ``state:`` or ``page:``; or after ``name:`` with what was typed.
+        """The listing after a click on ``sort:``, ``column:``, a filter or ``check:``, which a second click turns back,
+        or on ``page:``; or after ``name:`` with what was typed.
 
         ``check:`` without an id: no run is chosen any more.
         """
         if action == "page":
             return replace(self, page=self.page.turned(value))
-        if action in ("layout", "state", "name"):
-            changed: dict[str, Any] = {action: value, "page": ListPage()}
-            return replace(self, **changed)
-        if action == "tag":
-            return replace(self, tag="" if value == self.tag else value, page=ListPage())
         if action == "check":
             return replace(self, checked=self.checked ^ {value} if value else frozenset())
-        other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
-        return replace(self, sort=other if self.sort == value else value)
+        if action == "column":
+            shown = value in self.columns
+            return replace(
+                self, columns=tuple(each for each in self.columns if each != value) + ((value,) * (not shown))
+            )
+        if action == "sort":
+            other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
+            return replace(self, sort=other if self.sort == value else value)
+        if action not in (*FILTERS, "name"):
+            return self
+        changed: dict[str, Any] = {action: "" if getattr(self, action) == value else value, "page": ListPage()}
+        return replace(self, **changed)
 
     def fetched(self, page: ListPage, runs: Iterable[Json], next_cursor: str | None) -> RunListing:
         """The listing now that the ``runs`` of a page have been fetched: what is not on show is not chosen either."""
@@ -79,32 +109,40 @@ class RunListing:
         return replace(self, checked=checked, page=self.page.fetched(page, next_cursor))
 
     @property
-    def limit(self) -> int:
-        """Runs that are asked for."""
-        return MAX_TABLE_RUNS if self.layout == TABLE else 50
+    def query(self) -> dict[str, Any]:
+        """Of ``Client.runs``."""
+        filters = {"kind": self.kind, "state": self.state, "tag": self.tag, "study": self.of, "name": self.name}
+        return {name: value or None for name, value in filters.items()} | {
+            "cursor": self.page.cursor,
+            "limit": MAX_RUNS,
+        }
 
     @property
     def filtered(self) -> bool:
         """Does the listing exclude any runs?"""
-        return bool(self.tag or self.state or self.name)
+        return any((self.kind, self.state, self.tag, self.of, self.name))
 
     @property
     def address(self) -> dict[str, str]:
         """Parameters of the page's address; those of the first listing are left out."""
-        sort = "" if self.sort == RunListing().sort or self.layout != TABLE else self.sort
-        filters = {name: value for name in ("state", "name") if (value := getattr(self, name))}
-        return {"layout": self.layout, "sort": sort, "tag": self.tag, **filters}
+        first = RunListing()
+        columns = "" if self.columns == first.columns else ",".join(self.columns)
+        filters = {name: value for name in (*FILTERS, "name") if (value := getattr(self, name))}
+        return {"sort": "" if self.sort == first.sort else self.sort, "columns": columns, **filters}
 
 
 def linked_listing(parameters: Mapping[str, str]) -> RunListing:
     """The listing of an address; what it does not know is left out."""
-    sort, layout, state = (parameters.get(name, "") for name in ("sort", "layout", "state"))
-    known = sort.removeprefix("-") in COLUMNS
+    first, state, kind = RunListing(), parameters.get("state", ""), parameters.get("kind", "")
+    columns = tuple(filter(None, parameters.get("columns", "").split(",")[:MAX_FIELDS])) or first.columns
+    sort = parameters.get("sort", "")
     return RunListing(
-        layout if layout == TABLE else "",
-        sort if known else RunListing().sort,
-        parameters.get("tag", ""),
+        sort if sort.removeprefix("-") in ("name", *COLUMNS, *columns) else first.sort,
+        columns,
+        kind if kind in KIND_LABELS else "",
         state if state in STATE_LABELS else "",
+        parameters.get("tag", ""),
+        parameters.get("of", ""),
         parameters.get("name", "")[:MAX_NAME],
     )
 
@@ -131,95 +169,168 @@ def _name(run: Json) -> str:
     return str(run.get("name") or run_subject(run) or KIND_LABELS.get(run["kind"], run["kind"]))
 
 
-# title and sort key of each column; rows without a value come last
-COLUMNS: dict[str, tuple[str, Callable[[Json], Any]]] = {
-    "name": ("Run", lambda run: _name(run).lower()),
-    "kind": ("Kind", lambda run: KIND_LABELS.get(run["kind"], run["kind"])),
-    "state": ("State", lambda run: STATE_LABELS.get(run["state"], run["state"])),
-    "created": ("Submitted", lambda run: run.get("created_at") or None),
-    "duration": ("Duration", run_seconds),
-    "metric": ("Final loss or metric", final_metric),  # by name first: a loss and a recall are not comparable
-}
+def _dataset(run: Json) -> str:
+    spec = run.get("spec") or {}
+    return str(get_at(spec, "data.sources.*.dataset") or spec.get("dataset") or "")
+
+
+def _value(run: Json, column: str) -> Any:
+    """By which a column sorts; None comes last."""
+    spec = run.get("spec") or {}
+    match column:
+        case "name":
+            return _name(run).lower()
+        case "metric":
+            return final_metric(run)  # by name first: a loss and a recall are not comparable
+        case "data":
+            return _dataset(run) or None
+        case "duration":
+            return run_seconds(run)
+        case "created" | "owner" | "notes" | "state" | "kind" | "tags":
+            value = run.get(f"{column}_at" if column == "created" else column)
+            return (" ".join(value) if isinstance(value, list) else value) or None
+    value = get_at(spec, column)
+    return (
+        value if value is None or isinstance(value, int | float) else json.dumps(value, ensure_ascii=False).strip('"')
+    )
+
+
+def _cell(run: Json, column: str) -> str:
+    value = _value(run, column)
+    match column:
+        case "state":
+            return badge(run["state"])
+        case "metric":
+            return f"<b>{metric_text(*value)}</b> <small>{esc(value[0])}</small>" if value else ""
+        case "created":
+            return f'<span title="{esc(value or "")}">{ago(value)}</span>'
+        case "duration":
+            return duration(value)
+        case "kind":
+            return esc(KIND_LABELS.get(run["kind"], run["kind"]))
+        case "tags":
+            return f'<div class="lcl-tags">{"".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())}</div>'
+        case "notes":
+            return f"<small>{esc(' '.join(str(value or '').split()))}</small>"
+    return esc(value or "") if isinstance(value, str | bool) else number(value)
 
 
 def sort_runs(runs: Sequence[Json], sort: str) -> list[Json]:
-    """Stable: equal ones stay newest first."""
-    key, descending = COLUMNS[sort.removeprefix("-")][1], sort.startswith("-")
-    valued = [run for run in runs if key(run) is not None]
-    return sorted(valued, key=key, reverse=descending) + [run for run in runs if key(run) is None]
+    """Stable: equal ones stay newest first; numbers before text, and those without a value last."""
+    column, descending = sort.removeprefix("-"), sort.startswith("-")
+    values = {run["id"]: _value(run, column) for run in runs}
+    numbers = [run for run in runs if isinstance(values[run["id"]], int | float)]
+    others = [run for run in runs if values[run["id"]] is not None and run not in numbers]
+    ordered = [sorted(each, key=lambda run: values[run["id"]], reverse=descending) for each in (numbers, others)]
+    return [*ordered[0], *ordered[1], *(run for run in runs if values[run["id"]] is None)]
 
 
-def draw_listing_controls(runs: Sequence[Json], listing: RunListing) -> str:
-    """The switch between list and table, the states, and the tags of the listed runs."""
-    layouts = _radio_buttons("layout", listing.layout, {"": "List", TABLE: "Table"})
-    passing = {"pausing", "cancelling"} - {listing.state}  # for some seconds
-    words = {state: words for state, words in STATE_LABELS.items() if state not in passing}
-    states = _radio_buttons("state", listing.state, {"": "All", **words})
+def column_titles(runs: Sequence[Json]) -> dict[str, str]:
+    """Columns to choose from, with their titles: the common ones, and the fields in which trainings differ."""
+    trainings = [run.get("spec") or {} for run in runs if run["kind"] == "pretrain"]
+    fields = [path for path, _ in spec_differences(trainings) if path not in ("preset", "data.sources")][:MAX_FIELDS]
+    known = {**MAIN_FIELDS["pretrain"]}
+    return COLUMNS | {path: known.get(path, path) for path in fields if path not in COLUMNS}
+
+
+def draw_menus(runs: Sequence[Json], studies: Sequence[Json], listing: RunListing) -> str:
+    """Filter, Columns and New run."""
     tags = sorted({tag for run in runs for tag in run.get("tags") or ()} | ({listing.tag} if listing.tag else set()))
-    chips = "".join(tag_button(tag, pressed=tag == listing.tag) for tag in tags)
-    filters = f'<div class="lcl-tags" role="group" aria-label="Filter by tag">{chips}</div>' if chips else ""
+    groups = {
+        "kind": ("Kind", KIND_LABELS),
+        "state": ("State", {key: words for key, words in STATE_LABELS.items() if key not in PASSING_STATES}),
+        "tag": ("Tag", dict(zip(tags, tags, strict=True))),
+        "of": ("Study", {study["id"]: study["name"] or study["id"] for study in studies}),
+    }
+    chosen = [words[value] for name, (_, words) in groups.items() if (value := getattr(listing, name)) in words]
+    filters = "".join(
+        f'<div role="group" aria-label="{title}"><b>{title}</b>'
+        + "".join(_choice(f"{name}:{value}", word, getattr(listing, name) == value) for value, word in words.items())
+        + "</div>"
+        for name, (title, words) in groups.items()
+        if words
+    )
+    titles = column_titles(runs)
+    columns = "".join(_choice(f"column:{each}", title, each in listing.columns) for each, title in titles.items())
+    links = "".join(f'<a href="{address(tab="runs", new=kind)}">{words}</a>' for kind, words in NEW_RUNS.items())
     return (
-        f'<div class="lcl-listing"><div role="radiogroup" aria-label="Layout">{layouts}</div>'
-        f'<div class="lcl-states" role="radiogroup" aria-label="Filter by state">{states}</div>{filters}</div>'
+        _menu("Filter" + (f": {', '.join(chosen)}" if chosen else ""), filters)
+        + _menu("Columns", columns)
+        + _menu("New run", links, "lcl-new")
     )
 
 
-def _radio_buttons(action: str, current: str, choices: Mapping[str, str]) -> str:
-    """One of some values, by their words; a click is an event ``ACTION:VALUE``."""
-    return "".join(
-        f'<button type="button" role="radio" data-pick="{action}:{value}" '
-        f'aria-checked="{str(value == current).lower()}">{words}</button>'
-        for value, words in choices.items()
-    )
+def _choice(pick: str, words: str, pressed: bool) -> str:
+    return f'<button type="button" data-pick="{esc(pick)}" aria-pressed="{str(pressed).lower()}">{esc(words)}</button>'
 
 
-def tag_button(tag: str, *, pressed: bool = False) -> str:
-    """A tag; a click filters by it."""
-    return f'<button type="button" data-pick="tag:{esc(tag)}" aria-pressed="{str(pressed).lower()}">{esc(tag)}</button>'
+def _menu(words: str, inside: str, style: str = "") -> str:
+    summary = f"<summary>{esc(words)}</summary>"
+    return f'<details class="lcl-run__menu lcl-menu--words {style}">{summary}<div>{inside}</div></details>'
 
 
-def draw_run_table(runs: Sequence[Json], selected: str | None, listing: RunListing) -> str:
-    """A row for each run; the titles of the columns sort."""
-    table = html_table(
-        "Runs",
-        ("check", *COLUMNS, "Tags", "Notes"),
-        "".join(_row(run, selected, checked=run["id"] in listing.checked) for run in sort_runs(runs, listing.sort)),
-        "runs",
-    ).replace('<th scope="col">check</th>', '<td class="lcl-check"></td>', 1)
-    for name, (title, _) in COLUMNS.items():
-        table = table.replace(f'<th scope="col">{name}</th>', _sort_head(name, title, listing.sort), 1)
+def draw_run_table(runs: Sequence[Json], studies: Sequence[Json], selected: str | None, listing: RunListing) -> str:
+    """A row for each run; the titles of the columns sort. Without a filter the runs of a study are one row."""
+    if not runs and not studies:
+        return NO_MATCHING_RUNS if listing.filtered else NO_RUNS
+    grouped = not listing.filtered and listing.sort == RunListing().sort
+    rows = [
+        (str(run.get("created_at")), _row(run, selected, listing))
+        for run in runs
+        if not (grouped and run.get("study_id"))
+    ]
+    if grouped:
+        here = {run.get("study_id") for run in runs}
+        oldest = min((str(run.get("created_at")) for run in runs), default="") if listing.page.next_cursor else ""
+        newest = not listing.page.cursors
+        rows += [
+            (str(study["created_at"]), _study_row(study, selected, listing))
+            for study in studies
+            if study["id"] in here or (newest and str(study["created_at"]) >= oldest)
+        ]
+        rows.sort(key=lambda row: row[0], reverse=True)
+    else:
+        rows = [("", _row(run, selected, listing)) for run in sort_runs(runs, listing.sort)]
+    titles = column_titles(runs)
+    heads = {"name": "Name"} | {each: titles.get(each, each) for each in listing.columns}
+    table = html_table("Runs", ("check", *heads), "".join(row for _, row in rows), "runs")
+    table = table.replace('<th scope="col">check</th>', '<td class="lcl-check"></td>', 1)
+    for name, title in heads.items():
+        table = table.replace(f'<th scope="col">{esc(name)}</th>', _sort_head(name, title, listing.sort), 1)
     return table
 
 
 def _sort_head(name: str, title: str, sort: str) -> str:
     ways = {name: ("ascending", "▴"), f"-{name}": ("descending", "▾")}
     order, mark = ways.get(sort, ("none", ""))
-    first = f"-{name}" if name in ("created", "duration") else name
-    pick = sort if sort in ways else first
+    pick = sort if sort in ways else f"-{name}" if name in ("created", "duration") else name
     return (
-        f'<th scope="col" aria-sort="{order}"><button type="button" data-pick="sort:{pick}">{esc(title)}'
-        f'<i aria-hidden="true">{mark}</i></button></th>'
+        f'<th scope="col" aria-sort="{order}"><button type="button" data-pick="sort:{esc(pick)}">'
+        f'{esc(title)}<i aria-hidden="true">{mark}</i></button></th>'
     )
 
 
-def _row(run: Json, selected: str | None, *, checked: bool) -> str:
+def _row(run: Json, selected: str | None, listing: RunListing) -> str:
     current = ' aria-current="true"' if run["id"] == selected else ""
-    metric = final_metric(run)
-    value = f"<b>{metric_text(*metric)}</b> <small>{esc(metric[0])}</small>" if metric else ""
-    tags = "".join(tag_button(tag) for tag in run.get("tags") or ())
-    notes = " ".join(str(run.get("notes") or "").split())
-    short = notes if len(notes) <= NOTE_CHARACTERS else f"{notes[: NOTE_CHARACTERS - 1]}…"
-    check = (
-        f'<td class="lcl-check"><button type="button" role="checkbox" aria-checked="{str(checked).lower()}" '
-        f'data-pick="check:{esc(run["id"])}" aria-label="Choose {esc(_name(run))}"></button></td>'
-    )
+    checked, name = str(run["id"] in listing.checked).lower(), esc(_name(run))
+    cells = "".join(f"<td>{_cell(run, column)}</td>" for column in listing.columns)
     return (
-        f'<tr{current}>{check}<th scope="row"><button type="button" data-pick="{esc(run["id"])}"{current}>'
-        f"{esc(_name(run))}</button></th>"
-        f"<td>{esc(KIND_LABELS.get(run['kind'], run['kind']))}</td><td>{badge(run['state'])}</td>"
-        f'<td title="{esc(run.get("created_at") or "")}">{ago(run.get("created_at"))}</td>'
-        f'<td>{duration(run_seconds(run))}</td><td>{value}</td><td><div class="lcl-tags">{tags}</div></td>'
-        f"<td><small>{esc(short)}</small></td></tr>"
+        f'<tr{current}><td class="lcl-check"><button type="button" role="checkbox" aria-checked="{checked}" '
+        f'data-pick="check:{esc(run["id"])}" aria-label="Choose {name}"></button></td>'
+        f'<th scope="row"><button type="button" data-pick="run:{esc(run["id"])}"{current}>{name}</button></th>'
+        f"{cells}</tr>"
+    )
+
+
+def _study_row(study: Json, selected: str | None, listing: RunListing) -> str:
+    current = ' aria-current="true"' if study["id"] == selected else ""
+    done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
+    cells = {"state": badge(study["state"]), "kind": "Study", "created": ago(study["created_at"])}
+    drawn = "".join(f"<td>{cells.get(column, '')}</td>" for column in listing.columns)
+    return (
+        f'<tr{current}><td class="lcl-check"></td><th scope="row"><button type="button"{current} '
+        f'data-pick="study:{esc(study["id"])}">▸ {esc(study["name"] or "Study")} '
+        f"<small>{done} of {plural(total, 'cell')}</small></button></th>{drawn}</tr>"
     )
 
 

@@ -1,50 +1,57 @@
-"""HTML of studies: the list, and header, table, notes, links and cells of the selected one."""
+"""HTML of a study: header, table, notes, links and cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from ui.addresses import address
 from ui.charts import row_colour_class, row_label
 from ui.figures import metric_text, number
 from ui.html import (
-    ACTIVE_STATES,
     STATE_LABELS,
     ago,
     badge,
-    empty_state,
     esc,
+    fold,
     html_table,
+    plural,
     progress_bar,
     question_box,
     run_link,
 )
 
 Json = Mapping[str, Any]
-NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
-NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
+ACTIONS = {
+    "resume": ("Resume", ("failed", "cancelled")),
+    "cancel": ("Cancel", ("queued", "running")),
+    "delete": ("Delete", ("succeeded", "failed", "cancelled")),
+}
 TABLE_FORMATS = ("csv", "json")
-
-
-def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
-    """Newest first; each is a button."""
-    if not studies:
-        return NO_STUDIES
-    return f'<ul class="lcl-runs">{"".join(_item(study, study["id"] == selected) for study in studies)}</ul>'
 
 
 def draw_study_head(study: Json) -> str:
     """Name, question, state, number of finished cells."""
     done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
     counts = " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
-    line = f"{study['id']} · submitted {ago(study['created_at'])} · {study['owner']}"
+    line = f"Study · submitted {ago(study['created_at'])} · {esc(study['owner'])}"
     question = f'<p class="lcl-question">{esc(study["question"])}</p>' if study["question"] else ""
     return (
-        f'<header class="lcl-run__head"><div><h2>{esc(study["name"] or "Study")}</h2><p>{esc(line)}</p></div>'
-        f'{badge(study["state"])}</header>{question}<div class="lcl-progress">'
+        f'<header class="lcl-run__head"><h2>{esc(study["name"] or "Study")}</h2>{badge(study["state"])}'
+        f'{_draw_actions(study)}</header><p class="lcl-run__line">{line}</p>{question}<div class="lcl-progress">'
         f"{progress_bar(done / max(total, 1), 'cells that succeeded')}<p>{esc(counts)}</p></div>"
     )
+
+
+def _draw_actions(study: Json) -> str:
+    buttons = "".join(
+        f'<button type="button" data-pick="study-{verb}:{esc(study["id"])}">{words}</button>'
+        for verb, (words, states) in ACTIONS.items()
+        if study["state"] in states
+    )
+    runs = f'<a href="{esc(address(tab="runs", of=study["id"]))}">Its runs</a>'
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{runs}{buttons}</nav>'
 
 
 def draw_question(verb: str, study: Json) -> str:
@@ -58,7 +65,8 @@ def draw_question(verb: str, study: Json) -> str:
         stops = f"{number(running)} of its cells are running: each writes a checkpoint first. "
         lost = f"{stops if running else ''}Cells that have ended stay. Resume queues the others again."
         words, keep = "Cancel the study", "Keep running"
-    return question_box(f"{verb.capitalize()} {name}?", lost, (f"{verb}:{study['id']}", words), ("keep:", keep))
+    yes = (f"study-{verb}-now:{study['id']}", words)
+    return question_box(f"{verb.capitalize()} {name}?", lost, yes, ("keep:", keep))
 
 
 def draw_table(study: Json, head: str) -> str:
@@ -112,19 +120,8 @@ def draw_cells(study: Json) -> str:
         f"{_progress(cell['evaluation']) if cell['evaluation'] else ''}</td></tr>"
         for cell in study["cells"]
     )
-    return html_table("Cells", ("Row", "Seed", "State", "Pre-training", "Evaluation"), rows)
-
-
-def _item(study: Json, selected: bool) -> str:
-    total, done = sum(study["counts"].values()), study["counts"].get("succeeded", 0)
-    bar = progress_bar(done / max(total, 1), "progress") if study["state"] in ACTIVE_STATES else ""
-    current = ' aria-current="true"' if selected else ""
-    return (
-        f'<li><button type="button" data-pick="{esc(study["id"])}"{current}>'
-        f"<span><b>{esc(study['name'] or 'Study')}</b>"
-        f"<small>{done} of {total} · {ago(study['created_at'])}</small></span>"
-        f"{badge(study['state'])}{bar}</button></li>"
-    )
+    table = html_table("Cells", ("Row", "Seed", "State", "Pre-training", "Evaluation"), rows)
+    return fold(plural(len(study["cells"]), "cell"), table)
 
 
 def _row(study: Json, index: int, best: Mapping[str, int | None], against: list[str]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
 
+from tests.ui.conftest import runs_tab
 from ui.common import ListPage
 from ui.tabs.run_table import (
     RunListing,
-    draw_listing_controls,
+    draw_menus,
     draw_run_table,
     final_metric,
     linked_listing,
@@ -19,7 +19,7 @@ from ui.tabs.run_table import (
     run_seconds,
     sort_runs,
 )
-from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
+from ui.tabs.runs import SelectedRun, WatchedRun
 
 
 def evaluation(run: dict[str, Any], value: float) -> dict[str, Any]:
@@ -52,68 +52,67 @@ def test_a_duration_ends_with_the_run(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("parameters", "listing"),
     [
-        ({"layout": "table", "sort": "metric", "tag": "x"}, RunListing("table", "metric", "x")),
-        (
-            {"layout": "table", "sort": "metric", "tag": "x", "state": "failed"},
-            RunListing("table", "metric", "x", "failed"),
-        ),
-        ({"layout": "", "sort": "", "tag": "", "name": "clip"}, RunListing(name="clip")),
-        ({"layout": "sideways", "sort": "-colour", "state": "lost"}, RunListing()),
-        ({}, RunListing()),
+        ({"sort": "metric", "tag": "x", "state": "failed"}, RunListing("metric", tag="x", state="failed")),
+        ({"columns": "state,seed", "sort": "-seed"}, RunListing("-seed", ("state", "seed"))),
+        ({"name": "clip", "of": "study_1", "kind": "index"}, RunListing(name="clip", of="study_1", kind="index")),
+        ({"sort": "moons", "state": "asleep", "kind": "walk", "layout": "table"}, RunListing()),
     ],
 )
 def test_an_address_names_the_listing(parameters: dict[str, str], listing: RunListing) -> None:
     assert linked_listing(parameters) == listing
-    assert {**parameters, **listing.address} == parameters or listing == RunListing()
+    assert linked_listing(listing.address) == listing
 
 
-def test_a_second_click_turns_an_order_round_and_takes_a_filter_away() -> None:
-    listing = RunListing().changed("sort", "metric")
-    assert listing.sort == "metric"
-    assert listing.changed("sort", "metric").sort == "-metric"
-    assert listing.changed("tag", "x").changed("tag", "x").tag == ""
+def test_a_second_click_turns_an_order_round_and_takes_a_filter_or_column_away() -> None:
+    listing = RunListing().changed("sort", "name").changed("tag", "x").changed("column", "seed")
+    assert (listing.sort, listing.tag, listing.columns[-1]) == ("name", "x", "seed")
+    listing = listing.changed("sort", "name").changed("tag", "x").changed("column", "seed")
+    assert listing == RunListing("-name")
 
 
 def test_names_tags_and_notes_are_text(run: dict[str, Any]) -> None:
-    hostile = {**run, "name": "<b>n</b>", "tags": ['"><i>'], "notes": "<script>\n" + 200 * "x"}
-    drawn = draw_run_table([hostile], run["id"], RunListing("table")) + draw_listing_controls([hostile], RunListing())
-    assert not any(part in drawn for part in ("<b>n</b>", "<i>", "<script>"))
-    assert "x…" in drawn
+    hostile = {**run, "name": "<b>n</b>", "tags": ['"><i>'], "notes": "<script>", "spec": {"seed": "<u>"}}
+    listing = RunListing(columns=("tags", "notes", "seed", "<s>"), tag="<i>x")
+    study = {"id": "s", "name": "<b>s</b>", "created_at": "2026-01-01T10:00:00Z", "state": "running", "counts": {}}
+    drawn = draw_run_table([hostile], [study], run["id"], listing) + draw_menus([hostile], [study], listing)
+    drawn += draw_run_table([hostile], [study], run["id"], RunListing())
+    assert not any(part in drawn for part in ("<b>n</b>", "<i>", "<script>", "<u>", "<s>", "<b>s</b>"))
 
 
-def test_runs_of_one_state_are_listed_from_the_first_page_on(service: Any, run: dict[str, Any]) -> None:
+def test_hyper_parameters_are_columns_and_runs_of_a_study_are_one_row(run: dict[str, Any]) -> None:
+    runs = [
+        {**run, "id": f"run_{seed}", "name": f"n{seed}", "spec": {"seed": seed, "optimizer": {"lr": 0.002}}}
+        for seed in (3, 20)
+    ]
+    assert "column:seed" in draw_menus(runs, [], RunListing())
+    assert 'data-pick="column:batch' not in draw_menus(runs, [], RunListing()), "they do not differ"
+    drawn = draw_run_table(runs, [], None, RunListing("-seed", ("seed",)))
+    assert "<td>20</td>" in drawn
+    assert drawn.index(">n20<") < drawn.index(">n3<")
+    study = {"id": "study_1", "name": "rates", "created_at": "2026-01-01T09:00:00Z", "state": "running",
+             "counts": {"succeeded": 1, "queued": 1}}  # fmt: skip
+    runs[0]["study_id"] = "study_1"
+    grouped = draw_run_table(runs, [study], None, RunListing())
+    assert (">n3<" in grouped, ">n20<" in grouped, "1 of 2 cells" in grouped) == (False, True, True)
+    assert "study_1" not in (alone := draw_run_table(runs, [study], None, RunListing(of="study_1")))
+    assert ">n3<" in alone
+
+
+def test_runs_are_found_from_the_first_page_on(service: Any) -> None:
     client = service(runs=lambda **_: {"items": [], "next_cursor": None})
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
-    assert "Filter by state" not in tab.refresh(selection)[0], "there are no runs"
-    selection.listing = RunListing(page=ListPage(("2",)))
-    drawn = tab.select(selection, "all", SimpleNamespace(pick="state:failed"))[0]  # type: ignore[arg-type]
-    (query,) = client.arguments_of("runs")[1:]
-    assert (query["state"], query["cursor"]) == ("failed", None)
-    assert "No run matches" in drawn
-    assert 'data-pick="state:failed" aria-checked="true">Failed<' in drawn
-    assert "&quot;state&quot;: &quot;failed&quot;" in drawn, "the address has it"
-    assert ("state:cancelling" in drawn, "state:" in draw_listing_controls([run], RunListing())) == (False, True)
-    tab.select(selection, "all", SimpleNamespace(pick="state:"))  # type: ignore[arg-type]
-    assert client.arguments_of("runs")[-1]["state"] is None
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun())
+    selection.listing = RunListing(page=ListPage(("c",)))
+    tab.list_named(selection, "clip")
+    event: Any = SimpleNamespace(pick="state:failed")
+    tab.pick(selection, event)
+    asked = client.arguments_of("runs")[-1]
+    assert (asked["name"], asked["state"], asked["cursor"], asked["study"]) == ("clip", "failed", None, None)
+    assert len(client.arguments_of("runs")) == 2
+    tab.list_named(selection, "clip ")
+    assert len(client.arguments_of("runs")) == 2, "nothing has changed"
 
 
-def test_runs_are_listed_by_a_part_of_their_name_from_the_first_page_on(service: Any) -> None:
-    client = service(runs=lambda **_: {"items": [], "next_cursor": None})
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun())
-    selection.listing = RunListing(page=ListPage(("2",)))
-    drawn = tab.list_named(selection, "all", " clip ")[0]
-    (query,) = client.arguments_of("runs")
-    assert (query["name"], query["cursor"]) == ("clip", None)
-    assert "No run matches" in drawn
-    assert "&quot;name&quot;: &quot;clip&quot;" in drawn, "the address has it"
-    opened: Any = SimpleNamespace(query_params={"tab": "runs", "name": "emu"})
-    assert tab.open_address(selection, "all", opened)[:2] == ("all", "emu"), "the field is filled in"
-    assert client.arguments_of("runs")[-1]["name"] == "emu"
-    tab.list_named(selection, "all", "")
-    assert client.arguments_of("runs")[-1]["name"] is None
-
-
-def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
+def test_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
     client = service(
         runs=lambda **_: {"items": [run], "next_cursor": None},
         run=lambda _: run,
@@ -121,12 +120,10 @@ def test_the_service_filters_and_an_edit_is_saved_and_not_overwritten(service: A
         logs={"text": "", "offset": 0, "size": 0},
         annotate=lambda run_id, tags, notes: {**run, "tags": tags, "notes": notes},
     )
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    tab.select(selection, "all", SimpleNamespace(pick="tag:kept"))  # type: ignore[arg-type]
-    assert client.arguments_of("runs")[-1]["tag"] == "kept"
-    edited = tab.refresh(selection)[-5:-2]
-    assert edited == (gr.skip(),) * 3, "filled in by the refresh before"
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
+    assert tab.tags in tab.refresh(selection)
+    assert tab.tags not in tab.refresh(selection), "filled in by the refresh before"
     assert "Saved" in tab.annotate(selection, "b, a  b", " why \n")
     assert client.arguments_of("annotate") == [{"tags": ["a", "b"], "notes": "why"}]
-    assert tab.refresh(selection)[-5:-2] == edited, "what was typed since is kept"
+    assert tab.tags not in tab.refresh(selection), "what was typed since is kept"
     assert parse_tags(" ,") == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ui.tabs.study_view import draw_cells, draw_links, draw_notes, draw_studies, draw_study_head, draw_table
+from ui.tabs.study_view import draw_cells, draw_links, draw_notes, draw_study_head, draw_table
 
 Json = dict[str, Any]
 
@@ -65,16 +65,6 @@ def test_the_head_says_what_is_asked_and_how_far_it_is(study: Json) -> None:
     assert "What &lt;does&gt; it do?" in drawn
     assert "1 running · 1 succeeded · 1 failed" in drawn
     assert 'aria-valuenow="33"' in drawn
-
-
-def test_the_list_marks_the_selected_study_and_shows_how_far_each_is(study: Json) -> None:
-    done = {**study, "id": "study_2", "name": None, "state": "succeeded", "counts": {"succeeded": 4}}
-    drawn = draw_studies([study, done], "study_1")
-    assert drawn.count("aria-current") == 1
-    assert "1 of 3" in drawn
-    assert "4 of 4" in drawn
-    assert drawn.count("progressbar") == 1
-    assert "No studies yet" in draw_studies([], None)
 
 
 def test_the_table_shows_figures_their_spread_and_the_baseline(study: Json) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
 
-from ui.spec_fields import from_json, get_at, starting_spec, to_json
-from ui.tabs.run_form import SpecForm
+from tests.ui.conftest import runs_tab
+from ui.spec_fields import from_json
 from ui.tabs.run_view import RUN_ACTIONS
-from ui.tabs.runs import RunsTab, SelectedRun, WatchedRun
+from ui.tabs.runs import SelectedRun, WatchedRun
 
 
 def line(step: int) -> dict[str, Any]:
@@ -23,16 +21,24 @@ def picked(value: str) -> Any:
     return type("Event", (), {"pick": value})()
 
 
-def test_an_address_prepares_the_form_of_a_run(service: Any) -> None:
+def test_an_address_prepares_the_form_of_a_run(service: Any, run: dict[str, Any]) -> None:
+    datasets = [{"name": "sample", "created_at": "2026"}]
+    tab = runs_tab(service(run=run, encoders=[], datasets=datasets, collections=[], runs={"items": []}))
     request: Any = type("Request", (), {"query_params": {"tab": "runs", "new": "evaluate", "on": "enc_1"}})()
-    tab = RunsTab(service(estimate={}))
-    with gr.Blocks():
-        tab.build()
-    _, kind, *filled = tab.prepare_form(request)
-    assert kind == "evaluate"
-    assert any(isinstance(part, str) and '"encoder": "enc_1"' in part for part in filled)
-    request.query_params.pop("new")
-    assert tab.prepare_form(request)[1] == gr.skip()
+    opened = tab.open_address(SelectedRun(WatchedRun()), "null", request)
+    form = tab.forms["evaluate"]
+    assert (opened[form.column].visible, opened[tab.forms["index"].column].visible) == (True, False)
+    assert '"encoder": "enc_1"' in opened[form.editor]
+    drafted = tab.open_address(SelectedRun(WatchedRun()), '{"text": "{", "name": "half"}', request)
+    assert (drafted[form.editor], drafted[form.name]) == ("{", "half")
+    on = {"new": "convert", "on": "sample", "only_tags": "kept"}
+    spec = from_json(tab.open_form(on)[tab.forms["convert"].editor])
+    assert (spec["dataset"], spec["only_tags"], spec["name"]) == ("sample", ["kept"], "sample-converted")
+    run |= {"spec": {"preset": "sample", "steps": 77}}
+    cloned, form = tab.open_form({"new": "pretrain", "clone": "run_1"}), tab.forms["pretrain"]
+    assert (from_json(cloned[form.editor])["steps"], cloned[form.name]) == (77, "first")
+    request.query_params = {"tab": "runs"}
+    assert tab.open_address(SelectedRun(WatchedRun()), "null", request)[tab.form_panel].visible is False
 
 
 def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:
@@ -43,8 +49,8 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
         metrics=lambda _, after: [each for each in stored if each["step"] > after],
         logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3, "size": 3},
     )
-    tab = RunsTab(client)
-    selection = SelectedRun(WatchedRun())
+    tab = runs_tab(client)
+    selection = SelectedRun(WatchedRun("run_1"))
     tab.refresh(selection)
     assert [each["step"] for each in selection.current.lines] == [10, 20]
     stored.append(line(30))
@@ -63,25 +69,12 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
         logs={"text": "", "offset": 0, "size": 0},
         artifacts=[{"name": "eval.json", "bytes": 5}],
     )
-    tab = RunsTab(client)
-    selection = SelectedRun(WatchedRun())
+    tab = runs_tab(client)
+    selection = SelectedRun(WatchedRun("run_1"))
     tab.refresh(selection)
     drawn = tab.refresh(selection)
     assert len(client.arguments_of("metrics")) == len(client.arguments_of("artifacts")) == 1
     assert "eval.json" in str(drawn)
-
-
-def test_fields_of_a_form_write_into_the_spec_together(service: Any, estimate: dict[str, Any]) -> None:
-    form = SpecForm(service(estimate=estimate), "pretrain")
-    spec = starting_spec("pretrain", "sample")
-    values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
-    text, *_ = form.write_fields(to_json(spec), *values)
-    assert from_json(text) == spec
-    first, second = [i for i, field in enumerate(form.fields) if field.kind == "integer"][:2]
-    values[first], values[second] = 3.0, 5.0
-    text, *_ = form.write_fields(to_json(spec), *values)
-    assert [get_at(from_json(text), form.fields[i].path) for i in (first, second)] == [3, 5]
-    assert form.write_fields("{", *values)[0] == gr.skip()
 
 
 def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[str, Any]) -> None:
@@ -90,7 +83,7 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
     )
     old = WatchedRun("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
     selection = SelectedRun(old)
-    RunsTab(client).refresh(selection)
+    runs_tab(client).refresh(selection)
     assert [each["step"] for each in selection.current.lines] == [10]
     assert selection.current.log == ""
 
@@ -127,13 +120,13 @@ def test_what_is_lost_is_said_before_it_is_done(
     now = {**run, **changes}
     facts = {"runs": {"items": [now]}, "metrics": [], "logs": {"text": "", "offset": 0, "size": 0}, "artifacts": []}
     client = service(run=now, **facts, **{verb: None})
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    asked = tab.act(selection, "all", picked(f"{verb}:run_1"))[0]
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
+    asked = tab.pick(selection, picked(f"{verb}:run_1"))[tab.refusal]
     assert said in asked
-    assert tab.answer(selection, "all", picked("keep:"))[0] == ""
+    assert tab.answer(selection, picked("keep:"))[tab.refusal] == ""
     assert client.arguments_of(verb) == []
     selection.current = WatchedRun("run_2")
-    assert tab.answer(selection, "all", picked(f"{verb}:run_1"))[0] == ""
+    assert tab.answer(selection, picked(f"{verb}:run_1"))[tab.refusal] == ""
     assert [args for name, args, _ in client.calls if name == verb] == [("run_1",)]
 
 
@@ -146,26 +139,24 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
         runs={"items": list(runs.values())}, run=lambda run_id: runs[run_id], metrics=[], artifacts=[], cancel=None,
         logs={"text": "", "offset": 0, "size": 0},
     )  # fmt: skip
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    tab.select(selection, "all", picked("layout:table"))
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
     for run_id in (*states, "run_9", "run_9"):
-        drawn = tab.select(selection, "all", picked(f"check:{run_id}"))[0]
+        drawn = tab.pick(selection, picked(f"check:{run_id}"))[tab.listing]
     assert drawn.count('aria-checked="true" data-pick="check:') == 3
     assert "3 runs chosen" in drawn
-    assert tab.show_question_of_many(selection, picked("sort:name")) == ""
-    asked = tab.show_question_of_many(selection, picked("all:cancel"))
+    asked = tab.ask_about_many(selection, "cancel")
     assert "Cancel 2 runs?" in asked
     assert "1 run of the chosen cannot be: ended." in asked
     assert 'data-pick="cancel:run_1,run_2"' in asked
     assert client.arguments_of("cancel") == [], "only after the answer"
-    tab.answer(selection, "all", picked("cancel:run_1,run_2"))
+    tab.answer(selection, picked("cancel:run_1,run_2"))
     assert [args for name, args, _ in client.calls if name == "cancel"] == [("run_1",), ("run_2",)]
     assert selection.listing.checked == {"run_3"}
     client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
-    assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_3"))[0]
+    assert "delete the study first" in tab.answer(selection, picked("delete:run_3"))[tab.refusal]
     assert selection.listing.checked == {"run_3"}, "what was refused stays chosen"
-    assert "No chosen run can be" in tab.show_question_of_many(selection, picked("all:cancel"))
-    tab.select(selection, "all", picked("check:"))
+    assert "No chosen run can be" in tab.ask_about_many(selection, "cancel")
+    tab.pick(selection, picked("check:"))
     assert selection.listing.checked == set()
 
 
@@ -181,28 +172,8 @@ def test_a_run_that_was_deleted_is_left(service: Any, run: dict[str, Any]) -> No
         artifacts=[],
         delete=None,
     )
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
-    tab.answer(selection, "all", picked("delete:run_1"))
-    assert selection.current.id == "run_9"
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
+    tab.answer(selection, picked("delete:run_1"))
+    assert selection.current.id is None
     client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
-    assert "delete the study first" in tab.answer(selection, "all", picked("delete:run_9"))[0]
-    assert selection.current.id == "run_9"
-
-
-def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(
-    service: Any, run: dict[str, Any], estimate: dict[str, Any]
-) -> None:
-    spec = {**starting_spec("pretrain", "sample"), "steps": 77}
-    tab = RunsTab(service(run={**run, "spec": spec}, estimate=estimate))
-    address: Any = SimpleNamespace(query_params={"tab": "runs", "new": "pretrain", "clone": "run_1"})
-    drawer, kind, *filled, refusal = tab.prepare_form(address)
-    assert (drawer.open, kind, refusal) == (True, "pretrain", "")
-    form = tab.forms["pretrain"]
-    column, name, preset, text, verdict, estimated, *values = filled[: 6 + len(form.fields)]
-    assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
-    assert "The spec is valid" in verdict
-    assert estimated == gr.skip(), "the form does not wait for the estimate"
-    assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
-    others = filled[6 + len(form.fields) :]
-    assert {type(part) for part in others if part != gr.skip()} == {gr.Column}
-    assert not any(part.visible for part in others if part != gr.skip())
+    assert "delete the study first" in tab.answer(selection, picked("delete:run_9"))[tab.refusal]
