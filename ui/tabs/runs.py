@@ -137,14 +137,14 @@ class RunsTab:
                     self.save = gr.Button("Save", size="sm", min_width=90, elem_id="run-annotate")
 
     @property
-    def shown(self) -> list[Any]:
+    def refreshed(self) -> list[Any]:
         """Outputs of ``refresh``."""
         run = [self.panel, self.head, self.annotation, self.tags, self.notes, self.curves, self.details]
         return [self.menus, self.listing, self.comparison.others, *run, *self.study.outputs]
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         filled = [part for form in self.forms.values() for part in form.parts]
-        everything = [self.refusal, self.name, self.overview, self.form_panel, self.form_head, *self.shown]
+        everything = [self.refusal, self.name, self.overview, self.form_panel, self.form_head, *self.refreshed]
         for event in (tab.select, navigation.select):
             opened = event(
                 self.open_address, [self.selection, self.forms[STUDY].editor], [*everything, *filled],
@@ -154,27 +154,27 @@ class RunsTab:
             for form in self.forms.values():
                 form.wire_estimate(opened)
         gr.Timer(REFRESH_SECONDS).tick(
-            self.tick, [self.selection, self.name], self.shown, js=seen_script("runs"), **SILENT_EVENT
+            self.tick, [self.selection, self.name], self.refreshed, js=seen_script("runs"), **SILENT_EVENT
         )
         self.name.change(  # a text field has its event ``input`` at a key alone, not when a text is pasted
-            self.list_named, [self.selection, self.name], self.shown, **SILENT_EVENT | LAST_COUNTS
+            self.list_named, [self.selection, self.name], self.refreshed, **SILENT_EVENT | LAST_COUNTS
         )
         gr.on(
             [pane.select for pane in (self.menus, self.listing, self.head, self.study.head)],
-            self.pick, self.selection, [self.refusal, *self.shown], **SILENT_EVENT | EACH_COUNTS,
+            self.pick, self.selection, [self.refusal, *self.refreshed], **SILENT_EVENT | EACH_COUNTS,
         ).then(None, js=FOCUS_QUESTION_SCRIPT)  # fmt: skip
-        self.refusal.select(self.answer, self.selection, [self.refusal, *self.shown], **BUSY_EVENT)
+        self.refusal.select(self.answer, self.selection, [self.refusal, *self.refreshed], **BUSY_EVENT)
         self.save.click(
             self.annotate, [self.selection, self.tags, self.notes], self.annotation_verdict, **BUSY_EVENT
-        ).then(self.refresh, self.selection, self.shown, **SILENT_EVENT)
+        ).then(self.refresh, self.selection, self.refreshed, **SILENT_EVENT)
         self.comparison.wire()
         gr.on(
             [component.input for component in self.comparison.inputs],
-            self.compare, [self.selection, *self.comparison.inputs], self.shown, **SILENT_EVENT | LAST_COUNTS,
+            self.compare, [self.selection, *self.comparison.inputs], self.refreshed, **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         gr.on(
             [self.study.metric.input, self.study.value.input],
-            self.chart, [self.selection, self.study.metric, self.study.value], self.shown,
+            self.chart, [self.selection, self.study.metric, self.study.value], self.refreshed,
             **SILENT_EVENT | LAST_COUNTS,
         )  # fmt: skip
         for form in self.forms.values():
@@ -276,27 +276,27 @@ class RunsTab:
         if action in ("run", STUDY):
             selection.open(**{action: value})
         elif action == "all":
-            return {self.refusal: self.ask_about_many(selection, value)}
+            return {self.refusal: self.draw_question_of_many(selection, value)}
         elif action in runs and runs[action].asks:
-            return {self.refusal: self._ask(lambda: draw_question(action, self.client.run(value)))}
+            return {self.refusal: self._question_or_error(lambda: draw_question(action, self.client.run(value)))}
         elif action in runs:
             return {self.refusal: self._act(action, [value], selection), **self.refresh(selection)}
         elif action in ("study-cancel", "study-delete"):
-            return {self.refusal: self._ask(lambda: draw_study_question(verb, self.client.study(value)))}
+            return {self.refusal: self._question_or_error(lambda: draw_study_question(verb, self.client.study(value)))}
         elif action == "study-resume":
             return {self.refusal: self.study.act(verb, value), **self.refresh(selection)}
         else:
             selection.listing = selection.listing.changed(action, value)
         return {self.refusal: "", **self.refresh(selection)}
 
-    def _ask(self, draw: Callable[[], str]) -> str:
+    def _question_or_error(self, draw: Callable[[], str]) -> str:
         """A question, or the error of the service."""
         try:
             return draw()
         except ApiError as error:
             return toast(error.message)
 
-    def ask_about_many(self, selection: SelectedRun, verb: str) -> str:
+    def draw_question_of_many(self, selection: SelectedRun, verb: str) -> str:
         """The question before the chosen runs are cancelled or deleted, or the error of the service."""
         runs = []
         for run_id in sorted(selection.listing.checked):

@@ -144,7 +144,7 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
         drawn = tab.pick(selection, picked(f"check:{run_id}"))[tab.listing]
     assert drawn.count('aria-checked="true" data-pick="check:') == 3
     assert "3 runs chosen" in drawn
-    asked = tab.ask_about_many(selection, "cancel")
+    asked = tab.draw_question_of_many(selection, "cancel")
     assert "Cancel 2 runs?" in asked
     assert "1 run of the chosen cannot be: ended." in asked
     assert 'data-pick="cancel:run_1,run_2"' in asked
@@ -155,7 +155,7 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
     client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
     assert "delete the study first" in tab.answer(selection, picked("delete:run_3"))[tab.refusal]
     assert selection.listing.checked == {"run_3"}, "what was refused stays chosen"
-    assert "No chosen run can be" in tab.ask_about_many(selection, "cancel")
+    assert "No chosen run can be" in tab.draw_question_of_many(selection, "cancel")
     tab.pick(selection, picked("check:"))
     assert selection.listing.checked == set()
 
