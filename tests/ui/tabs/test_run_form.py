@@ -50,12 +50,9 @@ DATASETS = [{"name": "early", "created_at": "2026-01-01"}, {"name": "sample", "c
 
 @pytest.fixture
 def client(service: Any) -> Any:
-    encoders = [{"id": f"enc_{name}", "name": name, "info": {}} for name in ("newest", "pinned")]
-    encoders[1]["pinned"] = True
+    encoders = [{"id": f"enc_{name}", "name": name, "info": {}} for name in ("pinned", "newest")]  # best first
     collections = [{"name": "sample", "images": 5397}, {"name": "sample-pinned", "images": 1}]
-    return service(
-        encoders=encoders, encoder_figures=[], datasets=DATASETS, collections=collections, submit={"id": "run_9"}
-    )
+    return service(encoders=encoders, datasets=DATASETS, collections=collections, submit={"id": "run_9"})
 
 
 def built(client: Any, kind: str) -> SpecForm:

@@ -264,8 +264,8 @@ def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict
         tab.pick(selection, SimpleNamespace(pick=f"check:{run_id}"))
     client.answers["runs"] = {"items": [other], "next_cursor": None}
     assert "1 run chosen" in tab.refresh(selection)[tab.listing]
-    asked = tab.ask_about_many(selection, "delete")
+    asked = tab.draw_question_of_many(selection, "delete")
     assert ('data-pick="delete:run_2"' in asked, "second" in asked, "Delete 1 run?" in asked) == (True, True, True)
     client.answers["run"] = ApiError(404, "not_found", "no such run")
-    asked = tab.ask_about_many(selection, "delete")
+    asked = tab.draw_question_of_many(selection, "delete")
     assert "No chosen run can be" in asked
