@@ -204,10 +204,10 @@ class RunsTab:
             return updates
         selection.listing = replace(selection.listing, page=ListPage())
         selection.open(**{STUDY if form.kind == STUDY else "run": made})
-        return {**updates, **self._close_forms(), **self.refresh(selection)}
+        return {**updates, **self._close(form), **self.refresh(selection)}
 
-    def _close_forms(self) -> dict[Any, Any]:
-        hidden = {form.column: gr.Column(visible=False) for form in self.forms.values()}
+    def _close(self, *forms: SpecForm) -> dict[Any, Any]:
+        hidden = {form.column: gr.Column(visible=False) for form in forms}
         return {**hidden, self.form_panel: gr.Column(visible=False), self.overview: gr.Column(visible=True)}
 
     def open_address(self, selection: SelectedRun, draft: str, request: gr.Request) -> dict[Any, Any]:
@@ -220,7 +220,7 @@ class RunsTab:
             self.comparison.open_linked(selection, linked)
             selection.open(linked.get("run"), linked.get(STUDY))
         listing = {self.name: selection.listing.name, **self.refresh(selection)}
-        return {**listing, **(self._close_forms() if linked else {})}
+        return {**listing, **(self._close(*self.forms.values()) if linked else {})}
 
     def open_form(self, linked: dict[str, str], draft: str = "null") -> dict[Any, Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
