@@ -271,7 +271,7 @@ def export(
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
             paths, readme = exported_files(directory, format, folder), folder / CARD
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             use = readme.read_text("utf-8") if readme.is_file() else ""
             readme.write_text(read_card(session, row, directory, use)[0], encoding="utf-8")
             session.close()

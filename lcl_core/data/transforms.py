@@ -18,10 +18,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lcl_core.specs.data import AugmentationSpec
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
 _LONGEST_STRIP = 32

@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from lcl_core import __version__
 from lcl_core.common.device import full_fp32_convolutions, pick_device
 from lcl_core.common.errors import UserError
-from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD, augment
+from lcl_core.data.transforms import augment
 from lcl_core.encoders import files
 from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.files import Hashes, combined_weights_hash, hash_weights, tensor_shapes
 from lcl_core.encoders.registry import EncoderFormat
-from lcl_core.specs.data import AugmentationSpec
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec
 
 RANDOM_INIT_SEED = 0
 

@@ -14,6 +14,9 @@ ItemKind = Literal["documents", "pairs"]
 # What a method gets from a view, and the records that the view is made of. Only pairs have splits of a spec.
 VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
 VIEW_RECORDS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "documents"}
+# of the normalisation of pixels by channel: CLIP's
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NARROWEST_RATIO = 3 / 4  # of the sides of a random crop
 
 

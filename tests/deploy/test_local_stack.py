@@ -54,7 +54,8 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path, monkeypatch
         token = (home / TOKEN_FILE).read_text(encoding="ascii").strip()
         assert stat.S_IMODE((home / TOKEN_FILE).stat().st_mode) == 0o600
         assert stack.page_address == f"{stack.page_url}/?token={token}"
-        assert browser.get(stack.page_url).status_code == 401
+        assert "lcl-login" in browser.get(stack.page_url).text
+        assert browser.get(f"{stack.page_url}/config").status_code == 401
         assert browser.get(stack.page_address).status_code == 200
         assert browser.get(f"{stack.page_url}/config").status_code == 200
         assert browser.get(f"{stack.page_url}/loading").status_code == 200

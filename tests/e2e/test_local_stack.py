@@ -107,7 +107,7 @@ def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip
     assert hits[0]["caption"] == wanted.captions[0], "an image finds itself first"
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)
     assert client.item_image("found", hits[0]["id"])
-    text = client.search("found", text="a red heart", target="images", k=5)["hits"]
+    text = client.search("found", text="a red heart", target="images", k=5, match="looks")["hits"]
     assert [hit["score"] for hit in text] == sorted((hit["score"] for hit in text), reverse=True)
 
 

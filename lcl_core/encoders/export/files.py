@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.files import write_json_atomically
-from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.files import read_json_object
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD
 
 PROCESSOR, IMAGE_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"

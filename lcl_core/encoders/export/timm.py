@@ -13,11 +13,11 @@ from typing import Any
 from safetensors.torch import save_file
 
 from lcl_core.common.files import write_json_atomically
-from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.export.files import write_use
 from lcl_core.encoders.lcl import load_model
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.model import LCLConfig
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD
 
 # timm's own names for CLIP's ViT; every size is given besides
 _ARCHITECTURES = {"gelu": "vit_base_patch32_clip_224", "quick_gelu": "vit_base_patch32_clip_quickgelu_224"}

@@ -319,7 +319,7 @@ def test_search_caption_and_embed(lcl, collection, sample_images, live_service, 
     assert status == 0
     assert "a red square" in out.splitlines()[3]
     assert "hue=r" in out
-    texts = json.loads(lcl("--json", "search", "squares", "a red square", "--target", "texts", "-k", "1")[1])
+    texts = json.loads(lcl("--json", "search", "squares", '"a red square"', "--target", "texts", "-k", "1")[1])
     assert texts["hits"][0]["text"] == "a red square"
     status, out, err = lcl("search", "squares", "a red square", "--image", str(red), "--weight", "text=-0.5", "-k", "4")
     assert (status, err) == (0, "")

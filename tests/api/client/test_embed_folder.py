@@ -104,7 +104,7 @@ def test_lists_of_any_length_become_several_requests(client, live_service, encod
     single = [live_service.admin.embed_images("tiny", [image])[0] for image in images]
     np.testing.assert_allclose(client.embed_images("tiny", images), single, atol=1e-5)
     assert client.embed_texts("tiny", []) == client.embed_images("tiny", []) == []
-    texts[11] = "long" * 200
+    texts[11] = "long " * 200
     with pytest.raises(ApiError, match="the text is longer") as caught:
         client.embed_texts("tiny", texts)
     assert caught.value.code == "invalid_value"

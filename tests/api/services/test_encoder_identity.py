@@ -87,7 +87,7 @@ def test_images_are_added_with_the_collections_own_encoder(http, twin, sample_im
     answer = http.post("/v1/collections/squares/items", json={"items": [item]})
     assert answer.status_code == 201, answer.text
     (added,) = answer.json()["ids"]
-    found = http.post("/v1/collections/squares/search", json={"text": "a red square", "target": "texts", "k": 1})
+    found = http.post("/v1/collections/squares/search", json={"text": '"a red square"', "target": "texts", "k": 1})
     assert round(found.json()["hits"][0]["score"], 5) == 1
     assert http.delete(f"/v1/collections/squares/items/{added}").status_code == 204
 
