@@ -61,15 +61,15 @@ def test_words_find_images_below_one_line_of_controls(visitor: Any, page_url: st
 def test_a_shared_search_shows_its_first_hit_in_the_first_screen_of_a_phone(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=a+dog", width=390, height=844)
     hits(page).first.wait_for()
-    assert hits(page).first.bounding_box()["y"] <= 420
+    assert hits(page).first.evaluate("hit => hit.getBoundingClientRect().y") <= 420
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.get_by_placeholder("Describe an image")
     expect(box).to_be_hidden()
     page.get_by_role("button", name="Change the search").click()
     expect(box).to_have_value("a dog")
     hits(page).first.click()
-    lies = detail(page).bounding_box()
-    assert (lies["x"], lies["width"], lies["y"] + lies["height"]) == (0, 390, pytest.approx(844, abs=1))
+    lies = detail(page).evaluate("image => image.getBoundingClientRect().toJSON()")
+    assert (lies["x"], lies["width"], lies["bottom"]) == (0, 390, pytest.approx(844, abs=1))
 
 
 @pytest.mark.extended

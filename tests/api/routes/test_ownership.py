@@ -64,7 +64,7 @@ def test_what_is_owned_is_named_in_the_path_alone():
             for model in (given, *get_args(given)):  # also of an optional one
                 requested += getattr(model, "model_fields", {})
         found += [f"{route.path}: {name}" for name in requested if name in ("run", "study", *OWNED)]
-    assert not found
+    assert found == ["/v1/runs: study"], "of the runs that the caller sees, those of a study"
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,12 @@ def test_what_is_anothers_is_as_if_it_were_not_there(live_service, hers, keys, r
             assert answered == nothing.text, "the answer tells whether there is such a thing"
     assert live_service.admin.run(hers["run_id"])["state"] == "failed"
     assert live_service.admin.study(hers["study_id"])["state"] in ("queued", "running")
+
+
+def test_runs_of_anothers_study_are_not_listed(live_service, hers, keys, lookers):
+    for key, some in ((keys["submitter"], False), (lookers["ada"], True)):
+        with client(live_service, key) as caller:
+            assert bool(caller.get("/v1/runs", params={"study": hers["study_id"]}).json()["items"]) == some
 
 
 @pytest.mark.parametrize("which", [which for which in calls(owned=True) if which.startswith("GET")])
