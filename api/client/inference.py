@@ -135,10 +135,12 @@ class InferenceCalls(Transport):
     ) -> ZeroShotResult:
         """Classify images by the names of the classes, without training. Unreadable images are skipped.
 
-        ``images``: names, and bytes or files, which are read as they are sent. ``templates``: texts with ``{}`` for the
-        name of the class, averaged; none: those of the evaluation. ``batch``: images in a request; fewer if they are
-        large. Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or
-        templates.
+        Args:
+            images: names, and bytes or files, which are read as they are sent.
+            templates: texts with ``{}`` for the name of the class, averaged; none: those of the evaluation.
+            batch: images in a request; fewer if they are large.
+
+        Raises: ApiError if the service refuses for a reason other than an image; UserError for classes or templates.
         """
         from api.client.zero_shot import ZeroShotClassifier, ZeroShotResult  # numpy, which other calls do without
 
@@ -197,8 +199,9 @@ class InferenceCalls(Transport):
     ) -> Generator[list[tuple[Any, list[float]]]]:
         """Vectors of named texts, images or image files, of one request after the other.
 
-        ``count``: inputs in a request; default: as many as the service accepts. ``skipped``: receives each image that
-        cannot be read; None: an error.
+        Args:
+            count: inputs in a request; default: as many as the service accepts.
+            skipped: receives each image that cannot be read; None: an error.
         """
         batch: list[tuple[Any, str]] = []
         size = 0

@@ -36,8 +36,9 @@ Key = tuple[Any, ...]
 class EvaluatedFigure:
     """One figure of an encoder.
 
-    ``key``: values of COMPARISON_KEYS. ``settings``: of the evaluation, as far as the figure depends on them, each as
-    JSON text.
+    Attributes:
+        key: values of COMPARISON_KEYS.
+        settings: of the evaluation, as far as the figure depends on them, each as JSON text.
     """
 
     key: Key
@@ -133,8 +134,10 @@ def with_significance(rows: Sequence[Json], records_of: Callable[[str], Path]) -
     """The rows with ``interval`` (95 %, of the difference), ``p`` and ``units`` where both runs' predictions exist.
 
     Rows with a ``reason`` are not tested. The tests cover the units in common, so that values may differ from the row's
-    where one run has more units. ``records_of``: the folder of a run's predictions; raises UserError when they cannot
-    be fetched.
+    where one run has more units.
+
+    Args:
+        records_of: the folder of a run's predictions; raises UserError when they cannot be fetched.
     """
 
     @cache

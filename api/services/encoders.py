@@ -115,9 +115,11 @@ async def read_images(
 ) -> dict[str, Result]:
     """``use`` of each image, by its field: they are decoded one after another, in one of few threads.
 
-    ``urls``: data URLs of the images by their field in the request. ``use``: called with the encoded and the decoded
-    image (RGB). Raises: Problem 422 naming an image that is unreadable, too large, or one too many; UserError
-    ``out_of_memory``.
+    Args:
+        urls: data URLs of the images by their field in the request.
+        use: called with the encoded and the decoded image (RGB).
+
+    Raises: Problem 422 naming an image that is unreadable, too large, or one too many; UserError ``out_of_memory``.
     """
     if not urls:
         return {}

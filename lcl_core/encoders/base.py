@@ -37,8 +37,10 @@ RANDOM_INIT_SEED = 0
 class TextEncoder(ABC):
     """A text encoder; frozen when loaded.
 
-    ``module``: the network; its parameters are those that fine-tuning trains. ``width``: E, numbers in a text's
-    feature. ``identity``: everything that its features depend on, as of :class:`ImageEncoder`.
+    Attributes:
+        module: the network; its parameters are those that fine-tuning trains.
+        width: E, numbers in a text's feature.
+        identity: everything that its features depend on, as of :class:`ImageEncoder`.
     """
 
     module: nn.Module
@@ -66,9 +68,14 @@ class ImageEncoder(ABC):
     """An image encoder, with its text encoder where it has one.
 
     A loaded one is frozen: evaluation mode, fp32, no gradients. An encoder without patch tokens (a CNN) gives the
-    positions of its last feature map as tokens. ``module``: the vision network; its parameters are those that full
-    transfer trains. ``embed_dim``: E; none where there are no pooled latents. ``tokens``, ``width``: N and W.
-    ``image_size``: S, pixels. ``weights_hash``: sha256 of the weights.
+    positions of its last feature map as tokens.
+
+    Attributes:
+        module: the vision network; its parameters are those that full transfer trains.
+        embed_dim: E; none where there are no pooled latents.
+        tokens, width: N and W.
+        image_size: S, pixels.
+        weights_hash: sha256 of the weights.
     """
 
     module: nn.Module
@@ -83,7 +90,11 @@ class ImageEncoder(ABC):
     def load(cls, directory: Path, file_hashes: Mapping[str, str] | None = None) -> Self:
         """The saved encoder, frozen, on the GPU when there is one.
 
-        ``file_hashes``: sha256 of the directory's files by name, where they are known.
+        Args:
+            file_hashes: sha256 of the directory's files by name, where they are known.
+
+        Raises:
+            UserError: ``encoder_unreadable``, naming the directory and what is wrong with it.
         """
 
     @property
@@ -238,7 +249,10 @@ def parameter_groups(module: nn.Module, blocks: Sequence[nn.Module] = ()) -> lis
 
     The blocks are those of the lists of modules that lie side by side and hold at least half of the parameters (a ViT
     has one such list, a ResNet four); a network without any is cut into its children. Parameters stand in the order in
-    which the network registers them. ``blocks``: the network's depth, where it is known.
+    which the network registers them.
+
+    Args:
+        blocks: the network's depth, where it is known.
     """
     blocks = blocks or _blocks(module)
     depth_of = {id(parameter): depth for depth, block in enumerate(blocks, 1) for parameter in block.parameters()}
@@ -300,9 +314,12 @@ class ExternalImageEncoder(ImageEncoder):
     """An image encoder of another library, in that library's own network and transform.
 
     A class of it says in :meth:`build` how the library makes them, and in :meth:`outputs` what the network answers.
-    ``kind``: of :class:`~lcl_core.encoders.registry.EncoderFormat`. ``library``: its name and version.
-    ``transform_image``: the library's evaluation transform of one image. ``mean``, ``deviation``: of the transform's
-    normalisation, one number a channel.
+
+    Attributes:
+        kind: of :class:`~lcl_core.encoders.registry.EncoderFormat`.
+        library: its name and version.
+        transform_image: the library's evaluation transform of one image.
+        mean, deviation: of the transform's normalisation, one number a channel.
     """
 
     kind: ClassVar[str]
@@ -330,7 +347,8 @@ class ExternalImageEncoder(ImageEncoder):
     def build(self, trained: bool) -> None:
         """Build ``module``, the transform with its ``image_size`` and, where there is one, the text encoder.
 
-        ``trained``: with the saved weights; else with the library's initial ones.
+        Args:
+            trained: with the saved weights; else with the library's initial ones.
         """
 
     @abstractmethod

@@ -18,9 +18,17 @@ FinishedTexts = list[tuple[int, str]]  # (row, text) of the texts that one step 
 class GenerationConfig:
     """Greedy by default; ``num_beams`` > 1: beam search; ``top_p``: nucleus sampling.
 
-    ``prompt``: text that the caption continues. ``context``: text before the image. ``max_new_tokens``: 1 to 256.
-    ``num_beams``: 1 to 16. ``top_p``: probability mass of the nucleus, above 0 to 1. ``temperature``: of the sampling,
-    above 0 to 10. ``seed``: of the sampling; image i of a list is sampled with ``seed`` + i.
+    Args:
+        prompt: text that the caption continues.
+        context: text before the image.
+        max_new_tokens: 1 to 256.
+        num_beams: 1 to 16.
+        top_p: probability mass of the nucleus, above 0 to 1.
+        temperature: of the sampling, above 0 to 10.
+        seed: of the sampling; image i of a list is sampled with ``seed`` + i.
+
+    Raises:
+        UserError: ``invalid_value``, naming the field.
     """
 
     prompt: str = ""
@@ -57,8 +65,9 @@ def _ignore(_: str) -> None:
 class StreamListener:
     """Receives each piece of a text, in the thread that generates it.
 
-    ``on_text``: must not block. A listener that raises is cancelled. ``cancelled``: set by any thread: generation of
-    this text stops at the next step.
+    Attributes:
+        on_text: must not block. A listener that raises is cancelled.
+        cancelled: set by any thread: generation of this text stops at the next step.
     """
 
     on_text: Callable[[str], None] = _ignore
@@ -76,8 +85,9 @@ class StreamListener:
 class PreparedImage:
     """An image as ``BatchedEngine.prepare`` returns it; the image itself need not be kept.
 
-    ``pixels``: f32 [3, S, S], on the CPU; None where preprocessing failed. ``error``: why it failed. A broken image
-    fails alone, in its own future.
+    Attributes:
+        pixels: f32 [3, S, S], on the CPU; None where preprocessing failed.
+        error: why it failed. A broken image fails alone, in its own future.
     """
 
     pixels: Tensor | None
@@ -88,7 +98,9 @@ class PreparedImage:
 class DocumentPrompt:
     """A document without its end.
 
-    ``ids``: its tokens, placeholders of images included. ``pixels``: f32 [k, 3, S, S], its images in order, on the CPU.
+    Attributes:
+        ids: its tokens, placeholders of images included.
+        pixels: f32 [k, 3, S, S], its images in order, on the CPU.
     """
 
     ids: list[int]

@@ -39,12 +39,22 @@ FP32, BF16 = 4, 2  # bytes a number: every encoder is kept in fp32, whatever its
 class EncoderEngine:
     """Load once, use often; not batched across callers (see BatchedEngine). Nothing here keeps a gradient.
 
-    ``directory``: of a saved encoder, ours or another library's. ``device``: ``auto`` (a GPU when there is one),
-    ``cpu``, ``cuda`` or ``cuda:N``. ``precision``: of the matrix products behind vectors: ``fp32``, ``bf16``, or
-    ``auto`` for bf16 where the hardware multiplies it. Texts are generated in fp32. ``warm_up``: run the model once, so
-    that the first request is as fast as the others and damaged weights are found. ``registered``: sha256 of its files
-    by name, as registered; files with another content are refused. ``encoder``: the encoder. ``hash``: sha256 of its
-    weights. ``file_hashes``: sha256 of the directory's data files by name.
+    Args:
+        directory: of a saved encoder, ours or another library's.
+        device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: of the matrix products behind vectors: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware
+            multiplies it. Texts are generated in fp32.
+        warm_up: run the model once, so that the first request is as fast as the others and damaged weights are found.
+        registered: sha256 of its files by name, as registered; files with another content are refused.
+
+    Attributes:
+        encoder: the encoder.
+        hash: sha256 of its weights.
+        file_hashes: sha256 of the directory's data files by name.
+
+    Raises:
+        UserError: ``encoder_unreadable``, ``encoder_changed``, ``invalid_value``; ``unsupported`` for an encoder
+            without pooled latents.
     """
 
     def __init__(

@@ -133,8 +133,10 @@ _POOLINGS: dict[PoolingMode, Callable[[Tensor, Tensor], Tensor]] = {"cls": _firs
 class HuggingFaceTextEncoder(ExternalTextEncoder):
     """A text encoder with its tokenizer.
 
-    ``limit``: tokens that are read of a text. ``reads_padding``: each text is padded to ``limit`` tokens, and the
-    network attends to the padding too. ``lower_case``: texts are read in lower case.
+    Args:
+        limit: tokens that are read of a text.
+        reads_padding: each text is padded to ``limit`` tokens, and the network attends to the padding too.
+        lower_case: texts are read in lower case.
     """
 
     def __init__(

@@ -105,7 +105,8 @@ class LCLTextEncoder(TextEncoder):
 class LCLEncoder(ImageEncoder):
     """An LCLModel with its processor; it also generates text.
 
-    ``weights_hash``: sha256 of the weights (the file's for a saved encoder).
+    Args:
+        weights_hash: sha256 of the weights (the file's for a saved encoder).
     """
 
     def __init__(self, model: LCLModel, processor: LCLProcessor, weights_hash: str) -> None:

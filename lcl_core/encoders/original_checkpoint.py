@@ -58,8 +58,12 @@ def config_from_official(official: dict[str, Any]) -> LCLConfig:
 def load_official(config_json: str | Path | dict[str, Any], weights: str | Path) -> LCLModel:
     """Build an LCLModel from the authors' config JSON and weights.
 
-    ``config_json``: their model JSON, a path or the parsed object. ``weights``: a ``.safetensors`` file, or a ``.pt``
-    read with ``weights_only=True``.
+    Args:
+        config_json: their model JSON, a path or the parsed object.
+        weights: a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``.
+
+    Raises:
+        UserError: a file is missing or is not what it should be, or names or shapes of the weights do not fit.
     """
     config = read_official_config(config_json)
     model = LCLModel(config)

@@ -28,8 +28,10 @@ _SWITCHES = {  # of versions before 5.4, in the order in which several are put s
 class SentencePooling:
     """From a text to its vector.
 
-    ``modes``: of these poolings the vector is put together. ``max_tokens``: that are read of a text; None: as many as
-    the network reads. ``lower_case``: texts are read in lower case.
+    Attributes:
+        modes: of these poolings the vector is put together.
+        max_tokens: that are read of a text; None: as many as the network reads.
+        lower_case: texts are read in lower case.
     """
 
     modes: tuple[PoolingMode, ...] = ("mean",)

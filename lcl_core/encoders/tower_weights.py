@@ -32,11 +32,12 @@ Settings = dict[str, str | int]
 class TowerWeights:
     """What another model may start from.
 
-    ``tensors``: fp32 on the CPU, by the names of LCLModel. ``visual.positional_embedding`` has a row for the class
-    token, the first, if there is a ``visual.class_embedding``. ``vocabulary``: {token: row of
-    ``text.token_embedding.weight``}, tokens as the tokenizer writes them. ``settings``: what the same weights compute
-    different functions with: activation and heads of each tower. ``left_out``: the library's tensors without a
-    counterpart, and why.
+    Attributes:
+        tensors: fp32 on the CPU, by the names of LCLModel. ``visual.positional_embedding`` has a row for the class
+            token, the first, if there is a ``visual.class_embedding``.
+        vocabulary: {token: row of ``text.token_embedding.weight``}, tokens as the tokenizer writes them.
+        settings: what the same weights compute different functions with: activation and heads of each tower.
+        left_out: the library's tensors without a counterpart, and why.
     """
 
     tensors: Mapping[str, Tensor]

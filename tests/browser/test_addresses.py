@@ -19,7 +19,7 @@ VIEW = """() => {
     '#run-list button[aria-current]', '.lcl-encoders h3', '#documents h3'];
   const all = (selector) => [...panel.querySelectorAll(selector)];
   const seen = all(parts.join()).filter((each) => each.checkVisibility()).map((each) => each.textContent);
-  const inputs = all('#search-box textarea, .lcl-query :is(textarea, input:not([type=radio])), .lcl-toolbar :checked');
+  const inputs = all('#search-box textarea, .lcl-toolbar :checked');
   return JSON.stringify([tab.textContent.trim(), seen, inputs.map((each) => each.value)]);
 }"""
 

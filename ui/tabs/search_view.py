@@ -85,7 +85,7 @@ def draw_results(query: PageQuery, hits: Sequence[Json], answer: Json) -> str:
     joined = (" away from " if query.weight < 0 and len(about) > 1 else " and ").join(about)
     if not hits:
         reset = f' <a href="{esc(query.link(where=""))}">Remove the filter</a>' if query.where else ""
-        where = f" passes the filter {_words_of(query.where)}." if query.where else f" fits {joined}."
+        where = f" passes the filter {_condition_list(query.where)}." if query.where else f" fits {joined}."
         return _section(esc(f"No image{where}") + reset, "")
     what = "texts" if query.texts and (query.like or query.image) else "images"
     read_as, limit = answer.get("read_as"), answer.get("text_limit")
@@ -162,7 +162,7 @@ def _section(head: str, inside: str, words: str = "") -> str:
     )
 
 
-def _words_of(where: Sequence[str]) -> str:
+def _condition_list(where: Sequence[str]) -> str:
     return ", ".join(": ".join(json.loads(each)) if each.startswith("[") else each for each in where)
 
 
