@@ -30,7 +30,7 @@ FORBIDDEN = {
 _OWN_CODE = {
     *("configuration_lcl.LCLConfig", "encoder_model.LCLEncoderModel", "modeling_lcl.LCLConfig"),
     *("modeling_lcl.LCLModel", "processing_lcl.LCLProcessor", "processing_lcl.PortableProcessor"),
-    "processing_lcl.PortableTokenizer",
+    *("processing_lcl.PortableImageProcessor", "processing_lcl.PortableTokenizer"),
 }
 _ARCHITECTURES = ("architecture", "timm_model_name")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100})?")  # no address of a hub

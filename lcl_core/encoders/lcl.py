@@ -266,12 +266,12 @@ class LCLEncoder(ImageEncoder):
                 return
 
 
-def load_model(directory: Path) -> tuple[LCLModel, LCLProcessor]:
-    """In fp32, on the CPU. Raises: UserError ``encoder_unreadable``."""
+def load_model(directory: Path, kind: type[LCLModel] = LCLModel) -> tuple[LCLModel, LCLProcessor]:
+    """As ``kind``, in fp32, on the CPU. Raises: UserError ``encoder_unreadable``."""
     check_encoder(directory)
     transformers_logging.disable_progress_bar()
     with wrap_load_errors(directory):
-        loaded: Any = LCLModel.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             directory,
             local_files_only=True,
             trust_remote_code=False,

@@ -14,7 +14,7 @@ from lcl_core.encoders.files import data_files, read_json, read_json_object, unr
 from lcl_core.encoders.registry import CONFIG, TEXTS, detect_encoder
 
 MODULES, POOLING = "modules.json", "pooling_config.json"
-_LIMITS, _PACKAGE = "sentence_bert_config.json", "sentence_transformers."
+LIMITS, _PACKAGE = "sentence_bert_config.json", "sentence_transformers."
 _STEPS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 PoolingMode = Literal["cls", "max", "mean"]
 _SWITCHES = {  # of versions before 5.4, in the order in which several are put side by side
@@ -47,7 +47,7 @@ def read_pooling(directory: Path) -> SentencePooling | None:
     path = _pooling_file(directory)
     if path is None:
         return None
-    limits_path = directory / _LIMITS
+    limits_path = directory / LIMITS
     limits = read_json_object(limits_path) if limits_path.is_file() else {}
     return SentencePooling(_read_modes(path), limits.get("max_seq_length"), bool(limits.get("do_lower_case")))
 

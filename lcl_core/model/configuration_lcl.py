@@ -34,6 +34,8 @@ class LCLConfig(PretrainedConfig):
     """
 
     model_type = "lcl"
+    # other libraries read the width of a vector by these names
+    attribute_map = {"hidden_size": "text_width", "projection_dim": "text_width"}  # noqa: RUF012 - as its base class
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Hugging Face export: the weights as they are, and the code that transformers runs to compute with them.
 
+sentence-transformers reads the same directory, through transformers.
+
 The code is the product's own model. Its modules are copied side by side, with imports between them made relative, and
 constants of other rooms written out.
 """
@@ -13,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
-from lcl_core.encoders.export.files import PROCESSOR, TOKENIZER_SETTINGS, write_inputs, write_use
+from lcl_core.encoders.export.files import IMAGE_PROCESSOR, PROCESSOR, TOKENIZER_SETTINGS, write_inputs, write_use
 from lcl_core.encoders.files import read_json_object
+from lcl_core.encoders.pooling import LIMITS, MODULES
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
@@ -27,9 +30,22 @@ _COPIED = (
     "lcl_core.common.errors",
     "lcl_core.specs.vision",
 )  # of other modules: constants alone
-_AUTO_MODEL = {"AutoConfig": "modeling_lcl.LCLConfig", "AutoModel": "encoder_model.LCLEncoderModel"}
+_MODEL = "encoder_model.LCLEncoderModel"
+_AUTO_MODEL = {
+    "AutoConfig": "modeling_lcl.LCLConfig",
+    "AutoModel": _MODEL,
+    "AutoModelForZeroShotImageClassification": _MODEL,
+}
+_AUTO_IMAGE_PROCESSOR = {"AutoImageProcessor": "processing_lcl.PortableImageProcessor"}
 _AUTO_PROCESSOR = {"AutoProcessor": "processing_lcl.PortableProcessor"}
 _AUTO_TOKENIZER = {"AutoTokenizer": ["processing_lcl.PortableTokenizer", None]}
+_SENTENCE_MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+_SENTENCE_SETTINGS = {
+    "module_output_name": "sentence_embedding",
+    "modality_config": {
+        kind: {"method": f"get_{kind}_features", "method_output_name": None} for kind in ("text", "image")
+    },
+}
 _TEXT = """
 A vision encoder and text encoder of Latent Compression Learning, in one space. Two ways to load it:
 
@@ -41,10 +57,12 @@ A vision encoder and text encoder of Latent Compression Learning, in one space. 
 `get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens.
 
 * `dtype="float32"` loads the weights as `lcl` does. Without it weights in bf16 stay so, and norms and sums lose digits.
+* Pipelines take it: `pipeline("zero-shot-image-classification", DIR, trust_remote_code=True)`, and
+  `"image-feature-extraction"`; so does sentence-transformers (tested: 6.3), for images and texts:
+  `SentenceTransformer(DIR, trust_remote_code=True)`.
 * `AutoProcessor` and `AutoTokenizer` compute the same ids; both need `trust_remote_code`, since no tokenizer of
   transformers cleans texts as in training. `processor(text=…)` pads; with `tokenizer(…)` write `padding=True`.
-* `preprocessor_config.json` is for libraries that run no code from here. It crops some images one pixel
-  beside the processor's square.
+* An image processor of transformers' own, for what runs no code from here, crops some images one pixel beside ours.
 * Captions need `lcl`. An encoder whose `vision` in `config.json` begins with `timm:` needs timm as well.
 """
 _RECIPE = """
@@ -65,10 +83,14 @@ def write(directory: Path, target: Path) -> None:
     write_inputs(directory, target)
     processor = read_json_object(directory / PROCESSOR)
     write_json_atomically(target / PROCESSOR, {**processor, "auto_map": _AUTO_PROCESSOR})
+    images = read_json_object(target / IMAGE_PROCESSOR)
+    write_json_atomically(target / IMAGE_PROCESSOR, {**images, "auto_map": _AUTO_IMAGE_PROCESSOR})
     # a tokenizer of transformers' own would leave out start, end and the cleaning of texts
     tokenizer = {"tokenizer_class": "PortableTokenizer", "auto_map": _AUTO_TOKENIZER}
     longest = min(TEXT_CONTEXT_LENGTH, config.get("context_length", TEXT_CONTEXT_LENGTH))
     write_json_atomically(target / TOKENIZER_SETTINGS, {**tokenizer, "model_max_length": longest})
+    write_json_atomically(target / MODULES, _SENTENCE_MODULES)
+    write_json_atomically(target / LIMITS, _SENTENCE_SETTINGS)
     shutil.copyfile(directory / WEIGHTS, target / WEIGHTS)
     for name, source in portable_sources().items():
         (target / name).write_text(source, encoding="utf-8")

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lcl_core.common.errors import import_optional
 from lcl_core.encoders.export.files import write_inputs, write_use
 from lcl_core.encoders.export.portable import preprocessing_lcl
+from lcl_core.encoders.export.portable.encoder_model import LCLEncoderModel
 from lcl_core.encoders.lcl import load_model
 from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
@@ -55,57 +55,29 @@ likeness = images @ texts.T
 """
 
 
-class _Images(nn.Module):
-    """``pixel_values`` [n, 3, S, S] → [n, E]."""
+class _Tower(nn.Module):
+    """One input of :class:`LCLEncoderModel` → its vectors [n, E], by the name of the method that computes them."""
 
-    def __init__(self, model: LCLModel) -> None:
+    def __init__(self, model: LCLModel, method: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values)
-
-
-class _Texts(nn.Module):
-    """``input_ids`` [n, L] → [n, E]: ``LCLModel.get_text_features`` over padded rows, whose sizes are symbols."""
-
-    def __init__(self, model: LCLModel) -> None:
-        super().__init__()
-        self.text, self.config = model.text, model.config
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        ids = input_ids[:, : min(TEXT_CONTEXT_LENGTH, self.config.context_length)]
-        positions = torch.arange(ids.shape[1])
-        is_end = ids == self.config.eot_token_id
-        last = torch.where(is_end.any(1), is_end.to(torch.int64).argmax(1), ids.shape[1] - 1)[:, None]
-        ids = torch.where(positions == last, self.config.soi_token_id, ids)
-        if self.config.text_attention == "causal":
-            seen = (positions <= positions[:, None])[None, None]
-        else:
-            seen = (positions <= last)[:, None, None]
-        x = self.text.token_embedding(ids) + self.text.positional_embedding[positions]
-        for block in self.text.transformer.blocks:
-            attention = block.attn
-            qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-            q, k, v = (part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-            x = x + attention.out_proj(attended.transpose(1, 2).flatten(2))
-            x = x + block.mlp.c_proj(block.mlp.activation(block.mlp.c_fc(block.ln_2(x))))
-        read = x.gather(1, last[:, :, None].expand(-1, -1, x.shape[2]))[:, 0]
-        return F.normalize(self.text.contrastive_features(read), dim=-1)
+    def forward(self, given: Tensor) -> Tensor:
+        features: Tensor = getattr(self.model, self.method)(given)
+        return features
 
 
 def write(directory: Path, target: Path) -> None:
     """Both graphs, tokenizer, processor and a README. Raises: UserError ``encoder_unreadable``, ``missing_extra``."""
     import_optional("onnxscript", "an ONNX graph", "export")
-    model, _ = load_model(directory)
+    model, _ = load_model(directory, LCLEncoderModel)
     config = model.config
     write_inputs(directory, target)
     shutil.copyfile(str(preprocessing_lcl.__file__), target / "preprocessing_lcl.py")
     pixels, ids = torch.zeros(2, 3, config.image_size, config.image_size), torch.full((2, 5), config.eot_token_id)
     n, length = torch.export.Dim("n"), torch.export.Dim("length")
-    _write_graph(target / IMAGE, _Images(model), "pixel_values", "image_embeds", pixels, {0: n})
-    _write_graph(target / TEXT, _Texts(model), "input_ids", "text_embeds", ids, {0: n, 1: length})
+    _write_graph(target / IMAGE, _Tower(model, "get_image_features"), "pixel_values", "image_embeds", pixels, {0: n})
+    _write_graph(target / TEXT, _Tower(model, "get_text_features"), "input_ids", "text_embeds", ids, {0: n, 1: length})
     write_use(target, _WORDS, _RECIPE, "onnx")
 
 
@@ -118,7 +90,7 @@ def _write_graph(path: Path, tower: nn.Module, takes: str, gives: str, example: 
         opset_version=OPSET,
         input_names=[takes],
         output_names=[gives],
-        dynamic_shapes={takes: sizes},
+        dynamic_shapes=(sizes,),
     )
     assert program is not None
     program.save(path, external_data=4 * sum(each.numel() for each in tower.parameters()) > MAX_BYTES)

@@ -1,7 +1,7 @@
 """Images and texts to tensors for the encoders of Latent Compression Learning, without ``lcl_core``.
 
-This file lies beside the weights. ``from_pretrained(DIR, trust_remote_code=True)`` of ``AutoProcessor`` and of
-``AutoTokenizer`` run it.
+This file lies beside the weights. ``from_pretrained(DIR, trust_remote_code=True)`` of ``AutoProcessor``,
+``AutoImageProcessor`` and ``AutoTokenizer`` run it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
+from transformers import BatchFeature, ImageProcessingMixin, PreTrainedTokenizer, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import cached_file
 
 from lcl_core.encoders.export.portable.preprocessing_lcl import clean, pixels
@@ -72,6 +73,21 @@ class PortableTokenizer(PreTrainedTokenizer):
         path = Path(save_directory, f"{filename_prefix}-{TOKENIZER}" if filename_prefix else TOKENIZER)
         self._inner.save(str(path), pretty=False)
         return (str(path),)
+
+
+class PortableImageProcessor(ImageProcessingMixin):
+    """Resize, crop and normalise images, for what reads images alone, as pipelines do."""
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+    valid_kwargs = ImagesKwargs  # which transformers 5 reads
+    _auto_class = "AutoImageProcessor"
+    crop_size: dict[str, int]  # of ``preprocessor_config.json``
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image], **_: Any) -> BatchFeature:
+        """``pixel_values`` [n, 3, S, S]."""
+        given = [images] if isinstance(images, Image.Image) else images
+        squares = np.stack([pixels(image, self.crop_size["height"]) for image in given])
+        return BatchFeature({"pixel_values": torch.from_numpy(squares)})
 
 
 class PortableProcessor(ProcessorMixin):

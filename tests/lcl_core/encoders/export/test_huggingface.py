@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import re
 from typing import Any
 
@@ -38,6 +39,10 @@ def test_it_loads_without_lcl_core(sample, tmp_path, anonymous_users):
     torch.testing.assert_close(found.last_hidden_state, patches, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.image_embeds, sample.images, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.text_embeds, sample.sentences, atol=1e-5, rtol=0)
+    logits = sample.model.logit_scale.exp() * sample.images @ sample.sentences.T
+    torch.testing.assert_close(found.logits_per_image, logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.logits_per_text, found.logits_per_image.T)
+    assert model.config.hidden_size == model.config.projection_dim == found.image_embeds.shape[1]
 
 
 @torch.inference_mode()
@@ -96,8 +101,52 @@ def test_the_card_has_what_a_hub_reads_and_its_recipe_computes_in_fp32(sample, t
     names: dict[str, Any] = {"DIR": tmp_path / "out", "image": sample.sample_images[0]}
     exec(code, names)
     assert names["model"].dtype == torch.float32
-    extract: Any = transformers.pipeline("image-feature-extraction", str(tmp_path / "out"), trust_remote_code=True)
-    assert torch.tensor(extract(sample.sample_images[0])).shape == (1, 24)
+
+
+@torch.inference_mode()
+def test_pipelines_compute_what_the_encoder_computes(sample, tmp_path, anonymous_users):
+    export("huggingface", sample.directory, tmp_path / "out")
+    settings: dict[str, Any] = {"model": str(tmp_path / "out"), "trust_remote_code": True, "dtype": torch.float32}
+    extract: Any = transformers.pipeline("image-feature-extraction", **settings)
+    for image, expected in zip(sample.sample_images, sample.images, strict=True):
+        torch.testing.assert_close(torch.tensor(extract(image)), expected[None], atol=1e-5, rtol=0)
+    classify: Any = transformers.pipeline("zero-shot-image-classification", **settings)
+    found = classify(sample.sample_images[0], candidate_labels=sample.texts[:3], hypothesis_template="{}")
+    logits = sample.model.logit_scale.exp() * sample.images[0] @ sample.sentences[:3].T
+    scores = {each["label"]: each["score"] for each in found}
+    torch.testing.assert_close(
+        torch.tensor([scores[text] for text in sample.texts[:3]]), logits.softmax(0), atol=1e-4, rtol=0
+    )
+
+
+def test_sentence_transformers_finds_the_methods_that_it_calls(sample, tmp_path, anonymous_users):
+    """As ``Transformer`` of sentence-transformers 6 does, which the tests' environment has not."""
+    export("huggingface", sample.directory, tmp_path / "out")
+    (module,) = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert (module["path"], module["type"]) == ("", "sentence_transformers.models.Transformer")
+    settings = json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text())
+    assert settings["module_output_name"] == "sentence_embedding"
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    for kind, given in (("image", {"images": sample.sample_images}), ("text", {"text": sample.texts})):
+        chosen = settings["modality_config"][kind]
+        vectors = getattr(model, chosen["method"])(**processor(**given))
+        assert chosen["method_output_name"] is None
+        assert vectors.shape == (len(next(iter(given.values()))), model.config.projection_dim)
+
+
+@torch.inference_mode()
+def test_torch_exports_both_towers_with_free_sizes(sample, tmp_path, anonymous_users):
+    export("huggingface", sample.directory, tmp_path / "out")
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    n, length = torch.export.Dim("n"), torch.export.Dim("length", max=77)
+    for name, given, sizes, found in (
+        ("pixel_values", sample.pixels, {0: n}, "image_embeds"),
+        ("input_ids", sample.ids[:, :77], {0: n, 1: length}, "text_embeds"),
+    ):
+        graph = torch.export.export(model, (), {name: given[:2]}, dynamic_shapes={name: sizes}).module()
+        expected = sample.images if name == "pixel_values" else sample.sentences
+        torch.testing.assert_close(graph(**{name: given})[found], expected, atol=1e-5, rtol=0)
 
 
 def test_an_image_processor_of_theirs_prepares_images_alike(sample, tmp_path):
