@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from api.client import ApiError, Client
-from api.client.payloads import format_bytes
+from api.client.payloads import Json, format_bytes
 from ui.addresses import current_name
 from ui.html import error_box, pick_form
 
@@ -71,6 +71,14 @@ def seen_script(tab: str) -> str:
   const seen = !document.hidden && document.querySelector('#tab-{current_name(tab)}-button[aria-selected="true"]');
   return [...values.slice(0, -1), seen ? values.at(-1) : null];
 }}"""
+
+
+def own_key(client: Client) -> Json:
+    """The key in use, with owner and role; one that may do nothing where the service does not answer."""
+    try:
+        return client.own_key()
+    except ApiError:
+        return {"owner": "", "role": ""}
 
 
 def parse_draft(draft: str) -> tuple[str, str] | None:

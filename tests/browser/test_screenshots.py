@@ -85,7 +85,7 @@ def encoders(page: Any) -> None:
 
 
 def service(page: Any) -> None:
-    page.get_by_role("region", name="Audit log").wait_for()
+    page.locator("#service-admins summary").first.wait_for()
 
 
 IMAGES_ARE_THERE = """[...document.images]

@@ -17,7 +17,7 @@ READY = {
     "data": "#documents article",
     "runs": "#run-list button",
     "encoders": "#encoders li",
-    "service": "#service-audit table",
+    "service": "#service-admins summary",
 }
 
 
