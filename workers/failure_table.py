@@ -18,15 +18,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import structlog
-
-from lcl_core.common.errors import FailureCode, UserError, failure_code
+from lcl_core.common.errors import FailureCode, failure_code
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import COUNTED, NO_CAPACITY, Claim, Setbacks
 from lcl_core.jobs import JOBS
-from workers.executors.base import EngineUnreachable, MachineLost, NoCapacity
-from workers.lease_keeper import AttemptInterrupted
 
 # between two attempts of a run whose machine, network or store failed; twice as long each time
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 10.0, 600.0
@@ -87,6 +83,7 @@ def _words(*alternatives: str) -> re.Pattern[str]:
     return re.compile("|".join(alternatives), re.IGNORECASE)
 
 
+# of several causes in one log the first one here counts: those at the end follow from another rank's failure
 _TABLE = (
     FailureRule("worker_lost", Policy.COUNTED),
     FailureRule("killed", Policy.COUNTED),
@@ -121,6 +118,12 @@ _TABLE = (
         ),
     ),
     FailureRule(
+        "address_in_use",
+        Policy.DELAYED,
+        "the port of the rendezvous was taken by another process",
+        _words(r"\bEADDRINUSE\b", r"Address already in use"),
+    ),
+    FailureRule(
         "nccl",
         Policy.DELAYED,
         "an error of NCCL: network, a collective operation that timed out",
@@ -131,10 +134,13 @@ _TABLE = (
         ),
     ),
     FailureRule(
-        "address_in_use",
+        "network",
         Policy.DELAYED,
-        "the port of the rendezvous was taken by another process",
-        _words(r"\bEADDRINUSE\b", r"Address already in use"),
+        "the connection to another machine or process of the run broke off",
+        _words(
+            r"\bgloo/transport/",
+            r"\bDist(Network|Store)Error\b",
+        ),
     ),
     FailureRule("rendezvous_failed", Policy.DELAYED),
 )
@@ -151,12 +157,18 @@ def infrastructure_cause(lines: Sequence[str]) -> FailureRule | None:
     Several ranks write one log, and the others fail because one has: an exception that the table does not know is
     the cause then. Without a traceback the last line counts, which libraries write before they abort.
     """
-    found = [next((rule for rule in _TABLE if _matches(rule, chain)), None) for chain in _exception_chains(lines)]
-    return None if not found or None in found else found[0]
+    found = [_rule_of(chain) for chain in _exception_chains(lines)]
+    known = [rule for rule in found if rule is not None]
+    if not known or len(known) < len(found):
+        return None
+    return min(known, key=_TABLE.index)
 
 
-def _matches(rule: FailureRule, chain: Sequence[str]) -> bool:
-    return rule.pattern is not None and any(rule.pattern.search(line) for line in chain)
+def _rule_of(chain: Sequence[str]) -> FailureRule | None:
+    for rule in _TABLE:
+        if rule.pattern is not None and any(rule.pattern.search(line) for line in chain):
+            return rule
+    return None
 
 
 def _exception_chains(lines: Sequence[str]) -> Iterator[list[str]]:
@@ -179,7 +191,6 @@ def _exception_chains(lines: Sequence[str]) -> Iterator[list[str]]:
     yield from chains
 
 
-log = structlog.get_logger(__name__)
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
 # NFS may answer from its cache, for up to a minute, that a file does not exist which another machine has created
@@ -279,27 +290,6 @@ def _has_outcome_file(run_dir: RunDir) -> bool:
     return run_dir.result_file.exists() or run_dir.error_file.exists()
 
 
-def outcome_of(error: Exception, claim: Claim, run_dir: RunDir) -> RunOutcome | Requeue:
-    """Outcome of an attempt whose supervision ended with an error."""
-    reattaches = claim.handle is not None
-    match error:
-        case AttemptInterrupted():
-            return Requeue("interrupted", str(error), keeps_processes=reattaches)
-        case NoCapacity():
-            return Requeue("no_capacity", str(error))
-        case MachineLost():  # what the processes wrote before counts
-            return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
-        case EngineUnreachable():
-            return Requeue("machine_lost", str(error), keeps_processes=True)
-        case UserError():
-            return classify_error(error.to_dict())
-        case OSError():
-            return os_error_failure(error, run_dir.path)
-    log.exception("supervisor_failed", exc_info=error)  # an error of the worker
-    message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
-    return RunFailed({"code": "internal", "message": message}, keeps_processes=reattaches)
-
-
 def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
     """Outcome of an attempt. Files in RUN_DIR count before the exit status: a result outweighs a bad status."""
     if run_dir.result_file.exists():
@@ -352,7 +342,7 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
         return storage_failure(FailureCode[ExitCode(exited.status).name], run_dir.path)
     if exited.status == ExitCode.OK:
         return _failed("no_result", f"the process ended without a result{where}")
-    rule = infrastructure_cause(_log_lines(log_file, exited.log_start))
+    rule = infrastructure_cause(read_log_lines(log_file, exited.log_start))
     if rule is not None:
         return Requeue(rule.cause, f"{rule.meaning} ({line})", f"{rule.meaning}: {line}{where}")
     if exited.status < 0:
@@ -384,17 +374,18 @@ def _failed(code: str, message: str) -> RunFailed:
 
 
 def last_error_line(log_file: Path, start: int) -> str:
-    """Exception line of the last traceback after byte ``start`` of a log, else its last line, else ''."""
-    lines = _log_lines(log_file, start)
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    tracebacks = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    if tracebacks:
-        last = next((line for line in lines[tracebacks[-1] + 1 :] if line[:1].strip()), last)
-    return last.strip()[:_MAX_LINE]
+    """Exception line of the last traceback after byte ``start`` of a log, else its last line, else ''.
+
+    A traceback of another kind than those of the table comes first: network errors of other ranks may follow it.
+    """
+    chains = list(_exception_chains(read_log_lines(log_file, start)))
+    own = [chain for chain in chains if _rule_of(chain) is None]
+    last = (own or chains or [[]])[-1]
+    return last[-1].strip()[:_MAX_LINE] if last else ""
 
 
-def _log_lines(log_file: Path, start: int) -> list[str]:
-    """The last lines after byte ``start``."""
+def read_log_lines(log_file: Path, start: int) -> list[str]:
+    """The last 64 KiB after byte ``start``, by line."""
     with log_file.open("rb") as file:
         file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
         return file.read().decode("utf-8", "replace").splitlines()

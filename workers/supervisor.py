@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from lcl_core.common.logging import log_database_error
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.collections import prepare_collection_snapshots
-from lcl_core.db.complete_run import RunOutcome, complete_run
+from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import (
     Claim,
     StaleLease,
@@ -37,18 +38,18 @@ from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
-from workers.executors.base import Executor, Handle, Job, JobRequest
+from workers.executors.base import EngineUnreachable, Executor, Handle, Job, JobRequest, MachineLost, NoCapacity
 from workers.executors.local import LocalExecutor
 from workers.failure_table import (
     ProcessExit,
     Requeue,
     StopReason,
     await_outcome_file,
+    classify_error,
     classify_exit,
     os_error_failure,
-    outcome_of,
 )
-from workers.lease_keeper import Attempt, LeaseKeeper, WorkClock
+from workers.lease_keeper import Attempt, AttemptInterrupted, LeaseKeeper, WorkClock
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.mirror import CheckpointMirror
 from workers.monitor import JobMonitor
@@ -174,9 +175,6 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
             shutil.copyfile(source, target)
     child.truncate_metrics(step)
     stage(parent.checkpoints / name, child.checkpoints / name, link=True).publish()
-
-
-log = structlog.get_logger(__name__)
 
 
 class Supervisor:
@@ -333,3 +331,24 @@ def _requeue(attempt: Attempt, requeue: Requeue) -> State | None:
             keep_handle=requeue.keeps_processes,
             holder=attempt.artifacts.holder,
         )
+
+
+def outcome_of(error: Exception, claim: Claim, run_dir: RunDir) -> RunOutcome | Requeue:
+    """Outcome of an attempt whose supervision ended with an error."""
+    reattaches = claim.handle is not None
+    match error:
+        case AttemptInterrupted():
+            return Requeue("interrupted", str(error), keeps_processes=reattaches)
+        case NoCapacity():
+            return Requeue("no_capacity", str(error))
+        case MachineLost():  # what the processes wrote before counts
+            return classify_exit(claim, run_dir, ProcessExit(-signal.SIGKILL, StopReason.MACHINE, 0, loss=str(error)))
+        case EngineUnreachable():
+            return Requeue("machine_lost", str(error), keeps_processes=True)
+        case UserError():
+            return classify_error(error.to_dict())
+        case OSError():
+            return os_error_failure(error, run_dir.path)
+    log.exception("supervisor_failed", exc_info=error)  # an error of the worker
+    message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
+    return RunFailed({"code": "internal", "message": message}, keeps_processes=reattaches)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.specs.parsing import parse_spec
@@ -51,13 +51,17 @@ def main() -> int:
     return run_main(pretrain, main=_rank() == 0)
 
 
-if __name__ == "__main__":
-    code = main()
+def end_process(code: int) -> NoReturn:
+    """End with the status ``code``, or by the signal ``-code``, for the supervisor."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if code < 0:  # a rank was killed from outside: end by the same signal, for the supervisor
+    if code < 0:  # a rank was killed from outside
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     # Not sys.exit: threads of libraries must not turn a finished run into a failed one at interpreter shutdown.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    end_process(main())

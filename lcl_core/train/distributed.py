@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,9 @@ TIMEOUT = timedelta(minutes=30)
 # for messages between ranks, of which one may read a large corpus first; a silent run is ended by its supervisor
 MESSAGE_TIMEOUT = timedelta(days=2)
 
+# after which a connection whose other end does not answer is broken off; gloo would wait as long as its timeout
+SILENCE_SECONDS = 120
+
 # errors that have a meaning for the caller, which another rank's must have too; the more special ones first
 _KINDS: dict[str, type[Exception]] = {"store": StoreError, "user": UserError, "cancelled": JobCancelled}
 
@@ -44,6 +49,8 @@ class RankGroup:
         self.rank = dist.get_rank() if several else 0
         self.size = dist.get_world_size() if several else 1
         self._group = dist.new_group(backend="gloo", timeout=MESSAGE_TIMEOUT) if several else None
+        if several:
+            break_off_silent_connections()
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """The JSON ``value`` of every rank, by rank; also a barrier. JSON instead of pickle."""
@@ -102,7 +109,9 @@ class RankGroup:
 def init_process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
-    CPU tensors are sent over gloo on GPU machines too, so that counts on the host do not wait for a device.
+    CPU tensors are sent over gloo on GPU machines too, so that counts on the host do not wait for a device. After an
+    error the group is left to the end of the process: over NCCL its destruction waits for collectives of other ranks,
+    which this rank will never join, and the error would not be told before their timeout.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -115,10 +124,8 @@ def init_process_group(device: torch.device) -> Iterator[None]:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=bound_to)
     else:
         _meet(backend, seconds, bound_to)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
@@ -144,6 +151,27 @@ def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
         raise RendezvousFailed(f"{failure}: {cause}") from error
     finally:
         deadline.cancel()
+
+
+def break_off_silent_connections() -> None:
+    """Let the kernel end every TCP connection of this process whose other end has not answered for SILENCE_SECONDS.
+
+    gloo sets neither keep-alive nor a limit on unacknowledged data, so that a cut network would end nothing for the
+    half hour of TIMEOUT. Only Linux has these options.
+    """
+    if sys.platform != "linux":
+        return
+    probes = 4
+    for entry in Path("/proc/self/fd").iterdir():
+        if not entry.is_socket():
+            continue
+        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as connection:
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // probes)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // probes)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000)
 
 
 def _exit_unmet(failure: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -28,7 +29,7 @@ from lcl_core.common.processes import (
 )
 from lcl_core.common.run_dir import ExitCode, RunDir
 
-_CRASH_GRACE = 5.0  # seconds
+_CRASH_GRACE = 4.0  # seconds, of all other ranks together
 _INFORMATIVE = (
     *(ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY),
     ExitCode.RENDEZVOUS_FAILED,
@@ -106,9 +107,10 @@ def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]
     if status == ExitCode.CANCELLED:
         return
     if status == ExitCode.CRASH:  # perhaps only because another rank ended, which may still be writing its error
+        deadline = time.monotonic() + _CRASH_GRACE
         for other in ranks:
             with suppress(subprocess.TimeoutExpired):
-                other.wait(_CRASH_GRACE)
+                other.wait(max(0.0, deadline - time.monotonic()))
     _signal_all(ranks, signal.SIGKILL)
 
 

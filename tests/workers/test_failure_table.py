@@ -23,9 +23,9 @@ from workers.failure_table import (
     classify_exit,
     infrastructure_cause,
     last_error_line,
-    outcome_of,
 )
 from workers.lease_keeper import AttemptInterrupted
+from workers.supervisor import outcome_of
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\nValueError: bad\n'
 PORT = TRACEBACK.replace("ValueError: bad", "OSError: [Errno 98] Address already in use")
@@ -125,6 +125,11 @@ def test_what_processes_wrote_before_their_machine_was_lost_counts(attempt):
         ("one\ntwo\n\n", 0, "two"),
         (f"{TRACEBACK}warning: leaked semaphores\n", 0, "ValueError: bad"),
         (f"{TRACEBACK}\nDuring handling of it:\n\n{TRACEBACK.replace('bad', 'worse')}", 0, "ValueError: worse"),
+        (
+            TRACEBACK + TRACEBACK.replace("ValueError: bad", "RuntimeError: /gloo/transport/tcp: timed out"),
+            0,
+            "ValueError: bad",
+        ),  # of another rank, which lost this one
         ("x" * 2000, 0, "x" * 500),
         (TRACEBACK, len(TRACEBACK), ""),  # of an earlier attempt
     ],
@@ -180,6 +185,9 @@ NCCL = traceback(
 PORT = traceback("OSError: [Errno 98] Address already in use")
 CHAINED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 OURS = traceback("KeyError: 'image'")
+GLOO = traceback(
+    "RuntimeError: [/src/gloo/transport/tcp/pair.cc:537] Read error [10.9.0.1]:4599: Connection timed out."
+)
 WATCHDOG = (
     "[rank0]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)\n"
     "terminate called after throwing an instance of 'c10::DistBackendError'\n"
@@ -198,6 +206,9 @@ WATCHDOG = (
             "store_unreachable",
         ),
         (traceback("RuntimeError: CUDA error: uncorrectable ECC error encountered"), "gpu_fault"),
+        (GLOO, "network"),
+        (f"{GLOO}\n{PORT}", "address_in_use"),  # the network error follows
+        (f"{OURS}\n{GLOO}", None),
         (f"{NCCL}\n{OURS}", None),  # the other rank is the cause
         (f"warning: NCCL error ignored\n{OURS}", None),
         ("", None),

@@ -42,6 +42,7 @@ from workers.executors.base import (
     node_log_name,
 )
 from workers.executors.job_folder import JobFolder, StartOrder
+from workers.failure_table import infrastructure_cause, read_log_lines
 from workers.settings import WorkerSettings
 
 _FOLDER = "agent"  # below RUN_DIR; has one folder for the job of this attempt
@@ -301,9 +302,15 @@ class FolderJob:
 
     @property
     def _decisive(self) -> int:
-        """The node whose exit status counts."""
+        """The node whose log counts: of several that crashed, one with an error that is not the loss of another."""
         status = self._combined()
-        return next((number for number, each in self._statuses.items() if each == status != ExitCode.OK), 0)
+        failed = [number for number, each in self._statuses.items() if each == status != ExitCode.OK]
+        for number in failed if status == ExitCode.CRASH else []:
+            log_file = self._run_dir.path / node_log_name(number)
+            start = self._folder.read_report(number).log_start or 0
+            if log_file.exists() and infrastructure_cause(read_log_lines(log_file, start)) is None:
+                return number
+        return failed[0] if failed else 0
 
     def _combined(self) -> int:
         """That of a process that failed by itself comes before those that were ended because of it."""

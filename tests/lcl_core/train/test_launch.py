@@ -13,7 +13,8 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode
 from tests.fake_nvidia_smi import gpu_id
-from tests.lcl_core.train.small_runs import group, logged_steps, prepared, started
+from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
+from workers.failure_table import infrastructure_cause, last_error_line
 
 # long enough that none ends by itself while a test looks at it
 ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine": {"processes": 2}}
@@ -87,6 +88,24 @@ def test_a_killed_rank_takes_the_others_along(run_dir, eventually, lost):
         assert process.wait(timeout=180) == -signal.SIGKILL
         eventually(lambda: not group(process.pid), "the end of the ranks and their data workers")
     assert not run_dir.error_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("processes", "error", "status", "told"),
+    [
+        (2, "bug", ExitCode.CRASH, "ValueError: a broken image"),
+        pytest.param(
+            4, "memory", ExitCode.OUT_OF_MEMORY, "OutOfMemoryError: CUDA out of memory", marks=pytest.mark.extended
+        ),
+    ],
+)
+def test_a_rank_that_fails_alone_is_the_cause(tmp_path, sample_zip, processes, error, status, told):
+    """Although the end of its process group waits for the others, as over NCCL, and they then fail too."""
+    run_dir = prepared(tmp_path, sample_zip, **{**ENDLESS, "engine": {"processes": processes}})
+    (tmp_path / "fault.json").write_text(json.dumps({"rank": 1, "step": 3, "error": error}))
+    assert finished(run_dir, "tests.lcl_core.train.faulty_ranks", str(tmp_path)) == status, run_dir.log_file.read_text()
+    assert told in last_error_line(run_dir.log_file, 0)
+    assert infrastructure_cause(run_dir.log_file.read_text().splitlines()) is None
 
 
 def is_free(run_dir):

@@ -16,7 +16,7 @@ from tests.workers.executors.kubernetes_cluster import condition
 from tests.workers.executors.process_engine import ProcessEngine
 from tests.workers.in_process_worker import InProcessWorker
 from workers.executors import folder_job
-from workers.executors.base import EngineUnreachable, JobRequest, MachineLost
+from workers.executors.base import EngineUnreachable, JobRequest, MachineLost, node_log_name
 from workers.executors.folder_job import FolderExecutor, FolderJob, JobPhase
 from workers.executors.job_folder import JobFolder, StartOrder
 from workers.executors.kubernetes import GROUP
@@ -117,6 +117,16 @@ def test_a_job_that_its_engine_suspends_is_paused(job_in, state, paused):
 def test_the_log_is_that_of_the_process_that_failed(job_in):
     job = job_in("FAILED", {0: ExitCode.CANCELLED, 1: ExitCode.CRASH})
     assert (job.wait(0), job.log_file.name, job.log_start) == (ExitCode.CRASH, "log-1.txt", 10)
+
+
+def test_of_nodes_that_crashed_the_one_with_an_error_of_its_own_counts(job_in):
+    job = job_in("FAILED", {0: ExitCode.CRASH, 1: ExitCode.CRASH})
+    logs = ["RuntimeError: [/gloo/transport/tcp/pair.cc:553] Connection closed by peer", "ValueError: a broken image"]
+    for number, line in enumerate(logs):
+        log_file = job._run_dir.path / node_log_name(number)
+        log_file.parent.mkdir(exist_ok=True)
+        log_file.write_text(" " * 10 + f"\n{line}\n")
+    assert (job.wait(0), job.log_file.name) == (ExitCode.CRASH, "log-1.txt")
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETED"])
