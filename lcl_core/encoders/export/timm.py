@@ -1,4 +1,4 @@
-"""timm: the vision tower as a VisionTransformer, to the last norm.
+"""timm: the vision tower as a VisionTransformer, to the last norm, or a network of timm's own to its feature map.
 
 Class token, pre-norm, no bias in the patch embedding: CLIP's form, for which timm has names. What it has no place for
 is the pooling: timm's reads patches as they come from the last norm, ours normalises them once more for keys and
@@ -7,16 +7,20 @@ values. So the patch tokens arrive and the pooled latent does not; ``forward_hea
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.export.files import write_use
 from lcl_core.encoders.lcl import load_model
 from lcl_core.encoders.registry import CONFIG, WEIGHTS
-from lcl_core.model import LCLConfig
+from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.specs.data import CLIP_MEAN, CLIP_STD
 
 # timm's own names for CLIP's ViT; every size is given besides
@@ -46,11 +50,36 @@ patches = model.forward_features(transform(image)[None])[:, model.num_prefix_tok
 """
 
 
+_MAP_WORDS = """
+The vision tower of an encoder of Latent Compression Learning: a network of timm up to the feature map whose places are
+the patches. The norm over channels after it and the pooled latent, which is compared with texts, are **not** here.
+"""
+_MAP_RECIPE = """
+import timm
+model = timm.create_model("local-dir:DIR", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+(features,) = model(transform(image)[None])
+"""
+
+
 def write(directory: Path, target: Path) -> None:
-    """What ``timm.models.save_for_hf`` writes of such a network, and a README. Needs no timm."""
+    """What ``timm.models.save_for_hf`` writes of such a network, and a README.
+
+    Raises:
+        UserError: ``encoder_unreadable``; ``unsupported`` for a network that timm stores otherwise than it computes
+            its feature maps.
+    """
     model, _ = load_model(directory)
-    config = model.config
-    weights = model.visual.state_dict()
+    own_network = model.config.vision.startswith("timm:")
+    state, described = _feature_network(model) if own_network else _vision_transformer(model)
+    save_file({name: value.contiguous() for name, value in state.items()}, target / WEIGHTS, metadata={"format": "pt"})
+    write_json_atomically(target / CONFIG, described)
+    write_use(target, _MAP_WORDS if own_network else _WORDS, _MAP_RECIPE if own_network else _RECIPE, "timm")
+
+
+def _vision_transformer(model: LCLModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by timm's names, and ``config.json``."""
+    config, weights = model.config, model.visual.state_dict()
     state = {
         "cls_token": weights.pop("class_embedding")[None, None],
         "pos_embed": weights.pop("positional_embedding")[None],
@@ -58,19 +87,44 @@ def write(directory: Path, target: Path) -> None:
     for name, value in weights.items():
         for ours, theirs in _RENAMED.items():
             name = name.replace(ours, theirs)
-        state[name] = value.contiguous()
-    save_file(state, target / WEIGHTS, metadata={"format": "pt"})
+        state[name] = value
     settings = _settings(config)
-    described = {
+    own = {
+        "fixed_input_size": True,
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    return state, {
         "architecture": _ARCHITECTURES[config.activation],
         "num_classes": 0,
         "num_features": config.vision_width,
         "global_pool": settings["global_pool"],
         "model_args": settings,
-        "pretrained_cfg": _transform(config),
+        "pretrained_cfg": {**_transform(config), **own},
     }
-    write_json_atomically(target / CONFIG, described)
-    write_use(target, _WORDS, _RECIPE, "timm")
+
+
+def _feature_network(model: LCLModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As :func:`_vision_transformer`, of a network that timm builds with ``features_only``."""
+    timm: Any = import_module("timm")
+    name, network = model.config.vision.partition(":")[2], model.visual.get_submodule("network")
+    state = network.state_dict()
+    with torch.device("meta"):
+        whole = timm.create_model(name, num_classes=0).state_dict()
+    if state.keys() - whole.keys():  # timm loads the whole network, of which zeros stand for the rest
+        message = f"timm renames the weights of {name} for feature maps, and could not load them; take "
+        raise UserError(f"{message}format=huggingface", code="unsupported", field="format")
+    indices = list(getattr(network, "feature_info").out_indices)  # noqa: B009 - torch's modules have no such type
+    state = {key: state.get(key, torch.zeros(value.shape, dtype=value.dtype)) for key, value in whole.items()}
+    return state, {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": model.config.vision_width,
+        "model_args": {"features_only": True, "out_indices": indices, "num_classes": 0},
+        "pretrained_cfg": _transform(model.config),
+    }
 
 
 def _settings(config: LCLConfig) -> dict[str, Any]:
@@ -92,14 +146,9 @@ def _transform(config: LCLConfig) -> dict[str, Any]:
         "tag": "lcl",
         "custom_load": False,
         "input_size": [3, config.image_size, config.image_size],
-        "fixed_input_size": True,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "center",
         "mean": list(CLIP_MEAN),
         "std": list(CLIP_STD),
-        "num_classes": 0,
-        "pool_size": None,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
     }

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD, augment
-from lcl_core.encoders.timm import TimmImageEncoder, import_timm
+from lcl_core.encoders.timm import TimmImageEncoder
 from lcl_core.specs.data import AugmentationSpec
 from tests.lcl_core.encoders.external_samples import sample_images, save_timm
 
@@ -72,30 +71,6 @@ def test_layers_go_from_the_input_to_the_head(tmp_path):
     assert any(parameter is network.norm.weight for parameter in layers[6])
 
 
-def test_a_name_and_a_file_become_a_directory(tmp_path):
-    saved = save_timm(tmp_path / "one", "test_vit")
-    state = load_file(saved / "model.safetensors")
-    loose = tmp_path / "loose.safetensors"
-    whole = timm.create_model("test_vit").state_dict()  # with a thousand classes, as timm's name says
-    fitting = {name: value for name, value in state.items() if value.shape == whole[name].shape}
-    save_file({**whole, **fitting}, loose)
-    import_timm("test_vit", loose, tmp_path / "two")
-    tower = TimmImageEncoder.load(tmp_path / "two")
-    pixels = tower.preprocess(sample_images())
-    assert torch.equal(tower.patches(pixels), TimmImageEncoder.load(saved).patches(pixels))
-
-
-@pytest.mark.parametrize(
-    ("model", "code"), [("no_such_network", "invalid_value"), ("test_vit2", "encoder_unreadable")]
-)  # fmt: skip
-def test_a_name_that_does_not_fit_is_refused(tmp_path, model, code):
-    saved = save_timm(tmp_path / "one", "test_vit")
-    with pytest.raises(UserError) as caught:
-        import_timm(model, saved / "model.safetensors", tmp_path / "two")
-    assert caught.value.code == code
-    assert not (tmp_path / "two").exists()
-
-
 def test_images_that_are_not_square_are_refused(tmp_path):
     file = save_timm(tmp_path, **SMALL_VIT) / "config.json"
     config = json.loads(file.read_text())
@@ -103,22 +78,3 @@ def test_images_that_are_not_square_are_refused(tmp_path):
     file.write_text(json.dumps(config))
     with pytest.raises(UserError, match="only square ones"):
         TimmImageEncoder.load(tmp_path)
-
-
-@torch.no_grad()
-def test_arguments_beside_model_args_are_passed(tmp_path):
-    """timm itself reads ``model_args`` alone, and fails on the weights."""
-    directory = save_timm(tmp_path, "vit_tiny_patch16_224", **SMALL_VIT, init_values=1e-5, dynamic_img_size=True)
-    file = directory / "config.json"
-    config = json.loads(file.read_text())
-    arguments = config.pop("model_args")
-    assert {"init_values", "dynamic_img_size"} <= arguments.keys()
-    config["pretrained_cfg"] |= {"custom_load": True, "input_size": [3, 64, 64]}
-    model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
-    file.write_text(json.dumps({**arguments, **config}))
-    with pytest.raises(RuntimeError, match="ls1"):
-        timm.create_model(f"local-dir:{directory}", pretrained=True)
-    tower = TimmImageEncoder.load(directory)
-    pixels = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(tower.patches(pixels), model.forward_features(pixels)[:, 1:])
-    assert tower.random_init().embed_dim == 32
