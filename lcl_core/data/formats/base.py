@@ -293,6 +293,11 @@ class FilesReader(FormatReader[Options]):
     shared_files: ClassVar[tuple[str, ...]] = ()
     is_partial = False
 
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: the corpus, or of a single file its folder."""
+        return self.path if self.path.is_dir() else self.path.parent
+
     @abstractmethod
     def paths(self) -> list[Path]:
         """The files, in order, whatever is there; see :func:`corpus_paths`."""

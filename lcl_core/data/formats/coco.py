@@ -21,29 +21,25 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from lcl_core.data.formats.base import (
-    FilesReader,
     ImageName,
-    Options,
-    ReaderOptions,
     contains_files,
     corpus_paths,
     display_name,
     validate_item,
 )
-from lcl_core.data.formats.image_lookup import ImageFinder
+from lcl_core.data.formats.image_lookup import ImagesOptions, ImagesReader, Options
 from lcl_core.data.formats.text_files import read_json_file
 from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
 
-class CaptionFilesReader(FilesReader[Options]):
+class CaptionFilesReader(ImagesReader[Options]):
     """JSON files, each an object with lists; images lie where the file does, or where the option ``images`` says."""
 
     files: ClassVar[re.Pattern[str]]
@@ -61,23 +57,15 @@ class CaptionFilesReader(FilesReader[Options]):
         return corpus_paths(self.path, self._is_annotations)
 
     def paths_beside(self) -> list[tuple[str, Path]]:
-        return [("images", self._images_folder)]
-
-    def problems(self) -> Iterator[BadItem]:
-        return iter(self._images.problems)
+        return [("images", self.images_folder)]
 
     @property
-    def _images_folder(self) -> Path:
+    def images_folder(self) -> Path:
         """As the option says, or where the annotations lie; of a folder ``annotations``, the one above."""
-        option: Path | None = getattr(self.options, "images")  # noqa: B009 - every reader here has the option
-        if option is not None:
-            return option
-        folder = (self.path if self.path.is_dir() else self.path.parent).resolve()
+        if self.options.images is not None:
+            return self.options.images
+        folder = self.folder.resolve()
         return folder.parent if folder.name == "annotations" else folder
-
-    @cached_property
-    def _images(self) -> ImageFinder:
-        return ImageFinder(self._images_folder)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
@@ -117,13 +105,11 @@ class CocoCaption(BaseModel):
     caption: StrictStr
 
 
-class CocoOptions(ReaderOptions):
+class CocoOptions(ImagesOptions):
     """Attributes:
-    images: folder or tar of the images; None: where the annotations lie, or the folder above.
     split: of all records; None: as the file's name says.
     """
 
-    images: Path | None = None
     split: str | None = None
 
 
@@ -179,7 +165,7 @@ class CocoReader(CaptionFilesReader[CocoOptions]):
             folders.append(url.split("/")[-2])  # a validation file may name training images
         name = image.file_name
         below = [f"{folder}/{name}" for folder in folders if folder not in ("", ".", "..")]
-        return self._images.find_first([name, *below, *(f"images/{path}" for path in (name, *below))], name, url)
+        return self.images.find_first([name, *below, *(f"images/{path}" for path in (name, *below))], name, url)
 
 
 class NoCapsReader(CocoReader):
@@ -211,13 +197,11 @@ class KarpathyImage(BaseModel):
     sentences: list[KarpathySentence]
 
 
-class KarpathyOptions(ReaderOptions):
+class KarpathyOptions(ImagesOptions):
     """Attributes:
-    images: folder or tar of the images; None: where the file lies.
     merge_restval: count ``restval``, the rest of COCO's validation images, as ``train``, as most papers do.
     """
 
-    images: Path | None = None
     merge_restval: bool = False
 
 
@@ -254,6 +238,6 @@ class KarpathyReader(CaptionFilesReader[KarpathyOptions]):
     def _find(self, name: str) -> RecordImage:
         last = name.rpartition("/")[2]
         folders = ("images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset")
-        return self._images.find_first(
+        return self.images.find_first(
             [name, last, *(f"{folder}/{part}" for folder in folders for part in (name, last))], name
         )

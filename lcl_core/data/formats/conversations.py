@@ -11,43 +11,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from lcl_core.data.formats.base import (
-    FilesReader,
-    ReaderOptions,
     contains_files,
     corpus_files,
     corpus_paths,
     display_name,
     split_from_name,
 )
-from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
+from lcl_core.data.formats.image_lookup import ImagesOptions, ImagesReader
 from lcl_core.data.formats.parquet import image_source, is_arrow_file, is_list_column, read_rows, read_schema
 from lcl_core.data.formats.text_files import read_numbered_objects
 from lcl_core.data.jsonl import BadValue, to_json_safe
-from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
+from lcl_core.data.records import BadItem, ImageSegment, Record, Segment, SequenceDocument, TextSegment
 
 _SNIFFED_BYTES = 1 << 16
 _TURNS = re.compile(rb'"conversations"\s*:\s*\[')
 _MARK = "<image>"
 
 
-class ConversationsOptions(ReaderOptions):
-    """Attributes:
-    images: folder or tar of the images; None: ``images`` beside the files, or the folder of the files.
-    """
-
-    images: Path | None = None
-
-
-class ConversationsReader(FilesReader[ConversationsOptions]):
+class ConversationsReader(ImagesReader[ImagesOptions]):
     """Sequence records, ids ``FILE:ROW`` with rows from 1. Other fields of a row go to ``extra``."""
 
     format = "conversations"
-    options_type = ConversationsOptions
+    options_type = ImagesOptions
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
@@ -59,13 +48,9 @@ class ConversationsReader(FilesReader[ConversationsOptions]):
     def paths(self) -> list[Path]:
         return [path for path in corpus_paths(self.path, _is_rows_file) if path == self.path or _has_turns(path)]
 
-    def problems(self) -> Iterator[BadItem]:
-        return iter(self._finder.problems)
-
-    @cached_property
-    def _finder(self) -> ImageFinder:
-        folder = self.path if self.path.is_dir() else self.path.parent
-        return ImageFinder(find_images(self.options.images, self.path) or folder)
+    @property
+    def images_folder(self) -> Path:
+        return super().images_folder or self.folder
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
@@ -91,7 +76,10 @@ class ConversationsReader(FilesReader[ConversationsOptions]):
         marks = sum(text.count(_MARK) for text in texts)
         if marks > len(images):
             raise BadValue(f"the turns have {marks} marks {_MARK}, and there are {len(images)} images")
-        named = {str(number): self._image(image, str(number)) for number, image in enumerate(images)}
+        named = {
+            str(number): self.images.find_source(*image_source(image), str(number))
+            for number, image in enumerate(images)
+        }
         names = iter(named)
         segments: list[Segment] = [ImageSegment(next(names)) for _ in range(len(images) - marks)]
         for text in texts:
@@ -100,12 +88,6 @@ class ConversationsReader(FilesReader[ConversationsOptions]):
                 segments += [TextSegment(part.strip())] if part.strip() else []
         extra = to_json_safe(fields)
         return Record(id, SequenceDocument(tuple(segments)), tuple(named.values()), split, extra=extra)
-
-    def _image(self, image: Any, name: str) -> RecordImage:
-        where, data = image_source(image)
-        if data is not None:
-            return RecordImage(name, partial(inline_image, data, name))
-        return self._finder.find_url(where, name) if "://" in where else self._finder.find(where, where, name)
 
 
 def _listed(value: Any) -> list[Any]:

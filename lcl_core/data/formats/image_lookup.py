@@ -22,14 +22,17 @@ import sqlite3
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 from lcl_core.common.disk_cache import FolderCache, data_cache_bytes, data_cache_folder
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.file_store import FileStore, FolderStore, has_file
 from lcl_core.data.formats.base import (
     IMAGE_EXTENSIONS,
+    FilesReader,
+    ReaderOptions,
     check_side_file,
     corpus_files,
     corpus_paths,
@@ -115,6 +118,12 @@ class ImageFinder:
     def find_url(self, url: str, image_name: str) -> RecordImage:
         """The image from that URL, likewise."""
         return RecordImage(image_name, self._indexed([f"url {url}"], url) or partial(missing_image, url, self._where))
+
+    def find_source(self, where: str, data: bytes | None, image_name: str) -> RecordImage:
+        """The image with these bytes, or else from that URL or of that path, likewise."""
+        if data is not None:
+            return RecordImage(image_name, partial(inline_image, data, image_name))
+        return self.find_url(where, image_name) if "://" in where else self.find(where, where, image_name)
 
     def has(self, name: str) -> bool:
         """Whether the folder has such a file."""
@@ -322,6 +331,32 @@ def find_images(option: Path | None, corpus: Path) -> Path | None:
     if not folder.resolve().is_relative_to(root.resolve()):
         raise link_error(folder, "the link leads out of the folder", "images")
     return folder
+
+
+class ImagesOptions(ReaderOptions):
+    """Attributes:
+    images: folder or tars of the images; None: where the format usually has them.
+    """
+
+    images: Path | None = None
+
+
+Options = TypeVar("Options", bound=ImagesOptions)
+
+
+class ImagesReader(FilesReader[Options]):
+    """Files whose records name images that lie beside them or elsewhere."""
+
+    @property
+    def images_folder(self) -> Path | None:
+        return find_images(self.options.images, self.path)
+
+    @cached_property
+    def images(self) -> ImageFinder:
+        return ImageFinder(self.images_folder)
+
+    def problems(self) -> Iterator[BadItem]:
+        return iter(self.images.problems)
 
 
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")

@@ -17,15 +17,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
 from lcl_core.data.formats.base import (
-    FilesReader,
     ImageName,
-    ReaderOptions,
     contains_files,
     corpus_paths,
     display_name,
     validate_item,
 )
-from lcl_core.data.formats.image_lookup import ImageFinder, find_images
+from lcl_core.data.formats.image_lookup import ImageFinder, ImagesOptions, ImagesReader
 from lcl_core.data.formats.text_files import read_json_lines
 from lcl_core.data.jsonl import BadValue, to_json_safe
 from lcl_core.data.records import BadItem, ImageMatch, MatchedDocument, Record, RecordImage
@@ -104,19 +102,14 @@ def read_mmc4_document(
     yield Record(location.id, body, tuple(found.values()), location.split, source, extra)
 
 
-class MMC4Options(ReaderOptions):
-    """Attributes:
-    images: folder or tar of the images; None: ``images`` or ``mmc4_images`` beside the shards, or ``SHARD_images``.
+class MMC4Reader(ImagesReader[ImagesOptions]):
+    """Matched records. An image is looked up by ``image_name``, or else by ``raw_url``.
+
+    Without the option, images lie in ``images`` or ``mmc4_images`` beside the shards, or in ``SHARD_images``.
     """
 
-    images: Path | None = None
-
-
-class MMC4Reader(FilesReader[MMC4Options]):
-    """Matched records. An image is looked up by ``image_name``, or else by ``raw_url``."""
-
     format = "mmc4"
-    options_type = MMC4Options
+    options_type = ImagesOptions
 
     @classmethod
     def sniff(cls, path: Path) -> bool:
@@ -127,19 +120,19 @@ class MMC4Reader(FilesReader[MMC4Options]):
         # a shard may be there packed and unpacked
         return [*{_PACKED.sub("", str(path)): path for path in reversed(paths)}.values()][::-1]
 
-    def problems(self) -> Iterator[BadItem]:
-        return iter(self._finder.problems)
+    @property
+    def images_folder(self) -> Path | None:
+        """By the option, or by the names that MMC4's download script suggests."""
+        images = super().images_folder
+        if images is None and (self.folder / "mmc4_images").is_dir():
+            return self.folder / "mmc4_images"
+        if images is None and any(path.is_dir() for path in self.folder.glob("docs*_images")):
+            return self.folder
+        return images
 
     @cached_property
-    def _finder(self) -> ImageFinder:
-        """By the option, or by the names that MMC4's download script suggests."""
-        images = find_images(self.options.images, self.path)
-        folder = self.path if self.path.is_dir() else self.path.parent
-        if images is None and (folder / "mmc4_images").is_dir():
-            images = folder / "mmc4_images"
-        elif images is None and any(path.is_dir() for path in folder.glob("docs*_images")):
-            images = folder
-        return ImageFinder(images, subfolders=True)
+    def images(self) -> ImageFinder:
+        return ImageFinder(self.images_folder, subfolders=True)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
@@ -154,7 +147,7 @@ class MMC4Reader(FilesReader[MMC4Options]):
             yield from read_mmc4_document(document, location, self._find)
 
     def _find(self, name: str, url: Any) -> RecordImage:
-        return self._finder.find(name, url if isinstance(url, str) else None)
+        return self.images.find(name, url if isinstance(url, str) else None)
 
 
 def _is_shard(name: str) -> bool:

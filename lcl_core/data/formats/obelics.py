@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from lcl_core.data.formats.base import (
-    FilesReader,
-    ReaderOptions,
     check_corpus_file,
     corpus_paths,
     display_name,
     split_from_name,
 )
-from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
+from lcl_core.data.formats.image_lookup import ImageFinder, ImagesOptions, ImagesReader
 from lcl_core.data.formats.parquet import (
     image_source,
     is_arrow_file,
@@ -63,12 +60,7 @@ class _RowImages:
             return self._names[where, data]
         name = str(number)
         self._names[where, data] = name
-        if data is not None:
-            self.images[name] = RecordImage(name, partial(inline_image, data, name))
-        elif "://" in where:
-            self.images[name] = self.finder.find_url(where, name)
-        else:
-            self.images[name] = self.finder.find(where, where, image_name=name)
+        self.images[name] = self.finder.find_source(where, data, name)
         known = self.metadata[number] if isinstance(self.metadata, list) and number < len(self.metadata) else None
         if details := {**({"url": where} if where else {}), **(known if isinstance(known, dict) else {})}:
             self.about[name] = details
@@ -144,17 +136,15 @@ def read_row(
 _LISTS = ("images", "texts")
 
 
-class ObelicsOptions(ReaderOptions):
+class ObelicsOptions(ImagesOptions):
     """Attributes:
-    images: folder or tar of the images; None: ``images`` beside the files, if there.
     bytes_column: a further column, a list as long as ``images``, of bytes or of {bytes, path}.
     """
 
-    images: Path | None = None
     bytes_column: str | None = Field(None, min_length=1)
 
 
-class ObelicsReader(FilesReader[ObelicsOptions]):
+class ObelicsReader(ImagesReader[ObelicsOptions]):
     """Sequence records, ids ``FILE:ROW`` with rows from 1; further documents of a row are ``FILE:ROW#1`` and so on.
 
     An image is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
@@ -179,14 +169,7 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
         return isinstance(line, tuple) and all(isinstance(line[1].get(name), list) for name in _LISTS)
 
     def paths(self) -> list[Path]:
-        return _files(self.path, find_images(self.options.images, self.path))
-
-    def problems(self) -> Iterator[BadItem]:
-        return iter(self._finder.problems)
-
-    @cached_property
-    def _finder(self) -> ImageFinder:
-        return ImageFinder(find_images(self.options.images, self.path))
+        return _files(self.path, self.images_folder)
 
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
@@ -203,7 +186,7 @@ class ObelicsReader(FilesReader[ObelicsOptions]):
                 continue
             line, fields = row
             try:
-                yield from read_row(fields, name, line, split_from_name(name), self._finder, self.options.bytes_column)
+                yield from read_row(fields, name, line, split_from_name(name), self.images, self.options.bytes_column)
             except BadValue as error:
                 yield BadItem(name, line, "bad row", str(error)[:200])
 

@@ -30,8 +30,6 @@ from pydantic import BeforeValidator, Field
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import parquet as columnar
 from lcl_core.data.formats.base import (
-    FilesReader,
-    ReaderOptions,
     check_corpus_file,
     check_image_name,
     contains_files,
@@ -41,9 +39,9 @@ from lcl_core.data.formats.base import (
     split_from_name,
     to_printable,
 )
-from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
+from lcl_core.data.formats.image_lookup import ImageFinder, ImagesOptions, ImagesReader, find_images, inline_image
 from lcl_core.data.formats.parquet import image_source, is_arrow_file, read_schema
-from lcl_core.data.formats.text_files import TextLine, read_json_file, read_json_lines, read_lines
+from lcl_core.data.formats.text_files import TextLine, read_lines, read_numbered_objects
 from lcl_core.data.jsonl import BadValue, parse_json, parse_json_object, to_json_safe
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage, is_number
 
@@ -72,7 +70,7 @@ Columns = Annotated[
 ]
 
 
-class TableOptions(ReaderOptions):
+class TableOptions(ImagesOptions):
     """Columns by name, or, of a table without header, by number from 0. None: recognised by their usual names.
 
     Attributes:
@@ -83,7 +81,6 @@ class TableOptions(ReaderOptions):
         delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of. Between commas
             and semicolons fields may be quoted.
         encoding: of CSV and TSV.
-        images: folder or tars of the images; None: ``images`` beside the table, or where it lies.
         group: rows about one image that follow one another, equal but for captions, as one record.
     """
 
@@ -95,7 +92,6 @@ class TableOptions(ReaderOptions):
     header: bool = True
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
-    images: Path | None = None
     group: bool = True
 
 
@@ -132,7 +128,7 @@ class _Table:
     classes: dict[str, tuple[str, ...]]
 
 
-class TableReader(FilesReader[TableOptions]):
+class TableReader(ImagesReader[TableOptions]):
     """Pair records, ids ``FILE:LINE``; of Parquet, Arrow and JSON arrays ``FILE:ROW`` with rows from 1."""
 
     format = "table"
@@ -154,9 +150,6 @@ class TableReader(FilesReader[TableOptions]):
     def paths(self) -> list[Path]:
         return _table_paths(self.path, self.options.images)
 
-    def problems(self) -> Iterator[BadItem]:
-        return iter(self._images.problems)
-
     def read_file(self, file: Path) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
         try:
@@ -169,17 +162,13 @@ class TableReader(FilesReader[TableOptions]):
             yield BadItem(name, 0, "bad header", error.message)
 
     @property
-    def _folder(self) -> Path:
-        return self.path if self.path.is_dir() else self.path.parent
-
-    @cached_property
-    def _images(self) -> ImageFinder:
-        return ImageFinder(find_images(self.options.images, self.path) or self._folder)
+    def images_folder(self) -> Path:
+        return super().images_folder or self.folder
 
     @cached_property
     def _images_beside(self) -> ImageFinder:
         """Tables that lie one folder down name images from there."""
-        return self._images if self.options.images is not None else ImageFinder(self._folder)
+        return self.images if self.options.images is not None else ImageFinder(self.folder)
 
     def _items(self, file: Path, name: str) -> Iterator[tuple[Any, Record | BadItem]]:
         """Each with a key: equal for rows about one image that follow one another and differ in captions alone."""
@@ -197,7 +186,7 @@ class TableReader(FilesReader[TableOptions]):
             yield object(), BadItem(name, 0, "no rows", "the table has no row that can be used")
 
     def _table(self, file: Path, name: str) -> _Table:
-        folder = file.parent.relative_to(self._folder).as_posix()
+        folder = file.parent.relative_to(self.folder).as_posix()
         classes = read_class_names(file)
         embedded, names = first_columns(file, name, self.options, _COLUMN_ROWS)
         columns = choose_columns(names, self.options, name, classes, embedded)
@@ -237,7 +226,7 @@ class TableReader(FilesReader[TableOptions]):
                 name = str(line)
             return RecordImage(name, partial(inline_image, data, name))
         if _URL.match(where):
-            return self._images.find_url(where, where)
+            return self.images.find_url(where, where)
         name = where.replace("\\", "/").removeprefix("./")
         try:
             check_image_name(name)
@@ -245,7 +234,7 @@ class TableReader(FilesReader[TableOptions]):
             raise BadValue(str(error)) from error
         if self._images_beside.has(f"{folder}{name}"):
             return self._images_beside.find(f"{folder}{name}", image_name=name)
-        return self._images.find_first([name, f"{folder}{name}"], name)
+        return self.images.find_first([name, f"{folder}{name}"], name)
 
 
 def _merge_captions(records: Sequence[Any]) -> Record:
@@ -416,12 +405,9 @@ def read_rows(path: Path, name: str, options: TableOptions) -> Iterator[TableRow
     """All rows of a table in their order, whatever its kind, and what is wrong with the others."""
     if _kind(name) == "columnar":
         return _columnar_rows(path, name)
-    if _kind(name) == "json":
-        return _json_array_rows(path, name)
     ending = name.lower().removesuffix(".gz")
-    if ending.endswith((".jsonl", ".ndjson")):
-        items = read_json_lines(path, name)
-        return (item if isinstance(item, BadItem) else (item[0].number, item[1]) for item in items)
+    if ending.endswith((".json", ".jsonl", ".ndjson")):
+        return read_numbered_objects(path, name)
     return _csv_rows(path, name, options, tabs=ending.endswith(".tsv"))
 
 
@@ -436,17 +422,6 @@ def _columnar_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
             yield BadItem(name, line, "not downloaded", " ".join(str(part) for part in parts if part)[:300])
         else:
             yield row
-
-
-def _json_array_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
-    value = read_json_file(path, name)
-    if isinstance(value, BadItem):
-        yield value
-    elif not isinstance(value, list):
-        yield BadItem(name, 0, "bad json", "a JSON array is expected")
-    else:
-        for number, row in enumerate(value, start=1):
-            yield (number, row) if isinstance(row, dict) else BadItem(name, number, "bad row", "no JSON object")
 
 
 def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Iterator[TableRow | BadItem]:

@@ -71,7 +71,7 @@ def read_json_lines(path: Path, name: str) -> Iterator[tuple[TextLine, dict[str,
 
 def read_numbered_objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]] | BadItem]:
     """The objects of a file with their numbers from 1: those of its lines, or of a ``.json`` that is an array."""
-    if path.suffix != ".json":
+    if path.suffix.lower() != ".json":
         for item in read_json_lines(path, name):
             yield item if isinstance(item, BadItem) else (item[0].number, item[1])
         return

@@ -142,12 +142,10 @@ class BenchmarkFiles:
     Attributes:
         retrieval: whether KEY.txt has a caption a line.
         classes: by number; one that two numbers share has its number added.
-        problems: files that could not be used.
     """
 
     retrieval: bool = False
     classes: tuple[str, ...] = ()
-    problems: tuple[BadItem, ...] = ()
 
     def captions(self, text: str | None) -> list[str]:
         """Captions of a KEY.txt."""
@@ -363,8 +361,8 @@ class WebDatasetReader(FilesReader[WebDatasetOptions]):
         problems: list[BadItem] = []
         kind, classes = (_first_text(folders, name, problems) for name in (_TYPE_FILE, _CLASSES_FILE))
         names = distinct_names([line.strip() for line in classes.splitlines()])
-        benchmark = BenchmarkFiles(kind.strip().lower() == "retrieval", names, tuple(problems))
-        yield from benchmark.problems
+        yield from problems
+        benchmark = BenchmarkFiles(kind.strip().lower() == "retrieval", names)
         yield from _TarShard(file, self.path, self.options.caption_field, benchmark).records()
 
 
