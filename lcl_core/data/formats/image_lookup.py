@@ -3,8 +3,7 @@
     FOLDER/NAME                 by name; links may not lead out of the folder
     FOLDER/SUBFOLDER/NAME       by NAME where the finder is made so, as MMC4's download script writes images
     *.tar                       by name in the tar, or by the last part of that name
-    NAME.tar, NAME.parquet      also by the URL of the image: from the side file (columns ``key`` and ``url``), or
-                                else from the KEY.json beside KEY.jpg
+    NAME.tar, NAME.parquet      also by the URL of the image, from the side file (columns ``key`` and ``url``)
     NAME/KEY.jpg, NAME.parquet  by URL, the same in folders, whatever the extension; also one folder down
 
 A large index is made once for all processes of this machine:
@@ -44,10 +43,8 @@ from lcl_core.data.formats.base import (
 )
 from lcl_core.data.formats.parquet import read_batches, read_schema
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
-from lcl_core.data.jsonl import BadValue, parse_json_object
 from lcl_core.data.records import BadItem, RecordImage
 
-MAX_META_BYTES = 16 << 20
 SHARED_BYTES = 4 << 20  # of tables, tars' headers and directories: some 100,000 images
 INDEX_FILE = "images.db"
 
@@ -209,7 +206,6 @@ class _IndexBuilder:
     def _add_tar(self, tar: Path, root: Path) -> None:
         file, name = self._add_path(str(tar)), display_name(tar, root)
         images: dict[str, TarMember] = {}
-        metas: dict[str, TarMember] = {}
         irregular: list[str] = []
         try:
             for entry in walk_tar(tar):
@@ -220,9 +216,7 @@ class _IndexBuilder:
                         irregular.append(entry.name)
                     continue
                 key, extension = split_member_name(entry.name)
-                if extension == "json":
-                    metas.setdefault(key, entry)
-                elif extension != "txt":
+                if extension not in ("json", "txt"):
                     inside = entry.name.removeprefix("./")
                     labels = (f"name {inside}", f"last {inside.rpartition('/')[2]}")
                     self._add(labels, file, entry.offset, entry.size)
@@ -234,7 +228,7 @@ class _IndexBuilder:
             detail = f"{len(irregular):,} entries are left out, such as {irregular[0][:120]!r}"
             self._add_problem(BadItem(name, 0, "not an ordinary file", detail))
         side = tar.with_suffix(".parquet")
-        for key, url in self._side_urls(side) if self._has_urls(side, root) else self._meta_urls(tar, metas):
+        for key, url in self._side_urls(side) if self._has_urls(side, root) else ():
             if key in images:
                 self._add([f"url {url}"], file, images[key].offset, images[key].size)
 
@@ -274,17 +268,6 @@ class _IndexBuilder:
                 continue
             keys, urls = (rows.batch.column(column).to_pylist() for column in ("key", "url"))
             yield from ((str(key), str(url)) for key, url in zip(keys, urls, strict=True))
-
-    def _meta_urls(self, tar: Path, metas: dict[str, TarMember]) -> Iterator[tuple[str, str]]:
-        for key, member in metas.items():
-            try:
-                data = read_range(tar, member.offset, member.size, member.name, MAX_META_BYTES)
-                url = parse_json_object(data).get("url")
-            except (BadValue, UserError) as error:
-                self._add_problem(BadItem(tar.name, 0, "bad json", f"{member.name[:120]!r}: {error}"))
-                continue
-            if isinstance(url, str):
-                yield key, url
 
 
 def _hash(label: str) -> bytes:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import parquet as columnar
@@ -78,9 +78,6 @@ class TableOptions(ImagesOptions):
         captions, labels: any number of columns each; a label's kind is the name of its column.
         split, source: columns of these; without one, the split is that of the table's name or folder.
         header: does the first line name the columns?
-        delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of. Between commas
-            and semicolons fields may be quoted.
-        encoding: of CSV and TSV.
         group: rows about one image that follow one another, equal but for captions, as one record.
     """
 
@@ -90,8 +87,6 @@ class TableOptions(ImagesOptions):
     split: Column | None = None
     source: Column | None = None
     header: bool = True
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
     group: bool = True
 
 
@@ -425,6 +420,10 @@ def _columnar_rows(path: Path, name: str) -> Iterator[TableRow | BadItem]:
 
 
 def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Iterator[TableRow | BadItem]:
+    """Rows between tabs in a ``.tsv``, else between the one of , ; | tab that the first line has most of.
+
+    Between commas and semicolons fields may be quoted.
+    """
     bad: list[BadItem] = []
     begun = 0  # the first line that the parser took for its row
 
@@ -435,9 +434,9 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
                 bad.append(line)
                 continue
             try:
-                text = line.data.removeprefix(codecs.BOM_UTF8 if line.number == 1 else b"").decode(options.encoding)
+                text = line.data.removeprefix(codecs.BOM_UTF8 if line.number == 1 else b"").decode("utf-8")
             except UnicodeDecodeError as error:
-                detail = f"not {options.encoding} at byte {error.start:,} of the line"
+                detail = f"not UTF-8 at byte {error.start:,} of the line; convert the table to UTF-8"
                 bad.append(BadItem(name, line.number, "bad encoding", detail))
                 continue
             if "\0" in text:
@@ -446,7 +445,7 @@ def _csv_rows(path: Path, name: str, options: TableOptions, tabs: bool) -> Itera
             begun = begun or line.number
             yield f"{text}\n"
 
-    delimiter = options.delimiter or ("\t" if tabs else _most_frequent_delimiter(path, name))
+    delimiter = "\t" if tabs else _most_frequent_delimiter(path, name)
     quoting: Any = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
     parser = csv.reader(texts(), delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=True)
     names: list[str] = []

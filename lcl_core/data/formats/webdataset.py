@@ -50,7 +50,6 @@ from lcl_core.data.formats.base import (
     to_printable,
 )
 from lcl_core.data.formats.image_lookup import (
-    MAX_META_BYTES,
     IrregularMember,
     TarMember,
     missing_image,
@@ -75,6 +74,7 @@ from lcl_core.parts import Section
 
 # of a side file, which is in memory while its shard is read; img2dataset writes 10,000 samples a shard
 MAX_SIDE_ROWS = 250_000
+MAX_META_BYTES = 16 << 20  # of a text or JSON file of a sample
 MAX_MEMBERS = 64  # of a sample
 _SNIFFED_MEMBERS = 16
 _SNIFFED_FOLDERS = 200

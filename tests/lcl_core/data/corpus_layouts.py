@@ -119,7 +119,7 @@ class Maker:
             writer.write_table(table, max_chunksize=2)
         return path
 
-    def img2dataset(self, folder, images, json_too=True, side=True):
+    def img2dataset(self, folder, images, json_too=True):
         """One shard of img2dataset's output, images by URL; a last row of the side file failed to download."""
         members = []
         rows = []
@@ -130,8 +130,7 @@ class Maker:
             members += [(f"{row['key']}.json", json.dumps(row).encode())] if json_too else []
         rows.append({**side_row(len(rows), "https://example.org/gone"), "status": "failed_to_download"})
         rows[-1]["error_message"] = "HTTP Error 404: Not Found"
-        if side:
-            self.parquet(f"{folder}/00000.parquet", pa.Table.from_pylist(rows, SIDE_SCHEMA))
+        self.parquet(f"{folder}/00000.parquet", pa.Table.from_pylist(rows, SIDE_SCHEMA))
         return self.tar(f"{folder}/00000.tar", members).parent
 
     def img2dataset_files(self, folder, images, extension="jpg"):

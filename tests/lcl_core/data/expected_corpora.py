@@ -106,15 +106,6 @@ def mmc4_fewer_faces(make, sample):
     return Truth(documents_of(sample), options={"images": make.img2dataset("pictures", found)})
 
 
-def mmc4_core(make, sample):
-    """Images in tars."""
-    images = sorted(sample.mmc4_images().items())
-    make.jsonl("docs_no_face_shard_0_v3.jsonl", sample.mmc4())
-    make.tar("pictures/a.tar", images[::2])
-    tar = make.tar("pictures/b.tar", images[1::2])
-    return Truth(documents_of(sample), options={"images": tar.parent})
-
-
 def alternating(sample):
     """The sample's documents as OBELICS has them: each image before its text, or a text alone."""
     found = []
@@ -212,24 +203,16 @@ def coco(make, sample):
     return truth
 
 
-def karpathy(make, sample, name, folder):
+def karpathy(make, sample):
     truth, entries = Truth(), []
     for n, (split, data) in enumerate(zip(("train", "restval", "val", "test"), jpegs(sample), strict=True)):
         sentences = [{"raw": f"{k} of {n}.", "tokens": ["of"], "imgid": n, "sentid": 9 * n + k} for k in range(5)]
         entry = {"filename": f"{n}.jpg", "imgid": n, "split": split, "sentences": sentences}
-        entries.append(entry | ({"filepath": folder, "cocoid": n} if name == "coco" else {}))
-        make.file(f"{folder}/{n}.jpg", data)
+        entries.append(entry | {"filepath": "val2014", "cocoid": n})
+        make.file(f"val2014/{n}.jpg", data)
         truth.pairs.append((split, data, [f"{k} of {n}." for k in range(5)]))
-    make.file(f"dataset_{name}.json", json.dumps({"images": entries, "dataset": name}))
+    make.file("dataset_coco.json", json.dumps({"images": entries, "dataset": "coco"}))
     return truth
-
-
-def karpathy_coco(make, sample):
-    return karpathy(make, sample, "coco", "val2014")
-
-
-def karpathy_flickr30k(make, sample):
-    return karpathy(make, sample, "flickr30k", "flickr30k-images")
 
 
 def nocaps(make, sample):
@@ -265,16 +248,6 @@ def table_csv(make, sample):
     for n, (pair, text) in enumerate(zip(sample.pairs, texts, strict=True)):
         make.file(f"images/{n}.webp", sample.image(pair["image"]))
         truth.pairs.append((("train", "val")[n // 2], sample.image(pair["image"]), [text]))
-    return truth
-
-
-def table_jsonl(make, sample):
-    rows, truth = [], Truth()
-    for n, pair in enumerate(sample.pairs):
-        rows.append({"file_name": f"{n}.webp", "captions": pair["captions"]})
-        make.file(f"{n}.webp", sample.image(pair["image"]))
-        truth.pairs.append(("train", sample.image(pair["image"]), pair["captions"]))
-    make.jsonl("metadata.jsonl", rows)
     return truth
 
 
@@ -316,7 +289,6 @@ def markdown(make, sample):
 LAYOUTS = {
     "MMC4": ("mmc4", mmc4),
     "MMC4 fewer faces": ("mmc4", mmc4_fewer_faces),
-    "MMC4 core": ("mmc4", mmc4_core),
     "OBELICS parquet": ("obelics", obelics_parquet),
     "OBELICS arrow": ("obelics", obelics_arrow),
     "LLaVA": ("conversations", conversations),
@@ -324,12 +296,10 @@ LAYOUTS = {
     "CLIP benchmark": ("webdataset", clip_benchmark),
     "pairs in folders": ("pair_folders", pair_folders),
     "COCO": ("coco", coco),
-    "Karpathy COCO": ("karpathy", karpathy_coco),
-    "Karpathy Flickr30k": ("karpathy", karpathy_flickr30k),
+    "Karpathy": ("karpathy", karpathy),
     "NoCaps": ("nocaps", nocaps),
     "ImageNet": ("imagefolder", imagefolder),
     "CSV": ("table", table_csv),
-    "JSON lines": ("table", table_jsonl),
     "Parquet table": ("table", table_parquet),
     "HTML": ("web", html),
     "Markdown": ("markdown", markdown),

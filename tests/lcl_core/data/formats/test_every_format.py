@@ -132,7 +132,7 @@ def test_what_is_streamed_is_what_the_source_says(converted, tokenizer, name, im
         assert_same(epoch(stream), page.pairs(truth, split))
 
 
-@pytest.mark.parametrize("name", ["MMC4", "MMC4 fewer faces", "MMC4 core", "native folder", "native zip"])
+@pytest.mark.parametrize("name", ["MMC4", "MMC4 fewer faces", "native folder", "native zip"])
 def test_each_matched_image_comes_with_its_sentence(converted, tokenizer, name):
     truth, corpus = converted(name)
     stream = open_stream({"d": corpus}, tokenizer, True, {"dataset": "d", "view": "matched_pairs"})
@@ -170,11 +170,3 @@ def test_a_mixture_of_two(converted, tokenizer):
 
 def test_no_format_is_left_out():
     assert {format for format, _ in LAYOUTS.values()} == set(FORMATS)
-
-
-def test_no_two_images_are_alike(files):
-    """Or else one that stands in for another would go unseen."""
-    names = [image["image_name"] for row in files.documents for image in row["image_info"]]
-    images = [pixels_of(files.image(name)) for name in names + [pair["image"] for pair in files.pairs]]
-    for place, one in enumerate(images):
-        assert not any(np.allclose(one, other, atol=0.05) for other in images[:place])

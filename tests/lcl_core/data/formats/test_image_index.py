@@ -19,7 +19,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def write_images(make):
-    make.tar("i/1.tar", [("a.jpg", b"a"), ("b.jpg", b"b"), ("b.json", b'{"url": "ub"}'), ("c.json", b"{")])
+    make.tar("i/1.tar", [("a.jpg", b"a"), ("b.jpg", b"b")])
+    make.parquet("i/1.parquet", {"key": ["b"], "url": ["ub"]})
+    make.file("i/0.tar", b"no tar")
     make.parquet("i/2.parquet", {"key": ["0"], "url": ["u"]})
     make.files("i", {"2/0.webp": b"by url", "3/d.jpg": b"d", "3/e \u00e9.png": b"e", "f.jpg": b"f"})
     return Path(make.root / "i")
@@ -37,7 +39,7 @@ def test_an_index_is_made_once_and_the_same(make, cache, monkeypatch):
     monkeypatch.setattr(image_lookup, "walk_tar", None)  # nothing is read again
     mapped = ImageFinder(path, subfolders=True)
     assert load_all(mapped) == load_all(made)
-    assert [item.reason for item in mapped.problems] == ["bad json"]
+    assert [item.reason for item in mapped.problems] == ["damaged tar"]
     assert mapped.problems == made.problems
     assert len(list(cache.glob("*/images.db"))) == 1
 

@@ -90,7 +90,8 @@ def test_names_in_subfolders(make):
 
 @pytest.mark.parametrize("extension", ["jfif", "JPE", "ppm", "pgm", "pbm", "pnm"])
 def test_files_of_all_formats_that_are_decoded(make, extension):
-    make.tar("x.tar", [(f"0.{extension}", b"x"), ("0.json", b'{"url": "u"}')])
+    make.tar("x.tar", [(f"0.{extension}", b"x")])
+    side(make, "x.parquet", [("0", "u")])
     assert ImageFinder(make.root).find_url("u", "x").load() == b"x"
 
 

@@ -79,10 +79,9 @@ def test_side_files_may_lie_elsewhere(make, walk, sample_images):
     elsewhere = make.file("b/names.txt", LISTED)
     (record,), _ = walk(open_reader(make.root / "a", synsets=elsewhere))
     assert dict(record.body.labels) == TENCH
-    for option in ("synsets",):
-        with pytest.raises(UserError) as caught:
-            list(open_reader(make.root / "a", "imagefolder", **{option: make.root / "none"}).records())
-        assert (caught.value.code, caught.value.field) == ("bad_option", option)
+    with pytest.raises(UserError) as caught:
+        list(open_reader(make.root / "a", "imagefolder", synsets=make.root / "none").records())
+    assert (caught.value.code, caught.value.field) == ("bad_option", "synsets")
 
 
 MALFORMED_SYNSETS = {
@@ -157,16 +156,13 @@ def test_names_that_are_not_utf_8(make, walk, sample_images):
     assert record.images[0].load() == sample_images[1]
 
 
-@pytest.mark.parametrize(("place", "option"), [("synset_words.txt", "synsets")])
-def test_a_side_file_may_not_lead_out(make, sample_images, place, option):
+def test_a_side_file_may_not_lead_out(make, sample_images):
     """Its lines would be quoted among what could not be read."""
     make.file("ant/a.jpg", sample_images[0])
-    link = make.root / place
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(make.file("../key", "lcl_secret\n"))
-    with pytest.raises(UserError, match=f"leads out of the folder; .* option '{option}'") as caught:
+    (make.root / "synset_words.txt").symlink_to(make.file("../key", "lcl_secret\n"))
+    with pytest.raises(UserError, match=r"leads out of the folder; .* option 'synsets'") as caught:
         list(open_reader(make.root, "imagefolder").records())
-    assert (caught.value.code, caught.value.field) == ("bad_path", option)
+    assert (caught.value.code, caught.value.field) == ("bad_path", "synsets")
 
 
 def test_a_link_inside_the_folder_and_a_pipe(make, walk, sample_images):

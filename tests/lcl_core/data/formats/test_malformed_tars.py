@@ -177,12 +177,7 @@ def test_tars_that_are_no_files(make, walk):
 
 def test_problems_of_the_images_are_passed_on(make, walk):
     make.jsonl("docs_shard_0_v2.jsonl", [])
-    make.tar("images/a.tar", [("0.jpg", IMAGE), ("0.json", b"{"), ("1.jpg", b"x"), ("1.json", b"[]")])
     make.tar("images/b.tar", [(entry("2.jpg", tarfile.SYMTYPE, "x"), b""), (entry("3.jpg", tarfile.FIFOTYPE), b"")])
-    _, bad = walk(open_reader(make.root))
-    assert [(item.file, item.reason) for item in bad] == [
-        ("a.tar", "bad json"),
-        ("a.tar", "bad json"),
-        ("b.tar", "not an ordinary file"),
-    ]
-    assert bad[2].detail.startswith("2 entries")
+    _, (bad,) = walk(open_reader(make.root))
+    assert (bad.file, bad.reason) == ("b.tar", "not an ordinary file")
+    assert bad.detail.startswith("2 entries")

@@ -78,10 +78,6 @@ def lay_img2dataset(make, images, rows):
     return make.img2dataset("pictures", by_url(images, rows))
 
 
-def lay_img2dataset_json_only(make, images, rows):
-    return make.img2dataset("pictures", by_url(images, rows), side=False)
-
-
 def lay_img2dataset_side_only(make, images, rows):
     return make.img2dataset("pictures", by_url(images, rows), json_too=False)
 
@@ -117,7 +113,6 @@ def lay_shard_folders(make, images, rows):
         lay_tars,
         lay_one_tar,
         lay_img2dataset,
-        lay_img2dataset_json_only,
         lay_img2dataset_side_only,
         lay_img2dataset_files,
     ],

@@ -267,14 +267,6 @@ def test_quoted_fields_may_hold_lines(make, walk, sample_images):
     assert [record.id for record in records] == ["t.csv:2", "t.csv:4"]
 
 
-def test_other_encodings_are_an_option(make, walk, sample_images):
-    make.file("t.csv", "image,caption\na.webp,Gr\u00fcn\n".encode("cp1252"))
-    records, (bad,) = walk(open_reader(make.root / "t.csv", "table"))[0], walk(open_reader(make.root, "table"))[1][:1]
-    assert (records, bad.line, bad.reason) == ([], 2, "bad encoding")
-    (record,), bad = walk(open_reader(make.root, "table", encoding="cp1252"))
-    assert (record.body.captions, bad) == (("Gr\u00fcn",), [])
-
-
 def test_an_anonymous_user_among_tables_is_reported(make, walk, sample_images):
     make.file("a.csv", "image,caption\na.webp,x\n")
     make.file("b.csv", "day,rain\n1,2\n")
@@ -292,8 +284,6 @@ def test_an_anonymous_user_among_tables_is_reported(make, walk, sample_images):
         ("image,caption\na.webp,2\n", {"labels": ["kind"]}, "labels"),
         ("image,caption\na.webp,2\n", {"split": "part"}, "split"),
         ("a.webp,2\n", {"header": False}, "image"),
-        ("image,caption\na.webp,2\n", {"delimiter": "ab"}, "delimiter"),
-        ("image,caption\na.webp,2\n", {"encoding": "hex"}, "encoding"),
     ],
 )
 def test_a_column_that_is_not_there_is_named(make, text, options, field):
