@@ -47,10 +47,6 @@ class GenerationConfig:
         _require(self.top_p is None or self.num_beams == 1, "top_p", "goes only with num_beams 1")
         _require(0 <= self.seed < 2**31, "seed", "must be 0 to 2147483647")
 
-    @property
-    def sampled(self) -> bool:
-        return self.top_p is not None
-
 
 def _require(holds: bool, field: str, rule: str) -> None:
     if not holds:
