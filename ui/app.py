@@ -24,8 +24,8 @@ from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
 from ui.tabs.data import DataTab
 from ui.tabs.encoders import EncodersTab
-from ui.tabs.inference import InferenceTab
 from ui.tabs.map import MapTab
+from ui.tabs.playground import PlaygroundTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.service import ServiceTab
@@ -101,7 +101,7 @@ QUEUE_POLL_SECONDS = 1.0
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
     "map": MapTab,
-    "try": InferenceTab,
+    "try": PlaygroundTab,
     "data": DataTab,
     "runs": RunsTab,
     "encoders": EncodersTab,

@@ -32,7 +32,7 @@
     }
     const copy = event.target.closest('[data-lcl-copy]');
     if (copy) copyCode(copy);
-    const CHOICES = ['.lcl-card', '.lcl-examples button[data-pick]', '.lcl-samples button[data-pick]'];
+    const CHOICES = ['.lcl-card', '.lcl-examples a', '.lcl-samples :is(a, [data-pick])'];
     const kind = CHOICES.find((each) => event.target.closest(each));
     if (kind) {
       const card = event.target.closest(kind);

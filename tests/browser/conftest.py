@@ -23,6 +23,11 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 OPENINGS = 3
 PATIENCE_MS = 60_000
 TOKEN = "the-token-of-the-tests"  # opens the pages of one machine
+# Names of the buttons and fields on show in a part of the page, outside of others.
+CONTROLS = """([part, others]) => [...document.querySelectorAll(part)].flatMap((each) =>
+  [...each.querySelectorAll('button, input, textarea, select, summary, a[href]')]).filter((each) =>
+  each.checkVisibility({visibilityProperty: true}) && each.tabIndex >= 0 && each.getBoundingClientRect().width > 1 &&
+  !each.closest(others)).map((each) => each.ariaLabel || each.placeholder || each.innerText)"""
 Json = dict[str, Any]
 
 

@@ -36,7 +36,7 @@ def draw_map(page: Any) -> None:
 
 def classify(page: Any) -> None:
     page.get_by_role("radio", name="Classify").locator("..").click()
-    page.locator(".lcl-examples button").first.click()
+    page.locator(".lcl-examples a").first.click()
     page.get_by_role("region", name="Predictions of each image").wait_for()
 
 

@@ -12,11 +12,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.axe import serious
+from tests.browser.conftest import CONTROLS
 
 pytestmark = pytest.mark.browser
-CONTROLS = """[...document.querySelectorAll('#tab-search :is(button, input, textarea, a[href])')].filter((each) =>
-  each.checkVisibility({visibilityProperty: true}) && each.tabIndex >= 0 && each.getBoundingClientRect().width > 1 &&
-  !each.closest('.lcl-results, #search-detail')).map((each) => each.ariaLabel ?? each.placeholder ?? each.innerText)"""
 # A file in the clipboard, or under the pointer.
 GIVE = """([data, kind]) => {
   const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0)), files = new DataTransfer();
@@ -42,7 +40,7 @@ def hits(page: Any) -> Any:
 def test_words_find_images_below_one_line_of_controls(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     expect(results(page)).to_contain_text("40 images. Try a red fish or a house.")
-    controls = page.evaluate(CONTROLS)
+    controls = page.evaluate(CONTROLS, ["#tab-search", ".lcl-results, #search-detail"])
     assert len(controls) <= 6, controls
     page.get_by_placeholder("Describe an image").fill("an ant")
     page.keyboard.press("Enter")

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.extended]
 READY = {
     "search": "#search-results .lcl-card",
     "map": "#map .lcl-legend button",
-    "try": ".lcl-samples button",
+    "try": ".lcl-samples a",
     "data": "#documents article",
     "runs": "#run-list button",
     "encoders": "#encoders li",
