@@ -208,8 +208,12 @@ class LeaseKeeper:
         tick = min(_MAX_TICK_SECONDS, self._settings.watch_seconds, self._seconds / 20)
         while not self._released.wait(tick):
             with self._lock:
-                if self._process is not None:
+                if self._process is None:
+                    continue
+                try:
                     self._enforce_on(self._process)
+                except Exception:  # of an engine that does not answer: tried again at the next tick
+                    log.exception("job_not_ended")
 
     def _enforce_on(self, process: Job) -> None:
         age = boot_time() - self._renewed
@@ -221,5 +225,5 @@ class LeaseKeeper:
             self._process = None  # its id may soon be that of another process group
         elif age > TERMINATE_SHARE * self._seconds and not self.ended_process:
             log.warning("lease_not_renewed", lease_age=round(age, 1))
-            self.ended_process = True
             process.terminate()
+            self.ended_process = True

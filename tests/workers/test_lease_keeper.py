@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -105,6 +106,23 @@ def test_without_renewals_the_job_is_asked_to_leave_and_then_killed(keep, renewa
         assert lease.ended_process
         lease.check()  # the database has not said that another worker has the run
         renewals.unblocked.set()
+
+
+def test_an_engine_that_does_not_answer_once_is_asked_again(keep, renewals, eventually):
+    process = RecordedProcess()
+    answers = iter([OSError("stale file handle"), ConnectionError("lost")])
+
+    def send(name):
+        if (error := next(answers, None)) is not None:
+            raise error
+        process.received.append(name)
+
+    process.terminate, process.kill = (partial(send, name) for name in ("terminate", "kill"))
+    with keep(lease=2.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "fail"
+            eventually(lambda: "kill" in process.received, "the end")
 
 
 def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(keep, renewals, eventually, clock):

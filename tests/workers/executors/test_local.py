@@ -63,6 +63,10 @@ def test_all_processes_of_a_job_write_their_stacks(tmp_path, monkeypatch, eventu
 
 
 SECRETS = "LCL_DATABASE_URL LCL_BROKER_URL LCL_API_KEY POSTGRES_PASSWORD PGPASSWORD AWS_SECRET_ACCESS_KEY hf_token"
+SECRETS += (
+    " AZURE_STORAGE_CONNECTION_STRING FSSPEC_S3 MYSQL_PWD SMTP_PASS RESTIC_REPOSITORY GITHUB_PAT SENTRY_DSN NETRC"
+)
+SECRETS += " VAULT_ADDR DOCKER_AUTH_CONFIG KUBECONFIG GOOGLE_APPLICATION_CREDENTIALS WANDB_API_KEY SSH_AUTH_SOCK CI_JWT"
 OF_OTHER_JOBS = "RANK WORLD_SIZE MASTER_ADDR SLURM_JOB_ID SLURMD_NODENAME TORCHELASTIC_RUN_ID OMPI_COMM_WORLD_RANK"
 NEEDED = "PATH HOME LCL_HOME CUDA_VISIBLE_DEVICES OMP_NUM_THREADS TOKENIZERS_PARALLELISM PYTHONPATH"
 
@@ -72,6 +76,8 @@ def test_secrets_and_other_jobs_stay_behind():
     environment = sanitized_env(dict.fromkeys(names, "1"))
     assert set(names) & environment.keys() == set(NEEDED.split())
     assert environment["LCL_SUPERVISED"] == "1"
+    proxies = sanitized_env({"HTTPS_PROXY": "http://ada:sesame@proxy:3128", "http_proxy": "http://proxy:3128"})
+    assert {"HTTPS_PROXY", "http_proxy"} & proxies.keys() == {"http_proxy"}
 
 
 @pytest.mark.parametrize(
