@@ -3,6 +3,7 @@
   'use strict';
   const { owners, options, first, earlier } = window.lclAddress;
   const TABS = '.lcl-tabs .tab-container[role="tablist"] > [role="tab"]';
+  const AGAIN_MS = 5000;
   let last = null;      // the view when it was last compared, as canonical address
   let target = null;    // address that is being opened: until the view is there, nothing is written
   let gesture = false;  // the reader did something that no entry of the history has come of yet
@@ -70,10 +71,13 @@
     const other = button && button.getAttribute('aria-selected') !== 'true';
     window.lclAddress.changedTab = Boolean(other);  // then the tab's own events open the address, too
     if (other) button.click();
-    setTimeout(() => {
+    const wanted = target;
+    const ask = () => {
       follow();
-      if (target !== null) window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: tab }));
-    }, 0);
+      if (target === wanted) window.dispatchEvent(new CustomEvent('lcl-navigate', { detail: tab }));
+    };
+    setTimeout(ask, 0);
+    setTimeout(ask, AGAIN_MS);  // Gradio may drop an event that comes as another of its kind ends
   }
   window.addEventListener('popstate', open);
 
