@@ -137,10 +137,7 @@ _TABLE = (
         "network",
         Policy.DELAYED,
         "the connection to another machine or process of the run broke off",
-        _words(
-            r"\bgloo/transport/",
-            r"\bDist(Network|Store)Error\b",
-        ),
+        _words(r"\bgloo/transport/", r"\bDist(Network|Store)Error\b"),
     ),
     FailureRule("rendezvous_failed", Policy.DELAYED),
 )
@@ -343,6 +340,8 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
     if exited.status == ExitCode.OK:
         return _failed("no_result", f"the process ended without a result{where}")
     rule = infrastructure_cause(read_log_lines(log_file, exited.log_start))
+    if exited.status < 0 and rule is RULES["network"]:
+        rule = None  # the other ranks lost the one that the signal ended
     if rule is not None:
         return Requeue(rule.cause, f"{rule.meaning} ({line})", f"{rule.meaning}: {line}{where}")
     if exited.status < 0:

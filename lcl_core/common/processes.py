@@ -47,24 +47,21 @@ def forbid_downloads(environment: MutableMapping[str, str] = os.environ) -> None
     environment.update(OFFLINE)
 
 
-# what a process of a run may have of its worker's environment, beside the settings of the product
+# what a process of a run may have of its worker's environment
 _PASSED = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "HOSTNAME", "LANG", "LANGUAGE", "TZ", "TERM", "VIRTUAL_ENV"}
 _PASSED |= {"TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "CUBLAS_WORKSPACE_CONFIG"}
 _PASSED |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
 _PASSED |= {"AWS_CA_BUNDLE", "AWS_REGION", "AWS_DEFAULT_REGION"}
 _PASSED_PREFIXES = (
     *("LCL_", "LC_", "PYTHON", "XDG_", "SSL_CERT_", "SBATCH_", "COVERAGE_", "MALLOC_"),
-    *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_", "FI_", "TORCH", "PYTORCH_", "TRITON_"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_", "FI_"),
+    *("TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "PYTORCH_", "TRITON_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "ONEDNN_", "DNNL_"),
     *("HF_", "TRANSFORMERS_", "TOKENIZERS_"),
 )
-# with these a process would believe that it is a rank of another distributed job
-_DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
-_DISTRIBUTED |= {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
-_DISTRIBUTED |= {"PYTHONBREAKPOINT"}  # of Ray's workers: it would wait for Ray's debugger
-_SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "PASSWD", "CREDENTIAL"}
-_SECRET_WORDS |= {"CREDENTIALS", "PGPASSWORD", "PGPASSFILE", "DSN"}
-_SECRET_SETTINGS = {"LCL_DATABASE_URL", "LCL_BROKER_URL"}  # may hold a password, in a form of the driver's own
+# of these prefixes: addresses with passwords, and what Ray sets, with which a breakpoint waits for Ray's debugger
+_LEFT_OUT = {"LCL_DATABASE_URL", "LCL_BROKER_URL", "PYTHONBREAKPOINT"}
+_SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "CREDENTIAL", "CREDENTIALS"}
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 # prefixes of a protocol's credentials, besides fsspec's own FSSPEC_{PROTOCOL}_*
 _STORAGE_PREFIXES = {
@@ -74,22 +71,24 @@ _STORAGE_PREFIXES = {
 }
 
 
-def without_secrets(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
-    """What a process of a run needs of ``environment``, with hubs off.
+def allowed_environment(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
+    """The variables that a process of a run needs, with hubs off.
 
-    Other variables, launchers' and those with secrets are left out, but for the credentials of ``protocols`` (s3 …).
+    Others are left out: secrets, and what launchers set, with which it would believe that it is a rank of another job.
+
+    Args:
+        protocols: of storage (s3 …) whose credentials are kept.
     """
-    return {name: value for name, value in environment.items() if _is_passed(name, value, protocols)} | OFFLINE
+    return {name: value for name, value in environment.items() if _is_allowed(name, value, protocols)} | OFFLINE
 
 
-def _is_passed(name: str, value: str, protocols: Collection[str]) -> bool:
+def _is_allowed(name: str, value: str, protocols: Collection[str]) -> bool:
     upper = name.upper()
     if any(upper.startswith((*_STORAGE_PREFIXES.get(each, ()), f"FSSPEC_{each.upper()}_")) for each in protocols):
         return True
-    if upper in _DISTRIBUTED or upper in _SECRET_SETTINGS or not _SECRET_WORDS.isdisjoint(upper.split("_")):
+    if upper in _LEFT_OUT or not _SECRET_WORDS.isdisjoint(upper.split("_")) or _PASSWORD_IN_URL.search(value):
         return False
-    known = upper in _PASSED or (upper.startswith(_PASSED_PREFIXES) and not upper.startswith("TORCHELASTIC_"))
-    return known and not _PASSWORD_IN_URL.search(value)
+    return upper in _PASSED or upper.startswith(_PASSED_PREFIXES)
 
 
 def exit_with_parent() -> None:

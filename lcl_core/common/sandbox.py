@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 
 MAX_OUTPUT = 1 << 20  # bytes that the process may write to either stream
 KILLED_FOR_MEMORY = "it needs more memory than its weights account for"
@@ -64,7 +64,7 @@ def run_sandboxed(module: str, arguments: Sequence[str], limits: SandboxLimits) 
     """Run ``python -m module arguments…`` without secrets and wait. On return no process of its group is left."""
     command = [sys.executable, "-m", "lcl_core.common.sandbox", json.dumps(asdict(limits)), module, *arguments]
     threads = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "TOKENIZERS_PARALLELISM": "false"}
-    environment = without_secrets(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""}
+    environment = allowed_environment(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""}
     # files, not pipes: the limit on written files bounds the output
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(

@@ -29,6 +29,7 @@ from workers.supervisor import outcome_of
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\nValueError: bad\n'
 PORT = TRACEBACK.replace("ValueError: bad", "OSError: [Errno 98] Address already in use")
+LOST = TRACEBACK.replace("ValueError: bad", "RuntimeError: [/src/gloo/transport/tcp/pair.cc:553] Connection closed")
 CLAIM = Claim("run_1", "t", "w", "index", {"timeout_seconds": 5}, 1, 3, from_scratch=False, ran_seconds=0.0)
 RESULT, BUSY = {"result.json": {"a": 1}}, {"error.json": {"code": "run_dir_busy", "message": "m"}}
 STORE = {"error.json": {"code": "store_unreachable", "message": "m"}}
@@ -88,6 +89,8 @@ def test_a_cancelled_run_is_cancelled_however_its_process_ends(attempt, status):
         ({"status": ExitCode.DISK_FULL}, "failed", "disk_full"),
         ({"status": 1, "log": TRACEBACK}, "failed", "crash"),
         ({"status": -11}, "failed", "crash"),
+        ({"status": 1, "log": LOST}, "requeued", "network"),
+        ({"status": -11, "log": LOST}, "failed", "crash"),  # the others lost the rank that ended so
         ({"status": 0}, "failed", "no_result"),
         ({"error": AttemptInterrupted("m")}, "requeued", "interrupted"),
         ({"error": NoCapacity("m")}, "requeued", "no_capacity"),
@@ -126,7 +129,7 @@ def test_what_processes_wrote_before_their_machine_was_lost_counts(attempt):
         (f"{TRACEBACK}warning: leaked semaphores\n", 0, "ValueError: bad"),
         (f"{TRACEBACK}\nDuring handling of it:\n\n{TRACEBACK.replace('bad', 'worse')}", 0, "ValueError: worse"),
         (
-            TRACEBACK + TRACEBACK.replace("ValueError: bad", "RuntimeError: /gloo/transport/tcp: timed out"),
+            TRACEBACK + LOST,
             0,
             "ValueError: bad",
         ),  # of another rank, which lost this one
@@ -185,9 +188,6 @@ NCCL = traceback(
 PORT = traceback("OSError: [Errno 98] Address already in use")
 CHAINED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 OURS = traceback("KeyError: 'image'")
-GLOO = traceback(
-    "RuntimeError: [/src/gloo/transport/tcp/pair.cc:537] Read error [10.9.0.1]:4599: Connection timed out."
-)
 WATCHDOG = (
     "[rank0]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)\n"
     "terminate called after throwing an instance of 'c10::DistBackendError'\n"
@@ -206,9 +206,9 @@ WATCHDOG = (
             "store_unreachable",
         ),
         (traceback("RuntimeError: CUDA error: uncorrectable ECC error encountered"), "gpu_fault"),
-        (GLOO, "network"),
-        (f"{GLOO}\n{PORT}", "address_in_use"),  # the network error follows
-        (f"{OURS}\n{GLOO}", None),
+        (LOST, "network"),
+        (f"{LOST}\n{PORT}", "address_in_use"),  # the network error follows
+        (f"{OURS}\n{LOST}", None),
         (f"{NCCL}\n{OURS}", None),  # the other rank is the cause
         (f"warning: NCCL error ignored\n{OURS}", None),
         ("", None),

@@ -22,7 +22,7 @@ import structlog
 from lcl_core.common.disk_cache import DEFAULT_DATA_CACHE_BYTES, data_cache_bytes
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import POD_GPUS, visible_devices_env
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 from lcl_core.db.queue import EngineCapacity
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
@@ -292,7 +292,7 @@ def _container(
 def _environment(settings: WorkerSettings, request: JobRequest, needed: NodeResources, gpus: int) -> dict[str, str]:
     """Settings without secrets. Everybody who may read the namespace's pods can read what is written here."""
     own = ("LCL_KUBERNETES_", "LCL_RAY_", "LCL_EXECUTOR")
-    shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
+    shared = {name: value for name, value in allowed_environment(os.environ).items() if name.startswith("LCL_")}
     kept = {name: value for name, value in shared.items() if not name.startswith(own)}
     devices = {POD_GPUS: str(gpus)} if gpus else visible_devices_env(())
     threads = {"OMP_NUM_THREADS": str(max(1, needed.cpus // max(1, gpus)))}  # of each process

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lcl_core.common.fork_server import ForkServer, start_module
-from lcl_core.common.processes import thread_env, without_secrets
+from lcl_core.common.processes import allowed_environment, thread_env
 from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
 from lcl_core.jobs import JOBS
 from workers.executors.base import Handle, JobRequest, MachineLost
@@ -33,7 +33,7 @@ def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = (
     Args:
         protocols: of the URLs that a run may read and write, such as ``s3``; their credentials stay.
     """
-    kept = without_secrets(environment, protocols)
+    kept = allowed_environment(environment, protocols)
     return {**kept, **thread_env(kept), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
 
 

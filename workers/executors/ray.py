@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import file_age
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 from lcl_core.common.run_dir import ExitCode
 from lcl_core.db.queue import EngineCapacity
 from lcl_core.part_runners import RAY_ADDRESS
@@ -165,7 +165,7 @@ class RayExecutor(FolderExecutor):
 
 def node_environment(request: JobRequest) -> dict[str, str]:
     """What is added to the environment of each node: settings without secrets."""
-    shared = {name: value for name, value in without_secrets(os.environ).items() if name.startswith("LCL_")}
+    shared = {name: value for name, value in allowed_environment(os.environ).items() if name.startswith("LCL_")}
     if os.environ.get("RAY_AUTH_MODE") != "token":  # which processes of runs do not get
         shared[RAY_ADDRESS] = ray.get_runtime_context().gcs_address
     return shared | dict(request.env)

@@ -22,7 +22,7 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import VISIBLE_DEVICES
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 from lcl_core.db.queue import EngineCapacity
 from workers.executors.base import EngineRefused, EngineUnreachable, JobRequest, NoCapacity
 from workers.executors.folder_job import END_SECONDS, KILL_SECONDS, POLL_SECONDS, FolderExecutor, JobPhase, JobState
@@ -40,7 +40,6 @@ _SEPARATOR = "|"
 _QUEUE_COLUMNS = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%j"))
 _QUEUE_SHARE = 0.6  # of the time between two queries about one job, for which an answer of squeue counts
 _CLUSTER = ("SLURM_CONF",)  # where the commands find their cluster
-_FILTERS = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own defaults of these commands
 _UNKNOWN_JOB = "Invalid job id"
 # a limit that other jobs use up at present
 _POLICY = re.compile(r"violates accounting/QOS policy|\w+Limit\b|temporarily unable to accept")
@@ -251,7 +250,7 @@ def _query(arguments: Sequence[str]) -> list[str]:
 def _run(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     """Raises: EngineUnreachable, EngineRefused; FileNotFoundError without the program."""
     cluster = {name: os.environ[name] for name in _CLUSTER if name in os.environ}
-    environment = command_environment(os.environ) if env is None else env
+    environment = allowed_environment(os.environ) if env is None else env  # without a user's own SQUEUE_… defaults
     try:
         done = subprocess.run(
             arguments,
@@ -273,14 +272,9 @@ def _run(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     raise EngineUnreachable(problem)
 
 
-def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a job of Slurm that the worker is part of has set, and a user's own filters, are not meant for it."""
-    return {name: value for name, value in without_secrets(environment).items() if not name.startswith(_FILTERS)}
-
-
 def job_environment(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a job: the worker's without secrets, and without what is true on its machine alone."""
-    kept = {name: value for name, value in without_secrets(environment).items() if name != VISIBLE_DEVICES}
+    """Environment of a job: what it may have of the worker's, without what is true on that machine alone."""
+    kept = {name: value for name, value in allowed_environment(environment).items() if name != VISIBLE_DEVICES}
     return {**kept, **more}
 
 

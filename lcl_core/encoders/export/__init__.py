@@ -33,7 +33,7 @@ FORMATS = {
     "huggingface": ExportFormat("both towers for transformers, with the code that computes them"),
     "timm": ExportFormat(
         "the vision tower and its patch tokens or feature map",
-        {"resnet": "a ResNet without pooling after its stem"},
+        {"resnet": "ResNet without pooling after its stem"},
     ),
     "onnx": ExportFormat("both towers up to L2-normalised vectors, for any ONNX runtime"),
 }
@@ -64,6 +64,6 @@ def check_exportable(name: str, directory: Path) -> None:
     tower = str(read_json_object(directory / CONFIG).get("vision", DEFAULT_TOWER)).partition(":")[0]
     if missing := FORMATS[name].lacks.get(tower):
         raise UserError(
-            f"{name} has not what the vision tower {tower} needs, {missing}; take format=huggingface or onnx",
+            f"{name} cannot hold the vision tower {tower}: it has no {missing}; take format=huggingface or onnx",
             code="unsupported", field="format",
         )  # fmt: skip

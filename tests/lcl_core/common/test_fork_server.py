@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.fork_server import ForkedProcess, ForkServer, start_module
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux alone")
 
 
 def environment():
-    return {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PYTEST_")}
+    return {name: value for name, value in allowed_environment(os.environ).items() if not name.startswith("PYTEST_")}
 
 
 @pytest.fixture(scope="module")

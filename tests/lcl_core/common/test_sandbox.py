@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.common.processes import without_secrets
+from lcl_core.common.processes import allowed_environment
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, run_sandboxed
 
 
@@ -25,7 +25,7 @@ def test_secrets_stay_behind(tmp_path, monkeypatch):
     ended = run(tmp_path, monkeypatch, "import os; print(dict(os.environ))")
     assert b"hush-hush" not in ended.output
     assert b"'HF_HUB_OFFLINE': '1'" in ended.output
-    assert without_secrets({"HF_HUB_OFFLINE": "0", "A": "b"})["HF_HUB_OFFLINE"] == "1"
+    assert allowed_environment({"HF_HUB_OFFLINE": "0", "A": "b"})["HF_HUB_OFFLINE"] == "1"
 
 
 def test_it_reaches_nobody(tmp_path, monkeypatch):
