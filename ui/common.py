@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from api.client import ApiError, Client
-from api.client.payloads import Json, format_bytes
+from api.client.payloads import Json, format_bytes, may
 from ui.addresses import current_name
 from ui.html import error_box, pick_form
 
@@ -79,6 +79,11 @@ def own_key(client: Client) -> Json:
         return client.own_key()
     except ApiError:
         return {"owner": "", "role": ""}
+
+
+def may_change(own: Json, owner: str | None) -> bool:
+    """Whether the key ``own`` may change or delete what is the owner's."""
+    return may(own["role"], "admin") or (may(own["role"], "submitter") and own["owner"] == owner)
 
 
 def parse_draft(draft: str) -> tuple[str, str] | None:

@@ -19,6 +19,8 @@ from ui.common import (
     SILENT_EVENT,
     draw_tag_form,
     html_pane,
+    may_change,
+    own_key,
     parse_tag_change,
     removal_of,
 )
@@ -137,7 +139,8 @@ class DataTab:
             name, first, PER_PAGE, "pairs" if pairs else "interleaved", q=view.get("q", ""), tag=view.get("tag"),
             **filters,
         )  # fmt: skip
-        actions = draw_actions(name, view.get("tag", ""), [item["item"] for item in page["items"]])
+        items, deletes = [item["item"] for item in page["items"]], may_change(own_key(self.client), dataset["owner"])
+        actions = draw_actions(name, view.get("tag", ""), items, deletes=deletes)
         head = draw_head(view, statistics, dataset["tags"])
         style = "lcl-docs lcl-docs--pairs" if pairs else "lcl-docs"
         drawn = "".join(draw_document(name, item) for item in page["items"])
@@ -177,8 +180,8 @@ def _first(view: View) -> int:
     return max(0, int(at) - 1) if at.isdecimal() else 0
 
 
-def draw_actions(dataset: str | None, tag: str = "", items: list[str] | None = None) -> str:
-    """A menu of what can be done with a dataset, and a link to a new one."""
+def draw_actions(dataset: str | None, tag: str = "", items: list[str] | None = None, *, deletes: bool = False) -> str:
+    """A menu of what can be done with a dataset, and a link to a new one. ``deletes``: the reader may delete it."""
     add = f'<a class="lcl-button" id="data-add" href="{esc(address(tab="data", new="upload"))}">Add data</a>'
     if dataset is None:
         return f'<div class="lcl-drops">{add}</div>'
@@ -196,7 +199,7 @@ def draw_actions(dataset: str | None, tag: str = "", items: list[str] | None = N
         for words, kind, more in forms
     )
     tags = draw_tag_form(dataset, items, hint=f"Tag these {len(items)} …") if items else ""
-    delete = f'<button type="button" data-pick="delete:{esc(dataset)}">Delete …</button>'
+    delete = f'<button type="button" data-pick="delete:{esc(dataset)}">Delete …</button>' if deletes else ""
     return (
         '<div class="lcl-drops"><details class="lcl-drop" id="data-actions"><summary>Actions</summary>'
         f"<div>{links}{delete}{tags}</div></details>{add}</div>"
@@ -204,7 +207,7 @@ def draw_actions(dataset: str | None, tag: str = "", items: list[str] | None = N
 
 
 def draw_head(view: View, statistics: Json, tags: dict[str, int]) -> str:
-    """Counts, of which each that is a filter is a link; and the licence, where it is known."""
+    """Counts, of which each that is a filter is a link; and the licence."""
     documents, pairs = statistics.get("documents", 0), statistics.get("pairs", 0)
     kinds = [("", "documents", documents), ("pairs", "captioned images", pairs)]
     counts = "".join(
@@ -213,8 +216,7 @@ def draw_head(view: View, statistics: Json, tags: dict[str, int]) -> str:
         if count or view.get("show", "") == show
     )
     counts += f"<span>{number(statistics.get('images', 0))} images</span>"
-    if view["dataset"] == SAMPLE_DATASET:
-        counts += f"<span>licence {SAMPLE_LICENCE}</span>"
+    counts += f"<span>licence {SAMPLE_LICENCE if view['dataset'] == SAMPLE_DATASET else 'none given'}</span>"
     rows = [counts]
     facets: dict[str, dict[str, int]] = {"tag": tags}
     if view.get("show") == "pairs":

@@ -225,9 +225,9 @@ class RunsTab:
     def open_form(self, linked: dict[str, str], draft: str = "null") -> dict[Any, Any]:
         """``?tab=runs&new=evaluate&on=ENCODER`` opens the form of the kind, filled in.
 
-        ``on`` is an encoder, or the dataset that is validated, converted or matched; ``dataset`` also that of a
-        pre-training or an index. ``only_tags=TAG`` and ``without_tags=TAG`` choose what is converted, and ``clone=RUN``
-        fills in spec and name of a run. ``draft``: the form as it was left at this address.
+        ``on`` is the encoder of an evaluation or an index, ``dataset`` what a run reads. ``only_tags=TAG`` and
+        ``without_tags=TAG`` choose what is converted, and ``clone=RUN`` fills in spec and name of a run. ``draft``: the
+        form as it was left at this address.
         """
         kind = linked["new"]
         form, own = self.forms[kind], {name: value for name, value in linked.items() if name != "tab"}
@@ -248,8 +248,6 @@ class RunsTab:
         dataset = linked.get("dataset")
         if about and kind in ("evaluate", "index"):
             spec = put_at(spec, "encoder", about)
-        elif kind not in ("pretrain", STUDY):
-            dataset = dataset or about
         if dataset and kind == "pretrain":
             spec = put_at(spec, "data.sources", self._sources(dataset))
         elif dataset and kind != STUDY:

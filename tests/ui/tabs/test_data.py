@@ -26,8 +26,9 @@ def opened(service: Any) -> Any:
 
     def call(address: dict[str, str], view: Any = None, chosen: str | None = None, **answers: Any) -> Any:
         page = {"items": [ITEM], "total": 20, "next": None}
-        detail = {"statistics": COUNTS, "tags": {"dull": 3}}
+        detail = {"statistics": COUNTS, "tags": {"dull": 3}, "owner": "ada"}
         known = {"datasets": [{"name": "d"}, {"name": "e"}], "dataset": detail, "dataset_documents": page}
+        known["own_key"] = {"owner": "ada", "role": "submitter"}
         client = service(**known | answers)
         tab = DataTab(client)
         with gr.Blocks():
@@ -96,6 +97,15 @@ def test_words_are_found_with_a_tag(opened: Any) -> None:
     assert "new=convert&amp;dataset=d&amp;only_tags=dull" in actions
     assert "new=convert&amp;dataset=d&amp;without_tags=dull" in actions
     assert page.drawn[page.tab.words] == "red <fox>"
+
+
+@pytest.mark.parametrize(("role", "owner", "deletes"), [("submitter", "ada", True), ("submitter", "bob", False),
+                                                        ("admin", "bob", True), ("viewer", "ada", False)])  # fmt: skip
+def test_who_may_delete_a_dataset_sees_that(opened: Any, role: str, owner: str, deletes: bool) -> None:
+    detail = {"statistics": COUNTS, "tags": {}, "owner": owner}
+    page = opened({"dataset": "d"}, dataset=detail, own_key={"owner": "ada", "role": role})
+    assert ("delete:d" in page.drawn[page.tab.actions]) == deletes
+    assert "licence none given" in page.shown
 
 
 def test_without_a_dataset_or_a_service_that_is_said(opened: Any, away: Exception) -> None:

@@ -31,7 +31,7 @@ def test_an_address_prepares_the_form_of_a_run(service: Any, run: dict[str, Any]
     assert '"encoder": "enc_1"' in opened[form.editor]
     drafted = tab.open_address(SelectedRun(WatchedRun()), '{"text": "{", "name": "half"}', request)
     assert (drafted[form.editor], drafted[form.name]) == ("{", "half")
-    on = {"new": "convert", "on": "sample", "only_tags": "kept"}
+    on = {"new": "convert", "dataset": "sample", "only_tags": "kept"}
     spec = from_json(tab.open_form(on)[tab.forms["convert"].editor])
     assert (spec["dataset"], spec["only_tags"], spec["name"]) == ("sample", ["kept"], "sample-converted")
     run |= {"spec": {"preset": "sample", "steps": 77}}
