@@ -74,11 +74,11 @@ def seen_script(tab: str) -> str:
 
 
 def own_key(client: Client) -> Json:
-    """The key in use, with owner and role; one that may do nothing where the service does not answer."""
+    """The key in use: owner, role, may_import; one that may do nothing where the service does not answer."""
     try:
         return client.own_key()
     except ApiError:
-        return {"owner": "", "role": ""}
+        return {"owner": "", "role": "", "may_import": False}
 
 
 def may_change(own: Json, owner: str | None) -> bool:

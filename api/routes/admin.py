@@ -48,6 +48,10 @@ class KeyRequest(RequestModel):
     expires: Timestamp | None = Field(None, description="when it becomes invalid; null: never")
 
 
+class OwnKeyView(RowView):
+    may_import: bool = Field(description="whether it may import encoders: LCL_IMPORT is its role, or a lesser one")
+
+
 class NewKeyView(RowView):
     key: str = Field(description="shown this once")
 
@@ -71,10 +75,12 @@ def list_keys(_: Admin, session: ReadSessionDep) -> Any:
     return {"items": session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.prefix)).all()}
 
 
-@keys_router.get("/mine", summary="Get own key", response_model=KeyView)
-def own_key(principal: Viewer, session: ReadSessionDep) -> Any:
+@keys_router.get("/mine", summary="Get own key", response_model=row_view(ApiKey, KEY_COLUMNS, OwnKeyView))
+def own_key(principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
     """The caller's own key: its owner and role."""
-    return _get_row(session, ApiKey, principal.prefix, "key")
+    row = KeyView.model_validate(_get_row(session, ApiKey, principal.prefix, "key"))
+    may_import = principal.role in ("admin", state.settings.import_)
+    return {**row.model_dump(), "may_import": may_import}
 
 
 @keys_router.delete("/{prefix}", summary="Revoke key", status_code=204, name="revoke")

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ import gradio as gr
 from api.client import ApiError, Client
 from api.client.payloads import Json
 from lcl_core import __version__
+from lcl_core.specs.base import slug
 from ui.addresses import address, mark_view, read_address
 from ui.common import (
     EACH_COUNTS,
@@ -22,6 +24,8 @@ from ui.common import (
     SILENT_EVENT,
     PageSelection,
     html_pane,
+    may_change,
+    own_key,
     unreachable_box,
 )
 from ui.figures import draw_figures, draw_table, figure_label, interval_text, metric_text, number
@@ -48,9 +52,10 @@ EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": 
 CHANGES = ("pin", "unpin", "renaming", "deletion", "evaluate")
 BACK = '<button type="button" data-pick="all:" aria-label="All encoders">‹</button>'
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
-MORE = (
-    '<p>Train one: <a href="?tab=runs&amp;new=pretrain">new pre-training</a>.</p>'
-    "<p>Import one: <code>lcl encoders import NAME FOLDER</code>.</p><p>Pin, rename and delete: in ⋯ of an encoder.</p>"
+TRAIN = '<a href="?tab=runs&amp;new=pretrain">New pre-training</a>'
+IMPORT = (
+    '<label>Import a folder of the server <input name="path" required maxlength="1000" autocomplete="off" '
+    'placeholder="/data/clip-b32"></label><button type="submit">Import</button>'
 )
 
 
@@ -110,6 +115,13 @@ class EncodersTab:
             below = toast("Choose two encoders first.", "Compare")
         elif action == "find":
             selection.current = {"find": str(json.loads(value)["text"])}
+        elif action == "import":
+            path = str(json.loads(value)["text"])
+            try:
+                made = self.client.import_encoder(slug(PurePath(path).name), path)
+                selection.current = {"encoder": str(made["id"])}
+            except ApiError as error:
+                below = toast(error.message, "Not imported")
         else:
             selection.current = {"encoder": encoder} if encoder else {}
             above = {"delete": draw_deletion, "rename": draw_renaming}.get(action, lambda _: "")(encoder)
@@ -143,7 +155,10 @@ class EncodersTab:
         encoder, other, lines = current.get("encoder"), current.get("with"), list[Json]()
         try:
             if not encoder:
-                return draw_list(rank_encoders(self.client), checked, current.get("find", "")), "", ""
+                more = TRAIN
+                if own_key(self.client).get("may_import"):
+                    more += pick_form("import", "lcl-import", IMPORT)
+                return draw_list(rank_encoders(self.client), checked, current.get("find", ""), more), "", ""
             if other:
                 return draw_comparison(self.client, encoder, other, BACK), "", ""
             card = self.client.encoder_card(encoder)
@@ -156,7 +171,8 @@ class EncodersTab:
                 lines = self.client.metrics(run)
             except ApiError:  # the run is somebody else's, or gone
                 run = None
-        return draw_card(card), readable(card["about"]), draw_details(card, run, lines)
+        changes = may_change(own_key(self.client), card["encoder"].get("owner"))
+        return draw_card(card, changes=changes), readable(card["about"]), draw_details(card, run, lines)
 
 
 def readable(markdown: str) -> str:
@@ -180,8 +196,8 @@ def draw_renaming(encoder: str, name: str = "") -> str:
     return pick_form(f"renaming:{encoder}", "lcl-question-box lcl-rename", inside)
 
 
-def draw_list(encoders: Sequence[Json], checked: Sequence[str], find: str) -> str:
-    """Search box, comparison of two, and a row for each encoder whose name has ``find``."""
+def draw_list(encoders: Sequence[Json], checked: Sequence[str], find: str, more: str) -> str:
+    """Search box, comparison of two, menu with ``more``, and a row for each encoder whose name has ``find``."""
     if not encoders:
         return EMPTY
     shown = [each for each in encoders if find.lower() in str(each.get("name") or "").lower()]
@@ -191,7 +207,7 @@ def draw_list(encoders: Sequence[Json], checked: Sequence[str], find: str) -> st
     count = f" {len(checked)} of 2" if checked else ""
     return mark_view(
         f'<div class="lcl-head">{pick_form("find", "lcl-find", box)}'
-        f'<button type="button" data-pick="compare:">Compare{count}</button>{_menu("More", MORE)}</div>'
+        f'<button type="button" data-pick="compare:">Compare{count}</button>{_menu("More", more)}</div>'
         f'<p class="lcl-note">{note if find else ""}</p><ul class="lcl-encoders">{rows}</ul>',
         find=find,
     )
@@ -236,8 +252,8 @@ def _menu(words: str, inside: str, label: str = "") -> str:
     return f'<details class="lcl-menu"><summary{named}>{words}</summary><div>{inside}</div></details>'
 
 
-def draw_card(card: Json) -> str:
-    """Name, actions, three figures, and how to use the encoder; the README follows."""
+def draw_card(card: Json, *, changes: bool) -> str:
+    """Name, actions, three figures, and how to use the encoder; ``changes``: the reader may rename or delete it."""
     encoder, key = card["encoder"], str(card["encoder"]["id"])
     info, name = encoder.get("info") or {}, str(encoder.get("name") or key)
     size = number(info["parameters"]) + " parameters" if info.get("parameters") else ""
@@ -251,7 +267,7 @@ def draw_card(card: Json) -> str:
     head = (
         f'<header class="lcl-head">{BACK}<h2>{esc(name)}{_marks(encoder, card.get("badge"))}</h2>'
         f'<a href="{esc(address(tab="try", encoder=key))}">Try</a>{_menu("Download", downloads)}'
-        f'{_menu("⋯", _actions(encoder), "Actions")}</header><p class="lcl-note">{facts}</p>'
+        f'{_menu("⋯", _actions(encoder, changes=changes), "Actions")}</header><p class="lcl-note">{facts}</p>'
     )
     figures = draw_figures(card["main"]) if card["main"] else '<p class="lcl-note">Not evaluated yet.</p>'
     source = next((row["source"] for row in card["main"] if row.get("source")), "")
@@ -280,14 +296,14 @@ def _use(card: Json) -> str:
     return search + fold("Use it: Python, curl", f"<pre><code>{esc(calls)}</code></pre>")
 
 
-def _actions(encoder: Json) -> str:
+def _actions(encoder: Json, *, changes: bool) -> str:
     key = str(encoder["id"])
     links = {"Evaluate": address(tab="runs", new="evaluate", on=key), "Index": address(tab="runs", new="index", on=key)}
     inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
-    verbs = {"unpin": "Unpin"} if encoder.get("pinned") else {"pin": "Pin"}
+    pin = {"unpin": "Unpin"} if encoder.get("pinned") else {"pin": "Pin"}
+    verbs = {**pin, "rename": "Rename", "delete": "Delete"} if changes else {}
     inside += "".join(
-        f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>'
-        for verb, words in {**verbs, "rename": "Rename", "delete": "Delete"}.items()
+        f'<button type="button" data-pick="{verb}:{esc(key)}">{words}</button>' for verb, words in verbs.items()
     )
     return f'<nav class="lcl-actions-of" aria-label="Actions">{inside}</nav><code>{esc(key)}</code>'
 

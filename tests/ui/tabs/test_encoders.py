@@ -35,7 +35,8 @@ def client(service: Any) -> Any:
     compared = {"left": ENCODERS[0], "right": ENCODERS[1], "rows": []}
     return service(
         encoders=ENCODERS, encoder_card=CARD, metrics=fails, compare_encoders=compared,
-        delete_encoder=None, change_encoder={}, submit={"id": "run_2"},
+        delete_encoder=None, change_encoder={}, submit={"id": "run_2"}, import_encoder={"id": "enc_3"},
+        own_key={"owner": "ada", "role": "admin", "may_import": True},
     )  # fmt: skip
 
 
@@ -54,15 +55,29 @@ def test_the_list_has_three_figures_and_what_is_wrong_with_them(client: Any) -> 
         assert part in drawn
     assert re.search(r"shipped with \d+\.\d+<", drawn)
     assert ("Not evaluated" in drawn, readme) == (True, "")
-    assert len(client.calls) == 1
+    assert len(client.calls) == 2
     tab, selection = EncodersTab(client), EncoderSelection({})
     drawn = tab.select(selection, typed("find", "NE"))[0]
     assert ("1 of 2 encoders" in drawn, ">old<" in drawn, selection.current) == (True, False, {"find": "NE"})
 
 
-def test_a_card_has_all_that_is_known_and_asks_the_service_twice(client: Any) -> None:
+def test_who_may_import_an_encoder_does_so_by_the_name_of_its_folder(client: Any) -> None:
+    tab, selection = EncodersTab(client), EncoderSelection({})
+    tab.select(selection, typed("import", "/data/CLIP b32/"))
+    assert ("import_encoder", ("CLIP-b32", "/data/CLIP b32/"), {}) in client.calls
+    assert selection.current == {"encoder": "enc_3"}
+    client.answers["import_encoder"] = ApiError(422, "path_not_allowed", "outside of the data roots")
+    selection.current = {}
+    assert "outside of the data roots" in tab.select(selection, typed("import", "/etc"))[0]
+    assert 'data-submit="import"' in tab.refresh()[0]
+    client.answers["own_key"] = {"owner": "ada", "role": "submitter", "may_import": False}
+    assert 'data-submit="import"' not in tab.refresh()[0]
+    assert ("delete:" in tab.refresh(encoder="old")[0], "Evaluate" in tab.refresh(encoder="old")[0]) == (False, True)
+
+
+def test_a_card_has_all_that_is_known_and_asks_the_service_thrice(client: Any) -> None:
     head, readme, below = EncodersTab(client).refresh(encoder="old")
-    assert [name for name, _, _ in client.calls] == ["encoder_card", "metrics"]
+    assert [name for name, _, _ in client.calls] == ["encoder_card", "metrics", "own_key"]
     assert "licence apache-2.0" in head
     assert 'name="collection" value="drawings"' in head
     formats = re.findall(r'href="encoder/enc_1/([^"]+)"', head)
@@ -109,11 +124,14 @@ def test_an_encoder_is_pinned_renamed_and_deleted_after_a_question(client: Any) 
 
 
 def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:
-    assert "No encoder yet" in EncodersTab(service(encoders=[])).refresh()[0]
-    unreachable = EncodersTab(service(encoders=away)).refresh()[0]
+    assert "No encoder yet" in EncodersTab(service(encoders=[], own_key={})).refresh()[0]
+    unreachable = EncodersTab(service(encoders=away, own_key=away)).refresh()[0]
     assert ("no answer from" in unreachable, "data-reopen" in unreachable) == (True, True)
     gone = ApiError(404, "not_found", "there is no encoder 'x'")
-    assert "there is no encoder &#x27;x&#x27;" in EncodersTab(service(encoder_card=gone)).refresh(encoder="x")[0]
+    assert (
+        "there is no encoder &#x27;x&#x27;"
+        in EncodersTab(service(encoder_card=gone, own_key={})).refresh(encoder="x")[0]
+    )
 
 
 def test_the_better_one_is_bold_where_that_is_clear() -> None:
