@@ -304,7 +304,7 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {
     "docs/studies.md": lambda value: parse_as(StudySpec, value),
 }
 NO_CODE = {
-    "mermaid": "a diagram; tests/lcl_core/db compares the states of docs/runs.md with the state machine",
+    "mermaid": "a diagram",
     "text": "output, or a diagram of characters",
 }
 
