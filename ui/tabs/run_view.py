@@ -94,7 +94,7 @@ def _outcome(run: Json) -> str:
     elif collection := result.get("collection"):
         words = f"{number(collection.get('images'))} images, {number(collection.get('texts'))} texts"
         link, to = f"collection {collection.get('name')}", address(collection=run.get("collection_id"))
-    elif dataset := result.get("dataset"):
+    elif isinstance(dataset := result.get("dataset"), dict):  # of an evaluation it is a name
         words = f"{number(dataset.get('records'))} records, {number(dataset.get('pictures'))} images"
         words += f", {format_bytes(dataset.get('bytes') or 0)}"
         link, to = f"dataset {dataset.get('name')}", address(dataset=dataset.get("name"))

@@ -128,7 +128,9 @@ def test_an_evaluation_is_bars_thumbnails_and_a_folded_table(run: dict[str, Any]
     row = {"task": "retrieval", "metric": "IR@5", "value": 0.2, "chance": 0.01, "untrained": 0.02, "split": "test"}
     names = ("figures/confusion-a.png", "figures/notes.txt", "table.csv")
     files = [{"name": name, "bytes": 10} for name in names]
-    ended = {**run, "kind": "evaluate", "state": "succeeded", "result": {"rows": [row, {**row, "variant": "b"}]}}
+    ended = {**run, "kind": "evaluate", "state": "succeeded"}
+    ended["result"] = {"dataset": "sample", "rows": [row, {**row, "variant": "b"}]}
+    assert "Evaluate · " in draw_head(ended)
     drawn = draw_details(ended, [], files, "")
     assert "chance 1.0 · untrained 2.0" in drawn
     assert drawn.count('src="artifacts/run_1/figures/confusion-a.png"') == 2, "small, and opened"
