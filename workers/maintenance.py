@@ -6,6 +6,7 @@ consider themselves the maintainer do no harm: the database decides which of the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from lcl_core.common.processes import boot_time
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.leases import expire_leases, forget_processes, has_expired_leases, unwanted_processes
 from lcl_core.db.queue import has_ready_runs
-from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.session import UNREACHABLE, Database, now
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.workers import (
@@ -41,8 +42,8 @@ class QueueMaintenance:
     expired lease, releases dependents, and submits what studies need.
 
     A lease that ran out is a sign of a lost worker only if this process has run, and the database has answered it, for
-    a whole lease without a gap: after an outage of the database, or when a machine has slept, live workers have had a
-    lease's time to renew theirs.
+    a whole lease without a gap: after an outage of the database, a step of its clock, or when a machine has slept, live
+    workers have had a lease's time to renew theirs.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class QueueMaintenance:
         # after a shorter gap every live worker still has time to renew: there are four heartbeats per lease
         self._longest_gap = max(settings.lease_seconds / 2, 3 * settings.reap_seconds)
         self._answered_since = self._answered_at = boot_time()
+        self._clock_ahead = math.nan  # seconds by which the database's clock is ahead of this machine's
         self._maintainer_until = 0.0
 
     @property
@@ -67,12 +69,13 @@ class QueueMaintenance:
     def round(self) -> bool:
         """To be called every ``reap_seconds``. Returns: whether the next call is due at once. Raises: UNREACHABLE."""
         try:
-            self._heartbeat()
+            clock_ahead = self._heartbeat() - boot_time()
             moment = boot_time()
-            if moment - self._answered_at > self._longest_gap:
-                log.warning("clock_gap", seconds=round(moment - self._answered_at, 1))
+            gap, step = moment - self._answered_at, abs(clock_ahead - self._clock_ahead)
+            if gap > self._longest_gap or step > self._longest_gap:
+                log.warning("clock_gap", seconds=round(gap, 1), database_step=round(step, 1))
                 self._answered_since = moment
-            self._answered_at = moment
+            self._answered_at, self._clock_ahead = moment, clock_ahead
             more = False
             if self.is_maintainer:
                 if moment >= self._answered_since + self._settings.lease_seconds:
@@ -88,13 +91,16 @@ class QueueMaintenance:
             self._claim_loop.notify()
         return more
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self) -> float:
+        """Returns: the time of the database's clock, in seconds."""
         gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
         began, seconds = time.monotonic(), _heard_within(self._settings)
         with self._database.session() as session:
             record_heartbeat(session, self._identity, gpus)
             elected = is_first_worker(session, self._identity.id, seconds)
+            clock = now(session).timestamp()
         self._maintainer_until = began + seconds if elected else 0.0
+        return clock
 
     def _expire_leases(self) -> None:
         with self._database.reading() as session:

@@ -35,13 +35,16 @@ class Team:
     """Workers on one database, whose clock is the test's."""
 
     def __init__(self, url, settings, monkeypatch):
-        self.seconds = 0.0
-        self.database = Database(url, clock=lambda: datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds))
+        self.seconds = self.ahead = 0.0  # ahead: clock of the database
+        self.database = Database(url, clock=self.clock)
         self.notified: list[str] = []
         self.settings = settings.model_copy(update={"reap_seconds": TICK})
         self.members: dict[str, QueueMaintenance] = {}
         monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         monkeypatch.setattr(maintenance, "boot_time", lambda: self.seconds)
+
+    def clock(self):
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds + self.ahead)
 
     def add(self, *names):
         for name in names:
@@ -93,7 +96,7 @@ def test_every_worker_looks_for_runs_that_may_be_claimed(team, queue):
     assert set(team.notified) == {"first", "second"}
 
 
-@pytest.mark.parametrize("what", ["start", "outage", "sleep"])
+@pytest.mark.parametrize("what", ["start", "outage", "sleep", "clock"])
 def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(team, queue, run_of, monkeypatch, what):
     team.add("first")
     run_id, lease = queue(), team.settings.lease_seconds
@@ -110,6 +113,8 @@ def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(team, queue, run_
                 team.rounds(TICK)
     elif what == "sleep":
         team.seconds += 3600
+    elif what == "clock":  # of a standby that takes over
+        team.ahead = 3600
     team.rounds(lease - 1)
     assert run_of(run_id).state == "running"
     with team.database.reading() as session:

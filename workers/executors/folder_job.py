@@ -76,6 +76,7 @@ class JobState:
 
     Attributes:
         detail: why it waits.
+        refusal: why it never starts, as it is.
         loss: why the engine, or somebody by it, has ended the job; empty: it has ended by itself, or not at all.
         is_paused: it is suspended, and will continue some time: no deadline counts meanwhile.
     """
@@ -85,6 +86,7 @@ class JobState:
     loss: str = ""
     is_paused: bool = False
     out_of_memory: bool = False
+    refusal: str = ""
 
 
 class FolderExecutor(Executor, ABC):
@@ -235,6 +237,8 @@ class FolderExecutor(Executor, ABC):
                     return
                 cause = (state.loss if state else "") or folder.last_output() or "without a message"
                 raise MachineLost(f"its {self.title} job ended before its processes were started: {cause}")
+            if state.refusal:
+                raise EngineRefused(state.refusal)
             if state.is_paused:
                 waiting_since, running_since = moment, float("inf")
             elif state.phase is JobPhase.RUNNING:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import ssl
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -311,6 +312,13 @@ def _cache_gibibytes() -> int:
 
 _CONNECT_SECONDS = 60.0  # for a cluster that starts together with the worker
 _REMOVE_SECONDS = 20.0  # in which the pods must have ended; those of a node that is cut off never do
+# what does not pass by itself, as a quota that is used up does, or a registry or webhook that does not answer
+_REFUSAL = re.compile(
+    r"is forbidden(?!: exceeded quota)|denied the request|is invalid|persistentvolumeclaim \S+ not found"
+    r"|^(CreateContainerConfigError|InvalidImageName|ErrImageNeverPull)"
+    r"|^(ErrImagePull|ImagePullBackOff)\b.*(not found|manifest unknown|denied|unauthorized)",
+    re.IGNORECASE | re.DOTALL,
+)
 _NO_LIMIT = 1_000_000  # what is free in the cluster is not known: its scheduler or Kueue decides
 
 
@@ -401,11 +409,13 @@ class KubernetesExecutor(FolderExecutor):
         if jobset is None or jobset["metadata"]["uid"] != job_id:
             return None
         state = job_state(jobset, pods)
-        if state.phase is JobPhase.PENDING and not pods and not state.is_paused:
-            selector = f"involvedObject.kind=Job,involvedObject.name={name}-{GROUP}-0,reason=FailedCreate"
-            events = self._client.list_items(self._events, fieldSelector=selector)
-            if events:  # its pods are refused
-                return JobState(JobPhase.PENDING, str(events[-1].get("message", "")))
+        if state.phase is not JobPhase.PENDING or state.is_paused or len(pods) >= node_count(jobset):
+            return state
+        # a quota, an admission webhook or a missing account: the controllers say so in events alone
+        for creator in (f"Job,involvedObject.name={name}-{GROUP}-0", f"JobSet,involvedObject.name={name}"):
+            selector = f"type=Warning,involvedObject.kind={creator}"
+            if events := self._client.list_items(self._events, fieldSelector=selector):
+                return _pending(str(events[-1].get("message", "")))
         return state
 
     def remove(self, job_id: str, name: str) -> None:
@@ -432,7 +442,7 @@ class KubernetesExecutor(FolderExecutor):
 
 def job_state(jobset: Object, pods: Sequence[Object]) -> JobState:
     """What the API server says about a JobSet and its pods."""
-    nodes = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"]
+    nodes = node_count(jobset)
     alive = [pod for pod in pods if not _has_ended(pod)]
     terminated = [_container_state(pod).get("terminated", {}) for pod in pods]
     out_of_memory = any(each.get("reason") == "OOMKilled" for each in terminated)
@@ -449,9 +459,18 @@ def job_state(jobset: Object, pods: Sequence[Object]) -> JobState:
         return JobState(phase, loss="it was suspended, as Kueue does when others preempt it", is_paused=True)
     unplaced = [_waiting_for(pod) for pod in pods if find_condition(pod, "PodScheduled") is None]
     if unplaced or len(pods) < nodes:
-        return JobState(JobPhase.PENDING, next(iter(unplaced), "not all of its pods are there yet"))
+        return _pending(next(iter(unplaced), "not all of its pods are there yet"))
     waiting = (_waiting_for(pod) for pod in pods if not {"running", "terminated"} & _container_state(pod).keys())
-    return JobState(JobPhase.RUNNING, next(waiting, ""))
+    return _pending(next(waiting, ""), JobPhase.RUNNING)
+
+
+def _pending(detail: str, phase: JobPhase = JobPhase.PENDING) -> JobState:
+    return JobState(phase, detail, refusal=detail if _REFUSAL.search(detail) else "")
+
+
+def node_count(jobset: Object) -> int:
+    completions: int = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"]
+    return completions
 
 
 def _container_state(pod: Object) -> Object:

@@ -34,6 +34,7 @@ class ApiServer:
     """The objects and the answers to requests. Thread-safe.
 
     Attributes:
+        refuses_pods: message of the controller of Jobs about a pod that it cannot create.
         answers: statuses of the next answers, before any other; 0: the connection is closed without an answer.
         is_away: every connection is closed without an answer.
         requests: method and path of each.
@@ -42,6 +43,7 @@ class ApiServer:
     def __init__(self):
         self.objects: dict[str, dict[str, Object]] = {JOBSETS: {}, PODS: {}, EVENTS: {}}
         self.changed = threading.RLock()
+        self.refuses_pods = ""
         self.answers: list[int] = []
         self.is_away = False
         self.requests: list[tuple[str, str]] = []
@@ -85,8 +87,12 @@ class ApiServer:
             if method == "POST" and body is not None:
                 if body["metadata"]["name"] in self.objects[path]:
                     raise Refused(409, "it exists")
+                if path == JOBSETS and self.refuses_pods:
+                    job = {"kind": "Job", "name": f"{body['metadata']['name']}-node-0"}
+                    event = {"type": "Warning", "reason": "FailedCreate", "message": self.refuses_pods}
+                    self.put(EVENTS, {"metadata": {"name": f"{job['name']}.1"}, "involvedObject": job, **event})
                 return copy.deepcopy(self.put(path, copy.deepcopy(body)))
-            items = [found for found in self.objects[path].values() if _matches(found, params.get("labelSelector", ""))]
+            items = [found for found in self.objects[path].values() if _matches(found, params)]
             if method == "DELETE":
                 for found in items:
                     self.delete(path, found["metadata"]["name"])
@@ -116,10 +122,16 @@ class ApiServer:
                 self.objects[JOBSETS].pop(jobset["metadata"]["name"])
 
 
-def _matches(found, selector):
-    labels = found["metadata"].get("labels", {})
-    wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
-    return all(labels.get(name) == value for name, value in wanted.items())
+def _matches(found, params):
+    """Labels, and fields by their paths."""
+    fields = {"type": found.get("type")}
+    fields |= {f"involvedObject.{name}": value for name, value in found.get("involvedObject", {}).items()}
+    chosen = {"labelSelector": found["metadata"].get("labels", {}), "fieldSelector": fields}
+    for selector, values in chosen.items():
+        wanted = dict(part.split("=", 1) for part in params.get(selector, "").split(",") if part)
+        if any(values.get(name) != value for name, value in wanted.items()):
+            return False
+    return True
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -157,9 +157,9 @@ def test_an_engine_that_does_not_answer_a_worker_that_re_attaches_has_lost_no_jo
         AnsweringEngine(settings).attach({"executor": "ray"}, RunDir(tmp_path))
 
 
-def pod(phase="Running", state="running", placed="True", deleted=False, disrupted=False, **facts):
+def pod(phase="Running", state="running", placed="True", deleted=False, disrupted=False, why="no room", **facts):
     metadata = {"name": "p", **({"deletionTimestamp": "now"} if deleted else {})}
-    conditions = [condition("PodScheduled", "", "no room", status=placed)]
+    conditions = [condition("PodScheduled", "", why, status=placed)]
     conditions += [condition("DisruptionTarget", "", "evicted")] if disrupted else []
     containers = [{"name": "proxy", "state": {}}, *([{"name": GROUP, "state": {state: facts}}] if state else [])]
     return {"metadata": metadata, "status": {"phase": phase, "conditions": conditions, "containerStatuses": containers}}
@@ -200,6 +200,22 @@ def test_what_kubernetes_says_about_a_jobset(pods, changes, phase, said):
     assert state.phase is phase
     assert said in (state.loss or state.detail)
     assert bool(said) is bool(state.loss or state.detail)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "refused"),
+    [
+        (pod("Pending", "waiting", reason="CreateContainerConfigError", message='secret "s3" not found'), True),
+        (pod("Pending", "waiting", reason="ImagePullBackOff", message="ErrImagePull: lcl:2: not found"), True),
+        (pod("Pending", "waiting", reason="ErrImagePull", message="dial tcp: i/o timeout"), False),
+        (pod("Pending", "", "False", why='persistentvolumeclaim "home" not found'), True),
+        (pod("Pending", "", "False", why="0/3 nodes are available: 3 Insufficient nvidia.com/gpu"), False),
+    ],
+)
+def test_a_pod_that_never_starts_is_told_from_one_that_waits(stuck, refused):
+    jobset = {"metadata": {}, "spec": {"replicatedJobs": [{"template": {"spec": {"completions": 2}}}]}}
+    state = state_of_jobset(jobset, [pod(), stuck])
+    assert state.refusal == (state.detail if refused else "")
 
 
 def test_a_container_that_was_ended_for_its_memory_is_told():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,14 +115,29 @@ def test_without_an_answer_a_job_is_left_to_the_command_in_its_folder(executor, 
 
 
 def test_a_job_without_a_place_is_removed_and_says_why(executor, api, request_):
-    quota = 'pods "x" is forbidden: exceeded quota: compute, requested: pods=1'
-    about = {"involvedObject": {"kind": "Job"}, "reason": "FailedCreate", "message": quota}
-    api.put(EVENTS, {"metadata": {"name": "event"}, **about})
+    api.refuses_pods = quota = 'pods "x" is forbidden: exceeded quota: compute, requested: pods=1'
     with pytest.raises(NoCapacity, match=f"no free capacity for 1 node .* \\({quota}\\)"):
         executor.start(request_, lambda handle: None)
     api.answers = [403]
     with pytest.raises(UserError, match="Kubernetes refuses the job of the run: not now"):
         executor.start(request_, lambda handle: None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'pods "x" is forbidden: failed quota: compute: must specify limits.cpu',
+        'pods "x" is forbidden: error looking up service account lcl/lcl: serviceaccount "lcl" not found',
+        'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces',
+        'admission webhook "images.example.org" denied the request: unsigned image',
+    ],
+)
+def test_a_job_whose_pods_are_refused_fails_with_the_reason(executor, api, request_, message):
+    """Nothing but somebody's change lets it start: it must not wait for ever."""
+    executor.wait_seconds, api.refuses_pods = 86_400.0, message
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        executor.start(request_, lambda handle: None)
+    assert caught.value.code == "engine_refused"
 
 
 def test_a_queue_of_kueue_holds_a_job_back(executor, kubernetes_settings, api, request_, tmp_path):
