@@ -9,27 +9,44 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from api.client import ApiError, Client
+from deploy.local import run_demo
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT
 from lcl_core.data import open_corpus
+from lcl_core.studies.trials import apply_overlay
+from tests.lcl_core.evaluation.conftest import save_language_model
 from tests.small_spec import SMALL_PRETRAIN
 
 pytestmark = pytest.mark.e2e
 Json = dict[str, Any]
 
 EXAMINATION: Json = {"splits": ["test_vendor"], "source": "emoji", "tasks": ["retrieval"]}
+TOWER = {"vision_layers": 3, "patch_size": 8}
+CHANGES: list[Json] = [
+    *({"objective.name": name} for name in ("beit3", "flamingo", "emu")),
+    *({"objective.name": name, "data.sources.0.view": "matched_pairs"} for name in ("clip", "coca", "blip2")),
+    {"model.vision": "resnet", **{f"model.{name}": value for name, value in TOWER.items()}},
+    {"model.vision": "timm:resnet18", "model.patch_size": 8, "model.vision_width": 128},
+    {"model.init": "small"},
+]
 ENDLESS = {**SMALL_PRETRAIN, "steps": 1_000_000, "checkpoint_every": 1_000_000}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("house")
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
     with (
-        LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as live_service,
+        LocalStack(home, log=print, ports=(0, 0)) as live_service,
         live_service.client() as client,
     ):
         yield client
@@ -55,6 +72,22 @@ def test_a_run_makes_an_encoder(client: Client, pretrained: Json) -> None:
     assert client.encoder(pretrained["encoder_id"])["hash"] == result["hash"]
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: str(next(iter(changes.values()))))
+def test_every_method_tower_and_start_makes_an_encoder_with_figures(
+    client: Client, pretrained: Json, changes: Json
+) -> None:
+    spec = apply_overlay(SMALL_PRETRAIN, changes)
+    run = succeeded(
+        client, client.submit("pretrain", spec, name="-".join(map(str, changes.values())).replace(":", "-"))
+    )
+    probe = {"tasks": ["classification"], "transfer": ["frozen"], "classification": {"heads": ["linear"]}}
+    rows = succeeded(client, client.submit("evaluate", {"encoder": run["encoder_id"], **EXAMINATION, **probe}))
+    (figure,) = [row for row in rows["result"]["rows"] if row["metric"] == "acc@1"]
+    assert figure["count"] == 590
+    assert figure["untrained"] is not None
+
+
 def test_an_encoder_is_examined(client: Client, pretrained: Json) -> None:
     run = client.submit("evaluate", {"encoder": pretrained["encoder_id"], **EXAMINATION})
     result = succeeded(client, run)["result"]
@@ -63,6 +96,34 @@ def test_an_encoder_is_examined(client: Client, pretrained: Json) -> None:
     assert 0 <= row["value"] <= 1
     assert row["untrained"] is not None
     assert 0 < row["chance"] < 0.05
+
+
+@pytest.mark.extended
+def test_every_task_evaluates_an_encoder(client: Client, pretrained: Json, home: Path) -> None:
+    stage = {"epochs": 1, "batch_size": 64, "steps": 2}
+    model = {"language_model": {"path": str(save_language_model(home / "encoders" / "speaker"))}}
+    short = {"decoding": {"max_new_tokens": 2}, "transfer": ["frozen"], **model}
+    fields: Json = {
+        "classification": {"heads": ["attentive", "linear", "knn"], "transfer": ["frozen", "full"], "steps": 2},
+        "zero_shot_classification": {"labels": ["subgroup"]},
+        "tuned_retrieval": {"transfer": ["frozen"], "steps": 2},
+        "captioning": {**short, **stage, "zero_shot": True},
+        "dialogue": {**short, "align": stage, "instruct": stage, "derived": {"questions": 20}},
+    }
+    spec = {**EXAMINATION, "encoder": pretrained["encoder_id"], "tasks": ["retrieval", *fields], **fields}
+    run = succeeded(client, client.submit("evaluate", spec))
+    assert {row["task"] for row in run["result"]["rows"]} == {"retrieval", *fields}
+    assert {"table.csv", "table.json"} <= {row["name"] for row in client.artifacts(run["id"])}
+
+
+def test_the_demonstration_prints_its_figures(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    def submit(kind: str, spec: Json, *named: Any) -> Json:
+        small = {"pretrain": SMALL_PRETRAIN, "evaluate": {**EXAMINATION, "encoder": spec.get("encoder")}}
+        return client.submit(kind, small.get(kind, spec), *named)
+
+    run_demo(SimpleNamespace(submit=submit, run=client.run, logs=client.logs), lambda: None)  # type: ignore[arg-type]
+    assert "text → image, R@5" in capsys.readouterr().out
+    assert client.search("sample", text="a red heart", k=3)["hits"]
 
 
 def test_a_study_fills_its_table(client: Client, pretrained: Json) -> None:
@@ -135,6 +196,12 @@ def test_a_dataset_is_examined_and_converted(client: Client) -> None:
     assert made["inputs"]["datasets"] == {"sample": made["result"]["dataset_hash"]}
     assert client.dataset_documents("sharded", limit=1)["total"] == 531
     assert client.dataset_documents("sharded", limit=1, view="pairs")["total"] == 5397
+
+
+def test_images_are_matched_to_sentences_anew(client: Client, pretrained: Json) -> None:
+    spec = {"dataset": "sample", "encoder": pretrained["encoder_id"], "name": "matched"}
+    succeeded(client, client.submit("match", spec))
+    assert client.dataset_documents("matched", limit=1)["total"] > 0
 
 
 def test_what_is_tagged_is_left_out_of_a_conversion(client: Client) -> None:
