@@ -117,12 +117,20 @@ def test_every_task_evaluates_an_encoder(client: Client, pretrained: Json, home:
 
 
 def test_the_demonstration_prints_its_figures(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    submitted: list[tuple[str, Json]] = []
+
     def submit(kind: str, spec: Json, *named: Any) -> Json:
+        submitted.append((kind, spec))
         small = {"pretrain": SMALL_PRETRAIN, "evaluate": {**EXAMINATION, "encoder": spec.get("encoder")}}
         return client.submit(kind, small.get(kind, spec), *named)
 
     run_demo(SimpleNamespace(submit=submit, run=client.run, logs=client.logs), lambda: None)  # type: ignore[arg-type]
-    assert "text → image, R@5" in capsys.readouterr().out
+    assert [kind for kind, _ in submitted] == ["pretrain", "evaluate", "index"]
+    assert [spec.get("preset") for _, spec in submitted] == ["sample_resnet", "sample", None]
+    text = capsys.readouterr().out
+    assert "text → image, R@5" in text
+    assert "R@10" not in text, "the table keeps to the main measurements"
+    assert ": 6 steps, 48 images," in text
     assert client.search("sample", text="a red heart", k=3)["hits"]
 
 
