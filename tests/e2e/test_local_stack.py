@@ -244,7 +244,7 @@ def test_a_cancelled_run_goes_on_where_it_stopped(client: Client) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> None:
+def test_nothing_survives_the_launcher_and_a_copy_of_its_home_goes_on(how: signal.Signals, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
     launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
@@ -255,6 +255,12 @@ def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> N
         launcher.send_signal(how)
         assert launcher.wait(180) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
         poll(lambda: not processes_of(home), "the end of every process")
+        if how == signal.SIGTERM:
+            home = home.rename(tmp_path / "restored")
+            with LocalStack(home, log=print, ports=(0, 0)) as restored, restored.client() as client:
+                (run,) = client.runs()["items"]
+                poll(lambda: client.run(run["id"])["progress"]["step"] > run["progress"]["step"], "a step more")
+                assert [line["step"] for line in client.metrics(run["id"]) if "loss" in line][:2] == [1, 2]
     finally:
         launcher.kill()
         launcher.communicate()
