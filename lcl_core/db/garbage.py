@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from sqlalchemy import Text, cast, delete, or_, select, union
@@ -115,36 +114,27 @@ def _users(
     def described(noun: str, object_id: str, owner: str) -> str:
         return f"{noun} {object_id}" if visible_to in (None, owner) else f"a {noun} of another owner"
 
-    def is_named(texts: Iterable[str]) -> bool:
-        return any(text in names or slug(text) in names for text in texts)
-
     def refers(spec: AnySpec) -> bool:
         references = spec.references()
-        return is_named((references.encoders if noun == "encoder" else references.datasets).values())
+        texts = (references.encoders if noun == "encoder" else references.datasets).values()
+        return any(text in names or slug(text) in names for text in texts)
 
-    # only specs that have the name anywhere are parsed
-    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
+    # the database searches all specs; only those are read that may have the name, or a text whose slug it is: slugs
+    # have - for other characters, and lack accents, which SQLite's JSON has as \u
+    text, patterns = cast(Run.spec, Text), [re.sub("[^A-Za-z0-9]+", "%", name) for name in names]
+    may_have_it = or_(text.contains("\\u", autoescape=True), *(text.like(f"%{pattern}%") for pattern in patterns))
+    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED), may_have_it)
     users = [
         described("run", id_, owner)
-        for id_, owner, kind, spec in session.execute(query).tuples()
-        if is_named(_texts(spec)) and refers(parse_spec(kind, spec))
+        for id_, owner, kind, spec in session.execute(query.order_by(Run.id)).tuples()
+        if refers(parse_spec(kind, spec))
     ]
     cells = select(StudyCell.study_id).where(StudyCell.evaluation_id.is_(None), StudyCell.run_id == made_by)
     to_evaluate = set(session.scalars(cells))
     for study in _active_studies(session):
-        named = is_named(_texts(study.spec["evaluate"])) and refers(evaluate_spec(parse_as(StudySpec, study.spec)))
-        if named or study.id in to_evaluate:
+        if study.id in to_evaluate or refers(evaluate_spec(parse_as(StudySpec, study.spec))):
             users.append(described("study", study.id, study.owner))
     return users
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts among the values of a JSON document."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
 
 
 def _active_studies(session: Session) -> Sequence[Study]:

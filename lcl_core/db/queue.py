@@ -43,10 +43,10 @@ _FEWEST_RUNNING = func.coalesce(_running.c.runs, 0)
 _reserved_here = func.coalesce(Run.reserved_by, "") == bindparam("worker")
 _live_workers = select(Worker.id).where(Worker.seen_at >= bindparam("alive_since"))
 _reserved_elsewhere = and_(~_reserved_here, Run.reserved_by.in_(_live_workers))
-_ORDER = Run.priority.desc(), case((_reserved_here, 0), else_=1), _FEWEST_RUNNING, Run.queued_at, Run.id
+_ORDER = (-Run.priority, case((_reserved_here, 0), else_=1), _FEWEST_RUNNING, Run.queued_at, Run.id)
 # the first runs are found in the index alone, which a query that locks rows cannot do; others lock some of them
 _first_runs = (
-    select(Run.id, func.row_number().over(order_by=_ORDER).label("position"))
+    select(*(column.label(f"order_{number}") for number, column in enumerate(_ORDER)))
     .outerjoin(_running, _running.c.owner == Run.owner)
     .where(_QUEUED, Run.nodes == 1, _DUE, _FITS, Run.id.not_in(bindparam("passed", expanding=True)))
     .order_by(*_ORDER)
@@ -55,9 +55,9 @@ _first_runs = (
 )
 _NEXT = (
     select(Run.id, case((_USES_DEVICES, Run.gpus), else_=0), func.coalesce(_reserved_elsewhere, false()))
-    .join(_first_runs, _first_runs.c.id == Run.id)
+    .join(_first_runs, _first_runs.c.order_4 == Run.id)
     .where(_QUEUED)
-    .order_by(_first_runs.c.position)
+    .order_by(*_first_runs.c)
     .limit(1)
     .with_for_update(of=Run, skip_locked=True)
 )

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.settings import Settings
@@ -172,6 +173,14 @@ def test_a_waiting_run_needs_it_by_id_or_name(database, queue, encoder, named):
     with database.session() as session:
         runs.cancel_run(session, run_id)
     delete(database)
+
+
+def test_specs_without_its_name_are_not_read(database, queue):
+    """A service may have 300,000 queued runs, and nobody writes until the deletion has ended."""
+    other = queue()
+    with database.session() as session:
+        session.execute(text("UPDATE run SET spec = 'unreadable' WHERE id = :other"), {"other": other})
+        garbage.delete_dataset(session, datasets.upsert_dataset(session, "mine", "/corpora/mine", "ada"))
 
 
 def test_a_dataset_whose_name_is_another_value_of_a_spec_is_deleted(database, queue):
