@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import structlog
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from api.core import auth
@@ -63,6 +63,9 @@ def create_key(body: KeyRequest, _: Admin, session: WriteSessionDep, response: R
     """The key itself is in this response and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
         raise Problem(422, "invalid_value", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
+    alike = select(ApiKey.owner).where(func.lower(ApiKey.owner) == body.owner.lower(), ApiKey.owner != body.owner)
+    if (other := session.scalars(alike.limit(1)).first()) is not None:
+        raise Problem(409, "conflict", f"owner differs from {other!r} in case alone; use that one", field="owner")
     key, row = auth.new_key(body.owner, body.role, body.expires)
     session.add(row)
     session.flush()

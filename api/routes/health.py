@@ -55,6 +55,8 @@ def check_readiness(state: AppState) -> dict[str, CheckView]:
                     alive = bool(live_workers(session, now(session)))
                 detail = "gave a sign of life" if alive else "none gave a sign of life lately; start one"
                 worker = CheckView(ok=alive, detail=detail)
+                with state.database.session() as session:
+                    session.connection()  # on SQLite it waits for the writer
                 database = CheckView(ok=True, detail="answers")
             except SQLAlchemyError as error:
                 database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")

@@ -152,6 +152,12 @@ def test_an_unknown_role_is_refused(http, refused):
     refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "invalid_value", "role")
 
 
+def test_an_owner_is_not_another_one_in_other_letters(http, refused):
+    http.post("/v1/keys", json={"owner": "grace", "role": "viewer"})
+    refused(http.post("/v1/keys", json={"owner": "Grace", "role": "viewer"}), 409, "conflict", "owner")
+    assert http.post("/v1/keys", json={"owner": "grace", "role": "submitter"}).status_code == 201
+
+
 def first_key(home, **more):
     settings = ApiSettings(home=home, **more)
     database = Database(settings.resolved_database_url)

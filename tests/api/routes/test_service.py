@@ -4,7 +4,9 @@ import asyncio
 import errno
 import json
 import re
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 
 import httpx
@@ -57,6 +59,7 @@ def test_readyz_checks_once_for_all_who_ask_within_a_second(serve, tmp_path, mon
 
 def test_readyz_wants_a_worker_that_is_alive(serve, broker, tmp_path, monkeypatch):
     monkeypatch.setattr("api.routes.health.READINESS_SECONDS", 0.0)
+    monkeypatch.setattr("lcl_core.db.session.BUSY_TIMEOUT_SECONDS", 0.2)
     settings = ApiSettings(home=tmp_path, broker_url=broker.url)
     with serve(settings) as url, httpx.Client(base_url=url, trust_env=False) as client:
         checks = client.get("/readyz").json()["checks"]
@@ -69,6 +72,10 @@ def test_readyz_wants_a_worker_that_is_alive(serve, broker, tmp_path, monkeypatc
         worker = Worker(id="w", host="here", pid=1, devices=["cpu"], started_at=moment, seen_at=moment)
         _add(settings, worker)
         assert client.get("/readyz").status_code == 200
+        with closing(sqlite3.connect(tmp_path / "lcl.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            found = client.get("/readyz")
+        assert (found.status_code, found.json()["checks"]["database"]["ok"]) == (503, False), "nothing can be written"
 
 
 def _add(settings, worker):

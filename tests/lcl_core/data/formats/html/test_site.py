@@ -11,6 +11,8 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data.formats import open_reader
+from lcl_core.data.formats.html.site import MarkdownReader
+from lcl_core.data.jsonl import BadValue
 from lcl_core.data.records import ImageSegment, TextSegment
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -353,6 +355,12 @@ def test_a_zip_and_a_single_page(make, sample, walk):
 def test_paragraphs_become_sentences(site, text, sentences):
     (record,), _ = site(f"<meta charset=utf-8><p>{text}</p>")
     assert reported(record) == sentences
+
+
+def test_a_page_of_open_brackets_is_refused():
+    """Each costs the parser of Markdown a fifth of a millisecond."""
+    with pytest.raises(BadValue, match="brackets"):
+        MarkdownReader.parse(b"[\n\n" * 20_000)
 
 
 def test_options_that_make_no_sense_are_named(make):
