@@ -41,16 +41,6 @@ IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 MAX_IMAGE_BYTES = 16 * 2**20  # as the service accepts
 
 
-def draft_script() -> str:
-    """For an event with a name and a text as inputs: the browser keeps both until the form is submitted."""
-    return "(name, text) => window.lclDraft.save(name, text)"
-
-
-def submitted_script(form: str) -> str:
-    """For an event after a submission: the draft is dropped if the form has closed."""
-    return f"() => window.lclDraft.submitted('{form}')"
-
-
 def restore_script() -> str:
     """For an event whose last input is a text: there the draft of this address as JSON, ``null`` without one."""
     return "(...values) => [...values.slice(0, -1), window.lclDraft.restore()]"
@@ -84,15 +74,6 @@ def own_key(client: Client) -> Json:
 def may_change(own: Json, owner: str | None) -> bool:
     """Whether the key ``own`` may change or delete what is the owner's."""
     return may(own["role"], "admin") or (may(own["role"], "submitter") and own["owner"] == owner)
-
-
-def parse_draft(draft: str) -> tuple[str, str] | None:
-    """Text and name of the draft of a form; None: it is none."""
-    try:
-        saved = json.loads(draft)
-        return str(saved["text"]), str(saved["name"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 @dataclass

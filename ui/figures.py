@@ -117,18 +117,20 @@ def is_worse(row: Row) -> bool:
 
 def draw_figures(rows: Sequence[Row]) -> str:
     """A line for each figure: a bar from 0 to 100 % with its baselines, value and interval, and all of it in words."""
-    splits = {row["split"] for row in rows}
+    splits, started = {row["split"] for row in rows}, any(row.get("start") is not None for row in rows)
     lines = "".join(_line(row, split=len(splits) > 1) for row in rows)
     return (
         '<ul class="lcl-bars"><li class="lcl-bars__scale" aria-hidden="true"><span><i>0 %</i><i>50</i><i>100 %</i>'
         f'</span></li>{lines}</ul><p class="lcl-note lcl-bars__key">● value · ├┤ 95 % interval · ┊ chance · '
-        "○ untrained weights</p>"
+        f"○ untrained weights{' · ◇ start weights' if started else ''}</p>"
     )
 
 
 def _line(row: Row, *, split: bool) -> str:
     metric, baselines = str(row["metric"]), ("chance", "majority", "untrained")
     words = [f"{name} {metric_text(metric, row[name], '')}" for name in baselines if row.get(name) is not None]
+    if row.get("start") is not None:
+        words.append(f"start weights {metric_text(metric, row['start'], '')}")
     if worse := is_worse(row):
         words.append(f"<strong>{WORSE}</strong>")
     style = "" if row.get("untrained") is None else "worse" if worse else "better"
@@ -144,7 +146,7 @@ def draw_bar(row: Row) -> str:
     """The bar of a share; empty for another metric. What it shows is in the words beside it."""
     if not is_share(row["metric"]):
         return "<span></span>"
-    marks = {"chance": row.get("chance"), "untrained": row.get("untrained"), "value": row["value"]}
+    marks = {name: row.get(name) for name in ("chance", "untrained", "start", "value")}
     low, high = row.get("interval") or (row["value"], row["value"])
     inside = f'<i class="lcl-bar-range" style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i>' + "".join(
         f'<i class="lcl-bar-{name}" style="left:{100 * value:.2f}%"></i>'

@@ -1,4 +1,4 @@
-// Behaviour in the browser alone: colour scheme, refused events, end of a session, questions, details of an image, presses of Submit,
+// Behaviour in the browser alone: colour scheme, refused events, end of a session, questions, details of an image,
 // searches under way, drafts of forms, values on curves.
 (() => {
   'use strict';
@@ -121,29 +121,10 @@
   // Calls to the service under way: one that hangs is said beside the title.
   const SLOW_MS = 3000, LATE_MS = 20_000;
   const calls = new Set();
-  let edited = -Infinity, sent = -Infinity;  // the last edit in a form, the last call that a part of a form began
-  document.addEventListener('input', ({ target }) => {
-    if (target.closest('.lcl-form') && !target.closest('.lcl-form__name, [role="combobox"]')) edited = performance.now();
-  }, { capture: true });
-  // What may begin a call, by id of its component: a part of a form, or a clock; anything else is not listed.
-  const origins = new Map();
-  const chained = new Set();  // numbers of events that follow others: their calls send no edit
-  function listOrigins() {
-    const { components, dependencies, layout } = window.gradio_config;
-    dependencies.filter((event) => event.trigger_after != null).forEach(({ id }) => chained.add(id));
-    const known = new Map(components.map((component) => [component.id, component]));
-    const walk = ({ id, children }, inside) => {
-      const form = inside || Boolean(known.get(id)?.props.elem_classes?.includes('lcl-form'));
-      if (form) origins.set(id, 'form');
-      children?.forEach((child) => walk(child, form));
-    };
-    walk(layout, false);
-    components.filter(({ type }) => type === 'timer').forEach(({ id }) => origins.set(id, 'clock'));
-  }
-  function describeCall(body) {
-    if (!origins.size) listOrigins();
-    const { trigger_id, fn_index } = JSON.parse(body ?? '{}');
-    return { origin: origins.get(trigger_id) ?? 'other', follows: chained.has(fn_index) };
+  let clocks = null;  // ids of the components whose calls nobody has asked for
+  function isOfClock(body) {
+    clocks ??= new Set(window.gradio_config.components.filter(({ type }) => type === 'timer').map(({ id }) => id));
+    return clocks.has(JSON.parse(body ?? '{}').trigger_id);
   }
   function watch() {
     const slow = [...calls].some((call) => performance.now() - call.begun > SLOW_MS);
@@ -157,16 +138,15 @@
   const ask = window.fetch;
   window.fetch = async (...question) => {
     const asks = String(question[0]?.url ?? question[0]).includes('/run/predict');
-    const call = asks ? { begun: performance.now(), ...describeCall(question[1]?.body) } : null;
+    const call = asks ? { begun: performance.now(), byClock: isOfClock(question[1]?.body) } : null;
     if (call) calls.add(call);
-    if (call?.origin === 'form' && !call.follows) sent = call.begun;
     try {
       const answer = await ask(...question);
       const isEnded = answer.status === 401 && answer.headers.has('x-lcl-sign-in');
       if (isEnded) location.reload();
       if (!asks || answer.ok) return answer;
       const refusal = await withMessage(answer);
-      if (!isEnded && call.origin !== 'clock') showRefusal(refusal.clone());  // a clock soon asks again
+      if (!isEnded && !call.byClock) showRefusal(refusal.clone());  // a clock soon asks again
       return refusal;
     } finally {
       calls.delete(call);
@@ -191,33 +171,6 @@
     box.append(title, Object.assign(document.createElement('p'), { textContent: words }));
     (document.querySelector('.gradio-container') ?? document.body).append(box);
   }
-
-  // A press of Submit waits until the events of the last edits are over, also those that Gradio has not sent yet: one
-  // would still change the form, or write its own message over that of the submission. Presses meanwhile are the same
-  // press. What is not of the form is waited for a moment, its clock not at all.
-  const QUIET_MS = 40;  // between the end of an event and the begin of the next that waited for it
-  const SENT_MS = 2000;  // within which an edit is sent, unless it changes nothing
-  let pressed = null, released = false;
-  function unsettled(waited) {
-    const under = (kind) => [...calls].some((call) => call.origin === kind);
-    if (waited > LATE_MS) return false;
-    return under('form') || (edited > sent && performance.now() - edited < SENT_MS) || (waited < SLOW_MS && under('other'));
-  }
-  async function settled() {
-    const begun = performance.now();
-    for (let rounds = 0; rounds < 2; rounds = unsettled(performance.now() - begun) ? 0 : rounds + 1) await sleep(QUIET_MS);
-  }
-  window.addEventListener('click', async (event) => {
-    const button = event.target.closest?.('.lcl-submit button');
-    if (!button || released) return;
-    event.stopPropagation();
-    if (pressed === button) return;
-    pressed = button;
-    await settled();
-    [pressed, released] = [null, true];
-    button.click();
-    released = false;
-  }, { capture: true });
 
   // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder; later
   // that no answer has come. Gradio marks a pane as pending only until the first of several events ends.
@@ -304,12 +257,11 @@
   const keep = (all) => { try { sessionStorage.setItem(DRAFTS, JSON.stringify(all)); } catch { /* not kept */ } };
   let drafted = null;  // the address of the newest
   window.lclDraft = {
-    save(name, text) {
+    save(values) {
       drafted = location.search;
-      keep({ ...drafts(), [drafted]: { name, text } });
+      keep({ ...drafts(), [drafted]: values });
     },
-    submitted(form) {
-      if (document.querySelector(`#form-${form}`)?.checkVisibility()) return;
+    drop() {
       const { [drafted]: _, ...others } = drafts();
       keep(others);
     },
@@ -322,7 +274,7 @@
     const fold = target.closest('summary')?.parentElement;
     if (fold) unfolded[fold.open ? 'delete' : 'add'](fold);
     for (const menu of document.querySelectorAll('details:is(.lcl-run__menu, .lcl-menu)[open]')) {
-      if (menu === fold) continue;
+      if (menu === fold || menu.contains(target.closest('[aria-pressed]'))) continue;
       unfolded.delete(menu);
       menu.open = false;
     }

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from api.client import ApiError, UserError
@@ -38,36 +39,43 @@ class Field:
     info: str = ""
     options: tuple[str, ...] = ()
 
-    def to_form(self, value: Any) -> Any:
-        """A value of the spec, valid or not, for the form: a list as one line, None as empty text."""
+    def to_form(self, value: Any) -> list[str]:
+        """A value of the spec, valid or not, as texts of a form: a list as one line, None as an empty text."""
+        if self.kind == "choices":
+            return [str(each) for each in value] if isinstance(value, list) else []
+        if self.kind == "boolean":
+            return ["on"] if value else []
+        return [", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)]
+
+    def to_spec(self, texts: Sequence[str]) -> Any:
+        """Texts of a form as a value for the spec; empty text is None, and what is no number stays as it is."""
+        if self.kind == "choices":
+            return list(texts)
+        if self.kind == "boolean":
+            return bool(texts)
+        text = next(iter(texts), "").strip()
         if self.kind in ("list", "integers"):
-            return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-        return "" if value is None and self.kind == "text" else value
-
-    def to_spec(self, value: Any) -> Any:
-        """A value of the form for the spec; empty text is None."""
-        if self.kind in ("list", "integers"):
-            words = [word.strip() for word in value.split(",") if word.strip()]
-            return [int(word) if self.kind == "integers" and word.isdigit() else word for word in words] or None
-        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
-            return int(value)
-        return None if value == "" else value
-
-    def agrees(self, in_spec: Any, in_form: Any) -> bool:
-        """Are both values equal? A missing value of the spec is empty in the form."""
-        value = self.to_spec(in_form)
-        return value == in_spec or (in_spec in (None, "", []) and (value is None or value is False))
+            words = [word.strip() for word in text.split(",") if word.strip()]
+            return [int(word) if self.kind == "integers" and word.isdecimal() else word for word in words] or None
+        if self.kind not in ("integer", "number"):
+            return text or None
+        try:
+            value = float(text)
+        except ValueError:
+            return text or None
+        return int(value) if self.kind == "integer" and value.is_integer() else value
 
 
-def main_fields(kind: str) -> list[Field]:
+@cache
+def main_fields(kind: str) -> tuple[Field, ...]:
     """The fields of a kind, with types and descriptions from the schema."""
     if kind == STUDY:
-        return [
+        return (
             Field("seeds", "Seeds", "integers", "each row is trained once with every seed"),
             Field("pretrain.steps", "Steps", "integer", "of each training; empty: those of the preset"),
-        ]
+        )
     schema = SPECS[kind].model_json_schema()
-    return [_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items()]
+    return tuple(_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items())
 
 
 def preset_names(kind: str) -> list[str]:
@@ -121,7 +129,8 @@ def plain_error(error: ApiError | UserError, fields: Sequence[Field]) -> tuple[F
     path = re.sub(r"\.\d+\b", f".{EACH}", error.field or "")
     field = next((each for each in fields if f"{path}.".startswith(f"{each.path}.")), None)
     words = error.message.removeprefix(f"{error.field}: ")
-    words = "fill this in" if words.endswith("(got '')") else re.sub(r" \(got .*\)$", "", words, flags=re.DOTALL)
+    empty = words.endswith(("(got '')", "(got None)"))
+    words = "fill this in" if empty else re.sub(r" \(got .*\)$", "", words, flags=re.DOTALL)
     for said, plain in PLAIN_WORDS.items():
         words = words.replace(said, plain)
     title = field.title if field else error.field

@@ -60,7 +60,7 @@ def test_a_folder_becomes_a_dataset_to_train_on(visitor: Any, page_url: str, wor
     page.get_by_role("link", name="Train on it").click()
     expect(form.locator("#form-pretrain")).to_be_visible()  # instead of the form of an index
     expect(form.get_by_label("Dataset", exact=True)).to_have_value("my-notes")
-    form.locator("#submit-pretrain").click()
+    form.get_by_role("button", name="Start run").click()
     expect(page.locator("#run-head")).to_contain_text("my-notes")
     newest = world.client.runs(kind="pretrain")["items"][0]
     assert [(each["dataset"], each["view"]) for each in newest["spec"]["data"]["sources"]] == [

@@ -43,9 +43,9 @@ def test_a_viewer_is_offered_what_the_role_permits(visitor: Any, team_url: str, 
     for role, count in (("submitter", 1), ("viewer", 0)):
         page = visitor.open(f"{team_url}/?tab=runs&new=pretrain")
         sign_in(page, key_of("gwen", role))
-        expect(page.locator("#menu")).to_contain_text(f"gwen{role}")
-        expect(page.locator("#estimate-pretrain")).to_be_visible()  # which viewers may ask for
-        expect(page.locator("#submit-pretrain:visible")).to_have_count(count)
+        expect(page.locator("#menu")).to_contain_text(f"gwen {role}")
+        expect(page.locator("#estimate")).to_be_visible()  # which viewers may ask for
+        expect(page.locator("#submit-run:visible")).to_have_count(count)
         page.get_by_role("link", name="‹ Runs").click()
         expect(page.get_by_text("No runs yet")).to_be_visible()
         expect(page.locator("#run-menus .lcl-new:visible")).to_have_count(count)

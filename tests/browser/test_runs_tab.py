@@ -44,16 +44,16 @@ def test_a_run_is_started_watched_cancelled_and_resumed(visitor: Any, page_url: 
     from lcl_core.db import complete_run
 
     page = open_form(visitor, page_url)
-    page.get_by_label("Name").fill("from the page")
+    page.get_by_label("Name", exact=True).fill("from the page")
     page.get_by_label("Steps").fill("0")
-    page.locator("#submit-pretrain").click()
+    page.get_by_role("button", name="Start run").click()
     expect(page.get_by_text("Steps: at least 1.")).to_be_visible()
     expect(page.get_by_label("Steps")).to_be_focused()
     page.get_by_label("Steps").fill("100")
-    page.locator("#submit-pretrain").click()
+    page.get_by_role("button", name="Start run").click()
     head = page.locator("#run-head")
     expect(head.get_by_role("heading")).to_have_text("from the page")
-    expect(page.locator("#new-run")).to_be_hidden()
+    expect(page.locator("#new-run form")).to_be_hidden()
     expect(head).to_contain_text("Queued")
     run = world.client.runs(state="queued")["items"][0]
     assert run["spec"]["steps"] == 100
@@ -85,7 +85,7 @@ def test_an_index_never_replaces_a_collection_silently(visitor: Any, page_url: s
     page.keyboard.type("drawings")
     page.keyboard.press("Tab")
     form.get_by_text("Replace it").click()
-    page.locator("#submit-index").click()
+    page.get_by_role("button", name="Start run").click()
     question = page.get_by_role("alertdialog")
     expect(question).to_contain_text("Replace drawings?")
     expect(question).to_contain_text("images and tags are deleted")
@@ -112,9 +112,9 @@ def test_the_table_is_filtered_sorted_and_kept_by_its_address(visitor: Any, swee
     page.locator("#run-menus").get_by_text("Filter").click()
     page.get_by_role("group", name="Tag").get_by_role("button", name="sweep").click()
     expect(names(page)).to_have_text(["high", "low"])
-    page.locator("#run-menus").get_by_text("Columns").click()
+    page.locator("#run-menus summary").filter(has_text="Columns").click()
     page.locator("#run-menus").get_by_role("button", name="Seed").click()
-    page.get_by_role("button", name="Seed").last.click()
+    page.locator("#run-list").get_by_role("button", name="Seed").click()
     expect(names(page)).to_have_text(["low", "high"])
     page.wait_for_url("**sort=seed**")
     page.reload()
@@ -134,23 +134,23 @@ def test_a_study_is_started_and_opens_beside_the_table(visitor: Any, study_url: 
     seeds.click()
     page.keyboard.press("Control+A")
     page.keyboard.type("7")
-    expect(page.locator("#estimate-study")).to_contain_text("3 rows × 1 seed = 3 pre-trainings and 3 evaluations.")
-    page.locator("#submit-study").click()
-    head = page.locator("#study-head")
+    page.keyboard.press("Tab")
+    expect(page.locator("#estimate")).to_contain_text("3 rows × 1 seed = 3 pre-trainings and 3 evaluations.")
+    page.get_by_role("button", name="Start run").click()
+    head = page.locator("#opened-run")
     expect(head).to_contain_text("3 queued")
     head.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Cancel the study").click()
     expect(head).to_contain_text("3 cancelled")
     names(page).get_by_role("button").filter(has_text="losses").click()
     table = page.get_by_role("region", name="Table of the study")
-    expect(table.get_by_role("row").filter(has_text="both").last).to_contain_text("0.210")
+    expect(table.get_by_role("row").filter(has_text="both").last).to_contain_text("21.0 %")
     with page.expect_download() as download:
         page.get_by_role("link", name="table.csv").click()
     assert download.value.path().read_text().startswith("loss,steps,metric,mean")
-    page.get_by_text("6 cells").click()
-    run = study_world.client.studies()["items"][-1]["id"]
-    cell = study_world.client.study(run)["cells"][0]["run"]["id"]
-    page.locator("#study-cells").get_by_role("link", name=cell).click()
+    head.get_by_role("link", name="Its runs").click()
+    expect(names(page)).to_have_count(9)
+    names(page).get_by_role("button").first.click()
     expect(page.locator("#run-head h2")).to_be_visible()
 
 
@@ -163,11 +163,10 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
         world.record(claims[name], *[line(step) | {"images_seen": 64 * step} for step in range(5, steps + 5, 5)])
     page = visitor.open(f"{page_url}/?run={claims['left'].run_id}", scheme="dark")
     expect(page.get_by_role("img", name="Contrastive loss: 0.800 at step 5")).to_be_visible()
-    expect(page.get_by_label("Metrics")).to_be_hidden()
-    box = page.get_by_label("Compare with")
-    box.focus()
-    box.press_sequentially("right")
-    box.press("Enter")
+    menu = page.locator("#run-head .lcl-menu--words")
+    menu.locator("summary").click()
+    expect(menu.get_by_role("group", name="Metrics")).to_be_hidden()
+    menu.get_by_role("button", name="right").click()
     chart = page.get_by_role("img", name="Loss over steps. left")
     reported = re.compile(r"left · \w+: 12\.800 at 5, 1\.600 at 40; right .*1\.067 at 60")
     expect(chart).to_have_attribute("aria-label", reported)
@@ -176,7 +175,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     expect(key.nth(1)).to_contain_text("Running")
     world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
     expect(chart).to_have_attribute("aria-label", re.compile(r"0\.800 at 80$"))
-    page.get_by_role("radio", name="Images", exact=True).press("Space")
+    menu.get_by_role("button", name="Images seen").click()
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.800 at 5,120$")
     )
@@ -188,42 +187,44 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.800 at 5,120$")
     )
-    expect(page.get_by_role("radio", name="Images", exact=True)).to_be_checked()
-    metrics = page.get_by_label("Metrics")
-    metrics.focus()
-    metrics.press_sequentially("Contrastive l")
-    metrics.press("Enter")
+    menu.locator("summary").click()
+    expect(menu.get_by_role("button", name="Images seen")).to_have_attribute("aria-pressed", "true")
+    menu.get_by_role("button", name="Contrastive loss").click()
     expect(page.locator(".lcl-panels figure")).to_have_count(2)
     expect(page.get_by_role("img", name="Contrastive loss over images seen. left")).to_be_visible()
     assert serious(page, "dark") == []
     page.wait_for_url("**metric=loss%2Ccontrastive_loss**")
     page.reload()
     expect(page.locator(".lcl-panels figure")).to_have_count(2)
-    page.locator("#compare-with").get_by_role("button", name=re.compile("Remove")).first.click()
+    menu.locator("summary").click()
+    menu.get_by_role("button", name="right").click()
     expect(page.get_by_role("img", name="Contrastive loss: 0.800 at step 5")).to_be_visible()
     for claim in claims.values():
         world.client.cancel(claim.run_id)
 
 
 @pytest.mark.extended
-def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
+def test_fields_and_json_stay_in_step_and_a_draft_stays(visitor: Any, page_url: str) -> None:
     page = open_form(visitor, page_url)
     page.get_by_label("Image size").fill("96")
-    form = page.locator("#form-pretrain")
-    form.get_by_role("button", name="Full spec (JSON)").click()
-    editor = form.locator(".cm-content")
-    expect(editor).to_contain_text('"image_size": 96')
+    page.get_by_label("Steps").fill("77")
+    page.get_by_text("Full spec (JSON)").click()
+    editor = page.get_by_role("textbox", name="Spec")
+    expect(editor).to_have_value(re.compile('"image_size": 96'))
     editor.fill(json.dumps({"preset": "sample", "steps": 88}))
+    page.get_by_label("Seed").click()
     expect(page.get_by_label("Steps")).to_have_value("88")
     editor.fill('{"steps": ')
-    expect(page.locator("#verdict-pretrain").get_by_role("alert")).to_contain_text("line 1")
+    page.get_by_label("Seed").click()
+    expect(page.locator("#new-run").get_by_role("alert")).to_contain_text("line 1")
+    page.reload()
+    page.get_by_text("Full spec (JSON)").click()
+    expect(editor).to_have_value('{"steps": ')
 
 
-LINES = """(form) => [...form.querySelectorAll('.block')].filter((block) => block.checkVisibility()
-    && !block.querySelector(':scope > .checkbox-container')).map((block) => {
-  const top = (node) => node ? Math.round(node.getBoundingClientRect().top) : null;
-  return [top(block), top(block.querySelector('[data-testid=block-info]')),
-    top(block.querySelector('input:is([type=number], [type=text]), .wrap-inner, [data-testid=checkbox-group]'))];
+LINES = """(form) => [...form.querySelectorAll('.lcl-field:has(> :is(label, legend))')].map((field) => {
+  const top = (what) => Math.round(field.querySelector(what).getBoundingClientRect().top);
+  return [field.getBoundingClientRect().top, top('label, legend'), top(':scope > :is(div, input, select)')];
 })"""
 
 
@@ -232,7 +233,7 @@ LINES = """(form) => [...form.querySelectorAll('.block')].filter((block) => bloc
 @pytest.mark.parametrize("kind", ["pretrain", "evaluate"])
 def test_labels_and_controls_of_a_row_are_in_line(visitor: Any, page_url: str, kind: str, width: int) -> None:
     page = visitor.open(f"{page_url}/?tab=runs&new={kind}", width=width)
-    form = page.locator(f"#form-{kind} .lcl-fields > .form")
+    form = page.locator(f"#form-{kind} .lcl-fields")
     expect(form).to_be_visible()
     rows: dict[int, list[list[int]]] = {}
     for block, *tops in form.evaluate(LINES):
@@ -243,3 +244,22 @@ def test_labels_and_controls_of_a_row_are_in_line(visitor: Any, page_url: str, k
         assert max(labels) - min(labels) <= 1
         assert max(controls) - min(controls) <= 1
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
+
+
+@pytest.mark.extended
+def test_on_a_phone_a_linked_run_is_in_view_and_two_chosen_ones_are_compared(
+    visitor: Any, page_url: str, world: Any
+) -> None:
+    runs = [world.client.submit("pretrain", {"preset": "sample"}, name=name)["id"] for name in ("one", "two")]
+    page = visitor.open(f"{page_url}/?run={runs[0]}", width=390, height=844)
+    head = page.locator("#run-head h2")
+    expect(head).to_have_text("one")
+    page.wait_for_function("document.querySelector('#run-head h2').getBoundingClientRect().bottom < 420")
+    expect(page.locator("#run-list")).to_be_hidden()
+    page.get_by_role("link", name="‹ Runs").click()
+    for name in ("one", "two"):
+        page.get_by_role("checkbox", name=f"Choose {name}").click()
+    page.get_by_role("link", name="Compare", exact=True).click()
+    expect(page.locator(".lcl-overlay")).to_be_visible()
+    for run_id in runs:
+        world.client.cancel(run_id)

@@ -52,32 +52,25 @@ def runs(page: Any) -> None:
 def estimate(page: Any) -> None:
     page.locator("#run-menus").get_by_text("New run").click()
     page.get_by_role("link", name="Pre-train").click()
-    page.locator("#estimate-pretrain summary").click()
+    page.locator("#estimate summary").click()
 
 
 def overlay(page: Any) -> None:
     runs(page)
-    box = page.get_by_label("Compare with")
-    for place in (1, 2):
-        box.click()
-        page.get_by_role("option").nth(place).click()
-    page.locator("#run-head h2").click()  # the list goes away
-    page.get_by_role("option").first.wait_for(state="detached")
-    page.locator(".lcl-overlay").wait_for()
-    metrics = page.get_by_label("Metrics")
-    for name in ("Contrastive loss", "Generation loss", "Learning rate"):
-        metrics.focus()
-        metrics.press_sequentially(name)
-        metrics.press("Enter")
-    page.locator(".lcl-panels figure").nth(3).wait_for()
-    page.locator("#run-head h2").click()
-    page.get_by_role("option").first.wait_for(state="detached")
+    menu = page.locator("#run-head .lcl-menu--words")
+    for group, places in (("Runs", (0, 1)), ("Metrics", (1, 2, 13))):
+        for place in places:
+            if menu.get_attribute("open") is None:
+                menu.locator("summary").click()
+            menu.get_by_role("group", name=group).get_by_role("button").nth(place).click()
+            page.locator(".lcl-overlay").first.wait_for()
+    page.locator("#run-head h2").click()  # the menu closes
     page.locator(".lcl-panels figure").nth(3).scroll_into_view_if_needed()
 
 
 def studies(page: Any) -> None:
     page.locator("#run-list button").filter(has_text="cells").first.click()
-    page.locator("#study-charts figure").first.wait_for()
+    page.locator("#opened-run figure").first.wait_for()
 
 
 def encoders(page: Any) -> None:

@@ -1,17 +1,23 @@
-"""Form for one kind of run, or a study: main fields, JSON editor, errors at their fields, and the estimate."""
+"""The form of a new run or study: fields and JSON of one spec, errors at their fields, and the estimate.
+
+It is one piece of HTML, which each edit draws again. The browser leaves alone what the server has not changed, so that
+nothing is lost of what is being typed.
+"""
 
 from __future__ import annotations
 
+import json
+import time
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import Json, format_bytes, format_si
 from lcl_core.specs.base import slug
-from ui.common import LAST_COUNTS, SILENT_EVENT, PageSelection, draft_script, html_pane
-from ui.html import PICK_SCRIPT, definition_list, duration, esc, heading, plural, question_box, run_link, status_line
+from ui.addresses import address, mark_view
+from ui.html import definition_list, duration, esc, fold, heading, plural, question_box, run_link, status_line
 from ui.ranking import rank_encoders
 from ui.spec_fields import (
     FIRST_PRESETS,
@@ -42,50 +48,86 @@ CERTAINTY_LABELS = {
     "scaled": ("Scaled", "from runs of other sizes"),
     "assumed": ("A guess", "no run has measured a rate yet"),
 }
+Values = Mapping[str, Sequence[str]]  # texts of the fields of a form, by name
 WHEN_VALID = status_line("An estimate follows once the spec is valid.")
-MEMORY_PARTS = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "moments": "AdamW's moments",
-    "copies": "copies",
-    "activations": "activations",
-    "process": "the process itself",
-}
 ESTIMATED_KINDS = ("pretrain", STUDY)
 LISTED_RESOURCES = {"encoder": "encoders", "dataset": "datasets"}  # last part of a field -> resource with its choices
 SUFFIXES = {"convert": "converted", "match": "matched"}  # of the name that is proposed for the dataset to make
-NEW_NAME, MODES = "new", (("New name", "new"), ("Add to it", "add"), ("Replace it", "replace"))
-FOCUS_ERROR_SCRIPT = (
-    "() => setTimeout(() => document.querySelector('.lcl-form .bad :is(input, textarea)')?.focus(), 60)"
-)
+NEW_NAME, MODES = "new", {"new": "New name", "add": "Add to it", "replace": "Replace it"}
+# For gr.HTML(js_on_load=...): an edit in a form[data-draft], the submission of any form, and a press of an element with
+# data-pick inside a form are a select event ``VERB:JSON``. The JSON has lists of texts by the names of the fields, and
+# ``changed``: the name of the edited one; ``spec``, while the server has not seen an edit of that field; and ``sent``:
+# a later event has a higher number.
+FORM_SCRIPT = """
+const read = (form, name) => {
+  const values = {}, { spec } = form.elements;
+  for (const [field, value] of new FormData(form)) (values[field] ??= []).push(value);
+  return { ...values, changed: [spec && spec.value !== spec.defaultValue ? 'spec' : name] };
+};
+let last = 'change', sent = 0, pending = 0, next = null;
+// One event after the other: answers may overtake each other. What waits is sent with the values of that moment.
+const send = (form, verb, name) => {
+  if (pending) { next = [form, verb, name || next?.[2] || '']; return; }
+  last = verb;
+  sent = Math.max(sent + 1, Date.now());
+  pending = setTimeout(proceed, 5000);  // there was no answer
+  trigger('select', {pick: `${verb}:${JSON.stringify({ ...read(form, name), sent: [sent] })}`});
+};
+const proceed = () => {
+  clearTimeout(pending);
+  pending = 0;
+  const waiting = next;
+  next = null;
+  if (waiting?.[0].isConnected) send(...waiting);
+};
+element.addEventListener('input', ({ target }) => {
+  if (target.closest('form[data-draft]')) window.lclDraft.save(read(target.form, target.name));
+});
+element.addEventListener('change', ({ target }) => {
+  if (target.closest('form[data-draft]')) send(target.form, 'change', target.name);
+});
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  send(event.target, event.target.getAttribute('data-form'), '');  // form.dataset may be a field of this name
+});
+element.addEventListener('click', ({ target }) => {
+  const chosen = target.closest('form [data-pick]');
+  if (chosen) send(chosen.closest('form'), chosen.dataset.pick.split(':')[0], '');
+});
+new MutationObserver((changes) => changes.forEach(({ target }) => target.reset()))
+  .observe(element, {subtree: true, attributeFilter: ['data-reset']});
+watch('value', () => {
+  if (!element.querySelector(`[data-sent="${sent}"]`) && element.querySelector('form[data-draft]')) return;
+  if (pending) queueMicrotask(proceed);
+  if (last === 'change') return;
+  const closed = !element.querySelector('form[data-draft]');
+  const wrong = element.querySelector('.bad :is(input, select)');
+  if (closed) window.lclDraft.drop();
+  wrong?.focus();
+  window.lclQuestion.focus();
+  if (closed || wrong) last = 'change';
+});
+"""
 
 
 def draw_estimate(estimate: Json) -> str:
     """Time and memory in a line, which unfolds their ranges, counts, and the sources of the estimate."""
     word, why = CERTAINTY_LABELS[estimate["certainty"]]
     seconds, memory = estimate["seconds"], estimate["memory_bytes"]
-    samples, step, parts = estimate["samples"], estimate["per_step"], estimate["memory_parts"]
     counts = [
         ("Time", _range(seconds, duration)),
         (f"Peak memory {'of a GPU, ' if estimate['device'] == 'gpu' else ''}a process", _range(memory, format_bytes)),
         ("Parameters", format_si(estimate["parameters"]).strip()),
         ("Operations", f"{format_si(estimate['flops'])}FLOP ({format_si(estimate['flops_per_step'])}FLOP a step)"),
-        *(
-            (name.title(), f"{format_si(samples[name]).strip()} ({step[name]:,.0f} a step)")
-            for name in ("images", "documents", "tokens")
-        ),
-        ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),
         ("Final disk use", format_bytes(estimate["disk_bytes"])),
     ]
     sentences = "".join(f"<li>{esc(sentence)}</li>" for sentence in estimate["basis"])
     for run_id in estimate["runs"]:
         sentences = sentences.replace(esc(run_id), run_link(run_id))
-    counted = ", ".join(f"{words} {format_bytes(parts[name])}" for name, words in MEMORY_PARTS.items() if parts[name])
     return (
         f'<details class="lcl-estimate" role="region" aria-label="Estimate"><summary>'
         f"≈ <b>{esc(duration(seconds['expected']))}</b> · <b>{esc(format_bytes(memory['expected']))}</b> · "
-        f"{word.lower()}: {why}</summary>{definition_list(counts)}"
-        f"<ul>{sentences}<li>Counted: {esc(counted)}.</li></ul></details>"
+        f"{word.lower()}: {why}</summary>{definition_list(counts)}<ul>{sentences}</ul></details>"
     )
 
 
@@ -110,264 +152,255 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
     )
 
 
-class SpecForm:
-    """Fields and JSON editor show the same spec: an edit of either updates the other.
+@dataclass(frozen=True)
+class FilledForm:
+    """A form as it is filled in.
 
-    It is neutral until a field is left with a wrong value, or Start is pressed: then the error stands at its field.
+    Args:
+        text: the spec as JSON, valid or not.
+        values: of its fields, by path.
+        name: of the run.
+        linked: parameters of the address that opened it.
+        choices: names of encoders and datasets.
+        error: path of the field, or empty, and what is wrong; two empty texts: nothing.
+        existing: the collection of the chosen name, if there is one.
+        asks: whether that collection may be replaced.
+        estimate: HTML.
+        key: a second submission with it makes no second run.
+        version: another one: the browser takes over all values, whatever was typed.
+        sent: number of the event that changed it last.
     """
 
-    def __init__(self, client: Client, kind: str) -> None:
+    kind: str
+    text: str = ""
+    values: Values = field(default_factory=dict)
+    name: str = ""
+    linked: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    error: tuple[str, str] = ("", "")
+    existing: Json | None = None
+    asks: bool = False
+    estimate: str = ""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    version: int = field(default_factory=time.monotonic_ns)
+    sent: str = ""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return main_fields(self.kind)
+
+    @property
+    def makes(self) -> str:
+        """The field that names the collection or dataset to make; empty without one."""
+        return next((each.path for each in self.fields if each.path in ("collection", "name")), "")
+
+    def with_spec(self, spec: Mapping[str, Any]) -> FilledForm:
+        """Fields and JSON show ``spec``."""
+        values = {each.path: each.to_form(get_at(spec, each.path)) for each in self.fields}
+        values["preset"] = [str(spec.get("preset") or FIRST_PRESETS.get(self.kind, ""))]
+        values["mode"] = [str(spec.get("mode") or NEW_NAME)]
+        return replace(self, text=to_json(spec), values=values)
+
+    def draw(self) -> str:
+        head = ""
+        if names := preset_names(self.kind):
+            preset = Field("preset", "Preset", "choice", options=tuple(names))
+            head = draw_field(preset, self.values.get("preset", ()))
+        head += draw_field(Field("run-name", "Name", "text", "of the run; optional"), [self.name])
+        for each in self.fields:
+            words = self.error[1] if self.error[0] == each.path else ""
+            head += draw_field(each, self.values.get(each.path, ()), self.choices.get(each.path), words)
+            if self.existing and each.path == self.makes:
+                head += self._draw_modes()
+        verdict = "" if self.error[0] else self.error[1]
+        text = f'<textarea name="spec" rows="14" spellcheck="false" aria-label="Spec">\n{esc(self.text)}</textarea>'
+        foot = (
+            f'<div class="lcl-submit"><div id="estimate">{self.estimate}</div>'
+            '<button type="submit" id="submit-run">Start run</button></div>'
+        )
+        back = f'<a class="lcl-back" href="{address(tab="runs")}">‹ Runs</a>{heading(TITLES[self.kind])}'
+        form = (
+            f'<form class="lcl-form" id="form-{self.kind}" data-form="start" data-draft data-sent="{esc(self.sent)}" '
+            f'data-reset="{self.version}" novalidate autocomplete="off">'
+            f'<input type="hidden" name="kind" value="{self.kind}">'
+            f'<div class="lcl-fields">{head}</div>{fold("Full spec (JSON)", text)}'
+            f"{invalid_message(None, verdict) if verdict else ''}{foot}{self._draw_question()}</form>"
+        )
+        return mark_view(back + form, "New run", **self.linked)
+
+    def _draw_modes(self) -> str:
+        chosen = self.values.get("mode", ())
+        radios = "".join(
+            f'<label><input type="radio" name="mode" value="{mode}"{" checked" * (mode in chosen)}>{words}</label>'
+            for mode, words in MODES.items()
+        )
+        legend = "<legend>A collection of this name exists</legend>"
+        return f'<fieldset class="lcl-field">{legend}<div>{radios}</div></fieldset>'
+
+    def _draw_question(self) -> str:
+        if not self.asks or self.existing is None:
+            return ""
+        lost = f"Its {self.existing['images']:,} images and tags are deleted."
+        return question_box(f"Replace {self.existing['name']}?", lost, ("replace:", "Replace"), ("keep:", "Keep it"))
+
+
+class RunForm:
+    """Changes a ``FilledForm``, and submits it."""
+
+    def __init__(self, client: Client) -> None:
         self.client = client
-        self.kind = kind
-        self.fields = main_fields(kind)
-        self.presets = preset_names(kind)
-        self.makes = next((each.path for each in self.fields if each.path in ("collection", "name")), "")
 
-    def build(self) -> None:
-        spec = starting_spec(self.kind, FIRST_PRESETS.get(self.kind))
-        with gr.Column(visible=False, elem_classes="lcl-form", elem_id=f"form-{self.kind}") as self.column:
-            html_pane(heading(TITLES[self.kind]))
-            with gr.Row():
-                first = FIRST_PRESETS.get(self.kind)
-                self.preset = gr.Dropdown(
-                    self.presets, value=first, label="Preset", visible=bool(self.presets), min_width=180
-                )
-                self.name = gr.Textbox(
-                    "", label="Name", placeholder="optional", max_lines=1, min_width=180, elem_classes="lcl-form__name"
-                )
-            with gr.Row(elem_classes="lcl-fields"):
-                self.inputs = [_input_component(field, get_at(spec, field.path)) for field in self.fields]
-            self.mode = gr.Radio(
-                MODES, value=NEW_NAME, label="A collection of this name exists", visible=False, elem_id="index-mode"
-            )
-            with gr.Accordion("Full spec (JSON)", open=False):
-                self.editor = gr.Code(
-                    to_json(spec), language="json", label="Spec", interactive=True, lines=12, max_lines=22, buttons=[]
-                )
-            self.estimate = html_pane(elem_id=f"estimate-{self.kind}")
-            with gr.Row(elem_classes="lcl-submit"):
-                self.verdict = html_pane(elem_id=f"verdict-{self.kind}")
-                self.submit = gr.Button("Start run", variant="primary", elem_id=f"submit-{self.kind}")
-            self.question = html_pane(js_on_load=PICK_SCRIPT, elem_id=f"question-{self.kind}")
-        self.turn = gr.State(PageSelection(0))  # number of the newest estimate
-        self.marked = gr.State(("", False))  # path of the field with an error, and whether the collection exists
-
-    @property
-    def parts(self) -> list[Any]:
-        """Outputs of the form's events."""
-        edited = [self.column, self.name, self.preset, *self.inputs, self.mode, self.editor, self.estimate]
-        return [*edited, self.verdict, self.question, self.marked]
-
-    @property
-    def values(self) -> list[Any]:
-        """Inputs of a submission."""
-        return [self.editor, self.name, *self.inputs]
-
-    def wire(self) -> None:
-        """Events inside the form; what follows a submission is wired by the tab."""
-        edits = [
-            self.preset.input(
-                lambda preset: self.show(starting_spec(self.kind, preset)), self.preset, self.parts,
-                **SILENT_EVENT | LAST_COUNTS,
-            ),
-            self.editor.input(self.read_editor, self.editor, self.parts, **SILENT_EVENT | LAST_COUNTS),
-            # One event for all fields: separate ones overtake each other, and the older result could be written last.
-            gr.on(
-                [component.input for component in self.inputs],
-                self.write_fields, [self.editor, *self.inputs], self.parts, **SILENT_EVENT | LAST_COUNTS,
-            ),
-            self.mode.input(self.choose_mode, [self.editor, self.mode], self.parts, **SILENT_EVENT | LAST_COUNTS),
-        ]  # fmt: skip
-        for edit in edits:
-            self.wire_estimate(edit)
-        for edit in (self.name.input(None), *edits):
-            edit.then(None, [self.name, self.editor], js=draft_script())
-        gr.on(
-            [component.blur for component in self.inputs if hasattr(component, "blur")],
-            self.mark, [self.marked, self.editor], self.parts, **SILENT_EVENT | LAST_COUNTS,
-        )  # fmt: skip
-
-    def wire_estimate(self, event: Any) -> None:
-        """After ``event``: the estimate of the service. The form does not wait for it: more may be edited meanwhile."""
-        if self.kind in ESTIMATED_KINDS:
-            event.then(self.update_estimate, [self.turn, self.editor], self.estimate, **SILENT_EVENT | LAST_COUNTS)
-
-    def open(self, spec: dict[str, Any], name: str = "") -> dict[Any, Any]:
+    def open(
+        self, kind: str, spec: dict[str, Any], name: str = "", linked: Mapping[str, str] | None = None
+    ) -> FilledForm:
         """The form with the spec. What is empty gets the best encoder, the newest dataset, a name that is free."""
-        choices: dict[Any, Any] = {}
+        draft = FilledForm(kind, name=name, linked=linked or {})
         try:
-            names = {listed: self._names(listed) for listed in {*filter(None, map(_listed_resource, self.fields))}}
-            for field, component in zip(self.fields, self.inputs, strict=True):
-                if listed := _listed_resource(field):
-                    choices[component] = names[listed]
-                    optional = field.path == "dataset" and any(other.path == "path" for other in self.fields)
-                    first = None if optional else next(iter(names[listed]), None)
-                    spec = put_at(spec, field.path, get_at(spec, field.path) or first)
-            if self.makes and (not spec.get(self.makes) or spec[self.makes] in self._taken()):
-                spec = {**spec, self.makes: self._free_name(spec)}
+            listed = {each.path: each.path.rpartition(".")[2] for each in draft.fields}
+            names = {last: self._names(last) for last in {*listed.values()} & {*LISTED_RESOURCES}}
+            draft = replace(draft, choices={path: names[last] for path, last in listed.items() if last in names})
+            for path, choices in draft.choices.items():
+                if choices and not get_at(spec, path) and not (path == "dataset" and "path" in listed):
+                    spec = put_at(spec, path, choices[0])
+            if draft.makes and (not spec.get(draft.makes) or spec[draft.makes] in self._taken(kind)):
+                spec = {**spec, draft.makes: self._free_name(kind, spec)}
         except (ApiError, IndexError):  # the fields say what is missing once it is submitted
             pass
-        shown = self.show(spec)
-        for component, names_of in choices.items():
-            shown[component] = gr.update(choices=names_of, value=shown[component])
-        hidden = {self.question: "", self.verdict: "", self.mode: gr.Radio(value=NEW_NAME, visible=False)}
-        more = {
-            self.name: name,
-            self.preset: spec.get("preset") or FIRST_PRESETS.get(self.kind),
-            self.marked: ("", False),
-        }
-        return {**shown, **hidden, **more, self.column: gr.Column(visible=True)}
+        return draft.with_spec(spec)
 
-    def restore(self, text: str, name: str) -> dict[Any, Any]:
-        """The form as it was left, even with JSON that is not valid."""
+    def change(self, draft: FilledForm, values: Values) -> FilledForm:
+        """After an edit: fields that were edited are in the JSON, or an edit of the JSON, or a preset, in the fields.
+
+        A proposed name that was made of other fields follows them.
+        """
+        changed, text = _first(values, "changed"), _first(values, "spec")
+        draft = replace(draft, text=text, values=values, name=_first(values, "run-name"))
         try:
-            return self.open(from_json(text), name)
-        except UserError:
-            return {self.column: gr.Column(visible=True), self.name: name, **self.read_editor(text), self.editor: text}
-
-    def show(self, spec: dict[str, Any]) -> dict[Any, Any]:
-        """Editor and fields with the spec."""
-        values = [field.to_form(get_at(spec, field.path)) for field in self.fields]
-        return {self.editor: to_json(spec), **dict(zip(self.inputs, values, strict=True))}
-
-    def read_editor(self, text: str) -> dict[Any, Any]:
-        """Update the fields; unchanged while the editor has no valid JSON."""
-        try:
-            shown = self.show(from_json(text))
-        except UserError as error:
-            return {self.verdict: invalid_message(error.field, error.message)}
-        del shown[self.editor]
-        return {**shown, self.verdict: ""}
-
-    def write_fields(self, text: str, *values: Any) -> dict[Any, Any]:
-        """Update the editor, and a proposed name that was made of other fields; invalid JSON stays unchanged."""
-        try:
-            spec = before = from_json(text)
-            for field, value in zip(self.fields, values, strict=True):
-                if not field.agrees(get_at(spec, field.path), value):
-                    spec = put_at(spec, field.path, field.to_spec(value))
-            changed: dict[Any, Any] = {}
-            proposed = self.makes and str(before.get(self.makes)).startswith(self._stem(before))
-            if proposed and spec[self.makes] == before[self.makes] and self._stem(before) != self._stem(spec):
-                spec = {**spec, self.makes: self._free_name(spec)}
-                changed = {self._input(self.makes): spec[self.makes]}
-        except (ApiError, UserError, IndexError):
-            return {self.verdict: gr.skip()}
-        return {**changed, self.editor: to_json(spec), self.verdict: ""}
-
-    def choose_mode(self, text: str, mode: str) -> dict[Any, Any]:
-        """What happens to the collection that exists; a new name is proposed instead."""
-        try:
-            spec = {name: value for name, value in from_json(text).items() if name != "mode"}
-            if mode != NEW_NAME:
-                return {self.editor: to_json({**spec, "mode": mode})}
-            return self.show({**spec, self.makes: self._free_name(spec)})
+            if changed == "preset" and _first(values, "preset") in preset_names(draft.kind):
+                draft = _anew(draft, starting_spec(draft.kind, _first(values, "preset")))
+            elif changed == "spec":
+                draft = _anew(draft, from_json(text))
+            elif changed == "mode":
+                spec = {name: value for name, value in from_json(text).items() if name != "mode"}
+                mode = _first(values, "mode")
+                new = {"mode": mode} if mode != NEW_NAME else {draft.makes: self._free_name(draft.kind, spec)}
+                draft = _anew(draft, spec | new)
+            else:
+                draft = draft.with_spec(self._read_fields(draft, from_json(text)))
         except (ApiError, UserError) as error:
-            return {self.verdict: invalid_message(error.field, error.message)}
+            return replace(draft, error=("", plain_error(error, ())[1]))
+        return self.mark(draft)
 
-    def mark(self, marked: tuple[str, bool], text: str, *, started: bool = False) -> dict[Any, Any]:
-        """The error at its field, or none any more; before the start what is empty is no error."""
-        path, words, exists = "", "", False
+    def _read_fields(self, draft: FilledForm, before: dict[str, Any]) -> dict[str, Any]:
+        """The spec with the values of the fields. Raises: ApiError; UserError for a field without a place."""
+        spec = before
+        for each in draft.fields:
+            texts = draft.values.get(each.path, ())
+            if list(texts) != each.to_form(get_at(spec, each.path)):
+                try:
+                    spec = put_at(spec, each.path, each.to_spec(texts))
+                except IndexError:
+                    raise UserError("the JSON has no place for it yet", field=each.path) from None
+        if (mode := _first(draft.values, "mode")) not in ("", NEW_NAME):  # chosen a moment ago
+            spec = {**spec, "mode": mode}
+        stem = self._stem(draft.kind, before)
+        proposed = draft.makes and str(before.get(draft.makes)).startswith(stem)
+        if proposed and spec[draft.makes] == before[draft.makes] and self._stem(draft.kind, spec) != stem:
+            return {**spec, draft.makes: self._free_name(draft.kind, spec)}
+        return spec
+
+    def mark(self, draft: FilledForm, *, started: bool = False) -> FilledForm:
+        """The draft with its error, or none any more; before the start what is empty is no error."""
+        draft = replace(draft, error=("", ""), existing=None, asks=False)
         try:
-            spec = check(self.kind, text)
-            exists = self._existing(spec) is not None
-            if exists and started and not spec.get("mode"):
-                raise UserError("this one exists; say below what happens to it", field=self.makes)
+            spec = check(draft.kind, draft.text)
+            if draft.kind == "index":
+                named = (each for each in self.client.collections() if each["name"] == spec.get("collection"))
+                draft = replace(draft, existing=next(named, None))
+            if draft.existing and started and not spec.get("mode"):
+                raise UserError("this one exists; say below what happens to it", field=draft.makes)
         except (ApiError, UserError) as error:
-            field, words = plain_error(error, self.fields)
-            path = field.path if field and (started or words != f"{field.title}: fill this in.") else ""
-        return self._marks(marked, path, words, exists)
+            return _with_error(draft, error, started=started)
+        return draft
 
-    def _marks(self, marked: tuple[str, bool], path: str, words: str, exists: bool) -> dict[Any, Any]:
-        """Only what changes is updated: an update would close an open menu."""
-        updates: dict[Any, Any] = {self.marked: (path, exists)}
-        for field in self.fields:
-            if field.path == path:
-                updates[self._input(path)] = gr.update(info=words, elem_classes=["bad"])
-            elif field.path == marked[0]:
-                updates[self._input(field.path)] = gr.update(info=field.info or None, elem_classes=[])
-        if exists != marked[1]:
-            updates[self.mode] = gr.Radio(visible=exists)
-        return updates
-
-    def send(
-        self, marked: tuple[str, bool], text: str, name: str, *values: Any, confirmed: bool = False
-    ) -> tuple[dict[Any, Any], str | None]:
-        """Submit. Returns: what the form shows, and the id of the run or study, or None if there is none yet."""
-        marks = self.mark(marked, text, started=True)
-        cleared = {**marks, self.verdict: "", self.question: ""}
+    def start(self, draft: FilledForm, values: Values, *, confirmed: bool = False) -> tuple[FilledForm, str | None]:
+        """Submit. Returns: the form, and the id of the run or study, or None if there is none yet."""
+        draft = self.change(draft, values)
+        if any(draft.error) or any((draft := self.mark(draft, started=True)).error):
+            return draft, None
+        spec, name = from_json(draft.text), draft.name.strip()
+        if draft.existing and spec.get("mode") == "replace" and not confirmed:
+            return replace(draft, asks=True), None
         try:
-            spec = check(self.kind, text)
-            if marks[self.marked][0]:
-                return cleared, None
-            for field, value in zip(self.fields, values, strict=True):
-                if not field.agrees(get_at(spec, field.path), value):
-                    raise UserError("field and JSON differ; check them and start again", field=field.path)
-            existing = self._existing(spec)
-            if existing and spec.get("mode") == "replace" and not confirmed:
-                lost = f"Its {existing['images']:,} images and tags are deleted."
-                asked = question_box(
-                    f"Replace {existing['name']}?", lost, ("replace:", "Replace"), ("keep:", "Keep it")
-                )
-                return {**cleared, self.question: asked}, None
-            if self.kind == STUDY:
-                return cleared, self.client.submit_study(spec, name.strip() or spec.get("preset"))["id"]
-            return cleared, self.client.submit(self.kind, spec, name=name.strip() or None)["id"]
-        except (UserError, ApiError) as error:
-            about, words = plain_error(error, self.fields)
-            if about is None:
-                return {**cleared, self.verdict: invalid_message(None, words)}, None
-            return {**cleared, **self._marks(marked, about.path, words, marks[self.marked][1])}, None
+            if draft.kind == STUDY:
+                return draft, self.client.submit_study(spec, name or spec.get("preset"), draft.key)["id"]
+            return draft, self.client.submit(draft.kind, spec, name=name or None, idempotency_key=draft.key)["id"]
+        except ApiError as error:
+            return _with_error(draft, error, started=True), None
 
-    def draw_cost(self, text: str) -> str:
-        """The estimate of the service, which may reject a valid spec (unknown dataset)."""
+    def draw_cost(self, draft: FilledForm) -> str:
+        """The estimate of the service, which may reject a valid spec (unknown dataset); empty where it makes none."""
+        if draft.kind not in ESTIMATED_KINDS:
+            return ""
         try:
-            spec = check(self.kind, text)
-            if self.kind == STUDY:
+            spec = check(draft.kind, draft.text)
+            if draft.kind == STUDY:
                 question = f'<p class="lcl-note">{esc(spec.get("question", ""))}</p>'
                 return question + status_line(plan_summary(self.client.plan_study(spec)))
-            return draw_estimate(self.client.estimate(self.kind, spec))
+            return draw_estimate(self.client.estimate(draft.kind, spec))
         except UserError:
             return WHEN_VALID
         except ApiError as error:
             return status_line(f"No estimate: {error.message}")
 
-    def update_estimate(self, turn: PageSelection[int], text: str) -> Any:
-        """The estimate of the editor's text; no change if that of a newer one was asked for meanwhile."""
-        turn.current = mine = turn.current + 1
-        drawn = self.draw_cost(text)
-        return drawn if turn.current == mine else gr.skip()
-
-    def _input(self, path: str) -> Any:
-        return self.inputs[[field.path for field in self.fields].index(path)]
-
-    def _names(self, listed: str) -> list[str]:
-        """Names of a resource: datasets newest first, encoders best first. Raises: ApiError."""
-        if listed == "datasets":
+    def _names(self, last: str) -> list[str]:
+        """Names to choose from: datasets newest first, encoders best first. Raises: ApiError."""
+        if last == "dataset":
             return _item_names(sorted(self.client.datasets(), key=lambda each: each["created_at"], reverse=True))
         return list(dict.fromkeys(_item_names(rank_encoders(self.client))))
 
-    def _taken(self) -> list[str]:
-        return _item_names(self.client.collections() if self.kind == "index" else self.client.datasets())
+    def _taken(self, kind: str) -> list[str]:
+        return _item_names(self.client.collections() if kind == "index" else self.client.datasets())
 
-    def _existing(self, spec: Mapping[str, Any]) -> Json | None:
-        """The collection that an index run would replace, if there is one. Raises: ApiError."""
-        if self.kind != "index":
-            return None
-        return next((each for each in self.client.collections() if each["name"] == spec.get("collection")), None)
-
-    def _stem(self, spec: Mapping[str, Any]) -> str:
-        """What the proposed name of a collection or dataset begins with."""
-        encoder = str(spec.get("encoder") or "") if self.kind == "index" else SUFFIXES.get(self.kind, "")
+    def _stem(self, kind: str, spec: Mapping[str, Any]) -> str:
+        """What the proposed name of a collection or dataset begins with. Raises: ApiError."""
+        encoder = str(spec.get("encoder") or "") if kind == "index" else SUFFIXES.get(kind, "")
         if encoder.startswith("enc_"):
             encoder = next((each["name"] for each in self.client.encoders() if each["id"] == encoder), encoder)
         return slug("-".join(filter(None, (spec.get("dataset"), encoder))))[:90]
 
-    def _free_name(self, spec: Mapping[str, Any]) -> str:
+    def _free_name(self, kind: str, spec: Mapping[str, Any]) -> str:
         """The first name of which there is none yet. Raises: ApiError."""
-        stem, taken = self._stem(spec), self._taken()
+        stem, taken = self._stem(kind, spec), self._taken(kind)
         names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
         return next(name for name in names if name not in taken)
+
+
+def parse_values(text: str) -> dict[str, list[str]]:
+    """Texts of a form's fields by name, from the event of FORM_SCRIPT or a stored draft; none: it is no such thing."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {name: [str(each) for each in texts] for name, texts in values.items() if isinstance(texts, list)}
+
+
+def _first(values: Values, name: str) -> str:
+    return next(iter(values.get(name, ())), "")
+
+
+def _anew(draft: FilledForm, spec: Mapping[str, Any]) -> FilledForm:
+    """The draft with a spec whose values replace what was typed."""
+    return replace(draft.with_spec(spec), version=time.monotonic_ns())
+
+
+def _with_error(draft: FilledForm, error: ApiError | UserError, *, started: bool) -> FilledForm:
+    about, words = plain_error(error, draft.fields)
+    if about and not started and words == f"{about.title}: fill this in.":
+        return draft
+    return replace(draft, error=(about.path if about else "", words))
 
 
 def invalid_message(field: str | None, message: str) -> str:
@@ -377,27 +410,35 @@ def invalid_message(field: str | None, message: str) -> str:
     return f'<p class="lcl-verdict lcl-verdict--bad" role="alert">{where}{esc(words)}</p>'
 
 
-def _listed_resource(field: Field) -> str | None:
-    return LISTED_RESOURCES.get(field.path.rpartition(".")[2])
+def draw_field(field: Field, texts: Sequence[str], choices: Sequence[str] | None = None, error: str = "") -> str:
+    """Label, control and explanation of a field; in place of the explanation what is wrong.
+
+    ``choices``: names to choose from, in addition to the field's own options.
+    """
+    name, first = esc(field.path), next(iter(texts), "")
+    shared = f'id="field-{name}" name="{name}" aria-describedby="about-{name}"'
+    about = f'<small id="about-{name}"{" role=alert" * bool(error)}>{esc(error or field.info)}</small>'
+    style = f"lcl-field{' bad' * bool(error)}"
+    if field.kind == "choices":
+        boxes = "".join(
+            f'<label><input type="checkbox" name="{name}" value="{esc(option)}"{" checked" * (option in texts)}>'
+            f"{esc(option)}</label>"
+            for option in field.options
+        )
+        return f'<fieldset class="{style}"><legend>{esc(field.title)}</legend><div>{boxes}</div>{about}</fieldset>'
+    if field.kind == "boolean":
+        box = f'<input type="checkbox" value="on" {shared}{" checked" * bool(texts)}>'
+        return f'<div class="{style}"><div><label>{box}{esc(field.title)}</label></div>{about}</div>'
+    if options := choices or field.options:
+        offered = dict.fromkeys((*options, first))
+        marked = "".join(f"<option{' selected' * (each == first)}>{esc(each)}</option>" for each in offered)
+        control = f"<select {shared}>{marked}</select>"
+    else:
+        types = 'type="number" step="any"' if field.kind in ("integer", "number") else 'type="text"'
+        hint = ' placeholder="comma-separated"' if field.kind in ("list", "integers") else ""
+        control = f'<input {types}{hint} value="{esc(first)}" {shared}>'
+    return f'<div class="{style}"><label for="field-{name}">{esc(field.title)}</label>{control}{about}</div>'
 
 
 def _item_names(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(item.get("name") or item["id"]) for item in items]
-
-
-def _input_component(field: Field, value: Any) -> Any:
-    """The component of a field. The spec checks bounds, with a better message."""
-    shared: dict[str, Any] = {"label": field.title, "info": field.info or None, "min_width": 190}
-    default = field.to_form(value)
-    if _listed_resource(field):
-        return gr.Dropdown([default] if default else [], value=default or None, allow_custom_value=True, **shared)
-    if field.kind in ("integer", "number"):
-        return gr.Number(default, precision=None, **shared)
-    if field.kind == "boolean":
-        return gr.Checkbox(default, **shared)
-    if field.kind == "choice":
-        return gr.Dropdown(list(field.options), value=default, **shared)
-    if field.kind == "choices":
-        return gr.CheckboxGroup(list(field.options), value=default, **shared)
-    hint = "comma-separated" if field.kind in ("list", "integers") else ""
-    return gr.Textbox(default, placeholder=hint, max_lines=1, **shared)

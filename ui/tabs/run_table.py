@@ -23,11 +23,9 @@ from ui.html import (
     duration,
     empty_state,
     esc,
-    heading,
     html_table,
     parse_time,
     plural,
-    status_line,
 )
 from ui.spec_fields import get_at, spec_differences
 
@@ -174,6 +172,12 @@ def _dataset(run: Json) -> str:
     return str(get_at(spec, "data.sources.*.dataset") or spec.get("dataset") or "")
 
 
+def draw_tags(run: Json) -> str:
+    """The tags of a run; empty without one."""
+    tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
+    return f'<div class="lcl-tags">{tags}</div>' if tags else ""
+
+
 def _value(run: Json, column: str) -> Any:
     """By which a column sorts; None comes last."""
     spec = run.get("spec") or {}
@@ -190,9 +194,7 @@ def _value(run: Json, column: str) -> Any:
             value = run.get(f"{column}_at" if column == "created" else column)
             return (" ".join(value) if isinstance(value, list) else value) or None
     value = get_at(spec, column)
-    return (
-        value if value is None or isinstance(value, int | float) else json.dumps(value, ensure_ascii=False).strip('"')
-    )
+    return value if value is None or isinstance(value, int | float) else spec_text(value)
 
 
 def _cell(run: Json, column: str) -> str:
@@ -209,7 +211,7 @@ def _cell(run: Json, column: str) -> str:
         case "kind":
             return esc(KIND_LABELS.get(run["kind"], run["kind"]))
         case "tags":
-            return f'<div class="lcl-tags">{"".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())}</div>'
+            return draw_tags(run)
         case "notes":
             return f"<small>{esc(' '.join(str(value or '').split()))}</small>"
     return esc(value or "") if isinstance(value, str | bool) else number(value)
@@ -244,27 +246,30 @@ def draw_menus(runs: Sequence[Json], studies: Sequence[Json], listing: RunListin
     }
     chosen = [words[value] for name, (_, words) in groups.items() if (value := getattr(listing, name)) in words]
     filters = "".join(
-        f'<div role="group" aria-label="{title}"><b>{title}</b>'
-        + "".join(_choice(f"{name}:{value}", word, getattr(listing, name) == value) for value, word in words.items())
-        + "</div>"
-        for name, (title, words) in groups.items()
-        if words
+        draw_group(name, title, words, (getattr(listing, name),)) for name, (title, words) in groups.items()
     )
-    titles = column_titles(runs)
-    columns = "".join(_choice(f"column:{each}", title, each in listing.columns) for each, title in titles.items())
     links = "".join(f'<a href="{address(tab="runs", new=kind)}">{words}</a>' for kind, words in NEW_RUNS.items())
     return (
-        _menu("Filter" + (f": {', '.join(chosen)}" if chosen else ""), filters)
-        + _menu("Columns", columns)
-        + _menu("New run", links, "lcl-new")
+        draw_menu("Filter" + (f": {', '.join(chosen)}" if chosen else ""), filters)
+        + draw_menu("Columns", draw_group("column", "Columns", column_titles(runs), listing.columns))
+        + draw_menu("New run", links, "lcl-new")
     )
 
 
-def _choice(pick: str, words: str, pressed: bool) -> str:
-    return f'<button type="button" data-pick="{esc(pick)}" aria-pressed="{str(pressed).lower()}">{esc(words)}</button>'
+def draw_group(pick: str, title: str, words: Mapping[str, str], chosen: Sequence[str]) -> str:
+    """Choices of a menu, each with the event ``PICK:VALUE``; empty without one."""
+    if not words:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-pick="{esc(f"{pick}:{value}")}" aria-pressed="{str(value in chosen).lower()}">'
+        f"{esc(word)}</button>"
+        for value, word in words.items()
+    )
+    return f'<div role="group" aria-label="{esc(title)}"><b>{esc(title)}</b>{buttons}</div>'
 
 
-def _menu(words: str, inside: str, style: str = "") -> str:
+def draw_menu(words: str, inside: str, style: str = "") -> str:
+    """A button that unfolds a menu."""
     summary = f"<summary>{esc(words)}</summary>"
     return f'<details class="lcl-run__menu lcl-menu--words {style}">{summary}<div>{inside}</div></details>'
 
@@ -334,26 +339,9 @@ def _study_row(study: Json, selected: str | None, listing: RunListing) -> str:
     )
 
 
-def draw_spec_differences(runs: Sequence[Json], labels: Sequence[str]) -> str:
-    """The fields in which the specs of runs differ, a column each run; nothing for a single run."""
-    if len(runs) < 2:
-        return ""
-    rows = spec_differences([run.get("spec") or {} for run in runs])
-    if not rows:
-        return status_line("The specs of these runs are the same.")
-    body = "".join(
-        f'<tr><th scope="row"><code>{esc(field)}</code></th>'
-        + "".join(f"<td>{_spec_value(value)}</td>" for value in values)
-        + "</tr>"
-        for field, values in rows
-    )
-    return heading("Differences of their specs") + html_table("Differences of specs", ("Field", *labels), body, "specs")
-
-
-def _spec_value(value: Any) -> str:
-    return (
-        '<small title="not set">–</small>' if value is None else esc(json.dumps(value, ensure_ascii=False).strip('"'))
-    )
+def spec_text(value: Any) -> str:
+    """A value of a spec in a table: a text without quotes; a dash: not set."""
+    return "–" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def parse_tags(text: str) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +18,6 @@ from ui.html import (
     ago,
     badge,
     duration,
-    empty_state,
     esc,
     fold,
     html_table,
@@ -30,34 +29,48 @@ from ui.html import (
     toast,
 )
 from ui.spec_fields import preset_names, spec_differences, starting_spec
-from ui.tabs.run_table import run_seconds
+from ui.tabs.run_table import draw_tags, run_seconds
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 HELD_OUT_SHARES = ("held_out.retrieval_r5", "held_out.knn_accuracy")
 SYSTEM_METRICS = ("images_per_s", "tokens_per_s", "mfu", "cpu_cores", "data_wait", "memory_gib")
-NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
-NO_MATCHING_RUNS = empty_state(
-    "No run matches",
-    "No run has this kind, state, tag and name. “All” shows every kind or state; a second click clears a tag.",
-)
 LOADING = status_line("Loading the run …")
 NO_SUCH_RUN = "There is no run of this name, or it is not yours."
 
 
-def draw_list(runs: Sequence[Json], selected: str | None, *, filtered: bool = False) -> str:
-    """Newest first; each is a button. ``filtered``: only runs of one kind, or with one tag, were asked for."""
-    if not runs:
-        return NO_MATCHING_RUNS if filtered else NO_RUNS
-    return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
+@dataclass(frozen=True)
+class WatchedRun:
+    """Metric lines, log and, once it has ended, files of the open run that were fetched.
+
+    Args:
+        log: its end, of at most ``MAX_LOG_CHARACTERS``.
+        log_cut: the log has more before that.
+        log_error: why the log could not be read the last time; empty: it was.
+        start: figures on the same data of the encoder whose weights the evaluated one started from.
+    """
+
+    id: str | None = None
+    attempt: int = 0
+    lines: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    log: str = field(default="", repr=False)
+    log_cut: bool = False
+    log_error: str = ""
+    artifacts: tuple[Json, ...] = field(default=(), repr=False)
+    start: tuple[Json, ...] = field(default=(), repr=False)
+    offset: int = 0
+    complete: bool = False  # the run had ended when they were last fetched
 
 
-def draw_head(run: Json) -> str:
-    """Name, state, actions, what was done in how long, what came out, progress, and the reason of a failure."""
+def draw_head(run: Json, menu: str = "") -> str:
+    """Name, state, actions, what was done in how long, what came out, progress, and the reason of a failure.
+
+    ``menu``: beside the actions.
+    """
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     return (
         f'<header class="lcl-run__head"><h2>{esc(run.get("name") or kind)}</h2>{badge(run["state"])}'
-        f'{_draw_actions(run)}</header><p class="lcl-run__line">{_facts(run)}</p>{_outcome(run)}'
-        f"{_changes(run)}{_progress(run)}{_reason(run)}{_annotation(run)}"
+        f'{_draw_actions(run, menu)}</header><p class="lcl-run__line">{_facts(run)}</p>{_outcome(run)}'
+        f"{_changes(run)}{_progress(run)}{_reason(run)}{draw_tags(run)}"
     )
 
 
@@ -120,29 +133,18 @@ def _changes(run: Json) -> str:
     return status_line(f"Differs from the preset {spec['preset']}: {', '.join(words)}") if words else ""
 
 
-def _draw_actions(run: Json) -> str:
+def _draw_actions(run: Json, menu: str) -> str:
     """Resume, links to new runs of its spec or encoder, and behind ⋯ what stops or removes it."""
     encoder = run.get("encoder_id") if run["kind"] == "pretrain" and run["state"] == "succeeded" else None
     links = {"Clone": address(tab="runs", new=run["kind"], clone=run["id"])}
     links |= {name: address(tab="runs", new=name.lower(), on=encoder) for name in ("Evaluate", "Index") if encoder}
-    buttons = {
-        action.verb: f'<button type="button" data-pick="{action.verb}:{esc(run["id"])}">{action.words}</button>'
-        for action in RUN_ACTIONS
-        if run["state"] in action.states
-    }
+    buttons = draw_buttons(RUN_ACTIONS, run)
     first = buttons.pop("resume", "")
-    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items())
+    inside = "".join(f'<a href="{esc(link)}">{words}</a>' for words, link in links.items()) + menu
     if buttons:
         rest = "".join(buttons.values())
         inside += f'<details class="lcl-run__menu"><summary aria-label="More">⋯</summary><div>{rest}</div></details>'
     return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{first}{inside}</nav>'
-
-
-def _annotation(run: Json) -> str:
-    """Tags, and notes with their line breaks."""
-    tags = "".join(f"<span>{esc(tag)}</span>" for tag in run.get("tags") or ())
-    notes = f'<p class="lcl-notes">{esc(run["notes"])}</p>' if run.get("notes") else ""
-    return (f'<div class="lcl-tags">{tags}</div>' if tags else "") + notes
 
 
 @dataclass(frozen=True)
@@ -164,15 +166,58 @@ RUN_ACTIONS = (
 )
 
 
-def draw_question(verb: str, run: Json) -> str:
-    """The question before a run is cancelled, restarted or deleted: what is lost, and what stays."""
-    name = run.get("name") or run_subject(run) or run["id"]
-    title, lost, words, keep = {
-        "cancel": (f"Cancel {name}?", _lost_by_cancel(run), "Cancel run", "Keep running"),
-        "retry": (f"Restart {name} from scratch?", LOST_BY_RESTART, "Restart", "Keep it"),
-        "delete": (f"Delete {name}?", _lost_by_deletion(run), "Delete run", "Keep it"),
+def draw_buttons(actions: Sequence[RunAction], of: Mapping[str, Any]) -> dict[str, str]:
+    """A button for each verb that the state of a run or study allows."""
+    return {
+        action.verb: f'<button type="button" data-pick="{action.verb}:{esc(of["id"])}">{action.words}</button>'
+        for action in actions
+        if of["state"] in action.states
+    }
+
+
+_STATES_OF = {action.verb: action.states for action in RUN_ACTIONS}
+NAMED_RUNS = 5  # in a question
+STAYS_OF = {"pretrain": "encoder", "index": "collection", "convert": "dataset", "match": "dataset"}
+
+
+def draw_question(verb: str, runs: Sequence[Json]) -> str:
+    """The question before runs are cancelled, restarted or deleted: which of them can be, what is lost, what stays."""
+    able = [run for run in runs if run["state"] in _STATES_OF[verb]]
+    if not able:
+        return toast("No chosen run can be, any more.", f"{verb.capitalize()} runs")
+    names = [str(run.get("name") or run_subject(run) or run["id"]) for run in able]
+    counted = plural(len(able), "run")
+    title, yes, keep = {
+        "cancel": ("Cancel {}?", "Cancel", "Keep running"),
+        "retry": ("Restart {} from scratch?", "Restart", "Keep it"),
+        "delete": ("Delete {}?", "Delete", "Keep it"),
     }[verb]
-    return question_box(title, lost, (f"{verb}:{run['id']}", words), ("keep:", keep))
+    words = [sentence for run in able for sentence in _lost(verb, run)]
+    if len(able) > 1:
+        rest = f" and {plural(len(able) - NAMED_RUNS, 'run')} more" if len(able) > NAMED_RUNS else ""
+        words.insert(0, f"{', '.join(names[:NAMED_RUNS])}{rest}.")
+    if others := len(runs) - len(able):
+        words.append(f"{plural(others, 'run')} of the chosen cannot be.")
+    pick, button = f"{verb}:{','.join(run['id'] for run in able)}", f"{yes} {counted.removeprefix('1 ')}"
+    title = title.format(names[0] if len(runs) == 1 else counted)
+    return question_box(title, " ".join(dict.fromkeys(words)), (pick, button), ("keep:", keep))
+
+
+def _lost(verb: str, run: Json) -> list[str]:
+    """What is lost by a verb, and what stays, in sentences that hold of several runs as well."""
+    if verb == "retry":
+        return ["Curves and checkpoints so far are deleted. Resume would go on from the last checkpoint."]
+    if verb == "cancel" and run["state"] not in ("running", "pausing"):
+        return ["What waits leaves the queue; nothing that was done is deleted.", "Resume queues it again."]
+    if verb == "cancel" and run["kind"] == "pretrain":
+        return ["A checkpoint is written first; nothing is lost. Resume goes on from there."]
+    if verb == "cancel":
+        return ["What was computed and not stored yet is lost.", "Resume queues it again."]
+    removed = "Curves, log, checkpoints and files are removed for good."
+    if run["kind"] == "evaluate":
+        return [removed, "The encoder loses the figures of this evaluation."]
+    made = STAYS_OF.get(run["kind"]) if run["state"] == "succeeded" else None
+    return [removed, f"The {made} that it made stays."] if made else [removed]
 
 
 def draw_chosen(runs: Sequence[Json]) -> str:
@@ -184,61 +229,13 @@ def draw_chosen(runs: Sequence[Json]) -> str:
         for verb, words in (("cancel", "Cancel …"), ("delete", "Delete …"))
         if any(run["state"] in _STATES_OF[verb] for run in runs)
     )
+    first, *others = [str(run["id"]) for run in runs if run["kind"] == "pretrain"] or [""]
+    link = f'<a href="{esc(address(run=first, **{"with": ",".join(others)}))}">Compare</a>' if others else ""
     return (
         '<div class="lcl-chosen" role="group" aria-label="Chosen runs">'
-        f"<b>{plural(len(runs), 'run')} chosen</b>{buttons}"
+        f"<b>{plural(len(runs), 'run')} chosen</b>{link}{buttons}"
         '<button type="button" data-pick="check:">Clear</button></div>'
     )
-
-
-def draw_question_of_many(verb: str, runs: Sequence[Json]) -> str:
-    """The question before several runs are cancelled or deleted: how many of them can be, and what is lost."""
-    able = [run for run in runs if run["state"] in _STATES_OF[verb]]
-    if not able:
-        return toast("No chosen run can be, any more.", f"{verb.capitalize()} runs")
-    lost, keep = (LOST_BY_CANCELS, "Keep running") if verb == "cancel" else (LOST_BY_DELETIONS, "Keep them")
-    named = ", ".join(run.get("name") or run["id"] for run in able[:NAMED_RUNS])
-    if rest := len(able) - NAMED_RUNS if len(able) > NAMED_RUNS else 0:
-        named += f" and {plural(rest, 'run')} more"
-    if others := len(runs) - len(able):
-        lost += f" {plural(others, 'run')} of the chosen cannot be: {'ended' if verb == 'cancel' else 'not ended'}."
-    title, pick = f"{verb.capitalize()} {plural(len(able), 'run')}?", f"{verb}:{','.join(run['id'] for run in able)}"
-    return question_box(title, f"{named}. {lost}", (pick, f"{verb.capitalize()} them"), ("keep:", keep))
-
-
-def draw_refusal(verb: str, message: str, refused: int, runs: int) -> str:
-    """Why so many of some runs were not cancelled, deleted or restarted."""
-    done = {"cancel": "cancelled", "delete": "deleted", "retry": "restarted"}[verb]
-    return toast(message, f"{refused} of {runs} runs were not {done}") if runs > 1 else toast(message)
-
-
-NAMED_RUNS = 5  # in a question
-_STATES_OF = {action.verb: action.states for action in RUN_ACTIONS}
-LOST_BY_CANCELS = "A training writes a checkpoint first and loses nothing. Resume queues each again."
-LOST_BY_DELETIONS = (
-    "Their curves, logs, checkpoints and files are removed for good; encoders lose the figures of their evaluations. "
-    "Encoders, collections and datasets that they made stay."
-)
-LOST_BY_RESTART = "Its curves and checkpoints so far are deleted. Resume would go on from its last checkpoint."
-
-
-def _lost_by_cancel(run: Json) -> str:
-    if run["state"] not in ("running", "pausing"):
-        return "It leaves the queue; nothing that it has done is deleted. Resume queues it again."
-    if run["kind"] == "pretrain":
-        return "A checkpoint is written first; nothing is lost. Resume goes on from there."
-    return "What it has computed and not stored yet is lost. Resume queues it again."
-
-
-STAYS_OF = {"pretrain": "encoder", "index": "collection", "convert": "dataset", "match": "dataset"}
-
-
-def _lost_by_deletion(run: Json) -> str:
-    lost = "Its curves, log, checkpoints and files are removed for good."
-    if run["kind"] == "evaluate":
-        return f"{lost} Its encoder loses the figures of this evaluation."
-    made = STAYS_OF.get(run["kind"]) if run["state"] == "succeeded" else None
-    return f"{lost} The {made} that it made stays." if made else lost
 
 
 def draw_curves(run: Json, lines: Sequence[dict[str, Any]]) -> str:
@@ -270,18 +267,9 @@ def _charts(run: Json, lines: Sequence[dict[str, Any]], names: Sequence[str]) ->
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
-def draw_details(
-    run: Json,
-    lines: Sequence[dict[str, Any]],
-    artifacts: Sequence[Json],
-    log: str,
-    log_error: str = "",
-    whole: str = "",
-) -> str:
-    """Figures of an evaluation and problems of a validation; folded further curves, log, files and spec.
-
-    ``whole``: command that prints a log of which ``log`` is the end; ``log_error``: why it could not be read.
-    """
+def draw_details(run: Json, watched: WatchedRun) -> str:
+    """Figures of an evaluation and problems of a validation; folded further curves, log, files, spec and notes."""
+    lines, artifacts = watched.lines, watched.artifacts
     recorded = _recorded(lines) if run["kind"] == "pretrain" else []
     system = [name for name in SYSTEM_METRICS if name in recorded]
     others = [
@@ -291,13 +279,39 @@ def draw_details(
     ]
     rows, report = ((run.get("result") or {}).get(name) for name in ("rows", "report"))
     return (
-        (draw_evaluation(run, rows, artifacts) if rows else "")
+        (draw_evaluation(run, _with_start(rows, watched.start), artifacts) if rows else "")
         + (_problems(report) if report else "")
         + (fold(f"{plural(len(others), 'more curve')}", _charts(run, lines, others)) if others else "")
         + (fold(f"System, {plural(len(system), 'curve')}", _charts(run, lines, system)) if system else "")
-        + fold("Log", draw_log(log, log_error, whole))
+        + fold("Log", draw_log(watched))
         + _files(run["id"], artifacts)
         + fold("Spec", _spec(run))
+        + f'<div id="run-annotation">{fold("Tags and notes", _annotation_form(run))}</div>'
+    )
+
+
+def _with_start(rows: Sequence[dict[str, Any]], start: Sequence[Json]) -> list[dict[str, Any]]:
+    """The rows, each with the value that the encoder had whose weights the training started from, if that is known."""
+    known = {figure_key(row): row["value"] for row in reversed(start)}  # newest first
+    return [{**row, "start": known.get(figure_key(row))} for row in rows]
+
+
+def figure_key(row: Json) -> tuple[Any, ...]:
+    """What two figures have in common that are about the same."""
+    return tuple(row.get(name) for name in ("task", "split", "variant", "transfer", "metric"))
+
+
+def _annotation_form(run: Json) -> str:
+    """Tags and notes; what is being typed stays while the run is drawn again."""
+    tags = esc(" ".join(run.get("tags") or ()))
+    return (
+        f'<form data-form="annotate" data-reset="{esc(run["id"])}" class="lcl-form">'
+        f'<input type="hidden" name="run" value="{esc(run["id"])}"><div class="lcl-field">'
+        '<label for="run-tags">Tags</label><input id="run-tags" name="tags" maxlength="1000" '
+        f'placeholder="separated by blanks or commas" value="{tags}"></div><div class="lcl-field">'
+        '<label for="run-notes">Notes</label><textarea id="run-notes" name="notes" rows="3">\n'
+        f"{esc(run.get('notes') or '')}</textarea></div>"
+        '<div class="lcl-submit"><span></span><button type="submit">Save</button></div></form>'
     )
 
 
@@ -359,16 +373,19 @@ def _files(run_id: str, artifacts: Sequence[Json]) -> str:
     return fold(f"{plural(len(artifacts), 'file')}, {total}", table)
 
 
-def draw_log(text: str, error: str = "", whole: str = "") -> str:
+def draw_log(watched: WatchedRun) -> str:
     """End of the log, which wraps, with a field that finds text in it and a button that saves it."""
-    above = status_line(f"The end of the log. “{whole}” prints all of it.") if whole else ""
-    above += status_line(f"The log cannot be read at the moment: {error}") if error else ""
-    if not text:
-        return above if error else status_line("The log is empty so far.")
+    above = ""
+    if watched.log_cut:
+        above += status_line(f"The end of the log. “lcl runs logs {watched.id}” prints all of it.")
+    if watched.log_error:
+        above += status_line(f"The log cannot be read at the moment: {watched.log_error}")
+    if not watched.log:
+        return above or status_line("The log is empty so far.")
     return (
         f'{above}<p class="lcl-log__tools"><input type="search" data-find placeholder="Find in the log" '
         'aria-label="Find in the log"><button type="button" data-save="log.txt">Download</button></p>'
-        f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{esc(text)}</pre>'
+        f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{esc(watched.log)}</pre>'
     )
 
 
@@ -379,22 +396,6 @@ def progress_fraction(run: Json) -> float | None:
     progress = run.get("progress") or {}
     total = progress.get("total_steps")
     return progress.get("step", 0) / total if total else None
-
-
-def _row(run: Json, selected: bool) -> str:
-    kind = str(KIND_LABELS.get(run["kind"], run["kind"]))
-    subject = run_subject(run)
-    line = " · ".join(filter(None, (kind, subject if run.get("name") else "", ago(run.get("created_at")))))
-    bar = (
-        progress_bar(progress_fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
-    )
-    current = ' aria-current="true"' if selected else ""
-    return (
-        f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
-        f"<span><b>{esc(run.get('name') or subject or kind)}</b>"
-        f"<small>{esc(line)}</small></span>"
-        f"{badge(run['state'])}{bar}</button></li>"
-    )
 
 
 def _progress(run: Json) -> str:

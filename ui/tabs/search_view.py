@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ui.addresses import address, fits_address
 from ui.common import draw_tag_form
-from ui.html import duration, empty_state, esc, item_url, progress_bar, status_line
+from ui.html import duration, empty_state, esc, item_url, parse_time, progress_bar, status_line
 
 if TYPE_CHECKING:
     from ui.tabs.search_query import PageQuery
 
 Json = Mapping[str, Any]
 TAGS = "tags"  # the label that the page's tags are members of
+PATIENCE_SECONDS = 20  # after which a run is said to have no worker
 EXAMPLES = ("a red fish", "a house")
 _ADD_DATA = f'<p><a href="{esc(address(tab="data", new="upload"))}">Add my data</a></p>'
 NO_COLLECTION = (
@@ -59,12 +61,16 @@ def draw_preparation(run: Json) -> str:
         words = f"{step:,} of {total:,} images"
     if left is not None:
         words += f" · {duration(left)} left"
+    shown, created = esc(words), parse_time(run.get("created_at"))
+    alone = (run.get("obstacle") or {}).get("code") == "no_worker"
+    if alone and created and (datetime.now(UTC) - created).total_seconds() > PATIENCE_SECONDS:
+        shown = "No worker has answered. Start one with <code>make up</code>."
     name = (run.get("spec") or {}).get("collection") or "the first collection"
     bar = progress_bar(step / total if step and total else None, "images embedded")
     return (
         f'<div class="lcl-empty" role="status"><strong>Preparing {esc(name)}</strong>'
         "<p>An index run embeds its images. Search opens here by itself.</p>"
-        f'<div class="lcl-preparation">{bar}<p>{esc(words)}</p></div>{_ADD_DATA}</div>'
+        f'<div class="lcl-preparation">{bar}<p>{shown}</p></div>{_ADD_DATA}</div>'
     )
 
 

@@ -79,7 +79,7 @@ class ServiceTab:
         said = ""
         try:
             if verb == "ask-cancel":
-                return draw_question("cancel", self.client.run(value)), gr.skip(), gr.skip()
+                return draw_question("cancel", [self.client.run(value)]), gr.skip(), gr.skip()
             if verb == "ask-revoke":
                 lost = "Whoever uses it is signed out at once; its runs and encoders stay."
                 yes, no = (f"revoke:{value}", "Revoke"), ("keep:", "Keep it")

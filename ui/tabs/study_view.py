@@ -1,34 +1,82 @@
-"""HTML of a study: header, table, notes, links and cells."""
+"""The study that is open beside the table of runs: header, its table as it fills, charts and cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from api.client import Client
 from ui.addresses import address
-from ui.charts import row_colour_class, row_label
+from ui.charts import cost_chart, curves_chart, row_colour_class, row_label
 from ui.figures import metric_text, number
 from ui.html import (
+    ACTIVE_STATES,
     STATE_LABELS,
     ago,
     badge,
     esc,
-    fold,
     html_table,
-    plural,
     progress_bar,
     question_box,
     run_link,
 )
+from ui.tabs.run_table import draw_group, draw_menu
+from ui.tabs.run_view import RunAction, draw_buttons
 
 Json = Mapping[str, Any]
-ACTIONS = {
-    "resume": ("Resume", ("failed", "cancelled")),
-    "cancel": ("Cancel", ("queued", "running")),
-    "delete": ("Delete", ("succeeded", "failed", "cancelled")),
-}
+STUDY_ACTIONS = (
+    RunAction("resume_study", "Resume", ("failed", "cancelled")),
+    RunAction("cancel_study", "Cancel", ("queued", "running"), asks=True),
+    RunAction("delete_study", "Delete", ("succeeded", "failed", "cancelled"), asks=True),
+)
 TABLE_FORMATS = ("csv", "json")
+
+
+@dataclass(frozen=True)
+class WatchedStudy:
+    """The study that is open, the figure and the curve that its charts show, and its curves."""
+
+    id: str | None = None
+    figure: str = ""
+    curve: str = "loss"
+    curves: Json | None = field(default=None, repr=False)
+    complete: bool = False  # the study had ended when they were last fetched
+
+    def changed(self, action: str, value: str) -> WatchedStudy:
+        """After a click on ``figure:`` or ``curve:``."""
+        return replace(self, figure=value) if action == "figure" else replace(self, curve=value, curves=None)
+
+
+def read_study(client: Client, watched: WatchedStudy) -> tuple[WatchedStudy, Json]:
+    """The study, and its curves while it moves. Raises: ApiError."""
+    study = client.study(str(watched.id))
+    moving, curves, curve = study["state"] in ACTIVE_STATES, watched.curves, watched.curve
+    if moving or not watched.complete or curves is None:
+        curves = client.study_curves(study["id"], curve)
+        if curves["values"] and curve not in curves["values"]:  # chosen for a study with other losses
+            curve = curves["values"][0]
+            curves = client.study_curves(study["id"], curve)
+    figures = [metric["name"] for metric in study["table"]["metrics"]]
+    figure = watched.figure if watched.figure in figures else figures[0]
+    return replace(watched, figure=figure, curve=curve, curves=curves, complete=not moving), study
+
+
+def draw_study(study: Json, watched: WatchedStudy) -> str:
+    """All of a study."""
+    curves = watched.curves or {"values": [], "rows": []}
+    figures = {metric["name"]: metric["name"] for metric in study["table"]["metrics"]}
+    curve_words = {name: name.replace("_", " ") for name in curves["values"] or [watched.curve]}
+    menus = draw_menu(f"Figure: {watched.figure}", draw_group("figure", "Figure", figures, (watched.figure,)))
+    menus += draw_menu(f"Curve: {curve_words.get(watched.curve, watched.curve)}",
+                       draw_group("curve", "Curve", curve_words, (watched.curve,)))  # fmt: skip
+    charts = cost_chart(study["table"], watched.figure) + curves_chart(curves, watched.curve.replace("_", " "))
+    return (
+        f"{draw_study_head(study)}{draw_notes(study)}{draw_table(study, watched.figure)}"
+        f'<div class="lcl-menus">{menus}</div><div class="lcl-charts lcl-charts--study">{charts}</div>'
+        f"{draw_links(study)}"
+    )
 
 
 def draw_study_head(study: Json) -> str:
@@ -45,19 +93,15 @@ def draw_study_head(study: Json) -> str:
 
 
 def _draw_actions(study: Json) -> str:
-    buttons = "".join(
-        f'<button type="button" data-pick="study-{verb}:{esc(study["id"])}">{words}</button>'
-        for verb, (words, states) in ACTIONS.items()
-        if study["state"] in states
-    )
+    buttons = draw_buttons(STUDY_ACTIONS, study)
     runs = f'<a href="{esc(address(tab="runs", of=study["id"]))}">Its runs</a>'
-    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{runs}{buttons}</nav>'
+    return f'<nav class="lcl-links lcl-actions-of" aria-label="Actions">{runs}{"".join(buttons.values())}</nav>'
 
 
 def draw_question(verb: str, study: Json) -> str:
     """The question before a study is cancelled or deleted: what is lost, and what stays."""
     name = study["name"] or study["id"]
-    if verb == "delete":
+    if verb == "delete_study":
         lost = "Its table is removed. Its runs and their encoders stay."
         words, keep = "Delete the study", "Keep it"
     else:
@@ -65,8 +109,7 @@ def draw_question(verb: str, study: Json) -> str:
         stops = f"{number(running)} of its cells are running: each writes a checkpoint first. "
         lost = f"{stops if running else ''}Cells that have ended stay. Resume queues the others again."
         words, keep = "Cancel the study", "Keep running"
-    yes = (f"study-{verb}-now:{study['id']}", words)
-    return question_box(f"{verb.capitalize()} {name}?", lost, yes, ("keep:", keep))
+    return question_box(f"{words.split()[0]} {name}?", lost, (f"{verb}:{study['id']}", words), ("keep:", keep))
 
 
 def draw_table(study: Json, head: str) -> str:
@@ -109,19 +152,6 @@ def draw_links(study: Json) -> str:
     address = f"study/{quote(study['id'], safe='')}"
     tables = "".join(f'<a href="{address}/table.{kind}" download>table.{kind}</a>' for kind in TABLE_FORMATS)
     return f'<div class="lcl-links"><span>Download</span>{tables}</div>'
-
-
-def draw_cells(study: Json) -> str:
-    """Every cell with links to its runs."""
-    rows = "".join(
-        f"<tr><td>{esc(' '.join(cell['labels'].values()) or 'all')}</td><td>{cell['seed']}</td>"
-        f"<td>{badge(cell['state'])}</td><td>{run_link(cell['run']['id'])}{_progress(cell['run'])}</td>"
-        f"<td>{run_link(cell['evaluation']['id']) if cell['evaluation'] else ''}"
-        f"{_progress(cell['evaluation']) if cell['evaluation'] else ''}</td></tr>"
-        for cell in study["cells"]
-    )
-    table = html_table("Cells", ("Row", "Seed", "State", "Pre-training", "Evaluation"), rows)
-    return fold(plural(len(study["cells"]), "cell"), table)
 
 
 def _row(study: Json, index: int, best: Mapping[str, int | None], against: list[str]) -> str:
@@ -185,11 +215,3 @@ def _best(table: Json, metric: Json) -> int | None:
     if len(means) < 2:
         return None
     return (max if metric["better"] == "higher" else min)(means)[1]
-
-
-def _progress(run: Json) -> str:
-    """State of a run, or its step while it runs."""
-    progress = run["progress"] or {}
-    if run["state"] != "running" or not progress.get("total_steps"):
-        return "" if run["state"] == "succeeded" else f" <small>{esc(STATE_LABELS[run['state']].lower())}</small>"
-    return f" <small>step {number(progress.get('step', 0))} of {number(progress['total_steps'])}</small>"

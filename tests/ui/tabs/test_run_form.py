@@ -1,17 +1,16 @@
-"""An estimate on the page: in the form, and drawn."""
+"""The form of a run: what it opens with, what an edit changes, what it refuses; and the estimate."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from api.client import ApiError
 from api.client.payloads import format_bytes, format_si
-from ui.common import PageSelection
-from ui.spec_fields import from_json, get_at, starting_spec, to_json
-from ui.tabs.run_form import SpecForm, draw_estimate
+from ui.spec_fields import from_json, get_at, starting_spec
+from ui.tabs.run_form import FilledForm, RunForm, draw_estimate, parse_values
 
 
 def test_time_and_memory_come_with_their_ranges(estimate: dict[str, Any]) -> None:
@@ -20,8 +19,7 @@ def test_time_and_memory_come_with_their_ranges(estimate: dict[str, Any]) -> Non
     assert "<dd>3 min 10 s to 4 min</dd>" in drawn
     assert "<dd>1.4 GiB to 1.6 GiB</dd>" in drawn
     assert "<dd>6.41 M</dd>" in drawn
-    assert "<dd>64 k (128 a step)</dd>" in drawn
-    assert "<dd>73.4 MiB</dd>" in drawn
+    assert "<dd>171 MiB</dd>" in drawn
 
 
 def test_how_sure_it_is_and_why_are_in_words(estimate: dict[str, Any]) -> None:
@@ -55,119 +53,117 @@ def client(service: Any) -> Any:
     return service(encoders=encoders, datasets=DATASETS, collections=collections, submit={"id": "run_9"})
 
 
-def built(client: Any, kind: str) -> SpecForm:
-    form = SpecForm(client, kind)
-    with gr.Blocks():
-        form.build()
-    return form
+def opened(client: Any, kind: str, **spec: Any) -> tuple[RunForm, FilledForm]:
+    form = RunForm(client)
+    return form, form.open(kind, {**starting_spec(kind), **spec})
 
 
-def edited(form: SpecForm, spec: dict[str, Any], **values: Any) -> list[Any]:
-    """The form's inputs with the spec, after edits of some fields by their titles."""
-    shown = [field.to_form(get_at(spec, field.path)) for field in form.fields]
-    return [values.get(field.title, value) for field, value in zip(form.fields, shown, strict=True)]
+def typed(draft: FilledForm, changed: str = "", **values: str) -> dict[str, list[str]]:
+    """What the browser sends: all that the draft shows, with edits of fields by their titles."""
+    paths = {each.title: each.path for each in draft.fields}
+    own = {path: list(texts) for path, texts in draft.values.items()} | {"spec": [draft.text], "changed": [changed]}
+    return own | {paths.get(title, title): [value] for title, value in values.items()}
 
 
 def test_another_dataset_is_that_of_every_source_which_had_the_old_one(service: Any) -> None:
-    form = built(service(), "pretrain")
     spec = starting_spec("pretrain", "sample")
     spec["data"]["sources"].append({**spec["data"]["sources"][1], "dataset": "other"})
-    changed = from_json(form.write_fields(to_json(spec), *edited(form, spec, Dataset="mine"))[form.editor])
+    form, draft = RunForm(service()), FilledForm("pretrain").with_spec(spec)
+    changed = from_json(form.change(draft, typed(draft, Dataset="mine")).text)
     sources = [(each["dataset"], each["view"], each["weight"]) for each in changed["data"]["sources"]]
     assert sources == [("mine", "interleaved", 1), ("mine", "pairs", 8), ("other", "pairs", 8)]
     del changed["data"]["sources"], spec["data"]["sources"]
     assert changed == spec, "nothing else changes"
-    preset = {"preset": "sample"}  # its sources are not in the editor
-    assert form.editor not in form.write_fields(to_json(preset), *edited(form, preset, Dataset="mine"))
 
 
-def test_the_estimate_of_the_newest_spec_is_shown(service: Any, estimate: dict[str, Any]) -> None:
-    turn, newer = PageSelection(0), []
+def test_fields_and_json_follow_each_other_and_the_preset_both(service: Any) -> None:
+    form, draft = RunForm(service()), FilledForm("pretrain").with_spec(starting_spec("pretrain", "sample"))
+    assert draft.values["steps"] == ["500"]
+    draft = form.change(draft, typed(draft, "spec", spec='{"preset": "sample", "steps": 88}', Steps="7"))
+    assert (draft.values["steps"], from_json(draft.text)["steps"]) == (["88"], 88)
+    other = form.change(draft, typed(draft, "preset", preset="sample"))
+    assert (other.values["steps"], other.version > draft.version) == (["500"], True)
+    broken = form.change(draft, typed(draft, "spec", spec='{"steps": '))
+    assert (broken.text, "line 1" in broken.draw(), broken.values["steps"]) == ('{"steps": ', True, ["88"])
 
-    def answer(_: str, spec: dict[str, Any]) -> dict[str, Any]:
-        if spec["steps"] == 77:
-            newer.append(form.update_estimate(turn, '{"steps": 78}'))
-        return estimate
 
-    form = SpecForm(service(estimate=answer), "pretrain")
-    assert form.update_estimate(turn, '{"steps": 77}') == gr.skip()
-    assert "lcl-estimate" in newer[0]
-    assert "once the spec is valid" in form.update_estimate(turn, '{"steps": 0}')
+def test_names_and_json_are_text(service: Any) -> None:
+    draft = FilledForm("convert", name='"><b>').with_spec(
+        {**starting_spec("convert"), "path": "<i>", "x": "</textarea>"}
+    )
+    drawn = replace(draft, choices={"dataset": ["<u>"]}, error=("path", "<s>")).draw()
+    assert not any(part in drawn for part in ('<b>"', "<i>", '</textarea>"', "<u>", "<s>"))
 
 
 def test_what_the_service_refuses_is_said_in_its_words(service: Any, away: Exception) -> None:
     refused = ApiError(422, "not_found", "there is no dataset '<x>'", "data.sources.0.dataset")
-    drawn = SpecForm(service(estimate=refused), "pretrain").draw_cost("{}")
-    assert "No estimate: there is no dataset &#x27;&lt;x&gt;" in drawn
-    form = built(service(submit=refused), "pretrain")
-    spec = starting_spec("pretrain", "sample")
-    shown, made = form.send(("", False), to_json(spec), "", *edited(form, spec))
-    assert (made, shown[form.inputs[0]]["info"]) == (None, "Dataset: there is no dataset '<x>'.")
-    form = built(service(submit=away), "pretrain")
-    assert "No answer from" in form.send(("", False), to_json(spec), "", *edited(form, spec))[0][form.verdict]
+    draft = FilledForm("pretrain").with_spec(starting_spec("pretrain", "sample"))
+    form = RunForm(service(estimate=refused, submit=refused))
+    assert "No estimate: there is no dataset &#x27;&lt;x&gt;" in form.draw_cost(draft)
+    assert "once the spec is valid" in form.draw_cost(replace(draft, text='{"steps": 0}'))
+    shown, made = form.start(draft, typed(draft))
+    assert (made, shown.error) == (None, ("data.sources.*.dataset", "Dataset: there is no dataset '<x>'."))
+    shown, made = RunForm(service(submit=away)).start(draft, typed(draft))
+    assert "No answer from" in shown.draw()
 
 
 def test_a_form_opens_with_the_best_encoder_the_newest_dataset_and_a_free_name(client: Any) -> None:
-    form = built(client, "index")
-    shown = form.open(starting_spec("index"))
-    spec = from_json(shown[form.editor])
+    form, draft = opened(client, "index")
+    spec = from_json(draft.text)
     assert (spec["encoder"], spec["dataset"], spec["collection"]) == ("pinned", "sample", "sample-pinned-2")
     assert "mode" not in spec
-    other = edited(form, spec, Dataset="early")
-    written = form.write_fields(shown[form.editor], *other)
-    assert from_json(written[form.editor])["collection"] == "early-pinned", "the proposal follows"
+    changed = form.change(draft, typed(draft, Dataset="early"))
+    assert from_json(changed.text)["collection"] == "early-pinned", "the proposal follows"
     for kind, name in (("convert", "early-converted"), ("match", "early-matched")):
-        form = built(client, kind)
-        assert from_json(form.open({**starting_spec(kind), "dataset": "early"})[form.editor])["name"] == name
+        assert from_json(opened(client, kind, dataset="early")[1].text)["name"] == name
 
 
 def test_a_form_is_neutral_until_it_is_started(client: Any) -> None:
-    form = built(client, "convert")
-    text = to_json(starting_spec("convert"))
-    assert form.mark(("", False), text) == {form.marked: ("", False)}
-    marks = form.mark(("", False), text, started=True)
-    name = form.inputs[[field.path for field in form.fields].index("name")]
-    assert (marks[form.marked], marks[name]["info"]) == (("name", False), "Dataset to make: fill this in.")
-    assert marks[name]["elem_classes"] == ["bad"]
-    steps = built(client, "pretrain")
-    assert steps.mark(("", False), '{"steps": 0}')[steps.inputs[1]]["info"] == "Steps: at least 1."
-    assert steps.mark(("steps", False), '{"steps": 1}')[steps.inputs[1]]["elem_classes"] == []
+    form, draft = opened(client, "convert", name="")
+    draft = form.change(draft, typed(draft, **{"Dataset to make": ""}))
+    assert draft.error == ("", "")
+    shown, made = form.start(draft, typed(draft))
+    assert (made, shown.error) == (None, ("name", "Dataset to make: fill this in."))
+    assert 'class="lcl-field bad"' in shown.draw()
+    form, draft = opened(client, "pretrain")
+    draft = form.change(draft, typed(draft, Steps="0"))
+    assert draft.error == ("steps", "Steps: at least 1.")
+    assert form.change(draft, typed(draft, Steps="1")).error == ("", "")
 
 
 def test_a_collection_is_replaced_only_after_a_question(client: Any) -> None:
-    form = built(client, "index")
-    spec = {**starting_spec("index"), "encoder": "pinned", "collection": "sample"}
-    shown, made = form.send(("", False), to_json(spec), "", *edited(form, spec))
-    assert (made, shown[form.mode].visible, shown[form.marked]) == (None, True, ("collection", True))
-    assert "Collection: this one exists" in shown[form.inputs[2]]["info"]
-    text = form.choose_mode(to_json(spec), "replace")[form.editor]
-    shown, made = form.send(("", False), text, "", *edited(form, spec))
+    form, draft = opened(client, "index")
+    draft = form.change(draft, typed(draft, Collection="sample"))
+    assert "A collection of this name exists" in draft.draw()
+    shown, made = form.start(draft, typed(draft))
+    assert (made, shown.error) == (None, ("collection", "Collection: this one exists; say below what happens to it."))
+    draft = form.change(draft, typed(draft, "mode", mode="replace"))
+    shown, made = form.start(draft, typed(draft))
     assert made is None
-    assert "Replace sample?" in shown[form.question]
-    assert "Its 5,397 images and tags are deleted." in shown[form.question]
+    assert "Replace sample?" in shown.draw()
+    assert "Its 5,397 images and tags are deleted." in shown.draw()
     assert client.arguments_of("submit") == []
-    assert form.send(("", False), text, "", *edited(form, spec), confirmed=True)[1] == "run_9"
-    added = form.choose_mode(to_json(spec), "add")[form.editor]
-    assert form.send(("", False), added, "", *edited(form, spec))[1] == "run_9"
-    assert from_json(form.choose_mode(text, "new")[form.editor])["collection"] == "sample-pinned-2"
-
-
-def test_a_draft_stays_as_it_was_left(client: Any) -> None:
-    form = built(client, "evaluate")
-    assert form.restore("{ half", "mine")[form.editor] == "{ half"
-    assert form.restore('{"encoder": "mine", "seed": 3}', "")[form.inputs[0]]["value"] == "mine"
+    assert form.start(shown, typed(shown), confirmed=True)[1] == "run_9"
+    added = form.change(draft, typed(draft, "mode", mode="add"))
+    assert form.start(added, typed(added))[1] == "run_9"
+    assert from_json(form.change(draft, typed(draft, "mode", mode="new")).text)["collection"] == "sample-pinned-2"
+    assert len({kwargs["idempotency_key"] for kwargs in client.arguments_of("submit")}) == 1
 
 
 def test_a_study_is_counted_and_started_with_its_fields(service: Any) -> None:
     plan = {"rows": 3, "seeds": 2, "cells": 6, "reused": 2, "certainty": "measured"}
     plan["seconds"] = {"expected": 3900, "low": 3240, "high": 4740}
-    form = built(service(plan_study=plan, submit_study={"id": "study_1"}), "study")
-    spec = starting_spec("study")
-    values = edited(form, spec, Seeds="0, 7", Steps=20.0)
-    text = form.write_fields(to_json(spec), *values)[form.editor]
-    assert (from_json(text)["seeds"], get_at(from_json(text), "pretrain.steps")) == ([0, 7], 20)
-    drawn = form.draw_cost(text)
+    form, draft = opened(service(plan_study=plan, submit_study={"id": "study_1"}), "study")
+    draft = form.change(draft, typed(draft, Seeds="0, 7", Steps="20"))
+    assert (from_json(draft.text)["seeds"], get_at(from_json(draft.text), "pretrain.steps")) == ([0, 7], 20)
+    drawn = form.draw_cost(draft)
     assert "What does each part of the LCL loss do?" in drawn
     assert "3 rows × 2 seeds = 6 pre-trainings and 6 evaluations; 2 of the pre-trainings are there" in drawn
     assert "1 h 5 min in one slot, one after another (54 min to 1 h 19 min; measured:" in drawn
-    assert form.send(("", False), text, "", *values)[1] == "study_1"
+    assert form.start(draft, typed(draft))[1] == "study_1"
+
+
+@pytest.mark.parametrize("text", ["null", "{", "[]", '{"steps": 5}', '{"steps": [{"a": 1}]}'])
+def test_what_is_no_form_changes_nothing_that_breaks(client: Any, text: str) -> None:
+    form, draft = opened(client, "evaluate")
+    assert "Evaluate an encoder" in form.change(draft, parse_values(text)).draw()

@@ -1,7 +1,8 @@
-"""The table of runs: order, filters, what a run is judged by; and tags and notes that are saved once."""
+"""The table of runs: order, filters, what a run is judged by; and tags and notes."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,18 +113,12 @@ def test_runs_are_found_from_the_first_page_on(service: Any) -> None:
     assert len(client.arguments_of("runs")) == 2, "nothing has changed"
 
 
-def test_an_edit_is_saved_and_not_overwritten(service: Any, run: dict[str, Any]) -> None:
-    client = service(
-        runs=lambda **_: {"items": [run], "next_cursor": None},
-        run=lambda _: run,
-        metrics=[],
-        logs={"text": "", "offset": 0, "size": 0},
-        annotate=lambda run_id, tags, notes: {**run, "tags": tags, "notes": notes},
-    )
-    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
-    assert tab.tags in tab.refresh(selection)
-    assert tab.tags not in tab.refresh(selection), "filled in by the refresh before"
-    assert "Saved" in tab.annotate(selection, "b, a  b", " why \n")
+def test_tags_and_notes_are_saved(service: Any, run: dict[str, Any], away: Exception) -> None:
+    client = service(annotate=run)
+    tab = runs_tab(client)
+    values = {"run": ["run_1"], "tags": ["b, a  b"], "notes": [" why \r\n"], "changed": [""]}
+    assert "Saved" in tab.annotate(json.dumps(values))
     assert client.arguments_of("annotate") == [{"tags": ["a", "b"], "notes": "why"}]
-    assert tab.tags not in tab.refresh(selection), "what was typed since is kept"
     assert parse_tags(" ,") == []
+    client.answers["annotate"] = away
+    assert "no answer" in tab.annotate(json.dumps(values))

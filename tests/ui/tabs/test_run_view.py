@@ -10,10 +10,11 @@ import pytest
 from ui.charts import metric_value
 from ui.spec_fields import starting_spec
 from ui.tabs.run_view import (
+    WatchedRun,
+    draw_chosen,
     draw_curves,
     draw_details,
     draw_head,
-    draw_list,
     draw_log,
     draw_question,
     progress_fraction,
@@ -73,15 +74,6 @@ def test_how_long_an_ended_run_took(run: dict[str, Any]) -> None:
     assert progress_fraction({**run, "state": "succeeded"}) == 1.0
 
 
-def test_the_list_marks_the_selected_run_and_escapes_names(run: dict[str, Any]) -> None:
-    other = {**run, "id": "run_2", "name": "<i>x</i>", "state": "failed"}
-    drawn = draw_list([run, other], "run_1")
-    assert drawn.count("aria-current") == 1
-    assert drawn.index("aria-current") < drawn.index("run_2")
-    assert "&lt;i&gt;x" in drawn
-    assert "No runs yet" in draw_list([], None)
-
-
 def test_held_out_numbers_are_drawn_beside_the_losses(run: dict[str, Any]) -> None:
     lines = [
         {"step": step, "generation_loss": 5 - step / 10, "held_out.generation_loss": 6.0, "held_out.loss": 6.0,
@@ -131,8 +123,13 @@ def test_an_evaluation_is_bars_thumbnails_and_a_folded_table(run: dict[str, Any]
     ended = {**run, "kind": "evaluate", "state": "succeeded"}
     ended["result"] = {"dataset": "sample", "rows": [row, {**row, "variant": "b"}]}
     assert "Evaluate · " in draw_head(ended)
-    drawn = draw_details(ended, [], files, "")
+    drawn = draw_details(ended, WatchedRun(artifacts=tuple(files)))
     assert "chance 1.0 · untrained 2.0" in drawn
+    assert "start weights" not in drawn
+    start = ({**row, "value": 0.124}, {**row, "value": 0.5}, {**row, "variant": "b", "value": 0.6})  # newest first
+    drawn_too = draw_details(ended, WatchedRun(artifacts=tuple(files), start=start))
+    assert "untrained 2.0 · start weights 12.4" in drawn_too
+    assert 'lcl-bar-start" style="left:12.40%"' in drawn_too
     assert drawn.count('src="artifacts/run_1/figures/confusion-a.png"') == 2, "small, and opened"
     assert drawn.count("popovertarget") == 1
     assert "<summary>All 2 figures</summary>" in drawn
@@ -140,8 +137,8 @@ def test_an_evaluation_is_bars_thumbnails_and_a_folded_table(run: dict[str, Any]
 
 
 def test_a_log_is_text() -> None:
-    assert "&lt;script&gt;" in draw_log("<script>")
-    assert "empty so far" in draw_log("")
+    assert "&lt;script&gt;" in draw_log(WatchedRun(log="<script>"))
+    assert "empty so far" in draw_log(WatchedRun())
 
 
 def test_a_validation_shows_its_counts_and_first_problems(run: dict[str, Any]) -> None:
@@ -149,24 +146,15 @@ def test_a_validation_shows_its_counts_and_first_problems(run: dict[str, Any]) -
     report = {"documents": 1200, "images": 3, "distinct_images": 2, "tokens": 5, "length_unit": "tokens"}
     ended = {**run, "result": {"report": {**report, "reasons": {"bad line": 4}, "first": [finding]}}}
     assert "1,200 documents, 3 images (2 different), 5 tokens" in draw_head(ended)
-    drawn = draw_details(ended, [], [], "")
+    drawn = draw_details(ended, WatchedRun())
     assert "Problems: bad line 4" in drawn
     assert "<code>a&lt;b&gt;.jsonl:7</code> unreadable image: no &lt;picture&gt;" in drawn
-    assert "No problems" in draw_details({**run, "result": {"report": {**report, "reasons": {}}}}, [], [], "")
+    assert "No problems" in draw_details({**run, "result": {"report": {**report, "reasons": {}}}}, WatchedRun())
 
 
 def test_a_run_at_work_says_how_many_gpus_it_has(run: dict[str, Any]) -> None:
     assert "· 2 GPUs ·" in draw_head({**run, "devices": ["GPU-a", "GPU-b"]})
     assert "GPU" not in draw_head({**run, "devices": []})
-
-
-def test_a_row_of_the_list_has_a_subject(run: dict[str, Any]) -> None:
-    unnamed = {**run, "name": None, "kind": "index"}
-    drawn = draw_list([{**unnamed, "spec": {"encoder": "tiny", "dataset": "sample", "collection": "mine"}}], None)
-    assert "<b>tiny → mine</b>" in drawn
-    assert "<b>tiny on sample</b>" in draw_list([{**unnamed, "spec": {"encoder": "tiny", "dataset": "sample"}}], None)
-    named = draw_list([{**run, "spec": {"preset": "sample", "data": {"dataset": "books"}}}], None)
-    assert "<b>first</b><small>Pre-train · sample on books · " in named
 
 
 def test_a_stopped_run_keeps_how_far_it_was(run: dict[str, Any]) -> None:
@@ -189,9 +177,9 @@ def test_the_only_value_of_an_ended_run_is_a_point(run: dict[str, Any]) -> None:
 
 
 def test_files_of_a_run_are_downloads(run: dict[str, Any]) -> None:
-    assert "file" not in draw_details(run, [], [], "")
+    assert "Files of the run" not in draw_details(run, WatchedRun())
     files = [{"name": "plots/a b&c.svg", "bytes": 2_000_000}, {"name": "x.json", "bytes": 10}]
-    drawn = draw_details(run, [], files, "")
+    drawn = draw_details(run, WatchedRun(artifacts=tuple(files)))
     assert 'href="artifacts/run_1/plots/a%20b%26c.svg" download>plots/a b&amp;c.svg</a>' in drawn
     assert "2 files, 1.91 MiB" in drawn
 
@@ -202,7 +190,7 @@ def test_what_stops_a_run_is_behind_a_menu_and_the_question_is_true(run: dict[st
     assert 'data-pick="delete' not in drawn
     paused = draw_head({**run, "state": "paused"})
     assert paused.index('data-pick="resume:run_1"') < paused.index("<summary")
-    asked = draw_question("cancel", run)
+    asked = draw_question("cancel", [run])
     assert "A checkpoint is written first; nothing is lost. Resume goes on from there." in asked
     assert asked.index("Keep running") < asked.index("Cancel run<")
 
@@ -217,6 +205,13 @@ def test_what_differs_from_the_preset_is_named(run: dict[str, Any]) -> None:
 
 def test_a_peak_never_falls(run: dict[str, Any]) -> None:
     lines = [{"step": step, "memory_gib": value} for step, value in ((1, 0.5), (2, 0.7), (3, 0.4))]
-    drawn = draw_details(run, lines, [], "")
+    drawn = draw_details(run, WatchedRun(lines=tuple(lines)))
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", re.findall(r'lcl-line" d="([^"]+)"', drawn)[0])]
     assert heights[1] == heights[2] < heights[0]
+
+
+def test_two_chosen_pre_trainings_are_compared(run: dict[str, Any]) -> None:
+    second, index = {**run, "id": "run_2"}, {**run, "id": "run_3", "kind": "index"}
+    assert 'href="?run=run_1&amp;with=run_2">Compare</a>' in draw_chosen([run, second, index])
+    assert "Compare" not in draw_chosen([run, index])
+    assert draw_chosen([]) == ""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from api.client import ApiError
 from tests.ui.conftest import runs_tab
 from ui.charts import METRIC_LABELS
+from ui.tabs.run_comparison import ComparisonChoice, linked_choice
 from ui.tabs.run_table import RunListing
-from ui.tabs.runs import ComparisonChoice, SelectedRun, WatchedRun
+from ui.tabs.runs import SelectedRun, WatchedRun
 
 
 def line(step: int, loss: float = 5.0) -> dict[str, Any]:
@@ -30,28 +30,31 @@ def page_service(service: Any, *runs: dict[str, Any], stored: dict[str, list[dic
     )
 
 
+def compared(*others: str, metrics: tuple[str, ...] = ("loss",), axis: str = "step") -> SelectedRun:
+    return SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(others, metrics, axis))
+
+
 def test_two_runs_are_drawn_in_one_chart_and_read_on_while_they_move(service: Any, run: dict[str, Any]) -> None:
     other = {**run, "id": "run_other2", "name": "second"}
     stored = {"run_1": [line(10, 4.0), line(20, 3.0)], "run_other2": [line(10, 6.0), line(20, 5.5)]}
     client = page_service(service, run, other, stored=stored)
-    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
-    drawn = tab.compare(selection, ["run_other2"], ["loss"], "step")[tab.curves]
+    tab, selection = runs_tab(client), compared()
+    assert 'data-pick="with:run_other2"' in tab.refresh(selection)[tab.opened]
+    drawn = tab.pick(selection, SimpleNamespace(pick="with:run_other2"))[tab.opened]
     assert "first · run_1: 4.000 at 10, 3.000 at 20; second · other2: 6.000 at 10, 5.500 at 20" in drawn
     stored["run_other2"].append(line(30, 5.0))
-    drawn = tab.refresh(selection)[tab.curves]
-    assert "5.000 at 30" in drawn
+    assert "5.000 at 30" in tab.refresh(selection)[tab.opened]
     requested = [(args[0], kwargs["after"]) for name, args, kwargs in client.calls if name == "metrics"]
-    assert requested == [("run_1", 0), ("run_other2", 0), ("run_1", 20), ("run_other2", 20)]
+    assert requested[1:] == [("run_1", 20), ("run_other2", 0), ("run_1", 20), ("run_other2", 20)]
 
 
 def test_metric_and_axis_are_the_visitors(service: Any, run: dict[str, Any]) -> None:
-    other = {**run, "id": "run_2"}
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
-    tab, selection = runs_tab(page_service(service, run, other, stored=stored)), SelectedRun(WatchedRun("run_1"))
-    drawn = tab.compare(selection, ["run_2"], ["contrastive_loss"], "images_seen")[tab.curves]
+    tab = runs_tab(page_service(service, run, {**run, "id": "run_2"}, stored=stored))
+    drawn = tab.refresh(compared("run_2", metrics=("contrastive_loss",), axis="images_seen"))[tab.opened]
     assert "Contrastive loss over images seen" in drawn
     assert "1.000 at 2,560" in drawn
-    plain = tab.compare(selection, [], ["contrastive_loss"], "images_seen")[tab.curves]
+    plain = tab.refresh(compared(metrics=("contrastive_loss",), axis="images_seen"))[tab.opened]
     assert "lcl-overlay" not in plain
     assert "Generation loss" in plain
 
@@ -60,7 +63,7 @@ def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, r
     other = {**run, "id": "run_2", "state": "succeeded"}
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
     client = page_service(service, run, other, stored=stored)
-    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_2",)))
+    tab, selection = runs_tab(client), compared("run_2")
     for _ in range(3):
         tab.refresh(selection)
     assert [args[0] for name, args, _ in client.calls if name == "metrics"].count("run_2") == 1
@@ -70,55 +73,40 @@ def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, r
     assert [each["step"] for each in selection.curves["run_2"].lines] == [5]
 
 
-def linked(selection: SelectedRun) -> dict[str, str]:
-    """What the address says of the comparison."""
-    return selection.comparison.address
-
-
 def test_several_metrics_have_a_panel_each_and_none_means_all(service: Any, run: dict[str, Any]) -> None:
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
-    tab, selection = (
-        runs_tab(page_service(service, run, {**run, "id": "run_2"}, stored=stored)),
-        SelectedRun(WatchedRun("run_1")),
-    )
-    drawn = tab.compare(selection, ["run_2"], ["loss", "contrastive_loss", "lr"], "step")[tab.curves]
-    assert drawn.count("<figure") == 2
+    tab = runs_tab(page_service(service, run, {**run, "id": "run_2"}, stored=stored))
+    drawn = tab.refresh(compared("run_2", metrics=("loss", "contrastive_loss", "lr")))[tab.opened]
+    assert drawn.partition('id="run-details"')[0].count("<figure") == 2
     assert drawn.count("Runs in the chart") == 1
     assert "No curve yet: Learning rate." in drawn
-    assert linked(selection)["metric"] == "loss,contrastive_loss,lr"
-    every = tab.compare(selection, ["run_2"], [], "step")[tab.curves]
+    every = tab.refresh(compared("run_2", metrics=()))[tab.opened]
     recorded = [words for name, words in METRIC_LABELS.items() if name in line(10) or name == "loss"]
     assert [words for words in METRIC_LABELS.values() if f"<span>{words}</span>" in every] == recorded
-    assert linked(selection) == {"with": "run_2", "metric": "all", "over": ""}
 
 
-def test_an_address_has_its_panels(service: Any, run: dict[str, Any]) -> None:
-    tab = runs_tab(page_service(service, run, {**run, "id": "run_2"}, stored={"run_1": [], "run_2": []}))
-    for named, metrics in (("all", ()), ("lr,taste,loss", ("loss", "lr")), ("taste", ("loss",)), ("", ("loss",))):
-        selection = SelectedRun(WatchedRun("run_1"))
-        tab.comparison.open_linked(selection, {"with": "run_2", "metric": named})
-        assert tuple(selection.comparison.metrics) == metrics, named
+@pytest.mark.parametrize(
+    ("address", "choice"),
+    [
+        ({"with": "run_2", "metric": "all"}, ComparisonChoice(("run_2",), ())),
+        ({"with": "run_2,run_2", "metric": "lr,taste,loss"}, ComparisonChoice(("run_2",), ("loss", "lr"))),
+        ({"with": ",", "metric": "taste", "over": "moons"}, ComparisonChoice()),
+        ({"with": "run_2", "over": "images_seen"}, ComparisonChoice(("run_2",), axis="images_seen")),
+    ],
+)
+def test_an_address_names_the_comparison(address: dict[str, str], choice: ComparisonChoice) -> None:
+    assert linked_choice(address) == choice
+    assert linked_choice({name: value for name, value in choice.address.items() if value}) == choice
 
 
-def test_an_address_that_compares_nonsense_compares_nothing(service: Any, run: dict[str, Any]) -> None:
-    tab, selection = runs_tab(page_service(service, run, stored={"run_1": []})), SelectedRun(WatchedRun("run_1"))
-    tab.comparison.open_linked(selection, {"with": ",", "metric": "taste", "over": "moons"})
-    assert selection.comparison == ComparisonChoice()
-
-
-def test_what_can_be_chosen_are_pre_trainings_and_an_open_list_is_left_alone(service: Any, run: dict[str, Any]) -> None:
-    other, index = {**run, "id": "run_2", "name": None}, {**run, "id": "run_3", "kind": "index"}
-    tab = runs_tab(page_service(service, run, other, index, stored={"run_1": [], "run_2": []}))
-    selection = SelectedRun(WatchedRun("run_1"))
-    offered = tab.refresh(selection)[tab.comparison.others]
-    assert [value for _, value in offered.choices] == ["run_1", "run_2"]
-    assert offered.choices[1][0] == "Pre-train · run_2"
-    assert tab.refresh(selection)[tab.comparison.others] == gr.skip()
+def test_a_second_click_takes_a_run_or_metric_away() -> None:
+    choice = ComparisonChoice().changed("with", "run_2").changed("metric", "lr").changed("over", "images_seen")
+    assert choice == ComparisonChoice(("run_2",), ("loss", "lr"), "images_seen")
+    choice = choice.changed("with", "run_2").changed("metric", "lr").changed("over", "moons").changed("metric", "<b>")
+    assert choice == ComparisonChoice((), ("loss",), "images_seen")
 
 
 def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dict[str, Any]) -> None:
-    from api.client import ApiError
-
     client = page_service(service, run, stored={"run_1": [line(10), line(20)]})
     own = client.answers["run"]
 
@@ -128,9 +116,9 @@ def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dic
         return own(run_id)
 
     client.answers["run"] = find
-    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_gone",)))
-    drawn = tab.refresh(selection)[tab.curves]
-    assert "run_gone" in drawn
+    tab, selection = runs_tab(client), compared("run_gone")
+    drawn = tab.refresh(selection)[tab.opened]
+    assert "Not compared: run_gone." in drawn
     assert "5.000 at 20" in drawn
 
 
@@ -138,26 +126,7 @@ def test_beside_a_run_of_another_kind_nothing_is_compared(service: Any, run: dic
     index = {**run, "id": "run_3", "kind": "index"}
     client = page_service(service, index, run, stored={"run_1": [line(10), line(20)], "run_3": []})
     tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_3"), comparison=ComparisonChoice(("run_1",)))
-    assert tab.refresh(selection)[tab.curves] == ""
-
-
-def test_notes_are_saved_to_the_run_whose_fields_they_stand_in(service: Any, run: dict[str, Any]) -> None:
-    other = {**run, "id": "run_2"}
-    client = page_service(service, run, other, stored={"run_1": [], "run_2": []})
-    client.answers["annotate"] = lambda run_id, **_: {**run, "id": run_id}
-    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
-    tab.refresh(selection)
-
-    def press_save(_: str, after: int) -> list[Any]:
-        """While the second run is fetched; its tags and notes are not in the fields yet."""
-        tab.annotate(selection, "first", "of the first run")
-        return []
-
-    client.answers["metrics"] = press_save
-    drawn = tab.pick(selection, SimpleNamespace(pick="run:run_2"))
-    assert (drawn[tab.tags], drawn[tab.notes]) == ("", "")
-    tab.annotate(selection, "second", "")
-    assert [args for name, args, _ in client.calls if name == "annotate"] == [("run_1",), ("run_2",)]
+    assert "<figure" not in tab.refresh(selection)[tab.opened]
 
 
 def test_a_run_whose_log_cannot_be_read_is_shown(service: Any, run: dict[str, Any]) -> None:
@@ -165,14 +134,11 @@ def test_a_run_whose_log_cannot_be_read_is_shown(service: Any, run: dict[str, An
     client = page_service(service, ended, stored={"run_1": [line(10), line(20)]})
     client.answers |= {"artifacts": [], "logs": ApiError(503, "artifacts_pending", "its files are on their way")}
     tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
-    drawn = tab.refresh(selection)
-    assert ("it &lt;broke&gt;" in drawn[tab.head], "on their way" in drawn[tab.details]) == (True, True)
-    assert "Contrastive loss" in drawn[tab.curves]
+    drawn = tab.refresh(selection)[tab.opened]
+    assert all(words in drawn for words in ("it &lt;broke&gt;", "on their way", "Contrastive loss"))
     client.answers["logs"] = {"text": "Traceback", "offset": 9, "size": 9}
-    drawn = tab.refresh(selection)
-    assert ("Traceback" in drawn[tab.details], "on their way" in drawn[tab.details]) == (True, False), (
-        "it is read until it is there"
-    )
+    drawn = tab.refresh(selection)[tab.opened]
+    assert ("Traceback" in drawn, "on their way" in drawn) == (True, False), "it is read until it is there"
     tab.refresh(selection)
     assert len(client.arguments_of("logs")) == 2
 
@@ -191,7 +157,7 @@ def test_of_a_long_log_the_end_is_shown(service: Any, run: dict[str, Any]) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.tabs.runs.MAX_LOG_CHARACTERS", 500)
         patch.setattr("ui.tabs.runs.MAX_LOG_BYTES", 2000)
-        drawn = tab.refresh(selection)[tab.details]
+        drawn = tab.refresh(selection)[tab.opened]
     assert selection.current.log == stored[-500:]
     assert [kwargs["offset"] for kwargs in client.arguments_of("logs")] == [0, len(stored.encode()) - 2000]
     assert "“lcl runs logs run_1” prints all of it" in drawn
@@ -246,13 +212,13 @@ def answered(verb: str, *refusals: ApiError | None, service: Any, run: dict[str,
     selection = SelectedRun(WatchedRun("run_1"), listing=RunListing(checked=frozenset(runs)))
     event: Any = SimpleNamespace(pick=f"{verb}:{','.join(runs)}")
     tab = runs_tab(client)
-    said = tab.answer(selection, event)[tab.refusal]
+    said = tab.answer(selection, event)[tab.question]
     return said, sorted(selection.listing.checked)
 
 
 def test_after_another_refusal_the_rest_of_the_runs_stays(service: Any, run: dict[str, Any], away: Exception) -> None:
     said, chosen = answered("delete", None, away, None, service=service, run=run)
-    assert "2 of 3 runs were not deleted" in said
+    assert "1 of 3 runs: delete" in said
     assert chosen == ["run_2", "run_3"]
 
 
@@ -264,8 +230,27 @@ def test_what_is_no_longer_listed_is_not_chosen_any_more(service: Any, run: dict
         tab.pick(selection, SimpleNamespace(pick=f"check:{run_id}"))
     client.answers["runs"] = {"items": [other], "next_cursor": None}
     assert "1 run chosen" in tab.refresh(selection)[tab.listing]
-    asked = tab.draw_question_of_many(selection, "delete")
-    assert ('data-pick="delete:run_2"' in asked, "second" in asked, "Delete 1 run?" in asked) == (True, True, True)
+    asked = tab.question_before("delete", sorted(selection.listing.checked))
+    assert ('data-pick="delete:run_2"' in asked, "Delete second?" in asked) == (True, True)
     client.answers["run"] = ApiError(404, "not_found", "no such run")
-    asked = tab.draw_question_of_many(selection, "delete")
+    asked = tab.question_before("delete", sorted(selection.listing.checked))
     assert "No chosen run can be" in asked
+
+
+def test_an_evaluation_is_compared_with_the_weights_that_its_encoder_started_from(
+    service: Any, run: dict[str, Any]
+) -> None:
+    row = {"task": "retrieval", "metric": "IR@5", "value": 0.2, "split": "test"}
+    ended = {**run, "kind": "evaluate", "state": "succeeded", "encoder_id": "enc_2", "spec": {"dataset": "sample"},
+             "result": {"rows": [row], "dataset_hash": "h"}}  # fmt: skip
+    client = page_service(service, ended, stored={"run_1": []})
+    client.answers["artifacts"] = []
+    client.answers["encoder_card"] = {"spec": {"model": {"init": "first"}}}
+    others = [{**row, "value": 0.9, "dataset": "sample", "dataset_hash": "other"}]
+    client.answers["encoder_figures"] = [*others, {**row, "value": 0.124, "dataset": "sample", "dataset_hash": "h"}]
+    tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
+    assert "start weights 12.4" in tab.refresh(selection)[tab.opened]
+    tab.refresh(selection)
+    assert len(client.arguments_of("encoder_figures")) == 1
+    client.answers["encoder_card"] = {"spec": {}}
+    assert "start weights" not in tab.refresh(SelectedRun(WatchedRun("run_1")))[tab.opened]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from api.client import ApiError
 from ui.common import PageSelection
 from ui.tabs.search import SearchTab
 from ui.tabs.search_query import PageQuery, filter_choices, label_choice, parse_label_filter
-from ui.tabs.search_view import draw_detail, draw_results
+from ui.tabs.search_view import draw_detail, draw_preparation, draw_results
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "label_types": {}, "text_vectors": True}
 COLLECTION |= {"labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
@@ -228,6 +229,9 @@ def test_the_tab_waits_for_the_first_collection_and_opens_it_by_itself(page: Pag
     assert clock == gr.skip()
     for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
         assert part in shown[6]
+    run |= {"progress": None, "obstacle": {"code": "no_worker"}, "created_at": datetime.now(UTC).isoformat()}
+    assert "Waiting for a worker" in draw_preparation(run)
+    assert "Start one with <code>make up</code>." in draw_preparation({**run, "created_at": "2026-01-01T10:00:00Z"})
     page.client.answers["runs"] = {"items": []}
     assert "No collection yet" in page.tab.tick(turn, None, None, None, True, request)[6]
     calls = len(page.client.calls)

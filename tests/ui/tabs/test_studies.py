@@ -9,7 +9,7 @@ import pytest
 
 from tests.ui.conftest import runs_tab
 from ui.tabs.runs import SelectedRun, WatchedRun
-from ui.tabs.studies import WatchedStudy
+from ui.tabs.study_view import WatchedStudy
 
 Json = dict[str, Any]
 CURVES = {"value": "loss", "values": ["loss", "lr"], "rows": [{"labels": {}, "points": []}]}
@@ -52,10 +52,10 @@ def picked(value: str) -> Any:
 def test_a_study_opens_beside_the_table_and_by_its_address(client: Any) -> None:
     tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
     drawn = tab.pick(selection, picked("study:study_2"))
-    assert (drawn[tab.study.column].visible, drawn[tab.panel].visible) == (True, False)
-    assert "study_2" in drawn[tab.study.head]
+    assert drawn[tab.panel].visible is True
+    assert "study_2" in drawn[tab.opened]
     request: Any = SimpleNamespace(query_params={"study": "study_1"})
-    assert "study_1" in tab.open_address(selection, "null", request)[tab.study.head]
+    assert "study_1" in tab.open_address(selection, "null", request)[tab.opened]
 
 
 def test_the_curves_of_an_ended_study_are_read_once_and_those_that_are_asked_for(client: Any) -> None:
@@ -64,23 +64,27 @@ def test_the_curves_of_an_ended_study_are_read_once_and_those_that_are_asked_for
     for _ in range(3):
         tab.refresh(selection)
     assert len([name for name, *_ in client.calls if name == "study_curves"]) == 1
-    drawn = tab.chart(selection, "TR@5", "lr")
+    tab.pick(selection, picked("curve:lr"))
+    drawn = tab.pick(selection, picked("figure:TR@5"))
     assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["loss", "lr"]
-    assert "TR@5" in drawn[tab.study.table]
+    assert "Figure: TR@5" in drawn[tab.opened]
+    assert (
+        tab.pick(selection, picked("figure:<b>"))[tab.opened] == tab.pick(selection, picked("figure:IR@5"))[tab.opened]
+    )
 
 
 def test_a_study_is_stopped_or_removed_after_a_question(client: Any) -> None:
     tab, selection = runs_tab(client), opened()
-    for verb, said in (("cancel", "writes a checkpoint first"), ("delete", "Its runs and their encoders stay")):
-        assert said in tab.pick(selection, picked(f"study-{verb}:study_1"))[tab.refusal]
-        assert [name for name, *_ in client.calls if name == f"{verb}_study"] == []
-        tab.answer(selection, picked(f"study-{verb}-now:study_1"))
-        assert [args for name, args, _ in client.calls if name == f"{verb}_study"] == [("study_1",)]
+    for verb, said in (("cancel_study", "writes a checkpoint first"), ("delete_study", "and their encoders stay")):
+        assert said in tab.pick(selection, picked(f"{verb}:study_1"))[tab.question]
+        assert [name for name, *_ in client.calls if name == verb] == []
+        tab.answer(selection, picked(f"{verb}:study_1"))
+        assert [args for name, args, _ in client.calls if name == verb] == [("study_1",)]
     assert selection.study.id is None
-    assert "used up its time" in tab.pick(opened(), picked("study-resume:study_1"))[tab.refusal]
+    assert "used up its time" in tab.pick(opened(), picked("resume_study:study_1"))[tab.question]
 
 
 def test_a_study_that_cannot_be_shown_says_so(client: Any, away: Exception) -> None:
     client.answers["study"] = away
     tab = runs_tab(client)
-    assert "This study cannot be shown" in tab.refresh(opened())[tab.study.head]
+    assert "This study cannot be shown" in tab.refresh(opened())[tab.opened]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ui.tabs.study_view import draw_cells, draw_links, draw_notes, draw_study_head, draw_table
+from ui.tabs.study_view import draw_links, draw_notes, draw_study_head, draw_table
 
 Json = dict[str, Any]
 
@@ -100,13 +100,6 @@ def test_failures_and_notes_are_reported(study: Json) -> None:
     assert "Of 5 settings drawn 4 differ." in drawn
     study["cells"].pop()
     assert "lcl-problem" not in draw_notes(study)
-
-
-def test_cells_link_to_their_runs(study: Json) -> None:
-    drawn = draw_cells(study)
-    for run_id in ("run_1", "run_2", "run_3", "run_4"):
-        assert f'<a href="?run={run_id}">{run_id}</a>' in drawn
-    assert "step 50 of 200" in drawn
 
 
 def test_files_are_offered(study: Json) -> None:

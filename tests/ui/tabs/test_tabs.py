@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from tests.ui.conftest import runs_tab
@@ -25,20 +27,38 @@ def test_an_address_prepares_the_form_of_a_run(service: Any, run: dict[str, Any]
     datasets = [{"name": "sample", "created_at": "2026"}]
     tab = runs_tab(service(run=run, encoders=[], datasets=datasets, collections=[], runs={"items": []}))
     request: Any = type("Request", (), {"query_params": {"tab": "runs", "new": "evaluate", "on": "enc_1"}})()
-    opened = tab.open_address(SelectedRun(WatchedRun()), "null", request)
-    form = tab.forms["evaluate"]
-    assert (opened[form.column].visible, opened[tab.forms["index"].column].visible) == (True, False)
-    assert '"encoder": "enc_1"' in opened[form.editor]
-    drafted = tab.open_address(SelectedRun(WatchedRun()), '{"text": "{", "name": "half"}', request)
-    assert (drafted[form.editor], drafted[form.name]) == ("{", "half")
+    opened, selection = tab.open_address(SelectedRun(), "null", request), SelectedRun()
+    assert (opened[tab.overview].visible, "Evaluate an encoder" in opened[tab.form]) == (False, True)
+    assert 'value="enc_1"' in opened[tab.form]
+    draft = {"kind": ["evaluate"], "spec": ["{"], "run-name": ["half"], "changed": ["spec"]}
+    tab.open_address(selection, json.dumps(draft), request)
+    assert (selection.form.text, selection.form.name) == ("{", "half")
     on = {"new": "convert", "dataset": "sample", "only_tags": "kept"}
-    spec = from_json(tab.open_form(on)[tab.forms["convert"].editor])
+    spec = from_json(tab.open_form(on).text)
     assert (spec["dataset"], spec["only_tags"], spec["name"]) == ("sample", ["kept"], "sample-converted")
     run |= {"spec": {"preset": "sample", "steps": 77}}
-    cloned, form = tab.open_form({"new": "pretrain", "clone": "run_1"}), tab.forms["pretrain"]
-    assert (from_json(cloned[form.editor])["steps"], cloned[form.name]) == (77, "first")
+    cloned = tab.open_form({"new": "pretrain", "clone": "run_1"})
+    assert (from_json(cloned.text)["steps"], cloned.name) == (77, "first")
     request.query_params = {"tab": "runs"}
-    assert tab.open_address(SelectedRun(WatchedRun()), "null", request)[tab.form_panel].visible is False
+    closed = tab.open_address(selection, "null", request)
+    assert (closed[tab.overview].visible, closed[tab.form], selection.form) == (True, "", None)
+
+
+def test_a_started_run_is_open_in_place_of_its_form(service: Any, run: dict[str, Any], estimate: Any) -> None:
+    facts = {"runs": {"items": [run]}, "metrics": [], "logs": {"text": "", "offset": 0, "size": 0}}
+    client = service(run=run, estimate=estimate, encoders=[], datasets=[], submit={"id": "run_1"}, **facts)
+    tab, selection = runs_tab(client), SelectedRun()
+    assert tab.estimate(selection) == gr.skip()
+    selection.form = tab.open_form({"new": "pretrain"})
+    assert "≈ <b>3 min 30 s" in tab.estimate(selection)
+    values = {**selection.form.values, "spec": [selection.form.text], "steps": ["0"]}
+    drawn = tab.edit(selection, picked(f"start:{json.dumps(values)}"))
+    assert "Steps: at least 1." in drawn[tab.form]
+    values["steps"] = ["9"]
+    drawn = tab.edit(selection, picked(f"start:{json.dumps(values)}"))
+    assert (drawn[tab.form], selection.current.id, selection.form) == ("", "run_1", None)
+    assert [args[1]["steps"] for name, args, _ in client.calls if name == "submit"] == [9]
+    assert tab.edit(selection, picked("start:{}")) == {tab.form: gr.skip()}, "it is closed"
 
 
 def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:
@@ -108,8 +128,8 @@ def test_buttons_are_shown_where_the_service_takes_them() -> None:
     ("verb", "changes", "said"),
     [
         ("cancel", {}, "A checkpoint is written first; nothing is lost. Resume goes on from there."),
-        ("cancel", {"state": "queued"}, "nothing that it has done is deleted"),
-        ("retry", {"state": "failed"}, "curves and checkpoints so far are deleted"),
+        ("cancel", {"state": "queued"}, "nothing that was done is deleted"),
+        ("retry", {"state": "failed"}, "Curves and checkpoints so far are deleted"),
         ("delete", {"state": "succeeded"}, "removed for good. The encoder that it made stays."),
         ("delete", {"state": "succeeded", "kind": "evaluate"}, "loses the figures of this evaluation"),
     ],
@@ -121,12 +141,12 @@ def test_what_is_lost_is_said_before_it_is_done(
     facts = {"runs": {"items": [now]}, "metrics": [], "logs": {"text": "", "offset": 0, "size": 0}, "artifacts": []}
     client = service(run=now, **facts, **{verb: None})
     tab, selection = runs_tab(client), SelectedRun(WatchedRun("run_1"))
-    asked = tab.pick(selection, picked(f"{verb}:run_1"))[tab.refusal]
+    asked = tab.pick(selection, picked(f"{verb}:run_1"))[tab.question]
     assert said in asked
-    assert tab.answer(selection, picked("keep:"))[tab.refusal] == ""
+    assert tab.answer(selection, picked("keep:"))[tab.question] == ""
     assert client.arguments_of(verb) == []
     selection.current = WatchedRun("run_2")
-    assert tab.answer(selection, picked(f"{verb}:run_1"))[tab.refusal] == ""
+    assert tab.answer(selection, picked(f"{verb}:run_1"))[tab.question] == ""
     assert [args for name, args, _ in client.calls if name == verb] == [("run_1",)]
 
 
@@ -144,18 +164,18 @@ def test_several_runs_are_cancelled_or_deleted_after_one_question(service: Any, 
         drawn = tab.pick(selection, picked(f"check:{run_id}"))[tab.listing]
     assert drawn.count('aria-checked="true" data-pick="check:') == 3
     assert "3 runs chosen" in drawn
-    asked = tab.draw_question_of_many(selection, "cancel")
+    asked = tab.question_before("cancel", sorted(selection.listing.checked))
     assert "Cancel 2 runs?" in asked
-    assert "1 run of the chosen cannot be: ended." in asked
+    assert "1 run of the chosen cannot be." in asked
     assert 'data-pick="cancel:run_1,run_2"' in asked
     assert client.arguments_of("cancel") == [], "only after the answer"
     tab.answer(selection, picked("cancel:run_1,run_2"))
     assert [args for name, args, _ in client.calls if name == "cancel"] == [("run_1",), ("run_2",)]
     assert selection.listing.checked == {"run_3"}
     client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
-    assert "delete the study first" in tab.answer(selection, picked("delete:run_3"))[tab.refusal]
+    assert "delete the study first" in tab.answer(selection, picked("delete:run_3"))[tab.question]
     assert selection.listing.checked == {"run_3"}, "what was refused stays chosen"
-    assert "No chosen run can be" in tab.draw_question_of_many(selection, "cancel")
+    assert "No chosen run can be" in tab.question_before("cancel", sorted(selection.listing.checked))
     tab.pick(selection, picked("check:"))
     assert selection.listing.checked == set()
 
@@ -176,4 +196,4 @@ def test_a_run_that_was_deleted_is_left(service: Any, run: dict[str, Any]) -> No
     tab.answer(selection, picked("delete:run_1"))
     assert selection.current.id is None
     client.answers["delete"] = ApiError(409, "conflict", "delete the study first")
-    assert "delete the study first" in tab.answer(selection, picked("delete:run_9"))[tab.refusal]
+    assert "delete the study first" in tab.answer(selection, picked("delete:run_9"))[tab.question]
