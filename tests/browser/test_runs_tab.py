@@ -179,6 +179,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.800 at 5,120$")
     )
+    menu.locator("summary").click()
     page.locator(".lcl-overlay .lcl-plot").hover()
     expect(page.locator(".lcl-overlay .lcl-cursor")).to_have_attribute("data-words", re.compile("left .*\nright "))
     assert serious(page, "dark") == []

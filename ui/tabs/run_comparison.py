@@ -14,7 +14,6 @@ from ui.charts import (
     METRIC_LABELS,
     RunSeries,
     metric_points,
-    metric_value,
     overlay_chart,
     overlay_panels,
 )
@@ -24,7 +23,6 @@ from ui.tabs.run_table import draw_group, draw_menu, spec_text
 
 Lines = tuple[dict[str, Any], ...]
 FIRST_METRICS, FIRST_AXIS = ("loss",), "step"
-ALL_METRICS = "all"  # of an address: those that any of the runs has recorded
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class RunCurve:
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """Runs, metrics and axis that the user has chosen. No metric: all that were recorded."""
+    """Runs, metrics and axis that the user has chosen."""
 
     others: tuple[str, ...] = ()
     metrics: tuple[str, ...] = FIRST_METRICS
@@ -52,14 +50,14 @@ class ComparisonChoice:
         after = tuple(each for each in before if each != value) + ((value,) * (value not in before))
         if action == "with":
             return replace(self, others=after[-(MAX_SERIES - 1) :])
-        return replace(self, metrics=tuple(metric for metric in METRIC_LABELS if metric in after))
+        return replace(self, metrics=tuple(metric for metric in METRIC_LABELS if metric in after) or FIRST_METRICS)
 
     @property
     def address(self) -> dict[str, str]:
         """Parameters of the page's address; none where nothing is compared."""
         if not self.others:
             return {}
-        metrics = "" if self.metrics == FIRST_METRICS else ",".join(self.metrics) or ALL_METRICS
+        metrics = "" if self.metrics == FIRST_METRICS else ",".join(self.metrics)
         return {"with": ",".join(self.others), "metric": metrics, "over": "" if self.axis == FIRST_AXIS else self.axis}
 
 
@@ -70,7 +68,7 @@ def linked_choice(address: Mapping[str, str]) -> ComparisonChoice:
     metrics = tuple(metric for metric in METRIC_LABELS if metric in named.split(","))
     return ComparisonChoice(
         tuple(others)[: MAX_SERIES - 1],
-        metrics if metrics or named == ALL_METRICS else FIRST_METRICS,
+        metrics or FIRST_METRICS,
         axis if axis in AXIS_LABELS else FIRST_AXIS,
     )
 
@@ -86,7 +84,7 @@ def draw_comparison_menu(choice: ComparisonChoice, run_id: str, listed: Sequence
     inside = draw_group("with", "Runs", names, choice.others)
     if choice.others:
         inside = draw_group("over", "Over", AXIS_LABELS, (choice.axis,)) + inside
-        inside += draw_group("metric", "Metrics, none: all", METRIC_LABELS, choice.metrics)
+        inside += draw_group("metric", "Metrics", METRIC_LABELS, choice.metrics)
     return draw_menu("Compare with", inside)
 
 
@@ -105,11 +103,11 @@ def draw_comparison(
     client: Client,
     choice: ComparisonChoice,
     curves: dict[str, RunCurve],
-    opened: tuple[Json, Lines],
+    opened: Json,
     listed: Sequence[Json],
 ) -> str:
-    """The open run first, then the others in the order in which they were chosen; ``curves``: of those, added to."""
-    drawn, absent = [opened], []
+    """The open run first, then the others in the order in which they were chosen; ``curves``: of runs, added to."""
+    drawn, absent = [(opened, curves[opened["id"]].lines)], []
     known = {str(each["id"]): each for each in listed}
     for run_id in choice.others:
         try:
@@ -168,17 +166,12 @@ def draw_spec_differences(runs: Sequence[Json]) -> str:
 
 def _draw_charts(drawn: Sequence[tuple[Json, Lines]], choice: ComparisonChoice) -> str:
     """One large chart of one metric, or a panel for each of several."""
-    metrics = choice.metrics or [
-        metric
-        for metric in METRIC_LABELS
-        if any(metric_value(line, metric) is not None for _, lines in drawn for line in lines)
-    ]
     panels = {
         metric: [
             RunSeries(run_label(run), str(run["state"]), metric_points(lines, metric, choice.axis))
             for run, lines in drawn
         ]
-        for metric in metrics or FIRST_METRICS
+        for metric in choice.metrics
     }
     if len(panels) > 1:
         return overlay_panels(choice.axis, panels)

@@ -51,7 +51,7 @@ CERTAINTY_LABELS = {
 Values = Mapping[str, Sequence[str]]  # texts of the fields of a form, by name
 WHEN_VALID = status_line("An estimate follows once the spec is valid.")
 ESTIMATED_KINDS = ("pretrain", STUDY)
-LISTED_RESOURCES = {"encoder": "encoders", "dataset": "datasets"}  # last part of a field -> resource with its choices
+LISTED = ("encoder", "dataset")  # last part of a field whose choices the service lists
 SUFFIXES = {"convert": "converted", "match": "matched"}  # of the name that is proposed for the dataset to make
 NEW_NAME, MODES = "new", {"new": "New name", "add": "Add to it", "replace": "Replace it"}
 # For gr.HTML(js_on_load=...): an edit in a form[data-draft], the submission of any form, and a press of an element with
@@ -212,7 +212,8 @@ class FilledForm:
             head += draw_field(each, self.values.get(each.path, ()), self.choices.get(each.path), words)
             if self.existing and each.path == self.makes:
                 head += self._draw_modes()
-        verdict = "" if self.error[0] else self.error[1]
+        path, words = self.error
+        verdict = f'<p class="lcl-verdict" role="alert">{esc(words)}</p>' if words and not path else ""
         text = f'<textarea name="spec" rows="14" spellcheck="false" aria-label="Spec">\n{esc(self.text)}</textarea>'
         foot = (
             f'<div class="lcl-submit"><div id="estimate">{self.estimate}</div>'
@@ -224,7 +225,7 @@ class FilledForm:
             f'data-reset="{self.version}" novalidate autocomplete="off">'
             f'<input type="hidden" name="kind" value="{self.kind}">'
             f'<div class="lcl-fields">{head}</div>{fold("Full spec (JSON)", text)}'
-            f"{invalid_message(None, verdict) if verdict else ''}{foot}{self._draw_question()}</form>"
+            f"{verdict}{foot}{self._draw_question()}</form>"
         )
         return mark_view(back + form, "New run", **self.linked)
 
@@ -257,7 +258,7 @@ class RunForm:
         draft = FilledForm(kind, name=name, linked=linked or {})
         try:
             listed = {each.path: each.path.rpartition(".")[2] for each in draft.fields}
-            names = {last: self._names(last) for last in {*listed.values()} & {*LISTED_RESOURCES}}
+            names = {last: self._names(last) for last in {*listed.values()} & {*LISTED}}
             draft = replace(draft, choices={path: names[last] for path, last in listed.items() if last in names})
             for path, choices in draft.choices.items():
                 if choices and not get_at(spec, path) and not (path == "dataset" and "path" in listed):
@@ -401,13 +402,6 @@ def _with_error(draft: FilledForm, error: ApiError | UserError, *, started: bool
     if about and not started and words == f"{about.title}: fill this in.":
         return draft
     return replace(draft, error=(about.path if about else "", words))
-
-
-def invalid_message(field: str | None, message: str) -> str:
-    """An error with its field."""
-    where = f"<code>{esc(field)}</code>" if field else ""
-    words = message.removeprefix(f"{field}: ")
-    return f'<p class="lcl-verdict lcl-verdict--bad" role="alert">{where}{esc(words)}</p>'
 
 
 def draw_field(field: Field, texts: Sequence[str], choices: Sequence[str] | None = None, error: str = "") -> str:

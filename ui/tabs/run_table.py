@@ -23,7 +23,6 @@ from ui.html import (
     duration,
     empty_state,
     esc,
-    html_table,
     parse_time,
     plural,
 )
@@ -46,6 +45,7 @@ COLUMNS = {
     "notes": "Notes",
 }
 FIRST_COLUMNS = tuple(COLUMNS)[:6]
+PLAIN_COLUMNS = ("state", "data", "metric", "created", "kind", "tags", "notes")  # understood without their titles
 FILTERS = ("kind", "state", "tag", "of")
 PASSING_STATES = ("pausing", "cancelling")  # for some seconds
 NEW_RUNS = {"pretrain": "Pre-train", "evaluate": "Evaluate", "index": "Index", "study": "Study"}
@@ -80,7 +80,7 @@ class RunListing:
 
     def changed(self, action: str, value: str) -> RunListing:
         """The listing after a click on ``sort:``, ``column:``, a filter or ``check:``, which a second click turns back,
-        or on ``page:``; or after ``name:`` with what was typed.
+        or on ``page:``.
 
         ``check:`` without an id: no run is chosen any more.
         """
@@ -96,7 +96,7 @@ class RunListing:
         if action == "sort":
             other = value.removeprefix("-") if value.startswith("-") else f"-{value}"
             return replace(self, sort=other if self.sort == value else value)
-        if action not in (*FILTERS, "name"):
+        if action not in FILTERS:
             return self
         changed: dict[str, Any] = {action: "" if getattr(self, action) == value else value, "page": ListPage()}
         return replace(self, **changed)
@@ -214,7 +214,9 @@ def _cell(run: Json, column: str) -> str:
             return draw_tags(run)
         case "notes":
             return f"<small>{esc(' '.join(str(value or '').split()))}</small>"
-    return esc(value or "") if isinstance(value, str | bool) else number(value)
+    if value is None or isinstance(value, str | bool):
+        return esc(value or "")
+    return number(value)
 
 
 def sort_runs(runs: Sequence[Json], sort: str) -> list[Json]:
@@ -278,31 +280,30 @@ def draw_run_table(runs: Sequence[Json], studies: Sequence[Json], selected: str 
     """A row for each run; the titles of the columns sort. Without a filter the runs of a study are one row."""
     if not runs and not studies:
         return NO_MATCHING_RUNS if listing.filtered else NO_RUNS
-    grouped = not listing.filtered and listing.sort == RunListing().sort
-    rows = [
-        (str(run.get("created_at")), _row(run, selected, listing))
-        for run in runs
-        if not (grouped and run.get("study_id"))
-    ]
-    if grouped:
+    titles = column_titles(runs)
+    heads = {"name": "Name"} | {column: titles.get(column, column) for column in listing.columns}
+    if listing.filtered or listing.sort != RunListing().sort:
+        rows = [_run_row(run, selected, heads, listing) for run in sort_runs(runs, listing.sort)]
+    else:
         here = {run.get("study_id") for run in runs}
         oldest = min((str(run.get("created_at")) for run in runs), default="") if listing.page.next_cursor else ""
         newest = not listing.page.cursors
-        rows += [
-            (str(study["created_at"]), _study_row(study, selected, listing))
+        dated = [
+            (str(run.get("created_at")), _run_row(run, selected, heads, listing))
+            for run in runs
+            if not run.get("study_id")
+        ]
+        dated += [
+            (str(study["created_at"]), _study_row(study, selected, heads))
             for study in studies
             if study["id"] in here or (newest and str(study["created_at"]) >= oldest)
         ]
-        rows.sort(key=lambda row: row[0], reverse=True)
-    else:
-        rows = [("", _row(run, selected, listing)) for run in sort_runs(runs, listing.sort)]
-    titles = column_titles(runs)
-    heads = {"name": "Name"} | {each: titles.get(each, each) for each in listing.columns}
-    table = html_table("Runs", ("check", *heads), "".join(row for _, row in rows), "runs")
-    table = table.replace('<th scope="col">check</th>', '<td class="lcl-check"></td>', 1)
-    for name, title in heads.items():
-        table = table.replace(f'<th scope="col">{esc(name)}</th>', _sort_head(name, title, listing.sort), 1)
-    return table
+        rows = [row for _, row in sorted(dated, key=lambda each: each[0], reverse=True)]
+    head = "".join(_sort_head(column, title, listing.sort) for column, title in heads.items())
+    return (
+        '<div class="lcl-table lcl-table--runs" tabindex="0" role="region" aria-label="Runs"><table>'
+        f'<thead><tr><td class="lcl-check"></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _sort_head(name: str, title: str, sort: str) -> str:
@@ -315,28 +316,36 @@ def _sort_head(name: str, title: str, sort: str) -> str:
     )
 
 
-def _row(run: Json, selected: str | None, listing: RunListing) -> str:
-    current = ' aria-current="true"' if run["id"] == selected else ""
+def _run_row(run: Json, selected: str | None, heads: Mapping[str, str], listing: RunListing) -> str:
     checked, name = str(run["id"] in listing.checked).lower(), esc(_name(run))
-    cells = "".join(f"<td>{_cell(run, column)}</td>" for column in listing.columns)
-    return (
-        f'<tr{current}><td class="lcl-check"><button type="button" role="checkbox" aria-checked="{checked}" '
-        f'data-pick="check:{esc(run["id"])}" aria-label="Choose {name}"></button></td>'
-        f'<th scope="row"><button type="button" data-pick="run:{esc(run["id"])}"{current}>{name}</button></th>'
-        f"{cells}</tr>"
+    check = (
+        f'<button type="button" role="checkbox" aria-checked="{checked}" data-pick="check:{esc(run["id"])}" '
+        f'aria-label="Choose {name}"></button>'
     )
+    cells = {column: _cell(run, column) for column in listing.columns}
+    return _row(f"run:{run['id']}", name, cells, heads, current=run["id"] == selected, check=check)
 
 
-def _study_row(study: Json, selected: str | None, listing: RunListing) -> str:
-    current = ' aria-current="true"' if study["id"] == selected else ""
+def _study_row(study: Json, selected: str | None, heads: Mapping[str, str]) -> str:
     done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
+    name = f"▸ {esc(study['name'] or 'Study')} <small>{done} of {plural(total, 'cell')}</small>"
     cells = {"state": badge(study["state"]), "kind": "Study", "created": ago(study["created_at"])}
-    drawn = "".join(f"<td>{cells.get(column, '')}</td>" for column in listing.columns)
-    return (
-        f'<tr{current}><td class="lcl-check"></td><th scope="row"><button type="button"{current} '
-        f'data-pick="study:{esc(study["id"])}">▸ {esc(study["name"] or "Study")} '
-        f"<small>{done} of {plural(total, 'cell')}</small></button></th>{drawn}</tr>"
-    )
+    return _row(f"study:{study['id']}", name, cells, heads, current=study["id"] == selected)
+
+
+def _row(
+    pick: str, name: str, cells: Mapping[str, str], heads: Mapping[str, str], *, current: bool, check: str = ""
+) -> str:
+    """``pick``: the event of a click on the name; ``name``, ``cells`` by column and ``check`` are HTML.
+
+    A narrow screen shows the cells below the name, with the titles of those that do not speak for themselves.
+    """
+    mark, drawn = ' aria-current="true"' * current, ""
+    for column, title in list(heads.items())[1:]:
+        titled = "" if column in PLAIN_COLUMNS else f' data-title="{esc(title)}"'
+        drawn += f"<td{titled}>{cells.get(column, '')}</td>"
+    button = f'<button type="button" data-pick="{esc(pick)}"{mark}>{name}</button>'
+    return f'<tr{mark}><td class="lcl-check">{check}</td><th scope="row">{button}</th>{drawn}</tr>'
 
 
 def spec_text(value: Any) -> str:

@@ -40,7 +40,7 @@ NO_SUCH_RUN = "There is no run of this name, or it is not yours."
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """Metric lines, log and, once it has ended, files of the open run that were fetched.
+    """Log and, once it has ended, files of the open run that were fetched.
 
     Args:
         log: its end, of at most ``MAX_LOG_CHARACTERS``.
@@ -51,7 +51,6 @@ class WatchedRun:
 
     id: str | None = None
     attempt: int = 0
-    lines: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     log: str = field(default="", repr=False)
     log_cut: bool = False
     log_error: str = ""
@@ -267,9 +266,9 @@ def _charts(run: Json, lines: Sequence[dict[str, Any]], names: Sequence[str]) ->
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
-def draw_details(run: Json, watched: WatchedRun) -> str:
+def draw_details(run: Json, watched: WatchedRun, lines: Sequence[dict[str, Any]] = ()) -> str:
     """Figures of an evaluation and problems of a validation; folded further curves, log, files, spec and notes."""
-    lines, artifacts = watched.lines, watched.artifacts
+    artifacts = watched.artifacts
     recorded = _recorded(lines) if run["kind"] == "pretrain" else []
     system = [name for name in SYSTEM_METRICS if name in recorded]
     others = [

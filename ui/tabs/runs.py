@@ -30,9 +30,8 @@ from ui.tabs.run_comparison import (
     RunCurve,
     draw_comparison,
     draw_comparison_menu,
-    last_step,
     linked_choice,
-    loss_lines,
+    read_curve,
 )
 from ui.tabs.run_form import FORM_SCRIPT, TITLES, FilledForm, RunForm, parse_values
 from ui.tabs.run_table import MAX_NAME, RunListing, draw_menus, draw_run_table, linked_listing, parse_tags
@@ -63,7 +62,7 @@ class SelectedRun:
 
     Args:
         current, study: what is open beside the table: a run, or a study, or neither.
-        curves: of the runs that the open one is compared with, by id.
+        curves: of runs that were open, or compared with the open one, by id.
         form: the form that is open in place of the table.
         sent: number of the newest edit of it.
     """
@@ -363,28 +362,28 @@ class RunsTab:
             watched = self.fetch(watched, run)
         if selection.current.id == watched.id:
             selection.current = watched
-        choice, menu, curves = selection.comparison, "", draw_curves(run, watched.lines)
+        curve = selection.curves[run["id"]] = read_curve(self.client, run, selection.curves.get(run["id"], RunCurve()))
+        choice, menu, curves = selection.comparison, "", draw_curves(run, curve.lines)
         if run["kind"] == "pretrain":
             choice = replace(choice, others=tuple(each for each in choice.others if each != run["id"]))
             menu = draw_comparison_menu(choice, run["id"], listed)
             if choice.others:
-                curves = draw_comparison(self.client, choice, selection.curves, (run, watched.lines), listed)
+                curves = draw_comparison(self.client, choice, selection.curves, run, listed)
         title = run.get("name") or KIND_LABELS.get(run["kind"], "")
         drawn = (
             f'<div id="run-head">{back}{draw_head(run, menu)}</div><div id="run-curves">{curves}</div>'
-            f'<div id="run-details">{draw_details(run, watched)}</div>'
+            f'<div id="run-details">{draw_details(run, watched, curve.lines)}</div>'
         )
         return mark_view(drawn, title, run=run["id"], **(choice.address if menu else {}))
 
     def fetch(self, watched: WatchedRun, run: Json) -> WatchedRun:
-        """Append new metric lines and log text; once the run has ended its files. Raises: ApiError.
+        """Append new log text; once the run has ended its files.
 
         The service sends a long log in chunks: after the first one, what is not shown anyway is skipped. What cannot
         be read, as while it is on its way to the store, leaves the rest of the run on show.
         """
         run_id, ended = run["id"], run["state"] not in ACTIVE_STATES
-        new = loss_lines(self.client.metrics(run_id, after=last_step(watched.lines)))
-        watched = replace(watched, lines=watched.lines + new, log_error="")
+        watched = replace(watched, log_error="")
         try:
             log = self.client.logs(run_id, offset=watched.offset)
             text = watched.log + log["text"]

@@ -205,7 +205,7 @@ def test_what_differs_from_the_preset_is_named(run: dict[str, Any]) -> None:
 
 def test_a_peak_never_falls(run: dict[str, Any]) -> None:
     lines = [{"step": step, "memory_gib": value} for step, value in ((1, 0.5), (2, 0.7), (3, 0.4))]
-    drawn = draw_details(run, WatchedRun(lines=tuple(lines)))
+    drawn = draw_details(run, WatchedRun(), lines)
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", re.findall(r'lcl-line" d="([^"]+)"', drawn)[0])]
     assert heights[1] == heights[2] < heights[0]
 

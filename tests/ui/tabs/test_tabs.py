@@ -10,6 +10,7 @@ import pytest
 
 from tests.ui.conftest import runs_tab
 from ui.spec_fields import from_json
+from ui.tabs.run_comparison import RunCurve
 from ui.tabs.run_view import RUN_ACTIONS
 from ui.tabs.runs import SelectedRun, WatchedRun
 
@@ -72,10 +73,10 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
     tab = runs_tab(client)
     selection = SelectedRun(WatchedRun("run_1"))
     tab.refresh(selection)
-    assert [each["step"] for each in selection.current.lines] == [10, 20]
+    assert [each["step"] for each in selection.curves["run_1"].lines] == [10, 20]
     stored.append(line(30))
     tab.refresh(selection)
-    assert [each["step"] for each in selection.current.lines] == [10, 20, 30]
+    assert [each["step"] for each in selection.curves["run_1"].lines] == [10, 20, 30]
     assert selection.current.log == "abc"
     assert [kwargs["after"] for kwargs in client.arguments_of("metrics")] == [0, 20]
 
@@ -101,10 +102,10 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
     client = service(
         runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0, "size": 0}
     )
-    old = WatchedRun("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
-    selection = SelectedRun(old)
+    old = WatchedRun("run_1", attempt=1, log="old", offset=3)
+    selection = SelectedRun(old, curves={"run_1": RunCurve(1, (line(10), line(90)))})
     runs_tab(client).refresh(selection)
-    assert [each["step"] for each in selection.current.lines] == [10]
+    assert [each["step"] for each in selection.curves["run_1"].lines] == [10]
     assert selection.current.log == ""
 
 
