@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lcl_core.common.processes import raise_open_files
 
 MAX_CONNECTIONS = 1000  # a further request is answered with 503
 MAX_SILENT = 500  # connections that owe the rest of a request; above it the one that is silent longest is closed
@@ -57,10 +58,7 @@ class DeadlineProtocol(H11Protocol):
 
 def server_config(app: Any, **options: Any) -> uvicorn.Config:
     """Configuration with these bounds. Raises the number of files that the process may open, as far as permitted."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
-        limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    raise_open_files(OPEN_FILES)
     return uvicorn.Config(
         app, http=DeadlineProtocol, ws="none", server_header=False, limit_concurrency=MAX_CONNECTIONS, **options
     )

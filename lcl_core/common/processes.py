@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import socket
 import threading
 import time
@@ -133,6 +134,14 @@ def threads_per_process(environment: Mapping[str, str], processes: int) -> int:
     """Threads of each of ``processes`` that share ``OMP_NUM_THREADS`` of ``environment``, or the usable cores."""
     whole = environment.get("OMP_NUM_THREADS", "")
     return max(1, (int(whole) if whole.isdecimal() else usable_cores()) // processes)
+
+
+def raise_open_files(count: int) -> None:
+    """Let this process, and those that it starts, open so many files, or as many as the hard limit permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        permitted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, hard))
 
 
 def usable_cores() -> int:

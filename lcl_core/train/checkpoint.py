@@ -112,6 +112,7 @@ class CheckpointManager:
     def __init__(
         self,
         folder: Path,
+        ranks: RankGroup,
         keep: int = 2,
         milestone_every: int | None = None,
         on_written: Callable[[int], None] = lambda step: None,
@@ -119,7 +120,7 @@ class CheckpointManager:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self.passed_over: list[tuple[str, str]] = []
         self._on_written = on_written
-        self._ranks = RankGroup()
+        self._ranks = ranks
         self._buffers: dict[tuple[str, str], Tensor] = {}  # of the snapshots, on the CPU
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -154,7 +155,6 @@ class CheckpointManager:
             self._finish_writing()
         finally:
             self._thread.shutdown()
-            self._ranks.close()
 
     def _finish_writing(self) -> None:
         writing, self._writing = self._writing, None

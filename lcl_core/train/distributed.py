@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import StoreError, UserError
-from lcl_core.common.processes import listen_on_reserved, meeting_seconds
+from lcl_core.common.processes import listen_on_reserved, meeting_seconds, raise_open_files
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RendezvousFailed
 from lcl_core.model import LCLModel
 
@@ -31,6 +31,7 @@ TIMEOUT = timedelta(minutes=30)
 # for messages between ranks, of which one may read a large corpus first; a silent run is ended by its supervisor
 MESSAGE_TIMEOUT = timedelta(days=2)
 
+OPEN_FILES = 1 << 16  # each gloo group connects a rank to all others; shards and libraries have theirs besides
 # after which a connection whose other end does not answer is broken off; gloo would wait as long as its timeout
 SILENCE_SECONDS = 120
 
@@ -41,7 +42,7 @@ _KINDS: dict[str, type[Exception]] = {"store": StoreError, "user": UserError, "c
 class RankGroup:
     """Rank of this process, and a gloo group of its own for JSON messages between ranks.
 
-    All ranks make it at once. A single process needs no group.
+    All ranks make it at once, and only once: it connects each rank to all others. A single process needs no group.
     """
 
     def __init__(self) -> None:
@@ -99,14 +100,9 @@ class RankGroup:
                 raise _KINDS[other["kind"]](other["message"], **other["fields"])
         return [other["value"] for other in outcomes]
 
-    def close(self) -> None:
-        if self._group is not None and dist.is_initialized():
-            dist.destroy_process_group(self._group)
-        self._group = None
-
 
 @contextmanager
-def init_process_group(device: torch.device) -> Iterator[None]:
+def init_process_group(device: torch.device) -> Iterator[RankGroup]:
     """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
     CPU tensors are sent over gloo on GPU machines too, so that counts on the host do not wait for a device. After an
@@ -114,8 +110,9 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     which this rank will never join, and the error would not be told before their timeout.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
+        yield RankGroup()
         return
+    raise_open_files(OPEN_FILES)
     backend, bound_to = "gloo", None
     if device.type != "cpu":  # with its device, NCCL connects at once and never guesses one
         backend, bound_to = f"cpu:gloo,{device.type}:nccl", device
@@ -124,7 +121,7 @@ def init_process_group(device: torch.device) -> Iterator[None]:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=bound_to)
     else:
         _meet(backend, seconds, bound_to)
-    yield
+    yield RankGroup()
     dist.destroy_process_group()
 
 

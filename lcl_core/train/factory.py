@@ -48,7 +48,9 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
 
 
 @contextmanager
-def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir) -> Iterator[dict[str, Path]]:
+def open_resident(
+    spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: RunDir, ranks: RankGroup
+) -> Iterator[dict[str, Path]]:
     """Folders of decoded images by dataset, empty without ``data.resident``. All ranks call this.
 
     On each machine one rank creates them and the others wait. They are in the cache that runs
@@ -60,7 +62,7 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
     if not spec.data.resident:
         yield {}
         return
-    ranks, run = RankGroup(), run_dir.read_run()
+    run = run_dir.read_run()
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
 
@@ -78,7 +80,6 @@ def open_resident(spec: PretrainSpec, corpora: Mapping[str, Corpus], run_dir: Ru
 
         hashes = ranks.run_on_all_ranks(content_hashes)[0]
         ranks.run_on_all_ranks(decode)
-        ranks.close()
         yield folders
 
 

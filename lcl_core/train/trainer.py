@@ -83,10 +83,10 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
     # loader processes are forked before CUDA and the threads of libraries
     with (
         LoaderPool(corpora, loader_processes(spec)) as loaders,
-        init_process_group(use_device()),
-        open_resident(spec, corpora, run_dir) as resident,
+        init_process_group(use_device()) as ranks,
+        open_resident(spec, corpora, run_dir, ranks) as resident,
     ):
-        result = Trainer(spec, run_dir, corpora, loaders, resident).run()
+        result = Trainer(spec, run_dir, corpora, loaders, ranks, resident).run()
     if not result:
         return result
     known = run_dir.read_run().get("dataset_hashes", {})
@@ -120,10 +120,10 @@ class Trainer:
         run_dir: RunDir,
         corpora: dict[str, Corpus],
         loaders: LoaderPool,
+        ranks: RankGroup,
         resident: Mapping[str, Path] | None = None,
     ) -> None:
-        self.spec, self.run_dir, self.loaders = spec, run_dir, loaders
-        self.ranks = RankGroup()
+        self.spec, self.run_dir, self.loaders, self.ranks = spec, run_dir, loaders, ranks
         self.device = use_device()
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
@@ -191,7 +191,7 @@ class Trainer:
         """
         spec = self.spec
         with CheckpointManager(
-            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every,
+            self.run_dir.checkpoints, self.ranks, spec.keep_checkpoints, spec.milestone_every,
             on_written=lambda step: write_log(f"checkpoint  step {step}"),
         ) as self.checkpoints:  # fmt: skip
             self._restore()

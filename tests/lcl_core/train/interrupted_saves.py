@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from lcl_core.train.checkpoint import CheckpointManager
+from lcl_core.train.distributed import RankGroup
 
 
 def groups(step):
@@ -35,14 +36,14 @@ def save(folder, step, flushes):
         real(descriptor)
 
     os.fsync = counted
-    with CheckpointManager(folder, keep=2) as checkpointer:
+    with CheckpointManager(folder, RankGroup(), keep=2) as checkpointer:
         checkpointer.save(step, groups(step), {"step": step})
 
 
 def there(folder):
     """The step of the checkpoint that a successor finds, after it has seen that all of it is of that step."""
     into = groups(0)
-    with CheckpointManager(folder) as checkpointer:
+    with CheckpointManager(folder, RankGroup()) as checkpointer:
         step = checkpointer.load_newest(into)["step"]
     assert not checkpointer.passed_over
     assert all((tensors["w"] == step).all() for tensors in into.values())
@@ -51,7 +52,7 @@ def there(folder):
 
 
 def main(folder):
-    with CheckpointManager(folder) as checkpointer:
+    with CheckpointManager(folder, RankGroup()) as checkpointer:
         checkpointer.save(1, groups(1), {"step": 1})
     for flushes in range(100):
         step = flushes + 2

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lcl_core.train import checkpoint
 from lcl_core.train.checkpoint import CheckpointManager
+from lcl_core.train.distributed import RankGroup
 from lcl_core.train.optimizer import training_tensors
 
 
@@ -71,7 +72,7 @@ def same(got, expected):
 
 def save(folder, rank, ranks):
     run = Run(ranks, seed=0)
-    with CheckpointManager(folder / "checkpoints", keep=3) as saver:
+    with CheckpointManager(folder / "checkpoints", RankGroup(), keep=3) as saver:
         for number in (1, 2, 3):
             run.step(number)
             whole = run.whole()
@@ -101,7 +102,7 @@ def fail_on_the_first_rank(saver, run):
 def load(folder, rank, ranks):
     run = Run(ranks, seed=9)
     expected = {number: load_file(folder / "expected" / f"{number}.safetensors") for number in (2, 3)}
-    with CheckpointManager(folder / "checkpoints") as saver:
+    with CheckpointManager(folder / "checkpoints", RankGroup()) as saver:
         assert saver.load_newest(run.groups()) == {"step": 2}
         assert same(run.whole(), expected[2])
         run.step(3)

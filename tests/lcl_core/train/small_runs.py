@@ -20,6 +20,7 @@ from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_tokenizer, open_corpora, open_resident
 from lcl_core.train.trainer import Trainer
 from tests.module_process import SERVER
@@ -93,8 +94,9 @@ def trainer(run_dir, workers=0):
     assert isinstance(spec, PretrainSpec)
     corpora = open_corpora(spec, run["datasets"])
     resources = ExitStack()
-    resident = resources.enter_context(open_resident(spec, corpora, run_dir))
-    found = _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers), resident)
+    ranks = RankGroup()
+    resident = resources.enter_context(open_resident(spec, corpora, run_dir, ranks))
+    found = _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers), ranks, resident)
     found.resources = resources
     return found
 

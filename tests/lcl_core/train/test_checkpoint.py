@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from lcl_core.common.errors import FailureCode, StoreError, UserError, failure_code
 from lcl_core.train import checkpoint
 from lcl_core.train.checkpoint import CheckpointManager
+from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.optimizer import build_optimizer, random_state, restore_random_state, training_tensors
 from tests.lcl_core.train.rank_processes import run_ranks
@@ -36,7 +37,7 @@ def trained(model, *steps, optimizer=None):
 def test_restored_state_continues_bitwise(small_config, tmp_path, steps):
     straight, fresh = build_model(small_config, seed=0), build_model(small_config, seed=5)
     optimizer, again = trained(straight, *range(steps)), build_optimizer(fresh, lr=1e-3)
-    with CheckpointManager(tmp_path) as saver:
+    with CheckpointManager(tmp_path, RankGroup()) as saver:
         assert saver.load_newest(training_tensors(fresh, again)) is None
         saver.save(2, training_tensors(straight, optimizer), {"text": "größer"})
         assert saver.load_newest(training_tensors(fresh, again)) == {"text": "größer"}
@@ -50,7 +51,7 @@ def groups(step):
 
 
 def save(folder, *steps, **options):
-    with CheckpointManager(folder, **options) as saver:
+    with CheckpointManager(folder, RankGroup(), **options) as saver:
         for step in steps:
             saver.save(step, groups(step), {"step": step})
 
@@ -69,7 +70,7 @@ def names(folder):
 
 @pytest.fixture
 def saver(tmp_path):
-    with CheckpointManager(tmp_path, keep=2) as made:
+    with CheckpointManager(tmp_path, RankGroup(), keep=2) as made:
         yield made
 
 
@@ -95,7 +96,7 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path, capsys):
     weights = tmp_path / "step_00000003" / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     (tmp_path / "step_00000002" / "manifest.json").write_text("[]")
-    with CheckpointManager(tmp_path, keep=1) as saver:
+    with CheckpointManager(tmp_path, RankGroup(), keep=1) as saver:
         assert newest(saver) == 1
         assert [name for name, _ in saver.passed_over] == ["step_00000003", "step_00000002"]
         assert saver.passed_over[0][1] == "checksum of ema.safetensors does not match"
@@ -112,7 +113,7 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, number
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
-    with CheckpointManager(tmp_path) as saver:
+    with CheckpointManager(tmp_path, RankGroup()) as saver:
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "sha256_file", fail)
             with pytest.raises(StoreError, match=os.strerror(number)) as caught:

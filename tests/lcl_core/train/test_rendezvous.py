@@ -13,12 +13,14 @@ from lcl_core.common.run_dir import ExitCode
 from lcl_core.train.launch import node_from_env, rank_env
 
 MEET = """
-import torch
+import resource, torch
 from lcl_core.common.run_dir import RendezvousFailed, ExitCode
-from lcl_core.train.distributed import RankGroup, init_process_group
+from lcl_core.train.distributed import init_process_group
 try:
-    with init_process_group(torch.device("cpu")):
-        print(RankGroup().all_gather_ints([torch.distributed.get_rank()]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with init_process_group(torch.device("cpu")) as ranks:
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256, "hundreds of ranks need as many connections"
+        print(ranks.all_gather_ints([torch.distributed.get_rank()]))
 except RendezvousFailed as error:
     print(error)
     raise SystemExit(int(ExitCode.RENDEZVOUS_FAILED))

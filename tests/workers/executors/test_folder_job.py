@@ -207,7 +207,6 @@ def test_what_kubernetes_says_about_a_jobset(pods, changes, phase, said):
     [
         (pod("Pending", "waiting", reason="CreateContainerConfigError", message='secret "s3" not found'), True),
         (pod("Pending", "waiting", reason="ImagePullBackOff", message="ErrImagePull: lcl:2: not found"), True),
-        (pod("Pending", "waiting", reason="ErrImagePull", message="dial tcp: i/o timeout"), False),
         (pod("Pending", "", "False", why='persistentvolumeclaim "home" not found'), True),
         (pod("Pending", "", "False", why="0/3 nodes are available: 3 Insufficient nvidia.com/gpu"), False),
     ],

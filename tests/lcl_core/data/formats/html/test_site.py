@@ -358,7 +358,6 @@ def test_paragraphs_become_sentences(site, text, sentences):
 
 
 def test_a_page_of_open_brackets_is_refused():
-    """Each costs the parser of Markdown a fifth of a millisecond."""
     with pytest.raises(BadValue, match="brackets"):
         MarkdownReader.parse(b"[\n\n" * 20_000)
 
