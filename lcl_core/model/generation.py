@@ -167,13 +167,15 @@ def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams:
         parents, tokens = flat // following.shape[-1], flat % following.shape[-1]
         over = torch.isin(tokens, ends) | (length == last)
         scores, kept = (top + over * _EXCLUDED_SCORE).topk(num_beams)
-        for row, state in rows.items():
+        on_host = zip(*(part.tolist() for part in (parents, tokens, over, top, kept)), strict=True)
+        for row, (origins, words, is_over, likeliest, kept_ranks) in enumerate(on_host):
+            if (state := rows.get(row)) is None:
+                continue
             # of the candidates, those among the best that are over end, the kept ones continue
-            origins, words, is_over = parents[row].tolist(), tokens[row].tolist(), over[row].tolist()
-            for rank, score in enumerate(top[row, : state.width].tolist()):
+            for rank, score in enumerate(likeliest[: state.width]):
                 if is_over[rank]:
                     state.end(score / length, [*state.running[origins[rank]], words[rank]])
-            state.running = [[*state.running[origins[rank]], words[rank]] for rank in kept[row].tolist()]
+            state.running = [[*state.running[origins[rank]], words[rank]] for rank in kept_ranks]
         best = (scores[:, 0] / length).tolist()
         decided = [row for row, state in rows.items() if length == last or not state.may_improve(best[row])]
         yield [(row, rows.pop(row).ended[0][1]) for row in decided]

@@ -215,7 +215,6 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # one collective for all parts
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[dist.get_rank()]
+        own = grad.new_empty(1, *grad.shape[1:])
+        dist.reduce_scatter_tensor(own, grad.contiguous())
+        return own[0]

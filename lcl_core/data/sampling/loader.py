@@ -271,7 +271,6 @@ def _too_large(sample: Sample, budget: BatchSpec) -> str | None:
 _CHUNK = 4  # documents in a message, where reading does not wait
 _AHEAD = 4  # messages that wait for each process, at least
 _AHEAD_BYTES = 256 << 20  # of samples of one image that wait in all processes
-_MAX_WORKERS = 8
 _GPU_CORES_KEPT, _CPU_CORES_A_LOADER = 1, 8
 _EXIT_SECONDS = 5.0
 Samples = list[Sample | SkippedSample]
@@ -283,7 +282,7 @@ def default_workers(ranks: int, gpu: bool) -> int:
     On a GPU machine all cores but one of each rank decode images. Where the CPU also computes, one in eight does.
     """
     share = usable_cores() // ranks
-    return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
+    return max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1)
 
 
 class LoaderPool:

@@ -136,7 +136,7 @@ def test_processes_end_with_the_iterator(open_stream):
 
 @pytest.mark.parametrize(
     ("cores", "ranks", "gpu", "expected"),
-    [(2, 1, False, 1), (32, 1, False, 4), (32, 8, False, 1), (16, 1, True, 8), (16, 4, True, 3), (8, 8, True, 1)],
+    [(2, 1, False, 1), (32, 1, False, 4), (32, 8, False, 1), (16, 1, True, 15), (16, 4, True, 3), (8, 8, True, 1)],
 )
 def test_the_default_number_of_processes_follows_from_the_cores(cores, ranks, gpu, expected, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
