@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import StoreError, UserError
@@ -72,6 +73,17 @@ class RankGroup:
         table = [torch.zeros(len(values), dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(table, torch.tensor(values, dtype=torch.int64), group=self._group)
         return [row.tolist() for row in table]
+
+    def gather_rows(self, parts: list[Tensor]) -> list[Tensor]:
+        """The rows [n, E] of every rank, by rank, on the first one; n may differ. Nothing on the others."""
+        if self._group is None or not parts:
+            return parts
+        own = torch.cat(parts)
+        counts = [count for (count,) in self.all_gather_ints([len(own)])]
+        sent = torch.nn.functional.pad(own.cpu(), (0, 0, 0, max(counts) - len(own)))
+        found = [torch.empty_like(sent) for _ in counts] if self.rank == 0 else None
+        dist.gather(sent, found, dst=0, group=self._group)
+        return [rows[:count].to(own.device) for rows, count in zip(found or [], counts, strict=False)]
 
     def run_on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
         """Run ``action`` on every rank and gather the returned JSON values.
@@ -192,6 +204,17 @@ def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.M
     # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
     fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
     return module
+
+
+def gather_whole_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model, copied to the CPU of the first rank; empty on others. All ranks gather sharded tensors."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if first:
+            tensors[name] = whole.detach().to("cpu", copy=True)
+    return tensors
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Everything is computed with a copy of the weights: neither the mode of the
 trained model, nor its gradients, its compiled blocks or the random generators change, so a run has bitwise identical
-weights with and without a monitor. The first rank computes alone, so the numbers do not depend on the ranks.
+weights with and without a monitor. Ranks share the micro-batches, which are the same for any number of them.
+With FSDP2 the copy is sharded as the trained model is, so that all ranks make the same number of forward passes.
 """
 
 from __future__ import annotations
@@ -10,32 +11,37 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from lcl_core.common.device import autocast, tf32_matmul
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_tree, replace_tree, sha256_file, write_json_atomically
-from lcl_core.common.run_dir import RunDir
+from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.sampling.loader import DocumentBatch
 from lcl_core.data.sampling.sources import Sample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
+from lcl_core.model.packed_batch import hash_tensors
 from lcl_core.objectives import build_objective
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.ops.contrastive_loss import similarities
 from lcl_core.specs.data import VIEW_ITEMS, AugmentationSpec, DataSpec, SourceSpec
 from lcl_core.specs.pretrain import HELD_OUT, BatchSpec, PretrainSpec
-from lcl_core.train.distributed import RankGroup
+from lcl_core.train.distributed import RankGroup, gather_whole_tensors, parallelize_model
 from lcl_core.train.factory import build_model, progress_line
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, Collator, TrainingModule
 
@@ -43,42 +49,71 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, se
 _SEED = 0  # of the sample and its layout: the same in every run
 _LABELS = ("concept", "class")  # kinds of labels that are tried, the preferred one first
 _BLOCK = 1024  # rows of similarities at once
+_READ_AT_ONCE = 64  # documents of each rank between two messages
+Part = TypeVar("Part", ContrastivePairs, NegativeCandidates)
+
+
+class _Document(NamedTuple):
+    """What all ranks know about a document that can be used."""
+
+    position: int
+    tokens: int
+    images: int
+    labels: dict[str, str]
+
+
+class _Share(NamedTuple):
+    """What a rank computes of micro-batches whose pairs are contrasted with each other: as many as each other rank.
+
+    Attributes:
+        counted: of the micro-batches; those behind only keep the ranks together.
+        label: kind of the labels of the nearest neighbours.
+    """
+
+    batches: list[list[_Document]]
+    counted: int
+    label: str
 
 
 @dataclass
 class _Sums:
-    """What the held-out batches add up to.
+    """What the held-out batches of a rank add up to.
 
     Attributes:
-        losses: weighted sums of the losses by name; ``counts``: their items.
-        metrics: (total, count) by name.
-        latents: [n, E] L2-normalised pooled latents, in the order of the batches.
-        images, texts: rows [n, E] and [M, E] to retrieve, ``owners`` [n] the text of each image.
-        known: row of each text by its key.
+        totals: (total, count) of each loss, weighted, and of each other number.
+        latents: [n, E] L2-normalised pooled latents, in the order of the batches; ``labels``: theirs.
+        images, texts: rows [n, E] to retrieve; equal ``keys`` [n] are one text, which no encoder can distinguish.
     """
 
-    losses: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    counts: Counter[str] = field(default_factory=Counter)
-    metrics: dict[str, list[float]] = field(default_factory=dict)
+    totals: dict[str, list[float]] = field(default_factory=dict)
     latents: list[Tensor] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     texts: list[Tensor] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)
-    known: dict[Any, int] = field(default_factory=dict)
+    keys: list[int] = field(default_factory=list)
 
-    def add_metric(self, name: str, total: Tensor, count: float) -> None:
-        row = self.metrics.setdefault(name, [0.0, 0.0])
-        row[0] += float(total)
+    def add(self, name: str, total: float, count: float) -> None:
+        row = self.totals.setdefault(name, [0.0, 0.0])
+        row[0] += total
         row[1] += count
 
-    def add_pairs(self, images: Tensor, texts: Tensor, keys: Sequence[Any]) -> None:
-        """Row-aligned features. Equal ``keys`` count as one text, since no encoder can distinguish them."""
-        self.images.append(images)
-        for row, key in enumerate(keys):
-            if key not in self.known:
-                self.known[key] = len(self.known)
-                self.texts.append(texts[row : row + 1])
-            self.owners.append(self.known[key])
+    def add_pairs(self, images: Tensor, texts: Tensor, keys: Tensor, end: int | None) -> None:
+        """Row-aligned features, up to row ``end``."""
+        self.images.append(images[:end])
+        self.texts.append(texts[:end])
+        self.keys += keys[:end].tolist()
+
+    def gather(self, ranks: RankGroup) -> _Sums:
+        """Those of all ranks, on the first one."""
+        own = [self.totals, self.labels, self.keys]
+        latents, images, texts = (ranks.gather_rows(rows) for rows in (self.latents, self.images, self.texts))
+        joint = _Sums(latents=latents, images=images, texts=texts)
+        for totals, labels, keys in ranks.all_gather_object(own):
+            for name, (total, count) in totals.items():
+                joint.add(name, total, count)
+            joint.labels += labels
+            joint.keys += keys
+        return joint
 
 
 class HeldOutMonitor:
@@ -104,21 +139,31 @@ class HeldOutMonitor:
         objective.before_training(model)
         model.configure_blocks(checkpointing=spec.engine.activation_checkpointing)
         self._copy = TrainingModule(model, objective).eval().requires_grad_(False).to(device)
+        if spec.engine.strategy == "fsdp2":
+            parallelize_model(self._copy, model, "fsdp2")
         self._collator = Collator(objective, config, _SEED)
-        self._batches: list[list[Sample]] = []
-        self._labels: list[str | None] = []  # in the order of the batches
+        self._shares: list[_Share] = []
+        self._samples: dict[int, Sample] = {}  # of the shares, by position
 
     def due(self, step: int) -> bool:
         return step == self.spec.steps or step % self.monitor.every == 0
 
     def evaluate(self, trained: TrainingModule, step: int) -> dict[str, float]:
         """Numbers by name, the same on all ranks. Raises: JobCancelled on all ranks where the run is to stop."""
-        own = self._copy.state_dict()
-        for name, tensor in trained.state_dict().items():  # all ranks gather sharded weights
-            own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+        started, own = time.monotonic(), self._copy.state_dict()
+        for name, tensor in trained.state_dict().items():  # sharded alike
+            own[name].copy_(tensor)
+        advance = progress_line(self.spec, self.run_dir, self.ranks, "measuring held-out data", step)
+        if not self._shares:
+            self._read(advance)
+        sums = self._measure(advance)
+        ranks, main = self.ranks, self.ranks.rank == 0
         numbers: dict[str, float]
-        numbers = self.ranks.run_on_all_ranks(lambda: self._measure(step) if self.ranks.rank == 0 else None)[0]
-        return numbers
+        numbers, improved = ranks.run_on_all_ranks(lambda: self._numbers(sums) if main else None)[0]
+        if improved:
+            tensors = gather_whole_tensors(self._copy.model)
+            ranks.run_on_all_ranks(lambda: self._write_best(step, numbers, tensors) if main else None)
+        return numbers | {f"{HELD_OUT}seconds": round(time.monotonic() - started, 3)}
 
     def best(self) -> dict[str, Any] | None:
         """Step, value, numbers and folder of the best weights so far; None: there are none yet."""
@@ -141,118 +186,167 @@ class HeldOutMonitor:
             "best": best,
         }
 
-    def _measure(self, step: int) -> dict[str, float]:
-        started, model, device = time.monotonic(), self._copy.model, self._copy.model.device
-        advance = progress_line(self.spec, self.run_dir, self.ranks, "measuring held-out data", step)
-        if not self._batches:
-            self._read(advance)
-        sums, engine = _Sums(), self.spec.engine
+    def _read(self, advance: Callable[[], None]) -> None:
+        """Read the samples, until the next one would exceed the number of images; this rank keeps those of its shares.
+
+        Ranks read in turn and exchange sizes and labels, from which all of them form the same micro-batches.
+        """
+        ranks, end, engine = self.ranks, self._stream.documents_per_epoch, self.spec.engine
+        read: dict[int, Sample] = {}
+        documents: list[_Document] = []
+        images = 0
+        for start in range(0, end, ranks.size * _READ_AT_ONCE):
+            positions = range(start + ranks.rank, min(start + ranks.size * _READ_AT_ONCE, end), ranks.size)
+            rows = ranks.run_on_all_ranks(partial(self._describe, positions, read, advance))
+            for document in sorted((_Document(*row) for of_rank in rows for row in of_rank), key=itemgetter(0)):
+                images += document.images
+                if images <= self.monitor.images:
+                    documents.append(document)
+            if images > self.monitor.images:
+                break
+        if not documents:
+            message = f"monitor: none of the documents of {self.monitor.dataset!r} can be used"
+            raise UserError(message, code="no_data", field="monitor.dataset")
+        kinds = _LABELS if self.monitor.label is None else (self.monitor.label,)
+        kind = next((kind for kind in kinds if any(kind in each.labels for each in documents)), kinds[0])
+        batches = _fill_batches(documents, self.spec.batch)
         # the contrastive loss of a step is over all micro-batches of all ranks, so it is here
         together = engine.nodes * engine.processes * engine.accumulate
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            tf32_matmul(device, self.spec.precision),
-            autocast(device, self.spec.precision),
-        ):
-            for first in range(0, len(self._batches), together):
-                self._add_group(self._batches[first : first + together], sums, advance)
-            means = {f"{name}_loss": sums.losses[name] / max(sums.counts[name], 1) for name in sums.losses}
-            numbers = {"loss": sum(means.values()), **means}
-            numbers |= {name: total / max(count, 1) for name, (total, count) in sums.metrics.items()}
-            if sums.owners:
-                owners = torch.tensor(sums.owners, device=device)
-                numbers |= retrieval_recalls(torch.cat(sums.images), torch.cat(sums.texts), owners)
-            often = {label for label, count in Counter(self._labels).items() if label and count > 1}
-            if rows := [row for row, label in enumerate(self._labels) if label in often]:
-                order = sorted(often)
-                labels = torch.tensor([order.index(str(self._labels[row])) for row in rows], device=device)
-                numbers["knn_accuracy"] = neighbour_accuracy(torch.cat(sums.latents)[rows], labels)
-        numbers = {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
-        self._keep_best(model, step, numbers)
-        return numbers | {f"{HELD_OUT}seconds": round(time.monotonic() - started, 3)}
+        groups = [batches[first : first + together] for first in range(0, len(batches), together)]
+        shares = [_share_of(group, ranks.rank, ranks.size, kind) for group in groups]
+        wanted = {document.position for share in shares for batch in share.batches for document in batch}
+        ranks.run_on_all_ranks(lambda: len(self._describe(sorted(wanted - read.keys()), read, advance)))
+        self._samples = {position: read[position] for position in wanted}
+        self._shares = shares
 
-    def _read(self, advance: Callable[[], None]) -> None:
-        """Read the samples, until the next one would exceed the number of images."""
-        samples: list[Sample] = []
-        labels: dict[int, Mapping[str, str]] = {}  # by position
-        budget, images = self.spec.batch, 0
-        for position in range(self._stream.documents_per_epoch):
+    def _describe(
+        self, positions: Iterable[int], read: dict[int, Sample], advance: Callable[[], None]
+    ) -> list[_Document]:
+        """The documents that can be used, whose samples are added to ``read``."""
+        found = []
+        for position in positions:
             advance()
             sample = self._stream[position]
             if not isinstance(sample, Sample):
                 continue
-            if len(sample.token_ids) > budget.tokens or len(sample.levels) > budget.images:
-                continue
-            images += len(sample.levels)
-            if images > self.monitor.images:
-                break
-            samples.append(sample)
-            labels[position] = self._stream.labels(position)
-        if not samples:
-            message = f"monitor: none of the documents of {self.monitor.dataset!r} can be used"
-            raise UserError(message, code="no_data", field="monitor.dataset")
-        kinds = _LABELS if self.monitor.label is None else (self.monitor.label,)
-        kind = next((kind for kind in kinds if any(kind in each for each in labels.values())), kinds[0])
-        self._batches = _fill_batches(samples, budget)
-        self._labels = [labels[sample.position].get(kind) for batch in self._batches for sample in batch]
+            tokens, images = len(sample.token_ids), len(sample.levels)
+            if tokens <= self.spec.batch.tokens and images <= self.spec.batch.images:
+                read[position] = sample
+                found.append(_Document(position, tokens, images, dict(self._stream.labels(position))))
+        return found
 
-    def _add_group(self, group: Sequence[list[Sample]], sums: _Sums, advance: Callable[[], None]) -> None:
-        """Micro-batches whose pairs are contrasted with each other."""
-        model, objective = self._copy.model, self._copy.objective
+    def _measure(self, advance: Callable[[], None]) -> _Sums:
+        """The sums of all ranks, on the first one. Raises: JobCancelled, on all ranks."""
+        sums = _Sums()
+        with self._inference():
+            for share in self._shares:
+                self._add_share(share, sums, advance)
+        if isinstance(self._copy, FSDPModule):
+            self._copy.reshard()
+        return sums.gather(self.ranks)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        device, precision = self._copy.model.device, self.spec.precision
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            tf32_matmul(device, precision),
+            autocast(device, precision),
+        ):
+            yield
+
+    def _add_share(self, share: _Share, sums: _Sums, advance: Callable[[], None]) -> None:
+        """Micro-batches whose pairs are contrasted with each other and with those of the other ranks' shares."""
+        model, objective, ranks = self._copy.model, self._copy.objective, self.ranks
         pairs: list[ContrastivePairs] = []
-        waiting = []  # for the candidates of the whole group
-        for samples in group:
+        waiting = []  # for the candidates of all shares
+        stops = 0
+        try:
             advance()
+        except JobCancelled:  # all ranks stop at the same message
+            stops = 1
+        for number, documents in enumerate(share.batches):
+            counted = number < share.counted
+            end = None if counted else 0  # of the rows that count
+            samples = [self._samples[document.position] for document in documents]
             batch = self._collator(DocumentBatch(samples)).to(model.device)
-            sums.counts.update(objective.counts(batch))
             encoded: EncodedBatch = self._copy(batch)
             latents = F.normalize(encoded.activations.image_latents.float(), dim=-1)
-            sums.latents.append(latents)
+            sums.latents.append(latents[:end])
+            items = objective.counts(batch) if counted else {}
+            sums.labels += [document.labels.get(share.label) for document in documents[:end]]
             if encoded.pairs is not None:
-                pairs.append(encoded.pairs)
+                pairs.append(_first_rows(encoded.pairs, end))
                 if VIEW_ITEMS[self.monitor.view] == "documents":  # the contexts of their images
-                    keys = batch.pair_groups.tolist()
-                    sums.add_pairs(encoded.pairs.image_features, encoded.pairs.text_features, keys)
+                    sums.add_pairs(encoded.pairs.image_features, encoded.pairs.text_features, batch.pair_groups, end)
                 else:  # captions, each encoded alone
                     rows = [_caption_row(sample, model.config) for sample in samples]
                     features = model.get_text_features(nn.utils.rnn.pad_sequence(rows, batch_first=True))
-                    sums.add_pairs(latents, features, [tuple(row.tolist()) for row in rows])
+                    sums.add_pairs(latents, features, torch.tensor([hash_tensors(row) for row in rows]), end)
             if encoded.candidates is None:
-                self._add_losses(batch, encoded, GlobalBatch(), sums)
+                self._add_losses(batch, encoded, GlobalBatch(), sums, items)
             else:
-                waiting.append((batch, encoded, encoded.candidates))
+                waiting.append((batch, encoded, items, _first_rows(encoded.candidates, end)))
+        longest = max((objective.max_text_length(batch) for batch, *_ in waiting), default=0)
+        own = [sum(len(part.image_features) for part in pairs), longest, stops]
+        counts, lengths, stopped = zip(*ranks.all_gather_ints(own), strict=True)
+        if any(stopped):
+            raise JobCancelled
         if waiting:
-            longest = max(objective.max_text_length(batch) for batch, *_ in waiting)
-            joint = NegativeCandidates.concatenate([candidates for *_, candidates in waiting], longest)
-            for batch, encoded, _ in waiting:
-                self._add_losses(batch, encoded, GlobalBatch(lambda _: joint), sums)
+            joint = NegativeCandidates.concatenate([part for *_, part in waiting], max(lengths)).all_gather(counts)
+            for batch, encoded, items, _ in waiting:
+                self._add_losses(batch, encoded, GlobalBatch(lambda _: joint), sums, items)
         if pairs:
             joined = ContrastivePairs.concatenate(pairs)
-            count = len(joined.image_features)
-            contrastive = joined.loss(model.logit_scale, [count])
-            sums.losses[CONTRASTIVE] += float(contrastive.loss) * joined.weight
-            sums.add_metric(ACCURACY, contrastive.correct, count)
+            contrastive = joined.loss(model.logit_scale, counts)
+            sums.add(f"{CONTRASTIVE}_loss", float(contrastive.loss) * joined.weight, counts[ranks.rank])
+            sums.add(ACCURACY, float(contrastive.correct), counts[ranks.rank])
 
-    def _add_losses(self, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch, sums: _Sums) -> None:
+    def _add_losses(
+        self,
+        batch: PackedBatch,
+        encoded: EncodedBatch,
+        global_batch: GlobalBatch,
+        sums: _Sums,
+        items: Mapping[str, int],
+    ) -> None:
+        """``items``: those of each loss; empty: nothing counts."""
         found = self._copy.objective.losses(self._copy.model, batch, encoded, global_batch)
-        for name, loss in found.sums.items():
-            sums.losses[name] += float(loss.total) * loss.weight
-        for name, metric in found.metrics.items():
-            sums.add_metric(name, metric.total, float(metric.count))
+        for name, loss in found.sums.items() if items else ():
+            sums.add(f"{name}_loss", float(loss.total) * loss.weight, items[name])
+        for name, metric in found.metrics.items() if items else ():
+            sums.add(name, float(metric.total), float(metric.count))
 
-    def _keep_best(self, model: LCLModel, step: int, numbers: Mapping[str, float]) -> None:
+    def _numbers(self, sums: _Sums) -> tuple[dict[str, float], bool]:
+        """By name, of the sums of all ranks; and whether these weights are the best so far."""
+        device = self._copy.model.device
+        with self._inference():
+            means = {name: total / max(count, 1) for name, (total, count) in sums.totals.items()}
+            numbers = {"loss": sum(mean for name, mean in means.items() if name.endswith("_loss")), **means}
+            if sums.keys:
+                first: dict[int, int] = {}
+                for row, key in enumerate(sums.keys):
+                    first.setdefault(key, row)
+                number = {key: text for text, key in enumerate(first)}
+                owners = torch.tensor([number[key] for key in sums.keys], device=device)
+                numbers |= retrieval_recalls(torch.cat(sums.images), torch.cat(sums.texts)[[*first.values()]], owners)
+            often = {label for label, count in Counter(sums.labels).items() if label and count > 1}
+            if rows := [row for row, label in enumerate(sums.labels) if label in often]:
+                order = sorted(often)
+                labels = torch.tensor([order.index(str(sums.labels[row])) for row in rows], device=device)
+                numbers["knn_accuracy"] = neighbour_accuracy(torch.cat(sums.latents)[rows], labels)
+        numbers = {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
         name = self.monitor.choose
         if name not in numbers:
             message = f"monitor.choose: there is no {name}: no two of the held-out images share a label"
             raise UserError(message, code="no_data", field="monitor.choose")
-        value, best = numbers[name], self.best()
-        sign = 1 if name.endswith("loss") else -1
-        if best is not None and sign * value >= sign * best["value"]:
-            return
-        tensors = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-        training = {"best": {"step": step, "value": value, "numbers": dict(numbers)}}
-        write_encoder(self.run_dir.best_encoder, model, tensors, self.processor, self.spec, training)
+        best, sign = self.best(), 1 if name.endswith("loss") else -1
+        return numbers, best is None or sign * numbers[name] < sign * best["value"]
+
+    def _write_best(self, step: int, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        best = {"step": step, "value": numbers[self.monitor.choose], "numbers": dict(numbers)}
+        write_encoder(self.run_dir.best_encoder, self._copy.model, tensors, self.processor, self.spec, {"best": best})
 
 
 def held_out_data(spec: PretrainSpec) -> DataSpec:
@@ -327,18 +421,29 @@ def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
     return right / len(features)
 
 
-def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> list[list[Sample]]:
-    """The samples in order, in batches of at most the budget; each batch longest first, as a collator orders it."""
-    batches: list[list[Sample]] = [[]]
-    for sample in samples:
-        extended = [*batches[-1], sample]
-        tokens = sum(len(each.token_ids) for each in extended)
-        images = sum(len(each.levels) for each in extended)
+def _fill_batches(documents: Sequence[_Document], budget: BatchSpec) -> list[list[_Document]]:
+    """The documents in order, in batches of at most the budget; each batch longest first, as a collator orders it."""
+    batches: list[list[_Document]] = [[]]
+    for document in documents:
+        extended = [*batches[-1], document]
+        tokens, images = sum(each.tokens for each in extended), sum(each.images for each in extended)
         if len(extended) > 1 and (tokens > budget.tokens or images > budget.images):
-            batches.append([sample])
+            batches.append([document])
         else:
             batches[-1] = extended
-    return [sorted(batch, key=lambda sample: -len(sample.token_ids)) for batch in batches]
+    return [sorted(batch, key=lambda document: -document.tokens) for batch in batches]
+
+
+def _share_of(group: list[list[_Document]], rank: int, ranks: int, label: str) -> _Share:
+    size = -(-len(group) // ranks)
+    own = group[rank * size : (rank + 1) * size]
+    return _Share([*own, *group[: size - len(own)]], len(own), label)
+
+
+def _first_rows(part: Part, end: int | None) -> Part:
+    """Its tensors up to row ``end``; scalars stay."""
+    rows: Part = tree_map_only(Tensor, lambda tensor: tensor[:end] if tensor.ndim else tensor, part)
+    return rows
 
 
 def _caption_row(sample: Sample, config: LCLConfig) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from lcl_core.common.device import (
     compute_dtype,
@@ -39,7 +38,7 @@ from lcl_core.objectives import build_objective
 from lcl_core.specs.data import DataSpec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint import CheckpointManager
-from lcl_core.train.distributed import RankGroup, init_process_group
+from lcl_core.train.distributed import RankGroup, gather_whole_tensors, init_process_group
 from lcl_core.train.factory import (
     build_config,
     build_model,
@@ -345,11 +344,7 @@ class Trainer:
         Returns: the run's result, whose encoder are the best weights if the spec exports them; empty on other ranks
             than the first.
         """
-        tensors = {}
-        for name, tensor in self.model.state_dict().items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.ranks.rank == 0:
-                tensors[name] = whole.detach().to("cpu", copy=True)
+        tensors = gather_whole_tensors(self.model)
         if self.ranks.rank > 0:
             return {}
         target = self.run_dir.artifacts / "encoder"

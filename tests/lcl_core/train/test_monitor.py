@@ -16,7 +16,8 @@ from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.evaluation.metrics import rank_bidirectional
 from lcl_core.model import LCLModel
 from lcl_core.train import monitor
-from lcl_core.train.monitor import neighbour_accuracy, retrieval_recalls
+from lcl_core.train.checkpoint import CheckpointManager
+from lcl_core.train.monitor import _share_of, neighbour_accuracy, retrieval_recalls
 from tests.lcl_core.train.small_runs import curve, finished, prepared, trainer, weights
 
 MONITOR = {"dataset": "sample", "split": "val", "every": 4, "images": 24}
@@ -75,7 +76,7 @@ def test_the_losses_are_those_of_the_exported_model(tmp_path, sample_zip, view):
     run = trainer(run_dir)
     run.run()
     assert run.monitor is not None
-    (samples,) = run.monitor._batches
+    samples = list(run.monitor._samples.values())
     assert sum(len(sample.levels) for sample in samples) <= 12
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s.token_ids).long() for s in samples], batch_first=True)
     model = LCLModel.from_pretrained(run_dir.artifacts / "encoder")
@@ -95,7 +96,7 @@ def test_held_out_documents_have_concepts_where_the_loss_reads_them(tmp_path, sa
     run = trainer(run_dir)
     assert run.monitor is not None
     assert run.monitor.evaluate(run.step.trained, 4) is not None
-    samples = [sample for batch in run.monitor._batches for sample in batch]
+    samples = run.monitor._samples.values()
     assert any(any(sample.concepts) for sample in samples) is (positives == "same_concept")
 
 
@@ -189,20 +190,31 @@ def test_stopped_while_it_is_measured_it_resumes_to_the_same_lines(tmp_path, sam
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_several_ranks_measure_what_one_does(tmp_path, sample_zip, strategy):
+@pytest.mark.parametrize(("strategy", "objective"), [("ddp", "blip2"), ("fsdp2", "lcl"), ("fsdp2", "blip2")])
+def test_several_ranks_measure_what_one_does(tmp_path, sample_zip, strategy, objective):
     engine = {"processes": 2, "strategy": strategy}
-    run_dir = monitored(tmp_path, sample_zip, steps=4, engine=engine, objective={"name": "lcl"})
+    data = {"sources": [{"view": "pairs" if objective == "blip2" else "interleaved"}]}
+    changes = {"steps": 4, "engine": engine, "objective": {"name": objective}, "data": data}
+    run_dir = monitored(tmp_path, sample_zip, {"images": 44}, **changes)
     assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     alone = trainer(run_dir)
-    model = LCLModel.from_pretrained(run_dir.artifacts / "encoder")
-    alone.model.load_state_dict(model.state_dict())
+    with CheckpointManager(run_dir.checkpoints, alone.ranks) as alone.checkpoints:
+        alone._restore()
     assert alone.monitor is not None
     found = alone.monitor.evaluate(alone.step.trained, 4)
     assert found is not None
     expected = held_out(run_dir)[4]
     for name, value in expected.items():
         assert found[f"held_out.{name}"] == pytest.approx(value, abs=2e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_each_micro_batch_is_measured_by_one_rank(ranks):
+    """Beside it a rank makes only the passes without which sharded ranks would wait for it."""
+    group = [[number] for number in range(5)]
+    shares = [_share_of(group, rank, ranks, "class") for rank in range(ranks)]
+    assert [batch for share in shares for batch in share.batches[: share.counted]] == group
+    assert {len(share.batches) for share in shares} == {-(-5 // ranks)}
 
 
 @pytest.mark.parametrize(
