@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
@@ -18,7 +20,7 @@ from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes, error_response
 from ui.html import LOGO_SVG, esc
-from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
+from ui.security import GuardMiddleware, parse_hosts
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings, default_home, load_or_create_token
@@ -96,7 +98,8 @@ HERE = Path(__file__).parent
 GUIDE_LINK = '<a href="docs/guide/" target="_blank" rel="noopener">Guide</a>'
 TITLE = "LCL · Latent Compression Learning"
 CLEANUP_SECONDS = 60.0
-MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; least recently used first out
+MAX_PAGE_STATES = 4000  # open pages whose state Gradio keeps; least recently used first out
+EVENT_THREADS = 40
 QUEUE_POLL_SECONDS = 1.0
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
@@ -112,12 +115,11 @@ HEADER = f'<header class="lcl-header">{LOGO_SVG}<h1>LCL</h1></header>'
 SLOW_PILL = '<p class="lcl-pill lcl-pill--part" role="status" hidden><i aria-hidden="true"></i><b>Slow</b></p>'
 
 
-def draw_menu(client: Client, team: SessionStore | None) -> str:
-    """The menu beside the tabs: documentation site, colours, and the user of a ``team``."""
-    user = draw_user(team) if team else ""
+def draw_menu(client: Client) -> str:
+    """The menu beside the tabs: documentation site, colours, and the user of a team."""
     return (
         '<button type="button" class="lcl-menu-button" popovertarget="lcl-menu" aria-label="Menu">☰</button>'
-        f'<div id="lcl-menu" popover>{user}<button type="button" data-lcl-theme>Light or dark</button>'
+        f'<div id="lcl-menu" popover>{draw_user()}<button type="button" data-lcl-theme>Light or dark</button>'
         f"{GUIDE_LINK if _has_guide(client) else ''}</div>"
     )
 
@@ -143,8 +145,8 @@ def service_status(client: Client) -> str:
     return _status_pill("part", "Not ready", "; ".join(bad))
 
 
-def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
-    """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
+def build_page(client: Client) -> gr.Blocks:
+    """All tabs on one page; each refreshes when it is opened."""
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
@@ -162,7 +164,7 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
-        page.load(lambda: (service_status(client), draw_menu(client, team)), outputs=[status, menu], **SILENT_EVENT)
+        page.load(lambda: (service_status(client), draw_menu(client)), outputs=[status, menu], **SILENT_EVENT)
         gr.Timer(20).tick(lambda: service_status(client), outputs=status, **SILENT_EVENT)
     return page
 
@@ -178,15 +180,14 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
     """The page with its routes for files. Without ``team``, whose sessions sign in with API keys, a token opens it."""
     settings = settings or UiSettings()
     sessions = team or SessionStore(TOKEN_SESSION_SECONDS)
-    root = Path(get_upload_folder())
-    files = SessionFiles(root, settings.upload_limits, is_open=lambda session: sessions.find(session) is not None)
-    page = build_page(client, team)
+    files = SessionFiles(Path(get_upload_folder()), settings, sessions)
+    page = build_page(client)
     app = FastAPI(
         title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _close_expired(sessions)
     )
     app.exception_handler(ApiError)(error_response)
-    app.include_router(build_file_routes(client, team))
-    app.include_router(build_upload_routes(files, sessions))
+    app.include_router(build_file_routes(client))
+    app.include_router(build_upload_routes(files))
     token = None
     if team is None:
         token = load_or_create_token(default_home()) if settings.token is None else settings.token
@@ -194,19 +195,9 @@ def build_app(client: Client, settings: UiSettings | None = None, team: SessionS
     app.include_router(build_login_routes(sign_in))
     hosts = parse_hosts(settings.hosts)
     # innermost first
-    app.add_middleware(
-        EventFileMiddleware,
-        files=files,
-        sessions=sessions,
-        events={number for number, event in page.fns.items() if event.fn is not None},
-        drop_state=lambda name: _drop_page_state(page, name),
-        keep_state=lambda name: _keep_page_state(page, name),
-    )
-    app.add_middleware(RouteAllowlistMiddleware)
+    app.add_middleware(EventFileMiddleware, files=files, page=page)
     app.add_middleware(AuthMiddleware, sign_in=sign_in)
-    app.add_middleware(CsrfMiddleware, hosts=hosts)
-    app.add_middleware(HostMiddleware, hosts=hosts, any_host=team is not None)
-    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(GuardMiddleware, hosts=None if team and not hosts else hosts)
     return _mount_page(app, page, settings)
 
 
@@ -234,6 +225,12 @@ def _mount_page(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
     page.has_launched = True
     # Gradio looks for queued events 1,000 times a second, which costs 7 % of a core. No event of the page is queued.
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
+    # Gradio copies the configuration of all components for each open page, half a MB and .1 s, for links that are
+    # refused here (ui.security).
+    page.state_holder.blocks = SimpleNamespace(default_config=page.default_config, blocks={})  # type: ignore[assignment]
+    # A stream of each open page would only tell Gradio that it has closed; its states go with its session.
+    page.config["connect_heartbeat"] = False
+    page.limiter = CapacityLimiter(EVENT_THREADS)  # type: ignore[assignment] # of their own: no other request takes them
     return app
 
 
@@ -251,21 +248,6 @@ async def _close_expired(sessions: SessionStore) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-
-
-def _drop_page_state(page: gr.Blocks, name: str) -> None:
-    """Remove the state that Gradio keeps for one open page."""
-    holder = page.state_holder
-    with holder.lock:
-        holder.session_data.pop(name, None)
-        holder.time_last_used.pop(name, None)
-
-
-def _keep_page_state(page: gr.Blocks, name: str) -> None:
-    """Gradio takes a page whose heartbeat has broken once for closed for good, and deletes its states after an hour."""
-    state = page.state_holder.session_data.get(name)
-    if state is not None:
-        state.is_closed = False
 
 
 def _linked_tab(request: gr.Request) -> gr.Tabs:

@@ -5,7 +5,6 @@ On one machine the token keeps other users of the machine, who can reach its por
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 from pathlib import Path
@@ -19,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.client import ApiError, Client
 from ui.html import LOGO_SVG, TAGLINE, esc
-from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
+from ui.security import read_body
+from ui.sessions import SessionStore, UserSession, current_session
 from ui.settings import TOKEN_FILE
 
 COOKIE = "lcl_session"
@@ -63,14 +63,6 @@ LABELS_AND_HINTS = {
 }
 
 
-class SignInError(Exception):
-    """``status``: of HTTP. The message is shown to the user."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class SignIn:
     """Opens sessions of whoever has an API key; with a ``token``, of whoever has this (any user where it is empty)."""
 
@@ -80,27 +72,28 @@ class SignIn:
         self.token = token
 
     def open(self, secret: str) -> str:
-        """The token of a new session. Raises: SignInError."""
+        """The token of a new session. Raises: ApiError."""
         if self.token is not None:
             if self.token and not hmac.compare_digest(secret.encode(), self.token.encode()):
-                raise SignInError(401, "This is not the token of the service. Copy it again.")
+                raise ApiError(401, "unauthorized", "This is not the token of the service. Copy it again.")
             return self.sessions.open("", "", "")
         if not secret:
-            raise SignInError(422, "Enter your API key.")
+            raise ApiError(422, "key_missing", "Enter your API key.")
         if not KEY_PATTERN.fullmatch(secret):
-            raise SignInError(401, KEY_UNKNOWN)
-        use_key(secret)
+            raise ApiError(401, "unauthorized", KEY_UNKNOWN)
+        current_session.set(UserSession("", secret, "", "", 0))
         try:
             own = self.client.own_key()
         except ApiError as error:
-            if error.status == 401 or error.code == "unsendable":
-                raise SignInError(401, KEY_UNKNOWN) from error
+            if error.status == 401:
+                raise ApiError(401, error.code, KEY_UNKNOWN) from error
             if error.status == 429:
-                raise SignInError(429, "Too many requests with this key. Wait a little and try again.") from error
-            raise SignInError(503, f"The service did not answer: {error.message}") from error
+                message = "Too many requests with this key. Wait a little and try again."
+                raise ApiError(429, error.code, message) from error
+            raise ApiError(503, error.code, f"The service did not answer: {error.message}") from error
         return self.sessions.open(secret, own["owner"], own["role"])
 
-    def draw_form(self, request: Request, error: SignInError | None = None) -> HTMLResponse:
+    def draw_form(self, request: Request, error: ApiError | None = None) -> HTMLResponse:
         label, hint = LABELS_AND_HINTS["key" if self.token is None else "token"]
         page = PAGE.format(
             style=STYLE, logo=LOGO_SVG, tagline=esc(TAGLINE), action=esc("login" + _query_without_token(request)),
@@ -124,31 +117,30 @@ class SignIn:
             return self.draw_form(request)
         try:
             return self.redirect(request, self.open(secret))
-        except SignInError as error:
+        except ApiError as error:
             return self.draw_form(request, error)
 
 
 class AuthMiddleware:
-    """Passes requests with a session on; ``sign_in`` answers the others. Puts the session's token into the scope."""
+    """Passes requests with a session, the ``current_session``, on; ``sign_in`` answers the others."""
 
     def __init__(self, app: ASGIApp, sign_in: SignIn) -> None:
         self.app = app
         self.sign_in = sign_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        current_session.set(None)
         if scope["type"] == "lifespan" or scope["path"] in PUBLIC_PATHS:
             await self.app(scope, receive, send)
             return
-        session = session_token(HTTPConnection(scope))
-        if self.sign_in.sessions.find(session) is None:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await self.sign_in.without_session(Request(scope))(scope, receive, send)
+        session = self.sign_in.sessions.find(session_token(HTTPConnection(scope)))
+        if session is None:
+            await self.sign_in.without_session(Request(scope))(scope, receive, send)
         elif is_page_request(scope) and TOKEN_PARAMETER in Request(scope).query_params:
             await self.sign_in.redirect(Request(scope))(scope, receive, send)
         else:
-            await self.app({**scope, SESSION_SCOPE_KEY: session}, receive, send)
+            current_session.set(session)
+            await self.app(scope, receive, send)
 
 
 def build_login_routes(sign_in: SignIn) -> APIRouter:
@@ -162,8 +154,9 @@ def build_login_routes(sign_in: SignIn) -> APIRouter:
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         try:
-            session = await run_in_threadpool(sign_in.open, await _read_key(request))
-        except SignInError as error:
+            form = parse_qs((await read_body(request, MAX_FORM_BYTES, FORM_SECONDS)).decode("utf-8", "replace"))
+            session = await run_in_threadpool(sign_in.open, form.get("key", [""])[0].strip())
+        except ApiError as error:
             return sign_in.draw_form(request, error)
         sign_in.sessions.close(session_token(request))
         return sign_in.redirect(request, session)
@@ -178,10 +171,10 @@ def build_login_routes(sign_in: SignIn) -> APIRouter:
     return router
 
 
-def draw_user(sessions: SessionStore) -> str:
-    """Owner and role of the current session, and the button to sign out."""
-    session = sessions.current()
-    if session is None:
+def draw_user() -> str:
+    """Owner and role of the current session, and the button to sign out; nothing on one machine."""
+    session = current_session.get()
+    if session is None or not session.key:
         return ""
     return (
         f'<form class="lcl-visitor" data-role="{esc(session.role)}" method="post" action="logout">'
@@ -210,20 +203,6 @@ def set_session_cookie(response: Response, request: HTTPConnection, token: str, 
     """Unreadable by scripts, and only over TLS if the request used TLS. Other sites send it with links alone."""
     secure, name = request.url.scheme == "https", cookie_name(request)
     response.set_cookie(name, token, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
-
-
-async def _read_key(request: Request) -> str:
-    """The key in the form; nothing is read beyond the bounds, since everybody may send it. Raises: SignInError."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(FORM_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_FORM_BYTES:
-                    raise SignInError(422, "That is too long.")
-    except TimeoutError:
-        raise SignInError(408, "The form did not arrive. Try again.") from None
-    return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
 
 
 def _query_without_token(request: Request) -> str:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
-from functools import partial, wraps
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated
 from urllib.parse import quote
 
-import anyio
 import httpx
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
 from ui.security import RequestPlaces
-from ui.sessions import SESSION_SCOPE_KEY, SessionStore, current_key, use_key
 
 Page = tuple[Sequence[str], Sequence[Sequence[float]]]  # names of images, and their vectors
 Writer = Callable[[int, Iterable[Page]], Iterator[bytes]]
@@ -58,20 +51,9 @@ def as_csv(total: int, pages: Iterable[Page]) -> Iterator[bytes]:
         yield out.getvalue().encode()
 
 
-def as_json(total: int, pages: Iterable[Page]) -> Iterator[bytes]:
-    """``[{"name", "vector"}]``."""
-    before = "["
-    for names, vectors in pages:
-        for name, row in zip(names, vectors, strict=True):
-            yield (before + json.dumps({"name": name, "vector": list(row)}, ensure_ascii=False)).encode()
-            before = ", "
-    yield b"[]" if before == "[" else b"]"
-
-
 FORMATS: dict[str, tuple[Writer, str]] = {
     "npy": (as_npy, "application/octet-stream"),
     "csv": (as_csv, "text/csv; charset=utf-8"),
-    "json": (as_json, "application/json"),
 }
 
 
@@ -83,8 +65,10 @@ UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" he
 <path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
 <text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
 </svg>"""
-READ_THREADS = 16  # of their own, so that events find theirs
-MAX_READS, MAX_WAITING_READS = 8, 64  # of one key: a browser asks for a hundred images at once
+MAX_READS, MAX_WAITING_READS = (
+    8,
+    64,
+)  # of one key, of the 40 threads of routes: a browser asks for a hundred images at once
 MAX_DOWNLOADS = 8  # streamed ones of one key: each holds one of the page's connections to the service
 GUIDE_HEADERS = ("content-type", "content-security-policy", "cache-control")
 MAP_IMAGES = 10_000  # of a map: as many as an index run arranges, and as are drawn while they move
@@ -101,33 +85,30 @@ def image_media_type(data: bytes) -> str:
     )
 
 
-class _ThreadedRoute(APIRoute):
-    """A route whose function runs in threads of its own, in a place of the key that asks."""
-
-    reads = RequestPlaces(MAX_READS, MAX_WAITING_READS)
-    threads = anyio.CapacityLimiter(READ_THREADS)
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        @wraps(endpoint)
-        async def in_thread(**values: Any) -> Any:
-            async with self.reads.taken(current_key()):
-                return await anyio.to_thread.run_sync(partial(endpoint, **values), limiter=self.threads)
-
-        super().__init__(path, endpoint if inspect.iscoroutinefunction(endpoint) else in_thread, **options)
+def _resources() -> Iterator[ExitStack]:
+    """What a response needs until it has been sent, or the browser has left."""
+    with ExitStack() as resources:
+        yield resources
 
 
-def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRouter:
+Resources = Annotated[ExitStack, Depends(_resources)]
+
+
+def build_file_routes(client: Client) -> APIRouter:
     """Routes beside the page, of an application with ``error_response``."""
-
-    async def use_session_key(request: Request) -> None:
-        session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
-        use_key(session.key if session else None)
-
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(use_session_key)], route_class=_ThreadedRoute)
+    router = APIRouter(include_in_schema=False)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:  # waits for no thread: others may wait for the service in all of them
         return {"status": "ok"}
+
+    router.include_router(_reads(client), dependencies=[Depends(RequestPlaces(MAX_READS, MAX_WAITING_READS))])
+    router.include_router(_downloads(client), dependencies=[Depends(RequestPlaces(MAX_DOWNLOADS))])
+    return router
+
+
+def _reads(client: Client) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/loading")
     def loading() -> dict[str, int]:
@@ -155,39 +136,6 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     def dataset_image(dataset: str, image: str) -> Response:
         return _image_response(lambda: client.dataset_image(dataset, image), DATASET_IMAGE_SECONDS, placeholder=True)
 
-    _add_downloads(router, client)
-    _add_guide_routes(router, client)
-    return router
-
-
-def _add_downloads(router: APIRouter, client: Client) -> None:
-    places = RequestPlaces(MAX_DOWNLOADS)
-
-    @router.get("/study/{study}/table.{kind}")
-    def study_table(study: str, kind: str) -> Response:
-        headers = {"content-disposition": f'attachment; filename="table.{kind}"', "x-content-type-options": "nosniff"}
-        return Response(client.study_table(study, kind), media_type="application/octet-stream", headers=headers)
-
-    @router.get("/encoder/{encoder}/README.md")
-    def model_card(encoder: str) -> Response:
-        headers = {"content-disposition": 'attachment; filename="README.md"', "x-content-type-options": "nosniff"}
-        return Response(client.encoder_card(encoder)["readme"], media_type="text/markdown", headers=headers)
-
-    @router.get("/encoder/{encoder}/{format}.tar")
-    def exported(encoder: str, format: str) -> Response:
-        opened = client.encoder_archive(encoder, format)
-        return _streamed_attachment(places, opened, f"{encoder}-{format}.tar", "application/x-tar")
-
-    @router.get("/artifacts/{run}/{name:path}")
-    def artifact(run: str, name: str) -> Response:
-        return _streamed_attachment(places, client.artifact_stream(run, name), PurePosixPath(name).name)
-
-    @router.get("/vectors/{collection}.{kind}")
-    def vectors(collection: str, kind: str) -> Response:
-        return _vectors_file(places, client, collection, kind)
-
-
-def _add_guide_routes(router: APIRouter, client: Client) -> None:
     @router.get("/docs/guide")
     def guide_without_slash() -> Response:
         return RedirectResponse("guide/")  # relative: behind a gateway the page may be below a path
@@ -199,10 +147,47 @@ def _add_guide_routes(router: APIRouter, client: Client) -> None:
         headers = {name: file.headers[name] for name in GUIDE_HEADERS if name in file.headers}
         return Response(file.content, headers=headers)
 
+    return router
+
+
+def _downloads(client: Client) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/study/{study}/table.{kind}")
+    def study_table(study: str, kind: str) -> Response:
+        return _attachment([client.study_table(study, kind)], f"table.{kind}")
+
+    @router.get("/encoder/{encoder}/README.md")
+    def model_card(encoder: str) -> Response:
+        return _attachment([client.encoder_card(encoder)["readme"]], "README.md", "text/markdown")
+
+    @router.get("/encoder/{encoder}/{format}.tar")
+    def exported(encoder: str, format: str, resources: Resources) -> Response:
+        file = resources.enter_context(client.encoder_archive(encoder, format))
+        return _attachment(file.iter_bytes(), f"{encoder}-{format}.tar", "application/x-tar", file)
+
+    @router.get("/artifacts/{run}/{name:path}")
+    def artifact(run: str, name: str, resources: Resources) -> Response:
+        file = resources.enter_context(client.artifact_stream(run, name))
+        return _attachment(file.iter_bytes(), PurePosixPath(name).name, answer=file)
+
+    @router.get("/vectors/{collection}.{kind}")
+    def vectors(collection: str, kind: str, resources: Resources) -> Response:
+        if kind not in FORMATS:
+            message = f"format {kind!r} is not known; choose from {', '.join(FORMATS)}"
+            raise ApiError(404, "not_found", message)
+        write, media_type = FORMATS[kind]
+        pages = resources.enter_context(closing(client.vector_pages(collection)))
+        first = next(pages)
+        rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
+        return _attachment(write(first["total"], rows), f"vectors.{kind}", media_type)
+
+    return router
+
 
 def _cached_headers(seconds: int) -> dict[str, str]:
     """``seconds``: for which the browser of this visitor keeps the answer."""
-    return {"cache-control": f"private, max-age={seconds}", "x-content-type-options": "nosniff"}
+    return {"cache-control": f"private, max-age={seconds}"}
 
 
 def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool = False) -> Response:
@@ -212,21 +197,8 @@ def _image_response(read: Callable[[], bytes], seconds: int, placeholder: bool =
     except ApiError as error:
         if not placeholder or error.status not in (404, 422):
             raise
-        return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
+        return Response(UNREADABLE_IMAGE_SVG, media_type="image/svg+xml")
     return Response(data, media_type=image_media_type(data), headers=_cached_headers(seconds))
-
-
-def _vectors_file(places: RequestPlaces, client: Client, collection: str, kind: str) -> Response:
-    """All vectors as a download, streamed."""
-    if kind not in FORMATS:
-        return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
-    with ExitStack() as stack:
-        pages = stack.enter_context(closing(client.vector_pages(collection)))
-        first = next(pages)
-        write, media_type = FORMATS[kind]
-        headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
-        rows = ((page["ids"], page["vectors"]) for page in chain([first], pages))
-        return _ClosingResponse(write(first["total"], rows), places, stack.pop_all(), headers, media_type)
 
 
 def error_response(_: Request, error: ApiError) -> Response:
@@ -234,39 +206,14 @@ def error_response(_: Request, error: ApiError) -> Response:
     return PlainTextResponse(error.message, status_code=error.status or 502)
 
 
-def _streamed_attachment(
-    places: RequestPlaces,
-    opened: AbstractContextManager[httpx.Response],
+def _attachment(
+    chunks: Iterable[str | bytes],
     name: str,
     media_type: str = "application/octet-stream",
+    answer: httpx.Response | None = None,
 ) -> Response:
-    """A file of the service as a download, streamed."""
-    with ExitStack() as stack:
-        file = stack.enter_context(opened)
-        headers = {"content-disposition": f'attachment; filename="{quote(name)}"'}
-        headers |= {name: value for name, value in file.headers.items() if name == "content-length"}
-        headers["x-content-type-options"] = "nosniff"
-        return _ClosingResponse(file.iter_bytes(), places, stack.pop_all(), headers, media_type)
-
-
-class _ClosingResponse(StreamingResponse):
-    """Has a place of its key, and closes the request to the service after the last byte, or when the browser leaves."""
-
-    def __init__(
-        self,
-        chunks: Iterator[bytes],
-        places: RequestPlaces,
-        resources: ExitStack,
-        headers: Mapping[str, str],
-        media_type: str,
-    ) -> None:
-        super().__init__(chunks, media_type=media_type, headers=headers)
-        self._place = places.taken(current_key())
-        self._resources = resources
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with self._place:
-                await super().__call__(scope, receive, send)
-        finally:
-            self._resources.close()
+    """A download, streamed; as long as the service's ``answer``, if it says how long that is."""
+    headers = {"content-disposition": f'attachment; filename="{quote(name)}"'}
+    if answer is not None and "content-length" in answer.headers:
+        headers["content-length"] = answer.headers["content-length"]
+    return StreamingResponse(chunks, headers=headers, media_type=media_type)

@@ -35,14 +35,10 @@ _ARCHIVE_ERRORS = (*ARCHIVE_ERRORS, OSError)
 
 @dataclass(frozen=True)
 class UploadedImage:
-    """An image file that has not been read yet; ``read`` raises ImageUploadError."""
+    """An image file that has not been read yet; ``read`` raises UserError."""
 
     name: Path
     read: Callable[[], bytes] = field(repr=False)
-
-
-class ImageUploadError(Exception):
-    """Why a file cannot be used; the message is shown to the user."""
 
 
 def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], list[Skipped]]:
@@ -52,7 +48,7 @@ def find_images(paths: Sequence[str], root: Path) -> tuple[list[UploadedImage], 
     for path in map(Path, paths):
         try:
             own = _archive_images(path, skipped) if path.suffix.lower() == ".zip" else _file_image(path, root)
-        except (ImageUploadError, UserError, *_ARCHIVE_ERRORS) as error:
+        except (UserError, *_ARCHIVE_ERRORS) as error:
             reason = "the archive cannot be read" if isinstance(error, _ARCHIVE_ERRORS) else str(error)
             skipped.append(Skipped(Path(path.name), reason))
             continue
@@ -82,8 +78,8 @@ def read_images(images: Sequence[UploadedImage], skipped: list[Skipped]) -> Iter
             data = image.read()
             total += len(data)
             if total > MAX_TOTAL_BYTES:
-                raise ImageUploadError(f"the images have more than {format_bytes(MAX_TOTAL_BYTES)} together")
-        except ImageUploadError as error:
+                raise UserError(f"the images have more than {format_bytes(MAX_TOTAL_BYTES)} together")
+        except UserError as error:
             skipped.append(Skipped(image.name, str(error)))
             continue
         yield image.name, data
@@ -108,7 +104,7 @@ def _file_image(path: Path, root: Path) -> list[UploadedImage]:
     if is_system_file(path.name):
         return []
     if not _is_image(path.name):
-        raise ImageUploadError(NOT_AN_IMAGE)
+        raise UserError(NOT_AN_IMAGE)
     return [UploadedImage(path_below_upload(path, root), partial(_read_file, path))]
 
 
@@ -116,13 +112,13 @@ def _read_file(path: Path) -> bytes:
     try:
         return read_upload(str(path))
     except ApiError as error:
-        raise ImageUploadError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}") from error
+        raise UserError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}") from error
     except OSError as error:
-        raise ImageUploadError("the file is no longer kept; choose it again") from error
+        raise UserError("the file is no longer kept; choose it again") from error
 
 
 def _archive_images(path: Path, skipped: list[Skipped]) -> list[UploadedImage]:
-    """Images of an archive; other members are added to ``skipped``. Raises: ImageUploadError, _ARCHIVE_ERRORS."""
+    """Images of an archive; other members are added to ``skipped``. Raises: UserError, _ARCHIVE_ERRORS."""
     check_directory(path, MAX_DIRECTORY_BYTES)
     images = []
     archive = zipfile.ZipFile(path)  # open as long as one of its images may be read
@@ -145,9 +141,9 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         with archive.open(member) as opened:
             data = opened.read(MAX_IMAGE_BYTES + 1)
     except _ARCHIVE_ERRORS as error:
-        raise ImageUploadError("it cannot be unpacked; it may be damaged or encrypted") from error
+        raise UserError("it cannot be unpacked; it may be damaged or encrypted") from error
     if len(data) > MAX_IMAGE_BYTES:
-        raise ImageUploadError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}")
+        raise UserError(f"larger than {format_bytes(MAX_IMAGE_BYTES)}")
     return data
 
 

@@ -6,30 +6,56 @@ every user to sign in again.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
-from gradio.context import LocalContext
+
+from api.client import ApiError
 
 MAX_SESSIONS_PER_KEY = 100
-SESSION_SCOPE_KEY = "lcl.session"  # of the ASGI scope, for the token of the session
-
-_key: ContextVar[str | None] = ContextVar("lcl_key", default=None)
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class UserSession:
-    """A user who signed in with a key of the service. ``expires_at``: by the clock of the store."""
+    """Of somebody who has signed in. ``key``: of the service, empty on one machine; ``expires_at``: by the store."""
 
+    token: str = field(repr=False)
     key: str = field(repr=False)
     owner: str
     role: str
     expires_at: float
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the key and of the session, as hashes."""
+        return _hash(self.key), _hash(self.token)
+
+    def name_of(self, name: Any) -> str:
+        """``KEY-SESSION-NAME``: what a browser has named, such as an open page. Raises: ApiError."""
+        if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+            raise ApiError(422, "name_malformed", "The page could not read what was sent. Reload it, then try again.")
+        return "-".join((*self.names, name))
+
+
+# of the request that is being handled, in all of its threads; None: nobody has signed in
+current_session: ContextVar[UserSession | None] = ContextVar("lcl_session", default=None)
+
+
+def own_session() -> UserSession:
+    """The session of a request that ``ui.auth.AuthMiddleware`` has let pass."""
+    session = current_session.get()
+    if session is None:
+        raise ApiError(401, "unauthorized", "Sign in on the page first.")
+    return session
 
 
 class SessionStore:
@@ -49,84 +75,61 @@ class SessionStore:
         self.seconds = seconds
         self.limit_per_key = limit_per_key
         self.clock = clock
-        self.on_end: list[Callable[[str], None]] = []  # called with the token of each session that has ended
-        self._open: dict[str, UserSession] = {}  # oldest first
+        self.on_end: list[Callable[[UserSession], None]] = []  # called with each session that has ended
+        self._open: dict[str, UserSession] = {}  # by token, oldest first
         self._lock = threading.Lock()
 
     def open(self, key: str, owner: str, role: str) -> str:
         """Start a session. Returns: its token, for the browser's cookie."""
         self.close_expired()
-        token = secrets.token_urlsafe(32)
+        session = UserSession(secrets.token_urlsafe(32), key, owner, role, self.clock() + self.seconds)
         with self._lock:
-            own = [other for other, session in self._open.items() if session.key == key]
-            evicted = own[: max(0, len(own) - self.limit_per_key + 1)]
-            for other in evicted:
-                del self._open[other]
-            self._open[token] = UserSession(key, owner, role, self.clock() + self.seconds)
-        self._notify(evicted)
-        return token
+            self._open[session.token] = session
+            own = [each.token for each in self._open.values() if each.key == key]
+        for token in own[: -self.limit_per_key]:
+            self.close(token)
+        return session.token
 
     def find(self, token: str | None) -> UserSession | None:
         session = self._open.get(token or "")
         return session if session and session.expires_at > self.clock() else None
 
-    def current(self) -> UserSession | None:
-        """The session whose Gradio event is being handled; None outside of events."""
-        event = LocalContext.request.get(None)
-        if event is None or event.request is None:
-            return None
-        return self.find(event.request.scope.get(SESSION_SCOPE_KEY))
-
     def close(self, token: str | None) -> None:
         """End a session; an unknown token is ignored."""
-        self._close_if(lambda other, _: other == token)
+        self._close_if(lambda session: session.token == token)
 
     def close_key(self, key: str) -> None:
         """End every session of a key that the service rejects."""
-        self._close_if(lambda _, session: session.key == key)
+        self._close_if(lambda session: session.key == key)
 
     def close_expired(self) -> None:
         now = self.clock()
-        self._close_if(lambda _, session: session.expires_at <= now)
+        self._close_if(lambda session: session.expires_at <= now)
 
-    def _close_if(self, ended: Callable[[str, UserSession], bool]) -> None:
+    def _close_if(self, ended: Callable[[UserSession], bool]) -> None:
         with self._lock:
-            tokens = [token for token, session in self._open.items() if ended(token, session)]
-            for token in tokens:
-                del self._open[token]
-        self._notify(tokens)
-
-    def _notify(self, tokens: list[str]) -> None:
-        for token in tokens:
+            closed = [session for session in self._open.values() if ended(session)]
+            for session in closed:
+                del self._open[session.token]
+        for session in closed:
             for callback in self.on_end:
-                callback(token)
+                callback(session)
 
 
 class SessionKeyAuth(httpx.Auth):
-    """Sends the key of the user whose Gradio event or request causes the call; no key without a user.
-
-    Gradio handles events on other threads than their request, and passes the request along (``SessionStore.current``).
-    Routes beside the page set the key with ``use_key``.
-    """
+    """Sends the key of the user whose event or request causes the call; no key without a user."""
 
     def __init__(self, sessions: SessionStore) -> None:
         self.sessions = sessions
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        session = self.sessions.current()
-        key = session.key if session else _key.get()
-        if key:
-            request.headers["authorization"] = f"Bearer {key}"
+        session = current_session.get()
+        if session is not None:
+            request.headers["authorization"] = f"Bearer {session.key}"
         response = yield request
-        if key and response.status_code == httpx.codes.UNAUTHORIZED:  # revoked or expired since
-            self.sessions.close_key(key)
+        if session is not None and response.status_code == httpx.codes.UNAUTHORIZED:  # revoked or expired since
+            self.sessions.close_key(session.key)
 
 
-def use_key(key: str | None) -> None:
-    """Send ``key`` with all further calls of this request."""
-    _key.set(key)
-
-
-def current_key() -> str:
-    """The key of this request; empty on one machine."""
-    return _key.get() or ""
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 """Settings of the page, from environment variables ``LCL_UI_*`` and ``LCL_TEAM``, and the token that opens it.
 
-The token is a file beside the service's key in the home folder. Imports neither gradio nor the client: the launcher
-prints the address with the token first.
+The token is a file beside the service's key in the home folder. Imports no gradio: the launcher prints the address with
+the token first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import re
 import secrets
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ui.security import parse_hosts
-from ui.session_files import UploadLimits
 
 TOKEN_FILE = "page-token"  # noqa: S105
 TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{16,256}", re.ASCII)
@@ -52,7 +51,7 @@ def url_with_token(address: str, token: str) -> str:
 
 
 ENV_PREFIX = "LCL_UI_"
-SIZE_PATTERN = re.compile(r"([1-9][0-9]*) ?([kmgt]?)b", re.IGNORECASE | re.ASCII)
+MIB = 2**20
 
 
 def format_validation_error(error: ValidationError) -> str:
@@ -78,18 +77,11 @@ class UiSettings(BaseSettings):
     root_path: str = Field("", description="path of the page behind a gateway")
     hosts: str = Field("", description="host names of the page, besides those of the loopback")
     token: str | None = Field(None, description="opens the page on one machine; None: from the home folder")
-    max_upload: str = Field("32mb", description="of one file")
-    max_upload_request: str = Field("256mb", description="of all files of one request")
-    session_uploads: str = Field("512mb", description="of one key; older files are deleted")
-    all_uploads: str = Field("1gb", description="of all keys")
+    max_upload: ByteSize = Field(ByteSize(32 * MIB), description="of one file")
+    max_upload_request: ByteSize = Field(ByteSize(256 * MIB), description="of all files of one request")
+    session_uploads: ByteSize = Field(ByteSize(512 * MIB), description="of one key; older files are deleted")
+    all_uploads: ByteSize = Field(ByteSize(1024 * MIB), description="of all keys")
     forwarded_allow_ips: str = Field("127.0.0.1", description="proxies whose X-Forwarded headers count")
-
-    @field_validator("max_upload", "max_upload_request", "session_uploads", "all_uploads")
-    @classmethod
-    def _check_size(cls, value: str) -> str:
-        if not SIZE_PATTERN.fullmatch(value):
-            raise ValueError("must be a size such as 32mb")
-        return value
 
     @field_validator("hosts")
     @classmethod
@@ -106,23 +98,9 @@ class UiSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_order(self) -> UiSettings:
-        limits = self.upload_limits
-        if not limits.file <= limits.request <= limits.session <= limits.total:
+        if not self.max_upload <= self.max_upload_request <= self.session_uploads <= self.all_uploads:
             raise ValueError(
                 "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, LCL_UI_SESSION_UPLOADS and LCL_UI_ALL_UPLOADS: "
                 "each must be at least the one before it"
             )
         return self
-
-    @property
-    def upload_limits(self) -> UploadLimits:
-        sizes = (self.max_upload, self.max_upload_request, self.session_uploads, self.all_uploads)
-        return UploadLimits(*map(_parse_size, sizes))
-
-
-def _parse_size(size: str) -> int:
-    """``32mb`` -> 33554432."""
-    match = SIZE_PATTERN.fullmatch(size)
-    if match is None:
-        raise ValueError(f"{size!r} is no size")
-    return int(match[1]) * 1024 ** " kmgt".index((match[2] or " ").lower())

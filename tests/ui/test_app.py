@@ -108,8 +108,8 @@ def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> 
 
 
 def test_the_guide_is_linked_where_there_is_one(service: Any, away: Exception) -> None:
-    assert "docs/guide/" in draw_menu(service(guide_file=b""), None)
-    assert "docs/guide/" not in draw_menu(service(guide_file=away), None)
+    assert "docs/guide/" in draw_menu(service(guide_file=b""))
+    assert "docs/guide/" not in draw_menu(service(guide_file=away))
 
 
 def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> Non
         ("LCL_UI_PORT", "many", "LCL_UI_PORT: Input should be a valid integer"),
         ("LCL_UI_PORT", "70000", "LCL_UI_PORT: Input should be less than or equal to 65535"),
         ("LCL_UI_SESSION_HOURS", "0", "LCL_UI_SESSION_HOURS: "),
-        ("LCL_UI_MAX_UPLOAD", "much", "LCL_UI_MAX_UPLOAD: must be a size such as 32mb"),
+        ("LCL_UI_MAX_UPLOAD", "much", "LCL_UI_MAX_UPLOAD: could not parse value and unit"),
         ("LCL_UI_MAX_UPLOAD", "1gb", "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, "),
         ("LCL_UI_ALL_UPLOADS", "1mb", "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, "),
         ("LCL_UI_HOSTS", "http://lcl.example", "LCL_UI_HOSTS: must be hosts such as lcl.example.org"),

@@ -85,13 +85,9 @@ def sign_in(browser: TestClient, key: str, query: str = "") -> httpx.Response:
         ("GET", "/vectors/c.npy"),
         ("GET", "/artifacts/run_1/x.json"),
         ("GET", "/gradio_api/file=/etc/hosts"),
-        ("GET", "/gradio_api/queue/data?session_hash=x"),
-        ("POST", "/gradio_api/queue/join"),
         ("POST", "/gradio_api/run/predict"),
         ("POST", "/gradio_api/upload"),
-        ("POST", "/"),
         ("POST", "/logout"),
-        ("GET", "/login/../config"),
     ],
 )
 def test_an_anonymous_user_gets_nothing(browser: Any, verb: str, path: str) -> None:
@@ -134,7 +130,7 @@ def test_the_cookie_is_for_this_site_alone_and_no_key(browser: Any) -> None:
         ("", 422, "Enter your API key"),
         ("  ", 422, "Enter your API key"),
         ("key-<mallory>", 401, "unknown, revoked or expired"),
-        ("x" * 5000, 422, "too long"),
+        ("x" * 5000, 413, "more than the page takes"),
     ],
 )
 def test_a_wrong_key_is_refused_in_words(browser: Any, key: str, status: int, words: str) -> None:
@@ -168,7 +164,6 @@ def test_a_key_that_no_header_can_hold_is_a_wrong_key(key: str) -> None:
     ("trouble", "status", "words"),
     [
         (ApiError(0, "unreachable", "no answer from <api>"), 503, "no answer from &lt;api&gt;"),
-        (ApiError(0, "unsendable", "this cannot be sent: ascii"), 401, "unknown, revoked or expired"),
         (ApiError(429, "too_many_requests", "slow"), 429, "Too many requests"),
         (ApiError(503, "database_unreachable", "the database is away"), 503, "the database is away"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +53,6 @@ def test_what_may_be_replaced_under_its_id_is_kept_for_minutes_only(http: Callab
 def test_what_is_no_image_is_never_a_page(http: Callable[..., TestClient]) -> None:
     answer = http(item_image=b"<script>alert(1)</script>").get("/media/col_1/item")
     assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
@@ -89,7 +87,7 @@ def test_the_guide_is_passed_on_under_its_own_policy(http: Callable[..., TestCli
     assert (missing.status_code, missing.text) == (404, "the guide has no x.html")
 
 
-def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
+def test_vectors_come_in_two_formats(http: Callable[..., TestClient]) -> None:
     pages = [
         {"ids": ["a"], "vectors": [[0.1, -0.2]], "total": 2},
         {"ids": ["b,c"], "vectors": [[0.3, 0.4]], "total": 2},
@@ -99,20 +97,18 @@ def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
     np.testing.assert_allclose(matrix, [[0.1, -0.2], [0.3, 0.4]], rtol=1e-6)
     rows = list(csv.reader(io.StringIO(client.get("/vectors/col.csv").text)))
     assert rows == [["name", "v0", "v1"], ["a", "0.1", "-0.2"], ["b,c", "0.3", "0.4"]]
-    assert json.loads(client.get("/vectors/col.json").text)[1] == {"name": "b,c", "vector": [0.3, 0.4]}
     assert "attachment" in client.get("/vectors/col.npy").headers["content-disposition"]
 
 
 def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
     answer = http().get("/vectors/col.pkl")
     assert answer.status_code == 404
-    assert "npy, csv, json" in answer.text
+    assert "npy, csv" in answer.text
 
 
 def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClient]) -> None:
     client = http(vector_pages=lambda _: (page for page in [{"ids": [], "vectors": [], "total": 0}]))
     assert client.get("/vectors/col.csv").text.strip() == "name"
-    assert client.get("/vectors/col.json").json() == []
 
 
 def test_a_corpus_image_that_cannot_be_had_leaves_a_sign_in_its_place(
@@ -224,8 +220,8 @@ def test_the_page_is_alive_while_all_its_threads_wait_for_the_service(service: A
 
 
 @pytest.mark.parametrize(("path", "most"), [("/media/c/i", MAX_READS + MAX_WAITING_READS), ("/vectors/c.csv", 8)])
-def test_a_key_has_so_many_requests_at_one_time_and_an_event_its_thread(service: Any, path: str, most: int) -> None:
-    """A flood of one user takes neither the threads of events nor more than some connections to the service."""
+def test_a_key_has_so_many_requests_at_one_time(service: Any, path: str, most: int) -> None:
+    """A flood of one user takes some threads, and some connections to the service, of all."""
     go_on, asked = threading.Event(), list[str]()
 
     def wait(*_: Any) -> bytes:
@@ -247,8 +243,7 @@ def test_a_key_has_so_many_requests_at_one_time_and_an_event_its_thread(service:
             requests = [asyncio.create_task(client.get(path)) for _ in range(most + 3)]
             while len(asked) < MAX_READS or sum(task.done() for task in requests) < 3:
                 await asyncio.sleep(0.01)
-            assert len(asked) == MAX_READS == 8
-            assert await asyncio.wait_for(asyncio.to_thread(lambda: "an event"), 5)
+            assert len(asked) == 8
             go_on.set()
             return sorted(answer.status_code for answer in await asyncio.gather(*requests))
 

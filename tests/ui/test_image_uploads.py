@@ -32,7 +32,7 @@ def archive(path: Path, members: dict[str, bytes]) -> str:
 def uploaded(root: Path, *names: str) -> list[str]:
     paths = []
     for number, name in enumerate(names):
-        path = root / "key" / "session" / f"{number:032x}" / name
+        path = root / "key" / "session" / "upload" / str(number) / name
         path.parent.mkdir(parents=True)
         path.write_bytes(png())
         paths.append(str(path))

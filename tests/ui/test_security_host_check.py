@@ -35,24 +35,23 @@ def page(service: Any, team: bool, hosts: str = "") -> Any:
     return build_app(service(**wired), settings, SessionStore(60) if team else None)
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:7865", "127.0.0.1.evil.example:7865", "127.0.0.1:7866", "localhost:80",
-        "localhost", "127.0.0.1", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example",
+        "evil.example", "127.0.0.1.evil.example:7865", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example",
         "evil.example@127.0.0.1:7865", "127.0.0.1:7865@evil.example", "127.0.0.1:007865x", "2130706433:7865",
     ],
 )  # fmt: skip
-def test_another_name_is_refused(one_machine: Any, host: str, path: str) -> None:
-    status, body = answered(one_machine, host, path)
-    assert status == 403
-    assert b"LCL_UI_HOSTS" in body
+def test_another_name_is_refused(one_machine: Any, host: str) -> None:
+    for path in PATHS:
+        status, body = answered(one_machine, host, path)
+        assert (status, b"LCL_UI_HOSTS" in body) == (403, True), path
     assert answered(one_machine, host, "/gradio_api/run/predict", "POST")[0] == 403
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7865", "localhost:7865", "[::1]:7865", "LOCALHOST:7865"])
+@pytest.mark.parametrize("host", ["127.0.0.1:7865", "localhost:9000", "[::1]:7865", "LOCALHOST"])
 def test_the_names_of_the_machine_itself_are_its_own(one_machine: Any, host: str) -> None:
+    """Whatever the port, which an SSH tunnel chooses."""
     assert answered(one_machine, host)[0] == 401  # which is the token's matter
     assert answered(one_machine, host, f"/?token={TOKEN}")[0] == 303
 
@@ -66,33 +65,22 @@ def test_probes_may_ask_by_any_address(one_machine: Any) -> None:
     assert answered(one_machine, "10.1.2.3:7865", "/healthz")[0] == 200
 
 
-def test_a_websocket_under_another_name_is_closed(one_machine: Any) -> None:
+def test_a_websocket_is_closed(one_machine: Any) -> None:
     sent: list[Any] = []
 
-    async def connect(host: bytes) -> None:
-        async def receive() -> Any:
-            return {"type": "websocket.connect"}
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
 
-        async def send(message: Any) -> None:
-            sent.append(message["type"])
-
-        scope = {
-            "type": "websocket", "scheme": "ws", "path": "/gradio_api/queue/join", "raw_path": b"", "query_string": b"",
-            "headers": [(b"host", host)], "server": ("127.0.0.1", 7865), "root_path": "", "subprotocols": [],
-        }  # fmt: skip
-        await one_machine(scope, receive, send)
-
-    asyncio.run(connect(b"evil.example"))
-    asyncio.run(connect(b"127.0.0.1:7865"))  # no session
-    assert sent == ["websocket.close"] * 2
+    scope = {"type": "websocket", "path": "/gradio_api/queue/join", "headers": [(b"host", b"127.0.0.1:7865")]}
+    asyncio.run(one_machine(scope, None, send))
+    assert sent == ["websocket.close"]
 
 
 def test_the_settings_name_more(service: Any) -> None:
-    app = page(service, team=False, hosts="lcl.example, 10.0.0.5:8080,[fe80::1]:9000")
-    own = "127.0.0.1:7865"
-    for host in ("lcl.example", "lcl.example:7865", "LCL.example:443", "10.0.0.5:8080", "[fe80::1]:9000", own):
+    app = page(service, team=False, hosts="lcl.example, 10.0.0.5:8080,[fe80::1]")
+    for host in ("lcl.example", "LCL.example:443", "10.0.0.5:8080", "[fe80::1]:9000", "127.0.0.1:7865"):
         assert answered(app, host)[0] == 401, host
-    for host in ("sub.lcl.example", "10.0.0.5:8081", "10.0.0.5", "[fe80::1]"):
+    for host in ("sub.lcl.example", "10.0.0.6"):
         assert answered(app, host)[0] == 403, host
 
 
@@ -125,5 +113,5 @@ def test_what_is_no_host_is_none(wrong: str) -> None:
 
 
 def test_hosts_are_parted_by_commas() -> None:
-    assert parse_hosts(" A.example:80 , b.example,") == [("a.example", 80), ("b.example", None)]
+    assert parse_hosts(" A.example:80 , b.example,") == ["a.example", "b.example"]
     assert parse_hosts("") == []

@@ -19,7 +19,7 @@ KEPT = {
     "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon",
     "/pwa_icon/{size}", "/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}", "/gradio_api/info",
     "/gradio_api/info/", "/gradio_api/theme.css", "/gradio_api/app_id", "/gradio_api/app_id/",
-    "/gradio_api/heartbeat/{session_hash}", "/gradio_api/upload_progress",
+    "/gradio_api/upload_progress",
     "/gradio_api/file={path_or_url:path}", "/gradio_api/upload", "/gradio_api/run/{api_name}",
     "/login",  # ours answers
 }  # fmt: skip
@@ -51,6 +51,7 @@ GONE = [
     ("GET", "/monitoring"),
     ("GET", "/monitoring/summary"),
     ("GET", "/gradio_api/mcp/sse"),
+    ("GET", "/gradio_api/heartbeat/s"),
     ("GET", "/gradio_api/openapi.json"),
     ("GET", "/gradio_api/token"),
     ("GET", "/gradio_api/user"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from ui.sessions import MAX_SESSIONS_PER_KEY, SessionKeyAuth, SessionStore, use_key
+from ui.sessions import MAX_SESSIONS_PER_KEY, SessionKeyAuth, SessionStore, current_session
 
 
 class Clock:
@@ -28,6 +28,7 @@ def test_a_session_is_found_until_it_is_left(clock: Clock) -> None:
     assert found is not None
     assert (found.key, found.owner, found.role) == ("key-a", "ada", "submitter")
     assert "key-a" not in repr(found)
+    assert ada not in repr(found)
     sessions.close(ada)
     sessions.close(ada)
     assert sessions.find(ada) is None
@@ -57,7 +58,7 @@ def test_one_key_pushes_out_its_own_sessions_alone(clock: Clock) -> None:
 
 def test_whatever_ends_a_session_is_reported(clock: Clock) -> None:
     sessions, ended = SessionStore(60, limit_per_key=2, clock=clock), list[str]()
-    sessions.on_end.append(ended.append)
+    sessions.on_end.append(lambda session: ended.append(session.token))
     tokens = [sessions.open("key-a", "ada", "viewer") for _ in range(3)]
     assert ended == tokens[:1]
     sessions.close(tokens[1])
@@ -85,20 +86,20 @@ def sent_key(sessions: SessionStore, status: int = 200) -> str | None:
 
 def test_a_call_that_nobody_asked_for_carries_no_key(clock: Clock) -> None:
     sessions = SessionStore(60, clock=clock)
-    sessions.open("key-a", "ada", "viewer")
-    use_key(None)
+    token = sessions.open("key-a", "ada", "viewer")
+    current_session.set(None)
     assert sent_key(sessions) is None
-    use_key("key-b")
-    assert sent_key(sessions) == "Bearer key-b"
-    use_key(None)
+    current_session.set(sessions.find(token))
+    assert sent_key(sessions) == "Bearer key-a"
+    current_session.set(None)
 
 
 def test_a_key_that_the_service_refuses_ends_its_sessions_alone(clock: Clock) -> None:
     sessions = SessionStore(60, clock=clock)
     ada, again, bob = (sessions.open(key, "x", "viewer") for key in ("key-a", "key-a", "key-b"))
-    use_key("key-a")
+    current_session.set(sessions.find(ada))
     sent_key(sessions, 403)
     assert sessions.find(ada) is not None
     sent_key(sessions, 401)
-    use_key(None)
+    current_session.set(None)
     assert [sessions.find(token) is not None for token in (ada, again, bob)] == [False, False, True]

@@ -14,12 +14,12 @@ import pytest
 from tests.ui.hostile_events import Browser, StubService, files_below, multipart
 from ui import uploads as module
 from ui.app import build_app
+from ui.session_files import path_below_upload
 from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings
 
 KIB = 1024
-TOKEN = "the-token-of-the-tests"
-SMALL = {"max_upload": "8kb", "max_upload_request": "20kb", "session_uploads": "40kb", "all_uploads": "60kb"}
+SMALL = {"max_upload": "8kib", "max_upload_request": "20kib", "session_uploads": "40kib", "all_uploads": "60kib"}
 
 
 class Team:
@@ -87,27 +87,15 @@ async def dripped(browser: Browser, body: bytes, headers: dict[str, str], chunks
     return status, answer.decode()
 
 
-def test_a_file_that_is_too_large_is_refused_and_nothing_of_it_kept(team: Team) -> None:
+def test_files_are_bounded_one_by_one_and_together_and_nothing_is_kept_of_what_is_refused(team: Team) -> None:
     async def scenario() -> None:
         browser = await team.browser()
-        for chunks in (0, 5):
-            status, words = await send(browser, 9 * KIB, chunks=chunks)
-            assert (status, words) == (413, "A file is too large. At most 8,192 bytes each.")
-            assert (await send(browser, 1, 9 * KIB, chunks=chunks))[0] == 413
-        assert team.kept() == 0
-        assert (await send(browser, 8 * KIB))[0] == 200
-
-    asyncio.run(scenario())
-
-
-def test_all_files_of_a_request_are_bounded_together(team: Team) -> None:
-    async def scenario() -> None:
-        browser = await team.browser()
-        for chunks in (0, 7):
+        for chunks in (0, 5):  # with and without a length
+            status, words = await send(browser, 1, 9 * KIB, chunks=chunks)
+            assert (status, words) == (413, "A file is too large. At most 8,192 bytes.")
             status, words = await send(browser, *[7 * KIB] * 4, chunks=chunks)
-            assert (status, "too large together" in words) == (413, True)
-            assert "20,480 bytes" in words
-        assert team.kept() == 0
+            assert (status, words) == (413, "These files are too large together. At most 20,480 bytes.")
+        assert files_below(team.root) == {}
         assert (await send(browser, *[6 * KIB] * 3))[0] == 200
 
     asyncio.run(scenario())
@@ -131,7 +119,7 @@ def test_older_files_of_a_key_give_way_in_all_of_its_sessions(team: Team) -> Non
         [first] = json.loads((await send(browsers[0], 8 * KIB))[1])
         for browser in browsers * 3:
             assert (await send(browser, 8 * KIB))[0] == 200
-        assert team.kept() <= 40 * KIB
+        assert team.kept() == 40 * KIB
         assert (await browsers[0].request("GET", f"/gradio_api/file={first}"))[0] == 404
 
     asyncio.run(scenario())
@@ -184,105 +172,85 @@ def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
     asyncio.run(scenario())
 
 
-def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fifth is refused while four are under way, and let in afterwards."""
+@pytest.mark.parametrize(("most", "size", "taken"), [(2, KIB, 2), (8, 16 * KIB, 2)])
+def test_uploads_of_a_key_under_way_are_bounded_by_number_and_by_what_they_announce(
+    team: Team, monkeypatch: pytest.MonkeyPatch, most: int, size: int, taken: int
+) -> None:
     go_on, waiting = asyncio.Event(), asyncio.Semaphore(0)
-    bounded = module._limited_body
+    limited = module._limited
 
     async def held(*args: Any) -> AsyncIterator[bytes]:
         waiting.release()
         await go_on.wait()
-        async for chunk in bounded(*args):
+        async for chunk in limited(*args):
             yield chunk
 
-    monkeypatch.setattr(module, "_limited_body", held)
+    monkeypatch.setattr(module, "_limited", held)
+    monkeypatch.setattr(module, "MAX_UPLOADS", most)
+    page = Team(team.root)
+    halves = [size // 2] * 2
 
     async def scenario() -> None:
-        browser = await team.browser()
-        under_way = [asyncio.create_task(send(browser, KIB)) for _ in range(4)]
+        browsers = [await page.browser("vic") for _ in range(2)]
+        under_way = [asyncio.create_task(send(browsers[number % 2], *halves)) for number in range(taken)]
         for _ in under_way:
             await waiting.acquire()
-        status, words = await send(browser, KIB)
-        assert (status, words.startswith("Too many uploads at once")) == (429, True)
+        status, words = await send(browsers[0], *halves)
+        assert (status, words.startswith("Too many ")) == (429, True)
         go_on.set()
-        assert [(await task)[0] for task in under_way] == [200] * 4
-        assert (await send(browser, KIB))[0] == 200
+        assert [(await task)[0] for task in under_way] == [200] * taken
+        assert (await send(browsers[0], *halves))[0] == 200
 
     asyncio.run(scenario())
 
 
-def test_of_an_upload_that_breaks_off_nothing_is_left(team: Team) -> None:
+def test_of_an_upload_that_breaks_off_or_takes_too_long_nothing_is_left(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         browser = await team.browser()
-        status, words = await send(browser, 8 * KIB, 8 * KIB, chunks=-4)
-        assert (status, words) == (400, "The upload was broken off.")
-        assert files_below(team.root) == {}
-        assert (await send(browser, 8 * KIB))[0] == 200
-
-    asyncio.run(scenario())
-
-
-def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
-
-    async def scenario() -> None:
-        browser = await team.browser()
+        broken = await send(browser, 8 * KIB, 8 * KIB, chunks=-4)
+        assert broken == (400, "The upload was broken off.")
         app = browser.app
 
         async def silent(scope: Any, receive: Any, send: Any) -> None:
-            async def nothing() -> Any:
-                await asyncio.Event().wait()
+            await app(scope, asyncio.Event().wait, send)
 
-            await app(scope, nothing, send)
-
-        quiet = Browser(silent)
-        quiet.cookies = browser.cookies
-        assert (await send(quiet, KIB))[0] == 408
+        monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.05)
+        browser.app = silent
+        assert (await send(browser, KIB))[0] == 408
         assert files_below(team.root) == {}
 
     asyncio.run(scenario())
 
 
 def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    bounded = module._limited_body
+    limited = module._limited
 
     async def signing_out_meanwhile(*args: Any) -> AsyncIterator[bytes]:
-        async for chunk in bounded(*args):
-            yield chunk
         team.sessions.close_key("vic")
+        async for chunk in limited(*args):
+            yield chunk
 
-    monkeypatch.setattr(module, "_limited_body", signing_out_meanwhile)
+    monkeypatch.setattr(module, "_limited", signing_out_meanwhile)
 
     async def scenario() -> None:
         browser = await team.browser()
-        assert (await send(browser, KIB))[0] == 200
-        assert files_below(team.root) == {}
+        await send(browser, KIB)
+        assert list(team.root.iterdir()) == []
         assert (await send(browser, KIB))[0] == 401
 
     asyncio.run(scenario())
 
 
-def test_a_disk_that_takes_no_more_is_reported_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_more_is_reported_in_words(team: Team) -> None:
     async def scenario() -> None:
         browser = await team.browser()
         team.root.parent.mkdir(exist_ok=True)
         team.root.write_text("a file where the folder should be")
-        for _ in range(uploads_at_once() + 1):  # a refusal holds no place
+        for _ in range(module.MAX_UPLOADS + 1):  # a refusal holds no place
             status, words = await send(browser, KIB)
             assert (status, words.startswith("The page cannot write the file")) == (507, True)
-
-    asyncio.run(scenario())
-
-
-def uploads_at_once() -> int:
-    return UiSettings(_env_file=None).upload_limits.concurrent  # type: ignore[call-arg]
-
-
-def test_files_in_another_field_are_not_kept(team: Team) -> None:
-    async def scenario() -> None:
-        browser = await team.browser()
-        assert await send(browser, KIB, field="other") == (200, "[]")
-        assert files_below(team.root) == {}
 
     asyncio.run(scenario())
 
@@ -296,6 +264,7 @@ def test_files_in_another_field_are_not_kept(team: Team) -> None:
         (b"x", {"content-type": "multipart/form-data; boundary=edge"}),
         (multipart({"x": b"y"})[0].replace(b'; filename="x"', b""), multipart({})[1]),
         (multipart({"x": b"y"})[0].replace(b"\r\n\r\n", b"\r\nh: " + b"x" * 9000 + b"\r\n\r\n"), multipart({})[1]),
+        multipart({"x": b"y"}, field="other"),
     ],
 )
 def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers: dict[str, str]) -> None:
@@ -329,12 +298,36 @@ def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers:
 )
 def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str) -> None:
     async def scenario() -> None:
-        browser = await team.browser()
-        path = Path(await browser.upload(name, b"data"))
-        assert path.parents[3] == team.root
+        path = Path(await (await team.browser()).upload(name, b"data"))
+        assert path.parents[4] == team.root
         assert path.read_bytes() == b"data"
         assert path.name == kept
-        assert path.parent.stat().st_mode & 0o077 == 0
+        assert path.parents[1].stat().st_mode & 0o077 == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("photos/train/red & fox: 1/1.png", "train/red & fox: 1/1.png"),
+        ("photos/" + "/".join("abcdefghijklmnopqrst") + "/1.png", "/".join("ijklmnopqrst") + "/1.png"),
+        (
+            "photos/" + "/".join(each * 255 for each in "abcdefghijklm") + "/1.png",
+            "/".join(each * 255 for each in "bcdefghijklm") + "/1.png",
+        ),
+        ("photos/1.png", "1.png"),
+        ("/etc/1.png", "1.png"),
+        ("photos/../1.png", "1.png"),
+        ("photos/ . /1.png", "1.png"),
+        ("../../../fox/1.png", "1.png"),
+    ],
+)
+def test_folders_below_the_chosen_one_are_kept_above_the_file(team: Team, name: str, below: str) -> None:
+    async def scenario() -> None:
+        path = Path(await (await team.browser()).upload(name, b"x"))
+        assert path_below_upload(path, team.root).as_posix() == below
+        assert path.read_bytes() == b"x"
 
     asyncio.run(scenario())
 
@@ -371,39 +364,5 @@ def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, mo
         assert [status for status, _, _ in reported] == [200, 200]
         assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in reported)
         assert b"mine.bin" not in reported[1][1]
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("name", "below"),
-    [
-        ("photos/fox/1.png", "fox/1.png"),
-        ("photos/train/red fox/1.png", "train/red fox/1.png"),
-        ("photos/" + "/".join("abcdefghijklmnopqrst") + "/1.png", "/".join("efghijklmnopqrst") + "/1.png"),
-        (
-            "photos/" + "/".join(each * 255 for each in "abcdefghijklm") + "/1.png",
-            "/".join(each * 255 for each in "bcdefghijklm") + "/1.png",
-        ),
-        ("photos/red & white: 1/1.png", "red & white: 1/1.png"),
-        ("photos/1.png", "1.png"),
-        ("1.png", "1.png"),
-        ("/etc/1.png", "1.png"),
-        ("photos/../1.png", "1.png"),
-        ("photos/ . /1.png", "1.png"),
-        ("../../../fox/1.png", "1.png"),
-    ],
-)
-def test_folders_below_the_chosen_one_are_kept_above_the_file(team: Team, name: str, below: str) -> None:
-    async def scenario() -> None:
-        browser = await team.browser()
-        path = Path(await browser.upload(name, b"x"))
-        _, _, token, *rest = path.relative_to(team.root).parts
-        assert "/".join(rest) == below
-        assert len(token) == 32
-        assert path.read_bytes() == b"x"
-        team.now += 4000
-        team.sessions.close_expired()
-        assert list(team.root.rglob("*")) == [], "neither file nor folder stays"
 
     asyncio.run(scenario())

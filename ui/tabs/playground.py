@@ -39,7 +39,6 @@ from ui.figures import interval_text, metric_text
 from ui.html import empty_state, error_box, esc, fold, html_table, item_url, plural, skipped_box
 from ui.image_uploads import (
     MAX_IMAGES,
-    ImageUploadError,
     UploadedImage,
     find_images,
     read_images,
@@ -316,7 +315,7 @@ def _fetch_item(client: Client, collection: str, item: str) -> bytes:
     try:
         return client.item_image(collection, item)
     except ApiError as error:
-        raise ImageUploadError(error.message) from error
+        raise UserError(error.message) from error
 
 
 def draw_result(result: ZeroShotResult, images: dict[Path, bytes]) -> str:

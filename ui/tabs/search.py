@@ -33,7 +33,7 @@ from ui.common import (
 from ui.file_routes import image_media_type
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.ranking import collection_choices, linked_collection, preferred_collection, used_script
-from ui.session_files import UploadError, store_file
+from ui.session_files import store_file
 from ui.tabs.search_query import DEFAULT_MATCH, DEFAULT_WEIGHT, MATCHES, PageQuery, SearchRunner, ShownSearch
 from ui.tabs.search_view import (
     BEGIN_SCRIPT,
@@ -295,7 +295,7 @@ class SearchTab:
         try:
             image = self.client.item_image(collection, item)
             return store_file(f"image.{image_media_type(image).partition('/')[2]}", image)
-        except (ApiError, UploadError):
+        except ApiError:
             return ""
 
 

@@ -43,7 +43,9 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def call(**files: str) -> list[str]:
         paths = []
         for name, text in files.items():
-            path = tmp_path / "key" / "session" / f"{next(numbers):032x}" / name.replace("__", "/").replace("_", ".")
+            path = (
+                tmp_path / "key" / "session" / "upload" / str(next(numbers)) / name.replace("__", "/").replace("_", ".")
+            )
             path.parent.mkdir(parents=True)
             path.write_text(text)
             paths.append(str(path))
@@ -61,7 +63,7 @@ def test_files_of_a_folder_are_packed_at_their_paths(uploads: Any, tmp_path: Pat
             "corpus/a.md": b"A",
             "corpus/images/deep/one.png": b"png",
         }
-    twin = tmp_path / "key" / "session" / ("f" * 32) / "a.md"
+    twin = tmp_path / "key" / "session" / "upload" / "99" / "a.md"
     twin.parent.mkdir()
     twin.write_text("another")
     with pytest.raises(UserError, match=r"a\.md"):

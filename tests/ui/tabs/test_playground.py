@@ -52,7 +52,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     paths = []
     for number, name in enumerate(("fox/1.png", "cat/2.png")):
-        path = Path(get_upload_folder()) / "key" / "session" / f"{number:032x}" / name
+        path = Path(get_upload_folder()) / "key" / "session" / "upload" / str(number) / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"\x89PNG")
         paths.append(str(path))
