@@ -1,7 +1,7 @@
 // The address bar follows what the open tab shows, and Back, Forward and links inside the page lead to it again.
 (() => {
   'use strict';
-  const { owners, options, first, earlier } = window.lclAddress;
+  const { owners, options, first } = window.lclAddress;
   const TABS = '.lcl-tabs .tab-container[role="tablist"] > [role="tab"]';
   const AGAIN_MS = 5000;
   let last = null;      // the view when it was last compared, as canonical address
@@ -13,9 +13,12 @@
     return words ? `?${words}` : '';
   };
   function tabOf(parameters) {
-    const named = parameters.get('tab') ?? owners[Object.keys(owners).find((name) => parameters.has(name))] ?? first;
-    return earlier[named] ?? named;
+    return parameters.get('tab') ?? owners[Object.keys(owners).find((name) => parameters.has(name))] ?? first;
   }
+  // The tab of the address is the open one from the start: this runs before Gradio draws what it is configured to.
+  const { components } = window.gradio_config, bar = components.find(({ type }) => type === 'tabs');
+  const asked = tabOf(new URLSearchParams(location.search));
+  if (components.some(({ type, props }) => type === 'tabitem' && props.id === asked)) bar.props.selected = asked;
   // One spelling of each address, for comparison.
   function canonical(search) {
     const parameters = new URLSearchParams(search);

@@ -20,13 +20,9 @@ TAB_OF_PARAMETER = {
     "run": "runs", "study": "runs", "classes": "try", "encoder": "encoders",
     "dataset": "data", "collection": "search", "q": "search", "item": "search", "like": "search", "mode": "search",
 }  # fmt: skip
-# Names that tabs had before, which links of that time still have.
-EARLIER_NAMES = {
-    "embed": "map", "documents": "data", "caption": "try", "zero-shot": "try", "compare": "encoders", "studies": "runs",
-}  # fmt: skip
 # Parameters of filters, sliders and menus: a change of these alone makes no new entry of the browser's history.
 OPTION_PARAMETERS = (
-    *("words", "where", "match", "kind", "colour", "at", "split", "source", "columns", "sort", "tag"),
+    *("where", "match", "kind", "colour", "at", "split", "source", "columns", "sort", "tag"),
     *("state", "of", "name", "with", "metric", "over"),
 )
 FIRST_TAB = "search"
@@ -54,22 +50,18 @@ def address(**parameters: str | None) -> str:
 def read_address(request: gr.Request | None, tab: str) -> dict[str, str]:
     """Parameters of the address, if it is one of this tab; else none."""
     parameters = {} if request is None else dict(request.query_params)
-    return parameters if linked_tab(parameters) == current_name(tab) else {}
+    return parameters if linked_tab(parameters) == tab else {}
 
 
 def linked_tab(parameters: Mapping[str, str]) -> str:
     """The tab of an address: ``?tab=map``, else that of its parameters: ``?run=ID`` opens Runs."""
     owner = next((tab for name, tab in TAB_OF_PARAMETER.items() if name in parameters), FIRST_TAB)
-    return current_name(parameters.get("tab", owner))
-
-
-def current_name(tab: str) -> str:
-    return EARLIER_NAMES.get(tab, tab)
+    return parameters.get("tab", owner)
 
 
 def browser_settings() -> str:
     """The tables of this module as JavaScript, for ``address.js``."""
-    tables = {"owners": TAB_OF_PARAMETER, "options": OPTION_PARAMETERS, "first": FIRST_TAB, "earlier": EARLIER_NAMES}
+    tables = {"owners": TAB_OF_PARAMETER, "options": OPTION_PARAMETERS, "first": FIRST_TAB}
     return f"window.lclAddress = {json.dumps(tables)};"
 
 

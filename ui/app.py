@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
-from ui.addresses import FIRST_TAB, browser_settings, linked_tab, navigation_script
+from ui.addresses import FIRST_TAB, browser_settings, navigation_script
 from ui.auth import TOKEN_SESSION_SECONDS, AuthMiddleware, SignIn, build_login_routes, draw_user
 from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
@@ -154,7 +154,7 @@ def build_page(client: Client) -> gr.Blocks:
             status = html_pane(elem_id="service")
             html_pane(SLOW_PILL, elem_id="service-slow")
             menu = html_pane(elem_id="menu")
-        with gr.Tabs(elem_classes="lcl-tabs", selected=FIRST_TAB, overflow_behavior="wrap") as bar:
+        with gr.Tabs(elem_classes="lcl-tabs", selected=FIRST_TAB, overflow_behavior="wrap"):
             items = []
             for name, tab in tabs.items():
                 with gr.Tab(name.title(), id=name, elem_id=f"tab-{name}") as item:
@@ -163,7 +163,6 @@ def build_page(client: Client) -> gr.Blocks:
         # outside of gr.Tabs, where every new component counts as a tab
         for (name, tab), item in zip(tabs.items(), items, strict=True):
             tab.wire(page, item, html_pane(js_on_load=navigation_script(name), elem_id=f"navigate-{name}"))
-        page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
         page.load(lambda: (service_status(client), draw_menu(client)), outputs=[status, menu], **SILENT_EVENT)
         gr.Timer(20).tick(lambda: service_status(client), outputs=status, **SILENT_EVENT)
     return page
@@ -250,10 +249,6 @@ async def _close_expired(sessions: SessionStore) -> AsyncIterator[None]:
         task.cancel()
 
 
-def _linked_tab(request: gr.Request) -> gr.Tabs:
-    """The tab of the address; the first one is open already, and a reader may have left it while the page started."""
-    name = linked_tab(request.query_params)
-    return gr.Tabs(selected=name) if name in TABS and name != FIRST_TAB else gr.skip()
 
 
 def _status_pill(kind: str, word: str, detail: str) -> str:

@@ -13,7 +13,6 @@ from gradio.events import Dependency
 
 from api.client import ApiError, Client
 from api.client.payloads import Json, format_bytes, may
-from ui.addresses import current_name
 from ui.html import error_box, pick_form
 
 Shown = TypeVar("Shown")
@@ -58,7 +57,7 @@ def seen_script(tab: str) -> str:
     The browser decides at each tick, since the events of tabs may overtake each other.
     """
     return f"""(...values) => {{
-  const seen = !document.hidden && document.querySelector('#tab-{current_name(tab)}-button[aria-selected="true"]');
+  const seen = !document.hidden && document.querySelector('#tab-{tab}-button[aria-selected="true"]');
   return [...values.slice(0, -1), seen ? values.at(-1) : null];
 }}"""
 

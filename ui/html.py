@@ -125,6 +125,9 @@ def status_line(message: str) -> str:
     return f'<p class="lcl-note" role="status">{esc(message)}</p>'
 
 
+OPENING = status_line("Opening …")
+
+
 def heading(title: str, hint: str = "") -> str:
     """Title of a section, with a line that explains it."""
     below = f"<p>{esc(hint)}</p>" if hint else ""

@@ -99,8 +99,7 @@
     },
   };
 
-  // Escape changes nothing of what is asked, else cancels the searches under way, else closes the details of an image, unless
-  // the focus is in an input or an open list.
+  // Escape changes nothing of what is asked, else closes the details of an image, unless the focus is in an input or an open list.
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape') return;
     const question = openQuestion();
@@ -108,7 +107,6 @@
       keepButton(question).click();
       return;
     }
-    if (window.lclSearch.cancel()) return;
     if (event.target.closest('input, textarea, [role="listbox"]')) return;
     [...document.querySelectorAll('.lcl-detail [data-close]')].find((button) => button.checkVisibility())?.click();
   });
@@ -172,46 +170,39 @@
     (document.querySelector('.gradio-container') ?? document.body).append(box);
   }
 
-  // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder; later
-  // that no answer has come. Gradio marks a pane as pending only until the first of several events ends.
+  // Searches under way: after a moment skeletons and a line say so, and whether the service is loading an encoder. Gradio
+  // marks a pane as pending only until the first of several events ends.
   let searches = 0, overtaken = 0, turn = 0, numbered = 0;
   const say = (words) => {
     const line = document.querySelector('#search-status [role=status]');
     if (line && line.textContent !== words) line.textContent = words;
   };
-  const goButton = () => document.querySelector('#search-box .submit-button');
-  function show(state) {
-    document.querySelector('#tab-search')?.setAttribute('data-search', state);
-    const late = document.querySelector('#search-status [role=alert]');
-    if (late) late.hidden = state !== 'late';
-  }
+  const show = (state) => document.querySelector('#tab-search')?.setAttribute('data-search', state);
   const loadsEncoder = async () => {
     try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
   };
   async function explain(mine) {
     let loading = false, asking = false;
-    const begun = performance.now();
     for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
-      const late = performance.now() - begun > LATE_MS;
-      show(late ? 'late' : 'busy');
-      say(late ? '' : loading ? 'Loading the encoder …' : 'Searching …');
-      if (late || asking) continue;
+      show('busy');
+      say(loading ? 'Loading the encoder …' : 'Searching …');
+      if (asking) continue;
       asking = true;
       loadsEncoder().then((answer) => { [loading, asking] = [answer, false]; });
     }
   }
-  // What is under way counts no more: the newest answer is there, or nobody waits for it.
-  function forget(words) {
+  // What is under way counts no more: the newest answer is there.
+  function forget() {
     overtaken += searches;
     searches = 0;
     turn += 1;
     show('idle');
-    say(words);
+    say('');
   }
   // Gradio's own sign of pending events stands beside the container, and a reload of the pane may draw the same again.
   const shownResults = () => document.querySelector('#search-results .html-container')?.innerHTML;
   let before;           // results when the searches under way began
-  const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget(''));
+  const arrival = new MutationObserver(() => searches > 0 && shownResults() !== before && forget());
   window.lclSearch = {
     number: () => numbered += 1,
     begin() {
@@ -227,22 +218,13 @@
     },
     end() {
       if (overtaken > 0) overtaken -= 1;
-      else if (searches === 1) { forget(''); overtaken = 0; }
+      else if (searches === 1) { forget(); overtaken = 0; }
       else searches -= 1;
     },
-    cancel() {
-      if (searches === 0) return false;
-      forget('The search was cancelled.');
-      window.dispatchEvent(new CustomEvent('lcl-cancel', { detail: window.lclSearch.number() }));
-      return true;
-    },
   };
-  document.addEventListener('click', (event) => {
-    // on a narrow screen the form is folded while there are results
-    if (event.target.closest('[data-edit]')) document.querySelector('#tab-search').classList.toggle('lcl-is-editing');
-    if (!event.target.closest('[data-retry]')) return;
-    forget('');  // the new search has a higher number than those under way
-    goButton()?.click();
+  // On a narrow screen the form is folded while there are results.
+  document.addEventListener('click', ({ target }) => {
+    if (target.closest('[data-edit]')) document.querySelector('#tab-search').classList.toggle('lcl-is-editing');
   });
 
   // What a tab could not show when it was opened: it is opened again, as by Back and Forward.

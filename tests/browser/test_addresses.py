@@ -154,7 +154,7 @@ def test_a_half_filled_form_is_there_after_a_reload(visitor: Any, page_url: str)
 @pytest.mark.extended
 def test_a_link_inside_the_page_loads_nothing_anew(visitor: Any, page_url: str, world: Any) -> None:
     run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
-    page = visitor.open(f"{page_url}/?tab=documents")
+    page = visitor.open(f"{page_url}/?tab=data")
     page.locator("#documents article").first.wait_for()
     page.evaluate("window.sameDocument = true")
     link = "id => document.body.insertAdjacentHTML('beforeend', `<a id=probe href='?run=${id}'>run</a>`)"

@@ -47,7 +47,7 @@ def pages(world: Any) -> str:
 
 
 def test_documents_have_their_images_in_place(visitor: Any, page_url: str) -> None:
-    page = visitor.open(f"{page_url}/?tab=documents&dataset=sample")
+    page = visitor.open(f"{page_url}/?dataset=sample")
     shown = page.locator("#documents")
     expect(shown.locator("article")).to_have_count(24)
     first = shown.locator("article").first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client, UserError
 from api.client.payloads import FINAL_STATES, PACKED_FOLDER, format_bytes
+from lcl_core.specs.base import slug
 from ui.addresses import address
 from ui.common import BUSY_EVENT, LAST_COUNTS, SILENT_EVENT, PageSelection, file_inputs, html_pane, seen_script
 from ui.figures import number
@@ -25,7 +25,7 @@ from ui.session_files import path_below_upload
 POLL_SECONDS = 1.5
 MAX_SHOWN_PROBLEMS = 5
 STEPS = ("Upload", "Check", "Convert", "Train")
-HINT = """<p class="lcl-note"><a href="?tab=data">‹ Data</a></p>
+HINT = """<a class="lcl-back" href="?tab=data">‹ Data</a>
 <p class="lcl-note">Markdown or HTML pages, folders named like classes, captions in CSV or JSON lines, COCO, Karpathy,
 NoCaps, MMC4, OBELICS or WebDataset: the format is detected. For more than 256 files use a zip, above 32 MB
 <code>lcl data import</code>.</p>"""
@@ -170,11 +170,6 @@ def upload_names(files: Sequence[str]) -> list[str]:
 def suggest_name(files: Sequence[str]) -> str:
     """A name for the dataset: that of the zip. The browser does not say how a folder is called."""
     return (slug(Path(files[0]).stem) if is_single_archive(files) else "") or "my-data"
-
-
-def slug(text: str) -> str:
-    """``text`` as a name: letters, digits, dots, hyphens and underscores; empty if none is left."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip()).strip("-._")[:100]
 
 
 def draw_import(corpus: ImportedCorpus, check: Run, convert: Run) -> str:

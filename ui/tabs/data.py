@@ -26,6 +26,7 @@ from ui.common import (
 )
 from ui.figures import number
 from ui.html import (
+    OPENING,
     PICK_SCRIPT,
     dataset_image_url,
     empty_state,
@@ -42,7 +43,6 @@ from ui.tabs.corpus_import import CorpusImport
 PER_PAGE = 24
 MAX_TITLE = 80  # characters
 SAMPLE_LICENCE = "CC BY 4.0, Apache 2.0, MIT, public domain"  # of the works that lcl_core/data/sample/NOTICE lists
-LOADING = empty_state("Opening the dataset …", "")
 NO_DATASET = empty_state("No data yet", "Add a folder or a zip.")
 # A choice is a link like any other (address.js).
 _FOLLOW = """const link = Object.assign(document.createElement('a'), {href: `?${query}`});
@@ -85,7 +85,7 @@ class DataTab:
         with gr.Column(visible=False) as self.adding:
             self.corpus_import.build()
         self.said = html_pane(js_on_load=PICK_SCRIPT)
-        self.shown = html_pane(LOADING, js_on_load=PICK_SCRIPT, elem_id="documents")
+        self.shown = html_pane(OPENING, js_on_load=PICK_SCRIPT, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         outputs = [self.view, self.bar, self.adding, self.dataset, self.words, self.actions, self.shown]
@@ -103,7 +103,7 @@ class DataTab:
     def open(self, view: View, dataset: str | None, words: str, request: gr.Request) -> dict[Any, Any]:
         """What the address asks for, else what was shown last."""
         view = read_address(request, "data") or view
-        adds = view.get("new") in ("upload", "corpus")
+        adds = view.get("new") == "upload"
         panels = {self.view: view, self.bar: gr.Row(visible=not adds), self.adding: gr.Column(visible=adds)}
         if adds:
             return panels | {self.actions: "", self.shown: mark_view("", "Add data", tab="data", new="upload")}
@@ -175,8 +175,8 @@ def _parameters(view: View) -> View:
 
 
 def _first(view: View) -> int:
-    """Offset of the page; ``start`` is the name that links had before."""
-    at = view.get("at") or view.get("start") or "1"
+    """Offset of the page."""
+    at = view.get("at", "1")
     return max(0, int(at) - 1) if at.isdecimal() else 0
 
 

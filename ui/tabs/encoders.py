@@ -30,6 +30,7 @@ from ui.common import (
 )
 from ui.figures import draw_figures, draw_table, figure_label, interval_text, metric_text, number
 from ui.html import (
+    OPENING,
     PICK_SCRIPT,
     ago,
     empty_state,
@@ -48,7 +49,7 @@ from ui.tabs.run_view import draw_curves
 PRODUCT_OWNER = "lcl"  # of the encoders that come with the product
 PARAMETERS = ("encoder", "with", "find")
 # export formats of LCL encoders -> labels; other encoders are exported as they are
-EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
+EXPORTS = {"lcl": "lcl", "huggingface": "transformers, sentence-transformers", "timm": "timm", "onnx": "ONNX"}
 CHANGES = ("pin", "unpin", "renaming", "deletion", "evaluate")
 BACK = '<button type="button" data-pick="all:" aria-label="All encoders">‹</button>'
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
@@ -75,7 +76,7 @@ class EncodersTab:
 
     def build(self) -> None:
         self.selection = gr.State(EncoderSelection({}))
-        self.top = html_pane(js_on_load=PICK_SCRIPT, elem_id="encoders")
+        self.top = html_pane(OPENING, js_on_load=PICK_SCRIPT, elem_id="encoders")
         self.readme = gr.Markdown(sanitize_html=True, latex_delimiters=[], elem_classes="lcl-readme", visible=False)
         self.details = html_pane(elem_classes="lcl-details")
 

@@ -23,7 +23,7 @@ from ui.common import (
     unreachable_box,
 )
 from ui.file_routes import FORMATS
-from ui.html import PICK_SCRIPT, empty_state, error_box, esc
+from ui.html import OPENING, PICK_SCRIPT, empty_state, error_box, esc
 from ui.ranking import collection_choices, preferred_collection
 from ui.tabs.search_query import SearchRunner
 
@@ -58,7 +58,7 @@ class MapTab:
         self.number = gr.Number(visible=False)  # that of a press, which the browser gives it
         self.collection = gr.State(None)  # that is shown
         with gr.Row(elem_classes="lcl-panel lcl-map-row"):
-            self.map = html_pane(elem_id="map", js_on_load=PICK_SCRIPT)
+            self.map = html_pane(OPENING, elem_id="map", js_on_load=PICK_SCRIPT)
             self.detail = html_pane(elem_id="map-detail", js_on_load=PICK_SCRIPT)
         self.tagged = html_pane()
 

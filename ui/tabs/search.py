@@ -31,18 +31,16 @@ from ui.common import (
     update_dropdown,
 )
 from ui.file_routes import image_media_type
-from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
+from ui.html import ACTIVE_STATES, OPENING, PICK_SCRIPT, error_box, toast
 from ui.ranking import collection_choices, linked_collection, preferred_collection, used_script
 from ui.session_files import store_file
-from ui.tabs.search_query import DEFAULT_MATCH, DEFAULT_WEIGHT, MATCHES, PageQuery, SearchRunner, ShownSearch
+from ui.tabs.search_query import DEFAULT_MATCH, MATCHES, PageQuery, SearchRunner, ShownSearch
 from ui.tabs.search_view import (
     BEGIN_SCRIPT,
-    CANCEL_SCRIPT,
     END_SCRIPT,
     FOCUS_SCRIPT,
     LABEL_SCRIPT,
     NO_COLLECTION,
-    OPENING,
     SEARCH_STATUS,
     draw_preparation,
 )
@@ -60,7 +58,6 @@ class SearchPage(NamedTuple):
     box: Any = gr.skip()
     where: Any = gr.skip()
     match: Any = gr.skip()
-    weight: Any = gr.skip()
     texts: Any = gr.skip()
     results: Any = gr.skip()
     current: Any = gr.skip()
@@ -95,23 +92,18 @@ class SearchTab:
                 )  # fmt: skip
                 with gr.Accordion("More", open=False, elem_id="search-options"):
                     self.match = gr.Radio(MATCHES, value=DEFAULT_MATCH, label="Compare words with")
-                    self.weight = gr.Slider(
-                        -100, 100, DEFAULT_WEIGHT, step=5, label="Weight of the words beside an image, %",
-                        info="below 0: away from them",
-                    )  # fmt: skip
                     self.texts = gr.Checkbox(False, label="Show captions like the image, not images")
         html_pane(SEARCH_STATUS, elem_id="search-status")
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
             self.results = html_pane(OPENING, js_on_load=PICK_SCRIPT, elem_id="search-results")
             self.detail = html_pane(js_on_load=PICK_SCRIPT, elem_id="search-detail")
         self.more = gr.Button("Show more", visible=False, elem_id="search-more", elem_classes="lcl-more")
-        self.cancelled = html_pane(js_on_load=CANCEL_SCRIPT)
         self.tagged = html_pane()
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:
         shown = [
-            self.collection, self.box, self.where, self.match, self.weight, self.texts, self.results, self.current,
-            self.more, self.detail,
+            self.collection, self.box, self.where, self.match, self.texts, self.results, self.current, self.more,
+            self.detail,
         ]  # fmt: skip
         # until there is a collection, the clock looks for one
         self.clock = gr.Timer(POLL_SECONDS)
@@ -125,7 +117,7 @@ class SearchTab:
             None, js=FOCUS_SCRIPT
         )
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
-        query = [self.collection, self.box, self.where, self.match, self.weight, self.texts]
+        query = [self.collection, self.box, self.where, self.match, self.texts]
         asked, several = [self.turn, self.number, self.current, *query], BUSY_EVENT | EACH_COUNTS | {"js": BEGIN_SCRIPT}
         options = [self.collection.input, self.where.change, self.match.input, self.texts.input]
         for event in (
@@ -133,10 +125,7 @@ class SearchTab:
             gr.on(options, newest(self.search_again), asked, shown, **several),
         ):
             run_after(event, END_SCRIPT)
-        # a press of the slider has many values
-        self.weight.change(newest(self.search_again), asked, shown, js=NUMBER_SCRIPT, **BUSY_EVENT | LAST_COUNTS)
         self.collection.input(None, self.collection, js=used_script("collection"))
-        self.cancelled.select(self.cancel, self.turn, None, **SILENT_EVENT)
         more = newest(self.show_more, begins=False)
         self.more.click(
             more, [self.turn, self.current], [self.results, self.current, self.more, self.tagged], **BUSY_EVENT
@@ -212,7 +201,7 @@ class SearchTab:
         value = {"text": query.words, "files": [file] if file else []}
         where = gr.update(choices=self._choices(collection), value=list(query.where))
         picker = select_choice(partial(collection_choices, self.client), chosen, collection)
-        fields = (picker, value, where, query.match, query.weight, query.texts)
+        fields = (picker, value, where, query.match, query.texts)
         return SearchPage(*fields, shown.html, shown, gr.Button(visible=shown.more), detail)
 
     def search(
@@ -222,7 +211,6 @@ class SearchTab:
         box: Box,
         where: Sequence[str] | None,
         match: str,
-        weight: float,
         texts: bool,
     ) -> SearchPage:
         """The hits; an image that came from the collection is searched with by its id."""
@@ -241,25 +229,20 @@ class SearchTab:
             choices = self._choices(collection)
             kept = tuple(value for value in kept if value in [offered for _, offered in choices])
             menu = gr.update(choices=choices, value=list(kept))
-        query = PageQuery(collection, words, like, "" if like else image, kept, match, weight, bool(texts))
+        query = PageQuery(collection, words, like, "" if like else image, kept, match, bool(texts))
         shown = replace(self.runner.run(query), file=image)
         more = gr.Button(visible=shown.more)
         return SearchPage(where=menu, results=shown.html, current=shown, more=more, detail="")
 
     def search_again(self, current: Current, *query: Any) -> SearchPage:
         """After a change of an option; addresses set options, too, and what they show is there."""
-        collection, _, where, match, weight, texts = query
+        collection, _, where, match, texts = query
         if current is not None:
             before = current.query
-            if (collection, tuple(where or ()), match, weight, bool(texts)) == (
-                before.collection, before.where, before.match, before.weight, before.texts,
-            ):  # fmt: skip
+            now = (collection, tuple(where or ()), match, bool(texts))
+            if now == (before.collection, before.where, before.match, before.texts):
                 return SearchPage()
         return self.search(current, *query)
-
-    def cancel(self, turn: Turn, event: gr.EventData) -> None:
-        """No search that began before changes anything any more."""
-        turn.current = max(turn.current, int(event.number))
 
     def show_more(self, current: Current) -> tuple[Any, ...]:
         """The hits with those of the next page, and a message: if it fails, the hits and the button stay."""

@@ -17,7 +17,7 @@ from ui.tabs.search_view import TAGS, draw_browsing, draw_detail, draw_results
 PAGE_HITS, MAX_HITS = 24, 1000  # of one page, of one search
 NEIGHBOUR_IMAGES, NEIGHBOUR_TEXTS = 8, 4  # in the details of an image
 MAX_LABEL_VALUES = 300  # of a label; one with more, such as the file name, is not offered as a filter
-DEFAULT_WEIGHT, DEFAULT_MATCH = 50, "both"
+DEFAULT_MATCH = "both"
 MATCHES = [("Looks and captions", "both"), ("Looks", "looks"), ("Captions", "captions")]
 LabelFilter = dict[str, Any]  # {label: values, or a range or members of a set}: ``where`` of Client.search
 
@@ -29,7 +29,6 @@ class PageQuery:
     Attributes:
         like: id of an image of the collection, ``image``: path of an uploaded one, which is in no address.
         where: filter as the values of the menu.
-        weight: of the words beside an image, in percent.
     """
 
     collection: str
@@ -38,14 +37,13 @@ class PageQuery:
     image: str = ""
     where: tuple[str, ...] = ()
     match: str = DEFAULT_MATCH
-    weight: float = DEFAULT_WEIGHT
     texts: bool = False
     name: str = field(default="", compare=False)  # of the collection, for addresses
 
     @classmethod
     def of_address(cls, collection: str, parameters: Mapping[str, str], image: str) -> PageQuery:
         """``image``: uploaded before, for an address that has one."""
-        match, weight = parameters.get("match", DEFAULT_MATCH), parameters.get("words", "")
+        match = parameters.get("match", DEFAULT_MATCH)
         return cls(
             collection,
             parameters.get("q", "").strip(),
@@ -53,7 +51,6 @@ class PageQuery:
             image if "image" in parameters else "",
             tuple(filter_choices(parameters.get("where", ""))),
             match if match in [value for _, value in MATCHES] else DEFAULT_MATCH,
-            float(weight) if weight.lstrip("-").isdecimal() and -100 <= int(weight) <= 100 else DEFAULT_WEIGHT,
             parameters.get("mode") == "texts",
         )
 
@@ -71,7 +68,6 @@ class PageQuery:
             "image": "1" if self.image else "",
             "where": json.dumps(where, ensure_ascii=False) if where else "",
             "match": "" if self.match == DEFAULT_MATCH else self.match,
-            "words": "" if self.weight == DEFAULT_WEIGHT else f"{self.weight:.0f}",
             "mode": "texts" if self.texts else "",
             "collection": self.name or self.collection,
         }
@@ -88,8 +84,6 @@ class PageQuery:
         seen: dict[str, Any] = {"item": self.like} if self.like else {}
         if self.image:
             seen = {"image": read_upload(self.image)}
-        if self.words and seen:
-            query["weights"] = {"text": self.weight / 100, next(iter(seen)): 1 - abs(self.weight) / 100}
         target = "texts" if self.texts and seen else "images"
         match = self.match if target == "images" and (self.words or self.match != "captions") else DEFAULT_MATCH
         return {**query, **seen, "target": target, "match": match, "where": parse_label_filter(self.where)}

@@ -24,11 +24,9 @@ NO_COLLECTION = (
     empty_state("No collection yet", "An index run embeds a dataset, whose images can then be searched here.")
     + _ADD_DATA
 )
-OPENING = empty_state("Opening", "The page asks the service for its collections.")
 # before and after each search (page.js)
 BEGIN_SCRIPT = "(turn, number, ...query) => [turn, window.lclSearch.begin(), ...query]"
 END_SCRIPT = "() => window.lclSearch.end()"
-CANCEL_SCRIPT = "window.addEventListener('lcl-cancel', (event) => trigger('select', { number: event.detail }));"
 LABEL_SCRIPT = """() => {  // what Gradio's field lacks for screen readers
   const box = document.querySelector('#search-box');
   const label = () => {
@@ -43,13 +41,8 @@ FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
   document.querySelector('#search-results .lcl-results__head'))?.focus({preventScroll: true}), 30))"""
-# Beside the results: a line, skeletons while a search is under way, and what to do without an answer (page.js).
-SEARCH_STATUS = (
-    f"{status_line('')}"
-    f'<div class="lcl-grid lcl-skeletons" aria-hidden="true">{"<i></i>" * 12}</div>'
-    '<div class="lcl-problem" role="alert" hidden><strong>No answer yet</strong><p>The service has not answered for '
-    '20 seconds. It may be busy or stopped. <button type="button" data-retry>Retry</button></p></div>'
-)
+# Beside the results: a line, and skeletons while a search is under way (page.js).
+SEARCH_STATUS = f'{status_line("")}<div class="lcl-grid lcl-skeletons" aria-hidden="true">{"<i></i>" * 12}</div>'
 
 
 def draw_preparation(run: Json) -> str:
@@ -88,7 +81,7 @@ def draw_results(query: PageQuery, hits: Sequence[Json], answer: Json) -> str:
     """The hits and a line about them."""
     about = [*(["this image"] if query.like else ["your image"] if query.image else [])]
     about += [f"“{query.words}”"] if query.words else []
-    joined = (" away from " if query.weight < 0 and len(about) > 1 else " and ").join(about)
+    joined = " and ".join(about)
     if not hits:
         reset = f' <a href="{esc(query.link(where=""))}">Remove the filter</a>' if query.where else ""
         where = f" passes the filter {_condition_list(query.where)}." if query.where else f" fits {joined}."

@@ -15,6 +15,7 @@ from ui.addresses import address, mark_view
 from ui.common import BUSY_EVENT, EACH_COUNTS, FOCUS_QUESTION_SCRIPT, SILENT_EVENT, html_pane, own_key, seen_script
 from ui.figures import number
 from ui.html import (
+    OPENING,
     PICK_SCRIPT,
     ago,
     badge,
@@ -44,9 +45,9 @@ class ServiceTab:
 
     def build(self) -> None:
         self.seen = gr.Checkbox(True, visible=False)  # whether the tab is looked at (seen_script)
-        with gr.Column(elem_classes="lcl-panel"):
+        with gr.Column():
             self.said = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-said")
-            self.shown = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-shown")
+            self.shown = html_pane(OPENING, js_on_load=PICK_SCRIPT, elem_id="service-shown")
             self.for_admins = html_pane(js_on_load=PICK_SCRIPT, elem_id="service-admins")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, navigation: gr.HTML) -> None:

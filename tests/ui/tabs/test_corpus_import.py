@@ -18,7 +18,6 @@ from ui.tabs.corpus_import import (
     ImportedCorpus,
     draw_import,
     pack_files,
-    slug,
     suggest_name,
     upload_names,
 )
@@ -80,13 +79,6 @@ def test_the_only_folder_of_a_corpus_stays_a_folder_of_it(uploads: Any, tmp_path
         "test/robin/1.jpg",
         "test/wren/1.jpg",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "name"), [("My notes (2)", "My-notes-2"), ("ü!", ""), ("..x", "x"), ("a" * 200, "a" * 100)]
-)
-def test_names_that_the_service_accepts(text: str, name: str) -> None:
-    assert slug(text) == name
 
 
 def test_a_name_is_suggested_where_none_was_typed(service: Any, uploads: Any, away: Exception) -> None:

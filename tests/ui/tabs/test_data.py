@@ -84,7 +84,6 @@ def test_an_address_is_asked_for_and_pages_are_links(opened: Any) -> None:
     assert "30 images" in page.shown
     again = opened({}, view=address)
     assert address_of(again.shown) == address, "what was shown last"
-    assert address_of(opened({"dataset": "d", "start": "7"}).shown)["at"] == "7", "an earlier link"
 
 
 def test_words_are_found_with_a_tag(opened: Any) -> None:
@@ -122,10 +121,9 @@ def test_the_first_dataset_is_shown_to_who_chose_none(opened: Any) -> None:
     assert address_of(opened({}, chosen="e").shown) == {"dataset": "e"}
 
 
-def test_links_to_the_panel_for_a_new_dataset_open_it(opened: Any) -> None:
-    for address in ({"tab": "data", "new": "upload"}, {"tab": "documents", "new": "corpus"}):
-        page = opened(address)
-        assert (page.drawn[page.tab.adding].visible, page.drawn[page.tab.bar].visible) == (True, False)
+def test_a_link_to_the_panel_for_a_new_dataset_opens_it(opened: Any) -> None:
+    page = opened({"tab": "data", "new": "upload"})
+    assert (page.drawn[page.tab.adding].visible, page.drawn[page.tab.bar].visible) == (True, False)
 
 
 def test_tags_are_changed_and_a_deletion_is_asked_for(service: Any, away: Exception) -> None:

@@ -39,7 +39,7 @@ class Page:
 
     def __init__(self, client: Any) -> None:
         self.client, self.tab = client, SearchTab(client)
-        self.values: dict[str, Any] = {"where": [], "match": "both", "weight": 50, "texts": False}
+        self.values: dict[str, Any] = {"where": [], "match": "both", "texts": False}
         self.current: Any = None
 
     def search(self, text: str = "", file: str = "", *, again: bool = False, **changed: Any) -> Any:
@@ -52,7 +52,7 @@ class Page:
         return self._keep(self.tab.open(self.current, "col_1", None, Request(**address)))
 
     def _options(self) -> list[Any]:
-        return [self.values[name] for name in ("where", "match", "weight", "texts")]
+        return [self.values[name] for name in ("where", "match", "texts")]
 
     def _keep(self, shown: Any) -> Any:
         self.current = self.current if shown.current == gr.skip() else shown.current
@@ -85,13 +85,11 @@ def test_it_asks_for_what_was_typed_and_says_why_a_hit_is_there_without_a_number
     assert (shown.more.visible, shown.detail) == (False, "")
 
 
-@pytest.mark.parametrize(("weight", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
-def test_text_and_image_are_weighed(page: Page, image: str, weight: float, weights: tuple[float, float]) -> None:
-    shown = page.search("red", image, weight=weight)
+def test_words_and_an_image_are_searched_with_together(page: Page, image: str) -> None:
+    shown = page.search("red", image)
     (query,) = page.client.arguments_of("search")
     assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
-    assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
-    assert ("your image away from “red”" if weight < 0 else "your image and “red”") in shown.results
+    assert "your image and “red”" in shown.results
 
 
 def test_an_image_alone_is_searched_with_and_can_find_texts(page: Page, image: str) -> None:
@@ -138,15 +136,15 @@ def test_filters_that_were_chosen_or_typed_are_asked_for_and_kept_in_the_address
 
 
 def test_options_that_an_address_has_set_are_not_searched_again(page: Page) -> None:
-    page.open(collection="col_1", q="ant", where='{"hue": ["red"]}', match="looks", words="-20", mode="texts")
+    page.open(collection="col_1", q="ant", where='{"hue": ["red"]}', match="looks", mode="texts")
     (query,) = page.client.arguments_of("search")
     assert (query["match"], query["where"], query["target"]) == ("looks", {"hue": ["red"]}, "images")
-    page.values = {"where": [RED], "match": "looks", "weight": -20, "texts": True}
+    page.values = {"where": [RED], "match": "looks", "texts": True}
     assert page.search("ant", again=True) == page.search("ant", again=True, where=[RED])
     assert len(page.client.arguments_of("search")) == 1
     page.search("ant", again=True, match="both")
     assert len(page.client.arguments_of("search")) == 2
-    assert PageQuery.of_address("c", {"match": "x", "words": "1e9"}, "") == PageQuery("c")
+    assert PageQuery.of_address("c", {"match": "x"}, "") == PageQuery("c")
 
 
 def test_another_collection_keeps_the_labels_that_it_has(page: Page) -> None:
@@ -194,7 +192,7 @@ def test_an_image_of_the_collection_is_in_the_box_and_searched_with_by_its_id(
     assert shown.box == {"text": "", "files": ["/the/stored.png"]}
     page.search("red", "/the/stored.png")
     query = page.client.arguments_of("search")[-1]
-    assert (query["item"], query["text"], query["weights"]) == ("i1", "red", {"text": 0.5, "item": 0.5})
+    assert (query["item"], query["text"]) == ("i1", "red")
     page.search("", image)
     assert "item" not in page.client.arguments_of("search")[-1]
     assert "item" not in page.open(collection="drawings", image="1", q="red").current.query.request()
@@ -228,19 +226,19 @@ def test_the_tab_waits_for_the_first_collection_and_opens_it_by_itself(page: Pag
     *shown, clock = page.tab.start(turn, None, None, None, request)
     assert clock == gr.skip()
     for part in ("Preparing sample-drawings", "2,560 of 6,123 images · 20 s left", 'aria-valuenow="42"'):
-        assert part in shown[6]
+        assert part in shown[5]
     run |= {"progress": None, "obstacle": {"code": "no_worker"}, "created_at": datetime.now(UTC).isoformat()}
     assert "Waiting for a worker" in draw_preparation(run)
     assert "Start one with <code>make up</code>." in draw_preparation({**run, "created_at": "2026-01-01T10:00:00Z"})
     page.client.answers["runs"] = {"items": []}
-    assert "No collection yet" in page.tab.tick(turn, None, None, None, True, request)[6]
+    assert "No collection yet" in page.tab.tick(turn, None, None, None, True, request)[5]
     calls = len(page.client.calls)
     page.tab.tick(turn, None, None, None, None, request)
     assert len(page.client.calls) == calls, "nothing is fetched while the tab is not looked at"
     page.client.answers["collections"] = [COLLECTION]
     *shown, clock = page.tab.tick(turn, None, None, None, True, request)
-    assert (shown[0]["value"], "“ant”" in shown[6], clock.active) == ("col_1", True, False)
-    assert page.tab.start(PageSelection(3), None, None, None, request)[6] == gr.skip(), "a search came first"
+    assert (shown[0]["value"], "“ant”" in shown[5], clock.active) == ("col_1", True, False)
+    assert page.tab.start(PageSelection(3), None, None, None, request)[5] == gr.skip(), "a search came first"
 
 
 def test_tags_are_changed_and_the_image_is_drawn_again(page: Page) -> None:
