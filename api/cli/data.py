@@ -109,11 +109,12 @@ def convert(
     shard_megabytes: ShardMegabytes = 256,
     to: To = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="that read and decode")] = 1,
+    hold_out: Annotated[float, typer.Option(min=0, max=0.5, help="share of the images for an exam, by file")] = 0,
     only_tag: Annotated[list[str] | None, typer.Option(help="only what has this tag; repeatable: any of them")] = None,
     without_tag: Annotated[list[str] | None, typer.Option(help="leave out what has this tag; repeatable")] = None,
 ) -> None:
     """Write a corpus as tar shards with an index, and register them as a dataset."""
-    fields = {"name": name, "shard_megabytes": shard_megabytes, "to": to, "processes": processes}
+    fields = {"name": name, "shard_megabytes": shard_megabytes, "to": to, "processes": processes, "hold_out": hold_out}
     tags = {field: tags for field, tags in (("only_tags", only_tag), ("without_tags", without_tag)) if tags}
     spec = {**_corpus_fields(target, format, option), **fields, **tags}
     _convert(spec)
@@ -279,6 +280,9 @@ def _convert(spec: Json) -> None:
         f"registered {result.get('registered_as', dataset['name'])}: {dataset['records']:,} records, "
         f"{dataset['pictures']:,} images, shards: {dataset['shards']:,}, {dataset['bytes'] / 1e6:,.1f} MB "
         f"(sha256 {dataset['content_hash']})"
+    ]
+    lines += [
+        f"  held out: {what.replace('_', ' ')}  {number:,}" for what, number in result.get("hold_out", {}).items()
     ]
     lines += [f"  left out: {reason}  {number:,}" for reason, number in result["skipped"].items()]
     options.print(result, "\n".join(lines))

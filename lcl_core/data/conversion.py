@@ -1,6 +1,7 @@
 """``python -m lcl_core.data.conversion RUN_DIR``: convert a corpus to shards among the artifacts, with statistics.
 
-What tags leave out is listed in the quarantine. The match run uses these functions.
+What tags leave out is listed in the quarantine; ``hold_out`` of the spec takes an exam out of the documents. The match
+run uses these functions.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from typing import Any, cast
 
+from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import JobProgress, RunDir, run_main
 from lcl_core.data.corpus.open import count_items, open_source, part_source
+from lcl_core.data.hold_out import plan_exam, split_off_exam
 from lcl_core.data.records import BadItem, Record
 from lcl_core.data.shards.convert import RecordTransform, convert_parts
 from lcl_core.data.shards.sharded_corpus import ShardedRecords, record_location
@@ -87,6 +92,15 @@ def write_dataset(
     if items := run.get("items"):
         records = SelectedItems(records, items["only"], items["without"])
         settings["items"] = hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()
+    held_out = {}
+    if isinstance(spec, ConvertSpec) and spec.hold_out:
+        plan = run_dir.checkpoints / "exam.json"
+        if not plan.exists():  # of an earlier attempt
+            items_of_all = chain.from_iterable(records.read_section(section.key) for section in records.sections())
+            surveying = JobProgress(run_dir, "choosing the exam")
+            chosen = plan_exam(items_of_all, spec.hold_out, lambda done: surveying(done, total))
+            write_json_atomically(plan, chosen)
+        change, held_out = partial(split_off_exam, plan), {"hold_out": json.loads(plan.read_text())["report"]}
     report = convert_parts(
         records,
         spec.to or run_dir.artifacts / "dataset",
@@ -102,7 +116,7 @@ def write_dataset(
     dataset = asdict(report) | {"name": spec.name, "path": spec.to or "artifacts/dataset"}
     del dataset["resumed"]  # of this attempt
     hashes = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
-    return {"dataset": dataset, "skipped": report.quarantined, **hashes}
+    return {"dataset": dataset, "skipped": report.quarantined, **held_out, **hashes}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lcl_core.common.paths import is_url
-from lcl_core.specs.base import EncoderReference, JobSpec, Name, Precision, References, Tag
+from lcl_core.specs.base import EncoderReference, Fraction, JobSpec, Name, Precision, References, Tag
 
 LabelType = Literal["text", "number", "date", "set"]
 RESERVED_LABELS = ("split", "source")  # fields of an image that a filter asks for as it asks for labels
@@ -87,6 +87,11 @@ class ConvertSpec(WriteSpec):
 
     processes: int = Field(
         1, ge=1, le=256, description="processes that read and decode; the shards do not depend on their number"
+    )
+    hold_out: Fraction = Field(
+        0.0,
+        description="share of the images that become an exam, each with its passage as a captioned image of split "
+        "test, and half as many of split val; whole documents are held out, with all that share an image or texts",
     )
     only_tags: tuple[Tag, ...] | None = Field(
         None,
