@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_figure, style_axes
+from lcl_core.common.errors import import_optional
 from lcl_core.data import Corpus
 from lcl_core.evaluation.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
@@ -28,6 +28,8 @@ _CELL, _IMAGE, _GAP, _LINE, _CHARACTERS = 360, 66, 6, 16, 50
 _HEIGHT = _IMAGE + 4 * _LINE + 3 * _GAP
 _HEADING = 30
 _PANEL_COLUMNS = 2
+INK, MUTED = "#0f172a", "#526076"
+COLOURS = ("#0f766e", "#b45309", "#1d4ed8", "#be185d", "#4d7c0f", "#6d28d9", "#0e7490", "#a16207")
 
 
 def make_figures(
@@ -67,6 +69,32 @@ def _figures(
             yield f"confusion-{stem}.png", partial(draw_confusion, samples, title)
     if curves:
         yield "curves.png", partial(draw_curves, curves)
+
+
+# ---- style
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, inches."""
+    figure_class = import_optional("matplotlib.figure", "drawing figures").Figure
+    return figure_class(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+
+
+def style_axes(axes: Any, title: str) -> None:
+    """Title at the left, spines at the left and below, no ticks."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side not in ("top", "right"))
+        spine.set_color("#e2e8f0")
+    axes.tick_params(length=0, colors=MUTED, labelsize=8)
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    """Write the figure as PNG. Text is drawn as it is: ``$`` in a label of a corpus does not start a formula."""
+    text_class = import_optional("matplotlib.text", "drawing figures").Text
+    for text in figure.findobj(text_class):
+        text.set_parse_math(False)
+    figure.savefig(file, metadata={"Software": None})
 
 
 # ---- sample grids

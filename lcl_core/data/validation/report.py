@@ -99,10 +99,6 @@ class Histogram(BaseModel):
         self.least = value if self.least is None else min(self.least, value)
         self.most = value if self.most is None else max(self.most, value)
 
-    @property
-    def mean(self) -> float | None:
-        return self.total / self.count if self.count else None
-
 
 def doubling_edges(last: int) -> list[float]:
     """Edges 0, 1, 2, 4, 8 … up to 2**last."""

@@ -262,7 +262,6 @@ def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(lcl, live_se
     assert status == 1
     assert "pairs.jsonl:1: unreadable image: a.png" in err
     assert (tmp_path / "o" / "quarantine.jsonl").read_text().count("\n") == 2
-    assert (tmp_path / "o" / "pictures" / "problems.png").is_file()
     with working(live_service):
         status, out, _ = lcl("--json", "data", "validate", str(folder), "--words", "--workers", "0")
     assert (status, json.loads(out)["reasons"]) == (1, {"unreadable image": 1, "no usable image": 1})

@@ -29,4 +29,4 @@ def test_a_value_on_an_edge_belongs_to_the_bin_above_and_one_outside_to_the_near
     for value in (0, 0.5, 1, 2, 3, 4, -5, 99, math.nan, math.inf):
         histogram.add(value)
     assert histogram.counts == [3, 1, 4]
-    assert (histogram.count, histogram.mean, histogram.least, histogram.most) == (8, 104.5 / 8, -5, 99)
+    assert (histogram.count, histogram.total, histogram.least, histogram.most) == (8, 104.5, -5, 99)
