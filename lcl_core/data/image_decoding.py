@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from lcl_core.common.errors import UserError
-from lcl_core.specs.data import NARROWEST_RATIO
+from lcl_core.specs.data import NARROWEST_RATIO, Fit
 
 # Named, so that formats which start other programs (EPS) or hide many images (PSD, DDS …) are never tried.
 # JPEG stands for MPO too, which Pillow has no opener of its own for (naming it raises KeyError).
@@ -154,10 +154,12 @@ class CropNeed:
     Attributes:
         size: side of the square, pixels.
         smallest_share: of the image's area that a crop may have.
+        fit: how the image becomes square.
     """
 
     size: int
     smallest_share: float
+    fit: Fit = "crop"
 
     def reduction(self, width: int, height: int) -> int:
         """1, 2, 4 or 8: by how much both sides may shrink so that no crop has fewer pixels than the square needs.
@@ -168,11 +170,20 @@ class CropNeed:
         return max(factor for factor in (1, 2, 4, 8) if factor == 1 or narrowest / factor >= self.size)
 
     def smallest_size(self, width: int, height: int) -> tuple[int, int]:
-        """The smallest size of the same shape in which no crop has fewer pixels than the square; never a larger one."""
+        """The smallest size in which no crop has fewer pixels than the square; never a larger one.
+
+        Its shape is the image's, unless ``fit`` is squash.
+        """
+        if self.fit == "squash":
+            needed = math.ceil(self.size / math.sqrt(self.smallest_share * NARROWEST_RATIO))
+            return min(width, needed), min(height, needed)
         factor = min(1.0, self.size / self._narrowest(width, height))
         return math.ceil(width * factor), math.ceil(height * factor)
 
     def _narrowest(self, width: int, height: int) -> float:
+        if self.fit != "crop":
+            seen = max(width, height) if self.fit == "pad" else min(width, height)
+            return seen * math.sqrt(self.smallest_share * NARROWEST_RATIO)
         return min(math.sqrt(width * height * self.smallest_share * NARROWEST_RATIO), width, height)
 
 

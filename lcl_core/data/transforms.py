@@ -18,7 +18,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec
+from lcl_core.data.image_decoding import CropNeed
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec, Fit
 
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -85,6 +86,14 @@ def random_box(draw: random.Random, width: int, height: int, scale: tuple[float,
     return _central_box(width, height)
 
 
+def squashed_box(draw: random.Random, width: int, height: int, scale: tuple[float, float]) -> Box:
+    """A random box of the square that the image becomes when its sides are scaled separately, in the image's pixels."""
+    side = max(width, height)
+    left, top, right, bottom = random_box(draw, side, side, scale)
+    left, top = left * width // side, top * height // side
+    return left, top, max(left + 1, round(right * width / side)), max(top + 1, round(bottom * height / side))
+
+
 def _central_box(width: int, height: int) -> Box:
     """The largest central crop whose ratio is allowed."""
     ratio = min(max(width / height, _RATIOS[0]), _RATIOS[1])
@@ -94,8 +103,26 @@ def _central_box(width: int, height: int) -> Box:
     return left, top, left + crop_width, top + crop_height
 
 
-def eval_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
+def pad_to_square(image: Image.Image, side: int) -> Image.Image:
+    """Longest side to ``side`` (bicubic), in the middle of a square in the median colour of the outermost pixels."""
+    scale = side / max(image.size)
+    inner = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
+    levels = np.asarray(inner.convert("RGB"))
+    border = np.concatenate((levels[0], levels[-1], levels[:, 0], levels[:, -1]))
+    square = Image.new("RGB", (side, side), tuple(int(level) for level in np.median(border, axis=0)))
+    square.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+    return square
+
+
+def eval_transform(image: Image.Image, size: int, fit: Fit = "crop") -> np.ndarray:
+    """The image as ``fit`` makes it square (bicubic), normalised → [3, size, size] float32.
+
+    ``crop`` scales the shortest side to ``size`` and takes the central square.
+    """
+    if fit == "squash":
+        return normalise(image.resize((size, size), Image.Resampling.BICUBIC))
+    if fit == "pad":
+        return normalise(pad_to_square(image, size))
     long = max(size, int(size * max(image.size) / min(image.size)))
     resized = (size, long) if image.width <= image.height else (long, size)
     left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
@@ -144,11 +171,12 @@ def augment(
     size: int,
     draw: random.Random,
     spec: AugmentationSpec,
+    fit: Fit = "crop",
     cropper: Cropper = PILLOW_CROPPER,
 ) -> np.ndarray:
     """``augment_levels``, normalised → [3, size, size] float32."""
     levels = np.empty((1, 3, size, size), np.uint8)
-    return normalise_levels(levels, [augment_levels(image, size, draw, spec, levels[0], cropper)])[0]
+    return normalise_levels(levels, [augment_levels(image, size, draw, spec, levels[0], fit, cropper)])[0]
 
 
 def augment_levels(
@@ -157,13 +185,16 @@ def augment_levels(
     draw: random.Random,
     spec: AugmentationSpec,
     out: np.ndarray,
+    fit: Fit = "crop",
     cropper: Cropper = PILLOW_CROPPER,
 ) -> int:
     """Random crop, then what ``spec`` asks for, into ``out`` [3, size, size] uint8.
 
     Returns: the number of the table that normalises it.
     """
-    changes = draw_changes(draw, *image.size, spec)
+    if fit == "pad":
+        image = pad_to_square(image, max(CropNeed(size, spec.crop_scale[0], fit).smallest_size(*image.size)))
+    changes = draw_changes(draw, *image.size, spec, fit)
     ground = changes.ground if changes.ground is not None and has_white_border(image) else None
     if ground is None and not changes.grey and not changes.colours:
         table = cropper.crop_levels(image, changes.box, size, changes.mirrored, out)
@@ -199,13 +230,14 @@ class ImageChanges(NamedTuple):
     ground: tuple[int, ...] | None
 
 
-def draw_changes(draw: random.Random, width: int, height: int, spec: AugmentationSpec) -> ImageChanges:
+def draw_changes(draw: random.Random, width: int, height: int, spec: AugmentationSpec, fit: Fit) -> ImageChanges:
     """Draws nothing for what the spec leaves off, so that the choices of specs without newer fields stay the same."""
 
     def happens(probability: float) -> bool:
         return bool(probability) and draw.random() < probability
 
-    box = random_box(draw, width, height, spec.crop_scale)
+    make_box = squashed_box if fit == "squash" else random_box
+    box = make_box(draw, width, height, spec.crop_scale)
     mirrored, grey = happens(spec.flip_probability), happens(spec.grey_probability)
     colours: list[tuple[int, float]] = []
     if not grey and (strength := spec.colour_jitter):

@@ -29,7 +29,7 @@ from lcl_core.encoders import files
 from lcl_core.encoders.check import check_encoder
 from lcl_core.encoders.files import Hashes, combined_weights_hash, hash_weights, tensor_shapes
 from lcl_core.encoders.registry import EncoderFormat
-from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec
+from lcl_core.specs.data import CLIP_MEAN, CLIP_STD, AugmentationSpec, Fit
 
 RANDOM_INIT_SEED = 0
 
@@ -75,6 +75,7 @@ class ImageEncoder(ABC):
         embed_dim: E; none where there are no pooled latents.
         tokens, width: N and W.
         image_size: S, pixels.
+        fit: how images become square.
         weights_hash: sha256 of the weights.
     """
 
@@ -83,6 +84,7 @@ class ImageEncoder(ABC):
     tokens: int
     width: int
     image_size: int
+    fit: Fit = "crop"
     weights_hash: str
 
     @classmethod
@@ -142,7 +144,7 @@ class ImageEncoder(ABC):
 
     def training_pixels(self, images: Sequence[Image.Image], spec: AugmentationSpec, draw: random.Random) -> Tensor:
         """[n, 3, S, S] for training, cropped and coloured by ``draw``; on the CPU."""
-        return torch.from_numpy(np.stack([augment(image, self.image_size, draw, spec) for image in images]))
+        return torch.from_numpy(np.stack([augment(image, self.image_size, draw, spec, self.fit) for image in images]))
 
     @abstractmethod
     def patches(self, pixels: Tensor) -> Tensor:

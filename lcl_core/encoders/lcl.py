@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 from PIL import Image
@@ -51,6 +51,7 @@ from lcl_core.model.generation import (
     generate_tokens,
     generation_bytes,
 )
+from lcl_core.specs.data import Fit
 from lcl_core.specs.evaluate import DecodingSpec
 
 DOCUMENT_FIELD = "document"  # of requests
@@ -113,7 +114,7 @@ class LCLEncoder(ImageEncoder):
         self.model, self.module = model, model.visual
         self.processor = processor
         self.weights_hash = weights_hash
-        self.embed_dim, self.image_size = model.config.embed_dim, processor.image_size
+        self.embed_dim, self.image_size, self.fit = model.config.embed_dim, processor.image_size, processor.fit
         self.tokens, self.width = model.config.num_image_tokens, model.config.vision_width
 
     @classmethod
@@ -288,6 +289,8 @@ def load_model(directory: Path, kind: type[LCLModel] = LCLModel) -> tuple[LCLMod
     if processor.image_size != model.config.image_size:
         message = f"image_size {processor.image_size} is not that of config.json, which is {model.config.image_size}"
         raise unreadable(directory / PROCESSOR, message)
+    if processor.fit not in get_args(Fit):
+        raise unreadable(directory / PROCESSOR, f"fit is not one of {', '.join(get_args(Fit))}")
     words, specials = processor.tokenizer.vocabulary, processor.tokenizer.specials
     if (highest := max(words.values())) >= model.config.vocab_size:
         message = f"it has the id {highest}, which is no row of the {model.config.vocab_size} token embeddings"

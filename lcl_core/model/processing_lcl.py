@@ -16,17 +16,18 @@ from transformers import BatchFeature, ProcessorMixin
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.tokenizer import Tokenizer, load_tokenizer
 from lcl_core.data.transforms import eval_transform
+from lcl_core.specs.data import Fit
 
 _CONFIG = "processor_config.json"
 _TOKENIZER = "tokenizer.json"
 
 
 class LCLProcessor(ProcessorMixin):
-    """Resize, crop and normalise images (CLIP's statistics); tokenize texts as ``sot text eot``."""
+    """Make images square as ``fit`` says and normalise them (CLIP's statistics); tokenize texts as ``sot text eot``."""
 
-    def __init__(self, tokenizer: Tokenizer, image_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, image_size: int, fit: Fit = "crop") -> None:
         self.tokenizer = tokenizer
-        self.image_size = image_size
+        self.image_size, self.fit = image_size, fit
 
     def __call__(
         self,
@@ -46,7 +47,7 @@ class LCLProcessor(ProcessorMixin):
         """Images of any size → [n, 3, S, S] float32."""
         if not images:
             return torch.empty(0, 3, self.image_size, self.image_size)
-        return torch.from_numpy(np.stack([eval_transform(image, self.image_size) for image in images]))
+        return torch.from_numpy(np.stack([eval_transform(image, self.image_size, self.fit) for image in images]))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts → [n, L] long, ``sot text eot``, zero-padded on the right."""
@@ -69,11 +70,12 @@ class LCLProcessor(ProcessorMixin):
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(target / _TOKENIZER)
-        write_json_atomically(target / _CONFIG, {"processor_class": type(self).__name__, "image_size": self.image_size})
+        settings = {"processor_class": type(self).__name__, "image_size": self.image_size, "fit": self.fit}
+        write_json_atomically(target / _CONFIG, settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> Self:  # type: ignore[override]
         """Read what :meth:`save_pretrained` wrote."""
         source = Path(pretrained_model_name_or_path)
         settings = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
-        return cls(load_tokenizer(source / _TOKENIZER), settings["image_size"])
+        return cls(load_tokenizer(source / _TOKENIZER), settings["image_size"], settings.get("fit", "crop"))

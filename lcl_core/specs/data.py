@@ -11,6 +11,7 @@ from lcl_core.specs.base import Fraction, Name, Spec
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
+Fit = Literal["crop", "squash", "pad"]
 # What a method gets from a view, and the records that the view is made of. Only pairs have splits of a spec.
 VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
 VIEW_RECORDS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "documents"}
@@ -77,6 +78,12 @@ class DataSpec(Spec):
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
     image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
+    fit: Fit = Field(
+        "crop",
+        description="how images of any shape become square, in training and wherever the encoder reads images; crop: "
+        "their middle, in training a part of the shape 3:4 to 4:3; squash: all of them, width and height scaled "
+        "separately; pad: all of them on a square in the colour of their border",
+    )
     augmentation: AugmentationSpec = AugmentationSpec()
     workers: int | None = Field(
         None,

@@ -137,7 +137,7 @@ class Trainer:
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.seed, pin=on_gpu)
         self.stream = self._open_stream(spec.data, corpora, spec.seed, resident=resident)
-        self.processor = LCLProcessor(self.tokenizer, config.image_size)
+        self.processor = LCLProcessor(self.tokenizer, config.image_size, spec.data.fit)
         self.monitor: HeldOutMonitor | None = None
         if spec.monitor is not None:
             held_out = self._open_held_out(corpora)

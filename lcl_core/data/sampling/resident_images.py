@@ -4,9 +4,9 @@
     FOLDER/index.npy     of each image: where its levels start, height and width; 0 x 0 where it cannot be read
     FOLDER/images.json   {"names": [name of each image], "problems": {name: {"code", "message", "file"}}}
 
-An image keeps its aspect ratio and gets the smallest size in which no crop has fewer pixels than the model's input; a
-smaller one stays as it is. A folder is an entry of a ``FolderCache``, named by the hash of everything that its bytes
-depend on: made once, shared by runs, ranks and loader processes, and made again with the same bytes after an eviction.
+An image gets the smallest size in which no crop has fewer pixels than the model's input; a smaller one stays as it is.
+A folder is an entry of a ``FolderCache``, named by the hash of everything that its bytes depend on: made once, shared
+by runs, ranks and loader processes, and made again with the same bytes after an eviction.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class ResidentSource:
             "corpus": self.content_hash,
             "size": self.need.size,
             "share": self.need.smallest_share,
+            "fit": self.need.fit,
             "views": views,
             "items": [len(self._items(*view)) for view in views],
             "similarity": self.similarity_threshold if documents else None,
@@ -200,7 +201,7 @@ def resident_sources(
     data: DataSpec, image_size: int, corpora: Mapping[str, Corpus], hashes: Mapping[str, str]
 ) -> dict[str, ResidentSource]:
     """By dataset. ``hashes``: content hash of each corpus."""
-    need = CropNeed(image_size, data.augmentation.crop_scale[0])
+    need = CropNeed(image_size, data.augmentation.crop_scale[0], data.fit)
     found = {}
     for name in dict.fromkeys(source.dataset for source in data.sources):
         own = tuple(source for source in data.sources if source.dataset == name)

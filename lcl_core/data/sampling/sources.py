@@ -134,7 +134,7 @@ class StreamContext:
         self, dataset: str, corpus: Corpus, names: Iterable[str]
     ) -> tuple[dict[str, Image.Image], list[UserError]]:
         """The readable images by name, and the errors of the others."""
-        need = CropNeed(self.image_size, self.data.augmentation.crop_scale[0])
+        need = CropNeed(self.image_size, self.data.augmentation.crop_scale[0], self.data.fit)
         read = self.resident[dataset].read if dataset in self.resident else partial(corpus.read_image, need=need)
         images: dict[str, Image.Image] = {}
         problems: list[UserError] = []
@@ -152,7 +152,7 @@ class StreamContext:
         size, spec = self.image_size, self.data.augmentation
         levels = np.empty((len(images), 3, size, size), np.uint8)
         return levels, tuple(
-            augment_levels(image, size, draw, spec, out, self.cropper)
+            augment_levels(image, size, draw, spec, out, self.data.fit, self.cropper)
             for image, out in zip(images, levels, strict=True)
         )
 

@@ -35,14 +35,17 @@ Json = Mapping[str, Any]
 
 def write_inputs(directory: Path, target: Path) -> None:
     """Tokenizer, processor, and the images' transform in the words that transformers' image processors use."""
-    size = read_json_object(directory / PROCESSOR)["image_size"]
+    processor = read_json_object(directory / PROCESSOR)
+    size, fit = processor["image_size"], processor.get("fit", "crop")
     for name in (TOKENIZER, PROCESSOR):
         shutil.copyfile(directory / name, target / name)
+    square = {"height": size, "width": size}
     transform = {
         "image_processor_type": "CLIPImageProcessor",
+        "fit": fit,  # which our own code reads
         "do_convert_rgb": True,
-        "do_resize": True, "size": {"shortest_edge": size}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": size, "width": size},
+        "do_resize": True, "size": {"shortest_edge": size} if fit == "crop" else square, "resample": 3,
+        "do_center_crop": fit == "crop", "crop_size": square,
         "do_rescale": True, "rescale_factor": 1 / 255,
         "do_normalize": True, "image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD),
     }  # fmt: skip

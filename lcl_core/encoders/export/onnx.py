@@ -40,7 +40,8 @@ from tokenizers import Tokenizer
 sys.path.insert(0, "DIR")
 from preprocessing_lcl import clean, pixels
 
-side = json.load(open("DIR/processor_config.json"))["image_size"]
+processor = json.load(open("DIR/processor_config.json"))
+side, fit = processor["image_size"], processor.get("fit", "crop")
 tokenizer = Tokenizer.from_file("DIR/tokenizer.json")
 image_encoder, text_encoder = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
 
@@ -49,7 +50,7 @@ def ids(sentence):
     start, end = (tokenizer.token_to_id(f"<{name}_of_text>") for name in ("start", "end"))
     return np.array([[start, *words, end]], np.int64)
 
-images = image_encoder.run(None, {"pixel_values": np.stack([pixels(image, side)])})[0]
+images = image_encoder.run(None, {"pixel_values": np.stack([pixels(image, side, fit)])})[0]
 texts = np.concatenate([text_encoder.run(None, {"input_ids": ids(each)})[0] for each in ("a red bus", "a blue circle")])
 likeness = images @ texts.T
 """

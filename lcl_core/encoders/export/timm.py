@@ -37,6 +37,11 @@ _RENAMED = {
     ".mlp.c_fc.": ".mlp.fc1.",
     ".mlp.c_proj.": ".mlp.fc2.",
 }
+_CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
+_BORDER_WORDS = """
+The encoder was trained on images padded in the colour of their own border; timm's transform pads in one colour. For
+equal features give it square images, padded beforehand.
+"""
 _WORDS = """
 The vision tower of an encoder of Latent Compression Learning. `forward_features` gives a class token, which was only a
 register, and then the patch tokens: those are the features. The pooled latent, which is compared with texts, is **not**
@@ -69,12 +74,16 @@ def write(directory: Path, target: Path) -> None:
         UserError: ``encoder_unreadable``; ``unsupported`` for a network that timm stores otherwise than it computes
             its feature maps.
     """
-    model, _ = load_model(directory)
+    model, processor = load_model(directory)
     own_network = model.config.vision.startswith("timm:")
     state, described = _feature_network(model) if own_network else _vision_transformer(model)
+    described["pretrained_cfg"]["crop_mode"] = _CROP_MODES[processor.fit]
     save_file({name: value.contiguous() for name, value in state.items()}, target / WEIGHTS, metadata={"format": "pt"})
     write_json_atomically(target / CONFIG, described)
-    write_use(target, _MAP_WORDS if own_network else _WORDS, _MAP_RECIPE if own_network else _RECIPE, "timm")
+    words = _MAP_WORDS if own_network else _WORDS
+    if processor.fit == "pad":
+        words += _BORDER_WORDS
+    write_use(target, words, _MAP_RECIPE if own_network else _RECIPE, "timm")
 
 
 def _vision_transformer(model: LCLModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -148,7 +157,6 @@ def _transform(config: LCLConfig) -> dict[str, Any]:
         "input_size": [3, config.image_size, config.image_size],
         "interpolation": "bicubic",
         "crop_pct": 1.0,
-        "crop_mode": "center",
         "mean": list(CLIP_MEAN),
         "std": list(CLIP_STD),
     }

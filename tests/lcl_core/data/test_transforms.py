@@ -24,7 +24,9 @@ from lcl_core.data.transforms import (
     eval_transform,
     normalise,
     normalise_levels,
+    pad_to_square,
     random_box,
+    squashed_box,
 )
 from lcl_core.specs.data import AugmentationSpec
 
@@ -97,6 +99,37 @@ def test_other_modes_become_rgb(mode):
 def test_pixels_are_resized_in_the_images_own_mode():
     """Pillow never blends two-level images; made RGB first, they would turn grey."""
     assert len(np.unique(eval_transform(noise(37, 37).convert("1"), 16)[0])) == 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(30, 10), (10, 30), (3000, 3), (3, 3000), (20, 20), (1, 1)])
+def test_squashed_and_padded_images_are_seen_whole(width, height):
+    """A third of them is red, green and blue each, from one end of the longer side to the other."""
+    horizontal = width >= height
+    image = Image.fromarray(np.eye(3, dtype=np.uint8)[None if horizontal else slice(None)].reshape(3, 1, 3) * 255)
+    image = (image.transpose(Image.Transpose.TRANSPOSE) if horizontal else image).resize((width, height), 0)
+    whole = AugmentationSpec(crop_scale=(1.0, 1.0))
+    for fit in ("squash", "pad"):
+        for pixels in (eval_transform(image, 16, fit), augment(image, 16, random.Random(0), whole, fit)):
+            assert pixels.shape == (3, 16, 16)
+            line = pixels[:, 7, :] if horizontal else pixels[:, :, 7]
+            assert width == 1 == height or line[:, [2, 8, 13]].argmax(0).tolist() == [0, 1, 2]
+
+
+def test_the_ground_has_the_colour_of_the_border():
+    image = Image.new("RGB", (30, 10), (10, 200, 30))
+    image.paste((0, 0, 0), (10, 3, 20, 7))
+    padded = pad_to_square(image, 60)
+    assert [padded.getpixel(at) for at in ((0, 0), (59, 59), (30, 30))] == [(10, 200, 30), (10, 200, 30), (0, 0, 0)]
+
+
+def test_squashed_crops_have_the_shape_of_the_image():
+    draw = random.Random(0)
+    boxes = [squashed_box(draw, 400, 100, (0.5, 0.7)) for _ in range(200)]
+    shares = [(right - left) * (bottom - top) / 40_000 for left, top, right, bottom in boxes]
+    assert 0.47 < min(shares) < max(shares) < 0.73
+    assert 3 <= np.median([(right - left) / (bottom - top) for left, top, right, bottom in boxes]) <= 5
+    assert min(left for left, *_ in boxes) >= 0
+    assert max(right for *_, right, _ in boxes) <= 400
 
 
 def test_random_boxes_keep_to_area_and_ratio():

@@ -40,10 +40,11 @@ def test_decoding_stops_at_the_end(processor):
 
 def test_saved_and_loaded(processor, small_config, tmp_path):
     small_config.save_pretrained(tmp_path)
+    processor = LCLProcessor(processor.tokenizer, 16, "squash")
     processor.save_pretrained(tmp_path)
     for again in (LCLProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert isinstance(again, LCLProcessor)
-        assert again.image_size == 16
+        assert (again.image_size, again.fit) == (16, "squash")
         both = again(images=Image.new("RGB", (8, 8)), text="a red fox")
         assert torch.equal(both["input_ids"], processor.encode_texts(["a red fox"]))
         assert both["pixel_values"].shape == (1, 3, 16, 16)

@@ -76,30 +76,31 @@ class PortableTokenizer(PreTrainedTokenizer):
 
 
 class PortableImageProcessor(ImageProcessingMixin):
-    """Resize, crop and normalise images, for what reads images alone, as pipelines do."""
+    """Make images square and normalise them, for what reads images alone, as pipelines do."""
 
     model_input_names = ["pixel_values"]  # noqa: RUF012
     valid_kwargs = ImagesKwargs  # which transformers 5 reads
     _auto_class = "AutoImageProcessor"
-    crop_size: dict[str, int]  # of ``preprocessor_config.json``
+    crop_size: dict[str, int]  # this and fit: of ``preprocessor_config.json``
+    fit: str
 
     def __call__(self, images: Image.Image | Sequence[Image.Image], **_: Any) -> BatchFeature:
         """``pixel_values`` [n, 3, S, S]."""
         given = [images] if isinstance(images, Image.Image) else images
-        squares = np.stack([pixels(image, self.crop_size["height"]) for image in given])
+        squares = np.stack([pixels(image, self.crop_size["height"], self.fit) for image in given])
         return BatchFeature({"pixel_values": torch.from_numpy(squares)})
 
 
 class PortableProcessor(ProcessorMixin):
-    """Resize, crop and normalise images; tokenize texts as ``sot text eot``."""
+    """Make images square and normalise them; tokenize texts as ``sot text eot``."""
 
     attributes: ClassVar[list[str]] = ["tokenizer"]  # which transformers 4 reads, and 5 finds in the constructor
     tokenizer_class = "AutoTokenizer"
     _auto_class = "AutoProcessor"
 
-    def __init__(self, tokenizer: PortableTokenizer, image_size: int) -> None:
+    def __init__(self, tokenizer: PortableTokenizer, image_size: int, fit: str) -> None:
         super().__init__(tokenizer)
-        self.image_size = image_size
+        self.image_size, self.fit = image_size, fit
 
     def __call__(
         self,
@@ -111,7 +112,8 @@ class PortableProcessor(ProcessorMixin):
         features: dict[str, Any] = {}
         if images is not None:
             given = [images] if isinstance(images, Image.Image) else images
-            features["pixel_values"] = torch.from_numpy(np.stack([pixels(image, self.image_size) for image in given]))
+            squares = np.stack([pixels(image, self.image_size, self.fit) for image in given])
+            features["pixel_values"] = torch.from_numpy(squares)
         if text is not None:
             features["input_ids"] = self._ids([text] if isinstance(text, str) else list(text))
         return BatchFeature(features)
@@ -131,5 +133,6 @@ class PortableProcessor(ProcessorMixin):
         source = str(pretrained_model_name_or_path)
         location = {key: settings[key] for key in LOCATION if key in settings}
         path = str(cached_file(source, PROCESSOR, **location))
-        image_size = json.loads(Path(path).read_text(encoding="utf-8"))["image_size"]
-        return cls(PortableTokenizer.from_pretrained(source, **location), image_size)
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        tokenizer = PortableTokenizer.from_pretrained(source, **location)
+        return cls(tokenizer, stored["image_size"], stored.get("fit", "crop"))

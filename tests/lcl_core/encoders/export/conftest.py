@@ -42,7 +42,11 @@ class Sample:
 
 @pytest.fixture(
     scope="session",
-    params=[{"activation": "gelu"}, {"activation": "quick_gelu"}, {"text_attention": "bidirectional"}],
+    params=[
+        {"activation": "gelu"},
+        {"activation": "quick_gelu", "fit": "squash"},
+        {"text_attention": "bidirectional", "fit": "pad"},
+    ],
     ids=["gelu", "quick_gelu", "bidirectional"],
 )
 def sample(request, tmp_path_factory):
@@ -71,7 +75,7 @@ def encode_uncommon_images():
     return files
 
 
-def save_sample(directory, **changes):
+def save_sample(directory, fit="crop", **changes):
     tokenizer = train_bpe(("a red square", "a blue circle", "green triangles on white"), vocab_size=280)
     sizes: dict[str, Any] = {
         "image_size": 32, "patch_size": 8, "vision_width": 48, "vision_layers": 2, "vision_head_width": 16,
@@ -89,7 +93,7 @@ def save_sample(directory, **changes):
                 value.add_(0.5 * torch.randn(value.shape, generator=generator))
     perturb_weights(model)
     model.save_pretrained(directory)
-    processor = LCLProcessor(tokenizer, config.image_size)
+    processor = LCLProcessor(tokenizer, config.image_size, fit)
     processor.save_pretrained(directory)
     pixels, ids = processor.preprocess(sample_images()), processor.encode_texts(TEXTS)
     with torch.inference_mode():

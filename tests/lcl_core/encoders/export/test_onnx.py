@@ -66,9 +66,9 @@ def test_the_readme_runs_without_torch(sample, folder, monkeypatch):
     uncommon = {name: (Image.open(io.BytesIO(data)), data) for name, data in encode_uncommon_images().items()}
     for name, (image, data) in uncommon.items():
         expected = sample.processor.preprocess([decode_image(data, name)])[0]
-        np.testing.assert_allclose(names["pixels"](image, 32), expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(names["pixels"](image, 32, names["fit"]), expected, atol=1e-6, err_msg=name)
     wide = Image.new("RGB", (1012, 506))  # a float that rounds below the whole number
-    assert names["pixels"](wide, 32).shape == (3, 32, 32)
+    assert names["pixels"](wide, 32, names["fit"]).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("sample", [{"activation": "gelu"}], ids=["gelu"], indirect=True)
