@@ -32,7 +32,7 @@ SMALL_MODULES = {
 }
 
 # The project's ceilings. They are lowered when something was removed, and never raised.
-MOST_FILES, MOST_LINES, MOST_TEST_LINES, MOST_WORDS, MOST_FILES_OF_A_FLOW = 335, 65_200, 64_600, 58_010, 14
+MOST_FILES, MOST_LINES, MOST_TEST_LINES, MOST_WORDS, MOST_FILES_OF_A_FLOW = 334, 65_100, 64_600, 57_500, 14
 
 # words that hide a mechanism behind a figure of speech, or mean several things at once
 VAGUE_FIRST_WORDS = {
